@@ -1,0 +1,33 @@
+# `make demo` and `make test` are all the set-up there is; the rest is convenience.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+export JAX_PLATFORMS ?=
+
+.PHONY: demo test lint slow clean
+
+# Installed once per change of setup.py; the stamp remembers.
+$(VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m ssl_jax.train --config=configs/simclr.py:digits --workdir=runs/demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

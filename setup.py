@@ -1,0 +1,54 @@
+"""Packaging of ssl_jax. `pip install -e .[test]` for development, `.[tpu]` on a TPU VM."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (ROOT / "ssl_jax" / "__init__.py").read_text(encoding="utf-8")
+).group(1)
+
+setup(
+    name="ssl_jax",
+    version=VERSION,
+    description="Self-supervised pretraining in JAX: large contrastive batches on TPU and GPU",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["ssl_jax", "ssl_jax.*"]),
+    package_data={"ssl_jax.report": ["*.html", "*.css", "*.js"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "jax>=0.7.2",
+        "flax>=0.11.2",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.25",
+        "chex>=0.1.90",
+        "ml-collections>=1.0",
+        "etils[epath]>=1.9",
+        "grain>=0.2.10",  # worker processes that decode images
+        "tensorflow-datasets>=4.9.9",
+        "importlib_resources",  # imported by tensorflow-datasets, which does not declare it
+        "pillow>=10",  # decoding; imported by tensorflow-datasets too
+        "scikit-learn>=1.4",  # the digits data set, few-shot classifiers, t-SNE
+        "matplotlib>=3.8",  # figures of the report
+        "rich>=13",  # progress bar and tables
+        "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "gcs": ["gcsfs"],
+        "wandb": ["wandb"],
+        "umap": ["umap-learn"],
+        "parquet": ["pyarrow"],
+        "test": ["pytest>=8", "ruff>=0.5", "pyarrow"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,3 @@
+"""Self-supervised pretraining in JAX."""
+
+__version__ = "0.1.0"

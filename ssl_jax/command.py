@@ -1,0 +1,106 @@
+"""What every command shares: flags, one-line errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from ssl_jax import config as config_lib
+from ssl_jax.errors import UserError, nearest
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags, calls `main` and exits with what it returns (None: 0).
+
+    A mistake of the user's (UserError, an unknown flag or config key) is one line on stderr and
+    exit code 1; anything else keeps its traceback.
+    """
+    absl_logging.set_verbosity(absl_logging.WARNING)
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1:
+            _stop(f"unexpected argument {argv[1]!r}; options are written --name=value")
+        try:
+            return main()
+        except UserError as error:
+            _stop(str(error))
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def define_config_flag() -> Any:
+    """The flag --config=FILE[:VARIANT] with its overrides --config.key=value."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "Config file, FILE.py or FILE.py:VARIANT.", lock_config=True
+    )
+
+
+def read_config(holder: Any) -> ConfigDict:
+    """The resolved config of the flag, see `ssl_jax.config.resolve`.
+
+    Raises:
+      UserError: no --config, or what `resolve` finds.
+    """
+    if holder.value is None:
+        raise UserError("--config is missing, e.g. --config=configs/simclr.py:digits")
+    return config_lib.resolve(
+        holder.value, config_flags.get_override_values(flags.FLAGS["config"])
+    )
+
+
+def config_source() -> str:
+    """The --config argument as it was given, e.g. configs/simclr.py:digits."""
+    return config_flags.get_config_filename(flags.FLAGS["config"]) or ""
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _stop(str(error).splitlines()[0])
+    except UserError as error:
+        _stop(str(error))
+    except OSError as error:
+        given = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), "")
+        if os.path.exists(given.partition(":")[0]):
+            raise
+        del error
+        _stop(f"config file {given.partition(':')[0]!r} does not exist")
+    except (AttributeError, KeyError, TypeError) as error:
+        line = _unknown_key(argv)
+        if line is None:
+            raise error
+        _stop(line)
+
+
+def _unknown_key(argv: Sequence[str]) -> str | None:
+    """The line for the first override whose key the config does not have, None if all exist."""
+    holder = flags.FLAGS["config"] if "config" in flags.FLAGS else None
+    config = holder.value if holder is not None else None
+    if not isinstance(config, ConfigDict):
+        return None
+    for argument in argv[1:]:
+        name = argument.lstrip("-").partition("=")[0]
+        if not name.startswith("config."):
+            continue
+        node, walked = config, []
+        for part in name.removeprefix("config.").split("."):
+            if not isinstance(node, ConfigDict) or part not in node:
+                known = sorted(node) if isinstance(node, ConfigDict) else []
+                path = ".".join([*walked, part])
+                listing = f"; known keys: {', '.join(known)}." if known else "."
+                return f"unknown config key {path}{listing}{nearest(part, known)}"
+            node = node[part]
+            walked.append(part)
+    return None
+
+
+def _stop(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)

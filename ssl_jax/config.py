@@ -1,0 +1,252 @@
+"""The config: keys that every experiment shares, and how a run's length follows from them.
+
+An experiment is a Python file in `configs/` whose `get_config(variant)` starts from `base_config()`
+and returns an `ml_collections.ConfigDict` of primitives. Every key can be set on the command line as
+`--config.section.key=value`; a key that does not exist stops the command with the nearest known
+name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from ssl_jax.errors import UserError, nearest
+
+DTYPES = ("float32", "bfloat16")
+# Sections whose keys depend on a name in them; their readers check the keys.
+OPEN_SECTIONS = ("method", "model", "views", "optimizer.groups", "data.options")
+
+
+def base_config() -> ConfigDict:
+    """Every shared key with its default. Lengths are in steps or epochs, sizes in examples."""
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 256  # global: over all devices of all hosts
+    config.epochs = placeholder(float)  # the length of the run is one of epochs and steps
+    config.steps = placeholder(int)
+    config.dtype = "float32"  # of activations; parameters and statistics are float32
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # digits, shapes, folder:PATH, tfds:NAME, tar:GLOB
+    config.data.split = "train"  # sub-splits work everywhere: train[:80%], train[1000:]
+    config.data.image_size = placeholder(int)  # side of the canvas the host delivers, pixels
+    config.data.channels = placeholder(int)  # 1 or 3; unset: what the data set has
+    config.data.host_views = 0  # random resized crops made on the host; 0: one whole canvas
+    config.data.host_crop_scale = (0.08, 1.0)
+    config.data.workers = 0  # decoding processes; 0: threads of this process
+    config.data.prefetch = 2  # batches waiting on the device
+    config.data.strict = False  # stop at an unreadable image instead of taking the next one
+    config.data.num_examples = placeholder(int)  # for dry runs where the data are not at hand
+    config.data.num_classes = placeholder(int)
+    config.data.options = ConfigDict()  # passed to the source, e.g. num_generated of shapes
+
+    config.method = ConfigDict()
+    config.model = ConfigDict()
+    config.views = ConfigDict()
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "lars"  # lars, adamw, sgd, lamb
+    config.optimizer.base_lr = 0.3
+    config.optimizer.lr_scaling = "linear"  # linear: base*B/256; sqrt: base*sqrt(B); none
+    config.optimizer.schedule = "cosine"  # cosine, constant, step, linear
+    config.optimizer.warmup_epochs = 10.0
+    config.optimizer.warmup_steps = placeholder(int)  # wins over warmup_epochs
+    config.optimizer.final_lr_factor = 0.0  # last learning rate over the peak
+    config.optimizer.milestones = ()  # of "step": fractions of the run
+    config.optimizer.decay_factor = 0.1  # of "step"
+    config.optimizer.weight_decay = 1e-6
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.eps = 1e-8
+    config.optimizer.trust_coefficient = 1e-3
+    config.optimizer.momentum_order = "lr_inside"  # of LARS: lr_inside (SimCLR), lr_outside (BYOL)
+    config.optimizer.clip_norm = 0.0  # global gradient norm; 0: off
+    config.optimizer.exclude = r"(bias|scale)$"  # parameters neither decayed nor adapted
+    config.optimizer.groups = ConfigDict()  # per param_group: overrides of the keys above
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # -1: all devices that fsdp and tensor leave
+    config.mesh.fsdp = 1
+    config.mesh.tensor = 1
+    config.mesh.rules = ()  # ((path regex, (axis or None, ...)), ...), before the default rule
+
+    config.eval = ConfigDict()
+    config.eval.every_epochs = 0.0  # 0: at the end only
+    config.eval.names = ("knn",)  # while training; the probes of results.json are final_names
+    config.eval.final_names = ("knn", "linear", "few_shot")
+    config.eval.data = placeholder(str)  # another data set than data.name
+    config.eval.train_split = "train"
+    config.eval.test_split = "test"
+    config.eval.batch_size = 256
+    config.eval.max_train_examples = placeholder(int)  # a fixed random subset
+    config.eval.online = True  # a linear probe trained along, without gradient to the encoder
+    config.eval.collapse_every_steps = 50  # 0: no collapse monitor
+    config.eval.baselines = False  # probe raw pixels and the untrained encoder as well
+    config.eval.knn = ConfigDict(dict(k=200, temperature=0.07))
+    config.eval.few_shot = ConfigDict(dict(shots=(1, 2, 4, 8), draws=20))
+    config.eval.linear = ConfigDict(
+        dict(l2_min=1e-6, l2_max=1e5, num_l2=12, val_fraction=0.2, max_iterations=200)
+    )
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_epochs = 10.0
+    config.checkpoint.every_steps = placeholder(int)  # wins over every_epochs
+    config.checkpoint.keep_latest = 2
+    config.checkpoint.keep_best = 1
+    config.checkpoint.best_metric = "eval/knn/top1"
+    config.checkpoint.best_mode = "max"
+
+    config.log = ConfigDict()
+    config.log.every_steps = 10
+    config.log.tensorboard = True
+    config.log.wandb = False
+    config.log.wandb_project = "ssl_jax"
+    config.log.report = True  # write report.html at the end
+
+    config.profile_steps = ()  # (first, last): an xprof trace of these steps, in workdir/profile
+    config.compilation_cache = "~/.cache/ssl_jax/xla"  # "": none
+    return config
+
+
+def resolve(config: ConfigDict, overrides: dict[str, Any] | None = None) -> ConfigDict:
+    """Checks the shared keys and settles `epochs` against `steps`. Returns a locked copy.
+
+    Args:
+      config: what `get_config` returned, with command line overrides already in it.
+      overrides: the overridden keys, dotted path -> value: of `epochs` and `steps`, setting one
+        clears the other.
+
+    Raises:
+      UserError: an unknown key, both or neither of epochs and steps, or a bad value.
+    """
+    config = config.copy_and_resolve_references()
+    overrides = overrides or {}
+    if "steps" in overrides and "epochs" not in overrides:
+        config.epochs = None
+    elif "epochs" in overrides and "steps" not in overrides:
+        config.steps = None
+    _check_keys(config, base_config(), "")
+    if (config.epochs is None) == (config.steps is None):
+        raise UserError(
+            f"set exactly one of epochs and steps (they are {config.epochs} and {config.steps})"
+        )
+    if not (config.epochs or 0) > 0 and not (config.steps or 0) > 0:
+        raise UserError(f"the run has no length: epochs={config.epochs}, steps={config.steps}")
+    if config.batch_size < 1:
+        raise UserError(f"batch_size is {config.batch_size}; it must be at least 1")
+    if config.dtype not in DTYPES:
+        raise UserError(
+            f"dtype {config.dtype!r} is not one of {', '.join(DTYPES)}."
+            f"{nearest(config.dtype, DTYPES)}"
+        )
+    if config.profile_steps and len(config.profile_steps) != 2:
+        raise UserError(f"profile_steps is {tuple(config.profile_steps)}; give (first, last)")
+    if config.log.every_steps < 1:
+        raise UserError(f"log.every_steps is {config.log.every_steps}; it must be at least 1")
+    return config.lock()
+
+
+def _check_keys(config: ConfigDict, known: ConfigDict, prefix: str) -> None:
+    for key in config:
+        path = prefix + key
+        if key not in known:
+            raise UserError(
+                f"unknown config key {path}; known keys: {', '.join(sorted(known))}."
+                f"{nearest(key, known)}"
+            )
+        value = config[key]
+        if path in OPEN_SECTIONS:
+            continue
+        if isinstance(known[key], ConfigDict) != isinstance(value, ConfigDict):
+            kind = "a section" if isinstance(known[key], ConfigDict) else "a value"
+            raise UserError(f"config key {path} must be {kind}, not {value!r}")
+        if isinstance(value, ConfigDict):
+            _check_keys(value, known[key], path + ".")
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How long a run is and how often things happen in it, in steps."""
+
+    steps_per_epoch: int
+    total_steps: int
+    eval_every: int  # 0: at the end only
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, config: ConfigDict, num_examples: int) -> Length:
+        """Reads it from a resolved config for a training set of `num_examples`.
+
+        An epoch has floor(num_examples / batch_size) steps: no batch crosses its end.
+
+        Raises:
+          UserError: the batch is larger than the data set.
+        """
+        per_epoch = num_examples // config.batch_size
+        if per_epoch == 0:
+            raise UserError(
+                f"batch_size {config.batch_size} is larger than the training set of "
+                f"{num_examples} examples; use {num_examples} or less"
+            )
+        total = config.steps or math.ceil(config.epochs * per_epoch)
+        every_steps = config.checkpoint.every_steps
+        every = every_steps or round(config.checkpoint.every_epochs * per_epoch)
+        evals = round(config.eval.every_epochs * per_epoch)
+        if config.eval.every_epochs > 0:
+            evals = max(evals, 1)
+        return cls(per_epoch, total, evals, max(every, 1))
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON, keys sorted: what `config.json` of a workdir holds."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=list) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Inverse of `to_json`; lists become tuples, absent values placeholders."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(tuples(item) for item in value)
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return value
+
+    return ConfigDict(tuples(json.loads(text)))
+
+
+# Keys in which a workdir's config may differ from the one given: they change how a run is watched
+# or how long it is, not what it computes at a step that both have.
+FREE_KEYS = ("epochs", "steps", "log", "eval", "checkpoint", "profile_steps", "compilation_cache",
+             "data.workers", "data.prefetch", "mesh")  # fmt: skip
+
+
+def difference(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Lines `key: old -> new` for every key that differs and is not one of FREE_KEYS."""
+    flat_old, flat_new = _flat(old.to_dict()), _flat(new.to_dict())
+    lines = []
+    for key in sorted(flat_old.keys() | flat_new.keys()):
+        if any(key == free or key.startswith(free + ".") for free in FREE_KEYS):
+            continue
+        before, after = flat_old.get(key, "(absent)"), flat_new.get(key, "(absent)")
+        if before != after:
+            lines.append(f"{key}: {before} -> {after}")
+    return lines
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            out.update(_flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = json.loads(json.dumps(value, default=list))
+    return out

@@ -1,0 +1,172 @@
+"""What a method is: the contract between one objective and the one train step.
+
+A method is a frozen dataclass of hyper-parameters, nets and schedules whose functions are pure. Its
+state lives in two buckets. `params` receive gradients. `buffers` hold everything else: batch
+statistics, a queue, a memory bank, a centre, a frozen base network. The exponential moving average
+of the parameters (the "momentum", "target" or "teacher" encoder) is in neither: it is the state of
+an optax transform (`ssl_jax.optim.track_ema`), so the method only declares its decay.
+
+A new method is one file in `ssl_jax/methods/` with a `make` function, one file in `configs/` and
+one row in `tests/methods/table.py`. The train step (`ssl_jax.train_state`) knows no method by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import jax
+
+from ssl_jax.errors import UserError, nearest
+
+Array = jax.Array
+PyTree = Any
+Batch = Mapping[str, Array]
+Schedule = Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """What a method may know of the data. Dry runs and compile-only runs have nothing else.
+
+    Attributes:
+      arrays: one example's arrays without the batch dimension, e.g. `image` uint8 [h w c] (or
+        [v h w c] when the host has cropped v views), `label` int32 [] (-1 = none), `index`
+        int32 [].
+      num_examples: size of the training set.
+      num_classes: number of label classes, or None where there are no labels.
+    """
+
+    arrays: Mapping[str, jax.ShapeDtypeStruct]
+    num_examples: int
+    num_classes: int | None = None
+
+    def batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a batch of `batch_size` examples."""
+        return {
+            name: jax.ShapeDtypeStruct((batch_size, *array.shape), array.dtype)
+            for name, array in self.arrays.items()
+        }
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value.
+
+    Attributes:
+      buffers: the updated buffers.
+      metrics: scalars to log, name -> float32 [].
+      outputs: representations already computed on the way, without gradient: `h` [n d] feeds the
+        online probe, `z` [n v d] (v views) the collapse monitor. Leave out what there is not.
+    """
+
+    buffers: PyTree
+    metrics: dict[str, Array]
+    outputs: dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Base of every method. All functions are pure and jittable; `n` is the global batch."""
+
+    # Decay of the parameters' moving average (a float or step -> float), None for no average.
+    ema_decay: ClassVar[float | Schedule | None] = None
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        """Draws (params, buffers), both nested dicts, for batches shaped like `batch`."""
+        raise NotImplementedError
+
+    def views(self, key: Array, batch: Batch) -> PyTree:
+        """Makes what the loss sees of a batch, on the device: augments, masks, draws negatives."""
+        raise NotImplementedError
+
+    def loss(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+        step: Array,
+    ) -> tuple[Array, Aux]:
+        """The scalar objective over the global batch; `step` is the int32 number of the update."""
+        raise NotImplementedError
+
+    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+        """Representations in evaluation mode, float32: `h` [n d], and `z` [n d'] if there is one.
+
+        `batch["image"]` is a uint8 canvas [n h w c] as the data source delivers it.
+        """
+        raise NotImplementedError
+
+    def ema_filter(self, path: str) -> bool:
+        """Whether the parameter at `path` ("encoder/stem/kernel") has a moving average."""
+        del path
+        return True
+
+    def param_group(self, path: str) -> str:
+        """The optimizer group of the parameter at `path`; groups are keys of optimizer.groups."""
+        del path
+        return "default"
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        """Lines (label, text) that say what this method means at this global batch size."""
+        del batch_size
+        return []
+
+
+def load(config: Any, spec: DataSpec, total_steps: int) -> Method:
+    """Builds the method that `config.method.name` names.
+
+    Args:
+      config: the whole config; methods read it here and never again.
+      spec: what the data look like.
+      total_steps: length of the run, for schedules inside the method.
+
+    Raises:
+      UserError: no such method, or a key of a section is unknown or has a bad value.
+    """
+    name = config.method.name
+    known = names()
+    if name not in known:
+        raise UserError(
+            f"unknown method {name!r}; methods: {', '.join(known)}.{nearest(name, known)}"
+        )
+    return importlib.import_module(f"ssl_jax.methods.{name}").make(config, spec, total_steps)
+
+
+def names() -> list[str]:
+    """The methods there are: the files of `ssl_jax/methods/`."""
+    import ssl_jax.methods as package
+
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+T = TypeVar("T")
+
+
+def hyper_parameters(cls: type[T], section: Mapping[str, Any], where: str) -> T:
+    """Reads a config section into the dataclass `cls`, whose fields are its only keys.
+
+    Args:
+      cls: a dataclass; its defaults hold where the section has no such key.
+      section: a ConfigDict or dict; the key `name` is skipped unless it is a field.
+      where: the section's path for error messages, e.g. "method".
+
+    Raises:
+      UserError: a key of the section is not a field of `cls`.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    values = {}
+    for key, value in dict(section).items():
+        if key in known:
+            values[key] = tuple(value) if isinstance(value, list) else value
+        elif key != "name":
+            raise UserError(
+                f"unknown config key {where}.{key}; known keys: "
+                f"{', '.join(sorted(known))}.{nearest(key, known)}"
+            )
+    return cls(**values)

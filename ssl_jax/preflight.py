@@ -1,0 +1,101 @@
+"""What a config means, said before the first step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from ssl_jax import optim
+from ssl_jax.experiment import Experiment
+
+
+def lines(experiment: Experiment) -> list[tuple[str, str]]:
+    """(label, text) pairs: devices, batch, length, learning rate, parameters, memory, method."""
+    config, spec, length = experiment.config, experiment.spec, experiment.length
+    mesh = experiment.mesh
+    state = experiment.abstract_state()
+    devices = mesh.devices.reshape(-1)
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    epochs = length.total_steps / length.steps_per_epoch
+    peak = max(
+        float(experiment.schedule(step)) for step in _probe_steps(length.total_steps)
+    )  # of the schedule as it will run, clipped warm-up included
+    scaling = {
+        "linear": f"{config.optimizer.base_lr:g} x {config.batch_size}/256",
+        "sqrt": f"{config.optimizer.base_lr:g} x sqrt({config.batch_size})",
+        "none": f"{config.optimizer.base_lr:g}, not scaled",
+    }.get(config.optimizer.lr_scaling, "")
+    counts = optim.count_excluded(state.params, config.optimizer.exclude)
+    return [
+        ("method", f"{config.method.name}, {config.model.name}, {config.dtype} activations"),
+        ("data", f"{config.data.name}[{config.data.split}], {spec.num_examples:,} examples"
+                 + (f", {spec.num_classes} classes" if spec.num_classes else ", no labels")),
+        ("devices", f"{devices.size} x {devices[0].device_kind} in {jax.process_count()} "
+                    f"process{'es' if jax.process_count() > 1 else ''}, mesh {axes}"),
+        ("batch", f"{config.batch_size} = {config.batch_size // rows} a device x {rows}"),
+        *experiment.method.preflight(config.batch_size),
+        ("length", f"{length.total_steps:,} steps = {epochs:g} epochs of "
+                   f"{length.steps_per_epoch:,} steps"
+                   + _dropped(spec.num_examples, config.batch_size)),
+        ("learning rate", f"peak {peak:.4g} ({scaling}), {config.optimizer.schedule}, "
+                          f"{config.optimizer.name}"),
+        *[("note", note) for note in optim.schedule_notes(
+            config.optimizer, batch_size=config.batch_size, total_steps=length.total_steps,
+            steps_per_epoch=length.steps_per_epoch)],
+        *_parameters(experiment, state.params, counts),
+        ("state", f"{_bytes(state_bytes_per_device(state))} a device, of it "
+                  f"{_bytes(state_bytes_per_device(state.params))} parameters"),
+        ("saves", f"every {length.checkpoint_every:,} steps, the latest "
+                  f"{config.checkpoint.keep_latest} and the best {config.checkpoint.keep_best} by "
+                  f"{config.checkpoint.best_metric}"),
+    ]  # fmt: skip
+
+
+def text(pairs: list[tuple[str, str]]) -> str:
+    """The pairs as aligned lines."""
+    width = max(len(label) for label, _ in pairs)
+    return "\n".join(f"{label:<{width}}  {content}" for label, content in pairs)
+
+
+def state_bytes_per_device(tree: Any) -> int:
+    """Bytes that one device holds of a tree of (abstract) arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _parameters(experiment: Experiment, params: Any, counts: Any) -> list[tuple[str, str]]:
+    groups: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = optim.path_string(path).partition("/")[0]
+        groups[name] = groups.get(name, 0) + leaf.size
+    parts = ", ".join(f"{name} {count:,}" for name, count in groups.items())
+    treatment = "decayed and adapted" if experiment.config.optimizer.name in ("lars", "lamb") else (
+        "decayed"
+    )
+    return [
+        ("parameters", f"{sum(groups.values()):,}: {parts}"),
+        ("", f"{counts.included:,} {treatment}, {counts.excluded:,} not "
+             f"(exclude={experiment.config.optimizer.exclude!r})"),
+    ]  # fmt: skip
+
+
+def _probe_steps(total: int) -> list[int]:
+    return sorted({round(i * (total - 1) / 1000) for i in range(1001)}) if total > 1 else [0]
+
+
+def _dropped(num_examples: int, batch_size: int) -> str:
+    rest = num_examples % batch_size
+    return f", {rest} other examples left out of each epoch" if rest else ""
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

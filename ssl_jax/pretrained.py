@@ -1,0 +1,120 @@
+"""A trained run, loaded for its features.
+
+    from ssl_jax import pretrained
+
+    encoder = pretrained.load("runs/demo")
+    h = encoder.features(images)["h"]  # images uint8 [n h w c] -> float32 [n d]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from ssl_jax import checkpoint, config as config_lib, data, parallel
+from ssl_jax.errors import UserError
+from ssl_jax.experiment import Experiment
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint's encoder.
+
+    Attributes:
+      config: the run's config.
+      experiment: the method and nets.
+      step: the update the checkpoint was saved at.
+      params, buffers: its state, on the devices.
+    """
+
+    config: ConfigDict
+    experiment: Experiment
+    step: int
+    params: PyTree
+    buffers: PyTree
+    _apply: Callable[..., dict[str, jax.Array]]
+
+    def encode(self, batch: Any) -> dict[str, jax.Array]:
+        """Features of a device batch: {"h": [n d], "z": [n d']}, float32."""
+        return self._apply(self.params, self.buffers, batch)
+
+    def features(self, images: np.ndarray, *, batch_size: int = 256) -> dict[str, np.ndarray]:
+        """Features of images in memory, preprocessed as the method's evaluation does.
+
+        Args:
+          images: uint8 [n h w c] (or [n h w] for one channel), c as in training.
+          batch_size: images encoded at a time.
+
+        Returns:
+          {"h": [n d], "z": [n d']} float32.
+
+        Raises:
+          UserError: not uint8, or a wrong shape or number of channels.
+        """
+        images = np.asarray(images)
+        channels = self.experiment.spec.arrays["image"].shape[-1]
+        if images.ndim == 3 and channels == 1:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != channels:
+            raise UserError(
+                f"images are {images.dtype} {images.shape}; this encoder takes uint8 "
+                f"[n, height, width, {channels}]"
+            )
+        if not len(images):
+            raise UserError("images is empty")
+        out: dict[str, list[np.ndarray]] = {}
+        size = min(batch_size, len(images))
+        for start in range(0, len(images), size):
+            chunk = images[start : start + size]
+            padded = np.pad(chunk, [(0, size - len(chunk))] + [(0, 0)] * 3)
+            for name, value in self.encode({"image": padded}).items():
+                out.setdefault(name, []).append(np.asarray(value)[: len(chunk)])
+        return {name: np.concatenate(parts) for name, parts in out.items()}
+
+
+def load(workdir: str, step: int | None = None) -> Pretrained:
+    """Loads a run's encoder: the latest checkpoint, or the one of `step`.
+
+    Raises:
+      UserError: no such run or step.
+    """
+    config = read_config(workdir)
+    spec = data.spec_from_config(config.data)
+    mesh = parallel.make_mesh(devices=jax.devices()[:1]) if jax.process_count() == 1 else None
+    return load_experiment(workdir, Experiment.build(config, spec, mesh), step)
+
+
+def load_experiment(workdir: str, experiment: Experiment, step: int | None = None) -> Pretrained:
+    """As `load`, on the devices of an experiment already built."""
+    with checkpoint.Checkpointer(workdir) as saves:
+        step = saves.latest_step() if step is None else step
+        if step is None:
+            raise UserError(f"{workdir} has no checkpoint yet")
+        if step not in saves.all_steps():
+            steps = ", ".join(map(str, saves.all_steps()))
+            raise UserError(f"{workdir} has no checkpoint of step {step}; steps: {steps}")
+        state = experiment.abstract_state()
+        params, buffers = saves.restore_parameters(state.params, state.buffers, step=step)
+    return Pretrained(
+        experiment.config, experiment, step, params, buffers, experiment.features_fn()
+    )
+
+
+def read_config(workdir: str) -> ConfigDict:
+    """The config of a run.
+
+    Raises:
+      UserError: `workdir` is not one.
+    """
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(f"{workdir} is not a run: it has no config.json")
+    return config_lib.from_json(path.read_text())

@@ -1,0 +1,108 @@
+"""Frozen features of whole data sets, and the probes on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssl_jax import data, evals, parallel
+from ssl_jax.errors import UserError
+from ssl_jax.evals import features as features_lib
+
+PyTree = Any
+Features = dict[str, np.ndarray]
+
+
+class Prober:
+    """Probes encoders on one pair of splits, which it loads once.
+
+    Args:
+      config: the resolved config; its eval section says what to probe and how.
+      mesh: devices over which features are computed, batch by batch.
+      dataset: the data set to probe on; default `eval.data`, else the training set.
+
+    Raises:
+      UserError: the data set or a split does not exist.
+    """
+
+    def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, dataset: str | None = None):
+        self.config = config
+        self.mesh = mesh
+        self.dataset = dataset or config.eval.data or config.data.name
+        self.train = self._source(config.eval.train_split)
+        self.test = self._source(config.eval.test_split)
+        limit = config.eval.max_train_examples
+        self.train_subset = None
+        if limit and limit < len(self.train):
+            chosen = np.random.default_rng(0).choice(len(self.train), limit, replace=False)
+            self.train_subset = np.sort(chosen)
+
+    def _source(self, split: str) -> data.Source:
+        section = self.config.data.copy_and_resolve_references()
+        section.unlock()
+        if self.dataset != section.name:  # another data set keeps the canvas, not the options
+            section.options = ConfigDict()
+        section.update(name=self.dataset, split=split, host_views=0)
+        return data.from_config(section, seed=self.config.seed)
+
+    @property
+    def num_classes(self) -> int:
+        """Label classes of the data set.
+
+        Raises:
+          UserError: it has no labels.
+        """
+        count = self.train.spec.num_classes
+        if not count:
+            raise UserError(f"{self.dataset} has no labels; probes need them")
+        return count
+
+    def features(
+        self, encode: Callable[[Any], dict[str, jax.Array]], source: data.Source,
+        subset: np.ndarray | None = None,
+    ) -> Features:  # fmt: skip
+        """`encode` over every example of `source` (or of `subset`), on every process.
+
+        Args:
+          encode: batch of uint8 images and labels -> {"h": [n d], ...}.
+          source: the data.
+          subset: indices into it, default all.
+
+        Returns:
+          h, z, ... float32 [N d], label int32 [N], index int32 [N], in the order of the source.
+        """
+        return features_lib.extract(
+            encode, self.batches(source, subset), gather=parallel.gather
+        )
+
+    def batches(self, source: data.Source, subset: np.ndarray | None = None) -> Any:
+        """Every example once as global device batches, the last one padded (`mask` False)."""
+        rows_over = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        size = -(-min(self.config.eval.batch_size, len(source)) // rows_over) * rows_over
+        rows = parallel.local_rows(self.mesh, size)
+        for batch in data.epoch_batches(
+            source, size, rows=rows, subset=subset, workers=self.config.data.workers
+        ):
+            yield parallel.to_global(batch, self.mesh, rows, size)
+
+    def evaluate(
+        self, encode: Callable[[Any], dict[str, jax.Array]], names: tuple[str, ...]
+    ) -> dict[str, float]:
+        """The named probes on `encode`'s features: flat, e.g. {"knn/top1": 0.95}."""
+        num_classes = self.num_classes
+        train = self.features(encode, self.train, self.train_subset)
+        test = self.features(encode, self.test)
+        return evals.evaluate(
+            names, train, test, num_classes=num_classes, config=self.config.eval,
+            seed=self.config.seed,
+        )  # fmt: skip
+
+
+def raw_pixels(batch: Any) -> dict[str, jax.Array]:
+    """The features of the baseline that every encoder has to beat: pixels in [0, 1], flattened."""
+    image = batch["image"]
+    return {"h": image.reshape(image.shape[0], -1).astype(np.float32) / 255.0}

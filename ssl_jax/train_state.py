@@ -1,0 +1,137 @@
+"""The state of a run and the one train step. It knows no method by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssl_jax import optim
+from ssl_jax.evals import online
+from ssl_jax.method import Batch, Method
+
+Array = jax.Array
+PyTree = Any
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a run carries from step to step, and so everything a checkpoint holds.
+
+    Attributes:
+      step: int32 [], number of updates done.
+      key: uint32 key data; every random number derives from it and `step`.
+      params: receive gradients.
+      buffers: the method's other state: batch statistics, queue, memory bank, centre.
+      opt_state: the optimizer's, with the moving average of the parameters in it.
+      probe: the online linear probe, or None. It stands apart: in `params` it would enter gradient
+        clipping, the moving average and every export.
+    """
+
+    step: Array
+    key: Array
+    params: PyTree
+    buffers: PyTree
+    opt_state: PyTree
+    probe: PyTree
+
+    @property
+    def ema_params(self) -> PyTree | None:
+        """The moving average of the parameters, or None where the method declares none."""
+        return optim.ema_params(self.opt_state)
+
+
+def make_init(
+    method: Method,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    probe_classes: int | None = None,
+    loaded: tuple[PyTree, PyTree] | None = None,
+) -> Callable[[Batch], TrainState]:
+    """A jittable function: batch (shapes suffice) -> first state.
+
+    Args:
+      method: the method; its `loss` is only traced, for the width of its outputs.
+      tx: the optimizer.
+      seed: of the parameters and of everything drawn later.
+      probe_classes: classes of the online probe, None for no probe.
+      loaded: (params, buffers) to start from. They go in before the optimizer starts, so that a
+        moving average begins at the loaded weights.
+    """
+
+    def init(batch: Batch) -> TrainState:
+        root = jax.random.key(seed)
+        init_key, probe_key, run_key = jax.random.split(root, 3)
+        params, buffers = loaded or method.init(init_key, batch)
+        opt_state = tx.init(params)
+        probe = None
+        if probe_classes:
+            outputs = _output_shapes(method, params, buffers, opt_state, batch)
+            if "h" in outputs:
+                probe = online.init(probe_key, outputs["h"].shape[-1], probe_classes)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            key=jax.random.key_data(run_key),
+            params=params,
+            buffers=buffers,
+            opt_state=opt_state,
+            probe=probe,
+        )
+
+    return init
+
+
+def _output_shapes(
+    method: Method, params: PyTree, buffers: PyTree, opt_state: PyTree, batch: Batch
+) -> dict[str, jax.ShapeDtypeStruct]:
+    def outputs(params: PyTree, buffers: PyTree, opt_state: PyTree, batch: Batch):
+        key = jax.random.key(0)
+        views = method.views(key, batch)
+        ema_params = optim.ema_params(opt_state)
+        step = jnp.zeros((), jnp.int32)
+        _, aux = method.loss(params, buffers, views, ema_params=ema_params, key=key, step=step)
+        return aux.outputs
+
+    return jax.eval_shape(outputs, params, buffers, opt_state, batch)
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array], dict[str, Array]]]
+
+
+def make_train_step(method: Method, tx: optax.GradientTransformation) -> Step:
+    """The train step: (state, batch) -> (state, metrics, outputs). Jit it with the state donated.
+
+    `metrics` are float32 scalars: `loss`, the method's own, the gradient norm, and the online
+    probe's. `outputs` are the method's representations of this batch (see `method.Aux`).
+    """
+
+    def train_step(state: TrainState, batch: Batch):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        view_key, loss_key = jax.random.split(key)
+        views = method.views(view_key, batch)
+        (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            state.params,
+            state.buffers,
+            views,
+            ema_params=state.ema_params,
+            key=loss_key,
+            step=state.step,
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **aux.metrics}
+
+        probe = state.probe
+        if probe is not None:
+            probe, measured = online.update(probe, aux.outputs["h"], batch["label"])
+            metrics |= {f"online/{name}": value for name, value in measured.items()}
+        state = state.replace(
+            step=state.step + 1, params=params, buffers=aux.buffers, opt_state=opt_state, probe=probe
+        )
+        return state, metrics, aux.outputs
+
+    return train_step
