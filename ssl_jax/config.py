@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.method import DataSpec
 
 DTYPES = ("float32", "bfloat16")
 # Sections whose keys depend on a name in them; their readers check the keys.
@@ -205,6 +206,22 @@ class Length:
         return cls(per_epoch, total, evals, max(every, 1))
 
 
+def with_data_facts(config: ConfigDict, spec: DataSpec) -> ConfigDict:
+    """A copy whose data section says what the data turned out to be.
+
+    A workdir's config then describes the run without the data at hand.
+    """
+    image = spec.arrays["image"].shape
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.num_examples = spec.num_examples
+        config.data.num_classes = spec.num_classes
+        config.data.channels = image[-1]
+        if image[-2] == image[-3]:
+            config.data.image_size = image[-2]
+    return config.lock()
+
+
 def to_json(config: ConfigDict) -> str:
     """The config as JSON, keys sorted: what `config.json` of a workdir holds."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=list) + "\n"
@@ -225,6 +242,7 @@ def from_json(text: str) -> ConfigDict:
 
 # Keys in which a workdir's config may differ from the one given: they change how a run is watched
 # or how long it is, not what it computes at a step that both have.
+# `eval.online` is none: it decides whether a checkpoint holds a probe.
 FREE_KEYS = ("epochs", "steps", "log", "eval", "checkpoint", "profile_steps", "compilation_cache",
              "data.workers", "data.prefetch", "mesh")  # fmt: skip
 
@@ -234,7 +252,8 @@ def difference(old: ConfigDict, new: ConfigDict) -> list[str]:
     flat_old, flat_new = _flat(old.to_dict()), _flat(new.to_dict())
     lines = []
     for key in sorted(flat_old.keys() | flat_new.keys()):
-        if any(key == free or key.startswith(free + ".") for free in FREE_KEYS):
+        free = any(key == name or key.startswith(name + ".") for name in FREE_KEYS)
+        if free and key != "eval.online":
             continue
         before, after = flat_old.get(key, "(absent)"), flat_new.get(key, "(absent)")
         if before != after:

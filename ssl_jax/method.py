@@ -71,6 +71,8 @@ class Aux(NamedTuple):
 class Method:
     """Base of every method. All functions are pure and jittable; `n` is the global batch."""
 
+    # What papers call it.
+    title: ClassVar[str] = ""
     # Decay of the parameters' moving average (a float or step -> float), None for no average.
     ema_decay: ClassVar[float | Schedule | None] = None
 
@@ -101,6 +103,11 @@ class Method:
         `batch["image"]` is a uint8 canvas [n h w c] as the data source delivers it.
         """
         raise NotImplementedError
+
+    def example_views(self, key: Array, batch: Batch) -> Array | None:
+        """The views as images in [0, 1], float [n v h w c], for people to look at; None if none."""
+        del key, batch
+        return None
 
     def ema_filter(self, path: str) -> bool:
         """Whether the parameter at `path` ("encoder/stem/kernel") has a moving average."""

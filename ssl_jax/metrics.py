@@ -1,19 +1,17 @@
-"""What a run tells while it trains: metric rows, TensorBoard and W&B, a progress bar, throughput.
+"""Metric rows of a run: written to its workdir, to TensorBoard and W&B, and read back.
 
 Rows are JSON objects, one a line, `{"step": 10, "train/loss": 4.2, ...}`. On a file system they are
 appended to `<workdir>/metrics.jsonl`. Objects of a store such as gs:// cannot be appended to, so
-there the rows go to segments `<workdir>/metrics/00000.jsonl, 00001.jsonl, ...`, of which only the
-last, bounded one is ever rewritten: the bytes sent grow linearly with the run. `read_metrics` reads
-either, or both where a run has moved between the two.
+there the rows go to segments `<workdir>/metrics/<start of the writer>-<number>.jsonl`, of which
+only the last, bounded one is ever rewritten: the bytes sent grow linearly with the run.
+`read_metrics` reads either, or both where a run has moved between the two.
 
-JSON knows no NaN or infinity. A non-finite value is written as `null`, which every JSON reader takes
-for a missing number, and `read_metrics` gives it back as `nan`.
+JSON knows no NaN or infinity. A non-finite value is written as `null`, which every reader takes for
+a missing number, and `read_metrics` gives it back as `nan`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import importlib.util
 import json
 import math
@@ -27,8 +25,6 @@ from typing import Any, Protocol
 
 from absl import logging
 from etils import epath
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from ssl_jax.errors import UserError
 
@@ -53,7 +49,8 @@ def read_metrics(workdir: epath.PathLike) -> list[Row]:
     A last line torn by a killed process is dropped. Any other line that is no row is skipped with a
     logged warning.
     """
-    rows = [row for path in _row_files(epath.Path(workdir)) for _, row in _lines(path)]
+    files = _row_files(epath.Path(workdir))
+    rows = [row for path in files for _, row in _lines(path, path.read_bytes())]
     # Stable: rows of one step keep the order in which they were written.
     return sorted(rows, key=lambda row: row["step"])
 
@@ -65,9 +62,9 @@ def _row_files(workdir: epath.Path) -> list[epath.Path]:
     return [*files, single] if single.exists() else list(files)
 
 
-def _lines(path: epath.Path) -> Iterator[tuple[bytes, Row]]:
-    """(line with its newline, parsed row) of every whole row of a file."""
-    lines = path.read_bytes().split(b"\n")
+def _lines(path: epath.Path, data: bytes) -> Iterator[tuple[bytes, Row]]:
+    """(line with its newline, parsed row) of every whole row in a file's bytes."""
+    lines = data.split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
@@ -85,8 +82,10 @@ def _drop_after(workdir: epath.Path, step: int | None) -> None:
     """Removes rows past `step` (None: none) and torn lines, each file in one atomic replacement."""
     # Backwards, so that a process killed on the way leaves no later row behind an earlier gap.
     for path in reversed(_row_files(workdir)):
-        kept = b"".join(line for line, row in _lines(path) if step is None or row["step"] <= step)
-        if kept == path.read_bytes():
+        data = path.read_bytes()
+        rows = _lines(path, data)
+        kept = b"".join(line for line, row in rows if step is None or row["step"] <= step)
+        if kept == data:
             continue
         if kept or path.name == METRICS_FILE:
             _replace(path, kept)
@@ -139,8 +138,8 @@ class _FileStream:
 class _ObjectStream:
     """Bounded objects, of which the last is rewritten as it grows."""
 
-    def __init__(self, path: Callable[[int], epath.Path], first: int = 0, header: bytes = b""):
-        self._path, self._index, self._header = path, first, header
+    def __init__(self, path: Callable[[int], epath.Path], header: bytes = b""):
+        self._path, self._index, self._header = path, 0, header
         self._data = bytearray(header)
         self._dirty = False
         self._uploaded = time.monotonic()
@@ -170,9 +169,9 @@ class _ObjectStream:
 def _open_rows(workdir: epath.Path) -> _Stream:
     if not _is_object_store(workdir):
         return _FileStream(workdir / METRICS_FILE)
-    segments = workdir / SEGMENTS_DIR
-    taken = [int(path.stem) for path in _row_files(workdir) if path.stem.isdigit()]
-    return _ObjectStream(lambda i: segments / f"{i:05d}.jsonl", first=max(taken, default=-1) + 1)
+    # Named by the writer's start: a probe of a run that still trains must not hit its segments.
+    began = time.time_ns()
+    return _ObjectStream(lambda i: workdir / SEGMENTS_DIR / f"{began}-{i:05d}.jsonl")
 
 
 class _TensorBoard:
@@ -231,7 +230,7 @@ def _record(event: Any) -> bytes:
 
 
 class _Wandb:
-    """One W&B run a workdir: its id is kept there, so that a resumed run goes on in the same one."""
+    """One W&B run a workdir, whose id is kept there: a resumed run goes on in the same one."""
 
     def __init__(self, workdir: epath.Path, settings: Mapping[str, Any], config: Mapping | None):
         import wandb
@@ -272,7 +271,8 @@ class MetricWriter:
       primary: whether this process writes (`jax.process_index() == 0`).
 
     Raises:
-      UserError: W&B is asked for but not installed (on every process, so that none is left waiting).
+      UserError: W&B is asked for but not installed. Raised on every process, so that none is left
+        waiting for the others.
     """
 
     def __init__(
@@ -353,222 +353,3 @@ def _plain(value: Any) -> float | int | str:
 
 def _or_null(value: float | int | str) -> float | int | str | None:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# ------------------------------------------------------------------------------------- throughput
-
-
-class Throughput:
-    """Speed since the last measurement, and where the time went.
-
-        with meter.data_wait():
-            batch = next(batches)
-        state, metrics = train_step(state, batch)
-        if step % every == 0:
-            metrics = jax.device_get(metrics)   # waits for the device: the interval is real time
-            metrics |= meter.measure(step)
-
-    Args:
-      batch_size: global batch, images a step.
-      start_step: the step the loop starts from.
-      flops_per_step: model FLOPs of one step over all devices, if known.
-      peak_flops: FLOP/s the devices could do together; with `flops_per_step` this gives the MFU.
-      clock: seconds, monotonic.
-    """
-
-    def __init__(
-        self,
-        batch_size: int,
-        *,
-        start_step: int = 0,
-        flops_per_step: float | None = None,
-        peak_flops: float | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ):
-        self._batch_size = batch_size
-        self._flops, self._peak = flops_per_step, peak_flops
-        self._clock = clock
-        self._step, self._since = start_step, clock()
-        self._waited = self._paused = 0.0
-
-    @contextlib.contextmanager
-    def data_wait(self) -> Iterator[None]:
-        """Time inside counts as waiting for data."""
-        began = self._clock()
-        try:
-            yield
-        finally:
-            self._waited += self._clock() - began
-
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        """Time inside (probes, checkpoints) does not count at all."""
-        began = self._clock()
-        try:
-            yield
-        finally:
-            self._paused += self._clock() - began
-
-    def measure(self, step: int) -> dict[str, float]:
-        """Speed from the last call (or the start) to `step`; starts the next interval.
-
-        Returns:
-          `train/images_per_s` and `train/steps_per_s`; `train/data_wait`, the share of the time in
-          [0, 1]; `train/mfu` in [0, 1] where FLOPs and peak are known. Empty if no step was made.
-        """
-        now = self._clock()
-        seconds = max(now - self._since - self._paused, 1e-9)
-        steps = step - self._step
-        waited = self._waited
-        self._step, self._since = step, now
-        self._waited = self._paused = 0.0
-        if steps <= 0:
-            return {}
-        speed = steps / seconds
-        out = {
-            "train/images_per_s": speed * self._batch_size,
-            "train/steps_per_s": speed,
-            "train/data_wait": min(waited / seconds, 1.0),
-        }
-        if self._flops and self._peak:
-            out["train/mfu"] = speed * self._flops / self._peak
-        return out
-
-
-# ----------------------------------------------------------------------------------- progress bar
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shown:
-    """A metric in the bar: the first of `names` that the row has, as `form` formats it."""
-
-    names: tuple[str, ...]
-    form: Callable[[float], str]
-
-
-_SHOWN = (
-    _Shown(("train/loss",), lambda v: f"loss {v:.4g}"),
-    _Shown(("train/contrastive_accuracy", "train/accuracy"), lambda v: f"acc {v:.1%}"),
-    _Shown(("train/images_per_s",), lambda v: f"{_thousands(v)} img/s"),
-    _Shown(("train/data_wait",), lambda v: f"data {v:.0%}"),
-    _Shown(("train/mfu",), lambda v: f"MFU {v:.1%}"),
-)
-
-
-class ProgressBar:
-    """Progress on a terminal, plain lines elsewhere; drawn only when `update` is called.
-
-    No thread refreshes it: between two updates it costs the step loop nothing.
-
-        with ProgressBar(total_steps, start_step) as bar:
-            ...
-            bar.update(step, metrics)
-            bar.message("checkpoint 500 saved")
-
-    Args:
-      total_steps: length of the run.
-      start_step: the step it starts or resumes from.
-      console: where to draw; standard output by default.
-      line_seconds: off a terminal, the least time between two lines (the last step's is always
-        printed), so that the log of a fast run stays readable. 0 prints every update.
-      primary: whether this process shows anything.
-      clock: seconds, monotonic.
-    """
-
-    def __init__(
-        self,
-        total_steps: int,
-        start_step: int = 0,
-        *,
-        console: Console | None = None,
-        line_seconds: float = 5.0,
-        primary: bool = True,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._total, self._start = total_steps, start_step
-        self._console = console or Console()
-        self._line_seconds = line_seconds
-        self._primary = primary
-        self._clock = clock
-        self._first: tuple[int, float] | None = None  # step and time of the first update
-        self._began = clock()
-        self._last_line = -math.inf
-        self._progress: Progress | None = None
-        if primary and self._console.is_terminal:
-            self._progress = Progress(
-                BarColumn(bar_width=24),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TextColumn("{task.fields[text]}", markup=False),
-                console=self._console,
-                auto_refresh=False,
-            )
-            self._task = self._progress.add_task(
-                "", total=total_steps, completed=start_step, text="compiling"
-            )
-            self._progress.start()
-            self._progress.refresh()
-
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows `step` steps done, with the metrics it knows of those given."""
-        if not self._primary:
-            return
-        text = self._text(step, metrics)
-        if self._progress is not None:
-            self._progress.update(self._task, completed=step, text=text)
-            self._progress.refresh()
-            return
-        now = self._clock()
-        if step >= self._total or now - self._last_line >= self._line_seconds:
-            self._last_line = now
-            self.message(text)
-
-    def message(self, text: str) -> None:
-        """Prints a line of its own: above the bar, or among the lines."""
-        if self._primary:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        """Leaves the bar as it last was; closing twice is fine."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-    def _text(self, step: int, metrics: Mapping[str, float]) -> str:
-        parts = [f"step {step}/{self._total}"]
-        for shown in _SHOWN:
-            name = next((name for name in shown.names if name in metrics), None)
-            if name is not None:
-                parts.append(shown.form(float(metrics[name])))
-        remaining = self._remaining(step)
-        if remaining is not None:
-            parts.append(f"ETA {_duration(remaining)}")
-        return "  ".join(parts)
-
-    def _remaining(self, step: int) -> float | None:
-        """Seconds to go at the average pace so far, probes and checkpoints included."""
-        now = self._clock()
-        if self._first is None:
-            self._first = (step, now)
-        # From the first update on: the interval before it holds the compilation.
-        step0, time0 = self._first if step > self._first[0] else (self._start, self._began)
-        if step <= step0:
-            return None
-        return (self._total - step) * (now - time0) / (step - step0)
-
-    def __enter__(self) -> ProgressBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _thousands(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours or days else f"{minutes}:{seconds:02d}"
-    return f"{days}d {clock}" if days else clock

@@ -50,6 +50,11 @@ class Prober:
         return data.from_config(section, seed=self.config.seed)
 
     @property
+    def labelled(self) -> bool:
+        """Whether the data set has labels to probe with."""
+        return bool(self.train.spec.num_classes)
+
+    @property
     def num_classes(self) -> int:
         """Label classes of the data set.
 

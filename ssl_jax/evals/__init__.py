@@ -1,0 +1,168 @@
+"""Evaluation of frozen features. One file an evaluation, picked by its name.
+
+An evaluation is a module of this package with a function
+
+    evaluate(train, test, *, num_classes, seed, devices, **options) -> {"metric": float}
+
+and a constant NEEDS_LABELS. `train` and `test` map names to arrays with one row an example: `h`
+(the features) and `label`. The options are what the config's section of the same name may hold,
+e.g. `eval.knn.k`. Accuracies are fractions in [0, 1]. Nothing an evaluation fits or chooses may
+see `test`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssl_jax.errors import UserError, nearest
+
+Features = Mapping[str, np.ndarray]
+_COMMON = ("train", "test", "num_classes", "seed", "devices")
+
+
+def evaluate(
+    names: Sequence[str],
+    train: Features,
+    test: Features,
+    *,
+    num_classes: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    feature: str = "h",
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, float]:
+    """Runs evaluations on features of a train and a test split.
+
+    Args:
+      names: which ones, e.g. ("knn", "linear", "few_shot").
+      train, test: `h` float [n d] (or whatever `feature` names) and `label` int [n]; rows without
+        a label (-1) are left out where labels are needed.
+      num_classes: number of classes; None: one more than the largest label.
+      config: the eval section; its sub-section `knn` holds options of `knn`, and so on.
+      seed: of everything drawn (held-out split, label draws).
+      feature: the key of the features, e.g. "z" to evaluate a projection head's output.
+      devices: where to compute; default: this process's own, as many as the data are worth.
+
+    Returns:
+      Flat metrics, e.g. {"knn/top1": 0.93, "few_shot/1": 0.61, "few_shot/1_std": 0.02}.
+
+    Raises:
+      UserError: an unknown name or option, missing or impossible labels, features that are not
+        finite or do not fit together.
+    """
+    modules = {name: load(name) for name in names}
+    config = config or {}
+    options = {name: _options(name, modules[name], config.get(name) or {}) for name in modules}
+    splits = {"train": train, "test": test}
+    for split, rows in splits.items():
+        _check_features(split, rows, feature)
+    if train[feature].shape[1] != test[feature].shape[1]:
+        raise UserError(
+            f"features {feature!r} have {train[feature].shape[1]} dimensions on the train split "
+            f"and {test[feature].shape[1]} on the test split; extract both with one encoder"
+        )
+    unlabelled = {split: {"h": np.asarray(rows[feature])} for split, rows in splits.items()}
+    labelled = None
+    metrics: dict[str, float] = {}
+    for name, module in modules.items():
+        arrays, classes = unlabelled, num_classes
+        if module.NEEDS_LABELS:
+            labelled = labelled or _labelled(splits, feature, num_classes, name)
+            arrays, classes = labelled
+        measured = module.evaluate(
+            **arrays, num_classes=classes, seed=seed, devices=devices, **options[name]
+        )
+        metrics |= {f"{name}/{metric}": float(value) for metric, value in measured.items()}
+    return metrics
+
+
+def names() -> list[str]:
+    """The evaluations there are: the modules of this package that have an `evaluate`."""
+    found = [module.name for module in pkgutil.iter_modules(__path__)]
+    return [name for name in found if hasattr(_module(name), "evaluate")]
+
+
+def load(name: str) -> ModuleType:
+    """The module of one evaluation.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    known = names()
+    if name not in known:
+        raise UserError(
+            f"unknown evaluation {name!r}; there are {', '.join(known)}.{nearest(name, known)}"
+        )
+    return _module(name)
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _options(name: str, module: ModuleType, section: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(module.evaluate).parameters
+    known = [key for key in parameters if key not in _COMMON]
+    for key in section:
+        if key not in known:
+            raise UserError(
+                f"unknown option eval.{name}.{key}; known: {', '.join(known) or 'none'}."
+                f"{nearest(key, known)}"
+            )
+    return dict(section)
+
+
+def _check_features(split: str, rows: Features, feature: str) -> None:
+    if feature not in rows:
+        raise UserError(
+            f"the {split} split has no features {feature!r}; it has {', '.join(sorted(rows))}."
+            f"{nearest(feature, rows)}"
+        )
+    values = np.asarray(rows[feature])
+    if values.ndim != 2:
+        raise UserError(
+            f"features {feature!r} of the {split} split have shape {values.shape}; "
+            "evaluations take [n d]"
+        )
+    bad = int((~np.isfinite(values).all(axis=1)).sum())
+    if bad:
+        raise UserError(
+            f"features {feature!r} of {bad} of {len(values)} {split} examples are not finite; "
+            "evaluate an earlier checkpoint"
+        )
+
+
+def _labelled(
+    splits: Mapping[str, Features], feature: str, num_classes: int | None, name: str
+) -> tuple[dict[str, dict[str, np.ndarray]], int]:
+    """The labelled rows of both splits as {"h", "label"}, and the number of classes."""
+    kept = {}
+    for split, rows in splits.items():
+        label = np.asarray(rows["label"]) if "label" in rows else np.full(len(rows[feature]), -1)
+        if len(label) != len(rows[feature]):
+            raise UserError(
+                f"the {split} split has {len(rows[feature])} features and {len(label)} labels"
+            )
+        has_label = label >= 0
+        if not has_label.any():
+            raise UserError(
+                f"the {split} split has no labels and {name} needs them; evaluate on a labelled "
+                'data set (eval.data), or take collapse, which needs none'
+            )
+        # The common case, everything labelled, must not copy gigabytes.
+        h = np.asarray(rows[feature])
+        h = h if has_label.all() else h[has_label]
+        kept[split] = {"h": h, "label": label[has_label].astype(np.int32)}
+    largest = max(int(rows["label"].max()) for rows in kept.values())
+    num_classes = largest + 1 if num_classes is None else num_classes
+    if largest >= num_classes:
+        raise UserError(f"label {largest} is outside num_classes {num_classes}")
+    return kept, num_classes

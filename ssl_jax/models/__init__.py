@@ -1,0 +1,65 @@
+"""Encoders and heads, each as a `Net`: pure functions of plain nested dicts."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import jax.numpy as jnp
+
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.models.convnet import ConvNet, convnet
+from ssl_jax.models.functional import Net, count_parameters
+from ssl_jax.models.heads import MLP, projection_head
+from ssl_jax.models.resnet import BLOCKS_PER_STAGE, ResNet, resnet
+
+__all__ = [
+    "ENCODERS",
+    "MLP",
+    "ConvNet",
+    "Net",
+    "ResNet",
+    "convnet",
+    "count_parameters",
+    "make_encoder",
+    "projection_head",
+    "resnet",
+]
+
+# Name -> function of keyword options that returns the module.
+ENCODERS = {
+    **{f"resnet{depth}": functools.partial(resnet, depth) for depth in BLOCKS_PER_STAGE},
+    "convnet": convnet,
+}
+DTYPES = ("float32", "bfloat16")
+
+
+def make_encoder(name: str, *, dtype: str = "float32", **options: Any) -> Net:
+    """The encoder f: images `[n h w c]` to `(h, out)`.
+
+    `h` is `[n d]` float32, `out` a dict of every stage's output by name.
+
+    Args:
+      name: a key of `ENCODERS`.
+      dtype: "float32" or "bfloat16", of activations; parameters are float32.
+      **options: the keyword arguments of the encoder's function, e.g. `width=2, stem="cifar"` of
+        `resnet`; None stands for its default.
+
+    Raises:
+      UserError: an unknown name, option or dtype, or a bad value of an option.
+    """
+    if name not in ENCODERS:
+        known = ", ".join(ENCODERS)
+        raise UserError(f"unknown model {name!r}; models: {known}.{nearest(name, ENCODERS)}")
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; known are {DTYPES}.{nearest(dtype, DTYPES)}")
+    known = [key for key in inspect.signature(ENCODERS[name]).parameters if key != "dtype"]
+    for option in options:
+        if option not in known:
+            raise UserError(
+                f"{name} has no option {option!r}; its options: {', '.join(known)}."
+                f"{nearest(option, known)}"
+            )
+    options = {option: value for option, value in options.items() if value is not None}
+    return Net(ENCODERS[name](dtype=jnp.dtype(dtype), **options))

@@ -1,0 +1,44 @@
+"""Optimizers, learning rates and moving averages, as optax transforms and plain functions."""
+
+from ssl_jax.optim.ema import EmaState, ema_params, track_ema
+from ssl_jax.optim.factory import OPTIMIZERS, make_optimizer
+from ssl_jax.optim.lars import lars
+from ssl_jax.optim.masks import (
+    DEFAULT_EXCLUDE,
+    ExcludedCount,
+    count_excluded,
+    path_mask,
+    path_string,
+)
+from ssl_jax.optim.schedules import (
+    cosine_ema,
+    make_schedule,
+    scale_learning_rate,
+    schedule_notes,
+    warmup_constant,
+    warmup_cosine,
+    warmup_linear,
+    warmup_step,
+)
+
+__all__ = [
+    "DEFAULT_EXCLUDE",
+    "OPTIMIZERS",
+    "EmaState",
+    "ExcludedCount",
+    "cosine_ema",
+    "count_excluded",
+    "ema_params",
+    "lars",
+    "make_optimizer",
+    "make_schedule",
+    "path_mask",
+    "path_string",
+    "scale_learning_rate",
+    "schedule_notes",
+    "track_ema",
+    "warmup_constant",
+    "warmup_cosine",
+    "warmup_linear",
+    "warmup_step",
+]

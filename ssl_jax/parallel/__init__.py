@@ -1,0 +1,42 @@
+"""Devices, processes, and where arrays live on them."""
+
+from ssl_jax.parallel.distributed import any_process, barrier, from_first_process, initialize
+from ssl_jax.parallel.global_arrays import gather, to_global
+from ssl_jax.parallel.mesh import (
+    batch_sharding,
+    batch_shards,
+    check_batch_size,
+    local_rows,
+    make_mesh,
+    replicated,
+)
+from ssl_jax.parallel.prefetch import Prefetcher, prefetch_to_device
+from ssl_jax.parallel.sharding import (
+    MIN_SHARDED_SIZE,
+    abstract_with,
+    init_sharded,
+    path_name,
+    state_shardings,
+)
+
+__all__ = [
+    "MIN_SHARDED_SIZE",
+    "Prefetcher",
+    "abstract_with",
+    "any_process",
+    "barrier",
+    "batch_sharding",
+    "batch_shards",
+    "check_batch_size",
+    "from_first_process",
+    "gather",
+    "init_sharded",
+    "initialize",
+    "local_rows",
+    "make_mesh",
+    "path_name",
+    "prefetch_to_device",
+    "replicated",
+    "state_shardings",
+    "to_global",
+]

@@ -1,0 +1,398 @@
+"""Saving and restoring the training state.
+
+Orbax writes each step to `checkpoints/<step>/state` in the background and commits it in one move; a
+process killed half-way leaves the committed steps as they were. On top of that stand here: which
+steps are kept, digests that catch what the file system does not, and the way back to the newest
+good step.
+
+Orbax's own `CheckpointManager` is not used: when one process of several fails to write (its disk is
+full), its threads wait for each other on every process until a timeout of minutes, and it lets no
+second program, such as an evaluation, open the directory of a live run.
+"""
+
+from __future__ import annotations
+
+import logging
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from ssl_jax.checkpoint import arrays as arrays_lib
+from ssl_jax.checkpoint import digest, steps
+from ssl_jax.checkpoint.arrays import first_line, some
+from ssl_jax.checkpoint.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    NonFiniteStateError,
+)
+from ssl_jax.checkpoint.manifest import FILENAME, ITEM, Entry, Manifest, finite_metrics
+from ssl_jax.errors import UserError
+from ssl_jax.parallel.distributed import any_process, from_first_process
+
+_log = logging.getLogger(__name__)
+
+_STATE = "state"
+
+
+class _OrbaxFilter(logging.Filter):
+    """Drops Orbax's own records, which tell of each barrier; what matters is raised anyway.
+
+    Setting this module's logger to DEBUG lets them through.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "/orbax/" not in record.pathname or _log.isEnabledFor(logging.DEBUG)
+
+
+logging.getLogger("absl").addFilter(_OrbaxFilter())
+
+
+class Checkpointer:
+    """The checkpoints of one workdir. Every process of a run makes one and calls it alike.
+
+    Args:
+        workdir: any path `etils.epath` knows, also `gs://...`; steps are in `checkpoints/` below.
+        keep_latest: how many of the newest steps to keep.
+        keep_best: how many steps to keep besides, those of the best `best_metric`.
+        best_metric: name of a metric given to `save`; None keeps by age alone.
+        best_mode: "max" or "min".
+        read_only: never write or delete anything: for programs that look at a run, which may still
+            be going on.
+
+    Raises:
+        UserError: `keep_latest` or `keep_best` out of range, or an unknown `best_mode`.
+    """
+
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        best_metric: str | None = None,
+        best_mode: str = "max",
+        read_only: bool = False,
+    ):
+        if keep_latest < 1 or keep_best < 0:
+            raise UserError(
+                f"checkpoint.keep_latest={keep_latest}, checkpoint.keep_best={keep_best}: keep at "
+                "least 1 of the latest and 0 of the best"
+            )
+        if best_mode not in ("max", "min"):
+            raise UserError(f"checkpoint.best_mode={best_mode!r}: use 'max' or 'min'")
+        self.directory = epath.Path(workdir).expanduser().absolute() / "checkpoints"
+        self._keep_latest, self._keep_best = keep_latest, keep_best
+        self._best_metric, self._best_mode = best_metric, best_mode
+        self._read_only = read_only
+        self._saving: tuple[int, float | None] | None = None
+        self._stale: set[int] = set()  # steps after the one restored, of a history left behind
+        self._writer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(
+                # Trained weights do not compress, and trying costs more than writing them.
+                state=ocp.PyTreeCheckpointHandler(use_compression=False),
+                manifest=ocp.JsonCheckpointHandler(filename=FILENAME),
+            )
+        )
+        if not read_only:
+            steps.delete_leftovers(self.directory)
+        committed = from_first_process(steps.committed(self.directory))
+        self._scores = {step: self._score_of(step) for step in committed}
+
+    # What there is.
+
+    def all_steps(self) -> list[int]:
+        """The committed steps, increasing."""
+        return sorted(self._scores)
+
+    def latest_step(self) -> int | None:
+        """The newest committed step."""
+        return max(self._scores, default=None)
+
+    def best_step(self) -> int | None:
+        """The committed step of the best `best_metric`; None if no step has that metric."""
+        return next(iter(steps.ranked(self._scores, self._best_mode)), None)
+
+    # Saving.
+
+    def save(
+        self, step: int, state: Any, metrics: Mapping[str, Any] | None = None, wait: bool = False
+    ) -> None:
+        """Saves the state of a step; returns once the arrays may change, and writes on meanwhile.
+
+        A step that is committed already, or being written, is left as it is.
+
+        Args:
+            step: number of the step.
+            state: tree of arrays.
+            metrics: scalars by name, among them `best_metric` if it was measured at this step.
+            wait: return only when the step is committed.
+
+        Raises:
+            NonFiniteStateError: an array holds NaN or infinity. Nothing is written.
+            CheckpointError: this save cannot start, or the one before it failed.
+        """
+        if self._read_only:
+            raise CheckpointError(f"{self.directory} was opened read-only; step {step} not saved")
+        arrays = arrays_lib.flatten(state)
+        pending = digest.dispatch(arrays)
+        self.wait()
+        if step not in self._scores:
+            self._start(step, arrays, digest.fetch(pending), finite_metrics(metrics))
+        if wait:
+            self.wait()
+
+    def _start(
+        self,
+        step: int,
+        arrays: Mapping[str, jax.Array],
+        digests: Mapping[str, digest.Digest],
+        metrics: Mapping[str, float],
+    ) -> None:
+        bad = [name for name, found in digests.items() if not found.finite]
+        if bad:
+            raise NonFiniteStateError(
+                f"step {step} not saved: {some(bad)} is not finite; {self._what_is_left()}"
+            )
+        entries = {name: Entry.of(array, digests[name].value) for name, array in arrays.items()}
+        items = {
+            _STATE: ocp.args.PyTreeSave(arrays_lib.nest(arrays_lib.with_elements(arrays))),
+            ITEM: ocp.args.JsonSave(Manifest(entries, metrics).to_json()),
+        }
+        self._saving = step, metrics.get(self._best_metric)
+        try:
+            self._writer.save(
+                self.directory / str(step),
+                args=ocp.args.Composite(**items),
+                force=True,  # over a step of a history left behind
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Waits until the step being written is committed, then deletes those no longer kept.
+
+        Raises:
+            CheckpointError: writing failed, for example because the disk is full. Steps committed
+                before are untouched.
+        """
+        if self._saving is None:
+            return
+        try:
+            self._writer.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+        step, score = self._saving
+        self._saving = None
+        self._scores[step] = score
+        kept = steps.to_keep(
+            self._scores,
+            keep_latest=self._keep_latest,
+            keep_best=self._keep_best,
+            best_mode=self._best_mode,
+        )
+        for old in (set(self._scores) | self._stale) - kept:
+            steps.delete(self.directory, old)
+            self._scores.pop(old, None)
+        self._stale.clear()
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        step, _ = self._saving
+        self._saving = None
+        steps.delete_leftovers(self.directory)  # gives the room back
+        return CheckpointError(
+            f"saving step {step} to {self.directory} failed: {first_line(error)}; "
+            f"{self._what_is_left()}"
+        )
+
+    def _what_is_left(self) -> str:
+        last = self.latest_step()
+        return "there is no checkpoint" if last is None else f"the last checkpoint is step {last}"
+
+    def close(self) -> None:
+        """Waits for the step being written and ends the background threads."""
+        try:
+            self.wait()
+        finally:
+            self._writer.close()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            _log.error("%s", failure)  # the error that ended the block is the one to report
+
+    # Restoring.
+
+    def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, int] | None:
+        """Restores the newest good step, or the one asked for.
+
+        Args:
+            abstract_state: tree of `jax.ShapeDtypeStruct` with shardings, or of arrays whose
+                shapes, dtypes and shardings are taken over. The devices need not be those that
+                saved; without a sharding an array goes to one local device.
+            step: the step to restore; without it the newest. If that is damaged this is logged, and
+                the one before it is tried.
+
+        Returns:
+            The state and its step; None if there is no checkpoint. Later steps are no longer
+            counted then, and are deleted when the next one is committed.
+
+        Raises:
+            UserError: there is no such step, or its arrays are not those of `abstract_state`.
+            DamagedCheckpointError: the step asked for is damaged.
+            CheckpointError: every checkpoint is damaged.
+        """
+        leaves, treedef = jax.tree_util.tree_flatten(abstract_state)
+        names = list(arrays_lib.flatten(abstract_state))
+        default = _one_local_device()
+        wanted = {
+            name: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or default
+            )
+            for name, leaf in zip(names, leaves, strict=True)
+        }
+
+        def select(manifest: Manifest, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+            if differences := manifest.differences(wanted):
+                raise UserError(
+                    f"checkpoint {self.directory / str(step)} is of a different state: "
+                    f"{differences}; use the config it was made with, or another workdir"
+                )
+            return wanted
+
+        found = self._restore(select, step)
+        if found is None:
+            return None
+        arrays, step = found
+        self._stale |= {later for later in self._scores if later > step}
+        for later in self._stale:
+            self._scores.pop(later, None)
+        return treedef.unflatten(arrays[name] for name in names), step
+
+    def restore_parameters(
+        self,
+        step: int | None = None,
+        *,
+        prefixes: Sequence[str] = ("params", "buffers"),
+        sharding: jax.sharding.Sharding | None = None,
+    ) -> tuple[dict[str, Any], int] | None:
+        """Restores parts of the state as nested dicts; needs neither optimizer nor model.
+
+        Args:
+            step: the step to restore, or the newest good one.
+            prefixes: '/'-joined paths in the state, such as `params` or `opt_state/1/ema`.
+            sharding: where to put every array; one local device by default.
+
+        Returns:
+            `({prefix: nested dict of arrays}, step)`; None if there is no checkpoint. A prefix
+            without arrays gives an empty dict.
+
+        Raises:
+            UserError: there is no such step.
+            DamagedCheckpointError: the step asked for is damaged.
+            CheckpointError: every checkpoint is damaged.
+        """
+        sharding = sharding or _one_local_device()
+
+        def select(manifest: Manifest, _: int) -> dict[str, jax.ShapeDtypeStruct]:
+            return {
+                name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=sharding)
+                for name, entry in manifest.arrays.items()
+                if any(name.startswith(f"{prefix}/") for prefix in prefixes)
+            }
+
+        found = self._restore(select, step)
+        if found is None:
+            return None
+        arrays, step = found
+        parts = {}
+        for prefix in prefixes:
+            inside = {name for name in arrays if name.startswith(f"{prefix}/")}
+            parts[prefix] = arrays_lib.nest(
+                {name.removeprefix(f"{prefix}/"): arrays[name] for name in sorted(inside)}
+            )
+        return parts, step
+
+    def _restore(
+        self,
+        select: Callable[[Manifest, int], dict[str, jax.ShapeDtypeStruct]],
+        step: int | None,
+    ) -> tuple[dict[str, jax.Array], int] | None:
+        """Reads and verifies the selected arrays of the given or the newest good step."""
+        self.wait()
+        if step is not None and step not in self._scores:
+            raise UserError(
+                f"no checkpoint of step {step} in {self.directory}; there are "
+                f"{', '.join(map(str, self.all_steps())) or 'none'}"
+            )
+        damages = []
+        for candidate in [step] if step is not None else reversed(self.all_steps()):
+            try:
+                return self._read(candidate, select), candidate
+            except DamagedCheckpointError as damage:
+                if step is not None:
+                    raise
+                damages.append(str(damage))
+                _log.warning("%s; falling back to the checkpoint before it", damage)
+        if damages:
+            raise CheckpointError(
+                f"no good checkpoint left in {self.directory}: {'; '.join(damages)}; to start over "
+                "use another workdir or remove this one"
+            )
+        return None
+
+    def _read(
+        self, step: int, select: Callable[[Manifest, int], dict[str, jax.ShapeDtypeStruct]]
+    ) -> dict[str, jax.Array]:
+        """Raises `DamagedCheckpointError` on every process if one of them finds damage."""
+        directory = self.directory / str(step)
+        damage = None
+        try:
+            manifest = Manifest.read(directory)
+            arrays = arrays_lib.read(directory / _STATE, select(manifest, step))
+        except DamagedCheckpointError as error:
+            damage = error
+        _agree(directory, damage)
+        found = digest.fetch(digest.dispatch(arrays))
+        bad = [name for name in arrays if found[name].value != manifest.arrays[name].digest]
+        if bad:
+            damage = DamagedCheckpointError(
+                f"checkpoint {directory}: {some(bad)} differs from what was saved"
+            )
+        _agree(directory, damage)
+        return arrays
+
+    def _score_of(self, step: int) -> float | None:
+        """The step's `best_metric`; a damaged manifest counts as not measured."""
+        if self._best_metric is None:
+            return None
+        try:
+            return Manifest.read(self.directory / str(step)).metrics.get(self._best_metric)
+        except DamagedCheckpointError:
+            return None
+
+
+def _agree(directory: epath.Path, damage: DamagedCheckpointError | None) -> None:
+    """Raises where there is damage, and where another process has met some."""
+    if any_process(damage is not None):
+        raise damage or DamagedCheckpointError(
+            f"checkpoint {directory}: another process cannot read it"
+        )
+
+
+def _one_local_device() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -1,0 +1,96 @@
+"""What a checkpoint says about itself: each array's shape, dtype and digest, and the metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from ssl_jax.checkpoint.arrays import first_line, some
+from ssl_jax.checkpoint.errors import DamagedCheckpointError
+
+ITEM = "manifest"
+FILENAME = "manifest.json"
+
+
+class Entry(NamedTuple):
+    """One array: dtype by name, shape, and digest as 16 hexadecimal digits."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    digest: str = ""
+
+    @classmethod
+    def of(cls, array: Any, digest: str = "") -> Entry:
+        return cls(jnp.dtype(array.dtype).name, tuple(array.shape), digest)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Arrays by their '/'-joined path in the state, and metrics by name."""
+
+    arrays: Mapping[str, Entry]
+    metrics: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        content = {
+            "arrays": {
+                name: [entry.dtype, list(entry.shape), entry.digest]
+                for name, entry in self.arrays.items()
+            },
+            "metrics": dict(self.metrics),
+        }
+        return {**content, "crc32": _crc32(content)}
+
+    @classmethod
+    def read(cls, step_directory: epath.Path) -> Manifest:
+        """Raises `DamagedCheckpointError` if the file is missing, unreadable or altered."""
+        try:
+            content = json.loads((step_directory / ITEM / FILENAME).read_text())
+            if content.pop("crc32") != _crc32(content):
+                raise ValueError("its checksum does not match")
+            arrays = {
+                name: Entry(dtype, tuple(shape), digest)
+                for name, (dtype, shape, digest) in content["arrays"].items()
+            }
+            return cls(arrays, content["metrics"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedCheckpointError(
+                f"checkpoint {step_directory}: cannot read {FILENAME} ({first_line(error)})"
+            ) from error
+
+    def differences(self, wanted: Mapping[str, Any]) -> str:
+        """How the saved arrays differ in name, shape and dtype from those wanted; "" if equal."""
+        found = []
+        if missing := [name for name in wanted if name not in self.arrays]:
+            found.append(f"it lacks {some(missing)}")
+        if extra := [name for name in self.arrays if name not in wanted]:
+            found.append(f"it has {some(extra)} besides")
+        changed = [
+            f"{name} is {self.arrays[name]} there and {Entry.of(leaf)} here"
+            for name, leaf in wanted.items()
+            if name in self.arrays and self.arrays[name][:2] != Entry.of(leaf)[:2]
+        ]
+        if changed:
+            found.append(some(changed))
+        return "; ".join(found)
+
+
+def finite_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """The metrics as Python floats, without NaN and infinities, which JSON does not know."""
+    floats = {name: float(np.asarray(value)) for name, value in (metrics or {}).items()}
+    return {name: value for name, value in floats.items() if math.isfinite(value)}
+
+
+def _crc32(content: Any) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())

@@ -1,0 +1,40 @@
+"""Random numbers by counter: any one of them is computed alone, on any machine, in any order.
+
+The generator is SplitMix64 (Steele, Lea and Flood 2014): the n-th output of the stream `key` is
+`mix(key + n * GOLDEN)`. It needs no state and does not depend on the version of NumPy, so a batch is
+a pure function of (seed, step) and an example of (seed, index).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser, a bijection of uint64."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def key(*words: int) -> int:
+    """A stream's key from any integers, e.g. `key(seed, epoch)`; their order matters."""
+    state = 0
+    for word in words:
+        state = int(_mix(np.array([(state + _GOLDEN + word) & _MASK], np.uint64))[0])
+    return state
+
+
+def bits(stream: int, counters: np.ndarray) -> np.ndarray:
+    """uint64 of the stream at `counters` (any non-negative integers); distinct where they are."""
+    counters = np.asarray(counters).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        return _mix(np.uint64(stream) + (counters + np.uint64(1)) * np.uint64(_GOLDEN))
+
+
+def uniform(stream: int, counters: np.ndarray) -> np.ndarray:
+    """float64 in [0, 1) of the stream at `counters`, 53 bits each."""
+    return (bits(stream, counters) >> np.uint64(11)) * 2.0**-53

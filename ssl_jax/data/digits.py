@@ -1,0 +1,71 @@
+"""`digits`: the 1797 handwritten digits that come with scikit-learn, 8x8 pixels.
+
+From the UCI test set of Alpaydin and Kaynak (1998). Needs no download. `test` is 20% of every class,
+drawn once and for all; `train` is the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from ssl_jax.data import counter
+from ssl_jax.data.image import Canvas
+from ssl_jax.data.request import Request
+from ssl_jax.data.source import ArraySource
+
+SPLITS = ("train", "test")
+SIZES = {"train": 1438, "test": 359}
+NUM_CLASSES = 10
+IMAGE_SIZE = 8
+CHANNELS = 1
+
+
+def dataset(location: str, request: Request) -> Digits:
+    """The data set; `location` is empty."""
+    del location
+    request.refuse_host_views("digits")
+    return Digits(request.canvas(IMAGE_SIZE, CHANNELS))
+
+
+class Digits:
+    """Digits on a canvas, in both splits."""
+
+    splits = SPLITS
+
+    def __init__(self, canvas: Canvas):
+        self._canvas = canvas
+
+    def source(self, split: str) -> ArraySource:
+        images, labels = _load()
+        rows = split_rows(labels)[split]
+        boxes = self._canvas.boxes(0, 0)
+        return ArraySource(
+            name=f"digits[{split}]",
+            canvas=self._canvas,
+            images=np.stack([self._canvas.render(image, boxes) for image in images[rows]]),
+            labels=labels[rows],
+            num_classes=NUM_CLASSES,
+            class_names=tuple(map(str, range(NUM_CLASSES))),
+        )
+
+
+@functools.cache
+def _load() -> tuple[np.ndarray, np.ndarray]:
+    """All images, uint8 [1797 8 8 1] over the whole range 0..255, and labels int32 [1797]."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    return images, bunch.target.astype(np.int32)
+
+
+def split_rows(labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows of train and test, in a fixed random order: a slice of either is a random sample."""
+    order = np.argsort(counter.bits(counter.key(0), np.arange(len(labels))))
+    test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        test[of_class[: round(0.2 * len(of_class))]] = True
+    return {"train": order[~test[order]], "test": order[test[order]]}

@@ -1,0 +1,167 @@
+"""`folder:PATH`: the user's own image files, in class folders or not, however nested.
+
+    PATH/train/cat/1.jpg  PATH/val/cat/2.jpg     splits by folder
+    PATH/cat/1.jpg        PATH/dog/2.jpg         classes; a fifth of the files is held out as `test`
+    PATH/1.jpg            PATH/2019/2.jpg        no classes (or one): everything is `train`
+
+The examples of a split are ordered by a hash of their path, so that a slice such as `train[:10%]` is
+a random sample and not the first classes, and a file added later moves no other one to another split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ssl_jax.data.image import Canvas
+from ssl_jax.data.names import Names
+from ssl_jax.data.request import Request
+from ssl_jax.data.source import EncodedSource
+from ssl_jax.errors import UserError
+
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2",
+)  # fmt: skip
+# A split's name -> the folders it may be in. `test` falls back on the validation images, as the
+# test images of several public sets have no labels.
+_SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
+_HELD_OUT = 5  # of undivided class folders, one file in so many is in `test`
+
+
+def dataset(location: str, request: Request) -> Folder:
+    """The images below the folder `location`.
+
+    Raises:
+      UserError: no such folder, or it is in a bucket.
+    """
+    if "://" in location:
+        raise UserError(f"folder:{location} is not a local path; mount the bucket (gcsfuse)")
+    root = os.path.expanduser(location)
+    if not os.path.isdir(root):
+        what = "is not a folder" if os.path.exists(root) else "does not exist"
+        raise UserError(f"folder:{location}: {root or 'the empty path'} {what}")
+    return Folder(root, request.canvas(), request.strict)
+
+
+class Folder:
+    """Image files below `root`; `splits` names what they divide into."""
+
+    def __init__(self, root: str, canvas: Canvas, strict: bool):
+        self._root, self._canvas, self._strict = root, canvas, strict
+        present = {entry.name for entry in _folders(root)}
+        self._folders = {
+            split: next((name for name in names if name in present), None)
+            for split, names in _SPLIT_FOLDERS.items()
+        }
+        self._divided = self._folders["train"] is not None
+        if self._divided:
+            self._folders["test"] = self._folders["test"] or self._folders["validation"]
+            found = {split: name for split, name in self._folders.items() if name}
+            # The folder's own name works as well: `val` for `validation`.
+            self._splits = found | {name: name for name in found.values()}
+            classes = {
+                entry.name
+                for name in set(self._splits.values())
+                for entry in _folders(os.path.join(root, name))
+            }
+        else:
+            classes = {entry.name for entry in _folders(root)}
+            self._splits = {"train": "", "test": ""} if len(classes) > 1 else {"train": ""}
+        self._classes = tuple(sorted(classes)) if len(classes) > 1 else ()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._splits)
+
+    def source(self, split: str) -> FolderSource:
+        """Lists the files of a split.
+
+        Raises:
+          UserError: there are none.
+        """
+        top = os.path.join(self._root, self._splits[split])
+        hashed = [
+            (hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), path)
+            for path in _images(top)
+        ]
+        if not self._divided and self._classes:
+            held_out = split == "test"
+            hashed = [
+                (digest, path)
+                for digest, path in hashed
+                if (int.from_bytes(digest[:4], "little") % _HELD_OUT == 0) == held_out
+            ]
+        if not hashed:
+            raise UserError(f"no images ({', '.join(EXTENSIONS)}) for split {split!r} below {top}")
+        paths = [path for _, path in sorted(hashed)]
+        class_of = {name: label for label, name in enumerate(self._classes)}
+        labels = np.array([_label(path, class_of) for path in paths], np.int32)
+        return FolderSource(
+            name=f"folder:{self._root}[{split}]",
+            canvas=self._canvas,
+            strict=self._strict,
+            root=top,
+            names=Names(paths),
+            labels=labels if self._classes else None,
+            num_classes=len(self._classes) or None,
+            class_names=self._classes or None,
+        )
+
+
+@dataclasses.dataclass
+class FolderSource(EncodedSource):
+    """Image files; `names` are their paths relative to `root`."""
+
+    root: str = dataclasses.field(kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _example(self, index: int) -> tuple[bytes, int]:
+        with open(os.path.join(self.root, self.names[index]), "rb") as file:
+            encoded = file.read()
+        return encoded, -1 if self.labels is None else int(self.labels[index])
+
+    def _example_name(self, index: int) -> str:
+        return os.path.join(self.root, self.names[index])
+
+
+def _folders(path: str) -> list[os.DirEntry[str]]:
+    """The folders in `path` that are not hidden."""
+    with os.scandir(path) as entries:
+        return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _images(root: str) -> Iterator[str]:
+    """Paths of the image files below `root`, relative to it, `/` between folders."""
+    seen = set()  # links to folders are followed, but not in circles
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        status = os.stat(os.path.join(root, folder))
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(os.path.join(root, folder)) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):  # .DS_Store, and ._1.jpg beside 1.jpg
+                    continue
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir():
+                    pending.append(path)
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    yield path
+
+
+def _label(path: str, class_of: Mapping[str, int]) -> int:
+    """The class of the topmost folder; files outside of class folders have none."""
+    top, slash, _ = path.partition("/")
+    return class_of[top] if slash and class_of else -1

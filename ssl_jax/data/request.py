@@ -1,0 +1,49 @@
+"""What is asked of a data set, whichever it is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ssl_jax.data.image import Canvas
+from ssl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The options that every data set understands; see `ssl_jax.data.load`."""
+
+    image_size: int | None = None
+    channels: int | None = None
+    host_views: int = 0
+    host_crop_scale: tuple[float, float] = (0.08, 1.0)
+    center: float = 1.0
+    strict: bool = False
+    seed: int = 0
+
+    def canvas(self, image_size: int | None = None, channels: int = 3) -> Canvas:
+        """The canvas asked for, completed by the data set's own size and channels.
+
+        Raises:
+          UserError: no size is asked for and the images have none in common.
+        """
+        size = self.image_size or image_size
+        if size is None:
+            raise UserError(
+                "data.image_size is not set and the images have no common size; set it to the "
+                "side of the canvas in pixels, e.g. 224"
+            )
+        return Canvas(
+            size=size,
+            channels=self.channels or channels,
+            views=self.host_views,
+            crop_scale=tuple(self.host_crop_scale),
+            center=self.center,
+        )
+
+    def refuse_host_views(self, name: str) -> None:
+        """Raises UserError if host crops are asked of a data set that has only small arrays."""
+        if self.host_views:
+            raise UserError(
+                f"data.host_views is {self.host_views}, but {name} is cropped on the device; set "
+                "data.host_views=0"
+            )

@@ -1,0 +1,216 @@
+"""`shapes`: one coloured shape on a coloured ground, drawn from known factors.
+
+Any number of examples at any size, without a download. What is drawn is a pure function of (seed,
+split, index). All shapes of one `size` cover the same area, and every other factor is independent
+of the shape, so that pixels say next to nothing about it: the shape has to be seen as one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ssl_jax.data import counter
+from ssl_jax.data.image import Canvas
+from ssl_jax.data.request import Request
+from ssl_jax.data.source import ArraySource, Arrays, Problem, Source
+from ssl_jax.errors import UserError, nearest
+
+SHAPES = ("disc", "square", "triangle", "star", "cross", "ring")
+# Factor -> range from which it is drawn uniformly. Lengths are fractions of the image's side.
+FACTORS = {
+    "shape": (0, len(SHAPES)),  # an integer, index into SHAPES
+    "hue": (0.0, 1.0),
+    "size": (0.12, 0.22),  # radius of the disc of equal area
+    "angle": (0.0, 2 * np.pi),  # radians
+    "x": (0.35, 0.65),  # of the centre; no shape reaches the border
+    "y": (0.35, 0.65),
+    "background": (0.0, 1.0),  # hue of the ground
+}
+SPLITS = ("train", "test")
+IMAGE_SIZE = 32
+CHANNELS = 3
+NUM_GENERATED = 10_000
+BINS = 8  # classes of a continuous factor used as label
+_IN_MEMORY_BYTES = 1 << 30
+_BLOCK_PIXELS = 1 << 18  # drawn at a time: its temporaries fit a processor's cache
+
+
+def sizes(num_generated: int = NUM_GENERATED) -> dict[str, int]:
+    """Examples of each split: `test` is a fifth of `train` on top."""
+    return {"train": num_generated, "test": max(num_generated // 5, 1)}
+
+
+def num_classes(label: str = "shape") -> int:
+    """Classes when the factor `label` is what is to be recognised."""
+    return len(SHAPES) if label == "shape" else BINS
+
+
+def dataset(
+    location: str, request: Request, *, num_generated: int = NUM_GENERATED, label: str = "shape"
+) -> Shapes:
+    """The data set; `location` is empty.
+
+    Args:
+      request: what is asked of every data set.
+      num_generated: examples of the train split.
+      label: the factor that is the label; a continuous one is cut into 8 equal bins.
+    """
+    del location
+    request.refuse_host_views("shapes")
+    if num_generated < 1:
+        raise UserError(f"num_generated is {num_generated}; it must be at least 1")
+    if label not in FACTORS:
+        raise UserError(
+            f"unknown factor {label!r}; factors: {', '.join(FACTORS)}.{nearest(label, FACTORS)}"
+        )
+    return Shapes(request.canvas(IMAGE_SIZE, CHANNELS), num_generated, label, request.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """The drawn shapes, in both splits."""
+
+    canvas: Canvas
+    num_generated: int
+    label: str
+    seed: int
+    splits = SPLITS
+
+    def source(self, split: str) -> Source:
+        indices = np.arange(sizes(self.num_generated)[split])
+        factors = draw_factors(self.seed, split, indices)
+        labels = label_of(factors, self.label)
+        described = {
+            "name": f"shapes[{split}]", "canvas": self.canvas, "labels": labels,
+            "num_classes": num_classes(self.label),
+            "class_names": SHAPES if self.label == "shape" else None,
+            "factors": factors, "factor_names": tuple(FACTORS),
+        }  # fmt: skip
+        if len(indices) * np.prod(self.canvas.shape) > _IN_MEMORY_BYTES:
+            return DrawnSource(**described)
+        images = render(factors, self.canvas.size, self.canvas.channels)
+        return ArraySource(images=images, **described)
+
+
+@dataclasses.dataclass
+class DrawnSource(Source):
+    """Shapes drawn whenever they are read: more of them than should lie in memory."""
+
+    def __len__(self) -> int:
+        return len(self.factors)
+
+    def read(
+        self, indices: np.ndarray, positions: np.ndarray, stream: int
+    ) -> tuple[Arrays, list[Problem]]:
+        del positions, stream  # nothing random
+        image = render(self.factors[indices], self.canvas.size, self.canvas.channels)
+        index = indices.astype(np.int32)
+        return {"image": image, "label": self.labels[indices], "index": index}, []
+
+
+def draw_factors(seed: int, split: str, indices: np.ndarray) -> np.ndarray:
+    """The factors of examples, float32 [n f] in the order of FACTORS."""
+    stream = counter.key(seed, SPLITS.index(split))
+    counters = np.asarray(indices)[:, None] * len(FACTORS) + np.arange(len(FACTORS))  # [n f]
+    low, high = np.array(list(FACTORS.values())).T
+    factors = low + counter.uniform(stream, counters) * (high - low)
+    factors[:, 0] = np.floor(factors[:, 0])
+    return factors.astype(np.float32)
+
+
+def label_of(factors: np.ndarray, name: str) -> np.ndarray:
+    """The factor `name` as a class, int32 [n]."""
+    column = factors[:, list(FACTORS).index(name)]
+    if name == "shape":
+        return column.astype(np.int32)
+    low, high = FACTORS[name]
+    bins = np.floor((column - low) / (high - low) * BINS)
+    return np.clip(bins, 0, BINS - 1).astype(np.int32)
+
+
+def render(factors: np.ndarray, size: int, channels: int = 3) -> np.ndarray:
+    """Draws shapes from their factors.
+
+    Args:
+      factors: float [n f] as `draw_factors` gives them.
+      size: side of the images, pixels.
+      channels: 1 or 3.
+
+    Returns:
+      uint8 [n size size channels], edges smoothed over one pixel.
+    """
+    factors = np.asarray(factors, np.float32)
+    out = np.empty((len(factors), size, size, channels), np.uint8)
+    block = max(1, _BLOCK_PIXELS // size**2)
+    for shape in range(len(SHAPES)):
+        rows = np.flatnonzero(factors[:, 0] == shape)
+        for start in range(0, len(rows), block):
+            part = rows[start : start + block]
+            out[part] = _draw(SHAPES[shape], factors[part], size, channels)
+    return out
+
+
+def _draw(shape: str, factors: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """As `render`, for examples of one shape."""
+    _, hue, radius, angle, x, y, ground_hue = factors.T[:, :, None, None]  # each [n 1 1]
+    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
+    across, down = centres[None, None, :] - x, centres[None, :, None] - y
+    u = (np.cos(angle) * across + np.sin(angle) * down) / radius  # [n s s], unit shape's frame
+    v = (np.cos(angle) * down - np.sin(angle) * across) / radius
+    outside = _DISTANCES[shape](u, v) * radius * size  # pixels beyond the outline
+    cover = np.clip(0.5 - outside, 0.0, 1.0)[..., None]  # [n s s 1]
+    ink = _rgb(hue[:, 0, 0], saturation=0.8, value=0.9)[:, None, None]  # [n 1 1 3]
+    ground = _rgb(ground_hue[:, 0, 0], saturation=0.6, value=0.6)[:, None, None]
+    if channels == 1:
+        luminance = np.array([0.299, 0.587, 0.114], np.float32)
+        ink, ground = (colour @ luminance[:, None] for colour in (ink, ground))
+    return np.round(255 * (ground + cover * (ink - ground))).astype(np.uint8)
+
+
+def _rgb(hue: np.ndarray, saturation: float, value: float) -> np.ndarray:
+    """HSV to RGB, float32 [n 3] in [0, 1]."""
+    sector = (np.array([5, 3, 1], np.float32) + 6 * hue[:, None]) % 6
+    fall = np.clip(np.minimum(sector, 4 - sector), 0, 1)
+    return (value - value * saturation * fall).astype(np.float32)
+
+
+# Distances beyond the outline of shapes of area pi, in units in which the disc has radius 1. They
+# are exact on and near the edges and zero exactly on the outline, which is all that drawing needs.
+
+
+def _ring(u: np.ndarray, v: np.ndarray, hole: float = 0.55) -> np.ndarray:
+    outer = 1 / np.sqrt(1 - hole**2)
+    radius = np.hypot(u, v)
+    return np.maximum(radius - outer, hole * outer - radius)
+
+
+def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    arm = np.sqrt(9 * np.pi / 20)  # half length, three times the half width
+    u, v = np.abs(u), np.abs(v)
+    return np.maximum(np.minimum(u, v) - arm / 3, np.maximum(u, v) - arm)
+
+
+def _star(u: np.ndarray, v: np.ndarray, points: int, inner: float) -> np.ndarray:
+    """A star whose notches lie at `inner` times its tips' radius; cos(pi/points) is a polygon."""
+    half = np.pi / points
+    tip = np.sqrt(np.pi / (points * inner * np.sin(half)))
+    radius, phi = np.hypot(u, v), np.arctan2(v, u)
+    phi = np.abs((phi + half) % (2 * half) - half)  # folded into one half of one point
+    notch_x, notch_y = tip * inner * np.cos(half), tip * inner * np.sin(half)
+    edge_x, edge_y = tip - notch_x, -notch_y  # from the notch to the tip
+    length = np.hypot(edge_x, edge_y)
+    return (
+        (radius * np.cos(phi) - notch_x) * -edge_y + (radius * np.sin(phi) - notch_y) * edge_x
+    ) / length
+
+
+_DISTANCES = {
+    "disc": lambda u, v: np.hypot(u, v) - 1,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - np.float32(np.sqrt(np.pi) / 2),
+    "triangle": lambda u, v: _star(u, v, 3, 0.5),
+    "star": lambda u, v: _star(u, v, 5, 0.45),
+    "cross": _cross,
+    "ring": _ring,
+}

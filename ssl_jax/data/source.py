@@ -1,0 +1,285 @@
+"""What every data set is to the rest: numbered examples, read a batch at a time."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+
+from ssl_jax.data import counter
+from ssl_jax.data.image import Canvas
+from ssl_jax.errors import UserError
+from ssl_jax.method import DataSpec
+
+# So many unreadable images in a row mean that the data set is broken, not a few files.
+MAX_REPLACEMENTS = 100
+_CROPS = 2  # keeps the crops' stream apart from the shuffle's of the same seed
+
+Arrays = dict[str, np.ndarray]
+
+
+class Problem(NamedTuple):
+    """An image that could not be read while filling row `row` of a batch."""
+
+    row: int
+    name: str
+    error: str
+
+
+@dataclasses.dataclass
+class Source(abc.ABC):
+    """A split of a data set, numbered 0 to len - 1.
+
+    Attributes:
+      name: what it is called in messages, e.g. "folder:/data/birds[train]".
+      canvas: size and channels of the images it delivers.
+      labels: int32 [len], -1 where there is none, or None where they are unknown without reading
+        the data or do not exist.
+      num_classes: number of label classes of the whole data set, None without labels.
+      class_names: their names by label, where known.
+      names: a name per example (a path), where there is one.
+      factors: ground-truth factors float32 [len f], named by `factor_names`, or None.
+      problems: images found unreadable so far and replaced, name -> error, in the order found.
+    """
+
+    name: str
+    canvas: Canvas
+    labels: np.ndarray | None = None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    names: Sequence[str] | None = None
+    factors: np.ndarray | None = None
+    factor_names: tuple[str, ...] | None = None
+    problems: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    in_memory: ClassVar[bool] = False  # whether a batch costs no more than a copy
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def read(
+        self, indices: np.ndarray, positions: np.ndarray, stream: int
+    ) -> tuple[Arrays, list[Problem]]:
+        """Reads examples and says which could not be read; see `batch`.
+
+        Args:
+          indices: int [n].
+          positions: int [n], rows of the global batch, which name the random crops.
+          stream: from `crop_stream`.
+        """
+
+    def _rows(self, rows: slice) -> dict[str, Any]:
+        """The fields that hold something per example, cut to `rows`."""
+        fields = ("labels", "names", "factors")
+        values = {field: getattr(self, field) for field in fields}
+        return {field: value[rows] for field, value in values.items() if value is not None}
+
+    def batch(
+        self,
+        indices: np.ndarray,
+        *,
+        seed: int = 0,
+        step: int = 0,
+        positions: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Reads examples.
+
+        An image that cannot be read is replaced by the next readable one and noted in `problems`;
+        its row keeps its `index`, and has the label of the image it got.
+
+        Args:
+          indices: int [n].
+          seed, step, positions: name the random crops, where the canvas has any: row i gets those
+            of position positions[i] of the global batch of (seed, step). Default 0, 0, 0..n-1.
+
+        Returns:
+          image uint8 [n h w c] (or [n v h w c]), label int32 [n] (-1 = none), index int32 [n].
+
+        Raises:
+          UserError: an image is unreadable and the source is strict, or too many are.
+        """
+        positions = np.arange(len(indices)) if positions is None else positions
+        arrays, problems = self.read(np.asarray(indices), positions, crop_stream(seed, step))
+        self.note(problems)
+        return arrays
+
+    def note(self, problems: Sequence[Problem]) -> None:
+        """Adds to `problems`; an image is noted once."""
+        for problem in problems:
+            self.problems.setdefault(problem.name, problem.error)
+
+    @property
+    def spec(self) -> DataSpec:
+        """Shapes, number of examples and of classes."""
+        return make_spec(self.canvas, len(self), self.num_classes)
+
+    def select(self, start: int, stop: int) -> Source:
+        """The examples `start` up to `stop` as a source of their own."""
+        return dataclasses.replace(self, problems={}, **self._rows(slice(start, stop)))
+
+    def problem_summary(self) -> str | None:
+        """One line on `problems`, None if there are none."""
+        if not self.problems:
+            return None
+        name, error = next(iter(self.problems.items()))
+        plural = "s" if len(self.problems) > 1 else ""
+        return (
+            f"{len(self.problems)} unreadable image{plural} replaced by the next readable one; "
+            f"first: {name} ({error})"
+        )
+
+
+def crop_stream(seed: int, step: int) -> int:
+    """Names the random crops of a batch."""
+    return counter.key(seed, _CROPS, step)
+
+
+def make_spec(canvas: Canvas, num_examples: int, num_classes: int | None) -> DataSpec:
+    """The DataSpec of examples on `canvas`."""
+    arrays: Mapping[str, jax.ShapeDtypeStruct] = {
+        "image": jax.ShapeDtypeStruct(canvas.shape, np.uint8),
+        "label": jax.ShapeDtypeStruct((), np.int32),
+        "index": jax.ShapeDtypeStruct((), np.int32),
+    }
+    return DataSpec(arrays=arrays, num_examples=num_examples, num_classes=num_classes)
+
+
+@dataclasses.dataclass
+class ArraySource(Source):
+    """Examples in memory: `images` uint8 [len h w c]."""
+
+    images: np.ndarray = dataclasses.field(kw_only=True)
+    bad_rows: Mapping[int, Problem] = dataclasses.field(default_factory=dict, kw_only=True)
+
+    in_memory: ClassVar[bool] = True
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(
+        self, indices: np.ndarray, positions: np.ndarray, stream: int
+    ) -> tuple[Arrays, list[Problem]]:
+        del positions, stream  # nothing random
+        if self.labels is None:
+            labels = np.full(len(indices), -1, np.int32)
+        else:
+            labels = self.labels[indices]
+        arrays = {
+            "image": self.images[indices],
+            "label": labels,
+            "index": indices.astype(np.int32),
+        }
+        problems = [
+            self.bad_rows[int(index)]._replace(row=row)
+            for row, index in enumerate(indices if self.bad_rows else ())
+            if int(index) in self.bad_rows
+        ]
+        return arrays, problems
+
+    def _rows(self, rows: slice) -> dict[str, Any]:
+        start, stop, _ = rows.indices(len(self))
+        bad_rows = {
+            row - start: problem for row, problem in self.bad_rows.items() if start <= row < stop
+        }
+        return super()._rows(rows) | {"images": self.images[rows], "bad_rows": bad_rows}
+
+
+@dataclasses.dataclass
+class EncodedSource(Source):
+    """Examples are encoded images (JPEG, PNG, ...), decoded whenever they are read.
+
+    Attributes:
+      strict: whether an unreadable image stops the run.
+    """
+
+    strict: bool = dataclasses.field(default=False, kw_only=True)
+
+    @abc.abstractmethod
+    def _example(self, index: int) -> tuple[bytes | np.ndarray, int]:
+        """The encoded (or, exceptionally, decoded) image and its label; may raise anything."""
+
+    def _example_name(self, index: int) -> str:
+        return f"{self.name} example {index}" if self.names is None else self.names[index]
+
+    def read(
+        self, indices: np.ndarray, positions: np.ndarray, stream: int
+    ) -> tuple[Arrays, list[Problem]]:
+        images = np.empty((len(indices), *self.canvas.shape), np.uint8)
+        labels = np.empty(len(indices), np.int32)
+        problems: list[Problem] = []
+        for row, index in enumerate(indices):
+            boxes = self.canvas.boxes(stream, int(positions[row]))
+            for candidate in range(int(index), int(index) + MAX_REPLACEMENTS):
+                candidate %= len(self)
+                try:
+                    encoded, labels[row] = self._example(candidate)
+                    images[row] = self.canvas.render(encoded, boxes)
+                    break
+                except Exception as error:  # Pillow's readers raise all kinds on broken files
+                    name = self._example_name(candidate)
+                    reason = f"{type(error).__name__}: {error}"
+                    if self.strict:
+                        raise UserError(
+                            f"unreadable image {name} ({reason}); remove it, or set "
+                            "data.strict=False to replace it by the next readable one"
+                        ) from error
+                    problems.append(Problem(row, name, reason))
+            else:
+                first = problems[-MAX_REPLACEMENTS]
+                raise UserError(
+                    f"{MAX_REPLACEMENTS} images of {self.name} in a row are unreadable; first: "
+                    f"{first.name} ({first.error})"
+                )
+        index = indices.astype(np.int32)
+        return {"image": images, "label": labels, "index": index}, problems
+
+
+@dataclasses.dataclass
+class Concatenated(Source):
+    """Several sources one after the other; the parts share canvas and classes."""
+
+    parts: tuple[Source, ...] = dataclasses.field(default=(), kw_only=True)
+
+    @classmethod
+    def of(cls, name: str, parts: Sequence[Source]) -> Source:
+        """The parts as one source; in memory if all of them are."""
+        first = parts[0]
+        shared = {
+            "name": name, "canvas": first.canvas, "num_classes": first.num_classes,
+            "class_names": first.class_names, "factor_names": first.factor_names,
+            "labels": _joined([part.labels for part in parts]),
+            "factors": _joined([part.factors for part in parts]),
+        }  # fmt: skip
+        if all(type(part) is ArraySource and not part.bad_rows for part in parts):
+            return ArraySource(images=np.concatenate([part.images for part in parts]), **shared)
+        if all(part.names is not None for part in parts):
+            shared["names"] = [name for part in parts for name in part.names]
+        return cls(parts=tuple(parts), **shared)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def read(
+        self, indices: np.ndarray, positions: np.ndarray, stream: int
+    ) -> tuple[Arrays, list[Problem]]:
+        arrays: dict[str, np.ndarray] = {}
+        problems: list[Problem] = []
+        start = 0
+        for part in self.parts:
+            rows = np.flatnonzero((indices >= start) & (indices < start + len(part)))
+            read, found = part.read(indices[rows] - start, positions[rows], stream)
+            for key, value in read.items():
+                out = arrays.setdefault(key, np.empty((len(indices), *value.shape[1:]), value.dtype))
+                out[rows] = value + start if key == "index" else value
+            problems += [problem._replace(row=int(rows[problem.row])) for problem in found]
+            start += len(part)
+        return arrays, sorted(problems, key=lambda problem: problem.row)
+
+
+def _joined(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+    return None if any(array is None for array in arrays) else np.concatenate(arrays)

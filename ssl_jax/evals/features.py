@@ -1,0 +1,102 @@
+"""Frozen features of a whole split, on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssl_jax.errors import UserError
+
+Encode = Callable[[Mapping[str, Any]], Mapping[str, jax.Array]]
+Gather = Callable[[dict[str, Any]], Mapping[str, np.ndarray]]
+
+
+def extract(
+    encode: Encode,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    gather: Gather | None = None,
+) -> dict[str, np.ndarray]:
+    """Runs an encoder over batches and collects what it returns as NumPy arrays.
+
+    The device encodes one batch while the host copies the one before it. Rows come back sorted by
+    `index` where the batches have one, so that what is drawn from them later does not depend on
+    the order in which a loader, or several processes, delivered them.
+
+    Args:
+      encode: a (jitted) function of a batch without its mask, returning arrays with one row an
+        example, e.g. `h` [n d] and `z` [n d'].
+      batches: dicts of arrays with a leading dimension n. `label` and `index` int [n] are passed
+        on. `mask` bool [n], where there is one, is False on rows that only fill up a batch; they
+        are dropped. A row is encoded alone, so padding cannot change the others.
+      gather: makes host arrays out of a dict of device arrays, all rows of all processes in the
+        order of the global array. Needed where arrays span several processes, e.g.
+        `functools.partial(multihost_utils.process_allgather, tiled=True)`; every process must
+        then yield the same number of batches. Default: `jax.device_get`.
+
+    Returns:
+      The encoder's outputs, floats as float32, and `label`, `index` int32, all with m rows.
+
+    Raises:
+      UserError: there is not one row.
+      ValueError: an output has another number of rows than its batch, or arrays span processes
+        and no `gather` is given.
+    """
+    collected: list[dict[str, np.ndarray]] = []
+    pending = None
+    for batch in batches:
+        started = _start(encode, batch)
+        if pending is not None:
+            collected.append(_finish(pending, gather))
+        pending = started
+    if pending is not None:
+        collected.append(_finish(pending, gather))
+    if not sum(len(next(iter(rows.values()))) for rows in collected):
+        raise UserError("no example to extract features from: the split is empty")
+    features = {name: np.concatenate([rows[name] for rows in collected]) for name in collected[0]}
+    if "index" in features:
+        order = np.argsort(features["index"], kind="stable")
+        features = {name: array[order] for name, array in features.items()}
+    return features
+
+
+def _start(encode: Encode, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Dispatches the encoder; nothing here waits for the device."""
+    inputs = {name: array for name, array in batch.items() if name != "mask"}
+    rows = len(next(iter(inputs.values())))
+    outputs = dict(encode(inputs))
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            raise ValueError(
+                f"features {name!r} have shape {array.shape} for a batch of {rows} examples; "
+                "an encoder returns one row an example"
+            )
+    passed_on = {name: batch[name] for name in ("label", "index", "mask") if name in batch}
+    return outputs | passed_on
+
+
+def _finish(arrays: dict[str, Any], gather: Gather | None) -> dict[str, np.ndarray]:
+    """Waits for one batch, moves it to the host and drops its padding."""
+    if gather is not None:
+        arrays = dict(gather(arrays))
+    else:
+        for name, array in arrays.items():
+            if isinstance(array, jax.Array) and not array.is_fully_addressable:
+                raise ValueError(
+                    f"{name!r} is spread over several processes; pass gather="
+                    "functools.partial(multihost_utils.process_allgather, tiled=True)"
+                )
+        arrays = jax.device_get(arrays)
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    mask = arrays.pop("mask", None)
+    if mask is not None:
+        arrays = {name: array[mask.astype(bool)] for name, array in arrays.items()}
+    return {name: array.astype(_host_dtype(array.dtype)) for name, array in arrays.items()}
+
+
+def _host_dtype(dtype: np.dtype) -> type:
+    # bfloat16 is not a NumPy floating type, so ask what it is not.
+    return np.int32 if np.issubdtype(dtype, np.integer) or dtype == bool else np.float32

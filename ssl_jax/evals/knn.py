@@ -1,0 +1,197 @@
+"""Weighted nearest neighbours on frozen features: a probe with nothing to fit.
+
+Each test example takes the k train examples of highest cosine similarity s_j; each of them votes
+for its class with weight exp(s_j / tau) (Wu et al. 2018, "Unsupervised Feature Learning via
+Non-Parametric Instance Discrimination", Sec. 3.4; k = 200, tau = 0.07).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.errors import UserError
+from ssl_jax.evals.scores import rank_of_label, row_mesh
+
+NEEDS_LABELS = True
+_SIMILARITIES = 2**27  # float32 of one block of queries x bank rows on a device: 512 MiB
+
+
+def evaluate(
+    train: Mapping[str, np.ndarray],
+    test: Mapping[str, np.ndarray],
+    *,
+    num_classes: int,
+    seed: int = 0,
+    devices: Sequence[jax.Device] | None = None,
+    k: int = 200,
+    temperature: float = 0.07,
+    exclude_self: bool = False,
+) -> dict[str, float]:
+    """Accuracy of the weighted vote.
+
+    Args:
+      train, test: `h` float [n d], `label` int [n] in [0, num_classes).
+      num_classes: number of classes.
+      seed: not used, nothing is drawn.
+      devices: the train features are split over them.
+      k: neighbours that vote; more than the train examples are clipped to them, with a warning.
+      temperature: tau, in units of cosine similarity.
+      exclude_self: example i of test is example i of train and must not vote for itself.
+
+    Returns:
+      `top1`, `top5` (with more than five classes) in [0, 1], and `k` as used. Ties go to the
+      lower class; a class that nobody votes for is never right.
+
+    Raises:
+      UserError: k, temperature or exclude_self do not fit the data.
+    """
+    del seed
+    if temperature <= 0:
+        raise UserError(f"eval.knn.temperature is {temperature}; it must be positive")
+    available = len(train["h"]) - exclude_self
+    if k > available:
+        logging.getLogger(__name__).warning(
+            "kNN: k=%d is more than the %d train examples; using k=%d", k, available, available
+        )
+        k = available
+    similarity, index = neighbours(
+        test["h"], train["h"], k, exclude_self=exclude_self, devices=devices
+    )
+    label = np.asarray(test["label"])
+    hits = {"top1": 0, "top5": 0}
+    # Votes are a dense [rows, classes] table: a slice of the test set at a time.
+    block = max(1, 2**24 // num_classes)
+    for first in range(0, len(label), block):
+        rows = slice(first, first + block)
+        votes = vote(similarity[rows], train["label"][index[rows]], num_classes, temperature)
+        voted = np.take_along_axis(votes, label[rows, None], axis=1)[:, 0] > 0
+        rank = rank_of_label(votes, label[rows])
+        hits["top1"] += int((voted & (rank < 1)).sum())
+        hits["top5"] += int((voted & (rank < 5)).sum())
+    if num_classes <= 5:
+        del hits["top5"]
+    return {name: count / len(label) for name, count in hits.items()} | {"k": float(k)}
+
+
+def vote(
+    similarity: np.ndarray, label: np.ndarray, num_classes: int, temperature: float
+) -> np.ndarray:
+    """Sums exp(similarity / temperature) by class, each row up to a positive factor.
+
+    Args:
+      similarity: float [m k] to the k neighbours.
+      label: int [m k] of the neighbours.
+      num_classes: number of classes c.
+      temperature: tau.
+
+    Returns:
+      float64 [m c]. The nearest neighbour's vote is scaled to 1, which no temperature overflows.
+    """
+    scaled = similarity.astype(np.float64) / temperature
+    weight = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    cell = np.arange(len(label))[:, None] * num_classes + label
+    votes = np.bincount(cell.ravel(), weight.ravel(), minlength=len(label) * num_classes)
+    return votes.reshape(len(label), num_classes)
+
+
+def neighbours(
+    queries: np.ndarray,
+    bank: np.ndarray,
+    k: int,
+    *,
+    exclude_self: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows of the bank of highest cosine similarity to each query, best first.
+
+    The bank is split over the devices by rows and stays there; queries go through in blocks.
+    Similarities are float32 at the highest matmul precision. Equal ones are ordered by bank row.
+
+    Args:
+      queries: float [m d], not necessarily normalised.
+      bank: float [n d].
+      k: at most n, with `exclude_self` n - 1.
+      exclude_self: query i is bank row i, which is left out of its neighbours.
+      devices: see `row_mesh`.
+
+    Returns:
+      similarity float32 [m k] and bank row int32 [m k].
+
+    Raises:
+      UserError: k is out of range, or exclude_self with different numbers of rows.
+    """
+    m, n = len(queries), len(bank)
+    if exclude_self and m != n:
+        raise UserError(f"exclude_self compares a set with itself, not {m} with {n} examples")
+    if not 1 <= k <= n - exclude_self:
+        raise UserError(f"k is {k}; it must be between 1 and {n - exclude_self}")
+    mesh = row_mesh(n, devices)
+    per_device = -(-n // mesh.size)
+    block = int(np.clip(_SIMILARITIES // per_device, 1, min(m, 1024)))
+    with jax.set_mesh(mesh):
+        padding = ((0, per_device * mesh.size - n), (0, 0))
+        bank = np.pad(bank, padding) if padding[0][1] else bank
+        bank = _normalize(jax.device_put(bank, NamedSharding(mesh, P("rows"))))
+        found = []
+        for first in range(0, m, block):
+            # Always a full block, so that one compilation serves; surplus rows are cut off below.
+            rows = np.minimum(np.arange(first, first + block), m - 1).astype(np.int32)
+            search = _search(
+                _normalize(jnp.asarray(queries[rows])), rows, bank, np.int32(n),
+                k=k, exclude_self=exclude_self, mesh=mesh,
+            )  # fmt: skip
+            found.append(search)
+        found = jax.device_get(found)
+    similarity, index = (np.concatenate(parts)[:m] for parts in zip(*found, strict=True))
+    return similarity, index
+
+
+@jax.jit
+def _normalize(x: jax.Array) -> jax.Array:
+    x = x.astype(jnp.float32)
+    # Scaling by the largest entry first: the squares of large or tiny features stay in range.
+    x = x / jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True), jnp.finfo(x.dtype).tiny)
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 0.5)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "exclude_self", "mesh"))
+def _search(
+    queries: jax.Array,
+    query_row: jax.Array,
+    bank: jax.Array,
+    bank_rows: jax.Array,
+    *,
+    k: int,
+    exclude_self: bool,
+    mesh: Mesh,
+) -> tuple[jax.Array, jax.Array]:
+    def local(queries, query_row, bank, bank_rows):
+        rows = bank.shape[0]
+        row = jax.lax.axis_index("rows") * rows + jnp.arange(rows, dtype=jnp.int32)
+        similarity = jnp.einsum("qd,rd->qr", queries, bank, precision=jax.lax.Precision.HIGHEST)
+        allowed = (row < bank_rows)[None, :]
+        if exclude_self:
+            allowed &= row[None, :] != query_row[:, None]
+        similarity = jnp.where(allowed, similarity, -jnp.inf)
+        best, column = jax.lax.top_k(similarity, min(k, rows))
+        # Device order is row order and top_k is stable, so ties stay ordered by bank row.
+        best = jax.lax.all_gather(best, "rows", axis=1, tiled=True)
+        row = jax.lax.all_gather(row[column], "rows", axis=1, tiled=True)
+        best, column = jax.lax.top_k(best, k)
+        return best, jnp.take_along_axis(row, column, axis=1)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(P(), P(), P("rows"), P()),
+        out_specs=(P(), P()),
+        check_vma=False,  # the gathered candidates are equal on all devices
+    )(queries, query_row, bank, bank_rows)

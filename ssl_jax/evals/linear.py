@@ -1,0 +1,315 @@
+"""Linear probe: multinomial logistic regression on frozen features, by L-BFGS.
+
+The objective, over weights W [d c] and an unpenalised bias b [c], is
+
+    sum_i cross_entropy(W^T x_i + b, y_i) + (l2 / 2) ||W||^2
+
+(l2 = 1/C of scikit-learn). As in SimCLR (Chen et al. 2020, App. B.8) l2 is chosen among
+log-spaced values in [1e-6, 1e5], theirs are 45, and the probe is then fitted again on all of the
+train split. The value is chosen by accuracy on examples held out of *train*; the test split is
+scored once, at the end.
+
+The features stay on the devices, split by rows. Each step sends W there and the gradient back to
+the host, where L-BFGS runs in float64. Matmuls are float32 at the highest precision.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.errors import UserError
+from ssl_jax.evals.lbfgs import minimise
+from ssl_jax.evals.scores import row_mesh
+
+Array = jax.Array
+
+NEEDS_LABELS = True
+_LOGITS = 2**23  # float32 of one block of rows x classes on a device: 32 MiB
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Rows(NamedTuple):
+    """Examples on the devices, in blocks of r rows; the mesh splits the blocks."""
+
+    x: Array  # [blocks r d] float32
+    label: Array  # [blocks r] int32
+    weight: Array  # [blocks r] float32; 0 for padding and for rows left out
+
+
+class Probe(NamedTuple):
+    """A fitted probe, for features on the scale that it was fitted on."""
+
+    kernel: np.ndarray  # [d c] float64
+    bias: np.ndarray  # [c] float64
+    gradient_norm: float  # of the objective over the number of rows
+    evaluations: int  # of the objective: passes over the data
+
+
+def evaluate(
+    train: Mapping[str, np.ndarray],
+    test: Mapping[str, np.ndarray],
+    *,
+    num_classes: int,
+    seed: int = 0,
+    devices: Sequence[jax.Device] | None = None,
+    l2_min: float = 1e-6,
+    l2_max: float = 1e5,
+    num_l2: int = 12,
+    val_fraction: float = 0.2,
+    standardize: bool = True,
+    max_iterations: int = 200,
+    tolerance: float = 1e-5,
+) -> dict[str, float]:
+    """Fits the probe on train and scores it on test.
+
+    Args:
+      train, test: `h` float [n d], `label` int [n] in [0, num_classes).
+      num_classes: number of classes.
+      seed: of the held-out part of train.
+      devices: the features are split over them, see `row_mesh`.
+      l2_min, l2_max, num_l2: the grid, log-spaced. It is walked from strong to weak
+        regularisation, each fit starting at the one before.
+      val_fraction: share of train held out to choose l2, the same in each class.
+      standardize: divide each feature by its standard deviation over the examples fitted on.
+        Features are centred either way, which the free bias makes good.
+      max_iterations: of L-BFGS, for each fit.
+      tolerance: a fit ends when `Probe.gradient_norm` falls below it.
+
+    Returns:
+      `top1` and `top5` (with more than five classes) on test; `best_l2`, `val_top1` and
+      `l2_at_edge` (1 if the best value is an end of the grid: widen it); `gradient_norm` of the
+      last fit. Among values of l2 with equal `val_top1` the one with the lowest cross-entropy on
+      the held-out examples wins.
+
+    Raises:
+      UserError: an option is out of range, or nothing can be held out.
+    """
+    if not 0 < l2_min <= l2_max or num_l2 < 1:
+        raise UserError(f"eval.linear: no grid of {num_l2} l2 values from {l2_min} to {l2_max}")
+    grid = np.geomspace(l2_max, l2_min, num_l2)
+    held_out = hold_out(train["label"], val_fraction, seed)
+    mesh = row_mesh(len(train["h"]), devices)
+    limits = dict(mesh=mesh, max_iterations=max_iterations, tolerance=tolerance)
+
+    with jax.set_mesh(mesh):
+        rows = place(train["h"], train["label"], ~held_out, num_classes, mesh)
+        chosen_on = moments(rows, standardize=standardize)
+        rows = rows._replace(x=rescale(rows.x, *chosen_on))
+        held_out_rows = rows._replace(weight=place_weight(held_out, rows))
+        best, probe = None, None
+        for l2 in grid:
+            probe = fit(rows, num_classes, l2, start=probe, **limits)
+            val = score(probe, held_out_rows, mesh=mesh)
+            value = (val["top1"], -val["cross_entropy"])
+            if best is None or value > best[0]:
+                best = (value, l2, probe)
+        (val_top1, _), best_l2, probe = best
+
+        # Again on all of train, beginning there. The rescaled features are rescaled once more, so
+        # that one copy of them on the devices does.
+        rows = rows._replace(weight=place_weight(np.ones(len(held_out)), rows))
+        refitted_on = moments(rows, standardize=standardize)
+        rows = rows._replace(x=rescale(rows.x, *refitted_on))
+        probe = fit(rows, num_classes, best_l2, start=probe, **limits)
+        del rows, held_out_rows
+
+        test_rows = place(test["h"], test["label"], np.ones(len(test["h"])), num_classes, mesh)
+        x = rescale(rescale(test_rows.x, *chosen_on), *refitted_on)
+        measured = score(probe, test_rows._replace(x=x), mesh=mesh)
+    if probe.gradient_norm > 1e-3:
+        logging.getLogger(__name__).warning(
+            "linear probe: gradient norm %.1e after %d iterations; raise eval.linear.max_iterations",
+            probe.gradient_norm, max_iterations,
+        )  # fmt: skip
+    del measured["cross_entropy"]
+    return measured | {
+        "best_l2": float(best_l2),
+        "val_top1": val_top1,
+        "l2_at_edge": float(num_l2 > 1 and best_l2 in (grid[0], grid[-1])),
+        "gradient_norm": probe.gradient_norm,
+    }
+
+
+def hold_out(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Marks about `fraction` of each class, drawn from (label, fraction, seed) alone; bool [n].
+
+    A class of one example stays in the training part.
+
+    Raises:
+      UserError: the fraction is outside (0, 1) or leaves nothing held out.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"eval.linear.val_fraction is {fraction}; it must be between 0 and 1")
+    label = np.asarray(label)
+    order = np.random.default_rng(seed).permutation(len(label))
+    order = order[np.argsort(label[order], kind="stable")]  # by class, shuffled within
+    _, first, count = np.unique(label[order], return_index=True, return_counts=True)
+    place_in_class = np.arange(len(label)) - np.repeat(first, count)
+    taken = np.where(count > 1, np.clip(np.round(fraction * count), 1, count - 1), 0)
+    held_out = np.zeros(len(label), bool)
+    held_out[order[place_in_class < np.repeat(taken, count)]] = True
+    if not held_out.any():
+        raise UserError("the linear probe needs a class with at least two train examples")
+    return held_out
+
+
+def fit(
+    rows: Rows,
+    num_classes: int,
+    l2: float,
+    *,
+    mesh: Mesh,
+    start: Probe | None = None,
+    max_iterations: int = 200,
+    tolerance: float = 1e-5,
+) -> Probe:
+    """Minimises the objective of the module's docstring, divided by the sum of the weights.
+
+    Args:
+      rows: centred features; the bias and the weights are then nearly independent problems.
+      num_classes: number of classes c.
+      l2: penalty, l2 = 1/C of scikit-learn.
+      mesh: what the rows are placed on.
+      start: where to begin; default all zero.
+      max_iterations, tolerance: when to end.
+    """
+    d = rows.x.shape[-1]
+    n = float(jnp.sum(rows.weight))
+
+    def gradient(parameters: np.ndarray) -> np.ndarray:
+        kernel, bias = np.split(parameters, [d * num_classes])
+        kernel = kernel.reshape(d, num_classes)
+        kernel_part, bias_part = jax.device_get(
+            _gradient(kernel.astype(np.float32), bias.astype(np.float32), rows, mesh=mesh)
+        )
+        return np.concatenate([(kernel_part + l2 * kernel).ravel(), bias_part]) / n
+
+    if start is None:
+        start = Probe(np.zeros((d, num_classes)), np.zeros(num_classes), np.inf, 0)
+    found = minimise(
+        gradient,
+        np.concatenate([start.kernel.ravel(), start.bias]),
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+    )
+    kernel, bias = np.split(found.x, [d * num_classes])
+    return Probe(kernel.reshape(d, num_classes), bias, found.gradient_norm, found.evaluations)
+
+
+def score(probe: Probe, rows: Rows, *, mesh: Mesh) -> dict[str, float]:
+    """Weighted mean of `top1`, `top5` (with more than five classes) and `cross_entropy`.
+
+    Equal logits go to the lower class.
+    """
+    kernel, bias = probe.kernel.astype(np.float32), probe.bias.astype(np.float32)
+    top1, top5, loss, count = (
+        part.sum(dtype=np.float64)
+        for part in jax.device_get(_hits(kernel, bias, rows, mesh=mesh))
+    )  # fmt: skip
+    measured = {"top1": top1, "top5": top5, "cross_entropy": loss}
+    if len(bias) <= 5:
+        del measured["top5"]
+    return {name: float(total / count) for name, total in measured.items()}
+
+
+def place(
+    h: np.ndarray, label: np.ndarray, weight: np.ndarray, num_classes: int, mesh: Mesh
+) -> Rows:
+    """Puts examples on the devices of the mesh, padded with weight 0 to whole blocks."""
+    n, d = h.shape
+    r = int(np.clip(_LOGITS // num_classes, 128, 8192))
+    r = min(r, -(-n // mesh.size))
+    blocks = mesh.size * -(-n // (mesh.size * r))
+    sharding = NamedSharding(mesh, P("rows"))
+
+    def put(array: np.ndarray, dtype: type) -> Array:
+        array = np.asarray(array, dtype)
+        padding = [(0, blocks * r - n)] + [(0, 0)] * (array.ndim - 1)
+        array = np.pad(array, padding) if blocks * r > n else array
+        return jax.device_put(array.reshape(blocks, r, *array.shape[1:]), sharding)
+
+    return Rows(put(h, np.float32), put(label, np.int32), put(weight, np.float32))
+
+
+def place_weight(weight: np.ndarray, rows: Rows) -> Array:
+    """Weights [n] in the layout of `rows`."""
+    padded = np.zeros(rows.weight.size, np.float32)
+    padded[: len(weight)] = weight
+    return jax.device_put(padded.reshape(rows.weight.shape), rows.weight.sharding)
+
+
+@functools.partial(jax.jit, static_argnames="standardize")
+def moments(rows: Rows, *, standardize: bool) -> tuple[Array, Array]:
+    """Weighted mean [d] and standard deviation [d] of the features.
+
+    The deviation is 1 without `standardize`, and for features that are constant but for rounding:
+    divided by theirs, they would turn into noise.
+    """
+    n = jnp.sum(rows.weight)
+    mean = jnp.einsum("brd,br->d", rows.x, rows.weight, precision=_HIGHEST) / n
+    if not standardize:
+        return mean, jnp.ones_like(mean)
+    centred = rows.x - mean
+    variance = jnp.einsum("brd,br->d", centred * centred, rows.weight, precision=_HIGHEST) / n
+    std = jnp.sqrt(variance)
+    varies = std > 1e-6 * jnp.maximum(jnp.max(std), jnp.abs(mean))
+    return mean, jnp.where(varies, std, 1.0)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def rescale(x: Array, mean: Array, std: Array) -> Array:
+    """(x - mean) / std, in the place of x."""
+    return (x - mean) / std
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _gradient(kernel: Array, bias: Array, rows: Rows, *, mesh: Mesh) -> tuple[Array, Array]:
+    """Gradient of the weighted sum of cross-entropies, [d c] and [c].
+
+    Written out rather than differentiated: one block's logits are alive at a time, and the devices
+    add up their gradients once.
+    """
+
+    def local(kernel: Array, bias: Array, rows: Rows) -> tuple[Array, Array]:
+        def block(total: tuple[Array, Array], rows: Rows):
+            logits = jnp.einsum("rd,dc->rc", rows.x, kernel, precision=_HIGHEST) + bias
+            residual = jax.nn.softmax(logits) - jax.nn.one_hot(rows.label, logits.shape[-1])
+            residual = rows.weight[:, None] * residual  # [r c]
+            kernel_part = jnp.einsum("rd,rc->dc", rows.x, residual, precision=_HIGHEST)
+            return (total[0] + kernel_part, total[1] + residual.sum(axis=0)), None
+
+        zero = (jnp.zeros_like(kernel), jnp.zeros_like(bias))
+        total, _ = jax.lax.scan(block, jax.lax.pcast(zero, "rows", to="varying"), rows)
+        return jax.lax.psum(total, "rows")
+
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(P(), P(), P("rows")), out_specs=(P(), P())
+    )(kernel, bias, rows)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _hits(kernel: Array, bias: Array, rows: Rows, *, mesh: Mesh) -> tuple[Array, ...]:
+    """Weighted sums by block: right at the first guess, within five, cross-entropy, weight."""
+
+    def block(rows: Rows):
+        logits = jnp.einsum("rd,dc->rc", rows.x, kernel, precision=_HIGHEST) + bias
+        label = rows.label[:, None]
+        own = jnp.take_along_axis(logits, label, axis=1)
+        before = (logits > own) | ((logits == own) & (jnp.arange(logits.shape[1]) < label))
+        rank = before.sum(axis=1)
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=1)[:, 0]
+        values = (rank < 1, rank < 5, -log_p, jnp.ones_like(log_p))
+        return tuple(jnp.sum(rows.weight * value) for value in values)
+
+    return jax.shard_map(
+        lambda rows: jax.lax.map(block, rows), mesh=mesh, in_specs=P("rows"), out_specs=P("rows")
+    )(rows)

@@ -1,0 +1,149 @@
+"""Heads on top of an encoder: projectors, predictors, expanders. All are one `MLP`.
+
+The shapes of the papers, for an encoder of 2048 features:
+
+    SimCLR   projection_head("nonlinear", output_dim=128)
+    BYOL     MLP(2, 4096, 256, hidden_bias=True)                      projector and predictor
+    SimSiam  MLP(3, 2048, 2048, output_norm="no_affine")              projector
+             MLP(2, 512, 2048, output_bias=True)                      predictor
+    Barlow   MLP(3, 8192, 8192)                                       projector
+    VICReg   MLP(3, 8192, 8192, hidden_bias=True)                     expander
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.models.functional import Net
+
+HEADS = ("none", "linear", "nonlinear")
+OUTPUT_NORMS = ("none", "scale", "affine", "no_affine")
+
+
+class MLP(nn.Module):
+    """Dense layers with BatchNorm and ReLU between them.
+
+    Attributes:
+      num_layers: dense layers; 1 is a linear map.
+      hidden_dim: width of all but the last layer; None is the width of the input.
+      output_dim: width of the last layer.
+      hidden_norm: whether BatchNorm (scale and offset) stands before each ReLU.
+      output_norm: what follows the last layer: "none", or BatchNorm with "scale" alone, with scale
+        and offset ("affine") or with neither ("no_affine").
+      hidden_bias: a bias in the hidden dense layers; None puts one where no BatchNorm follows.
+      output_bias: a bias in the last dense layer.
+      kernel_std: standard deviation of the kernels' normal initialiser; None is LeCun's (variance
+        1/fan_in).
+      dtype: of the arithmetic; the output and BatchNorm's statistics are float32.
+    """
+
+    num_layers: int = 2
+    hidden_dim: int | None = None
+    output_dim: int = 128
+    hidden_norm: bool = True
+    output_norm: str = "none"
+    hidden_bias: bool | None = None
+    output_bias: bool = False
+    kernel_std: float | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """`[n d]` to `[n output_dim]` float32."""
+        if self.output_norm not in OUTPUT_NORMS:
+            raise UserError(
+                f"unknown output_norm {self.output_norm!r}; known are {OUTPUT_NORMS}."
+                f"{nearest(self.output_norm, OUTPUT_NORMS)}"
+            )
+        kernel_init = (
+            nn.initializers.lecun_normal()
+            if self.kernel_std is None
+            else nn.initializers.normal(self.kernel_std)
+        )
+        dense = functools.partial(nn.Dense, kernel_init=kernel_init, dtype=self.dtype)
+        norm = functools.partial(
+            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5
+        )
+        hidden_dim = self.hidden_dim or x.shape[-1]
+        hidden_bias = not self.hidden_norm if self.hidden_bias is None else self.hidden_bias
+
+        for i in range(1, self.num_layers):
+            x = dense(hidden_dim, use_bias=hidden_bias, name=f"dense{i}")(x)
+            if self.hidden_norm:
+                x = norm(dtype=self.dtype, name=f"norm{i}")(x)
+            x = nn.relu(x)
+        x = dense(self.output_dim, use_bias=self.output_bias, name=f"dense{self.num_layers}")(x)
+        x = x.astype(jnp.float32)
+        if self.output_norm != "none":
+            x = norm(
+                use_scale=self.output_norm in ("scale", "affine"),
+                use_bias=self.output_norm == "affine",
+                name=f"norm{self.num_layers}",
+            )(x)
+        return x
+
+
+class Identity(nn.Module):
+    """No head: the features themselves, in float32."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        del train
+        return x.astype(jnp.float32)
+
+
+def projection_head(
+    kind: str = "nonlinear",
+    *,
+    num_layers: int = 2,
+    hidden_dim: int | None = None,
+    output_dim: int = 128,
+    batch_norm: bool = True,
+    kernel_std: float | None = None,
+    dtype: Any = jnp.float32,
+) -> Net:
+    """SimCLR's projection head g, `[n d]` to z `[n output_dim]` float32 (Chen et al. 2020, 4.2).
+
+    The layers are those of the released code: no dense layer has a bias; BatchNorm follows each,
+    the hidden ones with scale and offset and then ReLU, the last with a scale alone.
+
+    Args:
+      kind: "none" (z = h), "linear" or "nonlinear".
+      num_layers: dense layers of a "nonlinear" head.
+      hidden_dim: width of its hidden layers; None is the width of h, as in the paper.
+      output_dim: width of z; the paper tries 32 to 2048.
+      batch_norm: False leaves BatchNorm out; hidden layers then have a bias.
+      kernel_std: None is LeCun's initialiser. The released code draws N(0, 0.01^2): with
+        BatchNorm after every layer that only makes the first steps larger relative to the
+        weights, and under LARS not even that.
+      dtype: compute dtype.
+
+    Raises:
+      UserError: unknown kind, or a number of layers or a width below 1.
+    """
+    if kind not in HEADS:
+        raise UserError(f"unknown head {kind!r}; heads are {HEADS}.{nearest(kind, HEADS)}")
+    if kind == "none":
+        return Net(Identity())
+    if num_layers < 1 or output_dim < 1 or (hidden_dim is not None and hidden_dim < 1):
+        raise UserError(
+            f"a head of {num_layers} layers, hidden_dim {hidden_dim} and output_dim {output_dim} "
+            "cannot be built; all must be at least 1"
+        )
+    return Net(
+        MLP(
+            num_layers=1 if kind == "linear" else num_layers,
+            hidden_dim=hidden_dim,
+            output_dim=output_dim,
+            hidden_norm=batch_norm,
+            output_norm="scale" if batch_norm else "none",
+            kernel_std=kernel_std,
+            dtype=dtype,
+        )
+    )

@@ -1,0 +1,136 @@
+"""Start-up of runs that span several processes, and the few things those must agree on."""
+
+from __future__ import annotations
+
+import glob
+import os
+import signal
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ssl_jax.errors import UserError
+
+_EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_HEARTBEAT = "SSL_JAX_HEARTBEAT_SECONDS"
+_METADATA = "http://{host}/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+
+
+def initialize() -> bool:
+    """Joins the other processes of this run, if there are any; call it before any other use of JAX.
+
+    Processes are found through, in this order: `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID`, as `launch/multiprocess_local.py` sets them; a SLURM step or an Open MPI job
+    of more than one task; a TPU slice of more than one worker (GKE or Compute Engine), or several
+    slices. In anything else nothing happens. A signal handler for SIGTERM that the program has
+    installed stays: `jax.distributed` would replace it by its own.
+
+    Returns:
+        Whether the run has several processes.
+
+    Raises:
+        UserError: only some of the three variables are set, or a number among them is none.
+    """
+    if jax.distributed.is_initialized():
+        return jax.process_count() > 1
+    arguments = _explicit_arguments(os.environ)
+    if arguments is None:
+        if not is_multi_process(os.environ):
+            return False
+        arguments = {}
+    if _HEARTBEAT in os.environ:
+        arguments["heartbeat_timeout_seconds"] = int(os.environ[_HEARTBEAT])
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    jax.distributed.initialize(**arguments)
+    if on_main_thread and handler is not None:
+        signal.signal(signal.SIGTERM, handler)
+    return jax.process_count() > 1
+
+
+def _explicit_arguments(environ: dict[str, str] | os._Environ) -> dict | None:
+    """Arguments of `jax.distributed.initialize` if the environment spells them out."""
+    address, processes, process = (environ.get(name) for name in _EXPLICIT)
+    if processes is None and process is None:
+        return None  # an address alone leaves the rest to be detected
+    if address is None or processes is None or process is None:
+        missing = [name for name in _EXPLICIT if name not in environ]
+        raise UserError(f"{' and '.join(missing)} not set: set all of {', '.join(_EXPLICIT)}")
+    try:
+        numbers = {"num_processes": int(processes), "process_id": int(process)}
+    except ValueError:
+        raise UserError(
+            f"JAX_NUM_PROCESSES={processes!r}, JAX_PROCESS_ID={process!r}: both are integers"
+        ) from None
+    # Otherwise jax would take the local rank of a surrounding SLURM step for a device number.
+    return {
+        "coordinator_address": address,
+        "cluster_detection_method": "deactivate",
+        **numbers,
+    }
+
+
+def is_multi_process(environ: dict[str, str] | os._Environ) -> bool:
+    """Whether the environment is that of one process among several, as far as JAX can detect."""
+    if "JAX_COORDINATOR_ADDRESS" in environ:
+        return True
+    # SLURM_NTASKS is also set inside a batch script or an allocation, where there is one process;
+    # the step's own count is not.
+    tasks = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+    if any(int(environ.get(name) or 1) > 1 for name in tasks):
+        return True
+    platforms = (jax.config.jax_platforms or "").split(",")
+    return platforms[0] in ("", "tpu") and _tpu_workers(environ) > 1
+
+
+def _tpu_workers(environ: dict[str, str] | os._Environ) -> int:
+    """Workers in this TPU slice: from the environment (GKE), or from the metadata server."""
+    for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+        if environ.get(name):
+            return len(environ[name].split(","))
+    no_chip = not glob.glob("/dev/accel[0-9]*") and not glob.glob("/dev/vfio/[0-9]*")
+    if no_chip or "TPU_SKIP_MDS_QUERY" in environ:
+        return 1
+    host = environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    request = urllib.request.Request(
+        _METADATA.format(host=host), headers={"Metadata-Flavor": "Google"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return len(response.read().decode().split(","))
+    except (urllib.error.URLError, OSError):
+        return 1
+
+
+def any_process(flag: bool) -> bool:
+    """True on every process if `flag` is true on one of them.
+
+    Every process must call it at the same point: hosts of one run use it to save and to stop at the
+    same step. It waits for the steps that are already dispatched, so call it every few steps, not
+    at each.
+    """
+    if jax.process_count() == 1:
+        return bool(flag)
+    return bool(multihost_utils.process_allgather(np.asarray(flag, np.int32)).any())
+
+
+def from_first_process(numbers: Sequence[int]) -> list[int]:
+    """The first process's list of (32-bit) integers, on every process."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
+    padded = np.zeros(length, np.int32)
+    if jax.process_index() == 0:
+        padded[:] = numbers
+    return multihost_utils.broadcast_one_to_all(padded).tolist() if length else []
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come here; `name` must be the same on all of them."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,170 @@
+"""Where each array of the training state lives.
+
+Parameters are placed by rules on their path, optimizer statistics follow their parameter, and all
+else is replicated. Fully sharded data parallelism (ZeRO-3, Rajbhandari et al. 2020) is then only a
+placement: XLA gathers a parameter where it is used and scatters its gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.errors import UserError, nearest
+
+# A regular expression, and for each dimension an axis of the mesh, several of them, or None.
+Rule = tuple[str, Sequence[str | Sequence[str] | None]]
+
+# Smaller parameters stay whole: gathering them costs more than the memory they occupy.
+MIN_SHARDED_SIZE = 2**14
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A key path of `jax.tree_util` as one '/'-joined name, e.g. `params/encoder/conv/kernel`."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def state_shardings(
+    abstract_state: Any,
+    mesh: Mesh,
+    rules: Sequence[Rule] = (),
+    *,
+    min_size: int = MIN_SHARDED_SIZE,
+) -> Any:
+    """The sharding of every array in a training state.
+
+    A rule `(regex, spec)` applies to the first-level entries other than `opt_state`: the first
+    whose regex is found in the array's path (`params/encoder/conv1/kernel`, `buffers/queue`)
+    decides. Without a match parameters of at least `min_size` elements are split along their
+    largest dimension that divides by the mesh's `fsdp` axis, and everything else is replicated.
+
+    A leaf of `opt_state` (momentum, accumulated gradient, averaged parameter; at any nesting of
+    transforms) belongs to the parameter whose path ends its own, and is placed like it if also the
+    shapes agree. Factored statistics, counters and schedules do not agree and are replicated.
+
+    Args:
+        abstract_state: tree with entries `params` and `opt_state`, such as `jax.eval_shape` gives.
+        mesh: mesh of `make_mesh`.
+        rules: placements that replace the default.
+        min_size: elements from which on a parameter is split over `fsdp`.
+
+    Returns:
+        The same tree of `NamedSharding`.
+
+    Raises:
+        UserError: a rule names an unknown axis, does not fit the arrays it matches, or matches
+            none.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(abstract_state)
+    arrays = {path_name(path): leaf for path, leaf in leaves}
+    unused = {pattern for pattern, _ in rules}
+    placed: dict[str, P] = {}
+    for name, array in arrays.items():
+        if name.startswith("opt_state/"):
+            continue
+        matches = [(pattern, spec) for pattern, spec in rules if re.search(pattern, name)]
+        unused.difference_update(pattern for pattern, _ in matches)
+        if matches:
+            placed[name] = _checked_spec(*matches[0], name, array.shape, mesh)
+        elif name.startswith("params/"):
+            placed[name] = _fsdp_spec(array.shape, mesh.shape["fsdp"], min_size)
+        else:
+            placed[name] = P()
+    if unused:
+        raise UserError(
+            f"mesh.rules: {sorted(unused)[0]!r} matches no array of the state; paths look like "
+            f"{next((name for name in arrays if name.startswith('params/')), next(iter(arrays)))!r}"
+        )
+    parameters = {
+        name.removeprefix("params/"): (arrays[name].shape, spec)
+        for name, spec in placed.items()
+        if name.startswith("params/")
+    }
+    for name, array in arrays.items():
+        if name not in placed:
+            placed[name] = _spec_of_parameter(name, array.shape, parameters)
+    return treedef.unflatten(NamedSharding(mesh, placed[name]) for name in arrays)
+
+
+def _fsdp_spec(shape: tuple[int, ...], shards: int, min_size: int) -> P:
+    """Splits the largest dimension that divides, the last of equals; P() if there is none."""
+    candidates = [axis for axis, size in enumerate(shape) if size % shards == 0]
+    if shards == 1 or not candidates or math.prod(shape) < min_size:
+        return P()
+    chosen = max(candidates, key=lambda axis: (shape[axis], axis))
+    return P(*("fsdp" if axis == chosen else None for axis in range(chosen + 1)))
+
+
+def _checked_spec(
+    pattern: str, spec: Sequence[Any], name: str, shape: tuple[int, ...], mesh: Mesh
+) -> P:
+    """The rule's spec, if its axes exist and divide the dimensions they are given."""
+    if len(spec) > len(shape):
+        raise UserError(
+            f"mesh.rules: {pattern!r} places {len(spec)} dimensions but {name} has shape {shape}"
+        )
+    for dimension, axes in zip(shape, spec, strict=False):
+        axes = () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+        for axis in axes:
+            if axis not in mesh.shape:
+                raise UserError(
+                    f"mesh.rules: {pattern!r} names axis {axis!r}; the mesh has "
+                    f"{', '.join(mesh.shape)}.{nearest(axis, mesh.shape)}"
+                )
+        shards = math.prod(mesh.shape[axis] for axis in axes)
+        if dimension % shards:
+            raise UserError(
+                f"mesh.rules: {pattern!r} splits a dimension of {dimension} of {name} {shape} over "
+                f"{shards} devices; leave it whole (None) or change the mesh"
+            )
+    return P(*(tuple(axes) if isinstance(axes, list) else axes for axes in spec))
+
+
+def _spec_of_parameter(
+    name: str, shape: tuple[int, ...], parameters: Mapping[str, tuple[tuple[int, ...], P]]
+) -> P:
+    """The spec of the parameter whose path is the longest suffix of `name`, if shapes agree."""
+    parts = name.split("/")
+    for start in range(1, len(parts)):
+        suffix = "/".join(parts[start:])
+        if suffix in parameters:
+            parameter_shape, spec = parameters[suffix]
+            return spec if shape == parameter_shape else P()
+    return P()
+
+
+def init_sharded(
+    init: Callable[..., Any],
+    *args: Any,
+    mesh: Mesh,
+    rules: Sequence[Rule] = (),
+    min_size: int = MIN_SHARDED_SIZE,
+) -> tuple[Any, Any]:
+    """Builds a training state straight into its shards: no device ever holds the whole of it.
+
+    Args:
+        init: function of `args` returning the state; it is traced, and compiled once.
+        args: its arguments, arrays or trees of them.
+        mesh, rules, min_size: as for `state_shardings`.
+
+    Returns:
+        The state and its shardings. Give the latter to the train step as `out_shardings` too, or
+        the state drifts from its placement and the step compiles again.
+    """
+    shardings = state_shardings(jax.eval_shape(init, *args), mesh, rules, min_size=min_size)
+    return jax.jit(init, out_shardings=shardings)(*args), shardings
+
+
+def abstract_with(shardings: Any, abstract_state: Any) -> Any:
+    """The state's shapes and dtypes together with its shardings, as restoring needs them."""
+    return jax.tree.map(
+        lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+        abstract_state,
+        shardings,
+    )

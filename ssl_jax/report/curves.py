@@ -1,0 +1,255 @@
+"""Metric rows -> the charts of a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.report import figures
+from ssl_jax.report.figures import Level, Line
+from ssl_jax.report.inputs import Results
+from ssl_jax.report.tables import Summary, summarise
+
+Rows = Sequence[Mapping[str, Any]]
+MAX_POINTS = 300  # of a line; more are averaged in bins
+MAX_OTHERS = 12  # charts of metrics that have no place of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A chart and what the page says with it.
+
+    Attributes:
+      title: with its unit in brackets.
+      svg: the drawing.
+      key: (label, colour slot, whether it is a dashed level), empty for a single line.
+      last: the last or the median value, formatted; empty where there are several lines.
+      note: what a reader must know, e.g. values left out.
+    """
+
+    title: str
+    svg: str
+    key: tuple[tuple[str, int, bool], ...] = ()
+    last: str = ""
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """Which metrics share a chart: every key that `pattern` matches as a whole is a line."""
+
+    title: str
+    pattern: str
+    percent: bool = False
+    from_zero: bool = False
+    typical: bool = False  # the median says more than the last value
+
+    def keys(self, known: Sequence[str]) -> list[str]:
+        return [k for k in known if re.fullmatch(self.pattern, k) and "few_shot" not in k]
+
+
+TRAINING = (
+    Panel("Loss (nats)", r"train/loss"),
+    Panel("Contrastive accuracy", r"train/contrastive_accuracy", percent=True),
+    Panel("Contrastive entropy (nats)", r"train/entropy"),
+    Panel("Learning rate", r"train/(?:lr|learning_rate)(?:/.+)?"),
+    Panel("Images a second", r"train/images_per_s", from_zero=True, typical=True),
+    Panel("Share of time waiting for data", r"train/data_wait", True, True, typical=True),
+    Panel("Model FLOP utilisation", r"train/mfu", True, True, typical=True),
+)
+COLLAPSE = (
+    Panel("Effective rank (RankMe)", r"(?:.*/)?rankme(?:_\w+)?", from_zero=True),
+    Panel("Spread of normalised embeddings", r"(?:.*/)?std(?:_\w+)?", from_zero=True),
+    Panel("Alignment", r"(?:.*/)?alignment(?:_\w+)?", from_zero=True),
+    Panel("Uniformity", r"(?:.*/)?uniformity(?:_\w+)?"),
+)
+_PROBE = re.compile(r"(?:eval/)?(knn|linear|online)(?:_probe)?/(?:top1|accuracy)"
+                    r"|(?:train|eval)/(online)(?:_probe)?(?:/|_)(?:top1|accuracy|acc)")  # fmt: skip
+_FEW_SHOT = re.compile(r"(?:eval/)?few_shot/(\d+)")
+_PROBE_NAMES = {"knn": "kNN", "linear": "linear probe", "online": "online probe"}
+_HIDDEN = re.compile(r"train/(?:steps_per_s|step|epoch)|.*_std|eval/.*")
+
+
+def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values), float [n] each, of the rows that have `key`; the last row of a step wins."""
+    values = {int(row["step"]): float(row[key]) for row in rows if _is_number(row.get(key))}
+    steps = sorted(values)
+    return np.array(steps, float), np.array([values[step] for step in steps], float)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def numeric_keys(rows: Rows) -> list[str]:
+    """Names of all numbers in the rows, sorted."""
+    return sorted({k for row in rows for k, v in row.items() if k != "step" and _is_number(v)})
+
+
+def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most MAX_POINTS of them: means of as many consecutive values each, nan left out."""
+    if len(x) <= MAX_POINTS:
+        return x, y
+    size = -(-len(x) // MAX_POINTS)
+    parts = [slice(start, start + size) for start in range(0, len(x), size)]
+    finite = np.isfinite(y)
+    means = [y[p][finite[p]].mean() if finite[p].any() else np.nan for p in parts]
+    return np.array([x[p].mean() for p in parts]), np.array(means)
+
+
+def training_charts(rows: Rows) -> list[Chart]:
+    """Loss, contrastive accuracy and the like, then whatever else was logged under `train/`."""
+    known = numeric_keys(rows)
+    charts = _charts(TRAINING, rows, "train")
+    taken = {key for panel in (*TRAINING, *COLLAPSE) for key in panel.keys(known)}
+    others = [
+        key for key in known
+        if key.startswith("train/") and key not in taken
+        and not _HIDDEN.fullmatch(key) and not _PROBE.fullmatch(key)
+    ]  # fmt: skip
+    panels = [
+        Panel(key.removeprefix("train/").replace("_", " ").capitalize(), re.escape(key))
+        for key in others[:MAX_OTHERS]
+    ]
+    return charts + _charts(panels, rows, "other")
+
+
+def collapse_charts(rows: Rows, alerts: Sequence[float] = ()) -> list[Chart]:
+    """The collapse monitor over the steps, with a mark at each warning."""
+    return _charts(COLLAPSE, rows, "collapse", alerts, size=(520, 230))
+
+
+def _charts(
+    panels: Sequence[Panel],
+    rows: Rows,
+    prefix: str,
+    alerts: Sequence[float] = (),
+    size: tuple[float, float] = (360, 210),
+) -> list[Chart]:
+    known = numeric_keys(rows)
+    charts = []
+    for number, panel in enumerate(panels):
+        keys = panel.keys(known)
+        if keys:
+            charts.append(_chart(f"{prefix}{number}", panel, keys, rows, alerts, size))
+    return charts
+
+
+def _chart(
+    name: str,
+    panel: Panel,
+    keys: list[str],
+    rows: Rows,
+    alerts: Sequence[float],
+    size: tuple[float, float],
+) -> Chart:
+    labels = _short_labels(keys)
+    lines, broken = [], 0
+    for slot, (key, label) in enumerate(zip(keys, labels, strict=True)):
+        x, y = series(rows, key)
+        broken += int((~np.isfinite(y)).sum())
+        y = np.where(np.isfinite(y), y, np.nan)
+        lines.append(Line(label, *thin(x, y), slot=slot))
+    svg = figures.line_chart(
+        name, panel.title, lines, alerts=alerts, percent=panel.percent,
+        from_zero=panel.from_zero, size=size,
+    )  # fmt: skip
+    single = len(lines) == 1
+    key = () if single else tuple((line.label, line.slot, False) for line in lines)
+    last = _value(series(rows, keys[0])[1], panel) if single else ""
+    note = f"{broken} non-finite value{'s' * (broken > 1)} left out" if broken else ""
+    return Chart(panel.title, svg, key, last, note)
+
+
+def _value(y: np.ndarray, panel: Panel) -> str:
+    """The last value, or the median of the finite ones."""
+    value = float(y[-1])
+    if panel.typical and np.isfinite(y).any():
+        value = float(np.median(y[np.isfinite(y)]))
+    if not np.isfinite(value):
+        return str(value)
+    text = f"{100 * value:.1f}%" if panel.percent else figures.short_number(value)
+    return f"median {text}" if panel.typical else text
+
+
+def _short_labels(keys: Sequence[str]) -> list[str]:
+    """What tells keys apart: "collapse/rankme_h", "collapse/rankme_z" -> "h", "z"."""
+    words = [re.split(r"[/_]", key) for key in keys]
+    while len(words) > 1 and all(len(w) > 1 and w[0] == words[0][0] for w in words):
+        words = [w[1:] for w in words]
+    return [" ".join(w) for w in words]
+
+
+def probe_charts(rows: Rows, results: Results) -> list[Chart]:
+    """Probe accuracies over the steps, beside what the representations of `results` reach."""
+    baselines = dict(list(results.items())[:-1])
+    summary = summarise(baselines)
+    known = numeric_keys(rows)
+    charts = []
+    probes = [key for key in known if _PROBE.fullmatch(key)]
+    if probes:
+        names = [_probe_name(key) for key in probes]
+        lines = [Line(n, *series(rows, k), slot=s) for s, (n, k) in enumerate(zip(names, probes,
+                 strict=True))]  # fmt: skip
+        levels = _levels(summary, "knn/top1", "kNN") if "kNN" in names else []
+        charts.append(_probe_chart("probes", "Probe accuracy", lines, levels))
+    shots = sorted((int(m[1]), key) for key in known if (m := _FEW_SHOT.fullmatch(key)))
+    if shots:
+        lines = []
+        for slot, (count, key) in enumerate(shots):
+            x, y = series(rows, key)
+            spread = dict(zip(*series(rows, f"{key}_std"), strict=True))
+            band = np.array([spread.get(step, np.nan) for step in x]) if spread else None
+            label = f"{count} label{'s' * (count > 1)} a class"
+            lines.append(Line(label, x, y, band, slot=slot))
+        charts.append(_probe_chart("shots", "Few-shot accuracy, mean ± std", lines, []))
+    return charts
+
+
+def _probe_name(key: str) -> str:
+    name = _PROBE_NAMES[next(filter(None, _PROBE.fullmatch(key).groups()))]
+    return f"{name}, training batches" if key.startswith("train/") else name
+
+
+def _levels(summary: Summary, key: str, what: str) -> list[Level]:
+    slot = figures.NUM_SERIES - 1
+    return [
+        Level(f"{what}, {name}", scores[key].mean, slot=slot - number % 2)
+        for number, (name, scores) in enumerate(summary.rows.items())
+        if key in scores
+    ]
+
+
+def _probe_chart(name: str, title: str, lines: list[Line], levels: list[Level]) -> Chart:
+    svg = figures.line_chart(name, title, lines, levels=levels, percent=True, size=(540, 280))
+    key = [(line.label, line.slot, False) for line in lines]
+    key += [(level.label, level.slot, True) for level in levels]
+    return Chart(title, svg, tuple(key))
+
+
+def label_efficiency_chart(results: Results) -> Chart | None:
+    """Few-shot accuracy over labels a class, a line a representation, bars of one std."""
+    summary = summarise(results)
+    shots = summary.shots()
+    names = [name for name, scores in summary.rows.items()
+             if any(f"few_shot/{s}" in scores for s in shots)]  # fmt: skip
+    if len(shots) < 2 or not names:
+        return None
+    lines = []
+    for number, name in enumerate(names):
+        scores = [summary.rows[name].get(f"few_shot/{s}") for s in shots]
+        mean = np.array([np.nan if s is None else s.mean for s in scores])
+        spread = np.array([np.nan if s is None or s.std is None else s.std for s in scores])
+        # The trained encoder, which comes last, has the first colour everywhere on the page.
+        slot = 0 if number == len(names) - 1 else figures.NUM_SERIES - 1 - number % 2
+        # Side by side, or the bars would hide each other.
+        shift = 2 ** (0.05 * (number - (len(names) - 1) / 2))
+        lines.append(Line(name, np.array(shots) * shift, mean, spread, slot=slot, dots=True))
+    title = "Few-shot accuracy"
+    svg = figures.line_chart("efficiency", title, lines, percent=True, x_label="labels a class",
+                             x_ticks=shots, error_bars=True, size=(400, 262))  # fmt: skip
+    return Chart(title, svg, tuple((line.label, line.slot, False) for line in lines))

@@ -1,0 +1,301 @@
+"""Figures as inline SVG that takes its fonts and colours from the page.
+
+Matplotlib draws with stand-in colours, which are then replaced by the page's CSS variables: one
+figure serves the light and the dark scheme. Text stays text, set in the page's own font.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+
+# Stand-in -> CSS variable. Slots 0.. are the series of a chart, classes 0.. those of a map.
+INK, MUTED, RULE, PAPER, ALERT = "#010101", "#010102", "#010103", "#010104", "#010105"
+_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", ALERT: "alert"}
+NUM_SERIES, NUM_CLASS_COLOURS = 6, 10
+_VARIABLES |= {f"#0102{i:02x}": f"s{i}" for i in range(NUM_SERIES)}
+_VARIABLES |= {f"#0103{i:02x}": f"c{i}" for i in range(NUM_CLASS_COLOURS)}
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 11,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "text.parse_math": False,  # names may hold a dollar sign
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "figure.facecolor": "none",
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "lines.solid_capstyle": "round",
+    "lines.solid_joinstyle": "round",
+}
+
+
+def series_colour(slot: int) -> str:
+    return f"#0102{slot % NUM_SERIES:02x}"
+
+
+def class_colour(slot: int) -> str:
+    return f"#0103{slot % NUM_CLASS_COLOURS:02x}"
+
+
+def class_marker(slot: int) -> str:
+    """Ten colours tell ten classes apart; the next ten have another shape."""
+    return "o" if slot < NUM_CLASS_COLOURS else "^"
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+      label: its name in the key.
+      x, y: float [n]; nan leaves a gap.
+      spread: float [n] or None: a band of y ± spread.
+      slot: its colour.
+      faint: thin, for raw values under their average.
+      dots: a dot at each value; sparse lines have them anyway.
+    """
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    spread: np.ndarray | None = None
+    slot: int = 0
+    faint: bool = False
+    dots: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """A horizontal line for comparison, e.g. what raw pixels reach."""
+
+    label: str
+    y: float
+    slot: int = 0
+
+
+def line_chart(
+    name: str,
+    title: str,
+    lines: Sequence[Line],
+    *,
+    levels: Sequence[Level] = (),
+    alerts: Sequence[float] = (),
+    percent: bool = False,
+    from_zero: bool = False,
+    x_label: str = "step",
+    x_ticks: Sequence[float] | None = None,
+    error_bars: bool = False,
+    size: tuple[float, float] = (360, 210),
+) -> str:
+    """An SVG chart of lines over steps, or over the values `x_ticks` on a log2 axis.
+
+    Args:
+      name: unique on the page; prefixes the ids within the SVG.
+      title: what a screen reader says.
+      alerts: x of vertical marks.
+      percent: y is a fraction and is shown in %.
+      from_zero: the y axis starts at 0.
+      error_bars: draw `spread` as bars rather than a band.
+      size: in pixels, as the page shows it unscaled.
+    """
+
+    def draw(axes: Axes) -> None:
+        for level in levels:
+            axes.axhline(level.y, color=series_colour(level.slot), lw=1.1, ls=(0, (4, 3)))
+        for alert in alerts:
+            axes.axvline(alert, color=ALERT, lw=1, alpha=0.5)
+        for line in lines:
+            _draw_line(axes, line, error_bars)
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(x_label, fontsize=11)
+        _limit_x(axes, lines)
+        _limit_y(axes, lines, levels, percent)
+        if from_zero and axes.get_ylim()[1] > 0:
+            axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
+        if x_ticks is not None:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(list(x_ticks), [f"{tick:g}" for tick in x_ticks])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.margins(x=0.06)
+
+    return _svg(name, title, draw, size)
+
+
+def _draw_line(axes: Axes, line: Line, error_bars: bool) -> None:
+    colour = series_colour(line.slot)
+    finite = np.isfinite(line.y)
+    if line.spread is not None and error_bars:
+        axes.errorbar(line.x, line.y, yerr=line.spread, fmt="none", ecolor=colour, elinewidth=1.1,
+                      capsize=3, capthick=1.1)  # fmt: skip
+    elif line.spread is not None:
+        low, high = line.y - line.spread, line.y + line.spread
+        axes.fill_between(line.x, low, high, color=colour, alpha=0.16, linewidth=0)
+    dots = line.dots or finite.sum() <= 30
+    marker = {"marker": "o", "markersize": 3.6, "markeredgewidth": 0} if dots else {}
+    width, alpha = (0.8, 0.35) if line.faint else (1.7, 1.0)
+    if line.faint:
+        marker = {}
+    axes.plot(line.x, line.y, color=colour, lw=width, alpha=alpha, **marker)
+
+
+def _limit_x(axes: Axes, lines: Sequence[Line]) -> None:
+    axes.margins(x=0.02)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
+    if all(len(line.x) < 2 for line in lines):  # one value: no axis of fractions of a step
+        axes.set_xticks(sorted({float(x) for line in lines for x in line.x}))
+
+
+def _limit_y(axes: Axes, lines: Sequence[Line], levels: Sequence[Level], percent: bool) -> None:
+    if percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="%", decimals=None))
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: short_number(y)))
+    axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
+    values = np.concatenate([line.y for line in lines] + [[level.y for level in levels]])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_locator(NullLocator())
+        axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=MUTED)
+    elif values.max() - values.min() <= 1e-9 * abs(values.max()):  # flat: no magnified rounding
+        pad = 0.1 * abs(values.max()) or 1.0
+        axes.set_ylim(values.min() - pad, values.max() + pad)
+
+
+def scatter_map(
+    name: str,
+    title: str,
+    points: np.ndarray,
+    classes: Sequence[tuple[str, np.ndarray]],
+    *,
+    side: float = 470,
+    direct_labels: bool = True,
+) -> str:
+    """An SVG map.
+
+    Args:
+      name: unique on the page.
+      title: what a screen reader says.
+      points: float [n 2].
+      classes: (name, bool [n]) of each class that has a colour, in the order of its slot; the other
+        points are grey. The points of a class are a group with the id `<name>-class-<slot>`.
+      side: in pixels.
+      direct_labels: write the name of a class over the median of its points.
+    """
+
+    def draw(axes: Axes) -> None:
+        area = float(np.clip(16_000 / max(len(points), 1), 9, 40))
+        rest = ~np.any([members for _, members in classes], axis=0) if classes else (
+            np.ones(len(points), bool))  # fmt: skip
+        axes.scatter(*points[rest].T, s=area, c=RULE if classes else series_colour(0), lw=0,
+                     alpha=0.9 if classes else 0.6)  # fmt: skip
+        for slot, (_, members) in enumerate(classes):
+            group = axes.scatter(*points[members].T, s=area, c=class_colour(slot), lw=0,
+                                 marker=class_marker(slot), alpha=0.85)  # fmt: skip
+            group.set_gid(f"class-{slot}")
+        if direct_labels:
+            for label, members in classes:
+                if members.any():
+                    _label_class(axes, label, points[members])
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.margins(0.03)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+
+    return _svg(name, title, draw, (side, side))
+
+
+def _label_class(axes: Axes, label: str, points: np.ndarray) -> None:
+    # At the member nearest to the median: the median itself may lie between two clusters.
+    middle = points[np.argmin(np.abs(points - np.median(points, axis=0)).sum(axis=1))]
+    text = label if len(label) <= 14 else label[:13] + "…"
+    axes.text(*middle, text, ha="center", va="center_baseline", fontsize=13, fontweight="bold",
+              gid="halo")  # fmt: skip
+
+
+def _svg(name: str, title: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+        # One SVG unit is one pixel of the page: figures are 72 units an inch.
+        figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
+        draw(figure.subplots())
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(
+            ("Date", "Creator", "Format", "Type")))  # fmt: skip
+    return _for_page(out.getvalue(), name, title)
+
+
+def _for_page(svg: str, name: str, title: str) -> str:
+    """A stand-alone SVG -> one that lives in the page: its fonts, its colours, unique ids."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.S)  # would apply to the whole page
+    used = set(re.findall(r"(?:href=\"#|url\(#)([^)\"]+)", svg))
+    # Only tags are rewritten: the text between them is the user's.
+    svg = re.sub(r"<[^>]*>", lambda match: _tag_for_page(match[0], name, used), svg)
+    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><")
+    label = html.escape(title, quote=True)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _tag_for_page(tag: str, name: str, used: set[str]) -> str:
+    def rename(match: re.Match[str]) -> str:
+        old = match[1]
+        if old == "halo":
+            return ' class="halo"'
+        return f' id="{name}-{old}"' if old in used or old.startswith("class-") else ""
+
+    if tag.startswith("<svg"):
+        tag = re.sub(r" (width|height|version|xmlns:xlink)=\"[^\"]*\"", "", tag)
+    tag = re.sub(r"font-family:[^;\"]*(; )?", "", tag)
+    tag = re.sub(r"font: (?:(bold|\d+) )?([\d.]+px)[^;\"]*", _plain_font, tag)
+    for colour, variable in _VARIABLES.items():
+        tag = tag.replace(colour, f"var(--{variable})")
+    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)  # a hundredth of a pixel is enough
+    tag = re.sub(r" transform=\"rotate\(-0 [^)]*\)\"", "", tag)
+    tag = re.sub(r" id=\"([^\"]*)\"", rename, tag)
+    return re.sub(r"(?:xlink:)?(href=\"#|url\(#)", rf"\g<1>{name}-", tag)
+
+
+def _plain_font(match: re.Match[str]) -> str:
+    weight = f"font-weight: {match[1]}; " if match[1] else ""
+    return f"{weight}font-size: {match[2]}"
+
+
+def short_number(value: float) -> str:
+    """1234567 -> 1.235M, 12000 -> 12k, 0.000031 -> 3.1e-5, with a true minus sign."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            text = f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
+            break
+    else:
+        text = f"{value:.4g}"
+        if "e" in text:
+            digits, power = text.split("e")
+            text = f"{digits}e{int(power)}"
+    return text.replace("-", "−")

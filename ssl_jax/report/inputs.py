@@ -1,0 +1,103 @@
+"""What a report is made of: plain NumPy arrays, dicts and texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Results = Mapping[str, Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportInputs:
+    """Everything on the page. All but `config` may be missing.
+
+    Attributes:
+      config: the run's config, nested mappings of primitives.
+      name: of the run; the workdir's own name if empty.
+      method: as papers write it, e.g. "SimCLR".
+      dataset: what it was trained on, e.g. "digits".
+      date: of the page; today if empty.
+      rows: metric rows, `{"step": int, "train/loss": float, ...}`, in any order. Texts under
+        "warning" become warnings unless `warnings` is given.
+      results: representation -> its probe scores, e.g. `{"raw pixels": {"few_shot/1": 0.60,
+        "few_shot/1_std": 0.03, "knn/top1": 0.93, "linear/top1": 0.95}, ..., "SimCLR": {...}}`.
+        Scores are fractions in [0, 1]. The first row is what others are compared with, the last is
+        the trained encoder.
+      preflight: the text that stood before the first step.
+      warnings: (step, text) of the collapse monitor; None takes them from the rows.
+      pixels: uint8 [n h w c], c = 1 or 3: images of the map and the neighbour gallery.
+      embedding: float [n d], their representation h by the trained encoder.
+      labels: int [n], -1 = none; None where the data have no labels.
+      class_names: name of each label; numbers are shown where it is short or empty.
+      split: which images these are, e.g. "360 held-out images".
+      originals: uint8 or float in [0, 1], [m h w c]: images of the training set.
+      views: likewise [m v h' w' c']: v of the views that the method made of each.
+      environment: versions, devices, command, commit: label -> text.
+      projection: "tsne", or "umap" where umap-learn is installed.
+      seed: of the map and of the choice of queries.
+    """
+
+    config: Mapping[str, Any]
+    name: str = ""
+    method: str = ""
+    dataset: str = ""
+    date: str = ""
+    rows: Sequence[Mapping[str, Any]] = ()
+    results: Results = dataclasses.field(default_factory=dict)
+    preflight: str = ""
+    warnings: Sequence[tuple[int, str]] | None = None
+    pixels: np.ndarray | None = None
+    embedding: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    class_names: Sequence[str] = ()
+    split: str = ""
+    originals: np.ndarray | None = None
+    views: np.ndarray | None = None
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    projection: str = "tsne"
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raises ValueError where arrays do not belong together."""
+        self._check_rank("pixels", 4)
+        self._check_rank("embedding", 2)
+        self._check_rank("labels", 1)
+        self._check_rank("originals", 4)
+        self._check_rank("views", 5)
+        self._check_same_length("pixels", "embedding", "labels")
+        self._check_same_length("originals", "views")
+        if self.projection not in ("tsne", "umap"):
+            raise ValueError(f"projection {self.projection!r} is neither 'tsne' nor 'umap'")
+
+    def _check_rank(self, name: str, rank: int) -> None:
+        array = getattr(self, name)
+        if array is not None and np.ndim(array) != rank:
+            raise ValueError(f"{name} has shape {np.shape(array)}; it must have {rank} dimensions")
+
+    def _check_same_length(self, *names: str) -> None:
+        lengths = {
+            name: len(getattr(self, name)) for name in names if getattr(self, name) is not None
+        }
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"these must have one length: {lengths}")
+
+    def named(self, name: str) -> ReportInputs:
+        """Itself, with `name` where it has none."""
+        return self if self.name else dataclasses.replace(self, name=name)
+
+    def all_warnings(self) -> list[tuple[int, str]]:
+        """(step, text) of every warning, in order of steps, each once."""
+        found = self.warnings
+        if found is None:
+            found = [(int(r["step"]), str(r["warning"])) for r in self.rows if r.get("warning")]
+        return sorted({(int(step), str(text)) for step, text in found})
+
+    def class_name(self, label: int) -> str:
+        """What to call a label; `unlabelled` for negative ones."""
+        if label < 0:
+            return "unlabelled"
+        return str(self.class_names[label]) if label < len(self.class_names) else str(label)

@@ -1,0 +1,279 @@
+"""The report page: sections of escaped HTML, each left out where its data are missing."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.resources
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import ssl_jax
+from ssl_jax.report import curves, galleries
+from ssl_jax.report.curves import Chart
+from ssl_jax.report.figures import NUM_SERIES
+from ssl_jax.report.inputs import ReportInputs
+from ssl_jax.report.markup import esc
+from ssl_jax.report.tables import Score, Summary, summarise
+
+
+def render(inputs: ReportInputs) -> str:
+    """The whole page."""
+    sections = [
+        ("results", "Results", _results(inputs)),
+        ("training", "Training", _training(inputs)),
+        ("probes", "Probes over time", _probes(inputs)),
+        ("map", "Map of the representation", galleries.maps_of(inputs)),
+        ("neighbours", "Nearest neighbours", galleries.neighbour_gallery(inputs)),
+        ("views", "Augmented views", galleries.view_gallery(inputs)),
+        ("collapse", "Collapse monitor", _collapse(inputs)),
+        ("preflight", "Preflight", _preflight(inputs)),
+        ("environment", "Environment", _environment(inputs)),
+        ("config", "Configuration", _config(inputs.config)),
+    ]
+    sections = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
+    body = [_header(inputs), f"<nav>{links}</nav>", _facts(inputs), _first_warning(inputs)]
+    body += [
+        f'<section id="{name}"><h2>{title}</h2>\n{content}</section>'
+        for name, title, content in sections
+    ]
+    body.append(f"<footer>Written by ssl_jax {esc(ssl_jax.__version__)}.</footer>")
+    files = importlib.resources.files("ssl_jax.report")
+    template = string.Template((files / "page.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=esc(inputs.name or "report"),
+        style=(files / "page.css").read_text(encoding="utf-8") + galleries.LEGEND_STYLE,
+        body="\n".join(filter(None, body)),
+    )
+
+
+# ----------------------------------------------------------------------------------------- top
+
+
+def _header(inputs: ReportInputs) -> str:
+    date = inputs.date or datetime.date.today().isoformat()
+    parts = [inputs.method, inputs.dataset and f"on {inputs.dataset}"]
+    what = " ".join(part for part in parts if part)
+    subtitle = " · ".join(part for part in (what, date) if part)
+    return (f"<header><h1>{esc(inputs.name or 'Report')}</h1>"
+            f'<p class="subtitle">{esc(subtitle)}</p></header>')  # fmt: skip
+
+
+def _facts(inputs: ReportInputs) -> str:
+    flat = flatten(inputs.config)
+    steps = max((int(row["step"]) for row in inputs.rows), default=None)
+    facts = [
+        ("encoder", flat.get("model.name")),
+        ("batch size", flat.get("batch_size")),
+        ("epochs", flat.get("epochs")),
+        ("steps", f"{steps:,}" if steps is not None else flat.get("steps")),
+        ("optimizer", flat.get("optimizer.name")),
+        ("temperature", flat.get("method.temperature")),
+        ("seed", flat.get("seed")),
+    ]
+    items = "".join(
+        f"<div><dt>{label}</dt><dd>{esc(_value(value))}</dd></div>"
+        for label, value in facts
+        if value is not None
+    )
+    return f'<dl class="facts">{items}</dl>' if items else ""
+
+
+def _first_warning(inputs: ReportInputs) -> str:
+    warnings = inputs.all_warnings()
+    if not warnings:
+        return ""
+    times = "once" if len(warnings) == 1 else f"{len(warnings)} times"
+    step, text = warnings[0]
+    return (
+        f'<div class="warnings"><p>The <a href="#collapse">collapse monitor</a> warned {times}, '
+        f"first at step <b>{step:,}</b>: {esc(text)}</p></div>"
+    )
+
+
+# ------------------------------------------------------------------------------------- results
+
+
+def _results(inputs: ReportInputs) -> str:
+    summary = summarise(inputs.results)
+    if not summary.columns:
+        return ""
+    notes = ["Accuracy in %; the best of a column is bold."]
+    if summary.shots():
+        notes.append("Few-shot: a classifier fitted to that many labels a class, mean ± standard "
+                     "deviation over draws of the labels.")  # fmt: skip
+    table = f'<div>{_summary_table(summary)}<p class="note">{" ".join(notes)}</p></div>'
+    chart = curves.label_efficiency_chart(inputs.results)
+    figure = f"<figure>{_chart(chart)}</figure>" if chart else ""
+    side_by_side = " pair" if figure and len(summary.columns) <= 6 else ""
+    return f'{_headline(summary)}<div class="table-and-chart{side_by_side}">{table}{figure}</div>'
+
+
+def _headline(summary: Summary) -> str:
+    """One sentence that compares the last row with the first, at the fewest labels."""
+    names = list(summary.rows)
+    first, last = summary.rows[names[0]], summary.rows[names[-1]]
+    key = next((key for key, _ in summary.columns if key in first and key in last), None)
+    if len(names) < 2 or key is None:
+        return ""
+    gain = 100 * (last[key].mean - first[key].mean)
+    shots = summary.shots()
+    how = {"knn/top1": "A kNN classifier reaches", "linear/top1": "A linear classifier reaches"}
+    start = how.get(key, "Accuracy is")
+    if shots and key.startswith("few_shot/"):
+        labels = "one label" if shots[0] == 1 else f"{shots[0]} labels"
+        start = f"With {labels} a class, a classifier reaches"
+    side = "above" if gain >= 0 else "below"
+    return (
+        f'<p class="lead">{start} <b>{_percent(last[key])}</b> on {esc(names[-1])} features: '
+        f"<b>{abs(gain):.1f} points {side}</b> {esc(names[0])} ({_percent(first[key])}).</p>"
+    )
+
+
+def _percent(score: Score) -> str:
+    return f"{score}%"
+
+
+def _summary_table(summary: Summary) -> str:
+    shots = len(summary.shots())
+    others = [heading for _, heading in summary.columns[shots:]]
+    over = '<th></th>' + (f'<th class="group" colspan="{shots}"><span>few-shot, labels a class'
+                          f"</span></th>" if shots else "") + "<th></th>" * len(others)  # fmt: skip
+    heads = [str(count) for count in summary.shots()] + others
+    cells = "".join(f'<th scope="col">{esc(head)}</th>' for head in heads)
+    rows = []
+    for number, (name, scores) in enumerate(summary.rows.items()):
+        trained = number == len(summary.rows) - 1 and number > 0
+        row = "".join(_cell(scores.get(key), summary.best(key)) for key, _ in summary.columns)
+        kind = ' class="trained"' if trained else ""
+        rows.append(f'<tr{kind}><th scope="row">{esc(name)}</th>{row}</tr>')
+    top = f"<tr>{over}</tr>" if shots else ""
+    return (f'<div class="scroll"><table class="summary"><thead>{top}<tr><th></th>{cells}</tr>'
+            f"</thead><tbody>{''.join(rows)}</tbody></table></div>")  # fmt: skip
+
+
+def _cell(score: Score | None, best: float) -> str:
+    if score is None:
+        return "<td>–</td>"
+    mean, *spread = str(score).split(" ± ")
+    mean = f'<span class="best">{mean}</span>' if score.mean == best else mean
+    return f"<td>{mean}" + "".join(f' <span class="std">± {s}</span>' for s in spread) + "</td>"
+
+
+# -------------------------------------------------------------------------------------- curves
+
+
+def _charts(charts: Sequence[Chart], *, wide: bool = False) -> str:
+    kind = "charts wide" if wide else "charts"
+    figures = "".join(f"<figure>{_chart(chart)}</figure>" for chart in charts)
+    return f'<div class="{kind}">{figures}</div>'
+
+
+def _chart(chart: Chart) -> str:
+    last = f'<span class="last">{esc(chart.last)}</span>' if chart.last else ""
+    key = "".join(
+        f'<li><i class="{"level" if level else "line"}" style="border-color: '
+        f'var(--s{slot % NUM_SERIES})"></i>{esc(label)}</li>'
+        for label, slot, level in chart.key
+    )
+    return (f"<figcaption><span>{esc(chart.title)}</span>{last}</figcaption>"
+            + (f'<ul class="key">{key}</ul>' if key else "") + chart.svg
+            + (f'<p class="note">{esc(chart.note)}</p>' if chart.note else ""))  # fmt: skip
+
+
+def _training(inputs: ReportInputs) -> str:
+    charts = curves.training_charts(inputs.rows)
+    if not charts:
+        return "<p>No training metrics were recorded for this run.</p>"
+    known = curves.numeric_keys(inputs.rows)
+    notes = ["Beside each title: the last value."]
+    if "train/contrastive_accuracy" in known:
+        notes.append("Contrastive accuracy: how often an anchor is closest to its own other view "
+                     "among all candidates of the batch.")  # fmt: skip
+    if "train/entropy" in known:
+        notes.append("Entropy: of the softmax over those candidates.")
+    return f'<p class="note">{" ".join(notes)}</p>' + _charts(charts)
+
+
+def _probes(inputs: ReportInputs) -> str:
+    charts = curves.probe_charts(inputs.rows, inputs.results)
+    return _charts(charts, wide=True) if charts else ""
+
+
+def _collapse(inputs: ReportInputs) -> str:
+    warnings = inputs.all_warnings()
+    charts = curves.collapse_charts(inputs.rows, [step for step, _ in warnings])
+    if not charts and not warnings:
+        return ""
+    parts = []
+    if charts:
+        parts.append(
+            '<p class="note">Effective rank: the exponential of the entropy of a batch\'s singular '
+            "values (RankMe, Garrido et al. 2023), at most its size or the number of dimensions; 1 "
+            "is full collapse. Spread: standard deviation of a dimension of the normalised "
+            "vectors times √d; 1 for directions uniform on the sphere, 0 where all agree. "
+            "Alignment: mean squared distance of two views of an image, on the unit sphere; "
+            "uniformity: log of the mean Gaussian potential of pairs, 0 where all agree, lower is "
+            "more uniform (Wang &amp; Isola 2020).</p>"
+        )
+    items = "".join(f"<li><b>step {step:,}</b> {esc(text)}</li>" for step, text in warnings)
+    if items:
+        parts.append(f'<div class="warnings"><ul>{items}</ul></div>')
+    else:
+        parts.append("<p>No warning was raised.</p>")
+    return "".join(parts) + (_charts(charts, wide=True) if charts else "")
+
+
+# ------------------------------------------------------------------------------- what was run
+
+
+def _preflight(inputs: ReportInputs) -> str:
+    text = inputs.preflight.strip("\n")
+    return f"<pre>{esc(text)}</pre>" if text.strip() else ""
+
+
+def _environment(inputs: ReportInputs) -> str:
+    items = "".join(
+        f'<dt>{esc(label)}</dt><dd class="mono">{esc(text)}</dd>'
+        for label, text in inputs.environment.items()
+    )
+    return f'<dl class="pairs">{items}</dl>' if items else ""
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> dotted key -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if hasattr(value, "items"):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _config(config: Mapping[str, Any]) -> str:
+    groups: dict[str, dict[str, Any]] = {}
+    for key, value in flatten(config).items():
+        section, _, rest = key.rpartition(".")
+        groups.setdefault(section, {})[rest] = value
+    blocks = []
+    for section, values in sorted(groups.items()):
+        items = "".join(
+            f"<dt>{esc(key)}</dt><dd>{esc(_value(value))}</dd>" for key, value in values.items()
+        )
+        title = f"<h3>{esc(section)}</h3>" if section else ""
+        blocks.append(f"<section>{title}<dl>{items}</dl></section>")
+    return f'<div class="config mono">{"".join(blocks)}</div>' if blocks else ""
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(_value(item) for item in value) + ")"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.6g}"
+    return str(value) if value != "" else '""'

@@ -1,0 +1,155 @@
+"""Small affine maps: rotation, translation, scale and shear, with bilinear interpolation."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.views.geometry import Size, height_width, triangle
+from ssl_jax.views.ops import between, image_op, uniforms
+
+# The dense form below keeps output pixels x channels x input width numbers an image between its
+# two steps; up to 1 MiB of float32 it is taken, above it a gather.
+MAX_DENSE = 2**18
+
+
+def affine(
+    lines: jax.Array,
+    matrix: jax.Array,
+    shift: jax.Array,
+    *,
+    size: Size,
+    fill: float = 0.0,
+    dense: bool | None = None,
+) -> jax.Array:
+    """Moves the point x of an image to `matrix @ x + shift`.
+
+    Args:
+      lines: float32 `[n h c w]`.
+      matrix, shift: `[n 2 2]` and `[n 2]` in (y, x) from the image's centre, in input pixels.
+      size: of the output, which shows the same field as the input: 8x8 to 16x16 also doubles the
+        resolution.
+      fill: the value outside the input; its border pixels fade into it over one pixel.
+      dense: whether to interpolate with dense weights or to gather; None decides by size.
+
+    Returns:
+      float32 `[n size c size]`.
+    """
+    out_height, out_width = height_width(size)
+    n, height, channels, width = lines.shape
+    y = ((jnp.arange(out_height) + 0.5) / out_height - 0.5) * height
+    x = ((jnp.arange(out_width) + 0.5) / out_width - 0.5) * width
+    target = jnp.stack(jnp.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2)  # [p 2]
+    inverse = _inverse(matrix)  # [n 2 2]
+    # Elementwise products: a matrix product would round positions to bfloat16 on a TPU.
+    moved = target - shift[:, None]  # [n p 2]
+    source = (inverse[:, None] * moved[:, :, None]).sum(-1)  # [n p 2]
+    y, x = source[..., 0] + height / 2, source[..., 1] + width / 2  # [n p]; pixel j is [j, j+1)
+
+    if dense is None:
+        dense = out_height * out_width * channels * width <= MAX_DENSE
+    interpolate = _interpolate_dense if dense else _interpolate_gather
+    values, covered = interpolate(lines, y, x)  # [n p c], [n p]
+    values = values + (1 - covered)[..., None] * fill
+    return values.reshape(n, out_height, out_width, channels).swapaxes(2, 3)
+
+
+def _inverse(matrix: jax.Array) -> jax.Array:
+    a, b, c, d = matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 0], matrix[:, 1, 1]
+    adjugate = jnp.stack([jnp.stack([d, -b], -1), jnp.stack([-c, a], -1)], -2)
+    return adjugate / (a * d - b * c)[:, None, None]
+
+
+def _interpolate_dense(lines, y, x):
+    """Every output pixel weighs every input row, then every input column.
+
+    A matrix product without a gather: for small images that is the faster on accelerators, and on
+    any machine little beside the smallest network.
+    """
+    rows = triangle(jnp.arange(lines.shape[1]) + 0.5 - y[..., None])  # [n p h]
+    columns = triangle(jnp.arange(lines.shape[3]) + 0.5 - x[..., None])  # [n p w]
+    highest = jax.lax.Precision.HIGHEST
+    between_rows = jnp.einsum("nph,nhcw->npcw", rows, lines, precision=highest)
+    values = (between_rows * columns[:, :, None]).sum(-1)  # [n p c]
+    return values, rows.sum(-1) * columns.sum(-1)
+
+
+def _interpolate_gather(lines, y, x):
+    n, height, channels, width = lines.shape
+    pixels = lines.swapaxes(2, 3).reshape(n, height * width, channels)
+    values, covered = 0.0, 0.0
+    top, left = jnp.floor(y - 0.5), jnp.floor(x - 0.5)
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            weight = triangle(row + 0.5 - y) * triangle(column + 0.5 - x)
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            weight = jnp.where(inside, weight, 0)
+            row_index = jnp.clip(row, 0, height - 1).astype(jnp.int32)
+            column_index = jnp.clip(column, 0, width - 1).astype(jnp.int32)
+            index = (row_index * width + column_index)[..., None]
+            values += weight[..., None] * jnp.take_along_axis(pixels, index, axis=1)
+            covered += weight
+    return values, covered
+
+
+def sample_affine(
+    keys: jax.Array,
+    canvas: tuple[int, int],
+    *,
+    degrees: float,
+    translate: float,
+    scale: tuple[float, float],
+    shear: float,
+    p: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Draws `matrix` `[n 2 2]` and `shift` `[n 2]` for `affine`."""
+    apply, angle, skew, zoom, down, right = uniforms(keys, 6)
+    angle = between(angle, -math.radians(degrees), math.radians(degrees))
+    skew = jnp.tan(between(skew, -math.radians(shear), math.radians(shear)))
+    zoom = between(zoom, *scale)
+    sin, cos = zoom * jnp.sin(angle), zoom * jnp.cos(angle)
+    # zoom * rotation @ [[1, 0], [skew, 1]] in (y, x): the shear moves x along by skew * y.
+    matrix = jnp.stack(
+        [jnp.stack([cos + sin * skew, sin], -1), jnp.stack([cos * skew - sin, cos], -1)], -2
+    )
+    height, width = canvas
+    shift = jnp.stack(
+        [
+            between(down, -translate * height, translate * height),
+            between(right, -translate * width, translate * width),
+        ],
+        -1,
+    )
+    apply = (apply < p)[:, None]
+    matrix = jnp.where(apply[..., None], matrix, jnp.eye(2))
+    return matrix, jnp.where(apply, shift, 0)
+
+
+@image_op
+def random_affine(
+    keys: jax.Array,
+    lines: jax.Array,
+    *,
+    size: Size = 0,
+    degrees: float = 15.0,
+    translate: float = 0.1,
+    scale: tuple[float, float] = (0.9, 1.1),
+    shear: float = 0.0,
+    p: float = 1.0,
+    fill: float = 0.0,
+) -> jax.Array:
+    """With probability p, a random affine map about the centre, as torchvision's RandomAffine.
+
+    Rotation is uniform in +-`degrees`, horizontal shear in +-`shear` degrees, scale in `scale`
+    (above 1 enlarges what is seen), translation in +-`translate` times the height and the width.
+    Outside the image is `fill`. `size` is that of the output, 0 for that of the input; nothing is
+    smoothed when it is smaller. For small images, where a crop would remove too much: handwritten
+    digits, say.
+    """
+    canvas = (lines.shape[1], lines.shape[3])
+    matrix, shift = sample_affine(
+        keys, canvas, degrees=degrees, translate=translate, scale=scale, shear=shear, p=p
+    )
+    return affine(lines, matrix, shift, size=size or canvas, fill=fill)

@@ -1,0 +1,221 @@
+"""Colour: jitter, greyscale, solarisation, normalisation.
+
+Definitions are Pillow's and torchvision's: brightness, contrast and saturation blend the image with
+black, with its mean grey and with its greyscale version; grey is the ITU-R 601 luma; hue turns the
+H of HSV. One channel is grey already: there hue and saturation change nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.errors import UserError
+from ssl_jax.views.ops import between, image_op, per_image, uniforms
+
+LUMA = (0.299, 0.587, 0.114)
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+Planes = tuple[jax.Array, ...]  # the channels, each [n h w]
+
+
+def _planes(lines: jax.Array) -> Planes:
+    if lines.shape[2] not in (1, 3):
+        raise UserError(f"colour ops need 1 or 3 channels, got {lines.shape[2]}")
+    return tuple(lines[:, :, channel] for channel in range(lines.shape[2]))
+
+
+def _luma(planes: Planes) -> jax.Array:
+    """Grey of red, green and blue; also of their means, since it is linear."""
+    if len(planes) == 1:
+        return planes[0]
+    return sum(weight * plane for weight, plane in zip(LUMA, planes, strict=True))
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return jnp.clip(x, 0, 1)
+
+
+# ----------------------------------------------------------------------------------------- jitter
+
+
+def _shift_hue(planes: Planes, turns: jax.Array) -> Planes:
+    """Adds `turns` to the hue of red, green and blue in [0, 1].
+
+    From HSV and back without branches: with H in sixths of a turn and the chroma C = V min over
+    channels, a channel is V - C clip(2 - |H - H0|, 0, 1), where |.| is the distance on a circle of
+    circumference 6 and H0 the hue opposite to the channel: 3 for red, 5 for green, 1 for blue.
+    """
+    if len(planes) == 1:
+        return planes
+    red, green, blue = planes
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
+    is_red, is_green = value == red, value == green
+    difference = jnp.where(
+        is_red, green - blue, jnp.where(is_green, blue - red, red - green)
+    )
+    sector = jnp.where(is_red, 0.0, jnp.where(is_green, 2.0, 4.0))
+    hue = difference / jnp.maximum(chroma, 1e-12) + sector + 6 * turns  # a grey has chroma 0
+
+    def channel(opposite: float) -> jax.Array:
+        x = hue - opposite
+        distance = jnp.abs(x - 6 * jnp.round(x * (1 / 6)))
+        return value - chroma * _unit(2 - distance)
+
+    return channel(3.0), channel(5.0), channel(1.0)
+
+
+def apply_jitter(
+    lines: jax.Array, amounts: jax.Array, order: jax.Array, *, additive: bool = False
+) -> jax.Array:
+    """Brightness, contrast, saturation and hue changed by given amounts, in given orders.
+
+    Args:
+      lines: float32 `[n h c w]` in [0, 1].
+      amounts: `[n 4]`: the factors of brightness, contrast and saturation (1: unchanged), and the
+        turns to add to the hue. With `additive` the first is added to the image instead.
+      order: `[n 4]`, the ops (0 brightness, 1 contrast, 2 saturation, 3 hue) from first to last.
+
+    Returns:
+      Lines, clipped to [0, 1] after every op.
+    """
+    planes = _planes(lines)
+    amount_at = jnp.take_along_axis(amounts, order, axis=1)  # [n 4]
+    for position in range(4):
+        # Which op is due differs from image to image. Three of the four are a blend towards some
+        # reference, so a position is one blend towards a selected reference, and one hue shift.
+        op = order[:, position, None, None]  # [n 1 1]
+        amount = amount_at[:, position, None, None]
+        grey = _luma(planes)
+        mean = _luma(tuple(plane.mean((1, 2), keepdims=True) for plane in planes))
+        reference = jnp.where(op == CONTRAST, mean, jnp.where(op == SATURATION, grey, 0))
+        adds = (op == BRIGHTNESS) & additive
+        factor, offset = jnp.where(adds, 1, amount), jnp.where(adds, amount, 0)
+        background = (1 - factor) * reference + offset
+        blended = (_unit(factor * plane + background) for plane in planes)
+        shifted = _shift_hue(planes, amount)
+        planes = tuple(
+            jnp.where(op == HUE, a, b) for a, b in zip(shifted, blended, strict=True)
+        )
+        # Without it XLA's CPU backend computes a position again for each of its uses.
+        planes = jax.lax.optimization_barrier(planes)
+    return jnp.stack(planes, axis=2)
+
+
+def sample_jitter(
+    keys: jax.Array,
+    *,
+    strength: float,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    p: float,
+    additive: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Draws `amounts` and `order` (both `[n 4]`) for `apply_jitter`."""
+    if not 0 <= strength * hue <= 0.5:
+        raise UserError(
+            f"color_jitter: strength {strength} x hue {hue} is more than half a turn, 0.5; "
+            f"use a hue of {0.5 / strength:.3g} or less"
+        )
+    apply, *spread = uniforms(keys, 5)
+    ranks = uniforms(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys), 4)
+    neutral = (0.0 if additive else 1.0, 1.0, 1.0, 0.0)
+    ranges = [
+        (-strength * brightness, strength * brightness)
+        if additive
+        else (max(0.0, 1 - strength * brightness), 1 + strength * brightness),
+        (max(0.0, 1 - strength * contrast), 1 + strength * contrast),
+        (max(0.0, 1 - strength * saturation), 1 + strength * saturation),
+        (-strength * hue, strength * hue),
+    ]
+    amounts = jnp.stack(
+        [between(u, low, high) for u, (low, high) in zip(spread, ranges, strict=True)], axis=1
+    )
+    amounts = jnp.where((apply < p)[:, None], amounts, jnp.array(neutral))
+    return amounts, jnp.argsort(ranks, axis=0).T
+
+
+@image_op
+def color_jitter(
+    keys: jax.Array,
+    lines: jax.Array,
+    *,
+    strength: float = 1.0,
+    brightness: float = 0.8,
+    contrast: float = 0.8,
+    saturation: float = 0.8,
+    hue: float = 0.2,
+    p: float = 0.8,
+    brightness_mode: Literal["multiplicative", "additive"] = "multiplicative",
+) -> jax.Array:
+    """With probability p: brightness, contrast, saturation and hue in random order.
+
+    The factors of the first three are uniform in [max(0, 1 - s b), 1 + s b], the hue turns by a
+    uniform in [-s h, s h] turns; s is `strength` (SimCLR, App. A: 0.8, 0.8, 0.8, 0.2 times s). The
+    order is drawn anew for every image and the result of each op is clipped to [0, 1].
+    `additive` brightness adds a uniform in [-s b, s b], as SimCLR's first released code did.
+    """
+    additive = brightness_mode == "additive"
+    amounts, order = sample_jitter(
+        keys,
+        strength=strength,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        hue=hue,
+        p=p,
+        additive=additive,
+    )
+    return apply_jitter(lines, amounts, order, additive=additive)
+
+
+# -------------------------------------------------------------------- greyscale, solarise, normalise
+
+
+@image_op
+def grayscale(keys: jax.Array, lines: jax.Array, *, p: float = 0.2) -> jax.Array:
+    """With probability p, all channels become the luma (SimCLR, App. A: colour drop)."""
+    apply = per_image(uniforms(keys, 1)[0] < p)
+    grey = _luma(_planes(lines))[:, :, None]  # [n h 1 w]
+    return jnp.where(apply, grey, lines)
+
+
+@image_op
+def solarize(
+    keys: jax.Array, lines: jax.Array, *, threshold: float = 0.5, p: float = 0.2
+) -> jax.Array:
+    """With probability p, values at or above the threshold are inverted (BYOL, App. B)."""
+    apply = per_image(uniforms(keys, 1)[0] < p)
+    return jnp.where(apply & (lines >= threshold), 1 - lines, lines)
+
+
+def standardize(
+    lines: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
+) -> jax.Array:
+    """(lines - mean) / std by channel, in float32; a single number serves every channel."""
+    channels = lines.shape[2]
+    if len(mean) not in (1, channels) or len(std) not in (1, channels):
+        raise UserError(
+            f"normalize: mean {tuple(mean)} and std {tuple(std)} do not fit images of {channels} "
+            f"channel{'s' if channels > 1 else ''}; give 1 or {channels} numbers each"
+        )
+    mean, std = (jnp.array(values, jnp.float32)[:, None] for values in (mean, std))  # [c 1]
+    return (lines.astype(jnp.float32) - mean) / std
+
+
+@image_op
+def normalize(
+    keys: jax.Array,
+    lines: jax.Array,
+    *,
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+    std: tuple[float, ...] = (0.229, 0.224, 0.225),
+) -> jax.Array:
+    """(image - mean) / std by channel; the defaults are ImageNet's. SimCLR does not use it."""
+    del keys
+    return standardize(lines, mean, std)

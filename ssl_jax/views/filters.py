@@ -1,0 +1,99 @@
+"""Gaussian blur, Sobel edges, Gaussian noise and cutout."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.errors import UserError
+from ssl_jax.views.geometry import resample
+from ssl_jax.views.ops import between, image_op, per_image, uniforms
+
+# The largest Sobel gradient of an image in [0, 1]: along a diagonal edge, 3 in each direction.
+MAX_GRADIENT = 3 * math.sqrt(2)
+
+
+def blur_matrix(sigma: jax.Array, size: int, kernel_size: int) -> jax.Array:
+    """Gaussian blur of an axis as banded matrices: sigma `[n]` in pixels -> `[n size size]`.
+
+    The kernel has `kernel_size` taps and is renormalised where it reaches over the border, so that
+    borders neither darken, as with zeros around the image, nor repeat pixels.
+    """
+    distance = jnp.arange(size)[:, None] - jnp.arange(size)
+    weights = jnp.exp(-(distance**2) / (2 * sigma[:, None, None] ** 2))
+    weights = jnp.where(jnp.abs(distance) <= kernel_size // 2, weights, 0)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+@image_op(float32=False)
+def gaussian_blur(
+    keys: jax.Array,
+    lines: jax.Array,
+    *,
+    kernel_size: int = 0,
+    sigma: tuple[float, float] = (0.1, 2.0),
+    p: float = 0.5,
+) -> jax.Array:
+    """With probability p, a Gaussian blur of sigma pixels, uniform in `sigma` (SimCLR, App. A).
+
+    `kernel_size` is odd; 0 means a tenth of the height, made odd: 23 at 224. Below 20 pixels that
+    is 1, no blur at all, so give it explicitly there.
+    """
+    height, width = lines.shape[1], lines.shape[3]
+    kernel_size = kernel_size or 2 * (height // 20) + 1
+    if kernel_size % 2 == 0:
+        raise UserError(f"gaussian_blur: kernel_size {kernel_size} is even; use {kernel_size + 1}")
+    apply, spread = uniforms(keys, 2)
+    apply = (apply < p)[:, None, None]
+    spread = between(spread, *sigma)
+
+    def matrix(size):
+        return jnp.where(apply, blur_matrix(spread, size, kernel_size), jnp.eye(size))
+
+    return resample(lines, matrix(height), matrix(width), lines.dtype).astype(lines.dtype)
+
+
+@image_op
+def sobel(keys: jax.Array, lines: jax.Array, *, p: float = 1.0) -> jax.Array:
+    """With probability p, the magnitude of the Sobel gradient of every channel.
+
+    It is divided by the largest possible one, 3 sqrt(2), to stay in [0, 1]; borders are repeated.
+    """
+    apply = per_image(uniforms(keys, 1)[0] < p)
+    padded = jnp.pad(lines, ((0, 0), (1, 1), (0, 0), (1, 1)), mode="edge")
+    across = padded[..., 2:] - padded[..., :-2]  # [n h+2 c w]
+    down = padded[:, 2:] - padded[:, :-2]  # [n h c w+2]
+    x = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]
+    y = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
+    return jnp.where(apply, jnp.sqrt(x * x + y * y) / MAX_GRADIENT, lines)
+
+
+@image_op
+def gaussian_noise(
+    keys: jax.Array, lines: jax.Array, *, std: float = 0.1, p: float = 0.5
+) -> jax.Array:
+    """With probability p, adds independent normal noise and clips to [0, 1]."""
+    apply = per_image(uniforms(keys, 1)[0] < p)
+    noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    noise = jax.vmap(lambda key: jax.random.normal(key, lines.shape[1:]))(noise_keys)
+    return jnp.where(apply, jnp.clip(lines + std * noise, 0, 1), lines)
+
+
+@image_op
+def cutout(
+    keys: jax.Array, lines: jax.Array, *, size: float = 0.5, p: float = 0.5, fill: float = 0.0
+) -> jax.Array:
+    """With probability p, fills a random square (DeVries & Taylor 2017).
+
+    Its side is the fraction `size` of the shorter side; its centre is uniform over the image, so
+    that part of it may fall outside.
+    """
+    height, width = lines.shape[1], lines.shape[3]
+    apply, y, x = uniforms(keys, 3)
+    half = size * min(height, width) / 2
+    rows = jnp.abs(jnp.arange(height) + 0.5 - y[:, None] * height) < half  # [n h]
+    columns = jnp.abs(jnp.arange(width) + 0.5 - x[:, None] * width) < half  # [n w]
+    rows = rows & (apply < p)[:, None]
+    return jnp.where(rows[:, :, None, None] & columns[:, None, None, :], fill, lines)

@@ -1,0 +1,65 @@
+"""What every image op shares: its signature, its memory layout and its random numbers.
+
+An op is `op(keys, images, **parameters) -> images` with one key an example, images `[n h w c]` of
+a floating dtype with values in [0, 1], and keyword parameters that are plain Python values. What
+an op draws for example i depends on `keys[i]` alone, so a batch may be spread over any number of
+devices without changing a bit of the randomness.
+
+Inside, an op works on *lines* `[n h c w]`: the three colours of a row stand beside each other as
+runs of w numbers. Both passes of a separable filter are then one matrix product an image without a
+transposition between them, `[s h] @ [h (c w)]` and `[(s c) w] @ [w t]`, and slicing out a channel
+leaves vectors instead of every third number. `image_op` wraps an op on lines as an op on images;
+a chain of ops (`views/image.py`) calls the unwrapped ones and changes the layout only at its ends.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def image_op(op: Callable | None = None, *, float32: bool = True) -> Callable:
+    """Makes `op(keys, lines [n h c w], *, ...)` an op on images `[n h w c]`.
+
+    With `float32` the op computes in float32 and only its result is rounded to the dtype of its
+    input: elementwise ops are bound by memory traffic, so on accelerators the wide arithmetic is
+    free, and a chain of ops in bfloat16 rounds once an op. Ops that are matrix products pass
+    `float32=False` and choose for themselves. The op on lines is kept as `.on_lines`.
+    """
+    if op is None:
+        return functools.partial(image_op, float32=float32)
+
+    @functools.wraps(op)
+    def on_lines(keys, lines, **parameters):
+        if not float32:
+            return op(keys, lines, **parameters)
+        return op(keys, lines.astype(jnp.float32), **parameters).astype(lines.dtype)
+
+    @functools.wraps(op)
+    def on_images(keys, images, **parameters):
+        if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+            raise TypeError(
+                f"{op.__name__} takes float images [n h w c], got {images.dtype}{images.shape}"
+            )
+        return on_lines(keys, images.swapaxes(2, 3), **parameters).swapaxes(2, 3)
+
+    on_images.on_lines = on_lines
+    return on_images
+
+
+def uniforms(keys: jax.Array, count: int) -> jax.Array:
+    """`count` independent uniforms in [0, 1) for every key: float32 `[count n]`."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (count,)), out_axes=1)(keys)
+
+
+def between(u: jax.Array, low: float, high: float) -> jax.Array:
+    """Uniforms in [0, 1) stretched to [low, high)."""
+    return low + u * (high - low)
+
+
+def per_image(values: jax.Array) -> jax.Array:
+    """`[n]` -> `[n 1 1 1]`, to broadcast against images or lines."""
+    return values[:, None, None, None]

@@ -1,0 +1,99 @@
+"""What looks on while a run trains: metric rows, the bar, the collapse monitor, non-finite losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssl_jax import metrics, progress
+from ssl_jax.evals import collapse
+from ssl_jax.experiment import Experiment
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the last good checkpoint stands."""
+
+
+class Watch:
+    """Turns the device arrays that train steps return into rows, lines, warnings and errors.
+
+    Nothing here waits for the device except at a logging step, where the interval's losses are
+    fetched together: a non-finite loss is found within one interval and named by its exact step.
+
+    Args:
+      experiment: what runs.
+      writer: where rows go.
+      bar: where lines go.
+      meter: measures the speed.
+      monitor: the collapse monitor, with the rows before this start already in it.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        writer: metrics.MetricWriter,
+        bar: progress.ProgressBar,
+        meter: progress.Throughput,
+        monitor: collapse.Monitor,
+    ):
+        self._schedule = experiment.schedule
+        self._log_every = experiment.config.log.every_steps
+        self._monitor_every = experiment.config.eval.collapse_every_steps
+        self._total = experiment.length.total_steps
+        self._writer, self._bar, self._meter = writer, bar, meter
+        self._monitor = monitor
+        self._diagnose = jax.jit(collapse.diagnostics)
+        self._pending: list[tuple[int, jax.Array]] = []
+
+    def step(self, step: int, values: dict[str, jax.Array], outputs: dict[str, jax.Array]) -> None:
+        """Takes the metrics and outputs of the update that made the state's step `step`.
+
+        Raises:
+          NonFiniteLossError: at a logging step, if a loss since the last one was not finite.
+        """
+        self._pending.append((step, values["loss"]))
+        diagnosed = {}
+        if self._monitor_every and step % self._monitor_every == 0 and "z" in outputs:
+            diagnosed = self._diagnose(outputs["z"], outputs["h"])
+        if step % self._log_every and step != self._total and not diagnosed:
+            return
+        self.check_losses()
+        row = {f"train/{name}": value for name, value in _to_host(values).items()}
+        row["train/learning_rate"] = float(self._schedule(step - 1))
+        row |= self._meter.measure(step)
+        diagnosed = _to_host(diagnosed)
+        row |= {f"collapse/{name}": value for name, value in diagnosed.items()}
+        self._writer.write(step, row)
+        self._bar.update(step, row)
+        if diagnosed:
+            for warning in self._monitor.update(step, diagnosed):
+                self._writer.write(step, {"warning": warning})
+                self._bar.message(f"warning: step {step}: {warning}")
+
+    def check_losses(self) -> None:
+        """Fetches the losses not yet looked at.
+
+        Raises:
+          NonFiniteLossError: one of them was not finite.
+        """
+        pending, self._pending = self._pending, []
+        losses = jax.device_get([loss for _, loss in pending])
+        for (step, _), loss in zip(pending, losses, strict=True):
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"the loss is {float(loss)} at step {step}; lower optimizer.base_lr, lengthen the "
+                    "warm-up or set optimizer.clip_norm. The last good checkpoint is kept"
+                )
+
+    def evaluation(self, step: int, values: dict[str, float]) -> None:
+        """Logs probe results at `step`."""
+        self._writer.write(step, {f"eval/{name}": value for name, value in values.items()})
+        shown = "  ".join(f"{name} {value:.1%}" for name, value in values.items())
+        self._bar.message(f"step {step}: {shown}")
+
+
+def _to_host(values: dict[str, jax.Array]) -> dict[str, float]:
+    return {name: float(np.asarray(value)) for name, value in jax.device_get(values).items()}

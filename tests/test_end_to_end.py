@@ -1,0 +1,211 @@
+"""The commands as a user types them: train, resume, evaluate, embed, report."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ssl_jax import metrics, pretrained
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = (
+    "--config=configs/simclr.py:digits",
+    "--config.model.widths=(4,8,8)",
+    "--config.method.hidden_dim=16",
+    "--config.method.output_dim=8",
+    "--config.batch_size=64",
+    "--config.steps=30",
+    "--config.optimizer.warmup_epochs=0.1",
+    "--config.eval.every_epochs=0",
+    "--config.eval.baselines=False",
+    "--config.eval.collapse_every_steps=10",
+    "--config.eval.names=('knn',)",
+    "--config.eval.final_names=('knn',)",
+    "--config.checkpoint.every_steps=4",
+    "--config.log.every_steps=1",
+    "--config.log.tensorboard=False",
+    "--config.log.report=False",
+)
+
+
+def command(workdir, *arguments, module="ssl_jax.train"):
+    return [sys.executable, "-m", module, f"--workdir={workdir}", *arguments]
+
+
+def environment(devices=1):
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+
+
+def run(workdir, *arguments, devices=1, module="ssl_jax.train", check=True, timeout=240):
+    done = subprocess.run(
+        command(workdir, *arguments, module=module),
+        env=environment(devices), capture_output=True, text=True, timeout=timeout, cwd=ROOT,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def start(workdir, *arguments, devices=1):
+    return subprocess.Popen(
+        command(workdir, *arguments), env=environment(devices), cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for_step(process, workdir, step, timeout=120):
+    """Returns once the run has logged `step`."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached in {timeout} s")
+
+
+def final_leaves(workdir):
+    """The final parameters and buffers, path -> array."""
+    import jax
+
+    encoder = pretrained.load(str(workdir))
+    assert encoder.step == 30
+    leaves = jax.tree_util.tree_leaves_with_path((encoder.params, encoder.buffers))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def losses(workdir):
+    """step -> logged loss."""
+    rows = metrics.read_metrics(workdir)
+    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Uninterrupted runs, by number of devices."""
+    runs = {}
+
+    def get(devices):
+        if devices not in runs:
+            runs[devices] = tmp_path_factory.mktemp(f"whole{devices}")
+            run(runs[devices], *TINY, devices=devices)
+        return runs[devices]
+
+    return get
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_kill_9_and_the_same_command_again_is_bit_identical(devices, finished, tmp_path):
+    whole = finished(devices)
+    # 22 steps an epoch: the first kill is in the first epoch, the second in the second.
+    for step in (9, 25):
+        process = start(tmp_path, *TINY, devices=devices)
+        wait_for_step(process, tmp_path, step)
+        process.kill()
+        process.wait()
+    run(tmp_path, *TINY, devices=devices)
+    assert losses(tmp_path) == losses(whole)
+    expected = final_leaves(whole)
+    for path, leaf in final_leaves(tmp_path).items():
+        np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+
+
+def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_path):
+    process = start(tmp_path, *TINY, devices=8)
+    wait_for_step(process, tmp_path, 9)
+    process.kill()
+    process.wait()
+    process = start(tmp_path, *TINY, devices=4)
+    wait_for_step(process, tmp_path, 17)
+    process.kill()
+    process.wait()
+    run(tmp_path, *TINY, devices=1)
+    whole, pieces = losses(finished(1)), losses(tmp_path)
+    assert whole.keys() == pieces.keys()
+    np.testing.assert_allclose(
+        list(pieces.values()), list(whole.values()), rtol=2e-3
+    )
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_next_start_goes_on(signum, code, finished, tmp_path):
+    arguments = (*TINY, "--config.checkpoint.every_steps=1000")
+    process = start(tmp_path, *arguments)
+    wait_for_step(process, tmp_path, 7)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "saved; the same command continues" in output
+    again = run(tmp_path, *arguments)
+    assert "continuing from step" in again.stdout
+    assert losses(tmp_path) == losses(finished(1))
+
+
+def test_a_finished_run_is_a_no_op_and_more_steps_extend_it(finished, tmp_path):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(finished(1), workdir)
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert "nothing to do" in run(workdir, *TINY).stdout
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    longer = [a.replace("steps=30", "steps=34") if ".steps=" in a else a for a in TINY]
+    assert "continuing from step 30 of 34" in run(workdir, *longer).stdout
+    assert json.loads((workdir / "results.json").read_text())["step"] == 34
+
+
+def test_a_workdir_of_another_config_is_refused(finished, tmp_path):
+    done = run(finished(1), *TINY, "--config.seed=1", check=False)
+    assert done.returncode == 1
+    assert "seed: 0 -> 1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_same_seed_gives_the_same_losses_and_devices_do_not_matter(finished):
+    one, eight = losses(finished(1)), losses(finished(8))
+    # Adam turns rounding into visible differences late, so only the beginning is compared tightly.
+    steps = sorted(one)[:8]
+    np.testing.assert_allclose([eight[s] for s in steps], [one[s] for s in steps], rtol=1e-4)
+
+
+def test_a_non_finite_loss_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_path):
+    # A learning rate that overflows: the first updates are saved, then the loss is not a number.
+    arguments = (*TINY, "--config.optimizer.base_lr=1e30", "--config.checkpoint.every_steps=1",
+                 "--config.optimizer.warmup_steps=0", "--config.optimizer.name=sgd")  # fmt: skip
+    done = run(tmp_path, *arguments, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "at step" in error, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
+    workdir = finished(1)
+    done = run(workdir, "--evals=knn,few_shot", module="ssl_jax.evaluate")
+    assert "knn" in done.stdout
+    (record,) = (workdir / "evaluations").glob("*.json")
+    values = json.loads(record.read_text())
+    assert values["step"] == 30 and 0.1 < values["knn/top1"] <= 1
+    final = json.loads((workdir / "results.json").read_text())["results"]["SimCLR"]
+    np.testing.assert_allclose(values["knn/top1"], final["knn/top1"], atol=1e-6)
+
+    output = tmp_path / "features.npz"
+    run(workdir, f"--output={output}", "--data=digits", "--split=test", module="ssl_jax.embed")
+    with np.load(output) as stored:
+        h, label = stored["h"], stored["label"]
+    from ssl_jax import data
+
+    source = data.load("digits", "test", channels=1)
+    np.testing.assert_array_equal(label, source.labels)
+    images = source.batch(np.arange(len(source)))["image"]
+    encoder = pretrained.load(str(workdir))
+    np.testing.assert_allclose(encoder.features(images)["h"], h, rtol=1e-5, atol=1e-6)
