@@ -72,7 +72,7 @@ def _imagenet(config: ConfigDict) -> None:
         name="lars", base_lr=0.3, lr_scaling="linear", weight_decay=1e-6, warmup_epochs=10.0
     )
     config.eval.update(
-        train_split="train", test_split="validation", batch_size=1024, every_epochs=10.0
+        train_split="train", test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0
     )
     config.eval.linear.num_l2 = 6
     config.log.every_steps = 50
@@ -112,8 +112,8 @@ def _digits(config: ConfigDict) -> None:
     config.model = ConfigDict(dict(name="convnet", widths=(32, 64, 128)))
     config.views = ConfigDict(
         dict(
-            ops=("affine",),
-            affine=dict(size=16, degrees=15.0, translate=0.1, scale=(0.8, 1.2), shear=10.0),
+            ops=("random_affine",),
+            random_affine=dict(size=16),
         )
     )
     config.optimizer.update(

@@ -87,6 +87,7 @@ def base_config() -> ConfigDict:
     config.eval.train_split = "train"
     config.eval.test_split = "test"
     config.eval.batch_size = 256
+    config.eval.center = 1.0  # side of the central square that is kept; 0.875 = 224/256
     config.eval.max_train_examples = placeholder(int)  # a fixed random subset
     config.eval.online = True  # a linear probe trained along, without gradient to the encoder
     config.eval.collapse_every_steps = 50  # 0: no collapse monitor

@@ -13,6 +13,7 @@ import sys
 import jax
 from absl import flags
 from etils import epath
+from rich.console import Console
 
 from ssl_jax import command, data, parallel, pretrained, report
 from ssl_jax.errors import UserError
@@ -44,7 +45,7 @@ def main() -> int:
         values = prober.evaluate(encoder.encode, tuple(_EVALS.value or config.eval.final_names))
     if jax.process_index() == 0:
         print(f"{_WORKDIR.value}, step {encoder.step}, on {prober.dataset}")
-        report.print_table({config.method.name: values})
+        Console().print(report.summary_table({experiment.method.title: values}))
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
         path = epath.Path(_WORKDIR.value) / "evaluations" / f"{encoder.step}_{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

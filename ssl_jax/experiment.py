@@ -90,14 +90,9 @@ class Experiment:
 
     def abstract_state(self) -> train_state.TrainState:
         """The state's shapes, dtypes and shardings; allocates nothing."""
-        batch = self.spec.batch(self.config.batch_size)
-        shapes = jax.eval_shape(self._init(), batch)
+        shapes = jax.eval_shape(self._init(), self.spec.batch(self.config.batch_size))
         shardings = parallel.state_shardings(shapes, self.mesh, self.config.mesh.rules)
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            shapes,
-            shardings,
-        )
+        return parallel.abstract_with(shardings, shapes)
 
     def state_shardings(self) -> PyTree:
         """The sharding of every leaf of the state."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax import optim
+from ssl_jax import optim, parallel
 from ssl_jax.experiment import Experiment
 
 
@@ -17,7 +17,7 @@ def lines(experiment: Experiment) -> list[tuple[str, str]]:
     mesh = experiment.mesh
     state = experiment.abstract_state()
     devices = mesh.devices.reshape(-1)
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = parallel.batch_shards(mesh)
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     epochs = length.total_steps / length.steps_per_epoch
     peak = max(

@@ -94,18 +94,29 @@ def load(workdir: str, step: int | None = None) -> Pretrained:
 
 def load_experiment(workdir: str, experiment: Experiment, step: int | None = None) -> Pretrained:
     """As `load`, on the devices of an experiment already built."""
-    with checkpoint.Checkpointer(workdir) as saves:
-        step = saves.latest_step() if step is None else step
-        if step is None:
-            raise UserError(f"{workdir} has no checkpoint yet")
-        if step not in saves.all_steps():
-            steps = ", ".join(map(str, saves.all_steps()))
-            raise UserError(f"{workdir} has no checkpoint of step {step}; steps: {steps}")
-        state = experiment.abstract_state()
-        params, buffers = saves.restore_parameters(state.params, state.buffers, step=step)
+    with checkpoint.Checkpointer(workdir, read_only=True) as saves:
+        restored = saves.restore_parameters(
+            step, sharding=parallel.replicated(experiment.mesh)
+        )
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint yet")
+    parts, step = restored
+    state = experiment.abstract_state()
     return Pretrained(
-        experiment.config, experiment, step, params, buffers, experiment.features_fn()
+        experiment.config,
+        experiment,
+        step,
+        _shaped_like(state.params, parts["params"]),
+        _shaped_like(state.buffers, parts["buffers"]),
+        experiment.features_fn(),
     )
+
+
+def _shaped_like(template: PyTree, loaded: PyTree) -> PyTree:
+    """`loaded` with the empty dicts of `template`, which a checkpoint does not store."""
+    if not isinstance(template, dict):
+        return loaded
+    return {key: _shaped_like(part, loaded.get(key, {})) for key, part in template.items()}
 
 
 def read_config(workdir: str) -> ConfigDict:

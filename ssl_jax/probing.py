@@ -47,6 +47,7 @@ class Prober:
         if self.dataset != section.name:  # another data set keeps the canvas, not the options
             section.options = ConfigDict()
         section.update(name=self.dataset, split=split, host_views=0)
+        section.options.center = self.config.eval.center
         return data.from_config(section, seed=self.config.seed)
 
     @property
@@ -86,7 +87,7 @@ class Prober:
 
     def batches(self, source: data.Source, subset: np.ndarray | None = None) -> Any:
         """Every example once as global device batches, the last one padded (`mask` False)."""
-        rows_over = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        rows_over = parallel.batch_shards(self.mesh)
         size = -(-min(self.config.eval.batch_size, len(source)) // rows_over) * rows_over
         rows = parallel.local_rows(self.mesh, size)
         for batch in data.epoch_batches(

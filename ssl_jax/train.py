@@ -7,7 +7,9 @@ and with more epochs it extends it. Exit codes: 0 finished, 143 after SIGTERM an
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,7 +20,6 @@ from ml_collections import ConfigDict
 from ssl_jax import checkpoint, command, data, finish, metrics, parallel, preflight, progress
 from ssl_jax import config as config_lib
 from ssl_jax.errors import UserError
-from ssl_jax.evals import collapse
 from ssl_jax.experiment import Experiment, use_compilation_cache
 from ssl_jax.probing import Prober
 from ssl_jax.signals import StopRequest
@@ -103,10 +104,7 @@ class Run:
         bar = progress.ProgressBar(total, start, primary=self.primary)
         compiled = self.experiment.compile_train_step()
         meter = self._meter(compiled, start)
-        monitor = collapse.Monitor()
-        for row in metrics.read_metrics(self.workdir):
-            monitor.update(int(row["step"]), collapse.logged_values(row))
-        watch = Watch(self.experiment, writer, bar, meter, monitor)
+        watch = Watch(self.experiment, writer, bar, meter, metrics.read_metrics(self.workdir))
         profiler = _Profiler(self.config.profile_steps, str(self.workdir / "profile"))
         step = start
         with bar, self._batches(start) as batches, profiler:
@@ -156,7 +154,8 @@ class Run:
         # Agreeing takes a collective, so several processes ask only at logging steps.
         return step % self.config.log.every_steps == 0 and parallel.any_process(bool(stop))
 
-    def _batches(self, start: int) -> parallel.PrefetchToDevice:
+    @contextlib.contextmanager
+    def _batches(self, start: int) -> Iterator[Iterator[Any]]:
         """Global device batches from the update after `start` to the end."""
         config = self.config
         rows = parallel.local_rows(self.mesh, config.batch_size)
@@ -168,12 +167,14 @@ class Run:
             num_steps=self.length.total_steps - start,
             rows=rows,
             workers=config.data.workers,
+            prefetch=config.data.prefetch,
         )
-        return parallel.prefetch_to_device(
-            host,
-            lambda batch: parallel.to_global(batch, self.mesh, rows, config.batch_size),
-            size=config.data.prefetch,
-        )
+
+        def put(batch: Any) -> Any:
+            return parallel.to_global(batch, self.mesh, rows, config.batch_size)
+
+        with host, parallel.prefetch_to_device(host, put, config.data.prefetch) as batches:
+            yield batches
 
     def _meter(self, compiled: Any, start: int) -> progress.Throughput:
         """Speed, and utilisation where the device's peak is known."""

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from ssl_jax import metrics, progress
+from ssl_jax.errors import UserError
 from ssl_jax.evals import collapse
 from ssl_jax.experiment import Experiment
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError):
     """The loss became NaN or infinite; the last good checkpoint stands."""
 
 
@@ -28,7 +29,7 @@ class Watch:
       writer: where rows go.
       bar: where lines go.
       meter: measures the speed.
-      monitor: the collapse monitor, with the rows before this start already in it.
+      rows: metric rows from before this start, from which the collapse monitor picks up.
     """
 
     def __init__(
@@ -37,14 +38,14 @@ class Watch:
         writer: metrics.MetricWriter,
         bar: progress.ProgressBar,
         meter: progress.Throughput,
-        monitor: collapse.Monitor,
+        rows: list[metrics.Row],
     ):
         self._schedule = experiment.schedule
         self._log_every = experiment.config.log.every_steps
         self._monitor_every = experiment.config.eval.collapse_every_steps
         self._total = experiment.length.total_steps
         self._writer, self._bar, self._meter = writer, bar, meter
-        self._monitor = monitor
+        self._monitor = _replayed(rows)
         self._diagnose = jax.jit(collapse.diagnostics)
         self._pending: list[tuple[int, jax.Array]] = []
 
@@ -65,13 +66,14 @@ class Watch:
         row["train/learning_rate"] = float(self._schedule(step - 1))
         row |= self._meter.measure(step)
         diagnosed = _to_host(diagnosed)
-        row |= {f"collapse/{name}": value for name, value in diagnosed.items()}
+        row |= {_COLLAPSE + name: value for name, value in diagnosed.items()}
         self._writer.write(step, row)
         self._bar.update(step, row)
         if diagnosed:
-            for warning in self._monitor.update(step, diagnosed):
-                self._writer.write(step, {"warning": warning})
-                self._bar.message(f"warning: step {step}: {warning}")
+            self._monitor, alarms = self._monitor.update(step, diagnosed)
+            for alarm in alarms:
+                self._writer.write(step, {"warning": alarm.message})
+                self._bar.message(f"warning: {alarm.message}")
 
     def check_losses(self) -> None:
         """Fetches the losses not yet looked at.
@@ -93,6 +95,19 @@ class Watch:
         self._writer.write(step, {f"eval/{name}": value for name, value in values.items()})
         shown = "  ".join(f"{name} {value:.1%}" for name, value in values.items())
         self._bar.message(f"step {step}: {shown}")
+
+
+_COLLAPSE = "collapse/"
+
+
+def _replayed(rows: list[metrics.Row]) -> collapse.Monitor:
+    """The monitor after everything that was logged before."""
+    monitor = collapse.Monitor()
+    for row in rows:
+        values = {k.removeprefix(_COLLAPSE): v for k, v in row.items() if k.startswith(_COLLAPSE)}
+        if values:
+            monitor, _ = monitor.update(int(row["step"]), values)
+    return monitor
 
 
 def _to_host(values: dict[str, jax.Array]) -> dict[str, float]:

@@ -132,9 +132,7 @@ def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_p
     run(tmp_path, *TINY, devices=1)
     whole, pieces = losses(finished(1)), losses(tmp_path)
     assert whole.keys() == pieces.keys()
-    np.testing.assert_allclose(
-        list(pieces.values()), list(whole.values()), rtol=2e-3
-    )
+    np.testing.assert_allclose(list(pieces.values()), list(whole.values()), rtol=2e-3)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def read(directory: epath.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> d
     except Exception as error:
         name, error = _first_unreadable(directory, stored) or ("the state", error)
         raise DamagedCheckpointError(
-            f"checkpoint {directory}: cannot read {name} ({first_line(error)})"
+            f"checkpoint {directory}: cannot read {name} ({reason(error)})"
         ) from error
     for name, leaf in wanted.items():
         if name not in stored:
@@ -105,10 +106,13 @@ def _first_unreadable(
     return None
 
 
-def first_line(error: BaseException) -> str:
-    """An error's message in one line of bearable length."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line if len(line) <= 300 else f"{line[:297]}..."
+def reason(error: BaseException) -> str:
+    """Why it failed, in one line: the innermost cause's message without its appendix."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    line = re.split(r" \[\w+=", line)[0]  # TensorStore appends its whole specification
+    return line if len(line) <= 200 else f"...{line[-200:]}"
 
 
 def some(names: Sequence[str]) -> str:

@@ -22,8 +22,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ssl_jax.checkpoint import arrays as arrays_lib
-from ssl_jax.checkpoint import digest, steps
-from ssl_jax.checkpoint.arrays import first_line, some
+from ssl_jax.checkpoint import digest, quiet, steps
+from ssl_jax.checkpoint.arrays import reason, some
 from ssl_jax.checkpoint.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -36,19 +36,6 @@ from ssl_jax.parallel.distributed import any_process, from_first_process
 _log = logging.getLogger(__name__)
 
 _STATE = "state"
-
-
-class _OrbaxFilter(logging.Filter):
-    """Drops Orbax's own records, which tell of each barrier; what matters is raised anyway.
-
-    Setting this module's logger to DEBUG lets them through.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "/orbax/" not in record.pathname or _log.isEnabledFor(logging.DEBUG)
-
-
-logging.getLogger("absl").addFilter(_OrbaxFilter())
 
 
 class Checkpointer:
@@ -84,19 +71,14 @@ class Checkpointer:
             )
         if best_mode not in ("max", "min"):
             raise UserError(f"checkpoint.best_mode={best_mode!r}: use 'max' or 'min'")
+        quiet.silence_orbax()
         self.directory = epath.Path(workdir).expanduser().absolute() / "checkpoints"
         self._keep_latest, self._keep_best = keep_latest, keep_best
         self._best_metric, self._best_mode = best_metric, best_mode
         self._read_only = read_only
         self._saving: tuple[int, float | None] | None = None
         self._stale: set[int] = set()  # steps after the one restored, of a history left behind
-        self._writer = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(
-                # Trained weights do not compress, and trying costs more than writing them.
-                state=ocp.PyTreeCheckpointHandler(use_compression=False),
-                manifest=ocp.JsonCheckpointHandler(filename=FILENAME),
-            )
-        )
+        self._writer = _make_writer()
         if not read_only:
             steps.delete_leftovers(self.directory)
         committed = from_first_process(steps.committed(self.directory))
@@ -204,7 +186,7 @@ class Checkpointer:
         self._saving = None
         steps.delete_leftovers(self.directory)  # gives the room back
         return CheckpointError(
-            f"saving step {step} to {self.directory} failed: {first_line(error)}; "
+            f"saving step {step} to {self.directory} failed: {reason(error)}; "
             f"{self._what_is_left()}"
         )
 
@@ -384,6 +366,18 @@ class Checkpointer:
             return Manifest.read(self.directory / str(step)).metrics.get(self._best_metric)
         except DamagedCheckpointError:
             return None
+
+
+def _make_writer() -> ocp.AsyncCheckpointer:
+    # Made in the background, a directory that cannot be made is waited for five minutes.
+    options = ocp.AsyncOptions(create_directories_asynchronously=False)
+    items = ocp.CompositeCheckpointHandler(
+        # Trained weights do not compress, and trying costs more than writing them.
+        state=ocp.PyTreeCheckpointHandler(use_compression=False),
+        manifest=ocp.JsonCheckpointHandler(filename=FILENAME),
+        composite_options=ocp.CompositeOptions(async_options=options),
+    )
+    return ocp.AsyncCheckpointer(items, async_options=options)
 
 
 def _agree(directory: epath.Path, damage: DamagedCheckpointError | None) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from ssl_jax.checkpoint.arrays import first_line, some
+from ssl_jax.checkpoint.arrays import reason, some
 from ssl_jax.checkpoint.errors import DamagedCheckpointError
 
 ITEM = "manifest"
@@ -66,7 +66,7 @@ class Manifest:
             return cls(arrays, content["metrics"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedCheckpointError(
-                f"checkpoint {step_directory}: cannot read {FILENAME} ({first_line(error)})"
+                f"checkpoint {step_directory}: cannot read {FILENAME} ({reason(error)})"
             ) from error
 
     def differences(self, wanted: Mapping[str, Any]) -> str:

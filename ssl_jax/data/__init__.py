@@ -1,0 +1,185 @@
+"""Host side data: sources of images and the stream of batches.
+
+    source = data.load("folder:/data/birds", "train[:90%]", image_size=224)
+    for batch in data.batches(source, batch_size=256, seed=0, workers=8): ...
+
+Five kinds of source, one file each: `digits`, `shapes`, `folder:PATH`, `tfds:NAME`, `tar:PATTERN`.
+The stream is a pure function of (seed, step): the data state of a run is its step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssl_jax.data import subsplit
+from ssl_jax.data.known import known
+from ssl_jax.data.pipeline import batches, epoch_batches
+from ssl_jax.data.request import Request
+from ssl_jax.data.sampler import batch_indices, epoch_order
+from ssl_jax.data.source import Concatenated, Source, make_spec
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.method import DataSpec
+
+__all__ = [
+    "DataSpec",
+    "Source",
+    "batch_indices",
+    "batches",
+    "epoch_batches",
+    "epoch_order",
+    "from_config",
+    "load",
+    "spec_from_config",
+    "splits",
+]
+
+# Kind -> what follows its colon, for messages. The module of that name has a function `dataset`.
+KINDS = {"digits": "", "shapes": "", "folder": "PATH", "tfds": "NAME", "tar": "PATTERN"}
+
+
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    strict: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> Source:
+    """Opens a split of a data set.
+
+    Args:
+      name: "digits", "shapes", "folder:PATH", "tfds:NAME" or "tar:PATTERN".
+      split: a split or sub-split: "train[:80%]", "train[1000:]", "train+test", "all".
+      image_size: side of the square canvas, pixels. Images are resized (bicubic) so that their
+        central square fills it. Default: the size the data set's images have, if they have one.
+      channels: 1 (luminance) or 3; default what the data set has.
+      strict: whether an unreadable image is an error; else the next readable one replaces it.
+      seed: of the generated data of `shapes`.
+      **options: `host_views`, `host_crop_scale` and `center` (see `image.Canvas`), and the keyword
+        arguments of the kind's own `dataset` function, such as `num_generated` of `shapes`.
+
+    Raises:
+      UserError: an unknown data set, split or option, data that are not there, or a bad value.
+    """
+    opened = _open(name, dict(
+        options, image_size=image_size, channels=channels, strict=strict, seed=seed
+    ))  # fmt: skip
+    whole: dict[str, Source] = {}
+
+    def source(part: str) -> Source:
+        if part not in whole:
+            whole[part] = opened.source(part)
+        return whole[part]
+
+    aliases = getattr(opened, "aliases", {})
+    parts = subsplit.parse(split, opened.splits, lambda part: len(source(part)), aliases)
+    selected = [
+        source(part.split).select(part.start, part.stop)
+        if part.stop - part.start < len(source(part.split))
+        else source(part.split)
+        for part in parts
+    ]
+    joined = Concatenated.of(selected) if len(selected) > 1 else selected[0]
+    return dataclasses.replace(joined, name=f"{name}[{split}]")
+
+
+def splits(name: str, **options: Any) -> tuple[str, ...]:
+    """The splits of a data set; takes what `load` takes.
+
+    Raises:
+      UserError: as `load`.
+    """
+    return tuple(_open(name, options).splits)
+
+
+def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
+    """Opens what a config's data section names.
+
+    Raises:
+      UserError: as `load`.
+    """
+    return load(
+        section.name,
+        section.split,
+        image_size=section.image_size,
+        channels=section.channels,
+        strict=section.strict,
+        seed=seed,
+        host_views=section.host_views,
+        host_crop_scale=tuple(section.host_crop_scale),
+        **section.options.to_dict(),
+    )
+
+
+def spec_from_config(section: ConfigDict) -> DataSpec:
+    """The DataSpec of a config's data section, without touching the data.
+
+    `num_examples`, `num_classes`, `image_size` and `channels` of the section count; what they leave
+    open is filled in for data sets whose facts are known.
+
+    Raises:
+      UserError: an unknown data set or split, or facts missing.
+    """
+    options = section.options.to_dict()
+    _check_kind(section.name)
+    facts = known(section.name, options)
+    num_examples = section.num_examples
+    if num_examples is None:
+        if facts is None:
+            raise UserError(
+                f"{section.name} has to be read to know its size; set data.num_examples (and "
+                "data.num_classes if it has labels)"
+            )
+        parts = subsplit.parse(section.split, tuple(facts.splits), facts.splits.__getitem__)
+        num_examples = sum(part.stop - part.start for part in parts)
+    num_classes = section.num_classes
+    if num_classes is None and facts is not None:
+        num_classes = facts.num_classes
+    request = Request(
+        image_size=section.image_size,
+        channels=section.channels,
+        host_views=section.host_views,
+        host_crop_scale=tuple(section.host_crop_scale),
+    )
+    canvas = request.canvas(*((facts.image_size, facts.channels) if facts else ()))
+    return make_spec(canvas, num_examples, num_classes)
+
+
+def _check_kind(name: str) -> tuple[str, str]:
+    """(kind, location) of a data set's name."""
+    kind, colon, location = name.partition(":")
+    usage = [f"{kind}:{what}" if what else kind for kind, what in KINDS.items()]
+    if kind not in KINDS or bool(colon) != bool(KINDS[kind]):
+        raise UserError(
+            f"unknown data set {name!r}; data sets: {', '.join(usage)}.{nearest(kind, KINDS)}"
+        )
+    if colon and not location:
+        raise UserError(f"data set {name!r} names nothing; write {kind}:{KINDS[kind]}")
+    return kind, location
+
+
+def _open(name: str, options: dict[str, Any]) -> Any:
+    """The data set: an object with `splits`, perhaps `aliases`, and `source(split)`."""
+    kind, location = _check_kind(name)
+    dataset = importlib.import_module(f"ssl_jax.data.{kind}").dataset
+    common = {field.name for field in dataclasses.fields(Request)}
+    own = {
+        parameter.name
+        for parameter in inspect.signature(dataset).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for option in options:
+        if option not in common | own:
+            raise UserError(
+                f"unknown option {option!r} of {kind}; options: {', '.join(sorted(common | own))}."
+                f"{nearest(option, common | own)}"
+            )
+    request = Request(**{key: value for key, value in options.items() if key in common})
+    return dataset(location, request, **{key: options[key] for key in options if key in own})

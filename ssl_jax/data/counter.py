@@ -1,8 +1,8 @@
 """Random numbers by counter: any one of them is computed alone, on any machine, in any order.
 
 The generator is SplitMix64 (Steele, Lea and Flood 2014): the n-th output of the stream `key` is
-`mix(key + n * GOLDEN)`. It needs no state and does not depend on the version of NumPy, so a batch is
-a pure function of (seed, step) and an example of (seed, index).
+`mix(key + n * GOLDEN)`. It needs no state and does not depend on the version of NumPy, so a batch
+is a pure function of (seed, step) and an example of (seed, index).
 """
 
 from __future__ import annotations

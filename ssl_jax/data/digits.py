@@ -1,7 +1,7 @@
 """`digits`: the 1797 handwritten digits that come with scikit-learn, 8x8 pixels.
 
-From the UCI test set of Alpaydin and Kaynak (1998). Needs no download. `test` is 20% of every class,
-drawn once and for all; `train` is the rest.
+From the UCI test set of Alpaydin and Kaynak (1998). Needs no download. `test` is 20% of every
+class, drawn once and for all; `train` is the rest.
 """
 
 from __future__ import annotations

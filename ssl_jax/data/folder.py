@@ -4,8 +4,9 @@
     PATH/cat/1.jpg        PATH/dog/2.jpg         classes; a fifth of the files is held out as `test`
     PATH/1.jpg            PATH/2019/2.jpg        no classes (or one): everything is `train`
 
-The examples of a split are ordered by a hash of their path, so that a slice such as `train[:10%]` is
-a random sample and not the first classes, and a file added later moves no other one to another split.
+The examples of a split are ordered by a hash of their path, so that a slice such as `train[:10%]`
+is a random sample and not the first classes, and a file added later moves no other one to another
+split.
 """
 
 from __future__ import annotations
@@ -57,29 +58,26 @@ class Folder:
     def __init__(self, root: str, canvas: Canvas, strict: bool):
         self._root, self._canvas, self._strict = root, canvas, strict
         present = {entry.name for entry in _folders(root)}
-        self._folders = {
+        found = {
             split: next((name for name in names if name in present), None)
             for split, names in _SPLIT_FOLDERS.items()
         }
-        self._divided = self._folders["train"] is not None
+        self._divided = found["train"] is not None
         if self._divided:
-            self._folders["test"] = self._folders["test"] or self._folders["validation"]
-            found = {split: name for split, name in self._folders.items() if name}
-            # The folder's own name works as well: `val` for `validation`.
-            self._splits = found | {name: name for name in found.values()}
-            classes = {
-                entry.name
-                for name in set(self._splits.values())
-                for entry in _folders(os.path.join(root, name))
-            }
+            self._tops = {split: name for split, name in found.items() if name}
+            self.aliases = {name: split for split, name in self._tops.items()}
+            if "test" not in self._tops and "validation" in self._tops:
+                self.aliases["test"] = "validation"
+            tops = [os.path.join(root, name) for name in self._tops.values()]
+            classes = {entry.name for top in tops for entry in _folders(top)}
         else:
-            classes = {entry.name for entry in _folders(root)}
-            self._splits = {"train": "", "test": ""} if len(classes) > 1 else {"train": ""}
+            classes, self.aliases = present, {}
+            self._tops = dict.fromkeys(("train", "test") if len(classes) > 1 else ("train",), "")
         self._classes = tuple(sorted(classes)) if len(classes) > 1 else ()
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return tuple(self._splits)
+        return tuple(self._tops)
 
     def source(self, split: str) -> FolderSource:
         """Lists the files of a split.
@@ -87,21 +85,14 @@ class Folder:
         Raises:
           UserError: there are none.
         """
-        top = os.path.join(self._root, self._splits[split])
-        hashed = [
-            (hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), path)
-            for path in _images(top)
-        ]
+        top = os.path.join(self._root, self._tops[split])
+        hashed = _hashed(top)
         if not self._divided and self._classes:
             held_out = split == "test"
-            hashed = [
-                (digest, path)
-                for digest, path in hashed
-                if (int.from_bytes(digest[:4], "little") % _HELD_OUT == 0) == held_out
-            ]
+            hashed = [item for item in hashed if (item[0][0] % _HELD_OUT == 0) == held_out]
         if not hashed:
             raise UserError(f"no images ({', '.join(EXTENSIONS)}) for split {split!r} below {top}")
-        paths = [path for _, path in sorted(hashed)]
+        paths = [path for _, path in hashed]
         class_of = {name: label for label, name in enumerate(self._classes)}
         labels = np.array([_label(path, class_of) for path in paths], np.int32)
         return FolderSource(
@@ -159,6 +150,13 @@ def _images(root: str) -> Iterator[str]:
                     pending.append(path)
                 elif entry.name.lower().endswith(EXTENSIONS):
                     yield path
+
+
+def _hashed(top: str) -> list[tuple[bytes, str]]:
+    """The image files below `top` with the hash of their path, sorted by it."""
+    return sorted(
+        (hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), path) for path in _images(top)
+    )
 
 
 def _label(path: str, class_of: Mapping[str, int]) -> int:

@@ -1,7 +1,7 @@
 """Encoded images to uint8 canvases of one size, and random crops cut on the host.
 
-Paper-scale recipes crop on the host, from the original: an 8% crop of a 256-pixel canvas is 72 pixels
-wide, of a usual photograph about 120. Colour stays on the device.
+Paper-scale recipes crop on the host, from the original: an 8% crop of a 256-pixel canvas is 72
+pixels wide, of a usual photograph about 120. Colour stays on the device.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Canvas:
             ("image_size", self.size, self.size >= 1, "at least 1"),
             ("channels", self.channels, self.channels in (1, 3), "1 or 3"),
             ("host_views", self.views, self.views >= 0, "0 or more"),
-            ("host_crop_scale", self.crop_scale, 0 < low <= high <= 1, "0 < smallest <= largest <= 1"),
+            ("host_crop_scale", self.crop_scale, 0 < low <= high <= 1, "0 < low <= high <= 1"),
             ("center", self.center, 0 < self.center <= 1, "in (0, 1]"),
         ):
             if not good:

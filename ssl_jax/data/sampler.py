@@ -1,8 +1,8 @@
 """Which examples a step trains on: a pure function of (seed, step).
 
-Every epoch is one shuffle of the data set, cut to a whole number of batches. Without the cut a batch
-across an epoch's end could hold one example twice: a false negative for contrastive losses, and two
-writes to one slot of a memory bank.
+Every epoch is one shuffle of the data set, cut to a whole number of batches. Without the cut a
+batch across an epoch's end could hold one example twice: a false negative for contrastive losses,
+and two writes to one slot of a memory bank.
 """
 
 from __future__ import annotations

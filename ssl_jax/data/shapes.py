@@ -14,7 +14,7 @@ import numpy as np
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import ArraySource, Arrays, Problem, Source
+from ssl_jax.data.source import Arrays, ArraySource, Problem, Source
 from ssl_jax.errors import UserError, nearest
 
 SHAPES = ("disc", "square", "triangle", "star", "cross", "ring")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
+from ssl_jax.data.names import Names
 from ssl_jax.errors import UserError
 from ssl_jax.method import DataSpec
 
@@ -120,7 +121,8 @@ class Source(abc.ABC):
 
     def select(self, start: int, stop: int) -> Source:
         """The examples `start` up to `stop` as a source of their own."""
-        return dataclasses.replace(self, problems={}, **self._rows(slice(start, stop)))
+        rows = self._rows(slice(start, stop))
+        return dataclasses.replace(self, problems=dict(self.problems), **rows)
 
     def problem_summary(self) -> str | None:
         """One line on `problems`, None if there are none."""
@@ -246,11 +248,11 @@ class Concatenated(Source):
     parts: tuple[Source, ...] = dataclasses.field(default=(), kw_only=True)
 
     @classmethod
-    def of(cls, name: str, parts: Sequence[Source]) -> Source:
+    def of(cls, parts: Sequence[Source]) -> Source:
         """The parts as one source; in memory if all of them are."""
         first = parts[0]
         shared = {
-            "name": name, "canvas": first.canvas, "num_classes": first.num_classes,
+            "name": first.name, "canvas": first.canvas, "num_classes": first.num_classes,
             "class_names": first.class_names, "factor_names": first.factor_names,
             "labels": _joined([part.labels for part in parts]),
             "factors": _joined([part.factors for part in parts]),
@@ -258,7 +260,7 @@ class Concatenated(Source):
         if all(type(part) is ArraySource and not part.bad_rows for part in parts):
             return ArraySource(images=np.concatenate([part.images for part in parts]), **shared)
         if all(part.names is not None for part in parts):
-            shared["names"] = [name for part in parts for name in part.names]
+            shared["names"] = Names(name for part in parts for name in part.names)
         return cls(parts=tuple(parts), **shared)
 
     def __len__(self) -> int:
@@ -274,8 +276,9 @@ class Concatenated(Source):
             rows = np.flatnonzero((indices >= start) & (indices < start + len(part)))
             read, found = part.read(indices[rows] - start, positions[rows], stream)
             for key, value in read.items():
-                out = arrays.setdefault(key, np.empty((len(indices), *value.shape[1:]), value.dtype))
-                out[rows] = value + start if key == "index" else value
+                if key not in arrays:
+                    arrays[key] = np.empty((len(indices), *value.shape[1:]), value.dtype)
+                arrays[key][rows] = value + start if key == "index" else value
             problems += [problem._replace(row=int(rows[problem.row])) for problem in found]
             start += len(part)
         return arrays, sorted(problems, key=lambda problem: problem.row)

@@ -8,7 +8,8 @@ overlap and miss nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ssl_jax.errors import UserError, nearest
@@ -26,7 +27,12 @@ class Part(NamedTuple):
     stop: int
 
 
-def parse(text: str, splits: Sequence[str], size: Callable[[str], int]) -> list[Part]:
+def parse(
+    text: str,
+    splits: Sequence[str],
+    size: Callable[[str], int],
+    aliases: Mapping[str, str] = MappingProxyType({}),
+) -> list[Part]:
     """Resolves a sub-split into parts to be read one after the other.
 
     Args:
@@ -34,6 +40,7 @@ def parse(text: str, splits: Sequence[str], size: Callable[[str], int]) -> list[
         every split, unless there is one of that name.
       splits: the names there are.
       size: number of examples of a split; asked only of those that `text` names.
+      aliases: further names of splits.
 
     Raises:
       UserError: malformed, an unknown split, a slice beyond the split's end, or an empty one.
@@ -43,7 +50,7 @@ def parse(text: str, splits: Sequence[str], size: Callable[[str], int]) -> list[
         match = _PART.fullmatch(piece.strip())
         if match is None:
             raise UserError(f"split {text!r} is malformed; {_FORMS}")
-        name = match["split"]
+        name = aliases.get(match["split"], match["split"])
         if name == "all" and name not in splits:
             if match["start"] is not None:
                 raise UserError(f"split {text!r}: 'all' takes no slice; slice each split instead")

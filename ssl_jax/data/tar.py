@@ -12,22 +12,21 @@ in the order of the shards, which their writers have usually shuffled.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
-import itertools
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ssl_jax.data.folder import EXTENSIONS
-from ssl_jax.data.names import Names
 from ssl_jax.data.image import Canvas
+from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import EncodedSource, Problem
+from ssl_jax.data.source import EncodedSource
 from ssl_jax.errors import UserError
 
 _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
@@ -49,17 +48,18 @@ class Shards:
     def __init__(self, pattern: str, canvas: Canvas, strict: bool):
         self._pattern, self._canvas, self._strict = pattern, canvas, strict
 
-    @property
+    @functools.cached_property
     def splits(self) -> tuple[str, ...]:
         if _SPLIT not in self._pattern:
             return ("train",)
-        before, after = self._pattern.split(_SPLIT, 1)
         found = set()
-        for path in _matching(f"{before}*{after}"):
-            for head, tail in itertools.product(expand_braces(before), expand_braces(after)):
-                as_regex = f"{_as_regex(head)}([\\w-]+?){_as_regex(tail)}"
-                if match := re.fullmatch(as_regex, path):
-                    found.add(match[1])
+        for pattern in expand_braces(self._pattern):
+            wildcards = re.escape(pattern).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+            named = re.compile(wildcards.replace(re.escape(_SPLIT), r"([\w-]+?)"))
+            matches = map(named.fullmatch, glob.glob(pattern.replace(_SPLIT, "*")))
+            found |= {match[1] for match in matches if match}
+        if not found:
+            raise UserError(f"no file matches tar:{self._pattern}")
         return tuple(sorted(found))
 
     def source(self, split: str) -> TarSource:
@@ -69,7 +69,7 @@ class Shards:
           UserError: there are none, or no images in them, or one cannot be read at random.
         """
         pattern = self._pattern.replace(_SPLIT, split)
-        shards = _matching(pattern)
+        shards = [path for one in expand_braces(pattern) for path in sorted(glob.glob(one))]
         if not shards:
             raise UserError(f"no file matches tar:{pattern}")
         members: list[Member] = []
@@ -78,9 +78,9 @@ class Shards:
             found, error = scan(shard, number)
             members += found
             if error and self._strict:
-                raise UserError(f"{shard} is broken ({error}); data.strict=False takes what is whole")
+                raise UserError(f"{shard}: {error}; data.strict=False would use the rest")
             if error:
-                problems[shard] = f"{error}; the {len(found)} whole images before are used"
+                problems[shard] = f"{error}; of its images, {len(found)} are used"
         if not members:
             raise UserError(f"no images ({', '.join(sorted(_IMAGES))}) in tar:{pattern}")
         labels = np.array([member.label for member in members], np.int32)
@@ -122,5 +122,81 @@ class TarSource(EncodedSource):
     def _example_name(self, index: int) -> str:
         return f"{self.shards[self.places[index, 0]]}:{self.names[index]}"
 
-    def _rows(self, rows: slice) -> dict:
+    def _rows(self, rows: slice) -> dict[str, Any]:
         return super()._rows(rows) | {"places": self.places[rows]}
+
+
+class Member(NamedTuple):
+    """An image in a shard: where its bytes are, what it is called, its label (-1 = none)."""
+
+    shard: int
+    offset: int
+    length: int
+    name: str
+    label: int
+
+
+def scan(path: str, shard: int) -> tuple[list[Member], str | None]:
+    """The images of one tar file, and what is wrong with it if something is.
+
+    Args:
+      path: the tar file.
+      shard: number to give it in the result.
+
+    Raises:
+      UserError: it is compressed, or not a tar file at all.
+    """
+    images: dict[str, Member] = {}
+    labels: dict[str, int] = {}
+    size = os.path.getsize(path)
+    error = None
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (info := tar.next()) is not None:
+                tar.members = []  # or it keeps every header it has seen
+                if not info.isfile():
+                    continue
+                if info.offset_data + info.size > size:
+                    error = f"truncated in {info.name}"
+                    break
+                folder, slash, file = info.name.rpartition("/")
+                stem, _, extension = file.partition(".")
+                key, extension = folder + slash + stem, extension.lower()
+                if extension in _IMAGES:
+                    images[key] = Member(shard, info.offset_data, info.size, info.name, -1)
+                elif extension in ("cls", "json"):
+                    content = tar.extractfile(info).read()
+                    labels[key] = _label(content, extension, labels.get(key, -1))
+    except tarfile.ReadError as problem:
+        if not images:
+            raise UserError(
+                f"{path} is not an uncompressed tar file ({problem}); decompress it, members of "
+                "compressed ones cannot be read at random"
+            ) from None
+        error = f"broken after {max(images.values(), key=lambda image: image.offset).name}"
+    return [image._replace(label=labels.get(key, -1)) for key, image in images.items()], error
+
+
+def _label(content: bytes, extension: str, default: int) -> int:
+    """The label in a .cls or .json member, else `default`."""
+    try:
+        found = int(content) if extension == "cls" else json.loads(content)["label"]
+        return found if isinstance(found, int) and found >= 0 else default
+    except (ValueError, KeyError, TypeError):
+        return default
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`{a,b}` and `{08..10}` (zero-padded as written), as a shell would; other braces stay."""
+    for match in _BRACES.finditer(pattern):
+        numbers = _RANGE.fullmatch(match[1])
+        if numbers:
+            first, last = numbers.groups()
+            choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+        elif "," in match[1]:
+            choices = match[1].split(",")
+        else:
+            continue
+        head, tail = pattern[: match.start()], pattern[match.end() :]
+        return [expanded for choice in choices for expanded in expand_braces(head + choice + tail)]
+    return [pattern]

@@ -155,7 +155,7 @@ def _labelled(
         if not has_label.any():
             raise UserError(
                 f"the {split} split has no labels and {name} needs them; evaluate on a labelled "
-                'data set (eval.data), or take collapse, which needs none'
+                "data set (eval.data), or take collapse, which needs none"
             )
         # The common case, everything labelled, must not copy gigabytes.
         h = np.asarray(rows[feature])

@@ -4,7 +4,8 @@ Complete collapse: every example gets the same embedding, the spread `std_z` goe
 Dimensional collapse: embeddings differ, but along a few directions only; the effective rank is low.
 
 Sources: RankMe, Garrido et al. 2023, Eq. 1; effective rank, Roy & Vetterli 2007; alignment and
-uniformity, Wang & Isola 2020, Sec. 4; spread of normalised outputs, SimSiam, Chen & He 2021, Fig. 2.
+uniformity, Wang & Isola 2020, Sec. 4; spread of normalised outputs, Chen & He 2021 (SimSiam),
+Fig. 2; dimensional collapse, Jing et al. 2022.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -120,14 +121,16 @@ def uniformity(x: Array, t: float = 2.0) -> Array:
     n = x.shape[0]
     rows = max(1, min(n, _PAIRS // n))
 
-    def similarity(row: Array) -> Array:
-        """Sum over j != i of exp(-t d_ij^2) for one i."""
-        cosine = jnp.einsum("nd,d->n", x, x[row], precision=jax.lax.Precision.HIGHEST)
-        # Rounding can push a cosine past 1. The diagonal is masked, not subtracted.
-        potential = jnp.exp(-t * jnp.maximum(2.0 - 2.0 * cosine, 0.0))
-        return jnp.sum(jnp.where(jnp.arange(n) == row, 0.0, potential))
+    squares = jnp.sum(jnp.square(x), axis=-1)  # 1, or 0 for an embedding that is all zero
 
-    sums = jax.lax.map(similarity, jnp.arange(n), batch_size=rows)
+    def potential(row: Array) -> Array:
+        """Sum over j != i of exp(-t ||x_i - x_j||^2) for one i."""
+        products = jnp.einsum("nd,d->n", x, x[row], precision=jax.lax.Precision.HIGHEST)
+        # Rounding can push a distance below 0. The diagonal is masked, not subtracted.
+        distance = jnp.maximum(squares + squares[row] - 2.0 * products, 0.0)
+        return jnp.sum(jnp.where(jnp.arange(n) == row, 0.0, jnp.exp(-t * distance)))
+
+    sums = jax.lax.map(potential, jnp.arange(n), batch_size=rows)
     return jnp.log(jnp.mean(sums) / (n - 1))
 
 
@@ -141,3 +144,128 @@ def _ranks(x: Array, name: str) -> dict[str, Array]:
     # largest in float32 rounding, and with them the entropy of a low rank.
     s = jnp.linalg.svd(x.astype(jnp.float32), compute_uv=False)
     return {f"rankme_{name}": rankme(s), f"effective_rank_{name}": rankme(s, epsilon=0.0)}
+
+
+class Alarm(NamedTuple):
+    """What the monitor has to say. `active` is False when a cause has passed."""
+
+    step: int
+    cause: str  # "non-finite", "complete" or "dimensional"
+    message: str  # one line: what was seen and what it is likely to come from
+    active: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Monitor:
+    """Watches diagnostics during training. Immutable: `update` returns the next monitor.
+
+    A cause is reported once, when it has held for `patience` updates in a row, and again only
+    after it has passed. Low values alone mean little: an untrained network without normalisation
+    starts with a spread of 0.1 and less, and a healthy contrastive run may lose 9/10 of the
+    effective rank that its random head began with. What counts is therefore a fall from the
+    highest value seen, to a level that healthy runs do not reach; a run that was never better is
+    judged after `grace` updates, by stricter limits.
+
+    Resuming needs no checkpoint: feed the logged rows through `update` again.
+
+    Attributes:
+      patience: updates in a row before a cause is reported, or held to have passed.
+      grace: updates before a run that has not fallen from anywhere is judged.
+      fallen_spread: complete collapse: `std_z` below this and below half its highest value.
+      constant_spread: complete collapse: `std_z` below this, after `grace`.
+      fallen_rank: dimensional collapse: effective rank over its highest value below this.
+      single_rank: dimensional collapse: effective rank below this, after `grace`.
+    """
+
+    patience: int = 3
+    grace: int = 10
+    fallen_spread: float = 0.1
+    constant_spread: float = 0.02
+    fallen_rank: float = 0.04
+    single_rank: float = 1.2
+
+    updates: int = 0
+    highest_spread: float = 0.0
+    highest_rank: float = 0.0
+    streaks: tuple[tuple[str, int], ...] = ()  # per cause: updates in a row against its state
+    active: frozenset[str] = frozenset()
+
+    def update(self, step: int, values: Mapping[str, float]) -> tuple[Monitor, list[Alarm]]:
+        """Takes in one row of diagnostics.
+
+        Args:
+          step: of the row.
+          values: what `diagnostics` returned; further scalars (the loss) are checked to be finite.
+            Without z the rank of h is watched.
+
+        Returns:
+          The next monitor, and what is to be reported now: usually nothing.
+        """
+        values = {name: float(value) for name, value in values.items()}
+        bad = sorted(name for name, value in values.items() if not math.isfinite(value))
+        spread_now = values.get("std_z", math.nan)
+        name = "z" if "rankme_z" in values else "h"
+        rank_now = values.get(f"rankme_{name}", math.nan)
+        found = {"non-finite": bool(bad)}
+        monitor = self
+        if math.isfinite(spread_now):
+            highest = max(self.highest_spread, spread_now)
+            monitor = dataclasses.replace(monitor, highest_spread=highest)
+            found["complete"] = self._below(
+                spread_now, min(self.fallen_spread, 0.5 * highest), self.constant_spread, "complete"
+            )
+        if math.isfinite(rank_now):
+            highest = max(self.highest_rank, rank_now)
+            monitor = dataclasses.replace(monitor, highest_rank=highest)
+            found["dimensional"] = self._below(
+                rank_now, self.fallen_rank * highest, self.single_rank, "dimensional"
+            )
+            # Complete collapse is of rank one as well: name the graver cause only.
+            if found.get("complete") or "complete" in self.active:
+                found["dimensional"] = "dimensional" in self.active
+        text = {
+            "non-finite": f"{', '.join(bad)} not finite. Likely: learning rate too high, warm-up "
+            "too short, or an overflow in low precision.",
+            "complete": f"complete collapse, the spread of z is {spread_now:.3f} (1 = uniform, "
+            f"highest so far {monitor.highest_spread:.2f}): all examples get nearly the same "
+            "embedding. Likely: a stop-gradient, predictor or other guard against constant "
+            "outputs is missing or too weak, or the learning rate is too high.",
+            "dimensional": f"dimensional collapse, the effective rank of {name} is {rank_now:.1f} "
+            f"(highest so far {monitor.highest_rank:.1f}): embeddings differ along few directions "
+            "only. Likely: too little pressure to spread (temperature too high, decorrelation or "
+            "centring too weak) or augmentation stronger than the differences between images.",
+        }
+        return monitor._report(step, found, text)
+
+    def _below(self, value: float, fallen: float, never_better: float, cause: str) -> bool:
+        limit = max(fallen, never_better) if self.updates >= self.grace else fallen
+        # An active cause ends at 1.5 times the limit, so that it does not flicker around it.
+        return value < (1.5 * limit if cause in self.active else limit)
+
+    def _report(
+        self, step: int, found: Mapping[str, bool], text: Mapping[str, str]
+    ) -> tuple[Monitor, list[Alarm]]:
+        """Moves causes between active and passed, once each has changed for long enough."""
+        streaks, active, alarms = dict(self.streaks), set(self.active), []
+        for cause, present in found.items():
+            changed = present != (cause in active)
+            streaks[cause] = streaks.get(cause, 0) + 1 if changed else 0
+            # What is not finite once will not heal by waiting.
+            needed = 1 if cause == "non-finite" and present else self.patience
+            if streaks[cause] < needed:
+                continue
+            streaks[cause] = 0
+            if present:
+                active.add(cause)
+                alarms.append(Alarm(step, cause, f"step {step}: {text[cause]}", True))
+            else:
+                active.remove(cause)
+                passed = f"step {step}: {cause} values have passed"
+                alarms.append(Alarm(step, cause, passed, False))
+        monitor = dataclasses.replace(
+            self,
+            updates=self.updates + 1,
+            streaks=tuple(sorted(streaks.items())),
+            active=frozenset(active),
+        )
+        return monitor, alarms

@@ -14,13 +14,17 @@ gradients are half of the released code's, which LARS does not notice.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import losses, models, views
+from ssl_jax import losses
 from ssl_jax.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
+from ssl_jax.models import Net, make_encoder, projection_head
+from ssl_jax.views import eval_view, make_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +49,18 @@ class HyperParameters:
 
 @dataclasses.dataclass(frozen=True)
 class SimCLR(Method):
+    title: ClassVar[str] = "SimCLR"
+
     hyper: HyperParameters
-    encoder: models.Net
-    projector: models.Net
-    recipe: views.Recipe
-    eval_view: views.EvalView
+    encoder: Net
+    projector: Net
+    recipe: Callable[[Array, Array], Array]  # key, images -> (n, 2, h, w, c)
+    eval_view: Callable[[Array], Array]
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, projector_key = jax.random.split(key)
-        view = jax.eval_shape(self.views, key, batch)[:1]
-        x = jnp.zeros(view.shape, view.dtype)
+        views = jax.eval_shape(self.views, key, batch)
+        x = jnp.zeros((1, *views.shape[1:]), views.dtype)
         encoder, encoder_buffers = self.encoder.init(encoder_key, x)
         (h, _), _ = self.encoder.apply(encoder, encoder_buffers, x, train=False)
         projector, projector_buffers = self.projector.init(projector_key, h)
@@ -90,7 +96,6 @@ class SimCLR(Method):
             temperature=self.hyper.temperature,
             l2_normalize=self.hyper.l2_normalize,
         )
-        h, z = jax.lax.stop_gradient((h, z))
         outputs = {"h": h[0::2], "z": z.reshape(-1, 2, z.shape[-1])}
         return loss, Aux({"encoder": encoder_buffers, "projector": projector_buffers}, metrics, outputs)
 
@@ -99,6 +104,9 @@ class SimCLR(Method):
         (h, _), _ = self.encoder.apply(params["encoder"], buffers["encoder"], x, train=False)
         z, _ = self.projector.apply(params["projector"], buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
+
+    def example_views(self, key: Array, batch: Batch) -> Array:
+        return self.recipe(key, batch["image"])
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         return [
@@ -110,4 +118,19 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> SimCLR:
     """Builds the method from the config's sections method, model and views."""
     del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    ...
+    recipe = make_views(config.views, num_views=2, dtype=config.dtype)
+    image = spec.batch(1)["image"]
+    size = jax.eval_shape(recipe, jax.random.key(0), image).shape[2:4]
+    return SimCLR(
+        hyper=hyper,
+        encoder=make_encoder(**config.model, dtype=config.dtype),
+        projector=projection_head(
+            hyper.projector,
+            num_layers=hyper.projector_layers,
+            hidden_dim=hyper.hidden_dim,
+            output_dim=hyper.output_dim,
+            dtype=config.dtype,
+        ),
+        recipe=recipe,
+        eval_view=functools.partial(eval_view, size=size, crop_fraction=1.0, dtype=config.dtype),
+    )

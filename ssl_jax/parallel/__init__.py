@@ -10,6 +10,7 @@ from ssl_jax.parallel.mesh import (
     make_mesh,
     replicated,
 )
+from ssl_jax.parallel.peaks import peak_flops
 from ssl_jax.parallel.prefetch import Prefetcher, prefetch_to_device
 from ssl_jax.parallel.sharding import (
     MIN_SHARDED_SIZE,
@@ -35,6 +36,7 @@ __all__ = [
     "local_rows",
     "make_mesh",
     "path_name",
+    "peak_flops",
     "prefetch_to_device",
     "replicated",
     "state_shardings",

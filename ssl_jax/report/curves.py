@@ -193,8 +193,10 @@ def probe_charts(rows: Rows, results: Results) -> list[Chart]:
     probes = [key for key in known if _PROBE.fullmatch(key)]
     if probes:
         names = [_probe_name(key) for key in probes]
-        lines = [Line(n, *series(rows, k), slot=s) for s, (n, k) in enumerate(zip(names, probes,
-                 strict=True))]  # fmt: skip
+        lines = [
+            Line(name, *thin(*series(rows, key)), slot=slot)
+            for slot, (name, key) in enumerate(zip(names, probes, strict=True))
+        ]
         levels = _levels(summary, "knn/top1", "kNN") if "kNN" in names else []
         charts.append(_probe_chart("probes", "Probe accuracy", lines, levels))
     shots = sorted((int(m[1]), key) for key in known if (m := _FEW_SHOT.fullmatch(key)))

@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
+from ssl_jax.report.markup import short
+
 # Stand-in -> CSS variable. Slots 0.. are the series of a chart, classes 0.. those of a map.
 INK, MUTED, RULE, PAPER, ALERT = "#010101", "#010102", "#010103", "#010104", "#010105"
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", ALERT: "alert"}
@@ -193,7 +195,6 @@ def scatter_map(
     classes: Sequence[tuple[str, np.ndarray]],
     *,
     side: float = 470,
-    direct_labels: bool = True,
 ) -> str:
     """An SVG map.
 
@@ -202,25 +203,23 @@ def scatter_map(
       title: what a screen reader says.
       points: float [n 2].
       classes: (name, bool [n]) of each class that has a colour, in the order of its slot; the other
-        points are grey. The points of a class are a group with the id `<name>-class-<slot>`.
+        points are grey. The points of a class are a group with the id `<name>-class-<slot>`, its
+        name stands in their middle where there is room.
       side: in pixels.
-      direct_labels: write the name of a class over the median of its points.
     """
 
     def draw(axes: Axes) -> None:
         area = float(np.clip(16_000 / max(len(points), 1), 9, 40))
-        rest = ~np.any([members for _, members in classes], axis=0) if classes else (
-            np.ones(len(points), bool))  # fmt: skip
-        axes.scatter(*points[rest].T, s=area, c=RULE if classes else series_colour(0), lw=0,
-                     alpha=0.9 if classes else 0.6)  # fmt: skip
+        rest = np.ones(len(points), bool)
+        for _, members in classes:
+            rest &= ~members
+        colour, alpha = (series_colour(4), 0.4) if classes else (series_colour(0), 0.6)
+        axes.scatter(*points[rest].T, s=area, c=colour, alpha=alpha, lw=0)
         for slot, (_, members) in enumerate(classes):
             group = axes.scatter(*points[members].T, s=area, c=class_colour(slot), lw=0,
                                  marker=class_marker(slot), alpha=0.85)  # fmt: skip
             group.set_gid(f"class-{slot}")
-        if direct_labels:
-            for label, members in classes:
-                if members.any():
-                    _label_class(axes, label, points[members])
+        _label_classes(axes, points, classes)
         axes.set_aspect("equal", adjustable="datalim")
         axes.margins(0.03)
         axes.set_xticks([])
@@ -231,12 +230,29 @@ def scatter_map(
     return _svg(name, title, draw, (side, side))
 
 
-def _label_class(axes: Axes, label: str, points: np.ndarray) -> None:
-    # At the member nearest to the median: the median itself may lie between two clusters.
-    middle = points[np.argmin(np.abs(points - np.median(points, axis=0)).sum(axis=1))]
-    text = label if len(label) <= 14 else label[:13] + "…"
-    axes.text(*middle, text, ha="center", va="center_baseline", fontsize=13, fontweight="bold",
-              gid="halo")  # fmt: skip
+def _label_classes(
+    axes: Axes, points: np.ndarray, classes: Sequence[tuple[str, np.ndarray]]
+) -> None:
+    """Names in the middle of those classes that keep together, above them where they are small."""
+    extent = float(np.ptp(points, axis=0).max()) or 1.0
+    taken: list[tuple[float, float, float]] = []  # x, y and half the width of each name
+    for label, members in classes:
+        if not members.any():
+            continue
+        own = points[members]
+        distance = np.abs(own - np.median(own, axis=0)).sum(axis=1) / extent
+        if np.median(distance) > 0.2:
+            continue
+        # At the member nearest to the median: the median itself may lie between two clusters.
+        x, y = own[np.argmin(distance)]
+        y += 0.035 * extent * (np.median(distance) < 0.03)
+        text = short(label, 14)
+        width = extent * (0.006 + 0.009 * len(text))
+        if any(abs(x - x2) < width + w2 and abs(y - y2) < 0.04 * extent for x2, y2, w2 in taken):
+            continue
+        taken.append((x, y, width))
+        axes.text(x, y, text, ha="center", va="center_baseline", fontsize=13, fontweight="bold",
+                  gid="halo")  # fmt: skip
 
 
 def _svg(name: str, title: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:

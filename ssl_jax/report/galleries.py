@@ -10,7 +10,7 @@ from absl import logging
 
 from ssl_jax.report import figures, images, maps
 from ssl_jax.report.inputs import ReportInputs
-from ssl_jax.report.markup import esc
+from ssl_jax.report.markup import esc, short
 
 NUM_QUERIES = 10
 NUM_NEIGHBOURS = 8
@@ -80,10 +80,11 @@ def maps_of(inputs: ReportInputs) -> str:
     for (name, title, _), y in zip(spaces, planes, strict=True):
         svg = figures.scatter_map(f"map-{name}", f"{title}, map", y, classes)
         drawn.append(f"<figure><figcaption>{title}</figcaption>{svg}</figure>")
-    method = {"tsne": "t-SNE (perplexity 30)", "umap": "UMAP"}[how]
-    caption = f"{method} of {len(points)} {esc(inputs.split or 'examples')}"
+    perplexity = maps.perplexity(len(points))
+    method = {"tsne": f"t-SNE (perplexity {perplexity:.3g})", "umap": "UMAP"}[how]
+    caption = f"{method} of {_which(inputs, examples, len(points))}"
     if coloured:
-        caption += ", coloured by label, which the encoder never saw"
+        caption += ", coloured by label"
         all_classes = len(np.unique(examples.labels[examples.labels >= 0]))
         if all_classes > len(coloured):
             caption += f"; the {len(coloured)} most frequent of {all_classes} classes have a colour"
@@ -91,6 +92,14 @@ def maps_of(inputs: ReportInputs) -> str:
         f'<p class="note">{caption}.{_dropped_note(examples)} Distances between far groups mean '
         f'nothing.</p><div class="maps">{"".join(drawn)}</div>{_legend(classes)}'
     )
+
+
+def _which(inputs: ReportInputs, examples: _Examples, taken: int) -> str:
+    """The examples in words, `taken` of them."""
+    n = len(examples.labels)
+    if not inputs.split:
+        return f"{taken} examples"
+    return esc(inputs.split) + (f", {taken} of them drawn at random" if taken < n else "")
 
 
 def _projection(wanted: str) -> str:
@@ -107,7 +116,7 @@ def _legend(classes: list[tuple[str, np.ndarray]]) -> str:
         colour = f"var(--c{slot % figures.NUM_CLASS_COLOURS})"
         items.append(
             f'<li data-class="{slot}" tabindex="0">'
-            f'<i{shape} style="background: {colour}"></i>{esc(name)}</li>'
+            f'<i{shape} style="background: {colour}"></i>{esc(short(name, 48))}</li>'
         )
     return f'<ul class="legend">{"".join(items)}</ul>' if items else ""
 
@@ -140,8 +149,8 @@ def neighbour_gallery(inputs: ReportInputs) -> str:
                 f'<div><p class="small-label">{name}</p>'
                 f'<div class="strip">{tiles}<span class="count">{count}</span></div></div>'
             )
-        name = esc(inputs.class_name(int(labels[query]))) if labels is not None else ""
-        asked = f'<div class="asked">{thumbnails.image(query)}{name}</div>'
+        name = inputs.class_name(int(labels[query])) if labels is not None else ""
+        asked = f'<div class="asked">{thumbnails.image(query)}{esc(short(name, 20))}</div>'
         rows.append(f'<div class="query">{asked}{"".join(strips)}</div>')
     return _agreement(inputs, examples, spaces) + f'<div class="gallery">{"".join(rows)}</div>'
 
@@ -159,8 +168,8 @@ def _agreement(inputs: ReportInputs, examples: _Examples, spaces: list) -> str:
             shares.append(f"<b>{100 * np.nanmean(near.agreement(examples.labels)):.1f}%</b>")
         text = (
             f"Of the {k} nearest neighbours of an image, {shares[0]} have its label in pixel space "
-            f"and {shares[1]} in feature space (mean over {len(some)} "
-            f"{esc(inputs.split or 'images')}). Below, a neighbour with another "
+            f"and {shares[1]} in feature space (mean over "
+            f"{_which(inputs, examples, len(some))}). Below, a neighbour with another "
             "label than the query's is marked ✗. Queries are drawn at random, not picked; the "
             "nearest neighbour comes first."
         )
@@ -198,7 +207,7 @@ class _Thumbnails:
 
 def _img(uri: str, alt: str, shape: tuple[int, int]) -> str:
     small = ' class="small"' if max(shape) <= images.LOSSLESS_SIDE else ""
-    return f'<img{small} src="{uri}" alt="{alt}">'
+    return f'<img{small} src="{uri}" alt="{alt}" title="{alt}">'
 
 
 # --------------------------------------------------------------------------------------- views

@@ -33,7 +33,7 @@ class ReportInputs:
       embedding: float [n d], their representation h by the trained encoder.
       labels: int [n], -1 = none; None where the data have no labels.
       class_names: name of each label; numbers are shown where it is short or empty.
-      split: which images these are, e.g. "360 held-out images".
+      split: what these images are, with their number, e.g. "360 images of digits[test]".
       originals: uint8 or float in [0, 1], [m h w c]: images of the training set.
       views: likewise [m v h' w' c']: v of the views that the method made of each.
       environment: versions, devices, command, commit: label -> text.

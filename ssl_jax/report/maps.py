@@ -52,7 +52,7 @@ def project(x: np.ndarray, *, how: str = "tsne", seed: int = 0) -> np.ndarray:
     x = np.asarray(x, np.float32)
     x = x - x.mean(axis=0)
     x = x / max(float(np.abs(x).max()), 1e-12)  # so that the principal components stay finite
-    if x.shape[1] > 50:
+    if x.shape[1] > 50 and x.any():
         from sklearn.decomposition import PCA
 
         parts = min(50, len(x))
@@ -78,13 +78,17 @@ def project_all(spaces: Sequence[np.ndarray], *, how: str, seed: int) -> list[np
         return list(pool.map(one, spaces))
 
 
+def perplexity(n: int) -> float:
+    """t-SNE's for n points: 30, less where they are few."""
+    return min(30.0, (n - 1) / 3)
+
+
 def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     spread = np.linalg.norm(x, axis=1)
     init = "pca" if x.shape[1] >= 2 and spread.min() < spread.max() else "random"
-    perplexity = min(30.0, (len(x) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, init=init, max_iter=750, random_state=seed)
+    tsne = TSNE(perplexity=perplexity(len(x)), init=init, max_iter=750, random_state=seed)
     return tsne.fit_transform(x)
 
 

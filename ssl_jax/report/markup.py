@@ -1,4 +1,4 @@
-"""Text of the user's -> HTML."""
+"""Texts of the user's on the page: cleaned, shortened, escaped."""
 
 from __future__ import annotations
 
@@ -7,5 +7,16 @@ import html
 
 def esc(value: object) -> str:
     """`value` as HTML text or attribute, without control characters, which no page may hold."""
+    return html.escape(plain(value), quote=True)
+
+
+def plain(value: object) -> str:
+    """`value` without control characters and lone surrogates (of undecodable file names)."""
     text = "".join(c for c in str(value) if c in "\n\t" or (ord(c) >= 32 and ord(c) != 127))
-    return html.escape(text.encode("utf-8", "replace").decode("utf-8"), quote=True)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def short(value: object, length: int) -> str:
+    """`value` on one line of at most `length` characters."""
+    text = " ".join(plain(value).split())
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

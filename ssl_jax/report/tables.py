@@ -102,8 +102,9 @@ def summary_table(results: Results, *, title: str | None = None) -> Table:
         cells = []
         for key, _ in summary.columns:
             score = scores.get(key)
+            text = "–" if score is None else str(score).replace(" ", "")  # to fit 80 columns
             best = score is not None and score.mean == summary.best(key)
-            cells.append(Text("–" if score is None else str(score), "bold" if best else ""))
+            cells.append(Text(text, "bold" if best else ""))
         table.add_row(Text(name), *cells)
     if summary.shots():
         table.caption = "labels: few-shot classifier, labels a class, mean ± std over label draws"

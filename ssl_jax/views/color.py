@@ -54,9 +54,7 @@ def _shift_hue(planes: Planes, turns: jax.Array) -> Planes:
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     is_red, is_green = value == red, value == green
-    difference = jnp.where(
-        is_red, green - blue, jnp.where(is_green, blue - red, red - green)
-    )
+    difference = jnp.where(is_red, green - blue, jnp.where(is_green, blue - red, red - green))
     sector = jnp.where(is_red, 0.0, jnp.where(is_green, 2.0, 4.0))
     hue = difference / jnp.maximum(chroma, 1e-12) + sector + 6 * turns  # a grey has chroma 0
 
@@ -97,9 +95,7 @@ def apply_jitter(
         background = (1 - factor) * reference + offset
         blended = (_unit(factor * plane + background) for plane in planes)
         shifted = _shift_hue(planes, amount)
-        planes = tuple(
-            jnp.where(op == HUE, a, b) for a, b in zip(shifted, blended, strict=True)
-        )
+        planes = tuple(jnp.where(op == HUE, a, b) for a, b in zip(shifted, blended, strict=True))
         # Without it XLA's CPU backend computes a position again for each of its uses.
         planes = jax.lax.optimization_barrier(planes)
     return jnp.stack(planes, axis=2)
@@ -174,7 +170,7 @@ def color_jitter(
     return apply_jitter(lines, amounts, order, additive=additive)
 
 
-# -------------------------------------------------------------------- greyscale, solarise, normalise
+# ------------------------------------------------------------------ greyscale, solarise, normalise
 
 
 @image_op
@@ -194,9 +190,7 @@ def solarize(
     return jnp.where(apply & (lines >= threshold), 1 - lines, lines)
 
 
-def standardize(
-    lines: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
-) -> jax.Array:
+def standardize(lines: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """(lines - mean) / std by channel, in float32; a single number serves every channel."""
     channels = lines.shape[2]
     if len(mean) not in (1, channels) or len(std) not in (1, channels):

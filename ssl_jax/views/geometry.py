@@ -71,28 +71,28 @@ def resize_matrix(
     return weights / weights.sum(-1, keepdims=True)
 
 
-def resample(
-    lines: jax.Array, rows: jax.Array, columns: jax.Array, dtype: DTypeLike
-) -> jax.Array:
-    """`rows @ image @ columns.T` for lines `[n h c w]`: float32 `[n s c t]`.
+def resample_rows(rows: jax.Array, lines: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """`rows` `[n s h]`, or `[s h]` for all alike, times lines `[n h c w]`: float32 `[n s c w]`.
 
-    `rows` `[n s h]` and `columns` `[n t w]` may lack the n: one matrix for all.
-
-    In float32 the products ask for full precision: by default a TPU rounds their operands to
-    bfloat16 and an NVIDIA GPU to TF32. In bfloat16 they run at the full speed of the matrix unit and
-    the error is that of the format: the weights and the image between the two products are rounded
-    to 8 bits, about 1/255 at white. Pixels given as integers 0..255 are exact in bfloat16.
+    In float32 the product asks for full precision: by default a TPU rounds operands to bfloat16 and
+    an NVIDIA GPU to TF32. In bfloat16 it runs at the full speed of the matrix unit and the error is
+    that of the format: weights and pixels are rounded to 8 bits, 1/512 at white, except that pixels
+    given as integers 0..255 are exact.
     """
+    subscripts = "sh,nhcw->nscw" if rows.ndim == 2 else "nsh,nhcw->nscw"
+    return _product(subscripts, rows, lines, dtype)
+
+
+def resample_columns(columns: jax.Array, lines: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """`columns` `[n t w]`, or `[t w]`, times lines `[n h c w]`: float32 `[n h c t]`."""
+    subscripts = "nhcw,tw->nhct" if columns.ndim == 2 else "nhcw,ntw->nhct"
+    return _product(subscripts, lines, columns, dtype)
+
+
+def _product(subscripts: str, a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
     precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
-
-    def product(subscripts, a, b):
-        a, b = a.astype(dtype), b.astype(dtype)
-        return jnp.einsum(
-            subscripts, a, b, precision=precision, preferred_element_type=jnp.float32
-        )
-
-    tall = product("sh,nhcw->nscw" if rows.ndim == 2 else "nsh,nhcw->nscw", rows, lines)
-    return product("nscw,tw->nsct" if columns.ndim == 2 else "nscw,ntw->nsct", tall, columns)
+    a, b = a.astype(dtype), b.astype(dtype)
+    return jnp.einsum(subscripts, a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
 def crop_and_resize(
@@ -119,7 +119,7 @@ def crop_and_resize(
     kernel = {"method": method, "antialias": antialias}
     rows = resize_matrix(top, box_height, lines.shape[1], height, **kernel)
     columns = resize_matrix(left, box_width, lines.shape[3], width, **kernel)
-    resized = resample(lines, rows, columns, dtype)
+    resized = resample_columns(columns, resample_rows(rows, lines, dtype), dtype)
     if lines.dtype == jnp.uint8:
         resized = resized / 255
     return jnp.clip(resized, 0, 1).astype(dtype)

@@ -1,35 +1,33 @@
-"""Views of images on the device: a recipe of random ops from the config, applied as one function.
+"""Views of images on the device: a recipe of random ops from the config, as one function.
 
 A recipe names its ops in order and gives each a sub-dict of parameters:
 
     views.ops = ("random_resized_crop", "flip", "color_jitter", "grayscale", "gaussian_blur")
     views.random_resized_crop = dict(size=224)
     views.gaussian_blur = dict(p=1.0)
-    views.overrides = {"1": {"gaussian_blur": {"p": 0.1}, "solarize": {"p": 0.2}}}
+    views.overrides = {"1": {"ops": (..., "solarize"), "gaussian_blur": {"p": 0.1}}}
 
 What a sub-dict leaves out, or one that is missing, means the op's defaults (`default_parameters`).
-`overrides` changes the recipe of single views, by their index: here BYOL's asymmetric second view.
-A view may also replace the list itself, `{"1": {"ops": (...)}}`.
+`overrides` changes the recipe of single views, named by their index: here the asymmetric second
+view of BYOL. It may set parameters, or the list of ops, or both.
 
 Randomness: view v has the key `fold_in(key, v)`, an op in it folds in its *name*, and example i
-gets the i-th of `split(.., n)` over the global batch. So removing an op leaves what the others draw
-as it was, and the number of devices changes nothing.
+has the i-th of `split(key, n)` over the global batch. So taking an op away leaves what the others
+draw as it was, and so does another number of devices.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import zlib
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.errors import UserError
 from ssl_jax.views.affine import random_affine
 from ssl_jax.views.color import color_jitter, grayscale, normalize, solarize, standardize
 from ssl_jax.views.filters import cutout, gaussian_blur, gaussian_noise, sobel
@@ -49,7 +47,7 @@ from ssl_jax.views.geometry import (
     sample_crops,
     sample_flips,
 )
-from ssl_jax.views.ops import image_op
+from ssl_jax.views.recipe import OPS, Recipe, Step, default_parameters, read_recipes
 
 __all__ = [
     "OPS",
@@ -73,24 +71,157 @@ __all__ = [
     "solarize",
 ]
 
-OPS: Mapping[str, Callable] = MappingProxyType(
-    {
-        op.__name__: op
-        for op in (
-            random_resized_crop,
-            center_crop,
-            resize,
-            flip,
-            random_rotate90,
-            random_affine,
-            color_jitter,
-            grayscale,
-            solarize,
-            gaussian_blur,
-            gaussian_noise,
-            sobel,
-            cutout,
-            normalize,
+
+def make_views(
+    views_config: Mapping[str, Any], *, num_views: int = 2, dtype: DTypeLike = jnp.float32
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Makes `views(key, images) -> [n num_views H W C]` of `dtype` with values in [0, 1].
+
+    Args:
+      views_config: the recipe, a ConfigDict or any mapping (see the module's docstring).
+      num_views: how many views of every image.
+      dtype: of the views; float32 or bfloat16.
+
+    Returns:
+      A function to be called under jit. Its `key` is one key; its `images` are uint8 `[n h w c]`,
+      or `[n v h w c]` with v >= num_views crops made on the host, of which view j takes the j-th.
+      With the batch sharded over devices, images stay where they are.
+
+    Raises:
+      UserError: an op, parameter, view or value that does not exist; when called, too few
+        host crops, or views of different sizes.
+    """
+    dtype = jnp.dtype(dtype)
+    recipes = [_plan(recipe, dtype) for recipe in read_recipes(views_config, num_views)]
+
+    def views(key: jax.Array, images: jax.Array) -> jax.Array:
+        made = [
+            _apply(steps, jax.random.fold_in(key, view), _source(images, view, num_views), dtype)
+            for view, steps in enumerate(recipes)
+        ]
+        shapes = {view.shape[1:] for view in made}
+        if len(shapes) > 1:
+            raise UserError(
+                f"the views differ in size, {sorted(shapes)}; make each size with its own recipe"
+            )
+        return jnp.stack(made, axis=1)
+
+    return views
+
+
+def _source(images: jax.Array, view: int, num_views: int) -> jax.Array:
+    if images.ndim == 4:
+        return images
+    if images.ndim != 5:
+        raise ValueError(f"images must be [n h w c] or [n v h w c], got shape {images.shape}")
+    if images.shape[1] < num_views:
+        raise UserError(
+            f"{num_views} views were asked of {images.shape[1]} host crops an image; "
+            f"set data.host_views={num_views}, or 0 to crop on the device"
         )
-    }
-)
+    return images[:, view]
+
+
+# A step of a plan: what it draws for an op comes from `key` by the op's name.
+PlannedStep = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _plan(recipe: Recipe, dtype: jnp.dtype) -> list[PlannedStep]:
+    """The recipe as functions (key, lines) -> lines; a flip beside a crop is folded into it."""
+    crop, mirror = "random_resized_crop", "flip"
+    plan, position = [], 0
+    while position < len(recipe):
+        pair = recipe[position : position + 2]
+        names = [step.op for step in pair]
+        if names == [crop, mirror]:
+            plan.append(_crop_step(pair[0], pair[1], flip_first=False, dtype=dtype))
+        elif names == [mirror, crop]:
+            plan.append(_crop_step(pair[1], pair[0], flip_first=True, dtype=dtype))
+        else:
+            pair = pair[:1]
+            plan.append(
+                _crop_step(pair[0], None, flip_first=False, dtype=dtype)
+                if names[0] == crop
+                else _op_step(pair[0], dtype)
+            )
+        position += len(pair)
+    return plan
+
+
+def _op_step(step: Step, dtype: jnp.dtype) -> PlannedStep:
+    def run(key, lines):
+        keys = _keys(key, step, lines.shape[0])
+        return OPS[step.op].on_lines(keys, _to_float(lines, dtype), **step.parameters)
+
+    return run
+
+
+def _crop_step(crop: Step, mirror: Step | None, *, flip_first: bool, dtype) -> PlannedStep:
+    """Crop and flip in one resampling, which takes uint8 lines as they are (`resample_rows`)."""
+    parameters = dict(crop.parameters)
+    sampled = {name: parameters.pop(name) for name in ("scale", "ratio", "log_ratio")}
+
+    def run(key, lines):
+        n, height, _, width = lines.shape
+        boxes = sample_crops(_keys(key, crop, n), (height, width), **sampled)
+        if mirror is not None:
+            flipped = sample_flips(_keys(key, mirror, n), **mirror.parameters)
+            if flip_first:
+                boxes = mirror_before(boxes, flipped, width)
+            else:
+                boxes = mirror_after(boxes, flipped)
+        return crop_and_resize(lines, boxes, **parameters, dtype=dtype)
+
+    return run
+
+
+def _keys(key: jax.Array, step: Step, n: int) -> jax.Array:
+    name = f"{step.op}/{step.occurrence}"
+    return jax.random.split(jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode()))), n)
+
+
+def _apply(plan: Sequence[PlannedStep], key: jax.Array, images: jax.Array, dtype) -> jax.Array:
+    lines = images.swapaxes(2, 3)
+    for step in plan:
+        lines = step(key, lines)
+    return _to_float(lines, dtype).swapaxes(2, 3)
+
+
+def _to_float(images: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    if images.dtype == jnp.uint8:
+        return (images.astype(jnp.float32) / 255).astype(dtype)
+    return images.astype(dtype)
+
+
+def eval_view(
+    images: jax.Array,
+    *,
+    size: Size,
+    crop_fraction: float | None = 0.875,
+    method: Method = "bicubic",
+    antialias: bool = True,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> jax.Array:
+    """The one view that features are computed from: a central crop, resized, nothing random.
+
+    Args:
+      images: uint8 `[n h w c]`, or floating with values in [0, 1].
+      size: of the output.
+      crop_fraction: side of the central square over the shorter side. 0.875 = 224/256 is the usual
+        resize to 256 and crop of 224; 1 keeps the whole shorter side; None resizes the whole image,
+        whatever its aspect.
+      mean, std: normalise by channel, where training did (see `normalize`).
+
+    Returns:
+      `[n size size c]` of `dtype`.
+    """
+    lines = images.swapaxes(2, 3)
+    box = central_box(lines.shape[1], lines.shape[3], crop_fraction)
+    lines = crop_and_resize(
+        lines, jnp.array(box), size=size, method=method, antialias=antialias, dtype=dtype
+    )
+    if mean is not None or std is not None:
+        lines = standardize(lines, mean or (0.0,), std or (1.0,)).astype(dtype)
+    return lines.swapaxes(2, 3)

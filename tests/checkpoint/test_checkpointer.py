@@ -1,4 +1,5 @@
 import logging
+import threading
 from typing import Any
 
 import flax.struct
@@ -7,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from etils import epath
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
@@ -194,7 +194,7 @@ def test_restore_parameters_needs_no_optimizer(tmp_path, run):
         mean = parts["opt_state/inner_opt_state/0/mu"]
         assert_same(mean, copy(run.state.opt_state.inner_opt_state[0].mu))
         assert len(jax.tree.leaves(mean)[0].sharding.device_set) == 8
-        with pytest.raises(UserError, match="no checkpoint of step 7 in .*; there are 2$"):
+        with pytest.raises(UserError, match=r"no checkpoint of step 7 in .*; there are 2$"):
             checkpointer.restore_parameters(7)
     with Checkpointer(tmp_path / "empty", read_only=True) as checkpointer:
         assert checkpointer.restore_parameters() is None
@@ -296,12 +296,14 @@ def test_the_error_that_ends_a_block_is_the_one_reported(tmp_path, run):
 
 
 def test_a_directory_that_cannot_be_made(tmp_path, run):
-    (tmp_path / "checkpoints").write_text("in the way")
-    checkpointer = Checkpointer(tmp_path / "nowhere")
-    checkpointer.directory = epath.Path(tmp_path / "checkpoints")
-    with pytest.raises(CheckpointError, match="saving step 1 to .* failed: .*no checkpoint$"):
+    (tmp_path / "file").write_text("in the way")
+    message = r"saving step 1 to .* failed: .*; there is no checkpoint$"
+    with (
+        Checkpointer(tmp_path / "file") as checkpointer,
+        pytest.raises(CheckpointError, match=message),
+    ):
         checkpointer.save(1, run.state, wait=True)
-    checkpointer.close()
+    assert not [thread for thread in threading.enumerate() if "save" in thread.name]
 
 
 def test_quiet(tmp_path, run, capfd):

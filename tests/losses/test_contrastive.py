@@ -89,9 +89,9 @@ def test_zero_vectors_have_a_finite_gradient():
     za, zb = embeddings()
     za[3] = 0
     zb[3] = 0
-    value, grads = jax.value_and_grad(
-        lambda ab: nt_xent(*ab, temperature=0.1)[0]
-    )((jnp.asarray(za), jnp.asarray(zb)))
+    value, grads = jax.value_and_grad(lambda ab: nt_xent(*ab, temperature=0.1)[0])(
+        (jnp.asarray(za), jnp.asarray(zb))
+    )
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in grads)
     assert np.array_equal(unit_length(jnp.zeros(4)), np.zeros(4))

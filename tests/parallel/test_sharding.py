@@ -116,7 +116,11 @@ def test_shape_must_agree_as_well():
 
 def test_small_and_indivisible_parameters_stay_whole():
     mesh = parallel.make_mesh(fsdp=4)
-    params = {"odd": jnp.zeros((127, 131)), "small": jnp.zeros((64, 64)), "big": jnp.zeros((256, 64))}
+    params = {
+        "odd": jnp.zeros((127, 131)),
+        "small": jnp.zeros((64, 64)),
+        "big": jnp.zeros((256, 64)),
+    }
     specs = parallel.state_shardings({"params": params}, mesh)["params"]
     assert (specs["odd"].spec, specs["small"].spec, specs["big"].spec) == (P(), P(), P("fsdp"))
     specs = parallel.state_shardings({"params": params}, parallel.make_mesh())["params"]
@@ -145,7 +149,10 @@ def test_rules():
     "rule, message",
     [
         (("encodr", ()), "'encodr' matches no array of the state; paths look like 'params/"),
-        (("encoder", ("fdsp",)), "axis 'fdsp'; the mesh has data, fsdp, tensor. Did you mean 'fsdp'"),
+        (
+            ("encoder", ("fdsp",)),
+            "axis 'fdsp'; the mesh has data, fsdp, tensor. Did you mean 'fsdp'",
+        ),
         (("dense/bias", (None, "fsdp")), "places 2 dimensions but params/encoder/dense/bias"),
         (("projector/kernel", ("fsdp",)), r"a dimension of 7 of params/projector/kernel \(7, 24\)"),
     ],
@@ -163,7 +170,9 @@ def test_init_sharded_equals_init():
     state, shardings = parallel.init_sharded(init, key, mesh=parallel.make_mesh(fsdp=4), min_size=1)
     kernel = state.params["encoder"]["dense"]["kernel"]
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(64, 32)}
-    for leaf, sharding, expected in zip(*map(jax.tree.leaves, (state, shardings, plain)), strict=True):
+    for leaf, sharding, expected in zip(
+        *map(jax.tree.leaves, (state, shardings, plain)), strict=True
+    ):
         assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
         np.testing.assert_allclose(leaf, expected, rtol=1e-6)
 

@@ -1,0 +1,169 @@
+"""`tfds:NAME[/CONFIG][:VERSION]`: data sets prepared by TensorFlow Datasets.
+
+Reading at random needs a preparation in ArrayRecord files. Preparing most public sets needs
+TensorFlow, once; reading does not. Images are decoded here, not by TFDS, so that the host can crop
+from the original.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data.request import Request
+from ssl_jax.data.source import EncodedSource
+from ssl_jax.errors import UserError, nearest
+
+
+def dataset(
+    location: str,
+    request: Request,
+    *,
+    data_dir: str | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+) -> TfdsDataset:
+    """The data set `location`, e.g. "cifar10" or "imagenet2012_subset/1pct:5.0.0".
+
+    Args:
+      location: what `tfds.builder` takes.
+      request: what is asked of every data set.
+      data_dir: where it is prepared; default TFDS's own (`~/tensorflow_datasets`).
+      image_key: the feature that is the image; default the only one that can be.
+      label_key: the feature that is the label; default the only one that can be, if any.
+
+    Raises:
+      UserError: there is no such data set, it is not prepared or not in a format that can be read
+        at random, or its features do not say which is the image.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"tfds:{location} needs tensorflow-datasets ({error}); pip install tensorflow-datasets"
+        ) from None
+    builder = _builder(tfds, location, data_dir)
+    if not builder.info.splits:
+        where = f", data_dir={data_dir!r}" if data_dir else ""
+        raise UserError(
+            f"tfds:{location} is not prepared in {builder.data_dir}; prepare it: python -c "
+            f'"import tensorflow_datasets as tfds; tfds.builder({location!r}{where}, '
+            "file_format='array_record').download_and_prepare()\" (needs: pip install tensorflow)"
+        )
+    return TfdsDataset(tfds, location, builder, request, image_key, label_key)
+
+
+def _builder(tfds: Any, location: str, data_dir: str | None) -> Any:
+    try:
+        return tfds.builder(location, data_dir=data_dir, try_gcs=False)
+    except tfds.core.DatasetNotFoundError:
+        hint = nearest(re.split("[/:]", location)[0], tfds.list_builders())
+        raise UserError(f"TFDS has no data set {location!r}.{hint}") from None
+    except (ValueError, AssertionError) as error:  # no such config or version
+        raise UserError(f"tfds:{location}: {' '.join(str(error).split())}") from None
+
+
+class TfdsDataset:
+    """A prepared TFDS data set."""
+
+    def __init__(
+        self,
+        tfds: Any,
+        location: str,
+        builder: Any,
+        request: Request,
+        image_key: str | None,
+        label_key: str | None,
+    ):
+        self._tfds, self._location, self._builder = tfds, location, builder
+        features = builder.info.features
+        self._image_key = _key(location, features, "image_key", image_key, tfds.features.Image)
+        self._label_key = _key(location, features, "label_key", label_key, tfds.features.ClassLabel)
+        if self._image_key is None:
+            raise UserError(
+                f"tfds:{location} has no image feature; features: {', '.join(features)}"
+            )
+        height, width, channels = features[self._image_key].shape
+        self._canvas = request.canvas(
+            height if height is not None and height == width else None, 1 if channels == 1 else 3
+        )
+        self._strict = request.strict
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._builder.info.splits)
+
+    def source(self, split: str) -> TfdsSource:
+        try:
+            records = self._builder.as_data_source(split=split)
+        except NotImplementedError:
+            raise UserError(
+                f"tfds:{self._location} in {self._builder.data_dir} consists of "
+                f"{self._builder.info.file_format.value} files, which cannot be read at random; "
+                f"convert it: tfds convert_format --dataset_dir={self._builder.data_dir} "
+                "--out_file_format=array_record (needs: pip install tensorflow)"
+            ) from None
+        # Set afterwards, because TFDS's mock would encode its images, which takes TensorFlow.
+        records.decoders = {self._image_key: self._tfds.decode.SkipDecoding()}
+        label = self._label_key and self._builder.info.features[self._label_key]
+        return TfdsSource(
+            name=f"tfds:{self._location}[{split}]",
+            canvas=self._canvas,
+            strict=self._strict,
+            num_classes=label.num_classes if label else None,
+            class_names=tuple(label.names) if label and label.names else None,
+            records=records,
+            rows=range(len(records)),
+            image_key=self._image_key,
+            label_key=self._label_key,
+        )
+
+
+@dataclasses.dataclass
+class TfdsSource(EncodedSource):
+    """Records of one split.
+
+    Attributes:
+      records: TFDS's data source, which leaves images encoded.
+      rows: the records this source consists of.
+      image_key, label_key: features of a record.
+    """
+
+    records: Any = dataclasses.field(kw_only=True)
+    rows: range = dataclasses.field(kw_only=True)
+    image_key: str = dataclasses.field(kw_only=True)
+    label_key: str | None = dataclasses.field(kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _example(self, index: int) -> tuple[bytes | np.ndarray, int]:
+        record = self.records[self.rows[index]]
+        return record[self.image_key], -1 if self.label_key is None else int(record[self.label_key])
+
+    def _rows(self, rows: slice) -> dict[str, Any]:
+        return super()._rows(rows) | {"rows": self.rows[rows]}
+
+
+def _key(location: str, features: Any, option: str, asked: str | None, kind: type) -> str | None:
+    """The name of the one feature of this kind, or of the one asked for; None if there is none."""
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if asked is not None:
+        if asked not in found:
+            raise UserError(
+                f"tfds:{location}: {option} {asked!r} is not one of {', '.join(found) or 'none'}."
+                f"{nearest(asked, found)}"
+            )
+        return asked
+    usual = option.removesuffix("_key")
+    if usual in found or len(found) == 1:
+        return usual if usual in found else found[0]
+    if found:
+        raise UserError(
+            f"tfds:{location} has several features that could be it ({', '.join(found)}); set "
+            f"data.options.{option}"
+        )
+    return None

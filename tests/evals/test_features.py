@@ -1,0 +1,97 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.errors import UserError
+from ssl_jax.evals.features import extract
+
+
+def _rows(rng, n):
+    return {
+        "image": rng.integers(0, 256, (n, 4, 4, 1)).astype(np.uint8),
+        "label": rng.integers(-1, 3, n).astype(np.int32),
+        "index": rng.permutation(n).astype(np.int32),
+    }
+
+
+def _encode(batch):
+    flat = batch["image"].reshape(batch["image"].shape[0], -1) / 255.0
+    return {"h": flat, "z": (2 * flat[:, :3]).astype(jnp.bfloat16)}
+
+
+def _batches(rows, size):
+    """Batches of `size`, the last one padded with rows that must not survive."""
+    n = len(rows["label"])
+    for first in range(0, n, size):
+        index = np.arange(first, first + size)
+        batch = {name: array[np.minimum(index, n - 1)] for name, array in rows.items()}
+        yield batch | {"mask": index < n}
+
+
+def test_rows_are_complete_unpadded_and_sorted_by_index():
+    rows = _rows(np.random.default_rng(0), 21)
+    seen = []
+
+    def encode(batch):
+        seen.append(set(batch))
+        return _encode(batch)
+
+    got = extract(encode, _batches(rows, 8))
+    order = np.argsort(rows["index"])
+    np.testing.assert_array_equal(got["index"], np.arange(21))
+    np.testing.assert_array_equal(got["label"], rows["label"][order])
+    expected = rows["image"][order].reshape(21, -1) / np.float32(255)
+    np.testing.assert_allclose(got["h"], expected, rtol=1e-6)
+    assert got["z"].dtype == np.float32 and got["label"].dtype == np.int32
+    assert all("mask" not in names for names in seen)  # one signature, so one compilation
+
+
+def test_order_and_size_of_batches_do_not_matter():
+    rows = _rows(np.random.default_rng(1), 24)
+    shuffled = np.random.default_rng(2).permutation(24)
+    one = extract(_encode, _batches(rows, 24))
+    many = extract(_encode, _batches({k: v[shuffled] for k, v in rows.items()}, 5))
+    for name in one:
+        np.testing.assert_array_equal(one[name], many[name])
+
+
+@pytest.mark.parametrize("gather", [None, "allgather"])
+def test_sharded_batches(gather):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, P("data"))
+    rows = _rows(np.random.default_rng(3), 21)
+    if gather:
+        gather = functools.partial(multihost_utils.process_allgather, tiled=True)
+    batches = ({k: jax.device_put(v, sharding) for k, v in b.items()} for b in _batches(rows, 8))
+    got = extract(jax.jit(_encode), batches, gather=gather)
+    expected = extract(_encode, _batches(rows, 8))
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-6)
+
+
+def test_gather_sees_everything_that_has_rows():
+    rows = _rows(np.random.default_rng(4), 6)
+    asked = []
+
+    def gather(arrays):
+        asked.append(set(arrays))
+        return jax.device_get(arrays)
+
+    extract(_encode, _batches(rows, 6), gather=gather)
+    assert asked == [{"h", "z", "label", "index", "mask"}]
+
+
+def test_errors():
+    with pytest.raises(UserError, match="the split is empty"):
+        extract(_encode, [])
+    empty = {**_rows(np.random.default_rng(0), 4), "mask": np.zeros(4, bool)}
+    with pytest.raises(UserError, match="the split is empty"):
+        extract(_encode, [empty])
+    with pytest.raises(ValueError, match=r"'h' have shape \(3, 2\) for a batch of 4"):
+        extract(lambda batch: {"h": jnp.zeros((3, 2))}, [_rows(np.random.default_rng(0), 4)])
