@@ -23,7 +23,7 @@ setup(
     install_requires=[
         "jax>=0.7.2",
         "flax>=0.11.2",
-        "optax>=0.2.5",
+        "optax>=0.2.6",
         "orbax-checkpoint>=0.11.25",
         "chex>=0.1.90",
         "ml-collections>=1.0",

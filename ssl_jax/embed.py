@@ -1,13 +1,14 @@
-"""Features of your images: python -m ssl_jax.embed --workdir=runs/x --data=folder:/path --output=f.npz
+"""Features of images: python -m ssl_jax.embed --workdir=runs/x --data=folder:/path --output=f.npz
 
-Writes one row an image, in the order of the source: `h` float32 [n d], `label` (-1: none), and
-`name` (file names where the source has them). The output's suffix says the format: .npz or .parquet.
+One row an image, in the order of the source: `h` float32 [n d] (and whatever else --features asks
+for), `label` int32 [n] (-1: none), `index` int32 [n], and `name`, the file's name where the source
+has files. Images that cannot be read are left out and counted. The output's suffix says the format:
+.npz or .parquet.
 """
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+import io
 
 import jax
 import numpy as np
@@ -22,21 +23,82 @@ from ssl_jax.probing import Prober
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
 _STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
 _DATA = flags.DEFINE_string("data", None, "Data set, e.g. folder:/path; default: the run's own.")
-_SPLIT = flags.DEFINE_string("split", "all", "Split to embed.")
+_SPLIT = flags.DEFINE_string("split", "all", "Split to embed, e.g. test or train[:1000].")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write: .npz or .parquet.")
 _FEATURES = flags.DEFINE_list("features", ["h"], "Which features to write, e.g. h,z.")
+
+FORMATS = (".npz", ".parquet")
 
 
 def main() -> int:
     for flag in (_WORKDIR, _OUTPUT):
         if not flag.value:
             raise UserError(f"--{flag.name} is missing")
-    write = _writer(_OUTPUT.value)
-    parallel.initialize()
+    output = epath.Path(_OUTPUT.value)
+    _check_format(output)
     config = pretrained.read_config(_WORKDIR.value)
     use_compilation_cache(config.compilation_cache)
-    ...
+    parallel.initialize()
+
+    experiment = Experiment.build(config, data.spec_from_config(config.data))
+    prober = Prober(config, experiment.mesh, _DATA.value)
+    source = prober.source(_SPLIT.value)
+    encoder = pretrained.load_experiment(_WORKDIR.value, experiment, _STEP.value)
+    with jax.set_mesh(experiment.mesh):
+        features = prober.features(encoder.encode, source)
+    columns = _columns(features, source, tuple(_FEATURES.value))
+    if jax.process_index() == 0:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        (_write_npz if output.suffix == ".npz" else _write_parquet)(output, columns)
+        shape = "x".join(map(str, columns[_FEATURES.value[0]].shape))
+        print(f"{shape} features of {prober.dataset}, step {encoder.step}: {output}")
+        if note := source.problem_summary():
+            print(note)
+    return 0
+
+
+def _check_format(output: epath.Path) -> None:
+    if output.suffix not in FORMATS:
+        raise UserError(f"--output={output}: the suffix must be one of {', '.join(FORMATS)}")
+    if output.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise UserError("--output=*.parquet needs pyarrow: pip install pyarrow") from None
+
+
+def _columns(
+    features: dict[str, np.ndarray], source: data.Source, wanted: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    known = sorted(features.keys() - {"label", "index"})
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"--features: this method has no {name!r}; it has {', '.join(known)}")
+    columns = {name: features[name] for name in (*wanted, "label", "index")}
+    if source.names is not None:
+        columns["name"] = np.array([source.names[i] for i in features["index"]])
+    return columns
+
+
+def _write_npz(output: epath.Path, columns: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **columns)
+    output.write_bytes(buffer.getvalue())
+
+
+def _write_parquet(output: epath.Path, columns: dict[str, np.ndarray]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def column(array: np.ndarray) -> pa.Array:
+        if array.ndim == 1:
+            return pa.array(array)
+        return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({name: column(array) for name, array in columns.items()}), buffer)
+    output.write_bytes(buffer.getvalue())
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    command.run(main)

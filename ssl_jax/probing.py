@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,24 +25,36 @@ class Prober:
       config: the resolved config; its eval section says what to probe and how.
       mesh: devices over which features are computed, batch by batch.
       dataset: the data set to probe on; default `eval.data`, else the training set.
-
-    Raises:
-      UserError: the data set or a split does not exist.
     """
 
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, dataset: str | None = None):
         self.config = config
         self.mesh = mesh
         self.dataset = dataset or config.eval.data or config.data.name
-        self.train = self._source(config.eval.train_split)
-        self.test = self._source(config.eval.test_split)
-        limit = config.eval.max_train_examples
-        self.train_subset = None
-        if limit and limit < len(self.train):
-            chosen = np.random.default_rng(0).choice(len(self.train), limit, replace=False)
-            self.train_subset = np.sort(chosen)
 
-    def _source(self, split: str) -> data.Source:
+    @functools.cached_property
+    def train(self) -> data.Source:
+        """The split that probes are fitted on."""
+        return self.source(self.config.eval.train_split)
+
+    @functools.cached_property
+    def test(self) -> data.Source:
+        """The split that probes are scored on."""
+        return self.source(self.config.eval.test_split)
+
+    def _train_subset(self) -> np.ndarray | None:
+        """Indices of a fixed random part of `train`, None for all of it."""
+        limit = self.config.eval.max_train_examples
+        if not limit or limit >= len(self.train):
+            return None
+        return np.sort(np.random.default_rng(0).choice(len(self.train), limit, replace=False))
+
+    def source(self, split: str) -> data.Source:
+        """A split of the data set as evaluation sees it: whole images, nothing random.
+
+        Raises:
+          UserError: the data set or the split does not exist.
+        """
         section = self.config.data.copy_and_resolve_references()
         section.unlock()
         if self.dataset != section.name:  # another data set keeps the canvas, not the options
@@ -100,7 +113,7 @@ class Prober:
     ) -> dict[str, float]:
         """The named probes on `encode`'s features: flat, e.g. {"knn/top1": 0.95}."""
         num_classes = self.num_classes
-        train = self.features(encode, self.train, self.train_subset)
+        train = self.features(encode, self.train, self._train_subset())
         test = self.features(encode, self.test)
         return evals.evaluate(
             names, train, test, num_classes=num_classes, config=self.config.eval,

@@ -104,7 +104,8 @@ class Run:
         bar = progress.ProgressBar(total, start, primary=self.primary)
         compiled = self.experiment.compile_train_step()
         meter = self._meter(compiled, start)
-        watch = Watch(self.experiment, writer, bar, meter, metrics.read_metrics(self.workdir))
+        rows = metrics.read_metrics(self.workdir)
+        watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
         profiler = _Profiler(self.config.profile_steps, str(self.workdir / "profile"))
         step = start
         with bar, self._batches(start) as batches, profiler:
@@ -129,7 +130,8 @@ class Run:
         every = self.length.eval_every
         last = step == self.length.total_steps
         values = None
-        if every and (step % every == 0 or last) and not stopping:
+        due = every and (step % every == 0 or last) and not stopping
+        if due and self.prober.labelled:
             values = self.prober.evaluate(
                 lambda batch: self._features(state.params, state.buffers, batch),
                 tuple(self.config.eval.names),

@@ -123,7 +123,7 @@ def make_train_step(method: Method, tx: optax.GradientTransformation) -> Step:
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **aux.metrics}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **aux.metrics}
 
         probe = state.probe
         if probe is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax import metrics, progress
+from ssl_jax import data, metrics, progress
 from ssl_jax.errors import UserError
 from ssl_jax.evals import collapse
 from ssl_jax.experiment import Experiment
@@ -26,6 +26,7 @@ class Watch:
 
     Args:
       experiment: what runs.
+      source: the training data, which counts what it could not read.
       writer: where rows go.
       bar: where lines go.
       meter: measures the speed.
@@ -35,6 +36,7 @@ class Watch:
     def __init__(
         self,
         experiment: Experiment,
+        source: data.Source,
         writer: metrics.MetricWriter,
         bar: progress.ProgressBar,
         meter: progress.Throughput,
@@ -45,6 +47,7 @@ class Watch:
         self._monitor_every = experiment.config.eval.collapse_every_steps
         self._total = experiment.length.total_steps
         self._writer, self._bar, self._meter = writer, bar, meter
+        self._source, self._reported = source, 0
         self._monitor = _replayed(rows)
         self._diagnose = jax.jit(collapse.diagnostics)
         self._pending: list[tuple[int, jax.Array]] = []
@@ -69,6 +72,9 @@ class Watch:
         row |= {_COLLAPSE + name: value for name, value in diagnosed.items()}
         self._writer.write(step, row)
         self._bar.update(step, row)
+        if len(self._source.problems) > self._reported:
+            self._reported = len(self._source.problems)
+            self._bar.message(f"warning: {self._source.problem_summary()}")
         if diagnosed:
             self._monitor, alarms = self._monitor.update(step, diagnosed)
             for alarm in alarms:

@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -249,8 +250,11 @@ class Batches(Iterator[Batch]):
             _open_streams.discard(self)
             self._chunks.close()
             self._chunks = None
-            # Grain's last chunks hang in reference cycles, and shared memory outlives the program.
-            gc.collect()
+            if self._workers:
+                # Shared memory outlives a program. Grain's last chunks hang in reference cycles,
+                # and a thread of Grain's gives their memory back, which exiting would cut short.
+                gc.collect()
+                time.sleep(0.05)
 
     def __enter__(self) -> Batches:
         return self

@@ -2,7 +2,7 @@
 
 Any number of examples at any size, without a download. What is drawn is a pure function of (seed,
 split, index). All shapes of one `size` cover the same area, and every other factor is independent
-of the shape, so that pixels say next to nothing about it: the shape has to be seen as one.
+of the shape, so that single pixels say little about it: the shape has to be seen as one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FACTORS = {
     "hue": (0.0, 1.0),
     "size": (0.12, 0.22),  # radius of the disc of equal area
     "angle": (0.0, 2 * np.pi),  # radians
-    "x": (0.35, 0.65),  # of the centre; no shape reaches the border
+    "x": (0.35, 0.65),  # of the centre; outlines stay inside the image
     "y": (0.35, 0.65),
     "background": (0.0, 1.0),  # hue of the ground
 }

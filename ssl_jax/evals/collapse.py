@@ -118,6 +118,7 @@ def uniformity(x: Array, t: float = 2.0) -> Array:
 
     0 = all equal; lower is more uniform. Works through blocks of rows.
     """
+    x = jnp.asarray(x)
     n = x.shape[0]
     rows = max(1, min(n, _PAIRS // n))
 

@@ -85,6 +85,9 @@ def evaluate(
     taken = np.arange(drawn.shape[-1]) < np.asarray(possible)[:, None]  # [shots most]
     weight = np.tile(taken, (1, len(classes))).astype(np.float32)  # [shots classes*most]
 
+    # As many fits side by side as their examples and logits leave room for.
+    floats = index.shape[1] * (train["h"].shape[1] + num_classes) + len(test["h"]) * num_classes
+    side_by_side = int(np.clip(_FLOATS // floats, 1, draws * len(possible)))
     with jax.default_device(devices[0] if devices else None):
         mean = np.mean(train["h"], axis=0, dtype=np.float64).astype(np.float32)
         hits, gradient_norm = jax.device_get(
@@ -92,6 +95,7 @@ def evaluate(
                 _normalize(np.asarray(train["h"])[index], mean), label[index], weight,
                 _normalize(test["h"], mean), test["label"], l2, tolerance,
                 num_classes=num_classes, max_iterations=max_iterations,
+                side_by_side=side_by_side,
             )
         )  # fmt: skip
     if gradient_norm.max() > 100 * tolerance:
@@ -188,7 +192,7 @@ def fit(
     return kernel, bias, norm
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "max_iterations"))
+@functools.partial(jax.jit, static_argnames=("num_classes", "max_iterations", "side_by_side"))
 def _hits(
     x: Array,
     label: Array,
@@ -200,6 +204,7 @@ def _hits(
     *,
     num_classes: int,
     max_iterations: int,
+    side_by_side: int,
 ) -> tuple[Array, Array]:
     """Test examples got right and gradient norm, [shots draws], of a fit for each weight and draw.
 
@@ -217,8 +222,6 @@ def _hits(
 
     grid = weight.shape[0], x.shape[0]
     shot, draw = (index.ravel() for index in jnp.indices(grid))
-    floats = x.shape[1] * (x.shape[2] + num_classes) + test_x.shape[0] * num_classes
-    side_by_side = int(np.clip(_FLOATS // floats, 1, shot.size))
     hits, norm = jax.lax.map(one, (shot, draw), batch_size=side_by_side)
     return hits.reshape(grid), norm.reshape(grid)
 

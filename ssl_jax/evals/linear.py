@@ -252,8 +252,8 @@ def place_weight(weight: np.ndarray, rows: Rows) -> Array:
 def moments(rows: Rows, *, standardize: bool) -> tuple[Array, Array]:
     """Weighted mean [d] and standard deviation [d] of the features.
 
-    The deviation is 1 without `standardize`, and for features that are constant but for rounding:
-    divided by theirs, they would turn into noise.
+    The deviation is 1 without `standardize`. It is infinite, which drops the feature, where it is
+    no more than rounding: divided by that, a constant would turn into noise.
     """
     n = jnp.sum(rows.weight)
     weight = rows.weight[..., None]  # [blocks r 1]
@@ -262,8 +262,7 @@ def moments(rows: Rows, *, standardize: bool) -> tuple[Array, Array]:
         return mean, jnp.ones_like(mean)
     variance = jnp.sum(weight * jnp.square(rows.x - mean), axis=(0, 1)) / n
     std = jnp.sqrt(variance)
-    varies = std > 1e-6 * jnp.maximum(jnp.max(std), jnp.abs(mean))
-    return mean, jnp.where(varies, std, 1.0)
+    return mean, jnp.where(std > 1e-6 * jnp.abs(mean), std, jnp.inf)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

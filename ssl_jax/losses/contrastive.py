@@ -70,10 +70,10 @@ def nt_xent(
     loss = jnp.mean(0.5 * (lse_a + lse_b) - positive)
 
     s_ab, lse_ab, positive = jax.lax.stop_gradient((s_ab, lse_ab, positive))
-    probability = jnp.exp(s_ab - lse_ab[:, None])
+    log_p = s_ab - lse_ab[:, None]
     metrics = {
         "contrastive_accuracy": jnp.mean((positive >= jnp.max(s_ab, axis=1)).astype(jnp.float32)),
-        "entropy": jnp.mean(lse_ab - jnp.sum(probability * s_ab, axis=1)),
+        "entropy": -jnp.mean(jnp.sum(jnp.exp(log_p) * log_p, axis=1)),
     }
     return loss, metrics
 

@@ -53,7 +53,7 @@ class Panel:
 
 
 TRAINING = (
-    Panel("Loss (nats)", r"train/loss"),
+    Panel("Loss", r"train/loss"),
     Panel("Contrastive accuracy", r"train/contrastive_accuracy", percent=True),
     Panel("Contrastive entropy (nats)", r"train/entropy"),
     Panel("Learning rate", r"train/(?:lr|learning_rate)(?:/.+)?"),
@@ -67,11 +67,10 @@ COLLAPSE = (
     Panel("Alignment", r"(?:.*/)?alignment(?:_\w+)?", from_zero=True),
     Panel("Uniformity", r"(?:.*/)?uniformity(?:_\w+)?"),
 )
-_PROBE = re.compile(r"(?:eval/)?(knn|linear|online)(?:_probe)?/(?:top1|accuracy)"
-                    r"|(?:train|eval)/(online)(?:_probe)?(?:/|_)(?:top1|accuracy|acc)")  # fmt: skip
-_FEW_SHOT = re.compile(r"(?:eval/)?few_shot/(\d+)")
+_PROBE = re.compile(r"eval/(knn|linear)/top1|train/(online)/accuracy")
+_FEW_SHOT = re.compile(r"eval/few_shot/(\d+)")
 _PROBE_NAMES = {"knn": "kNN", "linear": "linear probe", "online": "online probe"}
-_HIDDEN = re.compile(r"train/(?:steps_per_s|step|epoch)|.*_std|eval/.*")
+_HIDDEN = re.compile(r"train/(?:steps_per_s|step|epoch)")
 
 
 def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +111,7 @@ def training_charts(rows: Rows) -> list[Chart]:
         and not _HIDDEN.fullmatch(key) and not _PROBE.fullmatch(key)
     ]  # fmt: skip
     panels = [
-        Panel(key.removeprefix("train/").replace("_", " ").capitalize(), re.escape(key))
+        Panel(re.sub("[_/]", " ", key.removeprefix("train/")).capitalize(), re.escape(key))
         for key in others[:MAX_OTHERS]
     ]
     return charts + _charts(panels, rows, "other")

@@ -75,7 +75,6 @@ class Line:
       x, y: float [n]; nan leaves a gap.
       spread: float [n] or None: a band of y ± spread.
       slot: its colour.
-      faint: thin, for raw values under their average.
       dots: a dot at each value; sparse lines have them anyway.
     """
 
@@ -84,7 +83,6 @@ class Line:
     y: np.ndarray
     spread: np.ndarray | None = None
     slot: int = 0
-    faint: bool = False
     dots: bool = False
 
 
@@ -157,10 +155,7 @@ def _draw_line(axes: Axes, line: Line, error_bars: bool) -> None:
         axes.fill_between(line.x, low, high, color=colour, alpha=0.16, linewidth=0)
     dots = line.dots or finite.sum() <= 30
     marker = {"marker": "o", "markersize": 3.6, "markeredgewidth": 0} if dots else {}
-    width, alpha = (0.8, 0.35) if line.faint else (1.7, 1.0)
-    if line.faint:
-        marker = {}
-    axes.plot(line.x, line.y, color=colour, lw=width, alpha=alpha, **marker)
+    axes.plot(line.x, line.y, color=colour, lw=1.7, **marker)
 
 
 def _limit_x(axes: Axes, lines: Sequence[Line]) -> None:

@@ -58,24 +58,19 @@ def project(x: np.ndarray, *, how: str = "tsne", seed: int = 0) -> np.ndarray:
         parts = min(50, len(x))
         x = PCA(parts, svd_solver="covariance_eigh" if x.shape[1] < 5000 else "randomized",
                 random_state=seed).fit_transform(x)  # fmt: skip
-    y = _umap(x, seed) if how == "umap" else _tsne(x, seed)
+    # One OpenMP thread (the limit is the calling thread's own): where fewer cores are free than a
+    # team has threads, its barriers cost ten times the work.
+    with threadpool_limits(1, user_api="openmp"):
+        y = _umap(x, seed) if how == "umap" else _tsne(x, seed)
     y = y - y.mean(axis=0)
     _, _, axes = np.linalg.svd(y, full_matrices=False)
     return y @ axes.T
 
 
 def project_all(spaces: Sequence[np.ndarray], *, how: str, seed: int) -> list[np.ndarray]:
-    """`project` of each of some spaces, side by side: a core each, not a team of threads each.
-
-    Where fewer cores are free than a team has threads, its barriers cost ten times the work.
-    """
-
-    def one(x: np.ndarray) -> np.ndarray:
-        with threadpool_limits(1, user_api="openmp"):  # a limit of the calling thread's own
-            return project(x, how=how, seed=seed)
-
+    """`project` of each of some spaces, side by side."""
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(len(spaces)) as pool:
-        return list(pool.map(one, spaces))
+        return list(pool.map(lambda x: project(x, how=how, seed=seed), spaces))
 
 
 def perplexity(n: int) -> float:

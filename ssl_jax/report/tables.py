@@ -18,7 +18,6 @@ _PROBES = (
     ("knn/top5", "kNN top-5"),
     ("linear/top1", "linear"),
     ("linear/top5", "linear top-5"),
-    ("online/top1", "online probe"),
 )
 
 
@@ -94,7 +93,15 @@ def summary_table(results: Results, *, title: str | None = None) -> Table:
       title: a line above it.
     """
     summary = summarise(results)
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    table = Table(
+        title=None if title is None else Text(title, "bold"),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        show_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
     table.add_column("accuracy, %")
     for _, heading in summary.columns:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -107,5 +114,5 @@ def summary_table(results: Results, *, title: str | None = None) -> Table:
             cells.append(Text(text, "bold" if best else ""))
         table.add_row(Text(name), *cells)
     if summary.shots():
-        table.caption = "labels: few-shot classifier, labels a class, mean ± std over label draws"
+        table.caption = "labels: few-shot, labels a class; mean ± std over label draws"
     return table

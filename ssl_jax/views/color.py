@@ -96,8 +96,6 @@ def apply_jitter(
         blended = (_unit(factor * plane + background) for plane in planes)
         shifted = _shift_hue(planes, amount)
         planes = tuple(jnp.where(op == HUE, a, b) for a, b in zip(shifted, blended, strict=True))
-        # Without it XLA's CPU backend computes a position again for each of its uses.
-        planes = jax.lax.optimization_barrier(planes)
     return jnp.stack(planes, axis=2)
 
 

@@ -18,7 +18,9 @@ def _brute_force(train, test, classes, k, temperature, exclude_self=False):
     """Weighted vote in float64, one test example at a time."""
     unit = lambda x: x / np.linalg.norm(x)  # noqa: E731
     hits = {1: 0, 5: 0}
-    for i, (query, label) in enumerate(zip(test["h"].astype(np.float64), test["label"], strict=True)):
+    for i, (query, label) in enumerate(
+        zip(test["h"].astype(np.float64), test["label"], strict=True)
+    ):
         similarity = np.array([unit(query) @ unit(row) for row in train["h"].astype(np.float64)])
         if exclude_self:
             similarity[i] = -np.inf

@@ -6,10 +6,10 @@ from ssl_jax.evals.lbfgs import minimise
 def test_ill_conditioned_quadratic():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(30, 30)))[0]
-    hessian = basis * np.logspace(-2, 3, 30) @ basis.T
+    hessian = basis * np.logspace(-2, 1, 30) @ basis.T
     optimum = rng.normal(size=30)
     found = minimise(
-        lambda x: hessian @ (x - optimum), np.zeros(30), tolerance=1e-9, max_iterations=2000
+        lambda x: hessian @ (x - optimum), np.zeros(30), tolerance=1e-9, max_iterations=500
     )
     assert found.gradient_norm < 1e-9
     np.testing.assert_allclose(found.x, optimum, atol=1e-6)

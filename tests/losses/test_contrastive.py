@@ -48,7 +48,8 @@ def test_value_and_metrics_match_the_oracle(temperature, normalize):
     expected, accuracy, entropy = oracle(za, zb, temperature, normalize)
     np.testing.assert_allclose(loss, expected, rtol=2e-6)
     np.testing.assert_allclose(metrics["contrastive_accuracy"], accuracy)
-    np.testing.assert_allclose(metrics["entropy"], entropy, rtol=2e-5, atol=1e-6)
+    # Logits of several hundred (unnormalised, low temperature) have float32 steps of 3e-5.
+    np.testing.assert_allclose(metrics["entropy"], entropy, rtol=2e-5, atol=5e-5)
 
 
 def test_gradient_matches_finite_differences_of_the_oracle():

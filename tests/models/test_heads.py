@@ -71,6 +71,17 @@ def test_output_dims(kind, output_dim):
     assert z.shape == (2, output_dim) and z.dtype == jnp.float32
 
 
+def drawn(net, x):
+    """Parameters no scale of which is 0 or 1, so that nothing hides, and fresh buffers."""
+    params, buffers = jax.eval_shape(net.init, jax.random.key(0), x)
+    rng = np.random.default_rng(0)
+
+    def draw(p):
+        return (rng.normal(size=p.shape) / np.sqrt(p.shape[0])).astype(np.float32)
+
+    return jax.tree.map(draw, params), jax.tree.map(lambda b: np.ones(b.shape, b.dtype), buffers)
+
+
 def normalised(x):
     return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
 
@@ -78,10 +89,8 @@ def normalised(x):
 @pytest.mark.parametrize("output_norm", ["none", "scale", "affine", "no_affine"])
 def test_mlp_matches_the_oracle(output_norm):
     net = Net(MLP(3, 7, 5, output_norm=output_norm, hidden_bias=True, output_bias=True))
-    x = jax.random.normal(jax.random.key(0), (12, 6))
-    params, buffers = net.init(jax.random.key(1), x)
-    keys = iter(jax.random.split(jax.random.key(2), 20))
-    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), params)
+    x = np.random.default_rng(1).normal(size=(12, 6)).astype(np.float32)
+    params, buffers = drawn(net, x)
     z, after = net.apply(params, buffers, x, train=True)
 
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
@@ -99,7 +108,7 @@ def test_mlp_matches_the_oracle(output_norm):
 
 def test_no_head_is_the_identity():
     net = projection_head("none", output_dim=3)
-    h = jax.random.normal(jax.random.key(0), (4, 6), jnp.bfloat16)
+    h = jnp.asarray(np.random.default_rng(1).normal(size=(4, 6)), jnp.bfloat16)
     params, buffers = net.init(jax.random.key(1), h)
     z, after = net.apply(params, buffers, h, train=True)
     assert params == {} and buffers == {} and after == {}
@@ -110,8 +119,8 @@ def test_no_head_is_the_identity():
 def test_bfloat16_head_returns_float32_embeddings():
     """The last norm works on float32, so z has more than bfloat16's 8 bits."""
     net = projection_head(output_dim=8, dtype=jnp.bfloat16)
-    h = jax.random.normal(jax.random.key(0), (64, 16))
-    params, buffers = net.init(jax.random.key(1), h)
+    h = np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32)
+    params, buffers = drawn(net, h)
     z, _ = net.apply(params, buffers, h, train=True)
     exact, _ = projection_head(output_dim=8).apply(params, buffers, h, train=True)
     assert z.dtype == jnp.float32 and np.any(z != z.astype(jnp.bfloat16).astype(jnp.float32))
@@ -121,7 +130,8 @@ def test_bfloat16_head_returns_float32_embeddings():
 def test_kernel_std():
     h = jax.ShapeDtypeStruct((2, 256), jnp.float32)
     for std, expected in ((0.01, 0.01), (None, 256**-0.5)):
-        params, _ = projection_head(kernel_std=std).init(jax.random.key(0), h)
+        init = jax.jit(projection_head("linear", kernel_std=std).init, static_argnums=1)
+        params, _ = init(jax.random.key(0), h)
         np.testing.assert_allclose(np.std(params["dense1"]["kernel"]), expected, rtol=0.02)
 
 

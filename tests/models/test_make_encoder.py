@@ -9,10 +9,9 @@ from ssl_jax.models import ENCODERS, make_encoder
 
 
 @pytest.mark.parametrize("name", list(ENCODERS))
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_encoder_keeps_the_contract(name, dtype):
+def test_every_encoder_keeps_the_contract(name):
     """(h, out): h [n d] float32, the stages in the compute dtype; params float32; hashable."""
-    net = make_encoder(name, dtype=dtype)
+    net = make_encoder(name, dtype="bfloat16")
     x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
 
     def forward(key, x):
@@ -22,10 +21,10 @@ def test_every_encoder_keeps_the_contract(name, dtype):
     params, buffers, (h, out), after = jax.eval_shape(forward, jax.random.key(0), x)
     assert h.ndim == 2 and h.shape[0] == 2 and h.dtype == jnp.float32
     assert out["h"].shape == h.shape
-    assert out["stage1"].ndim == 4 and out["stage1"].dtype == jnp.dtype(dtype)
+    assert out["stage1"].ndim == 4 and out["stage1"].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves((params, buffers))} == {jnp.dtype("float32")}
     assert after == buffers
-    assert hash(net) == hash(make_encoder(name, dtype=dtype))
+    assert hash(net) == hash(make_encoder(name, dtype="bfloat16"))
 
 
 def test_none_stands_for_the_default():

@@ -29,19 +29,20 @@ def shapes(name, size=224, **options):
         ("resnet50", {}, 0, 23_508_032),
         ("resnet50", {"width": 2}, 0, 93_907_072),
         ("resnet50", {"width": 4}, 0, 375_378_176),
-        ("resnet50", {}, 1000, 25_557_032),
-        ("resnet18", {}, 1000, 11_689_512),
-        ("resnet34", {}, 1000, 21_797_672),
-        ("resnet101", {}, 1000, 44_549_160),
-        ("resnet152", {}, 1000, 60_192_808),
+        ("resnet50", {}, 2048 * 1000 + 1000, 25_557_032),
+        ("resnet18", {}, 512 * 1000 + 1000, 11_689_512),
+        ("resnet34", {}, 512 * 1000 + 1000, 21_797_672),
+        ("resnet101", {}, 2048 * 1000 + 1000, 44_549_160),
+        ("resnet152", {}, 2048 * 1000 + 1000, 60_192_808),
         ("resnet18", {"stem": "cifar"}, 0, 11_168_832),
         ("resnet50", {"stem": "cifar"}, 0, 23_500_352),
     ],
 )
 def test_parameter_counts(name, options, classifier, expected):
-    params, h, _ = shapes(name, **options)
-    head = (h.shape[-1] + 1) * classifier
-    assert count_parameters(params) + head == expected
+    """With a classifier of 1000 classes where the published count has one."""
+    x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    params, _ = jax.eval_shape(make_encoder(name, **options).init, jax.random.key(0), x)
+    assert count_parameters(params) + classifier == expected
 
 
 def test_every_stage_is_named():
@@ -143,10 +144,12 @@ def drawn(net, x):
 
 @pytest.fixture(scope="module")
 def tiny_depths():
-    """Depths with the fewest blocks that still show every kind: 10 basic, 56 bottleneck."""
-    BLOCKS_PER_STAGE.update({10: (1, 1), 56: (2, 1)})
+    """Depths with the fewest blocks that still show every kind; bottlenecks from 50 on."""
+    depths = {4: (1,), 10: (1, 1), 53: (1,), 56: (2, 1)}
+    BLOCKS_PER_STAGE.update(depths)
     yield
-    del BLOCKS_PER_STAGE[10], BLOCKS_PER_STAGE[56]
+    for depth in depths:
+        del BLOCKS_PER_STAGE[depth]
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +205,7 @@ def test_bfloat16_trains_with_float32_statistics(bottleneck):
 def test_blocks_start_as_the_identity(tiny_depths):
     """The last BatchNorm scale of each block is 0 at first, every other one 1."""
     x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    for depth, last in ((10, "norm2"), (56, "norm3")):
+    for depth, last in ((4, "norm2"), (53, "norm3")):
         net = Net(resnet(depth, width=1 / 16))
         params, _ = jax.jit(net.init, static_argnums=1)(jax.random.key(0), x)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -214,9 +217,9 @@ def test_blocks_start_as_the_identity(tiny_depths):
 def test_kernel_initialisers(tiny_depths):
     """Variance 1/fan_in, or 2/fan_out."""
     x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    for name, expected in (("lecun", 1 / (9 * 64)), ("he_fan_out", 2 / (9 * 128))):
-        net = Net(resnet(10, kernel_init=name))
+    for name, expected in (("lecun", 1 / (9 * 64)), ("he_fan_out", 2 / (9 * 64))):
+        net = Net(resnet(4, kernel_init=name))
         kernel = jax.jit(
-            lambda key, net=net: net.init(key, x)[0]["stage2"]["block1"]["conv1"]["kernel"]
+            lambda key, net=net: net.init(key, x)[0]["stage1"]["block1"]["conv2"]["kernel"]
         )(jax.random.key(0))
         np.testing.assert_allclose(np.var(np.asarray(kernel)), expected, rtol=0.02)

@@ -1,0 +1,164 @@
+"""What every method has to satisfy, through the one train step."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from ssl_jax import checkpoint, data, method, parallel
+from ssl_jax.experiment import Experiment
+from tests.methods import table
+
+
+def build(name, devices=1, **overrides):
+    config = table.ROWS[name].load(**overrides)
+    source = data.from_config(config.data, seed=config.seed)
+    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    return Experiment.build(config, source.spec, mesh), source
+
+
+def batches(experiment, source, steps):
+    size = experiment.config.batch_size
+    rows = np.arange(size)
+    with data.batches(source, batch_size=size, seed=0, num_steps=steps) as stream:
+        for batch in stream:
+            yield parallel.to_global(batch, experiment.mesh, rows, size)
+
+
+def run(experiment, source, steps):
+    """States, metrics and outputs of some steps; the states are copies."""
+    state, compiled, history = experiment.init_state(), experiment.compile_train_step(), []
+    with jax.set_mesh(experiment.mesh):
+        for batch in batches(experiment, source, steps):
+            state, metrics, outputs = compiled(state, batch)
+            history.append((metrics, outputs))
+    return state, history
+
+
+@pytest.fixture(scope="module")
+def three_steps():
+    done = {}
+
+    def get(name):
+        if name not in done:
+            experiment, source = build(name)
+            done[name] = (experiment, source, *run(experiment, source, 3))
+        return done[name]
+
+    return get
+
+
+@pytest.fixture(params=list(table.ROWS))
+def name(request):
+    return request.param
+
+
+def paths(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def test_every_method_has_a_row():
+    covered = {row.load().method.name for row in table.ROWS.values()}
+    assert covered == set(method.names())
+
+
+def test_three_steps_keep_the_states_structure_and_finite_metrics(name, three_steps):
+    experiment, _, state, history = three_steps(name)
+    expected = experiment.abstract_state()
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    for (path, leaf), want in zip(
+        paths(state).items(), jax.tree.leaves(expected), strict=True
+    ):
+        assert (leaf.shape, leaf.dtype) == (want.shape, want.dtype), path
+        assert leaf.sharding.is_equivalent_to(want.sharding, leaf.ndim), path
+        assert np.isfinite(np.asarray(leaf, np.float64)).all(), path
+    assert int(state.step) == 3
+    for metrics, _ in history:
+        for key, value in metrics.items():
+            assert value.shape == () and np.isfinite(value), key
+
+
+def test_outputs_feed_the_probe_and_the_collapse_monitor(name, three_steps):
+    experiment, _, _, history = three_steps(name)
+    n = experiment.config.batch_size
+    outputs = history[-1][1]
+    assert outputs["h"].ndim == 2 and len(outputs["h"]) == n
+    assert outputs["z"].ndim == 3 and len(outputs["z"]) == n
+
+
+def test_gradients_reach_what_they_should(name, three_steps):
+    experiment, source, *_ = three_steps(name)
+    state = experiment.init_state()
+    batch = next(batches(experiment, source, 1))
+    views = experiment.method.views(jax.random.key(1), batch)
+
+    def loss(params):
+        return experiment.method.loss(
+            params, state.buffers, views, ema_params=state.ema_params, key=jax.random.key(2),
+            step=state.step,
+        )[0]  # fmt: skip
+
+    untrained = table.ROWS[name].untrained
+    for path, grad in paths(jax.jit(jax.grad(loss))(state.params)).items():
+        expected = not any(re.search(pattern, path) for pattern in untrained)
+        assert bool(np.any(np.asarray(grad) != 0)) == expected, path
+
+
+def test_features_do_not_depend_on_the_rest_of_the_batch(name, three_steps):
+    experiment, source, state, _ = three_steps(name)
+    features = experiment.features_fn()
+    batch = source.batch(np.arange(8))
+    whole = features(state.params, state.buffers, batch)
+    part = features(state.params, state.buffers, jax.tree.map(lambda x: x[:4], batch))
+    for key, value in whole.items():
+        assert value.dtype == np.float32 and len(value) == 8
+        np.testing.assert_allclose(value[:4], part[key], rtol=1e-5, atol=1e-6)
+
+
+def test_eight_devices_equal_one_after_five_sgd_steps(name):
+    """Loss, parameters and batch statistics. SGD, since Adam magnifies rounding."""
+    results = []
+    for devices in (1, 8):
+        experiment, source = build(
+            name, devices, optimizer__name="sgd", optimizer__base_lr=0.1,
+            optimizer__warmup_steps=0, optimizer__weight_decay=1e-4,
+        )  # fmt: skip
+        state, history = run(experiment, source, 5)
+        results.append((paths((state.params, state.buffers)), [m["loss"] for m, _ in history]))
+    (one, losses1), (eight, losses8) = results
+    np.testing.assert_allclose(losses8, losses1, rtol=2e-5)
+    for path, leaf in one.items():
+        np.testing.assert_allclose(eight[path], leaf, rtol=1e-3, atol=2e-5, err_msg=path)
+
+
+def test_a_checkpoint_brings_the_whole_state_back(name, three_steps, tmp_path):
+    experiment, source, state, _ = three_steps(name)
+    with checkpoint.Checkpointer(tmp_path) as saves:
+        saves.save(3, state, wait=True)
+        restored, step = saves.restore(experiment.abstract_state())
+    assert step == 3
+    for (path, before), after in zip(paths(state).items(), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(before, after, err_msg=path)
+    # And the next step goes on from it.
+    with jax.set_mesh(experiment.mesh):
+        batch = next(batches(experiment, source, 1))
+        state, metrics, _ = experiment.compile_train_step()(restored, batch)
+    assert int(state.step) == 4 and np.isfinite(metrics["loss"])
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(name, three_steps):
+    experiment, source, state, _ = three_steps(name)
+    again, _ = run(experiment, source, 3)
+    for (path, a), b in zip(paths(state).items(), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=path)
+    other, _ = build(name, seed=1)
+    assert any(
+        np.any(np.asarray(a) != np.asarray(b))
+        for a, b in zip(
+            jax.tree.leaves(other.init_state().params),
+            jax.tree.leaves(experiment.init_state().params),
+            strict=True,
+        )
+    )

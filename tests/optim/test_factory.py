@@ -1,0 +1,269 @@
+"""Every optimizer the config can name against float64 NumPy, and how they are put together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from ml_collections import ConfigDict
+
+from ssl_jax.errors import UserError
+from ssl_jax.optim import (
+    OPTIMIZERS,
+    ema_params,
+    make_optimizer,
+    make_schedule,
+    path_mask,
+    path_string,
+)
+
+RNG = np.random.default_rng(0)
+PARAMS = {
+    "encoder": {"kernel": RNG.normal(size=(4, 3)), "bias": RNG.normal(size=3)},
+    "predictor": {"kernel": RNG.normal(size=(3, 2)), "scale": RNG.normal(size=2)},
+}
+STEPS = 5
+GRADS = [jax.tree.map(lambda p: RNG.normal(size=p.shape), PARAMS) for _ in range(STEPS)]
+RUN = dict(batch_size=512, total_steps=STEPS, steps_per_epoch=2)
+
+
+def config(**overrides):
+    """An optimizer section with every key, no two of which have the same effect."""
+    section = ConfigDict(
+        dict(
+            name="lars",
+            base_lr=0.05,
+            lr_scaling="linear",
+            schedule="cosine",
+            warmup_epochs=1.0,
+            warmup_steps=None,
+            final_lr_factor=0.1,
+            milestones=(),
+            decay_factor=0.1,
+            weight_decay=0.2,
+            momentum=0.8,
+            nesterov=False,
+            b1=0.7,
+            b2=0.95,
+            eps=1e-6,
+            trust_coefficient=0.01,
+            momentum_order="lr_inside",
+            clip_norm=0.0,
+            exclude=r"(bias|scale)$",
+            groups=ConfigDict(),
+        )
+    )
+    section.update(overrides)
+    return section
+
+
+def run(tx, dtype=jnp.float32):
+    """Parameters after every step, and the last state."""
+    params = jax.tree.map(lambda p: jnp.asarray(p, dtype), PARAMS)
+    state, history, update = tx.init(params), [], jax.jit(tx.update)
+    for grads in GRADS:
+        grads = jax.tree.map(lambda g: jnp.asarray(g, dtype), grads)
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(params)
+    return history, state
+
+
+def assert_close(actual, expected, rtol=1e-4):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, atol=1e-5), actual, expected)
+
+
+def clipped(grads, norm):
+    total = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
+    return jax.tree.map(lambda g: g * min(1, norm / total), grads)
+
+
+def oracle_leaf(c, w, grads, adapted):
+    """One tensor's values after every step, from the papers, in float64."""
+    schedule = make_schedule(c, **RUN)
+    wd = c["weight_decay"] if adapted else 0.0
+    v, m, s, history = 0.0, 0.0, 0.0, []
+    for step, g in enumerate(grads):
+        lr, t = float(schedule(step)), step + 1
+        if c["name"] in ("lars", "sgd"):
+            g = g + wd * w
+            if c["name"] == "lars" and adapted:
+                g = g * c["trust_coefficient"] * np.linalg.norm(w) / np.linalg.norm(g)
+            inside = c["name"] == "lars" and c["momentum_order"] == "lr_inside"
+            g, outer = (lr * g, 1.0) if inside else (g, lr)
+            v = c["momentum"] * v + g
+            w = w - outer * (c["momentum"] * v + g if c["nesterov"] else v)
+        else:
+            m = c["b1"] * m + (1 - c["b1"]) * g
+            s = c["b2"] * s + (1 - c["b2"]) * g**2
+            m_hat, s_hat = m / (1 - c["b1"] ** t), s / (1 - c["b2"] ** t)
+            r = m_hat / (np.sqrt(s_hat) + c["eps"]) + wd * w
+            if c["name"] == "lamb" and adapted:
+                r = r * np.linalg.norm(w) / np.linalg.norm(r)
+            w = w - lr * r
+        history.append(w)
+    return history
+
+
+def oracle(c, grads=GRADS, exclude=r"(bias|scale)$"):
+    """Parameters after the last step. `c` is a config or a function from a path to one."""
+
+    def leaf(path, w, adapted):
+        section = c(path_string(path)) if callable(c) else c
+        names = [entry.key for entry in path]
+        return oracle_leaf(section, w, [g[names[0]][names[1]] for g in grads], adapted)[-1]
+
+    return jax.tree_util.tree_map_with_path(leaf, PARAMS, path_mask(exclude)(PARAMS))
+
+
+CASES = {
+    "lars lr_inside": dict(name="lars"),
+    "lars lr_outside": dict(name="lars", momentum_order="lr_outside"),
+    "lars nesterov": dict(name="lars", nesterov=True),
+    "sgd": dict(name="sgd"),
+    "sgd nesterov": dict(name="sgd", nesterov=True),
+    "adamw": dict(name="adamw"),
+    "lamb": dict(name="lamb"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_matches_the_oracle(case):
+    c = config(**CASES[case])
+    history, _ = run(make_optimizer(c, **RUN))
+    assert_close(history[-1], oracle(c))
+
+
+def test_every_optimizer_has_a_case():
+    assert {case["name"] for case in CASES.values()} == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_exclude_is_read(name):
+    c = config(name=name, exclude="^predictor/")
+    history, _ = run(make_optimizer(c, **RUN))
+    assert_close(history[-1], oracle(c, exclude="^predictor/"))
+
+
+def test_lamb_steps_by_lr_times_the_weight_norm():
+    """Of every adapted tensor, whatever the scale of the gradient."""
+    c = config(name="lamb", eps=1e-12, warmup_epochs=0.0, schedule="constant")
+    history, _ = run(make_optimizer(c, **RUN))
+    moved = history[0]["encoder"]["kernel"] - PARAMS["encoder"]["kernel"]
+    np.testing.assert_allclose(
+        np.linalg.norm(moved), 0.1 * np.linalg.norm(PARAMS["encoder"]["kernel"]), rtol=1e-4
+    )
+
+
+def test_clip_norm_is_global():
+    c = config(name="sgd", clip_norm=0.5)
+    history, _ = run(make_optimizer(c, **RUN))
+    assert_close(history[-1], oracle(c, [clipped(grads, 0.5) for grads in GRADS]))
+    with pytest.raises(UserError, match=r"clip_norm is -1.0"):
+        make_optimizer(config(clip_norm=-1.0), **RUN)
+
+
+def by_module(path):
+    return path.partition("/")[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        dict(schedule="constant", warmup_epochs=0.0),
+        dict(name="adamw", base_lr=0.01),
+        dict(weight_decay=0.0, momentum_order="lr_outside"),
+    ],
+    ids=["own schedule", "own optimizer", "own decay"],
+)
+def test_groups_override_the_section(overrides):
+    """The predictor's group has its own keys; the encoder's is not named and keeps the section."""
+    c = config(groups=ConfigDict({"predictor": overrides}))
+    history, _ = run(make_optimizer(c, **RUN, param_group=by_module))
+    own = config(**overrides)
+    expected = oracle(lambda path: own if path.startswith("predictor") else c)
+    assert_close(history[-1], expected)
+    plain, _ = run(make_optimizer(config(), **RUN))
+    assert (
+        np.abs(plain[-1]["predictor"]["kernel"] - history[-1]["predictor"]["kernel"]).max() > 1e-4
+    )
+
+
+def test_the_average_stands_outside_the_groups():
+    """It covers all groups, in one tree, and sees the final updates of each."""
+    c = config(groups=ConfigDict({"predictor": dict(name="adamw")}), clip_norm=1.0)
+    tx = make_optimizer(c, **RUN, ema_decay=0.5, param_group=by_module)
+    history, state = run(tx)
+    ema = jax.tree.map(np.float64, PARAMS)
+    for params in history:
+        ema = jax.tree.map(lambda e, p: 0.5 * e + 0.5 * np.float64(p), ema, params)
+    assert_close(ema_params(state), ema)
+
+
+def test_ema_filter_and_schedule():
+    tx = make_optimizer(
+        config(), **RUN, ema_decay=lambda count: 0.0 * count, ema_filter=lambda path: "enc" in path
+    )
+    history, state = run(tx)
+    jax.tree.map(
+        np.testing.assert_array_equal, ema_params(state), {"encoder": history[-1]["encoder"]}
+    )
+    assert ema_params(make_optimizer(config(), **RUN).init(PARAMS)) is None
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_is_stable_arrays_and_survives_a_checkpoint(name, tmp_path):
+    """Same tree, shapes and dtypes from step to step; orbax restores every leaf to the bit."""
+    c = config(name=name, groups=ConfigDict({"predictor": dict(schedule="constant")}))
+    tx = make_optimizer(c, **RUN, ema_decay=0.9, ema_filter=by_module, param_group=by_module)
+    _, state = run(tx)
+    fresh = jax.eval_shape(tx.init, jax.tree.map(jnp.float32, PARAMS))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), fresh
+    )
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        restored = checkpointer.restore(tmp_path / "state", target)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_bfloat16_parameters_stay_bfloat16(name):
+    history, state = run(make_optimizer(config(name=name), **RUN, ema_decay=0.9), jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(history[-1])} == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(ema_params(state))} == {jnp.dtype("float32")}
+    assert all(np.isfinite(np.float32(leaf)).all() for leaf in jax.tree.leaves(history[-1]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (dict(name="adamW"), r"unknown optimizer 'adamW'.*Did you mean 'adamw'"),
+        (dict(exclude="(bias"), r"'\(bias' is not a regex"),
+        (
+            dict(groups=ConfigDict({"predictor": dict(base_rl=0.1)})),
+            r"optimizer.groups.predictor.base_rl; .*Did you mean 'base_lr'",
+        ),
+        (
+            dict(groups=ConfigDict({"predictor": dict(clip_norm=1.0)})),
+            r"groups.predictor.clip_norm cannot be set for one group",
+        ),
+    ],
+)
+def test_mistakes_are_named(overrides, message):
+    with pytest.raises(UserError, match=message):
+        make_optimizer(config(**overrides), **RUN, param_group=by_module)
+
+
+def test_group_without_parameters_is_named():
+    c = config(groups=ConfigDict({"preditcor": dict(base_lr=0.1)}))
+    tx = make_optimizer(c, **RUN, param_group=by_module)
+    with pytest.raises(
+        UserError, match=r"no parameter is in this group; .*Did you mean 'predictor'"
+    ):
+        tx.init(PARAMS)
