@@ -71,9 +71,7 @@ def _imagenet(config: ConfigDict) -> None:
     config.optimizer.update(
         name="lars", base_lr=0.3, lr_scaling="linear", weight_decay=1e-6, warmup_epochs=10.0
     )
-    config.eval.update(
-        train_split="train", test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0
-    )
+    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
     config.eval.linear.num_l2 = 6
     config.log.every_steps = 50
     config.checkpoint.every_epochs = 1.0

@@ -24,8 +24,8 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-FAILURE_GRACE = 3.0  # seconds the others get to report their own error before SIGTERM
-TERM_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+FAILURE_GRACE = 2.0  # seconds the others get to report their own error before SIGTERM
+TERM_GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 
 
 def main() -> int:
@@ -114,8 +114,13 @@ def _environment(arguments: argparse.Namespace, rank: int, port: int) -> dict[st
 
 
 def _copy(source: IO[bytes], target: IO[bytes], prefix: str) -> None:
-    """Copies whole lines, so that those of different processes do not mix."""
+    """Copies whole lines, so that those of different processes do not mix.
+
+    Leaves out that Gloo, which carries the collectives, has connected; there is no way to tell it.
+    """
     for line in source:
+        if line.startswith(b"[Gloo] Rank "):
+            continue
         target.write(prefix.encode() + line.rstrip(b"\n") + b"\n")
         target.flush()
 

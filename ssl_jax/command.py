@@ -49,9 +49,7 @@ def read_config(holder: Any) -> ConfigDict:
     """
     if holder.value is None:
         raise UserError("--config is missing, e.g. --config=configs/simclr.py:digits")
-    return config_lib.resolve(
-        holder.value, config_flags.get_override_values(flags.FLAGS["config"])
-    )
+    return config_lib.resolve(holder.value, config_flags.get_override_values(flags.FLAGS["config"]))
 
 
 def config_source() -> str:
@@ -81,8 +79,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _unknown_key(argv: Sequence[str]) -> str | None:
     """The line for the first override whose key the config does not have, None if all exist."""
-    holder = flags.FLAGS["config"] if "config" in flags.FLAGS else None
-    config = holder.value if holder is not None else None
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
     if not isinstance(config, ConfigDict):
         return None
     for argument in argv[1:]:

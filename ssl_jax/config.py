@@ -1,8 +1,8 @@
 """The config: keys that every experiment shares, and how a run's length follows from them.
 
 An experiment is a Python file in `configs/` whose `get_config(variant)` starts from `base_config()`
-and returns an `ml_collections.ConfigDict` of primitives. Every key can be set on the command line as
-`--config.section.key=value`; a key that does not exist stops the command with the nearest known
+and returns an `ml_collections.ConfigDict` of primitives. Every key can be set on the command line
+as `--config.section.key=value`; a key that does not exist stops the command with the nearest known
 name.
 """
 

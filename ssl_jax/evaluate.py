@@ -1,4 +1,4 @@
-"""Probes a checkpoint again: python -m ssl_jax.evaluate --workdir=runs/x --evals=knn,linear,few_shot
+"""Probes a checkpoint: python -m ssl_jax.evaluate --workdir=runs/x --evals=knn,linear,few_shot
 
 On the training set's own labels, or on another data set with --data. Prints a table and writes
 workdir/evaluations/<step>_<data>.json.

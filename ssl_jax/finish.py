@@ -138,5 +138,3 @@ def environment() -> dict[str, str]:
     if commit.returncode == 0:
         out["commit"] = commit.stdout.strip()
     return out
-
-

@@ -74,8 +74,10 @@ def _parameters(experiment: Experiment, params: Any, counts: Any) -> list[tuple[
         name = optim.path_string(path).partition("/")[0]
         groups[name] = groups.get(name, 0) + leaf.size
     parts = ", ".join(f"{name} {count:,}" for name, count in groups.items())
-    treatment = "decayed and adapted" if experiment.config.optimizer.name in ("lars", "lamb") else (
-        "decayed"
+    treatment = (
+        "decayed and adapted"
+        if experiment.config.optimizer.name in ("lars", "lamb")
+        else ("decayed")
     )
     return [
         ("parameters", f"{sum(groups.values()):,}: {parts}"),

@@ -1,9 +1,9 @@
 """A trained run, loaded for its features.
 
-    from ssl_jax import pretrained
+from ssl_jax import pretrained
 
-    encoder = pretrained.load("runs/demo")
-    h = encoder.features(images)["h"]  # images uint8 [n h w c] -> float32 [n d]
+encoder = pretrained.load("runs/demo")
+h = encoder.features(images)["h"]  # images uint8 [n h w c] -> float32 [n d]
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, config as config_lib, data, parallel
+from ssl_jax import checkpoint, data, parallel
+from ssl_jax import config as config_lib
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
 
@@ -95,9 +96,7 @@ def load(workdir: str, step: int | None = None) -> Pretrained:
 def load_experiment(workdir: str, experiment: Experiment, step: int | None = None) -> Pretrained:
     """As `load`, on the devices of an experiment already built."""
     with checkpoint.Checkpointer(workdir, read_only=True) as saves:
-        restored = saves.restore_parameters(
-            step, sharding=parallel.replicated(experiment.mesh)
-        )
+        restored = saves.restore_parameters(step, sharding=parallel.replicated(experiment.mesh))
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet")
     parts, step = restored

@@ -94,9 +94,7 @@ class Prober:
         Returns:
           h, z, ... float32 [N d], label int32 [N], index int32 [N], in the order of the source.
         """
-        return features_lib.extract(
-            encode, self.batches(source, subset), gather=parallel.gather
-        )
+        return features_lib.extract(encode, self.batches(source, subset), gather=parallel.gather)
 
     def batches(self, source: data.Source, subset: np.ndarray | None = None) -> Any:
         """Every example once as global device batches, the last one padded (`mask` False)."""

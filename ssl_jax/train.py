@@ -98,7 +98,7 @@ class Run:
         self, state: TrainState, start: int, writer: metrics.MetricWriter, stop: StopRequest
     ) -> tuple[TrainState, int]:
         """Steps from `start` to the end or a stop. Returns the state and its step, saved."""
-        length, total = self.length, self.length.total_steps
+        total = self.length.total_steps
         if start >= total:
             return state, start
         bar = progress.ProgressBar(total, start, primary=self.primary)
@@ -119,6 +119,7 @@ class Run:
                 if stopping or self._due(step):
                     with meter.pause():
                         watch.check_losses()
+                        writer.flush()  # a checkpoint promises the rows before it
                         self._look_and_save(state, step, watch, stopping)
                 if stopping:
                     break

@@ -130,7 +130,11 @@ def make_train_step(method: Method, tx: optax.GradientTransformation) -> Step:
             probe, measured = online.update(probe, aux.outputs["h"], batch["label"])
             metrics |= {f"online/{name}": value for name, value in measured.items()}
         state = state.replace(
-            step=state.step + 1, params=params, buffers=aux.buffers, opt_state=opt_state, probe=probe
+            step=state.step + 1,
+            params=params,
+            buffers=aux.buffers,
+            opt_state=opt_state,
+            probe=probe,
         )
         return state, metrics, aux.outputs
 

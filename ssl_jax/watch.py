@@ -1,9 +1,8 @@
-"""What looks on while a run trains: metric rows, the bar, the collapse monitor, non-finite losses."""
+"""What looks on while a run trains: rows, the bar, the collapse monitor, non-finite losses."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import numpy as np
@@ -92,15 +91,22 @@ class Watch:
         for (step, _), loss in zip(pending, losses, strict=True):
             if not math.isfinite(loss):
                 raise NonFiniteLossError(
-                    f"the loss is {float(loss)} at step {step}; lower optimizer.base_lr, lengthen the "
-                    "warm-up or set optimizer.clip_norm. The last good checkpoint is kept"
+                    f"the loss is {float(loss)} at step {step}; lower optimizer.base_lr, lengthen "
+                    "the warm-up or set optimizer.clip_norm. The last good checkpoint is kept"
                 )
 
     def evaluation(self, step: int, values: dict[str, float]) -> None:
         """Logs probe results at `step`."""
         self._writer.write(step, {f"eval/{name}": value for name, value in values.items()})
-        shown = "  ".join(f"{name} {value:.1%}" for name, value in values.items())
+        scores = {name: value for name, value in values.items() if _is_headline(name)}
+        shown = "  ".join(f"{name} {value:.1%}" for name, value in scores.items())
         self._bar.message(f"step {step}: {shown}")
+
+
+def _is_headline(name: str) -> bool:
+    """Whether a probe's value is a score for the bar, not a detail for the log."""
+    evaluation, _, detail = name.partition("/")
+    return detail == "top1" or (evaluation == "few_shot" and detail.isdigit())
 
 
 _COLLAPSE = "collapse/"

@@ -107,12 +107,17 @@ def _first_unreadable(
 
 
 def reason(error: BaseException) -> str:
-    """Why it failed, in one line: the innermost cause's message without its appendix."""
+    """Why it failed, in one line: the innermost cause, of which the end says most."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     line = re.split(r" \[\w+=", line)[0]  # TensorStore appends its whole specification
-    return line if len(line) <= 200 else f"...{line[-200:]}"
+    if len(line) <= 200:
+        return line
+    *clauses, short = line.split(": ")  # each names a file, and what went wrong below it
+    while clauses and len(clauses[-1]) + len(short) < 150:
+        short = f"{clauses.pop()}: {short}"
+    return short[-150:]
 
 
 def some(names: Sequence[str]) -> str:

@@ -6,8 +6,8 @@ steps are kept, digests that catch what the file system does not, and the way ba
 good step.
 
 Orbax's own `CheckpointManager` is not used: when one process of several fails to write (its disk is
-full), its threads wait for each other on every process until a timeout of minutes, and it lets no
-second program, such as an evaluation, open the directory of a live run.
+full), its threads wait for the other processes until a timeout of 20 minutes, and it lets no second
+program, such as an evaluation, open the directory of a live run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from etils import epath
 from ssl_jax.checkpoint import arrays as arrays_lib
 from ssl_jax.checkpoint import digest, quiet, steps
 from ssl_jax.checkpoint.arrays import reason, some
+from ssl_jax.checkpoint.commit_barrier import CommitBarrier
 from ssl_jax.checkpoint.errors import (
     CheckpointError,
     DamagedCheckpointError,
@@ -52,6 +53,7 @@ class Checkpointer:
 
     Raises:
         UserError: `keep_latest` or `keep_best` out of range, or an unknown `best_mode`.
+        CheckpointError: the directory cannot be made.
     """
 
     def __init__(
@@ -77,10 +79,12 @@ class Checkpointer:
         self._best_metric, self._best_mode = best_metric, best_mode
         self._read_only = read_only
         self._saving: tuple[int, float | None] | None = None
-        self._stale: set[int] = set()  # steps after the one restored, of a history left behind
-        self._writer = _make_writer()
+        self._restored: int | None = None
+        self._stale: set[int] = set()  # steps of a history left behind
+        self._barrier = CommitBarrier()
+        self._writer = _make_writer(self._barrier)
         if not read_only:
-            steps.delete_leftovers(self.directory)
+            self._make_directory()
         committed = from_first_process(steps.committed(self.directory))
         self._scores = {step: self._score_of(step) for step in committed}
 
@@ -122,6 +126,10 @@ class Checkpointer:
         arrays = arrays_lib.flatten(state)
         pending = digest.dispatch(arrays)
         self.wait()
+        if self._restored is not None:
+            self._stale = {later for later in self._scores if later > self._restored}
+            self._scores = {s: v for s, v in self._scores.items() if s not in self._stale}
+            self._restored = None
         if step not in self._scores:
             self._start(step, arrays, digest.fetch(pending), finite_metrics(metrics))
         if wait:
@@ -145,6 +153,7 @@ class Checkpointer:
             ITEM: ocp.args.JsonSave(Manifest(entries, metrics).to_json()),
         }
         self._saving = step, metrics.get(self._best_metric)
+        self._barrier.start()
         try:
             self._writer.save(
                 self.directory / str(step),
@@ -184,6 +193,7 @@ class Checkpointer:
     def _failed(self, error: Exception) -> CheckpointError:
         step, _ = self._saving
         self._saving = None
+        self._barrier.fail(reason(error))
         steps.delete_leftovers(self.directory)  # gives the room back
         return CheckpointError(
             f"saving step {step} to {self.directory} failed: {reason(error)}; "
@@ -230,8 +240,8 @@ class Checkpointer:
                 the one before it is tried.
 
         Returns:
-            The state and its step; None if there is no checkpoint. Later steps are no longer
-            counted then, and are deleted when the next one is committed.
+            The state and its step; None if there is no checkpoint. If saving goes on from here,
+            later steps are of a history left behind: the first step committed deletes them.
 
         Raises:
             UserError: there is no such step, or its arrays are not those of `abstract_state`.
@@ -260,9 +270,7 @@ class Checkpointer:
         if found is None:
             return None
         arrays, step = found
-        self._stale |= {later for later in self._scores if later > step}
-        for later in self._stale:
-            self._scores.pop(later, None)
+        self._restored = step
         return treedef.unflatten(arrays[name] for name in names), step
 
     def restore_parameters(
@@ -321,15 +329,18 @@ class Checkpointer:
                 f"no checkpoint of step {step} in {self.directory}; there are "
                 f"{', '.join(map(str, self.all_steps())) or 'none'}"
             )
+        candidates = self.all_steps() if step is None else [step]
         damages = []
-        for candidate in [step] if step is not None else reversed(self.all_steps()):
+        while candidates:
+            candidate = candidates.pop()
             try:
                 return self._read(candidate, select), candidate
             except DamagedCheckpointError as damage:
                 if step is not None:
                     raise
                 damages.append(str(damage))
-                _log.warning("%s; falling back to the checkpoint before it", damage)
+                if candidates:
+                    _log.warning("%s; falling back to step %d", damage, candidates[-1])
         if damages:
             raise CheckpointError(
                 f"no good checkpoint left in {self.directory}: {'; '.join(damages)}; to start over "
@@ -358,6 +369,20 @@ class Checkpointer:
         _agree(directory, damage)
         return arrays
 
+    def _make_directory(self) -> None:
+        """Makes the directory, and removes what an earlier run has left unfinished in it."""
+        failure = None
+        try:
+            if jax.process_index() == 0:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                steps.delete_leftovers(self.directory)
+        except OSError as error:
+            failure = error
+        if any_process(failure is not None):
+            raise CheckpointError(
+                f"cannot write to {self.directory}: {failure or 'see the first process'}"
+            ) from failure
+
     def _score_of(self, step: int) -> float | None:
         """The step's `best_metric`; a damaged manifest counts as not measured."""
         if self._best_metric is None:
@@ -368,9 +393,12 @@ class Checkpointer:
             return None
 
 
-def _make_writer() -> ocp.AsyncCheckpointer:
-    # Made in the background, a directory that cannot be made is waited for five minutes.
-    options = ocp.AsyncOptions(create_directories_asynchronously=False)
+def _make_writer(barrier: CommitBarrier) -> ocp.AsyncCheckpointer:
+    options = ocp.AsyncOptions(
+        barrier_sync_fn=barrier,
+        # Made in the background, a directory that cannot be made is waited for five minutes.
+        create_directories_asynchronously=False,
+    )
     items = ocp.CompositeCheckpointHandler(
         # Trained weights do not compress, and trying costs more than writing them.
         state=ocp.PyTreeCheckpointHandler(use_compression=False),

@@ -28,12 +28,12 @@ def silence_orbax() -> None:
 
 
 class _NotOrbax(logging.Filter):
-    """Drops what Orbax's modules log, and what asyncio logs of their tasks."""
+    """Drops what Orbax's modules log, and what asyncio logs of their tasks and TensorStore's."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        of_orbax = "/orbax/" in record.pathname
-        of_its_task = record.name == "asyncio" and "/orbax/" in record.getMessage()
-        return not (of_orbax or of_its_task) or _log.isEnabledFor(logging.DEBUG)
+        source = record.getMessage() if record.name == "asyncio" else record.pathname
+        dropped = "/orbax/" in source or "tensorstore" in source
+        return not dropped or _log.isEnabledFor(logging.DEBUG)
 
 
 class _UnraisableHook:

@@ -29,7 +29,7 @@ def ranked(scores: Mapping[int, float | None], best_mode: str) -> list[int]:
 
 def committed(directory: epath.Path) -> list[int]:
     """Steps that were written to the end, increasing."""
-    return sorted(ocp.path.step.checkpoint_steps(directory)) if directory.exists() else []
+    return sorted(ocp.path.step.checkpoint_steps(directory)) if directory.is_dir() else []
 
 
 def delete(directory: epath.Path, step: int) -> None:
@@ -50,7 +50,7 @@ def delete_leftovers(directory: epath.Path) -> None:
 
     Of several processes the first does it.
     """
-    if jax.process_index() != 0 or not directory.exists():
+    if jax.process_index() != 0 or not directory.is_dir():
         return
     whole = {str(step) for step in committed(directory)}
     for path in directory.iterdir():

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ssl_jax.data import subsplit
-from ssl_jax.data.known import known
+from ssl_jax.data.known import facts_of
 from ssl_jax.data.pipeline import batches, epoch_batches
 from ssl_jax.data.request import Request
 from ssl_jax.data.sampler import batch_indices, epoch_order
@@ -129,7 +129,7 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
     """
     options = section.options.to_dict()
     _check_kind(section.name)
-    facts = known(section.name, options)
+    facts = facts_of(section.name, options)
     num_examples = section.num_examples
     if num_examples is None:
         if facts is None:

@@ -40,7 +40,7 @@ TFDS = {
 }
 
 
-def known(name: str, options: Mapping[str, Any]) -> Known | None:
+def facts_of(name: str, options: Mapping[str, Any]) -> Known | None:
     """Facts of the data set `name` with these options, None if it has to be read for them."""
     kind, _, location = name.partition(":")
     if kind == "digits":

@@ -33,6 +33,7 @@ _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _SPLIT = "{split}"
+_BLOCK = 512
 
 
 def dataset(location: str, request: Request) -> Shards:
@@ -148,33 +149,41 @@ def scan(path: str, shard: int) -> tuple[list[Member], str | None]:
     """
     images: dict[str, Member] = {}
     labels: dict[str, int] = {}
-    size = os.path.getsize(path)
+    end = 0
     error = None
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            size = os.fstat(file.fileno()).st_size
             while (info := tar.next()) is not None:
                 tar.members = []  # or it keeps every header it has seen
+                end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
                 if not info.isfile():
                     continue
                 if info.offset_data + info.size > size:
-                    error = f"truncated in {info.name}"
                     break
-                folder, slash, file = info.name.rpartition("/")
-                stem, _, extension = file.partition(".")
-                key, extension = folder + slash + stem, extension.lower()
+                key, extension = _key(info.name)
                 if extension in _IMAGES:
                     images[key] = Member(shard, info.offset_data, info.size, info.name, -1)
                 elif extension in ("cls", "json"):
                     content = tar.extractfile(info).read()
                     labels[key] = _label(content, extension, labels.get(key, -1))
+            if os.pread(file.fileno(), _BLOCK, end) != bytes(_BLOCK):  # what a tar file ends with
+                error = f"truncated: {size:,} bytes, and no end of archive"
     except tarfile.ReadError as problem:
-        if not images:
+        if end == 0:
             raise UserError(
                 f"{path} is not an uncompressed tar file ({problem}); decompress it, members of "
                 "compressed ones cannot be read at random"
             ) from None
-        error = f"broken after {max(images.values(), key=lambda image: image.offset).name}"
+        error = f"broken at byte {end:,}"
     return [image._replace(label=labels.get(key, -1)) for key, image in images.items()], error
+
+
+def _key(name: str) -> tuple[str, str]:
+    """What the files of one example share, and the extension: `a/b.seg.png` is a/b and seg.png."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension.lower()
 
 
 def _label(content: bytes, extension: str, default: int) -> int:

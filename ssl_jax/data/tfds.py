@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.data.known import TFDS
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import EncodedSource
 from ssl_jax.errors import UserError, nearest
@@ -46,13 +47,6 @@ def dataset(
             f"tfds:{location} needs tensorflow-datasets ({error}); pip install tensorflow-datasets"
         ) from None
     builder = _builder(tfds, location, data_dir)
-    if not builder.info.splits:
-        where = f", data_dir={data_dir!r}" if data_dir else ""
-        raise UserError(
-            f"tfds:{location} is not prepared in {builder.data_dir}; prepare it: python -c "
-            f'"import tensorflow_datasets as tfds; tfds.builder({location!r}{where}, '
-            "file_format='array_record').download_and_prepare()\" (needs: pip install tensorflow)"
-        )
     return TfdsDataset(tfds, location, builder, request, image_key, label_key)
 
 
@@ -60,7 +54,8 @@ def _builder(tfds: Any, location: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(location, data_dir=data_dir, try_gcs=False)
     except tfds.core.DatasetNotFoundError:
-        hint = nearest(re.split("[/:]", location)[0], tfds.list_builders())
+        known = tfds.list_builders(with_community_datasets=False)
+        hint = nearest(re.split("[/:]", location)[0], known)
         raise UserError(f"TFDS has no data set {location!r}.{hint}") from None
     except (ValueError, AssertionError) as error:  # no such config or version
         raise UserError(f"tfds:{location}: {' '.join(str(error).split())}") from None
@@ -94,12 +89,23 @@ class TfdsDataset:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return tuple(self._builder.info.splits)
+        """Raises UserError if the data set is not prepared and so does not say."""
+        found = self._builder.info.splits or getattr(TFDS.get(self._location), "splits", ())
+        if not found:
+            raise self._not_prepared()
+        return tuple(found)
 
     def source(self, split: str) -> TfdsSource:
+        """Opens a split.
+
+        Raises:
+          UserError: the data set is not prepared, or not in a format that can be read at random.
+        """
         try:
             records = self._builder.as_data_source(split=split)
-        except NotImplementedError:
+        except (NotImplementedError, ValueError, AssertionError, OSError):
+            if not self._builder.info.splits:
+                raise self._not_prepared() from None
             raise UserError(
                 f"tfds:{self._location} in {self._builder.data_dir} consists of "
                 f"{self._builder.info.file_format.value} files, which cannot be read at random; "
@@ -119,6 +125,16 @@ class TfdsDataset:
             rows=range(len(records)),
             image_key=self._image_key,
             label_key=self._label_key,
+        )
+
+    def _not_prepared(self) -> UserError:
+        builder = self._builder
+        root = str(builder.data_dir_root)
+        return UserError(
+            f"tfds:{self._location} is not prepared in {builder.data_dir}; prepare it: python -c "
+            f'"import tensorflow_datasets as tfds; tfds.builder({self._location!r}, '
+            f"data_dir={root!r}, file_format='array_record').download_and_prepare()\" "
+            "(needs: pip install tensorflow)"
         )
 
 

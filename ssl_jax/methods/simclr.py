@@ -97,7 +97,8 @@ class SimCLR(Method):
             l2_normalize=self.hyper.l2_normalize,
         )
         outputs = {"h": h[0::2], "z": z.reshape(-1, 2, z.shape[-1])}
-        return loss, Aux({"encoder": encoder_buffers, "projector": projector_buffers}, metrics, outputs)
+        buffers = {"encoder": encoder_buffers, "projector": projector_buffers}
+        return loss, Aux(buffers, metrics, outputs)
 
     def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
         x = self.eval_view(batch["image"])

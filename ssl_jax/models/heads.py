@@ -122,7 +122,7 @@ def projection_head(
       kernel_std: None is LeCun's initialiser. The released code draws N(0, 0.01^2): with
         BatchNorm after every layer that only makes the first steps larger relative to the
         weights, and under LARS not even that.
-      dtype: compute dtype.
+      dtype: compute dtype, by name or as a type.
 
     Raises:
       UserError: unknown kind, or a number of layers or a width below 1.
@@ -144,6 +144,6 @@ def projection_head(
             hidden_norm=batch_norm,
             output_norm="scale" if batch_norm else "none",
             kernel_std=kernel_std,
-            dtype=dtype,
+            dtype=jnp.dtype(dtype),
         )
     )

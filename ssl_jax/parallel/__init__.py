@@ -1,6 +1,6 @@
 """Devices, processes, and where arrays live on them."""
 
-from ssl_jax.parallel.distributed import any_process, barrier, from_first_process, initialize
+from ssl_jax.parallel.distributed import any_process, barrier, from_first_process, initialize, leave
 from ssl_jax.parallel.global_arrays import gather, to_global
 from ssl_jax.parallel.mesh import (
     batch_sharding,
@@ -33,6 +33,7 @@ __all__ = [
     "gather",
     "init_sharded",
     "initialize",
+    "leave",
     "local_rows",
     "make_mesh",
     "path_name",

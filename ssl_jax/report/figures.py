@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from ssl_jax.report.markup import short
 
@@ -133,8 +133,9 @@ def line_chart(
         axes.set_xlabel(x_label, fontsize=11)
         _limit_x(axes, lines)
         _limit_y(axes, lines, levels, percent)
-        if from_zero and axes.get_ylim()[1] > 0:
-            axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
+        top = axes.dataLim.y1
+        if from_zero and np.isfinite(top) and top > 0:
+            axes.set_ylim(min(0.0, axes.dataLim.y0), 1.06 * top)
         if x_ticks is not None:
             axes.set_xscale("log", base=2)
             axes.set_xticks(list(x_ticks), [f"{tick:g}" for tick in x_ticks])
@@ -168,7 +169,7 @@ def _limit_x(axes: Axes, lines: Sequence[Line]) -> None:
 
 def _limit_y(axes: Axes, lines: Sequence[Line], levels: Sequence[Level], percent: bool) -> None:
     if percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="%", decimals=None))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: short_number(100 * y) + "%"))
     else:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: short_number(y)))
     axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))

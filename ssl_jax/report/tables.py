@@ -13,12 +13,7 @@ from rich.text import Text
 
 from ssl_jax.report.inputs import Results
 
-_PROBES = (
-    ("knn/top1", "kNN"),
-    ("knn/top5", "kNN top-5"),
-    ("linear/top1", "linear"),
-    ("linear/top5", "linear top-5"),
-)
+_PROBES = {"knn/top1": "kNN", "linear/top1": "linear"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +58,12 @@ def summarise(results: Results) -> Summary:
         rows[name] = {
             key: Score(float(value), _finite(metrics.get(f"{key}_std")))
             for key, value in metrics.items()
-            if (key in dict(_PROBES) or _shots(key) is not None) and _finite(value) is not None
+            if (key in _PROBES or _shots(key) is not None) and _finite(value) is not None
         }
     present = {key for scores in rows.values() for key in scores}
     few_shot = sorted((key for key in present if _shots(key) is not None), key=_shots)
     columns = [(key, _few_shot_heading(_shots(key))) for key in few_shot]
-    columns += [(key, heading) for key, heading in _PROBES if key in present]
+    columns += [(key, heading) for key, heading in _PROBES.items() if key in present]
     return Summary(tuple(columns), rows)
 
 
@@ -102,7 +97,7 @@ def summary_table(results: Results, *, title: str | None = None) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("accuracy, %")
+    table.add_column("accuracy, %", min_width=17)
     for _, heading in summary.columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, scores in summary.rows.items():

@@ -113,11 +113,11 @@ def sample_jitter(
     """Draws `amounts` and `order` (both `[n 4]`) for `apply_jitter`."""
     if not 0 <= strength * hue <= 0.5:
         raise UserError(
-            f"color_jitter: strength {strength} x hue {hue} is more than half a turn, 0.5; "
-            f"use a hue of {0.5 / strength:.3g} or less"
+            f"color_jitter: strength {strength} times hue {hue} is {strength * hue:.3g} turns; "
+            "use 0 to 0.5, all the way round"
         )
-    apply, *spread = uniforms(keys, 5)
-    ranks = uniforms(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys), 4)
+    drawn = uniforms(keys, 9)
+    apply, spread, ranks = drawn[0], drawn[1:5], drawn[5:]
     neutral = (0.0 if additive else 1.0, 1.0, 1.0, 0.0)
     ranges = [
         (-strength * brightness, strength * brightness)

@@ -18,6 +18,7 @@ draw as it was, and so does another number of devices.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -92,65 +93,83 @@ def make_views(
         host crops, or views of different sizes.
     """
     dtype = jnp.dtype(dtype)
-    recipes = [_plan(recipe, dtype) for recipe in read_recipes(views_config, num_views)]
+    # Neighbouring views of one recipe run as one batch [n g ...] -> [(n g) ...]: half the program
+    # to compile, and no copy to put them beside each other.
+    recipes = read_recipes(views_config, num_views)
+    groups = [
+        (_plan(recipe, dtype), [view for view, _ in members])
+        for recipe, members in itertools.groupby(enumerate(recipes), key=lambda item: item[1])
+    ]
 
     def views(key: jax.Array, images: jax.Array) -> jax.Array:
-        made = [
-            _apply(steps, jax.random.fold_in(key, view), _source(images, view, num_views), dtype)
-            for view, steps in enumerate(recipes)
-        ]
-        shapes = {view.shape[1:] for view in made}
+        _check_images(images, num_views)
+        made = []
+        for plan, members in groups:
+            view_keys = jnp.stack([jax.random.fold_in(key, view) for view in members])
+            made.append(_run(plan, view_keys, _sources(images, members), dtype))
+        shapes = {group.shape[2:] for group in made}
         if len(shapes) > 1:
             raise UserError(
                 f"the views differ in size, {sorted(shapes)}; make each size with its own recipe"
             )
-        return jnp.stack(made, axis=1)
+        return jnp.concatenate(made, axis=1)
 
     return views
 
 
-def _source(images: jax.Array, view: int, num_views: int) -> jax.Array:
-    if images.ndim == 4:
-        return images
-    if images.ndim != 5:
+def _check_images(images: jax.Array, num_views: int) -> None:
+    if images.ndim not in (4, 5):
         raise ValueError(f"images must be [n h w c] or [n v h w c], got shape {images.shape}")
-    if images.shape[1] < num_views:
+    if images.ndim == 5 and images.shape[1] < num_views:
         raise UserError(
             f"{num_views} views were asked of {images.shape[1]} host crops an image; "
             f"set data.host_views={num_views}, or 0 to crop on the device"
         )
-    return images[:, view]
 
 
-# A step of a plan: what it draws for an op comes from `key` by the op's name.
+def _sources(images: jax.Array, members: Sequence[int]) -> jax.Array:
+    """What the views `members` (g consecutive ones) are made of: `[n g h w c]`."""
+    if images.ndim == 5:
+        return images[:, members[0] : members[-1] + 1]
+    return jnp.broadcast_to(images[:, None], (images.shape[0], len(members), *images.shape[1:]))
+
+
+# A step of a plan takes view keys [g] and lines [(n g) h c w], and returns lines.
 PlannedStep = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def _run(
+    plan: Sequence[PlannedStep], view_keys: jax.Array, images: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    """Images `[n g h w c]` through the plan, view i with the i-th key."""
+    n, g, *example = images.shape
+    lines = images.reshape(n * g, *example).swapaxes(2, 3)
+    for step in plan:
+        lines = step(view_keys, lines)
+    made = _to_float(lines, dtype).swapaxes(2, 3)
+    return made.reshape(n, g, *made.shape[1:])
+
+
 def _plan(recipe: Recipe, dtype: jnp.dtype) -> list[PlannedStep]:
-    """The recipe as functions (key, lines) -> lines; a flip beside a crop is folded into it."""
-    crop, mirror = "random_resized_crop", "flip"
-    plan, position = [], 0
-    while position < len(recipe):
-        pair = recipe[position : position + 2]
-        names = [step.op for step in pair]
-        if names == [crop, mirror]:
-            plan.append(_crop_step(pair[0], pair[1], flip_first=False, dtype=dtype))
-        elif names == [mirror, crop]:
-            plan.append(_crop_step(pair[1], pair[0], flip_first=True, dtype=dtype))
+    """The recipe as functions; a flip beside a crop is folded into it."""
+    plan, steps = [], list(recipe)
+    while steps:
+        names = [step.op for step in steps[:2]]
+        if names == ["random_resized_crop", "flip"]:
+            plan.append(_crop_step(steps.pop(0), steps.pop(0), flip_first=False, dtype=dtype))
+        elif names == ["flip", "random_resized_crop"]:
+            mirror = steps.pop(0)
+            plan.append(_crop_step(steps.pop(0), mirror, flip_first=True, dtype=dtype))
+        elif names[0] == "random_resized_crop":
+            plan.append(_crop_step(steps.pop(0), None, flip_first=False, dtype=dtype))
         else:
-            pair = pair[:1]
-            plan.append(
-                _crop_step(pair[0], None, flip_first=False, dtype=dtype)
-                if names[0] == crop
-                else _op_step(pair[0], dtype)
-            )
-        position += len(pair)
+            plan.append(_op_step(steps.pop(0), dtype))
     return plan
 
 
 def _op_step(step: Step, dtype: jnp.dtype) -> PlannedStep:
-    def run(key, lines):
-        keys = _keys(key, step, lines.shape[0])
+    def run(view_keys, lines):
+        keys = _example_keys(view_keys, step, lines.shape[0])
         return OPS[step.op].on_lines(keys, _to_float(lines, dtype), **step.parameters)
 
     return run
@@ -161,11 +180,11 @@ def _crop_step(crop: Step, mirror: Step | None, *, flip_first: bool, dtype) -> P
     parameters = dict(crop.parameters)
     sampled = {name: parameters.pop(name) for name in ("scale", "ratio", "log_ratio")}
 
-    def run(key, lines):
+    def run(view_keys, lines):
         n, height, _, width = lines.shape
-        boxes = sample_crops(_keys(key, crop, n), (height, width), **sampled)
+        boxes = sample_crops(_example_keys(view_keys, crop, n), (height, width), **sampled)
         if mirror is not None:
-            flipped = sample_flips(_keys(key, mirror, n), **mirror.parameters)
+            flipped = sample_flips(_example_keys(view_keys, mirror, n), **mirror.parameters)
             if flip_first:
                 boxes = mirror_before(boxes, flipped, width)
             else:
@@ -175,16 +194,16 @@ def _crop_step(crop: Step, mirror: Step | None, *, flip_first: bool, dtype) -> P
     return run
 
 
-def _keys(key: jax.Array, step: Step, n: int) -> jax.Array:
-    name = f"{step.op}/{step.occurrence}"
-    return jax.random.split(jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode()))), n)
+def _example_keys(view_keys: jax.Array, step: Step, batch: int) -> jax.Array:
+    """A key for each of the (n g) rows of the batch, from the views' keys `[g]`."""
+    g = view_keys.shape[0]
+    tag = np.uint32(zlib.crc32(f"{step.op}/{step.occurrence}".encode()))
 
+    def split(view_key):
+        return jax.random.split(jax.random.fold_in(view_key, tag), batch // g)
 
-def _apply(plan: Sequence[PlannedStep], key: jax.Array, images: jax.Array, dtype) -> jax.Array:
-    lines = images.swapaxes(2, 3)
-    for step in plan:
-        lines = step(key, lines)
-    return _to_float(lines, dtype).swapaxes(2, 3)
+    keys = jax.vmap(split, out_axes=1)(view_keys)  # [n g]
+    return keys.reshape(batch, *keys.shape[2:])
 
 
 def _to_float(images: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -1,4 +1,5 @@
 import logging
+import shutil
 import threading
 from typing import Any
 
@@ -171,9 +172,12 @@ def test_going_back_leaves_later_steps_behind(tmp_path, run):
     with Checkpointer(tmp_path) as checkpointer:
         run.state, step = checkpointer.restore(run.abstract, step=10)
         assert step == 10
-        assert checkpointer.all_steps() == [10]
+        assert checkpointer.all_steps() == [10, 20]  # looking back does not change anything
+        assert checkpointer.restore(run.abstract)[1] == 20
+        run.state, _ = checkpointer.restore(run.abstract, step=10)
         run.advance(5)
         checkpointer.save(15, run.state)
+        assert checkpointer.all_steps() == [10]
         checkpointer.save(20, run.state, wait=True)
         assert checkpointer.all_steps() == [15, 20]
         assert_same(checkpointer.restore(run.abstract)[0], copy(run.state))
@@ -295,15 +299,18 @@ def test_the_error_that_ends_a_block_is_the_one_reported(tmp_path, run):
         assert checkpointer.all_steps() == [1]
 
 
-def test_a_directory_that_cannot_be_made(tmp_path, run):
+def test_directories_that_cannot_be_made(tmp_path, run):
     (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"cannot write to .*/file/checkpoints: "):
+        Checkpointer(tmp_path / "file")
+    checkpointer = Checkpointer(tmp_path)
+    shutil.rmtree(checkpointer.directory)
+    checkpointer.directory.write_text("in the way")
     message = r"saving step 1 to .* failed: .*; there is no checkpoint$"
-    with (
-        Checkpointer(tmp_path / "file") as checkpointer,
-        pytest.raises(CheckpointError, match=message),
-    ):
+    with pytest.raises(CheckpointError, match=message):
         checkpointer.save(1, run.state, wait=True)
     assert not [thread for thread in threading.enumerate() if "save" in thread.name]
+    checkpointer.close()
 
 
 def test_quiet(tmp_path, run, capfd):

@@ -79,7 +79,7 @@ def test_flipped_bit_names_the_array_and_falls_back(workdir, caplog):
     assert_is(state, 1)
     (record,) = (record for record in caplog.records if record.name.startswith("ssl_jax"))
     assert "/checkpoints/2: params/conv/kernel differs" in record.getMessage()
-    assert record.getMessage().endswith("falling back to the checkpoint before it")
+    assert record.getMessage().endswith("falling back to step 1")
     assert "\n" not in record.getMessage()
 
 
@@ -137,7 +137,6 @@ def test_training_goes_on_after_a_fall_back(workdir):
     with Checkpointer(workdir) as checkpointer:
         _, step = checkpointer.restore(make_state(0))
         assert step == 1
-        assert checkpointer.all_steps() == [1]
         # The damaged step is written anew, and counts among the latest only then.
         checkpointer.save(2, make_state(22), wait=True)
         checkpointer.save(3, make_state(3), wait=True)
@@ -154,7 +153,6 @@ def test_damaged_step_goes_once_a_good_one_is_there(workdir):
     with Checkpointer(workdir, keep_latest=1) as checkpointer:
         checkpointer.restore(make_state(0))
         checkpointer.save(1, make_state(1), wait=True)  # is there already
-        assert checkpointer.all_steps() == [1]
         assert (workdir / "checkpoints" / "2").exists()
         checkpointer.save(5, make_state(5), wait=True)
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["5"]

@@ -92,11 +92,8 @@ def test_odd_names_hidden_files_and_links(tmp_path):
     save(tmp_path / ".hidden.png", 3)
     save(tmp_path / ".git" / "x.png", 4)
     save(tmp_path / "only" / "nested" / "y.jpeg", 5)
-    odd = os.fsencode(tmp_path) + b"/\xff\xfe.png"  # not UTF-8
-    picture(6).save(io.BytesIO(buffer := b"") or (file := io.BytesIO()), "png")
-    with open(odd, "wb") as out:
-        out.write(file.getvalue())
-    del buffer
+    save(tmp_path / "6.png", 6)
+    (tmp_path / "6.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png"))  # not UTF-8
     (tmp_path / "only" / "circle").symlink_to(tmp_path)
     found = values(load(tmp_path))
     expected = {"ünï cödé 雪.png": 1, "UPPER.PNG": 2, "only/nested/y.jpeg": 5}
@@ -135,7 +132,7 @@ def test_unreadable_images_are_replaced_by_the_next_readable_one(tmp_path):
     names = list(source.names)
     batch = source.batch(np.arange(len(source)))
     bad = {"text.jpg", "empty.png", "cut.jpg"}
-    for row, name in enumerate(names):
+    for row in range(len(names)):
         rotated = names[row:] + names[:row]
         stand_in = next(other for other in rotated if other not in bad)
         assert batch["image"][row, 4, 4, 0] == 10 * int(stand_in[:2])
@@ -146,8 +143,8 @@ def test_unreadable_images_are_replaced_by_the_next_readable_one(tmp_path):
     assert "truncated" in reasons["cut.jpg"]
     summary = source.problem_summary()
     first = next(name for name in names if name in bad)
-    assert summary.startswith(f"3 unreadable images replaced by the next readable one; first: {tmp_path}")
-    assert f"/{first} (" in summary and "\n" not in summary
+    start = "3 unreadable images replaced by the next readable one; first: "
+    assert summary.startswith(f"{start}{tmp_path}/{first} (") and "\n" not in summary
     assert load(tmp_path).problem_summary() is None
 
 
@@ -171,7 +168,7 @@ def test_evaluation_leaves_unreadable_images_out(tmp_path):
 
 def test_strict_stops_at_an_unreadable_image(tmp_path):
     source = load(broken_folder(tmp_path), strict=True)
-    with pytest.raises(UserError, match=rf"unreadable image {tmp_path}/\w+\.(jpg|png) \(.*\); remove"):
+    with pytest.raises(UserError, match=rf"unreadable image {tmp_path}/\w+\.\w+ \(.*\); remove it"):
         source.batch(np.arange(len(source)))
     good = [i for i, name in enumerate(source.names) if name[0].isdigit()]
     assert source.batch(good)["image"].shape == (12, 8, 8, 3)
@@ -181,7 +178,7 @@ def test_nothing_readable_is_an_error(tmp_path):
     for i in range(110):
         (tmp_path / f"{i}.jpg").write_text("text")
     source = load(tmp_path)
-    with pytest.raises(UserError, match=r"100 images of .* in a row are unreadable; first: .*not an image"):
+    with pytest.raises(UserError, match=r"100 images of .* in a row .*; first: .*not an image"):
         source.batch([0])
 
 

@@ -1,4 +1,9 @@
+import ast
 import functools
+import os
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -95,3 +100,66 @@ def test_errors():
         extract(_encode, [empty])
     with pytest.raises(ValueError, match=r"'h' have shape \(3, 2\) for a batch of 4"):
         extract(lambda batch: {"h": jnp.zeros((3, 2))}, [_rows(np.random.default_rng(0), 4)])
+
+
+_PROCESS = """
+import functools, sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+process = int(sys.argv[1])
+jax.distributed.initialize(sys.argv[2], num_processes=2, process_id=process)
+import numpy as np
+from jax.experimental import multihost_utils
+from ssl_jax import evals
+from ssl_jax.evals.features import extract
+
+mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+sharding = jax.sharding.NamedSharding(mesh, jax.P("data"))
+rng = np.random.default_rng(0)
+label = rng.integers(0, 3, 20)
+image = (np.eye(3)[label] + 0.3 * rng.normal(size=(20, 3))).astype(np.float32)
+batches = []
+for first in range(0, 20, 8):  # the last batch is half padding
+    mine = first + 4 * process + np.arange(4)
+    rows = np.minimum(mine, 19)
+    local = {"image": image[rows], "label": label[rows], "index": rows, "mask": mine < 20}
+    put = functools.partial(jax.make_array_from_process_local_data, sharding)
+    batches.append({name: put(array) for name, array in local.items()})
+encode = jax.jit(lambda batch: {"h": 2 * batch["image"]})
+try:
+    extract(encode, batches)
+except ValueError as error:
+    assert "spread over several processes" in str(error)
+else:
+    raise AssertionError("no error without gather")
+gather = functools.partial(multihost_utils.process_allgather, tiled=True)
+got = extract(encode, batches, gather=gather)
+np.testing.assert_array_equal(got["h"], 2 * image)
+np.testing.assert_array_equal(got["label"], label)
+with jax.set_mesh(mesh):  # the other process's devices are in the ambient mesh
+    config = {"knn": {"k": 3}, "linear": {"num_l2": 2}, "few_shot": {"shots": (1, 2), "draws": 2}}
+    print(evals.evaluate(["knn", "linear", "few_shot"], got, got, config=config))
+"""
+
+
+def test_two_processes_evaluate_alike():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _PROCESS, str(i), address],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    first, second = (ast.literal_eval(out.splitlines()[-1]) for out, _ in outputs)
+    assert first == second and first["linear/top1"] > 0.8

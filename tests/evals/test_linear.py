@@ -13,7 +13,7 @@ def _data(n, seed, d=12, classes=6, noise=1.5, offset=3.0):
     rng = np.random.default_rng(seed)
     label = rng.integers(0, classes, n)
     centres = np.random.default_rng(99).normal(size=(classes, d))
-    scale = np.logspace(-1, 1, d)
+    scale = np.logspace(-0.5, 0.5, d)
     h = (centres[label] + noise * rng.normal(size=(n, d))) * scale + offset
     return {"h": h.astype(np.float32), "label": label.astype(np.int32)}
 

@@ -50,8 +50,11 @@ ROWS = {
     "simclr-linear-head": Row(
         "simclr.py:digits",
         {
-            "model.widths": (4, 8, 8), "method.projector": "linear", "method.output_dim": 8,
-            "method.l2_normalize": False, "steps": 100,
+            "model.widths": (4, 8, 8),
+            "method.projector": "linear",
+            "method.output_dim": 8,
+            "method.l2_normalize": False,
+            "steps": 100,
         },
-    ),  # fmt: skip
+    ),
 }

@@ -68,9 +68,7 @@ def test_three_steps_keep_the_states_structure_and_finite_metrics(name, three_st
     experiment, _, state, history = three_steps(name)
     expected = experiment.abstract_state()
     assert jax.tree.structure(state) == jax.tree.structure(expected)
-    for (path, leaf), want in zip(
-        paths(state).items(), jax.tree.leaves(expected), strict=True
-    ):
+    for (path, leaf), want in zip(paths(state).items(), jax.tree.leaves(expected), strict=True):
         assert (leaf.shape, leaf.dtype) == (want.shape, want.dtype), path
         assert leaf.sharding.is_equivalent_to(want.sharding, leaf.ndim), path
         assert np.isfinite(np.asarray(leaf, np.float64)).all(), path

@@ -127,6 +127,7 @@ def test_options_may_be_lists_and_must_fit():
     assert make_encoder("convnet", widths=[8, 8], strides=[2, 1]) == make_encoder(
         "convnet", widths=(8, 8), strides=(2, 1)
     )
+    assert make_encoder("convnet", widths=(8, 8)).module.strides == (2, 2)
     with pytest.raises(UserError, match="stride of at least 1 for each width"):
         make_encoder("convnet", widths=(8, 8, 8), strides=(2, 2))
     with pytest.raises(UserError, match="stride of at least 1 for each width"):

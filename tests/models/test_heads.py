@@ -118,7 +118,7 @@ def test_no_head_is_the_identity():
 
 def test_bfloat16_head_returns_float32_embeddings():
     """The last norm works on float32, so z has more than bfloat16's 8 bits."""
-    net = projection_head(output_dim=8, dtype=jnp.bfloat16)
+    net = projection_head(output_dim=8, dtype="bfloat16")
     h = np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32)
     params, buffers = drawn(net, h)
     z, _ = net.apply(params, buffers, h, train=True)

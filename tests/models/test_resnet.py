@@ -154,10 +154,11 @@ def tiny_depths():
 
 @pytest.fixture(scope="module")
 def bottleneck(tiny_depths):
-    """(net, params, buffers, images): the imagenet stem on sides that test the padding."""
+    """(net, params, buffers, images, h): the imagenet stem on sides that test the padding."""
     net = Net(resnet(56, width=1 / 16))
     x = np.random.default_rng(1).uniform(size=(6, 21, 24, 3)).astype(np.float32)
-    return net, *drawn(net, x), x
+    params, buffers = drawn(net, x)
+    return net, params, buffers, x, train_features(net)(params, buffers, x)
 
 
 def as_float64(tree):
@@ -169,8 +170,7 @@ def train_features(net):
 
 
 def test_bottleneck_net_matches_the_oracle(bottleneck):
-    net, params, buffers, x = bottleneck
-    h = train_features(net)(params, buffers, x)
+    _, params, _, x, h = bottleneck
     expected = forward(np.asarray(x, np.float64), as_float64(params), "imagenet")
     np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-4)
 
@@ -186,7 +186,7 @@ def test_basic_net_with_cifar_stem_matches_the_oracle(tiny_depths):
 
 def test_bfloat16_trains_with_float32_statistics(bottleneck):
     """Forward close to float32, gradients finite through the max pool, statistics float32."""
-    net, params, buffers, x = bottleneck
+    net, params, buffers, x, expected = bottleneck
     half = Net(net.module.clone(dtype=jnp.bfloat16))
 
     def loss(params):
@@ -194,7 +194,6 @@ def test_bfloat16_trains_with_float32_statistics(bottleneck):
         return jnp.sum(h**2), (h, out, after)
 
     grads, (h, out, after) = jax.jit(jax.grad(loss, has_aux=True))(params)
-    expected = train_features(net)(params, buffers, x)
     assert h.dtype == jnp.float32 and out["stage2"].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves((grads, after))} == {jnp.dtype("float32")}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))

@@ -11,7 +11,7 @@ from ssl_jax.optim import EmaState, cosine_ema, ema_params, track_ema
 
 PARAMS = {
     "encoder": {"dense": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}},
-    "predictor": {"dense": {"kernel": jnp.full((3, 3), 2.0)}},
+    "predictor": {"dense": {"kernel": 2 * jnp.ones((3, 3))}},
 }
 
 

@@ -1,0 +1,217 @@
+"""Images a second of the host's data pipeline: python benchmarks/pipeline.py
+
+Every line is measured beside its own bound, in turns, so that what else runs on the machine meets
+both. The bound is the least that could do the work: for arrays in memory NumPy's indexing, for JPEG
+files a bare loop of Pillow's decoding and resizing over bytes in memory, in as many threads or
+processes as the pipeline uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import importlib
+import importlib.metadata
+import io
+import itertools
+import multiprocessing
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image
+
+from ssl_jax import data
+
+NUM_FILES = 256
+CANVAS = 224
+BATCH = 128
+
+TFDS_BUILDER = '''
+import pathlib
+import tensorflow_datasets as tfds
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=4),
+        }))
+
+    def _split_generators(self, download_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i, path in enumerate(sorted(pathlib.Path(FOLDER).rglob("*.jpg"))):
+            yield i, {"image": str(path), "label": i % 4}
+'''
+
+
+def write_folder(root: pathlib.Path) -> list[bytes]:
+    """256 JPEG files of about 400x300 with the detail of a photograph, in four class folders."""
+    rng = np.random.default_rng(0)
+    encoded = []
+    for i in range(NUM_FILES):
+        coarse = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)
+        size = tuple(int(side * rng.uniform(0.9, 1.1)) for side in (400, 300))
+        photo = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
+        grain = rng.normal(0, 12, photo.shape)
+        image = Image.fromarray(np.clip(photo + grain, 0, 255).astype(np.uint8))
+        file = io.BytesIO()
+        image.save(file, "jpeg", quality=85)
+        folder = root / f"class{i % 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.jpg").write_bytes(file.getvalue())
+        encoded.append(file.getvalue())
+    return encoded
+
+
+def prepare_tfds(root: pathlib.Path, folder: pathlib.Path) -> None:
+    """The same files as the TFDS data set `bench_photos` in ArrayRecord format, below `root`."""
+    package = root / "code" / "bench_package" / "bench_photos"
+    package.mkdir(parents=True)
+    for path in (package.parent / "__init__.py", package / "__init__.py"):
+        path.touch()
+    for name in ("README.md", "CITATIONS.bib", "TAGS.txt"):
+        (package / name).touch()
+    text = TFDS_BUILDER.replace("FOLDER", repr(str(folder)))
+    (package / "bench_photos_dataset_builder.py").write_text(text)
+    sys.path.insert(0, str(root / "code"))
+    module = importlib.import_module("bench_package.bench_photos.bench_photos_dataset_builder")
+    module.Builder(data_dir=root, file_format="array_record").download_and_prepare()
+
+
+def rate(steps: Iterator[int], seconds: float) -> float:
+    """Images a second of an iterator that yields how many it has made."""
+    start, count = time.perf_counter(), 0
+    for made in steps:
+        count += made
+        elapsed = time.perf_counter() - start
+        if elapsed > seconds:
+            return count / elapsed
+    raise RuntimeError("the stream has ended")
+
+
+def stream(source: data.Source, batch_size: int, workers: int) -> Iterator[int]:
+    """The pipeline, past its start and first full buffers."""
+    made = data.batches(source, batch_size=batch_size, seed=0, workers=workers)
+    for _ in range(8):
+        next(made)
+    return (len(next(made)["label"]) for _ in itertools.count())
+
+
+def take(images: np.ndarray, batch_size: int) -> Iterator[int]:
+    """Bound of arrays in memory: rows in a random order known beforehand."""
+    order = np.random.default_rng(0).permutation(len(images))
+    batches = [order[i : i + batch_size] for i in range(0, len(order) - batch_size, batch_size)]
+    for rows in itertools.cycle(batches):
+        images[rows]
+        yield batch_size
+
+
+def decode_loop(encoded: list[bytes], views: int, seconds: float) -> float:
+    """Bound of JPEG files: one thread that decodes and resizes."""
+
+    def loop() -> Iterator[int]:
+        rng = np.random.default_rng(0)
+        for content in itertools.cycle(encoded):
+            image = Image.open(io.BytesIO(content)).convert("RGB")
+            for _ in range(max(views, 1)):
+                # Random crops as small as SimCLR's are; the central square without.
+                side = min(image.size) * (rng.uniform(0.28, 1.0) if views else 1.0)
+                left, top = (image.width - side) / 2, (image.height - side) / 2
+                box = (left, top, left + side, top + side)
+                np.asarray(image.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC, box))
+            yield 1
+
+    return rate(loop(), seconds)
+
+
+def decode_bound(encoded: list[bytes], views: int, workers: int, seconds: float) -> float:
+    """The sum over as many loops as the pipeline has threads (workers 0) or processes."""
+    if workers:
+        context = multiprocessing.get_context("spawn")
+        pool = concurrent.futures.ProcessPoolExecutor(workers, context)
+        list(pool.map(decode_loop, [encoded] * workers, [views] * workers, [0.2] * workers))
+    else:
+        pool = concurrent.futures.ThreadPoolExecutor(cores())
+    count = workers or cores()
+    with pool:
+        return sum(pool.map(decode_loop, [encoded] * count, [views] * count, [seconds] * count))
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def measure(
+    pipeline: Callable[[], Iterator[int]], bound: Callable[[float], float], args: argparse.Namespace
+) -> tuple[float, float, float]:
+    """Medians over rounds of the pipeline's rate, the bound's, and their ratio."""
+    steps = pipeline()
+    pairs = [(rate(steps, args.seconds), bound(args.seconds)) for _ in range(args.rounds)]
+    return (
+        statistics.median(ours for ours, _ in pairs),
+        statistics.median(theirs for _, theirs in pairs),
+        statistics.median(ours / theirs for ours, theirs in pairs),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of every single measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes")
+    args = parser.parse_args()
+
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "pillow", "grain")}
+    print(
+        f"{platform.processor() or platform.machine()}, {cores()} cores, load "
+        f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+    )
+    print(f"{'source':<34}{'workers':>8}{'img/s':>12}{'bound img/s':>14}{'ratio':>8}")
+
+    def line(name: str, workers: int | str, figures: tuple[float, float, float]) -> None:
+        ours, theirs, ratio = figures
+        print(f"{name:<34}{workers:>8}{ours:>12,.0f}{theirs:>14,.0f}{ratio:>8.2f}", flush=True)
+
+    for source, size in ((data.load("digits"), 256), (data.load("shapes"), 1024)):
+        name = f"{source.name} {source.canvas.size}x{source.canvas.size}, batch {size}"
+        line(name, "-", measure(
+            lambda source=source, size=size: stream(source, size, 0),
+            lambda seconds, source=source, size=size: rate(take(source.images, size), seconds),
+            args,
+        ))  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as temporary:
+        root = pathlib.Path(temporary)
+        encoded = write_folder(root / "photos")
+        prepare_tfds(root, root / "photos")
+        for name, views, options in (
+            (f"folder:{root}/photos", 0, {}),
+            (f"folder:{root}/photos", 2, {}),
+            ("tfds:bench_photos", 0, {"data_dir": str(root)}),
+        ):
+            source = data.load(name, "all", image_size=CANVAS, host_views=views, **options)
+            for workers in (0, args.workers):
+                kind = name.partition(":")[0] + (f", {views} random crops" if views else "")
+                line(f"{kind}, JPEG to {CANVAS}", workers, measure(
+                    lambda source=source, workers=workers: stream(source, BATCH, workers),
+                    lambda seconds, views=views, workers=workers: decode_bound(
+                        encoded, views, workers, seconds
+                    ),
+                    args,
+                ))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

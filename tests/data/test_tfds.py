@@ -1,0 +1,180 @@
+"""tfds: mocked, and a tiny data set really prepared, as ArrayRecord, without TensorFlow."""
+
+import importlib
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from ssl_jax import data
+from ssl_jax.errors import UserError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+BUILDER = """
+import io
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+
+def encoded(value, size):
+    file = io.BytesIO()
+    Image.new("RGB", size, (value, value, value)).save(file, "png")
+    file.seek(0)
+    return file
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=["even", "odd"]),
+            "id": tfds.features.Scalar(np.int64),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, download_manager):
+        return {"train": self._generate_examples(20), "test": self._generate_examples(7)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            yield i, {"image": encoded(10 * i, (12 + i, 10)), "label": i % 2, "id": i}
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A data directory with the data set `tiny_shades` in it."""
+    root = tmp_path_factory.mktemp("tfds")
+    package = root / "code" / "tiny_package" / "tiny_shades"
+    package.mkdir(parents=True)
+    for path, text in (
+        (package.parent / "__init__.py", ""),
+        (package / "__init__.py", ""),
+        (package / "tiny_shades_dataset_builder.py", BUILDER),
+        (package / "README.md", "Shades of grey."),
+        (package / "CITATIONS.bib", ""),
+        (package / "TAGS.txt", ""),
+    ):
+        path.write_text(text)
+    sys.path.insert(0, str(root / "code"))
+    module = importlib.import_module("tiny_package.tiny_shades.tiny_shades_dataset_builder")
+    builder = module.Builder(data_dir=root / "data", file_format="array_record")
+    builder.download_and_prepare()
+    yield root / "data"
+    sys.path.remove(str(root / "code"))
+
+
+def load(prepared, split="train", **options):
+    return data.load("tfds:tiny_shades", split, data_dir=str(prepared), image_size=8, **options)
+
+
+def values(source):
+    batch = source.batch(np.arange(len(source)))
+    assert (batch["index"] == np.arange(len(source))).all()
+    return dict(zip(batch["image"][:, 4, 4, 0].tolist(), batch["label"].tolist(), strict=True))
+
+
+def test_a_prepared_data_set(prepared):
+    source = load(prepared)
+    assert values(source) == {10 * i: i % 2 for i in range(20)}
+    assert source.num_classes == 2 and source.class_names == ("even", "odd")
+    assert source.spec.num_examples == 20 and source.spec.arrays["image"].shape == (8, 8, 3)
+    assert len(load(prepared, "test")) == 7 and len(load(prepared, "all")) == 27
+
+
+def test_sub_splits_are_tfds_own(prepared):
+    builder = tfds.builder("tiny_shades", data_dir=prepared)
+    for text in ("train[:33%]", "train[33%:]", "train[-7:]", "test[2:5]", "train[5:8]+test[:2]"):
+        record = builder.as_data_source(split=text)
+        expected = [int(record[i]["image"][0, 0, 0]) for i in range(len(record))]
+        source = load(prepared, text)
+        batch = source.batch(np.arange(len(source)))
+        assert batch["image"][:, 4, 4, 0].tolist() == expected, text
+
+
+def test_host_crops_are_of_the_original(prepared):
+    batch = load(prepared, host_views=2).batch(np.arange(4), seed=1, step=2)
+    assert batch["image"].shape == (4, 2, 8, 8, 3)
+
+
+def test_worker_processes_read_the_same(prepared):
+    source = load(prepared, "train[2:]")
+    streams = [
+        list(data.batches(source, batch_size=8, seed=0, num_steps=3, workers=workers))
+        for workers in (0, 1)
+    ]
+    for here, there in zip(*streams, strict=True):
+        for key in here:
+            np.testing.assert_array_equal(here[key], there[key])
+
+
+def test_mocked_data():
+    with tfds.testing.mock_data(num_examples=6):
+        source = data.load("tfds:mnist")
+    batch = source.batch(np.arange(6))
+    assert batch["image"].shape == (6, 28, 28, 1) and source.num_classes == 10
+    assert len(np.unique(batch["image"])) > 100
+    assert ((batch["label"] >= 0) & (batch["label"] < 10)).all()
+    with tfds.testing.mock_data(num_examples=6):
+        again = data.load("tfds:mnist").batch(np.arange(6))
+    np.testing.assert_array_equal(batch["image"], again["image"])
+
+
+def test_not_prepared(tmp_path):
+    with pytest.raises(UserError) as caught:
+        data.load("tfds:mnist", data_dir=str(tmp_path))
+    text = str(caught.value)
+    assert "\n" not in text and str(tmp_path) in text
+    assert f"tfds.builder('mnist', data_dir='{tmp_path}'" in text
+    assert "file_format='array_record').download_and_prepare()" in text
+    assert "pip install tensorflow" in text
+
+
+def test_prepared_as_tfrecord(prepared, tmp_path):
+    folder = tmp_path / "tiny_shades" / "1.0.0"
+    folder.mkdir(parents=True)
+    for path in (prepared / "tiny_shades" / "1.0.0").iterdir():
+        name = path.name.replace("array_record", "tfrecord")
+        (folder / name).write_bytes(path.read_bytes())
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    for split in info["splits"]:
+        split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="tfrecord files.*convert it: tfds convert_for") as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("tfds:mnst", {}, "TFDS has no data set 'mnst'. Did you mean 'mnist'?"),
+        ("tfds:", {}, "names nothing; write tfds:NAME"),
+        ("tfds:mnist:0.0.1", {}, "tfds:mnist:0.0.1: "),
+    ],
+)
+def test_unknown_names(tmp_path, name, options, message):
+    with pytest.raises(UserError) as caught:
+        data.load(name, data_dir=str(tmp_path), **options)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_key": "picture"}, "image_key 'picture' is not one of image."),
+        ({"label_key": "id"}, "label_key 'id' is not one of label"),
+        ({"split": "trian"}, "unknown split 'trian'; splits: train, test. Did you mean 'train'?"),
+    ],
+)
+def test_bad_options(prepared, options, message):
+    with pytest.raises(UserError) as caught:
+        load(prepared, **options)
+    assert message in str(caught.value)
