@@ -12,14 +12,14 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from ssl_jax import config as config_lib
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.errors import RunError, UserError, nearest
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Parses the flags, calls `main` and exits with what it returns (None: 0).
 
-    A mistake of the user's (UserError, an unknown flag or config key) is one line on stderr and
-    exit code 1; anything else keeps its traceback.
+    A mistake of the user's (UserError, an unknown flag or config key) and what may end a run
+    (RunError) are one line on stderr and exit code 1; anything else keeps its traceback.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
 
@@ -28,7 +28,7 @@ def run(main: Callable[[], int | None]) -> None:
             _stop(f"unexpected argument {argv[1]!r}; options are written --name=value")
         try:
             return main()
-        except UserError as error:
+        except (UserError, RunError) as error:
             _stop(str(error))
 
     app.run(guarded, flags_parser=_parse)

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear line, no traceback."""
+"""Errors that a command prints as one clear line, without a traceback."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ class UserError(ValueError):
 
     The commands print its message as one line and exit with 1; it names the bad value and the way
     out.
+    """
+
+
+class RunError(RuntimeError):
+    """What ends a run although its config is in order: a full disk, a loss that is not finite.
+
+    Printed like a UserError: the message says what is kept and how to go on.
     """
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ from rich.console import Console
 
 from ssl_jax import data, metrics, preflight, report
 from ssl_jax.experiment import Experiment
-from ssl_jax.probing import Features, Prober, raw_pixels
+from ssl_jax.probing import Prober, raw_pixels
 from ssl_jax.train_state import TrainState
 
 _RESULTS = "results.json"
@@ -52,17 +54,17 @@ def finish(
     primary = jax.process_index() == 0
     apply = experiment.features_fn()
     results: dict[str, dict[str, float]] = {}
-    test = prober.features(lambda batch: apply(state.params, state.buffers, batch), prober.test)
     if prober.labelled:
         for name, encode in _representations(experiment, apply, state):
             results[name] = prober.evaluate(encode, tuple(experiment.config.eval.final_names))
+    gallery = _gallery(prober, lambda batch: apply(state.params, state.buffers, batch))
     shown = _example_views(experiment, source)
     if not primary:
         return
     if results:
         Console().print(report.summary_table(results))
     if experiment.config.log.report:
-        inputs = _inputs(experiment, prober, test, shown, workdir, lines, results)
+        inputs = _inputs(experiment, gallery, shown, workdir, lines, results)
         print(f"report: {report.write(workdir, inputs)}", flush=True)
     record = {"step": int(state.step), "results": results, "environment": environment()}
     (epath.Path(workdir) / _RESULTS).write_text(json.dumps(record, indent=2) + "\n")
@@ -83,7 +85,7 @@ def _example_views(
     """Training images and the views made of them: [m h w c] and [m v h w c]."""
     batch = source.batch(np.arange(min(_SHOWN_VIEWS, len(source))))
     key = jax.random.key(experiment.config.seed)
-    views = experiment.method.example_views(key, batch)
+    views = jax.jit(experiment.method.example_views)(key, batch)
     if views is None:
         return None
     image = batch["image"]
@@ -91,15 +93,44 @@ def _example_views(
     return original, np.asarray(views, np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Gallery:
+    """Images and their features, for the map and the neighbours."""
+
+    pixels: np.ndarray  # uint8 (n, h, w, c)
+    h: np.ndarray  # (n, d)
+    labels: np.ndarray | None  # (n,)
+    class_names: tuple[str, ...]
+    split: str
+
+
+def _gallery(prober: Prober, encode: Any) -> _Gallery:
+    """Of the held-out split; of the training split where there are no labels to hold out for."""
+    section = prober.config.eval
+    source = prober.test if prober.labelled else prober.train
+    split = section.test_split if prober.labelled else section.train_split
+    chosen = np.arange(len(source))
+    if len(source) > _MAP_POINTS:
+        rng = np.random.default_rng(prober.config.seed)
+        chosen = np.sort(rng.choice(len(source), _MAP_POINTS, replace=False))
+    features = prober.features(encode, source, chosen)
+    return _Gallery(
+        pixels=source.batch(features["index"])["image"],
+        h=features["h"],
+        labels=features["label"] if prober.labelled else None,
+        class_names=source.class_names or (),
+        split=f"{len(chosen)} images of {prober.dataset}[{split}]",
+    )
+
+
 def _inputs(
-    experiment: Experiment, prober: Prober, test: Features,
-    shown: tuple[np.ndarray, np.ndarray] | None, workdir: epath.Path,
-    lines: list[tuple[str, str]], results: dict[str, dict[str, float]],
-) -> report.ReportInputs:  # fmt: skip
-    count = len(test["h"])
-    chosen = np.arange(count)
-    if count > _MAP_POINTS:
-        chosen = np.sort(np.random.default_rng(0).choice(count, _MAP_POINTS, replace=False))
+    experiment: Experiment,
+    gallery: _Gallery,
+    shown: tuple[np.ndarray, np.ndarray] | None,
+    workdir: epath.Path,
+    lines: list[tuple[str, str]],
+    results: dict[str, dict[str, float]],
+) -> report.ReportInputs:
     config = experiment.config
     return report.ReportInputs(
         config=config.to_dict(),
@@ -108,11 +139,11 @@ def _inputs(
         rows=metrics.read_metrics(workdir),
         results=results,
         preflight=preflight.text(lines),
-        pixels=prober.test.batch(chosen)["image"],
-        embedding=test["h"][chosen],
-        labels=test["label"][chosen] if prober.labelled else None,
-        class_names=prober.test.class_names or (),
-        split=f"{len(chosen)} images of {prober.dataset}[{config.eval.test_split}]",
+        pixels=gallery.pixels,
+        embedding=gallery.h,
+        labels=gallery.labels,
+        class_names=gallery.class_names,
+        split=gallery.split,
         originals=shown[0] if shown else None,
         views=shown[1] if shown else None,
         environment=environment(),

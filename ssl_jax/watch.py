@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from ssl_jax import data, metrics, progress
-from ssl_jax.errors import UserError
+from ssl_jax.errors import RunError
 from ssl_jax.evals import collapse
 from ssl_jax.experiment import Experiment
 
 
-class NonFiniteLossError(UserError):
+class NonFiniteLossError(RunError):
     """The loss became NaN or infinite; the last good checkpoint stands."""
 
 

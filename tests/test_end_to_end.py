@@ -3,12 +3,14 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from ssl_jax import metrics, pretrained
@@ -150,8 +152,6 @@ def test_a_signal_saves_and_the_next_start_goes_on(signum, code, finished, tmp_p
 
 
 def test_a_finished_run_is_a_no_op_and_more_steps_extend_it(finished, tmp_path):
-    import shutil
-
     workdir = tmp_path / "run"
     shutil.copytree(finished(1), workdir)
     before = (workdir / "metrics.jsonl").read_bytes()
@@ -207,3 +207,77 @@ def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     images = source.batch(np.arange(len(source)))["image"]
     encoder = pretrained.load(str(workdir))
     np.testing.assert_allclose(encoder.features(images)["h"], h, rtol=1e-5, atol=1e-6)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished(1), workdir)
+    (workdir / "results.json").unlink()
+    saved = sorted((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    data_files = [f for f in (saved[-1] / "state").rglob("*") if f.is_file()]
+    victim = max(data_files, key=lambda f: f.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    done = run(workdir, *TINY)
+    assert "30" in done.stderr and f"continuing from step {saved[-2].name}" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert losses(workdir) == losses(finished(1))
+
+
+def test_a_full_disk_stops_with_one_line_and_leaves_the_older_checkpoint(finished, tmp_path):
+    process = start(tmp_path, *TINY, "--config.steps=12")
+    assert process.wait(timeout=120) == 0
+    limited = subprocess.run(
+        ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command(tmp_path, *TINY)],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert limited.returncode == 1, limited.stdout + limited.stderr
+    error = limited.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: saving step") and "step 12" in error, limited.stderr
+    again = run(tmp_path, *TINY)
+    assert "continuing from step 12 of 30" in again.stdout
+
+
+def test_two_processes_train_the_run_that_one_trains(finished, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "launch/multiprocess_local.py", "--num_processes=2", "--",
+         *command(tmp_path, *TINY)],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = losses(finished(1)), losses(tmp_path)
+    assert one.keys() == two.keys()
+    steps = sorted(one)[:8]  # Adam magnifies rounding later
+    np.testing.assert_allclose([two[s] for s in steps], [one[s] for s in steps], rtol=1e-4)
+
+
+def test_a_folder_of_images_without_labels(tmp_path):
+    """Unlabelled, of mixed sizes, one of them broken: trains, reports, embeds."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(40):
+        height, width = rng.integers(20, 60, 2)
+        pixels = rng.integers(0, 255, (height, width, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:100])
+    workdir = tmp_path / "run"
+    arguments = [
+        "--config=configs/simclr.py:folder", f"--config.data.name=folder:{folder}",
+        "--config.data.image_size=16", "--config.views.random_resized_crop.size=16",
+        "--config.model.name=convnet", "--config.model.widths=(4,8,8)", "--config.batch_size=8",
+        "--config.data.workers=0", "--config.method.hidden_dim=8", "--config.method.output_dim=8",
+        "--config.steps=6", "--config.log.every_steps=1", "--config.optimizer.warmup_epochs=0",
+    ]  # fmt: skip
+    done = run(workdir, *arguments)
+    assert "no labels" in done.stdout and "07.png" in done.stdout
+    assert (workdir / "report.html").exists()
+    output = tmp_path / "out.parquet"
+    run(workdir, f"--output={output}", module="ssl_jax.embed")
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(output)
+    assert sorted(table["name"].to_pylist()) == sorted(
+        f.name for f in folder.iterdir() if f.name != "07.png"
+    )

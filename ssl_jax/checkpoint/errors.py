@@ -1,7 +1,10 @@
 """What can go wrong with a checkpoint. Each message is one line: what, where and what is left."""
 
 
-class CheckpointError(RuntimeError):
+from ssl_jax.errors import RunError
+
+
+class CheckpointError(RunError):
     """Saving or restoring failed."""
 
 
