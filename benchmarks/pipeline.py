@@ -33,7 +33,7 @@ NUM_FILES = 256
 CANVAS = 224
 BATCH = 128
 
-TFDS_BUILDER = '''
+TFDS_BUILDER = """
 import pathlib
 import tensorflow_datasets as tfds
 
@@ -52,7 +52,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         for i, path in enumerate(sorted(pathlib.Path(FOLDER).rglob("*.jpg"))):
             yield i, {"image": str(path), "label": i % 4}
-'''
+"""
 
 
 def write_folder(root: pathlib.Path) -> list[bytes]:
@@ -100,12 +100,12 @@ def rate(steps: Iterator[int], seconds: float) -> float:
     raise RuntimeError("the stream has ended")
 
 
-def stream(source: data.Source, batch_size: int, workers: int) -> Iterator[int]:
-    """The pipeline, past its start and first full buffers."""
-    made = data.batches(source, batch_size=batch_size, seed=0, workers=workers)
+def steps(stream: Iterator[dict[str, np.ndarray]]) -> Iterator[int]:
+    """Batch sizes of a stream, past its start and its first full buffers."""
     for _ in range(8):
-        next(made)
-    return (len(next(made)["label"]) for _ in itertools.count())
+        next(stream)
+    for batch in stream:
+        yield len(batch["label"])
 
 
 def take(images: np.ndarray, batch_size: int) -> Iterator[int]:
@@ -153,11 +153,16 @@ def cores() -> int:
 
 
 def measure(
-    pipeline: Callable[[], Iterator[int]], bound: Callable[[float], float], args: argparse.Namespace
+    pipeline: Callable[[], data.pipeline.Batches],
+    bound: Callable[[float], float],
+    args: argparse.Namespace,
 ) -> tuple[float, float, float]:
     """Medians over rounds of the pipeline's rate, the bound's, and their ratio."""
-    steps = pipeline()
-    pairs = [(rate(steps, args.seconds), bound(args.seconds)) for _ in range(args.rounds)]
+    pairs = []
+    for _ in range(args.rounds):
+        with pipeline() as made:  # closed before the bound's turn, for it works ahead
+            ours = rate(steps(made), args.seconds)
+        pairs.append((ours, bound(args.seconds)))
     return (
         statistics.median(ours for ours, _ in pairs),
         statistics.median(theirs for _, theirs in pairs),
@@ -167,7 +172,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of every single measurement")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of every single measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="decoding processes")
     args = parser.parse_args()
@@ -187,7 +192,7 @@ def main() -> None:
     for source, size in ((data.load("digits"), 256), (data.load("shapes"), 1024)):
         name = f"{source.name} {source.canvas.size}x{source.canvas.size}, batch {size}"
         line(name, "-", measure(
-            lambda source=source, size=size: stream(source, size, 0),
+            lambda source=source, size=size: data.batches(source, batch_size=size, seed=0),
             lambda seconds, source=source, size=size: rate(take(source.images, size), seconds),
             args,
         ))  # fmt: skip
@@ -205,7 +210,9 @@ def main() -> None:
             for workers in (0, args.workers):
                 kind = name.partition(":")[0] + (f", {views} random crops" if views else "")
                 line(f"{kind}, JPEG to {CANVAS}", workers, measure(
-                    lambda source=source, workers=workers: stream(source, BATCH, workers),
+                    lambda source=source, workers=workers: data.batches(
+                        source, batch_size=BATCH, seed=0, workers=workers
+                    ),
                     lambda seconds, views=views, workers=workers: decode_bound(
                         encoded, views, workers, seconds
                     ),

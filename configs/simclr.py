@@ -58,7 +58,7 @@ def _imagenet(config: ConfigDict) -> None:
     config.data.update(
         name="tfds:imagenet2012", image_size=224, host_views=2, workers=16, prefetch=2
     )
-    config.model = ConfigDict(dict(name="resnet50", width=1, stem="imagenet"))
+    config.model.update(name="resnet50")
     config.views = ConfigDict(
         dict(
             ops=("flip", "color_jitter", "grayscale", "gaussian_blur"),
@@ -84,7 +84,7 @@ def _cifar10(config: ConfigDict) -> None:
     config.dtype = "bfloat16"
     config.data.update(name="tfds:cifar10", image_size=32)
     config.method.temperature = 0.5
-    config.model = ConfigDict(dict(name="resnet50", width=1, stem="cifar"))
+    config.model.update(name="resnet50", stem="cifar")
     config.views = ConfigDict(
         dict(
             ops=("random_resized_crop", "flip", "color_jitter", "grayscale"),
@@ -107,7 +107,7 @@ def _digits(config: ConfigDict) -> None:
     config.epochs = 120.0
     config.data.update(name="digits")
     config.method.update(temperature=0.5, hidden_dim=128, output_dim=64)
-    config.model = ConfigDict(dict(name="convnet", widths=(32, 64, 128)))
+    config.model.update(name="convnet", widths=(32, 64, 128))
     config.views = ConfigDict(
         dict(
             ops=("random_affine",),
@@ -129,7 +129,7 @@ def _shapes(config: ConfigDict) -> None:
     config.data.update(name="shapes", image_size=64)
     config.data.options = ConfigDict(dict(num_generated=100_000))
     config.method.update(temperature=0.2, hidden_dim=512)
-    config.model = ConfigDict(dict(name="resnet18", width=1, stem="cifar"))
+    config.model.update(name="resnet18", stem="cifar")
     config.views = ConfigDict(
         dict(
             ops=("random_resized_crop", "flip", "color_jitter", "grayscale", "gaussian_blur"),
@@ -152,7 +152,7 @@ def _folder(config: ConfigDict) -> None:
     config.epochs = 200.0
     config.data.update(name="folder:", image_size=96, workers=2)
     config.method.update(temperature=0.2, hidden_dim=512)
-    config.model = ConfigDict(dict(name="resnet18", width=1, stem="imagenet"))
+    config.model.update(name="resnet18")
     config.views = ConfigDict(
         dict(
             ops=("random_resized_crop", "flip", "color_jitter", "grayscale", "gaussian_blur"),

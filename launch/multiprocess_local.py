@@ -26,6 +26,7 @@ from typing import IO
 
 FAILURE_GRACE = 2.0  # seconds the others get to report their own error before SIGTERM
 TERM_GRACE = 3.0  # seconds between SIGTERM and SIGKILL
+GLOO_CONNECTED = re.compile(rb"\[Gloo\] Rank \d+ is connected to \d+ peer ranks\..*\n")
 
 
 def main() -> int:
@@ -119,7 +120,7 @@ def _copy(source: IO[bytes], target: IO[bytes], prefix: str) -> None:
     Leaves out that Gloo, which carries the collectives, has connected; there is no way to tell it.
     """
     for line in source:
-        if line.startswith(b"[Gloo] Rank "):
+        if GLOO_CONNECTED.fullmatch(line):
             continue
         target.write(prefix.encode() + line.rstrip(b"\n") + b"\n")
         target.flush()

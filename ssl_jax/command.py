@@ -52,11 +52,6 @@ def read_config(holder: Any) -> ConfigDict:
     return config_lib.resolve(holder.value, config_flags.get_override_values(flags.FLAGS["config"]))
 
 
-def config_source() -> str:
-    """The --config argument as it was given, e.g. configs/simclr.py:digits."""
-    return config_flags.get_config_filename(flags.FLAGS["config"]) or ""
-
-
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
@@ -79,9 +74,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _unknown_key(argv: Sequence[str]) -> str | None:
     """The line for the first override whose key the config does not have, None if all exist."""
-    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
-    if not isinstance(config, ConfigDict):
+    # The flag has no value yet: overrides are checked before it gets one.
+    given = [a.split("=", 1)[1] for a in argv if a.startswith(("--config=", "-config="))]
+    if not given:
         return None
+    config = config_lib.load(given[-1])
     for argument in argv[1:]:
         name = argument.lstrip("-").partition("=")[0]
         if not name.startswith("config."):

@@ -9,8 +9,10 @@ name.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
+import os
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -21,7 +23,7 @@ from ssl_jax.method import DataSpec
 
 DTYPES = ("float32", "bfloat16")
 # Sections whose keys depend on a name in them; their readers check the keys.
-OPEN_SECTIONS = ("method", "model", "views", "optimizer.groups", "data.options")
+OPEN_SECTIONS = ("method", "views", "optimizer.groups", "data.options")
 
 
 def base_config() -> ConfigDict:
@@ -49,6 +51,12 @@ def base_config() -> ConfigDict:
 
     config.method = ConfigDict()
     config.model = ConfigDict()
+    config.model.name = placeholder(str)  # resnet18 ... resnet152, convnet
+    # Options of the encoder; unset ones keep the encoder's own defaults.
+    config.model.width = placeholder(float)  # multiplier of a ResNet's channels
+    config.model.stem = placeholder(str)  # of a ResNet: imagenet (7x7 and pool) or cifar (3x3)
+    config.model.widths = placeholder(tuple)  # channels of a convnet's stages
+    config.model.strides = placeholder(tuple)
     config.views = ConfigDict()
 
     config.optimizer = ConfigDict()
@@ -116,6 +124,21 @@ def base_config() -> ConfigDict:
     config.profile_steps = ()  # (first, last): an xprof trace of these steps, in workdir/profile
     config.compilation_cache = "~/.cache/ssl_jax/xla"  # "": none
     return config
+
+
+def load(source: str) -> ConfigDict:
+    """The config of "FILE.py" or "FILE.py:VARIANT", not yet resolved.
+
+    Raises:
+      UserError: there is no such file, or the file has no such variant.
+    """
+    path, _, variant = source.partition(":")
+    if not os.path.exists(path):
+        raise UserError(f"config file {path!r} does not exist")
+    spec = importlib.util.spec_from_file_location("_config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant) if variant else module.get_config()
 
 
 def resolve(config: ConfigDict, overrides: dict[str, Any] | None = None) -> ConfigDict:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data.sampler import batch_indices, check_batch_size
-from ssl_jax.data.source import Problem, Source, crop_stream
+from ssl_jax.data.source import Problem, Source
 from ssl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -153,7 +153,7 @@ def _read(
     """A part of the rows of a step."""
     indices, positions = plan.indices(step)[part], plan.rows[part]
     real = indices != _PADDING
-    arrays, problems = source.read(indices[real], positions[real], crop_stream(plan.seed, step))
+    arrays, problems = source.read(indices[real], positions[real], plan.seed, step)
     if not real.all():
         arrays = {key: _spread(value, real, key) for key, value in arrays.items()}
     if plan.masked:

@@ -102,9 +102,9 @@ class DrawnSource(Source):
         return len(self.factors)
 
     def read(
-        self, indices: np.ndarray, positions: np.ndarray, stream: int
+        self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
-        del positions, stream  # nothing random
+        del positions, seed, step  # nothing random
         image = render(self.factors[indices], self.canvas.size, self.canvas.channels)
         index = indices.astype(np.int32)
         return {"image": image, "label": self.labels[indices], "index": index}, []

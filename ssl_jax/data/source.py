@@ -64,14 +64,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(
-        self, indices: np.ndarray, positions: np.ndarray, stream: int
+        self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
         """Reads examples and says which could not be read; see `batch`.
 
         Args:
           indices: int [n].
-          positions: int [n], rows of the global batch, which name the random crops.
-          stream: from `crop_stream`.
+          positions: int [n], rows of the global batch; with `seed` and `step` they name the random
+            crops.
         """
 
     def _rows(self, rows: slice) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Source(abc.ABC):
           UserError: an image is unreadable and the source is strict, or too many are.
         """
         positions = np.arange(len(indices)) if positions is None else positions
-        arrays, problems = self.read(np.asarray(indices), positions, crop_stream(seed, step))
+        arrays, problems = self.read(np.asarray(indices), positions, seed, step)
         self.note(problems)
         return arrays
 
@@ -136,11 +136,6 @@ class Source(abc.ABC):
         )
 
 
-def crop_stream(seed: int, step: int) -> int:
-    """Names the random crops of a batch."""
-    return counter.key(seed, _CROPS, step)
-
-
 def make_spec(canvas: Canvas, num_examples: int, num_classes: int | None) -> DataSpec:
     """The DataSpec of examples on `canvas`."""
     arrays: Mapping[str, jax.ShapeDtypeStruct] = {
@@ -164,9 +159,9 @@ class ArraySource(Source):
         return len(self.images)
 
     def read(
-        self, indices: np.ndarray, positions: np.ndarray, stream: int
+        self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
-        del positions, stream  # nothing random
+        del positions, seed, step  # nothing random
         if self.labels is None:
             labels = np.full(len(indices), -1, np.int32)
         else:
@@ -209,11 +204,12 @@ class EncodedSource(Source):
         return f"{self.name} example {index}" if self.names is None else self.names[index]
 
     def read(
-        self, indices: np.ndarray, positions: np.ndarray, stream: int
+        self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
         images = np.empty((len(indices), *self.canvas.shape), np.uint8)
         labels = np.empty(len(indices), np.int32)
         problems: list[Problem] = []
+        stream = counter.key(seed, _CROPS, step) if self.canvas.views else 0
         for row, index in enumerate(indices):
             boxes = self.canvas.boxes(stream, int(positions[row]))
             for candidate in range(int(index), int(index) + MAX_REPLACEMENTS):
@@ -267,14 +263,14 @@ class Concatenated(Source):
         return sum(map(len, self.parts))
 
     def read(
-        self, indices: np.ndarray, positions: np.ndarray, stream: int
+        self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
         arrays: dict[str, np.ndarray] = {}
         problems: list[Problem] = []
         start = 0
         for part in self.parts:
             rows = np.flatnonzero((indices >= start) & (indices < start + len(part)))
-            read, found = part.read(indices[rows] - start, positions[rows], stream)
+            read, found = part.read(indices[rows] - start, positions[rows], seed, step)
             for key, value in read.items():
                 if key not in arrays:
                     arrays[key] = np.empty((len(indices), *value.shape[1:]), value.dtype)

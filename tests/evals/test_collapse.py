@@ -149,7 +149,10 @@ def test_healthy_courses_are_silent():
     courses = {
         "slow start": (0.3 + 0.65 * ramp, 5 + 60 * ramp),
         "narrow start": (0.05 + 0.9 * ramp, 2 + 40 * ramp),
-        "start almost constant": (0.01 + 0.9 * ramp, 1.1 + 20 * ramp),
+        "almost constant until warmed up": (
+            np.where(ramp < 0.13, 0.01, ramp),
+            np.where(ramp < 0.13, 1.05, 20 * ramp),
+        ),
         "random head loses rank": (np.full(n, 0.97), 110 * np.exp(-5 * ramp) + 9),
         "early dip": (0.5 - 0.4 * np.exp(-((np.arange(n) - 4) ** 2)) + 0.4 * ramp, 8 + 0 * ramp),
         "low rank from the start": (np.full(n, 0.9), np.full(n, 5.0)),

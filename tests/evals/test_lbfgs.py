@@ -1,17 +1,32 @@
 import numpy as np
+import pytest
 
-from ssl_jax.evals.lbfgs import minimise
+from ssl_jax.evals.lbfgs import _direction, minimise
 
 
-def test_ill_conditioned_quadratic():
+def test_direction_is_that_of_the_dense_bfgs_update():
+    rng = np.random.default_rng(2)
+    pairs = [(s, s + 0.1 * rng.normal(size=7)) for s in rng.normal(size=(4, 7))]  # s @ y > 0
+    s, y = pairs[-1]
+    inverse = (s @ y) / (y @ y) * np.eye(7)
+    for s, y in pairs:
+        left = np.eye(7) - np.outer(s, y) / (s @ y)
+        inverse = left @ inverse @ left.T + np.outer(s, s) / (s @ y)
+    g = rng.normal(size=7)
+    np.testing.assert_allclose(_direction(g, pairs), -inverse @ g, rtol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_ill_conditioned_quadratic(scale):
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(30, 30)))[0]
-    hessian = basis * np.logspace(-2, 1, 30) @ basis.T
+    hessian = scale * basis * np.logspace(-2, 1, 30) @ basis.T
     optimum = rng.normal(size=30)
     found = minimise(
-        lambda x: hessian @ (x - optimum), np.zeros(30), tolerance=1e-9, max_iterations=500
+        lambda x: hessian @ (x - optimum), np.zeros(30), tolerance=1e-9 * scale, max_iterations=500
     )
-    assert found.gradient_norm < 1e-9
+    assert found.gradient_norm < 1e-9 * scale
+    assert found.evaluations < 310  # SciPy's L-BFGS-B: 290
     np.testing.assert_allclose(found.x, optimum, atol=1e-6)
 
 

@@ -93,7 +93,7 @@ def test_test_labels_cannot_reach_the_choice():
     assert {k: got[k] for k in same} == {k: features_too[k] for k in same}
 
 
-def test_choice_and_refit_follow_the_protocol():
+def test_choice_and_refit_follow_the_protocol(monkeypatch):
     """The whole protocol again with scikit-learn in float64."""
     train, test = _data(240, seed=7, noise=3.0), _data(200, seed=8, noise=3.0)
     held_out = linear.hold_out(train["label"], 0.2, seed=0)
@@ -113,6 +113,10 @@ def test_choice_and_refit_follow_the_protocol():
     mean, std = x.mean(axis=0), x.std(axis=0)
     model = LogisticRegression(C=1 / l2, tol=1e-10, max_iter=5000).fit((x - mean) / std, y)
     top1 = model.score((test["h"].astype(np.float64) - mean) / std, test["label"])
+    scored, score = [], linear.score
+    monkeypatch.setattr(
+        linear, "score", lambda *args, **kw: (scored.append(args[1]), score(*args, **kw))[1]
+    )
     for devices in (1, 8):
         got = linear.evaluate(
             train, test, num_classes=6, l2_min=1e-2, l2_max=1e4, num_l2=4,
@@ -122,6 +126,8 @@ def test_choice_and_refit_follow_the_protocol():
         assert got["val_top1"] == pytest.approx(val_top1)
         assert got["top1"] == pytest.approx(top1, abs=0.006)  # one test example
         assert got["l2_at_edge"] == float(l2 in (1e4, 1e-2))
+        x = np.asarray(scored[-1].x).reshape(-1, 12)[:200]
+        np.testing.assert_allclose(x, (test["h"] - mean) / std, atol=1e-4)
 
 
 def test_edge_of_the_grid_is_reported():

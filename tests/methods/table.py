@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import pathlib
 from typing import Any
 
@@ -31,11 +30,7 @@ class Row:
 
     def load(self, **more: Any) -> ConfigDict:
         """The tiny config; keyword arguments are further overrides, with __ for dots."""
-        path, _, variant = self.config.partition(":")
-        spec = importlib.util.spec_from_file_location(path.removesuffix(".py"), CONFIGS / path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config(variant)
+        config = config_lib.load(f"{CONFIGS}/{self.config}")
         changes = {"batch_size": BATCH, "log.tensorboard": False, **self.overrides}
         changes |= {key.replace("__", "."): value for key, value in more.items()}
         config.update_from_flattened_dict(changes)

@@ -141,6 +141,7 @@ def test_bfloat16_parameters_have_a_float32_average():
     params = {"w": jnp.ones(4, jnp.bfloat16)}
     tx = optax.chain(optax.identity(), track_ema(0.999))
     state = tx.init(params)
+    assert ema_params(state)["w"].dtype == jnp.float32
     moved = {"w": jnp.full(4, 1.5, jnp.bfloat16)}
     for _ in range(10):
         updates, state = tx.update({"w": jnp.zeros(4, jnp.bfloat16)}, state, moved)

@@ -160,7 +160,7 @@ def test_two_processes(tmp_path):
     )
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert sorted(out.splitlines()) == ["[0] done", "[1] done"]
+    assert {"[0] done", "[1] done"} <= set(out.splitlines())
     assert "falling back to step 1" in err
     # One process with other devices goes on from what two have saved.
     mesh = parallel.make_mesh(fsdp=8)
@@ -198,10 +198,10 @@ def test_full_disk_of_one_process_stops_both(tmp_path):
     start_time = time.monotonic()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
-    first, second = sorted(out.splitlines())
-    assert first.startswith("[0] saving step 2 to") and "failed: process 1: " in first
-    assert second.startswith("[1] saving step 2 to")
-    for line in first, second:
+    errors = sorted(line for line in out.splitlines() if "saving step 2" in line)
+    assert errors[0].startswith("[0] saving step 2 to") and "failed: process 1: " in errors[0]
+    assert errors[1].startswith("[1] saving step 2 to")
+    for line in errors:
         assert line.endswith("File too large; the last checkpoint is step 1")
     assert time.monotonic() - start_time < 60
     with Checkpointer(tmp_path) as checkpointer:
@@ -222,7 +222,7 @@ def test_leaving_does_not_wait_for_the_others():
     start_time = time.monotonic()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
-    assert out == "[1] an error\n"
+    assert "[1] an error" in out.splitlines()
     assert time.monotonic() - start_time < 60
 
 
@@ -237,8 +237,12 @@ def test_signal_handlers_of_the_program_stay():
         """,
         devices=1,
     )
-    assert {process.stdout.readline() for _ in range(2)} == {"[0] ready\n", "[1] ready\n"}
+    waited_for = {"[0] ready\n", "[1] ready\n"}
+    while waited_for:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        waited_for.discard(line)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
-    assert sorted(out.splitlines()) == ["[0] stopped together", "[1] stopped together"]
+    assert {"[0] stopped together", "[1] stopped together"} <= set(out.splitlines())
