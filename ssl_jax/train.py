@@ -74,8 +74,8 @@ class Run:
             self.workdir.mkdir(parents=True, exist_ok=True)
             path.write_text(config_lib.to_json(self.config))
 
-    def execute(self) -> int:
-        """Trains to the end, probes, reports. Returns the exit code."""
+    def execute(self, *, and_finish: bool = True) -> int:
+        """Trains to the end and, with `and_finish`, probes and reports. Returns the exit code."""
         lines = preflight.lines(self.experiment)
         self._say(preflight.text(lines))
         with StopRequest() as stop, self.saves, jax.set_mesh(self.mesh):
@@ -91,7 +91,10 @@ class Run:
                 if step < self.length.total_steps:
                     self._say(f"stopped at step {step}, saved; the same command continues")
                     return stop.exit_code
-                finish.finish(self.experiment, self.prober, state, self.source, self.workdir, lines)
+                if and_finish:
+                    finish.finish(
+                        self.experiment, self.prober, state, self.source, self.workdir, lines
+                    )
         return 0
 
     def _train(
@@ -108,7 +111,7 @@ class Run:
         watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
         profiler = _Profiler(self.config.profile_steps, str(self.workdir / "profile"))
         step = start
-        with bar, self._batches(start) as batches, profiler:
+        with bar, self.batches(start) as batches, profiler:
             for step in range(start + 1, total + 1):
                 with meter.data_wait():
                     batch = next(batches)
@@ -158,7 +161,7 @@ class Run:
         return step % self.config.log.every_steps == 0 and parallel.any_process(bool(stop))
 
     @contextlib.contextmanager
-    def _batches(self, start: int) -> Iterator[Iterator[Any]]:
+    def batches(self, start: int) -> Iterator[Iterator[Any]]:
         """Global device batches from the update after `start` to the end."""
         config = self.config
         rows = parallel.local_rows(self.mesh, config.batch_size)

@@ -182,7 +182,7 @@ class Monitor:
     grace: int = 10
     fallen_spread: float = 0.1
     constant_spread: float = 0.02
-    fallen_rank: float = 0.04
+    fallen_rank: float = 0.05
     single_rank: float = 1.2
 
     updates: int = 0

@@ -44,7 +44,7 @@ def make_encoder(name: str, *, dtype: str = "float32", **options: Any) -> Net:
       name: a key of `ENCODERS`.
       dtype: "float32" or "bfloat16", of activations; parameters are float32.
       **options: the keyword arguments of the encoder's function, e.g. `width=2, stem="cifar"` of
-        `resnet`; None stands for its default.
+        `resnet`. One that is None counts as not given.
 
     Raises:
       UserError: an unknown name, option or dtype, or a bad value of an option.
@@ -54,6 +54,7 @@ def make_encoder(name: str, *, dtype: str = "float32", **options: Any) -> Net:
         raise UserError(f"unknown model {name!r}; models: {known}.{nearest(name, ENCODERS)}")
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; known are {DTYPES}.{nearest(dtype, DTYPES)}")
+    options = {option: value for option, value in options.items() if value is not None}
     known = [key for key in inspect.signature(ENCODERS[name]).parameters if key != "dtype"]
     for option in options:
         if option not in known:
@@ -61,5 +62,4 @@ def make_encoder(name: str, *, dtype: str = "float32", **options: Any) -> Net:
                 f"{name} has no option {option!r}; its options: {', '.join(known)}."
                 f"{nearest(option, known)}"
             )
-    options = {option: value for option, value in options.items() if value is not None}
     return Net(ENCODERS[name](dtype=jnp.dtype(dtype), **options))

@@ -27,7 +27,8 @@ def test_every_encoder_keeps_the_contract(name):
     assert hash(net) == hash(make_encoder(name, dtype="bfloat16"))
 
 
-def test_none_stands_for_the_default():
+def test_an_option_that_is_none_counts_as_not_given():
+    assert make_encoder("convnet", stem=None, strides=None) == make_encoder("convnet")
     assert make_encoder("resnet18", width=None, stem=None) == make_encoder("resnet18")
 
 

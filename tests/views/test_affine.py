@@ -61,9 +61,9 @@ def test_affine_turns_moves_and_enlarges():
     lines = make_lines(height=9, width=9)
     n = len(lines)
 
+    @jax.jit
     def apply(matrix, shift):
-        matrix, shift = np.tile(matrix, (n, 1, 1)), np.tile(shift, (n, 1))
-        return affine(lines, jnp.array(matrix), jnp.array(shift), size=9)
+        return affine(lines, jnp.tile(matrix, (n, 1, 1)), jnp.tile(shift, (n, 1)), size=9)
 
     quarter = np.array([[0.0, 1.0], [-1.0, 0.0]])  # (y, x) -> (x, -y)
     turned = np.asarray(apply(quarter, np.zeros(2))).swapaxes(2, 3)
@@ -107,8 +107,8 @@ def test_sampled_affine_maps():
 def test_random_affine_resizes():
     images = make_lines(height=8, width=8, channels=1).swapaxes(2, 3)
     keys = jax.random.split(jax.random.key(0), len(images))
-    assert image.random_affine(keys, images).shape == images.shape
-    enlarged = image.random_affine(keys, images, size=16, p=0.0)
+    assert jax.eval_shape(image.random_affine, keys, images).shape == images.shape
+    enlarged = jax.jit(lambda k, x: image.random_affine(k, x, size=16, p=0.0))(keys, images)
     unit = np.tile(np.eye(2), (len(images), 1, 1))
     for i, lines in enumerate(images.swapaxes(2, 3)):
         expected = scipy_affine(lines, unit[i], np.zeros(2), (16, 16), 0.0)
