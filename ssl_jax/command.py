@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from ssl_jax import config as config_lib
+from ssl_jax import parallel
 from ssl_jax.errors import RunError, UserError, nearest
 
 
@@ -29,7 +32,14 @@ def run(main: Callable[[], int | None]) -> None:
         try:
             return main()
         except (UserError, RunError) as error:
-            _stop(str(error))
+            print(f"error: {error}", file=sys.stderr)
+            parallel.leave(1)
+        except Exception:
+            # The other processes of a job wait for this one in collectives: leave at once.
+            if jax.process_count() == 1:
+                raise
+            traceback.print_exc()
+            parallel.leave(1)
 
     app.run(guarded, flags_parser=_parse)
 
