@@ -102,10 +102,9 @@ def rate(steps: Iterator[int], seconds: float) -> float:
 
 def steps(stream: Iterator[dict[str, np.ndarray]]) -> Iterator[int]:
     """Batch sizes of a stream, past its start and its first full buffers."""
-    for _ in range(8):
+    for _ in range(5):
         next(stream)
-    for batch in stream:
-        yield len(batch["label"])
+    return (len(batch["label"]) for batch in stream)
 
 
 def take(images: np.ndarray, batch_size: int) -> Iterator[int]:

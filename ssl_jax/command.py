@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -65,26 +64,23 @@ def read_config(holder: Any) -> ConfigDict:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
-        _stop(str(error).splitlines()[0])
-    except UserError as error:
-        _stop(str(error))
-    except OSError as error:
-        given = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), "")
-        if os.path.exists(given.partition(":")[0]):
+    except (flags.Error, UserError, OSError, AttributeError, KeyError, TypeError) as error:
+        # The flag library buries what is wrong with a config file or a key: look for it first.
+        try:
+            line = _wrong_config(argv)
+        except UserError as found:
+            line = str(found)
+        if line is None and not isinstance(error, (flags.Error, UserError)):
             raise
-        del error
-        _stop(f"config file {given.partition(':')[0]!r} does not exist")
-    except (AttributeError, KeyError, TypeError) as error:
-        line = _unknown_key(argv)
-        if line is None:
-            raise error
-        _stop(line)
+        _stop(line or str(error).splitlines()[0])
 
 
-def _unknown_key(argv: Sequence[str]) -> str | None:
-    """The line for the first override whose key the config does not have, None if all exist."""
-    # The flag has no value yet: overrides are checked before it gets one.
+def _wrong_config(argv: Sequence[str]) -> str | None:
+    """The line for the first override whose key the config does not have, None if all exist.
+
+    Raises:
+      UserError: the config file itself is wrong.
+    """
     given = [a.split("=", 1)[1] for a in argv if a.startswith(("--config=", "-config="))]
     if not given:
         return None

@@ -101,9 +101,17 @@ def base_config() -> ConfigDict:
     config.eval.collapse_every_steps = 50  # 0: no collapse monitor
     config.eval.baselines = False  # probe raw pixels and the untrained encoder as well
     config.eval.knn = ConfigDict(dict(k=200, temperature=0.07))
-    config.eval.few_shot = ConfigDict(dict(shots=(1, 2, 4, 8), draws=20))
+    config.eval.few_shot = ConfigDict(dict(shots=(1, 2, 4, 8), draws=20, l2=0.1))
     config.eval.linear = ConfigDict(
-        dict(l2_min=1e-6, l2_max=1e5, num_l2=12, val_fraction=0.2, max_iterations=200)
+        dict(
+            l2_min=1e-6,
+            l2_max=1e5,
+            num_l2=12,
+            val_fraction=0.2,
+            standardize=True,
+            max_iterations=200,
+            tolerance=1e-5,
+        )
     )
 
     config.checkpoint = ConfigDict()

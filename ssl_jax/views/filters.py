@@ -12,8 +12,8 @@ from ssl_jax.errors import UserError
 from ssl_jax.views.geometry import resample_columns, resample_rows
 from ssl_jax.views.ops import between, image_op, per_image, uniforms
 
-# The largest Sobel gradient of an image in [0, 1]: along a diagonal edge, 3 in each direction.
-MAX_GRADIENT = 3 * math.sqrt(2)
+# The largest Sobel gradient of an image in [0, 1]: 4 one way and 2 the other, at an oblique edge.
+MAX_GRADIENT = 2 * math.sqrt(5)
 
 
 # Outputs of a blur are computed in blocks of at least so many pixels: see `blocks`.
@@ -91,7 +91,7 @@ def gaussian_blur(
 def sobel(keys: jax.Array, lines: jax.Array, *, p: float = 1.0) -> jax.Array:
     """With probability p, the magnitude of the Sobel gradient of every channel.
 
-    It is divided by the largest possible one, 3 sqrt(2), to stay in [0, 1]; borders are repeated.
+    It is divided by the largest possible one, 2 sqrt(5), to stay in [0, 1]; borders are repeated.
     """
     apply = per_image(uniforms(keys, 1)[0] < p)
     padded = jnp.pad(lines, ((0, 0), (1, 1), (0, 0), (1, 1)), mode="edge")

@@ -24,7 +24,7 @@ BOXES = np.array(  # top, left, height, width on a canvas of 40x56
 PIL_METHODS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def make_images(n=len(BOXES), height=40, width=56, channels=3, seed=0):
+def make_images(n=5, height=40, width=56, channels=3, seed=0):
     shape = (n, height, width, channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
@@ -63,12 +63,12 @@ def test_antialiased_crops_equal_pillow(method):
 
 
 def test_crops_equal_pillow_on_bytes_within_its_rounding():
-    images = make_images()
+    images = make_images() // 2 + 64  # Pillow also clips between its two passes
     ours = crop(images, BOXES, size=24)
     for pixels, (top, left, height, width), result in zip(images, BOXES, ours, strict=True):
         box = (left, top, left + width, top + height)
         expected = Image.fromarray(pixels).resize((24, 24), Image.Resampling.BICUBIC, box)
-        np.testing.assert_allclose(result * 255, np.asarray(expected, np.float64), atol=2)
+        np.testing.assert_allclose(result * 255, np.asarray(expected, np.float64), atol=1.5)
 
 
 def interpolate(pixels, box, size, kernel, reach):

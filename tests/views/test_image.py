@@ -27,32 +27,35 @@ def run(config, images=None, *, key=KEY, **options):
     return np.asarray(jax.jit(make_views(config, **options))(key, images))
 
 
-def test_simclr_views():
+def test_simclr_views_in_float32_and_bfloat16():
     config = ml_collections.ConfigDict({"ops": SIMCLR, **CROP, "gaussian_blur": {"kernel_size": 5}})
-    views = run(config)
+    images = make_images()
+    make = jax.jit(make_views(config))
+    views = np.asarray(make(KEY, images))
     assert views.shape == (8, 2, 24, 24, 3)
     assert views.dtype == np.float32
     assert views.min() >= 0
     assert views.max() <= 1
     assert np.abs(views[:, 0] - views[:, 1]).mean() > 0.1  # each view draws its own
-    np.testing.assert_array_equal(views, run(config))  # and always the same
-    assert np.abs(views - run(config, key=jax.random.key(8))).mean() > 0.1
-    # Raw key data serve as well as typed keys.
-    np.testing.assert_array_equal(views, run(config, key=jax.random.key_data(KEY)))
+    np.testing.assert_array_equal(views, make(KEY, images))  # and always the same
+    assert np.abs(views - make(jax.random.key(8), images)).mean() > 0.1
+    assert make._cache_size() == 1
 
-
-def test_bfloat16_views_are_close():
-    config = {"ops": SIMCLR, **CROP, "gaussian_blur": {"kernel_size": 5}}
-    exact, rounded = run(config), run(config, dtype="bfloat16")
+    rounded = run(config, dtype="bfloat16")
     assert rounded.dtype == jnp.bfloat16
-    error = np.abs(rounded.astype(np.float32) - exact)
-    assert error.max() < 0.04  # hue of nearly grey pixels is what suffers most
+    error = np.abs(rounded.astype(np.float32) - views)
+    assert error.max() < 0.04  # the hue of nearly grey pixels is what suffers most
     assert error.mean() < 0.004
 
 
+def test_raw_key_data_serve_as_well():
+    config = {"ops": ("random_resized_crop", "flip", "cutout"), **CROP}
+    np.testing.assert_array_equal(run(config), run(config, key=jax.random.key_data(KEY)))
+
+
 def test_missing_sub_dicts_mean_defaults():
-    listed = {"ops": ("color_jitter",), "color_jitter": image.default_parameters()["color_jitter"]}
-    np.testing.assert_array_equal(run({"ops": ("color_jitter",)}), run(listed))
+    listed = {"ops": ("cutout", "flip"), **image.default_parameters()}
+    np.testing.assert_array_equal(run({"ops": ("cutout", "flip")}), run(listed))
 
 
 @pytest.mark.parametrize("first", ["random_resized_crop", "flip"])
@@ -68,22 +71,22 @@ def test_crop_and_flip_fold_into_one(first):
 
 
 def test_taking_an_op_away_leaves_the_others_draws():
-    # With deterministic ops after it, what flip and the noise draw shows in the output.
     full = {"ops": ("cutout", "flip", "gaussian_noise"), "gaussian_noise": {"std": 1e-3, "p": 1.0}}
     without = {**full, "ops": ("flip", "gaussian_noise")}
-    images = make_images()
-    images[:] = images[:, :1, :, :]  # alike in every row
-    kept, left = run(full, images), run(without, images)
-    uncut = kept != 0
-    np.testing.assert_allclose(kept[uncut], left[uncut], atol=1e-6)
+    images = make_images() // 2 + 100
+    kept, left = run(full, images, num_views=1), run(without, images, num_views=1)
+    uncut = kept > 0.1
     assert 0.05 < 1 - uncut.mean() < 0.4
+    np.testing.assert_allclose(kept[uncut], left[uncut], atol=1e-6)
 
 
 def test_the_same_op_twice_draws_twice():
     images = np.full((200, 8, 8, 1), 128, np.uint8)
     noise = {"std": 0.05, "p": 1.0}
-    once = run({"ops": ("gaussian_noise",), "gaussian_noise": noise}, images)
-    twice = run({"ops": ("gaussian_noise",) * 2, "gaussian_noise": noise}, images)
+    once, twice = (
+        run({"ops": ("gaussian_noise",) * times, "gaussian_noise": noise}, images, num_views=1)
+        for times in (1, 2)
+    )
     assert abs((once - 128 / 255).std() - 0.05) < 0.001
     assert abs((twice - 128 / 255).std() - 0.05 * np.sqrt(2)) < 0.001
 
@@ -104,7 +107,7 @@ def test_overrides_change_single_views():
 
 
 def test_an_override_leaves_the_other_views_draws():
-    config = {"ops": ("random_resized_crop", "flip", "color_jitter"), **CROP}
+    config = {"ops": ("random_resized_crop", "flip"), **CROP}
     plain = run(config, num_views=3)
     changed = run({**config, "overrides": {"1": {"flip": {"p": 0.0}}}}, num_views=3)
     np.testing.assert_allclose(plain[:, [0, 2]], changed[:, [0, 2]], atol=1e-5)
@@ -160,14 +163,16 @@ EVERY_CONFIG = {
 }
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_op_in_one_recipe(channels):
-    assert set(EVERY_OP) == set(image.OPS)
-    views = run(EVERY_CONFIG, make_images(channels=channels))
-    assert views.shape == (8, 2, 16, 16, channels)
+def check_every_op(views, channels):
+    assert views.shape[1:] == (2, 16, 16, channels)
     assert np.isfinite(views).all()
-    assert views.min() >= -2.001
-    assert views.max() <= 2.001
+    assert -2.001 <= views.min() < -1.9
+    assert 1.9 < views.max() <= 2.001
+
+
+def test_every_op_in_one_recipe_on_one_channel():
+    assert set(EVERY_OP) == set(image.OPS)
+    check_every_op(run(EVERY_CONFIG, make_images(channels=1)), 1)
 
 
 # -------------------------------------------------------------------------------- many devices
@@ -197,17 +202,22 @@ def compile_on(devices, function, images, **options):
     return compiled, compiled(jax.device_put(KEY, whole), jax.device_put(images, batch))
 
 
-@pytest.mark.parametrize(
-    "config", [{"ops": SIMCLR, "random_resized_crop": {"size": 128}}, EVERY_CONFIG]
-)
-def test_devices_change_nothing_and_images_stay_where_they_are(config):
+def test_devices_change_nothing_and_images_stay_where_they_are():
     images = make_images(n=16)
-    views = make_views(config)
+    views = make_views(EVERY_CONFIG)
     _, alone = compile_on(1, views, images)
     compiled, spread = compile_on(8, views, images)
+    check_every_op(np.asarray(spread), 3)
     assert len(spread.sharding.device_set) == 8
     np.testing.assert_allclose(spread, alone, atol=2e-5)
     assert max(moved(compiled), default=0) <= 16 * 64  # at most some keys, never an image
+
+
+def test_simclr_at_full_size_moves_no_image():
+    # Sizes at which the blur goes block by block.
+    views = make_views({"ops": SIMCLR, "random_resized_crop": {"size": 128}}, dtype="bfloat16")
+    compiled, _ = compile_on(8, views, make_images(n=8, height=160))
+    assert max(moved(compiled), default=0) <= 16 * 64
 
 
 def test_moved_images_would_be_seen():
@@ -218,10 +228,3 @@ def test_moved_images_would_be_seen():
 
     compiled, _ = compile_on(8, rolled, images)
     assert max(moved(compiled), default=0) > 16 * 64
-
-
-def test_one_compilation_for_all_keys():
-    views = jax.jit(make_views({"ops": ("flip", "grayscale")}))
-    for seed in range(3):
-        views(jax.random.key(seed), make_images())
-    assert views._cache_size() == 1
