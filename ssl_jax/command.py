@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -62,6 +63,9 @@ def read_config(holder: Any) -> ConfigDict:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    source = _config_source(argv)
+    if source and not os.path.exists(source.partition(":")[0]):
+        _stop(f"config file {source.partition(':')[0]!r} does not exist")
     try:
         return flags.FLAGS(argv)
     except (flags.Error, UserError, OSError, AttributeError, KeyError, TypeError) as error:
@@ -75,16 +79,22 @@ def _parse(argv: Sequence[str]) -> list[str]:
         _stop(line or str(error).splitlines()[0])
 
 
+def _config_source(argv: Sequence[str]) -> str:
+    """What --config says, e.g. configs/simclr.py:digits; empty if it is not given."""
+    given = [a.split("=", 1)[1] for a in argv if a.startswith(("--config=", "-config="))]
+    return given[-1] if given else ""
+
+
 def _wrong_config(argv: Sequence[str]) -> str | None:
     """The line for the first override whose key the config does not have, None if all exist.
 
     Raises:
       UserError: the config file itself is wrong.
     """
-    given = [a.split("=", 1)[1] for a in argv if a.startswith(("--config=", "-config="))]
-    if not given:
+    source = _config_source(argv)
+    if not source:
         return None
-    config = config_lib.load(given[-1])
+    config = config_lib.load(source)
     for argument in argv[1:]:
         name = argument.lstrip("-").partition("=")[0]
         if not name.startswith("config."):
