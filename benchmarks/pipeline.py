@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax import data
+from ssl_jax.data.image import Canvas
 
 NUM_FILES = 256
 CANVAS = 224
@@ -119,15 +120,14 @@ def take(images: np.ndarray, batch_size: int) -> Iterator[int]:
 def decode_loop(encoded: list[bytes], views: int, seconds: float) -> float:
     """Bound of JPEG files: one thread that decodes and resizes."""
 
+    canvas = Canvas(CANVAS, views=views)
+    sizes = [Image.open(io.BytesIO(content)).size for content in encoded]
+    boxes = [canvas.boxes(0, row)(*size) for row, size in enumerate(sizes)]
+
     def loop() -> Iterator[int]:
-        rng = np.random.default_rng(0)
-        for content in itertools.cycle(encoded):
+        for content, crops in itertools.cycle(zip(encoded, boxes, strict=True)):
             image = Image.open(io.BytesIO(content)).convert("RGB")
-            for _ in range(max(views, 1)):
-                # Random crops as small as SimCLR's are; the central square without.
-                side = min(image.size) * (rng.uniform(0.28, 1.0) if views else 1.0)
-                left, top = (image.width - side) / 2, (image.height - side) / 2
-                box = (left, top, left + side, top + side)
+            for box in crops:
                 np.asarray(image.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC, box))
             yield 1
 

@@ -130,19 +130,7 @@ def _shapes(config: ConfigDict) -> None:
     config.data.options = ConfigDict(dict(num_generated=100_000))
     config.method.update(temperature=0.2, hidden_dim=512)
     config.model.update(name="resnet18", stem="cifar")
-    config.views = ConfigDict(
-        dict(
-            ops=("random_resized_crop", "flip", "color_jitter", "grayscale", "gaussian_blur"),
-            random_resized_crop=dict(size=64, scale=(0.3, 1.0)),
-            flip=dict(p=0.5),
-            color_jitter=dict(strength=0.5, p=0.8),
-            grayscale=dict(p=0.2),
-            gaussian_blur=dict(p=0.5, sigma=(0.1, 2.0)),
-        )
-    )
-    config.optimizer.update(
-        name="lars", base_lr=0.3, lr_scaling="linear", weight_decay=1e-6, warmup_epochs=10.0
-    )
+    _small_photos(config, size=64, scale=(0.3, 1.0))
     config.eval.update(every_epochs=20.0, max_train_examples=20_000, baselines=True)
 
 
@@ -153,10 +141,16 @@ def _folder(config: ConfigDict) -> None:
     config.data.update(name="folder:", image_size=96, workers=2)
     config.method.update(temperature=0.2, hidden_dim=512)
     config.model.update(name="resnet18")
+    _small_photos(config, size=96, scale=(0.2, 1.0))
+    config.eval.update(every_epochs=20.0)
+
+
+def _small_photos(config: ConfigDict, *, size: int, scale: tuple[float, float]) -> None:
+    """The paper's views and optimizer, with colour strength 0.5 and milder crops."""
     config.views = ConfigDict(
         dict(
             ops=("random_resized_crop", "flip", "color_jitter", "grayscale", "gaussian_blur"),
-            random_resized_crop=dict(size=96, scale=(0.2, 1.0)),
+            random_resized_crop=dict(size=size, scale=scale),
             flip=dict(p=0.5),
             color_jitter=dict(strength=0.5, p=0.8),
             grayscale=dict(p=0.2),
@@ -166,4 +160,3 @@ def _folder(config: ConfigDict) -> None:
     config.optimizer.update(
         name="lars", base_lr=0.3, lr_scaling="linear", weight_decay=1e-6, warmup_epochs=10.0
     )
-    config.eval.update(every_epochs=20.0)

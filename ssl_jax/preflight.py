@@ -9,6 +9,7 @@ import jax
 
 from ssl_jax import optim, parallel
 from ssl_jax.experiment import Experiment
+from ssl_jax.paths import path_string
 
 
 def lines(experiment: Experiment) -> list[tuple[str, str]]:
@@ -71,7 +72,7 @@ def state_bytes_per_device(tree: Any) -> int:
 def _parameters(experiment: Experiment, params: Any, counts: Any) -> list[tuple[str, str]]:
     groups: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = optim.path_string(path).partition("/")[0]
+        name = path_string(path).partition("/")[0]
         groups[name] = groups.get(name, 0) + leaf.size
     parts = ", ".join(f"{name} {count:,}" for name, count in groups.items())
     treatment = (

@@ -13,7 +13,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from ssl_jax import metrics, pretrained
+from ssl_jax import data, metrics, pretrained
+from ssl_jax.paths import by_path
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (
@@ -78,12 +79,10 @@ def wait_for_step(process, workdir, step, timeout=120):
 
 def final_leaves(workdir):
     """The final parameters and buffers, path -> array."""
-    import jax
-
     encoder = pretrained.load(str(workdir))
     assert encoder.step == 30
-    leaves = jax.tree_util.tree_leaves_with_path((encoder.params, encoder.buffers))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    leaves = by_path((encoder.params, encoder.buffers))
+    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
 
 
 def losses(workdir):
@@ -200,8 +199,6 @@ def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     run(workdir, f"--output={output}", "--data=digits", "--split=test", module="ssl_jax.embed")
     with np.load(output) as stored:
         h, label = stored["h"], stored["label"]
-    from ssl_jax import data
-
     source = data.load("digits", "test", channels=1)
     np.testing.assert_array_equal(label, source.labels)
     images = source.batch(np.arange(len(source)))["image"]

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ssl_jax.checkpoint.errors import DamagedCheckpointError
-from ssl_jax.parallel.sharding import path_name
+from ssl_jax.paths import path_string
 
 
 def flatten(state: Any) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def flatten(state: Any) -> dict[str, Any]:
     """
     arrays = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        name = path_name(path)
+        name = path_string(path)
         if not hasattr(leaf, "dtype") or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise TypeError(
                 f"{name} is a {type(leaf).__name__}, not a plain array; use jnp.asarray for "

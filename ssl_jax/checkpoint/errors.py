@@ -1,6 +1,5 @@
 """What can go wrong with a checkpoint. Each message is one line: what, where and what is left."""
 
-
 from ssl_jax.errors import RunError
 
 

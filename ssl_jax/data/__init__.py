@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ssl_jax.data import subsplit
+from ssl_jax.data.cache import in_memory
 from ssl_jax.data.known import facts_of
 from ssl_jax.data.pipeline import batches, epoch_batches
 from ssl_jax.data.request import Request
@@ -33,6 +34,7 @@ __all__ = [
     "epoch_batches",
     "epoch_order",
     "from_config",
+    "in_memory",
     "load",
     "spec_from_config",
     "splits",
@@ -50,6 +52,7 @@ def load(
     channels: int | None = None,
     strict: bool = False,
     seed: int = 0,
+    cache: bool = False,
     **options: Any,
 ) -> Source:
     """Opens a split of a data set.
@@ -62,6 +65,7 @@ def load(
       channels: 1 (luminance) or 3; default what the data set has.
       strict: whether an unreadable image is an error; else the next readable one replaces it.
       seed: of the generated data of `shapes`.
+      cache: decode every image now and keep it in memory.
       **options: `host_views`, `host_crop_scale` and `center` (see `image.Canvas`), and the keyword
         arguments of the kind's own `dataset` function, such as `num_generated` of `shapes`.
 
@@ -87,7 +91,8 @@ def load(
         for part in parts
     ]
     joined = Concatenated.of(selected) if len(selected) > 1 else selected[0]
-    return dataclasses.replace(joined, name=f"{name}[{split}]")
+    joined = dataclasses.replace(joined, name=f"{name}[{split}]")
+    return in_memory(joined) if cache and not joined.in_memory else joined
 
 
 def splits(name: str, **options: Any) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ class FolderSource(EncodedSource):
             encoded = file.read()
         return encoded, -1 if self.labels is None else int(self.labels[index])
 
-    def _example_name(self, index: int) -> str:
+    def example_name(self, index: int) -> str:
         return os.path.join(self.root, self.names[index])
 
 

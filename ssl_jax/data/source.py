@@ -109,6 +109,10 @@ class Source(abc.ABC):
         self.note(problems)
         return arrays
 
+    def example_name(self, index: int) -> str:
+        """What to call an example in a message."""
+        return f"{self.name} example {index}" if self.names is None else self.names[index]
+
     def note(self, problems: Sequence[Problem]) -> None:
         """Adds to `problems`; an image is noted once."""
         for problem in problems:
@@ -200,9 +204,6 @@ class EncodedSource(Source):
     def _example(self, index: int) -> tuple[bytes | np.ndarray, int]:
         """The encoded (or, exceptionally, decoded) image and its label; may raise anything."""
 
-    def _example_name(self, index: int) -> str:
-        return f"{self.name} example {index}" if self.names is None else self.names[index]
-
     def read(
         self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
@@ -219,7 +220,7 @@ class EncodedSource(Source):
                     images[row] = self.canvas.render(encoded, boxes)
                     break
                 except Exception as error:  # Pillow's readers raise all kinds on broken files
-                    name = self._example_name(candidate)
+                    name = self.example_name(candidate)
                     reason = f"{type(error).__name__}: {error}"
                     if self.strict:
                         raise UserError(

@@ -120,7 +120,7 @@ class TarSource(EncodedSource):
             encoded = os.pread(file.fileno(), length, offset)
         return encoded, -1 if self.labels is None else int(self.labels[index])
 
-    def _example_name(self, index: int) -> str:
+    def example_name(self, index: int) -> str:
         return f"{self.shards[self.places[index, 0]]}:{self.names[index]}"
 
     def _rows(self, rows: slice) -> dict[str, Any]:

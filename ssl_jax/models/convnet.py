@@ -100,7 +100,7 @@ class ConvNet(nn.Module):
       dtype: of activations and arithmetic.
     """
 
-    widths: tuple[int, ...] = (32, 64, 128, 256)
+    widths: tuple[int, ...] = (16, 32, 64, 128)
     strides: tuple[int, ...] = (2, 2, 2, 2)
     dtype: Any = jnp.float32
 
@@ -118,7 +118,7 @@ class ConvNet(nn.Module):
 
 def convnet(
     *,
-    widths: Sequence[int] = (32, 64, 128, 256),
+    widths: Sequence[int] = (16, 32, 64, 128),
     strides: Sequence[int] | None = None,
     dtype: Any = jnp.float32,
 ) -> ConvNet:

@@ -8,7 +8,6 @@ from ssl_jax.optim.masks import (
     ExcludedCount,
     count_excluded,
     path_mask,
-    path_string,
 )
 from ssl_jax.optim.schedules import (
     cosine_ema,
@@ -33,7 +32,6 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "path_mask",
-    "path_string",
     "scale_learning_rate",
     "schedule_notes",
     "track_ema",

@@ -11,8 +11,9 @@ import optax
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.optim.ema import track_ema
 from ssl_jax.optim.lars import lars
-from ssl_jax.optim.masks import path_mask, path_string
+from ssl_jax.optim.masks import path_mask
 from ssl_jax.optim.schedules import Schedule, make_schedule
+from ssl_jax.paths import path_string
 
 PyTree = Any
 OPTIMIZERS = ("lars", "adamw", "sgd", "lamb")

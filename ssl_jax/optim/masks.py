@@ -10,17 +10,13 @@ from typing import Any, NamedTuple
 import jax
 
 from ssl_jax.errors import UserError
+from ssl_jax.paths import path_string
 
 PyTree = Any
 
 # Biases and the scales and offsets of norms get neither weight decay nor layer-wise adaptation, in
 # SimCLR (Chen et al. 2020, released code) and nearly everything after it.
 DEFAULT_EXCLUDE = r"(bias|scale)$"
-
-
-def path_string(path: jax.tree_util.KeyPath) -> str:
-    """A leaf's path as text: `"encoder/stem/conv/kernel"`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def path_mask(exclude: str = DEFAULT_EXCLUDE) -> Callable[[PyTree], PyTree]:

@@ -16,7 +16,6 @@ from ssl_jax.parallel.sharding import (
     MIN_SHARDED_SIZE,
     abstract_with,
     init_sharded,
-    path_name,
     state_shardings,
 )
 
@@ -36,7 +35,6 @@ __all__ = [
     "leave",
     "local_rows",
     "make_mesh",
-    "path_name",
     "peak_flops",
     "prefetch_to_device",
     "replicated",

@@ -17,17 +17,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.paths import path_string
 
 # A regular expression, and for each dimension an axis of the mesh, several of them, or None.
 Rule = tuple[str, Sequence[str | Sequence[str] | None]]
 
 # Smaller parameters stay whole: gathering them costs more than the memory they occupy.
 MIN_SHARDED_SIZE = 2**14
-
-
-def path_name(path: Sequence[Any]) -> str:
-    """A key path of `jax.tree_util` as one '/'-joined name, e.g. `params/encoder/conv/kernel`."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
 def state_shardings(
@@ -62,7 +58,7 @@ def state_shardings(
             none.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(abstract_state)
-    arrays = {path_name(path): leaf for path, leaf in leaves}
+    arrays = {path_string(path): leaf for path, leaf in leaves}
     unused = {pattern for pattern, _ in rules}
     placed: dict[str, P] = {}
     for name, array in arrays.items():

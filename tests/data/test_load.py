@@ -148,6 +148,28 @@ def test_parts_of_encoded_images_joined(tmp_path):
     assert [source.names[i] for i in np.flatnonzero(~whole["mask"])] == ["bad.png"]
 
 
+def test_a_cache_holds_what_it_would_read(tmp_path):
+    for i in range(9):
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        Image.new("L", (5 + i, 5), 10 * i).save(tmp_path / "ab"[i % 2] / f"{i}.png")
+    (tmp_path / "a" / "bad.png").write_text("")
+    read, kept = (
+        data.load(f"folder:{tmp_path}", "all", image_size=4, cache=cache) for cache in (False, True)
+    )
+    assert kept.in_memory and not read.in_memory and kept.spec == read.spec
+    assert list(kept.names) == list(read.names) and kept.name == read.name
+    for here, there in zip(
+        data.epoch_batches(kept, 4), data.epoch_batches(read, 4), strict=True
+    ):  # fmt: skip
+        for key in here:
+            np.testing.assert_array_equal(here[key], there[key])
+    assert kept.problem_summary() == read.problem_summary() is not None
+    with pytest.raises(
+        UserError, match="cache keeps one image an example, but data.host_views is 2"
+    ):
+        data.load(f"folder:{tmp_path}", image_size=4, cache=True, host_views=2)
+
+
 def test_center_crops_the_middle():
     whole, middle = (data.load("digits", center=center, image_size=4) for center in (1.0, 0.5))
     native = data.load("digits")

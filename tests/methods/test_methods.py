@@ -8,6 +8,7 @@ import pytest
 
 from ssl_jax import checkpoint, data, method, parallel
 from ssl_jax.experiment import Experiment
+from ssl_jax.paths import by_path
 from tests.methods import table
 
 
@@ -54,11 +55,6 @@ def name(request):
     return request.param
 
 
-def paths(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
 def test_every_method_has_a_row():
     covered = {row.load().method.name for row in table.ROWS.values()}
     assert covered == set(method.names())
@@ -68,7 +64,7 @@ def test_three_steps_keep_the_states_structure_and_finite_metrics(name, three_st
     experiment, _, state, history = three_steps(name)
     expected = experiment.abstract_state()
     assert jax.tree.structure(state) == jax.tree.structure(expected)
-    for (path, leaf), want in zip(paths(state).items(), jax.tree.leaves(expected), strict=True):
+    for (path, leaf), want in zip(by_path(state).items(), jax.tree.leaves(expected), strict=True):
         assert (leaf.shape, leaf.dtype) == (want.shape, want.dtype), path
         assert leaf.sharding.is_equivalent_to(want.sharding, leaf.ndim), path
         assert np.isfinite(np.asarray(leaf, np.float64)).all(), path
@@ -99,7 +95,7 @@ def test_gradients_reach_what_they_should(name, three_steps):
         )[0]  # fmt: skip
 
     untrained = table.ROWS[name].untrained
-    for path, grad in paths(jax.jit(jax.grad(loss))(state.params)).items():
+    for path, grad in by_path(jax.jit(jax.grad(loss))(state.params)).items():
         expected = not any(re.search(pattern, path) for pattern in untrained)
         assert bool(np.any(np.asarray(grad) != 0)) == expected, path
 
@@ -124,7 +120,7 @@ def test_eight_devices_equal_one_after_five_sgd_steps(name):
             optimizer__warmup_steps=0, optimizer__weight_decay=1e-4,
         )  # fmt: skip
         state, history = run(experiment, source, 5)
-        results.append((paths((state.params, state.buffers)), [m["loss"] for m, _ in history]))
+        results.append((by_path((state.params, state.buffers)), [m["loss"] for m, _ in history]))
     (one, losses1), (eight, losses8) = results
     np.testing.assert_allclose(losses8, losses1, rtol=2e-5)
     for path, leaf in one.items():
@@ -137,7 +133,9 @@ def test_a_checkpoint_brings_the_whole_state_back(name, three_steps, tmp_path):
         saves.save(3, state, wait=True)
         restored, step = saves.restore(experiment.abstract_state())
     assert step == 3
-    for (path, before), after in zip(paths(state).items(), jax.tree.leaves(restored), strict=True):
+    for (path, before), after in zip(
+        by_path(state).items(), jax.tree.leaves(restored), strict=True
+    ):
         np.testing.assert_array_equal(before, after, err_msg=path)
     # And the next step goes on from it.
     with jax.set_mesh(experiment.mesh):
@@ -149,7 +147,7 @@ def test_a_checkpoint_brings_the_whole_state_back(name, three_steps, tmp_path):
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(name, three_steps):
     experiment, source, state, _ = three_steps(name)
     again, _ = run(experiment, source, 3)
-    for (path, a), b in zip(paths(state).items(), jax.tree.leaves(again), strict=True):
+    for (path, a), b in zip(by_path(state).items(), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=path)
     other, _ = build(name, seed=1)
     assert any(

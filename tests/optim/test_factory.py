@@ -15,8 +15,8 @@ from ssl_jax.optim import (
     make_optimizer,
     make_schedule,
     path_mask,
-    path_string,
 )
+from ssl_jax.paths import path_string
 
 RNG = np.random.default_rng(0)
 PARAMS = {

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
 from ssl_jax.errors import UserError
+from ssl_jax.paths import path_string
 
 
 class EmaState(NamedTuple):
@@ -87,7 +88,7 @@ def test_optimizer_state_follows_its_parameter(name):
     followed = 0
     leaves = jax.tree_util.tree_leaves_with_path(abstract)
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
-        owner = parallel.path_name(path)
+        owner = path_string(path)
         spec = P()
         if owner.startswith("params/"):
             spec = expected[owner.removeprefix("params/")][1]
