@@ -17,8 +17,9 @@ from rich.console import Console
 
 from benchmarks import machine
 from ssl_jax import config as config_lib
-from ssl_jax import metrics, train
+from ssl_jax import metrics
 from ssl_jax.experiment import use_compilation_cache
+from ssl_jax.run import Run
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
 def _bare(config, steps: int) -> float:
     """Steps a second of the compiled step on a fixed device batch."""
     with tempfile.TemporaryDirectory() as workdir:
-        run = train.Run(config, workdir)
+        run = Run(config, workdir)
         step = run.experiment.compile_train_step()
         with run.saves, jax.set_mesh(run.mesh), run.batches(0) as batches:
             state, batch = run.experiment.init_state(), next(batches)
@@ -66,7 +67,7 @@ def _bare(config, steps: int) -> float:
 def _loop(config) -> float:
     """Steps a second as the loop itself logs them, over the rows after the first."""
     with tempfile.TemporaryDirectory() as workdir:
-        run = train.Run(config, workdir)
+        run = Run(config, workdir)
         run.execute(and_finish=False)
         rows = [row for row in metrics.read_metrics(workdir) if "train/steps_per_s" in row][1:]
         every = config.log.every_steps

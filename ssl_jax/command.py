@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from absl import app, flags
@@ -18,13 +17,17 @@ from ssl_jax import parallel
 from ssl_jax.errors import RunError, UserError, nearest
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Parses the flags, calls `main` and exits with what it returns (None: 0).
+def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> None:
+    """Defines and parses the flags, calls `main` and exits with what it returns (None: 0).
+
+    Flags are defined here and not when a command's module is imported, so that modules can be
+    imported together.
 
     A mistake of the user's (UserError, an unknown flag or config key) and what may end a run
     (RunError) are one line on stderr and exit code 1; anything else keeps its traceback.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
+    define_flags()
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
@@ -44,22 +47,23 @@ def run(main: Callable[[], int | None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-def define_config_flag() -> Any:
+def define_config_flag() -> None:
     """The flag --config=FILE[:VARIANT] with its overrides --config.key=value."""
-    return config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_file(
         "config", None, "Config file, FILE.py or FILE.py:VARIANT.", lock_config=True
     )
 
 
-def read_config(holder: Any) -> ConfigDict:
+def read_config() -> ConfigDict:
     """The resolved config of the flag, see `ssl_jax.config.resolve`.
 
     Raises:
       UserError: no --config, or what `resolve` finds.
     """
-    if holder.value is None:
+    config = flags.FLAGS.config
+    if config is None:
         raise UserError("--config is missing, e.g. --config=configs/simclr.py:digits")
-    return config_lib.resolve(holder.value, config_flags.get_override_values(flags.FLAGS["config"]))
+    return config_lib.resolve(config, config_flags.get_override_values(flags.FLAGS["config"]))
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

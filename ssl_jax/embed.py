@@ -20,37 +20,40 @@ from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment, use_compilation_cache
 from ssl_jax.probing import Prober
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
-_STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
-_DATA = flags.DEFINE_string("data", None, "Data set, e.g. folder:/path; default: the run's own.")
-_SPLIT = flags.DEFINE_string("split", "all", "Split to embed, e.g. test or train[:1000].")
-_OUTPUT = flags.DEFINE_string("output", None, "File to write: .npz or .parquet.")
-_FEATURES = flags.DEFINE_list("features", ["h"], "Which features to write, e.g. h,z.")
-
 FORMATS = (".npz", ".parquet")
 
 
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The run.")
+    flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
+    flags.DEFINE_string("data", None, "Data set, e.g. folder:/path; default: the run's own.")
+    flags.DEFINE_string("split", "all", "Split to embed, e.g. test or train[:1000].")
+    flags.DEFINE_string("output", None, "File to write: .npz or .parquet.")
+    flags.DEFINE_list("features", ["h"], "Which features to write, e.g. h,z.")
+
+
 def main() -> int:
-    for flag in (_WORKDIR, _OUTPUT):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing")
-    output = epath.Path(_OUTPUT.value)
+    given = flags.FLAGS
+    for name in ("workdir", "output"):
+        if not given[name].value:
+            raise UserError(f"--{name} is missing")
+    output = epath.Path(given.output)
     _check_format(output)
-    config = pretrained.read_config(_WORKDIR.value)
+    config = pretrained.read_config(given.workdir)
     use_compilation_cache(config.compilation_cache)
     parallel.initialize()
 
     experiment = Experiment.build(config, data.spec_from_config(config.data))
-    prober = Prober(config, experiment.mesh, _DATA.value)
-    source = prober.source(_SPLIT.value)
-    encoder = pretrained.load_experiment(_WORKDIR.value, experiment, _STEP.value)
+    prober = Prober(config, experiment.mesh, given.data)
+    source = prober.source(given.split)
+    encoder = pretrained.load_experiment(given.workdir, experiment, given.step)
     with jax.set_mesh(experiment.mesh):
         features = prober.features(encoder.encode, source)
-    columns = _columns(features, source, tuple(_FEATURES.value))
+    columns = _columns(features, source, tuple(given.features))
     if jax.process_index() == 0:
         output.parent.mkdir(parents=True, exist_ok=True)
         (_write_npz if output.suffix == ".npz" else _write_parquet)(output, columns)
-        shape = "x".join(map(str, columns[_FEATURES.value[0]].shape))
+        shape = "x".join(map(str, columns[given.features[0]].shape))
         print(f"{shape} features of {prober.dataset}, step {encoder.step}: {output}")
         if note := source.problem_summary():
             print(note)
@@ -101,4 +104,4 @@ def _write_parquet(output: epath.Path, columns: dict[str, np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define_flags)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 import jax
 from absl import flags
@@ -20,34 +19,37 @@ from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment, use_compilation_cache
 from ssl_jax.probing import Prober
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
-_STEP = flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
-_DATA = flags.DEFINE_string("data", None, "Data set to probe on, e.g. tfds:cifar10; default: own.")
-_EVALS = flags.DEFINE_list("evals", None, "knn, linear, few_shot; default: those of the config.")
-_TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "Split to fit on; default: the config's.")
-_TEST_SPLIT = flags.DEFINE_string("test_split", None, "Split to score; default: the config's.")
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The run.")
+    flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
+    flags.DEFINE_string("data", None, "Data set to probe on, e.g. tfds:cifar10; default: its own.")
+    flags.DEFINE_list("evals", None, "knn, linear, few_shot; default: those of the config.")
+    flags.DEFINE_string("train_split", None, "Split to fit on; default: the config's.")
+    flags.DEFINE_string("test_split", None, "Split to score; default: the config's.")
 
 
 def main() -> int:
-    if not _WORKDIR.value:
+    given = flags.FLAGS
+    if not given.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/demo")
     parallel.initialize()
-    config = pretrained.read_config(_WORKDIR.value)
+    config = pretrained.read_config(given.workdir)
     use_compilation_cache(config.compilation_cache)
-    if _TRAIN_SPLIT.value:
-        config.eval.train_split = _TRAIN_SPLIT.value
-    if _TEST_SPLIT.value:
-        config.eval.test_split = _TEST_SPLIT.value
+    if given.train_split:
+        config.eval.train_split = given.train_split
+    if given.test_split:
+        config.eval.test_split = given.test_split
     experiment = Experiment.build(config, data.spec_from_config(config.data))
-    prober = Prober(config, experiment.mesh, _DATA.value)
-    encoder = pretrained.load_experiment(_WORKDIR.value, experiment, _STEP.value)
+    prober = Prober(config, experiment.mesh, given.data)
+    encoder = pretrained.load_experiment(given.workdir, experiment, given.step)
     with jax.set_mesh(experiment.mesh):
-        values = prober.evaluate(encoder.encode, tuple(_EVALS.value or config.eval.final_names))
+        values = prober.evaluate(encoder.encode, tuple(given.evals or config.eval.final_names))
     if jax.process_index() == 0:
-        print(f"{_WORKDIR.value}, step {encoder.step}, on {prober.dataset}")
+        print(f"{given.workdir}, step {encoder.step}, on {prober.dataset}")
         Console().print(report.summary_table({experiment.method.title: values}))
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
-        path = epath.Path(_WORKDIR.value) / "evaluations" / f"{encoder.step}_{name}.json"
+        path = epath.Path(given.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {"step": encoder.step, "data": prober.dataset, **values}
         path.write_text(json.dumps(record, indent=2) + "\n")
@@ -56,4 +58,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main))
+    command.run(main, define_flags)

@@ -7,249 +7,32 @@ and with more epochs it extends it. Exit codes: 0 finished, 143 after SIGTERM an
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Iterator
-from typing import Any
-
-import jax
 from absl import flags
-from etils import epath
-from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, command, data, finish, metrics, parallel, preflight, progress
-from ssl_jax import config as config_lib
+from ssl_jax import command, parallel
 from ssl_jax.errors import UserError
-from ssl_jax.experiment import Experiment, use_compilation_cache
-from ssl_jax.probing import Prober
-from ssl_jax.signals import StopRequest
-from ssl_jax.train_state import TrainState
-from ssl_jax.watch import Watch
+from ssl_jax.experiment import use_compilation_cache
+from ssl_jax.run import Run
 
 
-class Run:
-    """One run in its workdir: the loop and everything that watches it.
-
-    Args:
-      config: a resolved config.
-      workdir: where the run lives; made if missing, continued if it holds a run of this config.
-      allow_config_change: continue although the workdir's config differs.
-    """
-
-    def __init__(self, config: ConfigDict, workdir: str, *, allow_config_change: bool = False):
-        self.workdir = epath.Path(workdir)
-        self.primary = jax.process_index() == 0
-        self.source = data.from_config(config.data, seed=config.seed)
-        self.config = config_lib.with_data_facts(config, self.source.spec)
-        self.experiment = Experiment.build(self.config, self.source.spec)
-        self._settle_config(allow_config_change)
-        self.length = self.experiment.length
-        self.mesh = self.experiment.mesh
-        self.saves = checkpoint.Checkpointer(
-            self.workdir,
-            keep_latest=config.checkpoint.keep_latest,
-            keep_best=config.checkpoint.keep_best,
-            best_metric=config.checkpoint.best_metric,
-            best_mode=config.checkpoint.best_mode,
-        )
-        self._features = self.experiment.features_fn()
-
-    @functools.cached_property
-    def prober(self) -> Prober:
-        """Loads the probes' splits when they are first needed."""
-        return Prober(self.config, self.mesh)
-
-    def _settle_config(self, allow_change: bool) -> None:
-        """Writes config.json, or checks that the one there says the same."""
-        path = self.workdir / "config.json"
-        if path.exists():
-            changes = config_lib.difference(config_lib.from_json(path.read_text()), self.config)
-            if changes and not allow_change:
-                raise UserError(
-                    f"{self.workdir} holds a run of another config ({'; '.join(changes)}); choose "
-                    "another --workdir, or continue with --allow_config_change"
-                )
-        parallel.barrier("config")
-        if self.primary:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            path.write_text(config_lib.to_json(self.config))
-
-    def execute(self, *, and_finish: bool = True) -> int:
-        """Trains to the end and, with `and_finish`, probes and reports. Returns the exit code."""
-        lines = preflight.lines(self.experiment)
-        self._say(preflight.text(lines))
-        with StopRequest() as stop, self.saves, jax.set_mesh(self.mesh):
-            restored = self.saves.restore(self.experiment.abstract_state())
-            state, start = restored or (self.experiment.init_state(), 0)
-            if start >= self.length.total_steps and finish.is_finished(self.workdir, start):
-                self._say(f"the run is finished (step {start}): nothing to do")
-                return 0
-            if restored:
-                self._say(f"continuing from step {start} of {self.length.total_steps}")
-            with self._writer(start) as writer:
-                state, step = self._train(state, start, writer, stop)
-                if step < self.length.total_steps:
-                    self._say(f"stopped at step {step}, saved; the same command continues")
-                    return stop.exit_code
-                if and_finish:
-                    finish.finish(
-                        self.experiment, self.prober, state, self.source, self.workdir, lines
-                    )
-        return 0
-
-    def _train(
-        self, state: TrainState, start: int, writer: metrics.MetricWriter, stop: StopRequest
-    ) -> tuple[TrainState, int]:
-        """Steps from `start` to the end or a stop. Returns the state and its step, saved."""
-        total = self.length.total_steps
-        if start >= total:
-            return state, start
-        bar = progress.ProgressBar(total, start, primary=self.primary)
-        compiled = self.experiment.compile_train_step()
-        meter = self._meter(compiled, start)
-        rows = metrics.read_metrics(self.workdir)
-        watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
-        profiler = _Profiler(self.config.profile_steps, str(self.workdir / "profile"))
-        step = start
-        with bar, self.batches(start) as batches, profiler:
-            for step in range(start + 1, total + 1):
-                with meter.data_wait():
-                    batch = next(batches)
-                profiler.step(step)
-                state, values, outputs = compiled(state, batch)
-                watch.step(step, values, outputs)
-                stopping = self._stopping(step, stop)
-                if stopping or self._due(step):
-                    with meter.pause():
-                        watch.check_losses()
-                        writer.flush()  # a checkpoint promises the rows before it
-                        self._look_and_save(state, step, watch, stopping)
-                if stopping:
-                    break
-            self.saves.wait()
-        return state, step
-
-    def _look_and_save(self, state: TrainState, step: int, watch: Watch, stopping: bool) -> None:
-        """Probes where it is time, and saves with what the probes found."""
-        every = self.length.eval_every
-        last = step == self.length.total_steps
-        values = None
-        due = every and (step % every == 0 or last) and not stopping
-        if due and self.prober.labelled:
-            values = self.prober.evaluate(
-                lambda batch: self._features(state.params, state.buffers, batch),
-                tuple(self.config.eval.names),
-            )
-            watch.evaluation(step, values)
-            values = {f"eval/{name}": value for name, value in values.items()}
-        self.saves.save(step, state, metrics=values)
-
-    def _due(self, step: int) -> bool:
-        """Whether to save, and perhaps probe, after this step."""
-        every = self.length.eval_every
-        return (
-            step == self.length.total_steps
-            or step % self.length.checkpoint_every == 0
-            or bool(every and step % every == 0)
-        )
-
-    def _stopping(self, step: int, stop: StopRequest) -> bool:
-        """Whether a signal asks to stop now; all processes get the same answer at the same step."""
-        if jax.process_count() == 1:
-            return bool(stop)
-        # Agreeing takes a collective, so several processes ask only at logging steps.
-        return step % self.config.log.every_steps == 0 and parallel.any_process(bool(stop))
-
-    @contextlib.contextmanager
-    def batches(self, start: int) -> Iterator[Iterator[Any]]:
-        """Global device batches from the update after `start` to the end."""
-        config = self.config
-        rows = parallel.local_rows(self.mesh, config.batch_size)
-        host = data.batches(
-            self.source,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start_step=start,
-            num_steps=self.length.total_steps - start,
-            rows=rows,
-            workers=config.data.workers,
-            prefetch=config.data.prefetch,
-        )
-
-        def put(batch: Any) -> Any:
-            return parallel.to_global(batch, self.mesh, rows, config.batch_size)
-
-        with host, parallel.prefetch_to_device(host, put, config.data.prefetch) as batches:
-            yield batches
-
-    def _meter(self, compiled: Any, start: int) -> progress.Throughput:
-        """Speed, and utilisation where the device's peak is known."""
-        peak = parallel.peak_flops(self.mesh.devices.flat[0].device_kind)
-        flops = (compiled.cost_analysis() or {}).get("flops") if peak else None
-        return progress.Throughput(
-            self.config.batch_size, start_step=start, flops_per_step=flops, peak_flops=peak
-        )
-
-    def _writer(self, start: int) -> metrics.MetricWriter:
-        log = self.config.log
-        return metrics.MetricWriter(
-            self.workdir,
-            tensorboard=log.tensorboard,
-            wandb={"project": log.wandb_project} if log.wandb else None,
-            config=self.config.to_dict(),
-            resume_step=start,
-            primary=self.primary,
-        )
-
-    def _say(self, text: str) -> None:
-        if self.primary:
-            print(text, flush=True)
-
-
-class _Profiler:
-    """Traces the updates `first` to `last` into workdir/profile, for xprof or Perfetto."""
-
-    def __init__(self, steps: tuple[int, ...], directory: str):
-        self._first, self._last = steps or (0, 0)
-        self._directory = directory
-        self._running = False
-
-    def step(self, step: int) -> None:
-        """To be called before the update that makes the state's step `step`."""
-        if self._running and step > self._last:
-            self.close()
-        if step == self._first:
-            jax.profiler.start_trace(self._directory)
-            self._running = True
-
-    def close(self) -> None:
-        if self._running:
-            jax.profiler.stop_trace()
-            self._running = False
-
-    def __enter__(self) -> _Profiler:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-_CONFIG = command.define_config_flag()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; a path or gs://bucket/path.")
-_ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
-    "allow_config_change", False, "Continue a workdir although its config differs."
-)
+def define_flags() -> None:
+    command.define_config_flag()
+    flags.DEFINE_string("workdir", None, "Where the run lives; a path or gs://bucket/path.")
+    flags.DEFINE_bool(
+        "allow_config_change", False, "Continue a workdir although its config differs."
+    )
 
 
 def main() -> int:
-    if not _WORKDIR.value:
+    given = flags.FLAGS
+    if not given.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/demo")
-    config = command.read_config(_CONFIG)
+    config = command.read_config()
     use_compilation_cache(config.compilation_cache)
     parallel.initialize()
-    run = Run(config, _WORKDIR.value, allow_config_change=_ALLOW_CONFIG_CHANGE.value)
+    run = Run(config, given.workdir, allow_config_change=given.allow_config_change)
     return run.execute()
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define_flags)

@@ -210,10 +210,11 @@ class EncodedSource(Source):
         images = np.empty((len(indices), *self.canvas.shape), np.uint8)
         labels = np.empty(len(indices), np.int32)
         problems: list[Problem] = []
+        tries = min(MAX_REPLACEMENTS, len(self))
         stream = counter.key(seed, _CROPS, step) if self.canvas.views else 0
         for row, index in enumerate(indices):
             boxes = self.canvas.boxes(stream, int(positions[row]))
-            for candidate in range(int(index), int(index) + MAX_REPLACEMENTS):
+            for candidate in range(int(index), int(index) + tries):
                 candidate %= len(self)
                 try:
                     encoded, labels[row] = self._example(candidate)
@@ -229,9 +230,9 @@ class EncodedSource(Source):
                         ) from error
                     problems.append(Problem(row, name, reason))
             else:
-                first = problems[-MAX_REPLACEMENTS]
+                first = problems[-tries]
                 raise UserError(
-                    f"{MAX_REPLACEMENTS} images of {self.name} in a row are unreadable; first: "
+                    f"no readable image among {tries} of {self.name} in a row; first: "
                     f"{first.name} ({first.error})"
                 )
         index = indices.astype(np.int32)
