@@ -107,7 +107,7 @@ def _digits(config: ConfigDict) -> None:
     config.epochs = 120.0
     config.data.update(name="digits")
     config.method.update(temperature=0.5, hidden_dim=128, output_dim=64)
-    config.model.update(name="convnet", widths=(32, 64, 128))
+    config.model.update(name="convnet", widths=(16, 32, 64, 128))
     config.views = ConfigDict(
         dict(
             ops=("random_affine",),

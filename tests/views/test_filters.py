@@ -56,6 +56,16 @@ def test_wide_blur_equals_scipy_inside():
     np.testing.assert_allclose(ours[0, 11:-11, 11:-11, 0], expected[11:-11, 11:-11], atol=1e-6)
 
 
+def test_blur_in_blocks_equals_the_dense_products():
+    lines = make_images(2, 130, 180).swapaxes(2, 3)
+    sigma = jnp.array([0.7, 2.0])
+    rows, columns = filters.blur_matrix(sigma, 130, 13), filters.blur_matrix(sigma, 180, 13)
+    dense = jax.jit(filters.blur_dense)(lines, rows, columns)
+    split = jax.jit(functools.partial(filters.blur_blocks, kernel_size=13))(lines, rows, columns)
+    np.testing.assert_allclose(split, dense, atol=1e-6)
+    assert [len(filters.blocks(size, 13)) for size in (130, 180)] == [2, 3]
+
+
 @pytest.mark.parametrize(("size", "kernel_size"), [(224, 23), (150, 15), (448, 45), (20, 23)])
 def test_blocks_hold_the_band(size, kernel_size):
     matrix = np.asarray(filters.blur_matrix(jnp.array([2.0]), size, kernel_size))[0]
