@@ -264,6 +264,13 @@ class Concatenated(Source):
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
+    def example_name(self, index: int) -> str:
+        for part in self.parts:
+            if index < len(part):
+                return part.example_name(index)
+            index -= len(part)
+        raise IndexError(f"{self.name} has {len(self)} examples")
+
     def read(
         self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
