@@ -7,6 +7,7 @@ cannot disagree about what a config means.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -88,15 +89,17 @@ class Experiment:
             loaded=loaded,
         )
 
+    @functools.cached_property
     def abstract_state(self) -> train_state.TrainState:
         """The state's shapes, dtypes and shardings; allocates nothing."""
         shapes = jax.eval_shape(self._init(), self.spec.batch(self.config.batch_size))
         shardings = parallel.state_shardings(shapes, self.mesh, self.config.mesh.rules)
         return parallel.abstract_with(shardings, shapes)
 
+    @functools.cached_property
     def state_shardings(self) -> PyTree:
         """The sharding of every leaf of the state."""
-        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The global batch's shapes and shardings."""
@@ -111,20 +114,20 @@ class Experiment:
         batch = self.spec.batch(self.config.batch_size)
         with jax.set_mesh(self.mesh):
             init = self._init(loaded)
-            return jax.jit(lambda: init(batch), out_shardings=self.state_shardings())()
+            return jax.jit(lambda: init(batch), out_shardings=self.state_shardings)()
 
     def train_step(self) -> Any:
         """The train step, jitted with its shardings, the state donated."""
         return jax.jit(
             train_state.make_train_step(self.method, self.tx),
             donate_argnums=0,
-            out_shardings=(self.state_shardings(), None, None),
+            out_shardings=(self.state_shardings, None, None),
         )
 
     def compile_train_step(self) -> Any:
         """The train step compiled ahead of time for this experiment's devices and shapes."""
         with jax.set_mesh(self.mesh):
-            return self.train_step().lower(self.abstract_state(), self.abstract_batch()).compile()
+            return self.train_step().lower(self.abstract_state, self.abstract_batch()).compile()
 
     def features_fn(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
         """(params, buffers, batch) -> the method's features, jitted."""

@@ -16,7 +16,7 @@ def lines(experiment: Experiment) -> list[tuple[str, str]]:
     """(label, text) pairs: devices, batch, length, learning rate, parameters, memory, method."""
     config, spec, length = experiment.config, experiment.spec, experiment.length
     mesh = experiment.mesh
-    state = experiment.abstract_state()
+    state = experiment.abstract_state
     devices = mesh.devices.reshape(-1)
     rows = parallel.batch_shards(mesh)
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())

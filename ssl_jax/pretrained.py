@@ -100,7 +100,7 @@ def load_experiment(workdir: str, experiment: Experiment, step: int | None = Non
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet")
     parts, step = restored
-    state = experiment.abstract_state()
+    state = experiment.abstract_state
     return Pretrained(
         experiment.config,
         experiment,

@@ -73,7 +73,7 @@ class Run:
         lines = preflight.lines(self.experiment)
         self._say(preflight.text(lines))
         with StopRequest() as stop, self.saves, jax.set_mesh(self.mesh):
-            restored = self.saves.restore(self.experiment.abstract_state())
+            restored = self.saves.restore(self.experiment.abstract_state)
             state, start = restored or (self.experiment.init_state(), 0)
             if start >= self.length.total_steps and finish.is_finished(self.workdir, start):
                 self._say(f"the run is finished (step {start}): nothing to do")

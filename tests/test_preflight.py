@@ -36,7 +36,7 @@ def test_a_clipped_warm_up_is_noted():
 
 def test_parameters_are_counted_by_group_and_treatment():
     experiment = build()
-    params = experiment.abstract_state().params
+    params = experiment.abstract_state.params
     said = preflight.lines(experiment)
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert dict(said)["parameters"].startswith(f"{total:,}: encoder ")
@@ -48,8 +48,8 @@ def test_parameters_are_counted_by_group_and_treatment():
 
 
 def test_state_bytes_shrink_with_fsdp():
-    whole = build(8).abstract_state()
-    split = build(8, mesh__fsdp=8, model__widths=(64, 128, 128)).abstract_state()
+    whole = build(8).abstract_state
+    split = build(8, mesh__fsdp=8, model__widths=(64, 128, 128)).abstract_state
     assert preflight.state_bytes_per_device(whole.params) == sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(whole.params)
     )

@@ -95,15 +95,16 @@ class Folder:
         paths = [path for _, path in hashed]
         class_of = {name: label for label, name in enumerate(self._classes)}
         labels = np.array([_label(path, class_of) for path in paths], np.int32)
+        labelled = bool((labels >= 0).any())
         return FolderSource(
             name=f"folder:{self._root}[{split}]",
             canvas=self._canvas,
             strict=self._strict,
             root=top,
             names=Names(paths),
-            labels=labels if self._classes else None,
-            num_classes=len(self._classes) or None,
-            class_names=self._classes or None,
+            labels=labels if labelled else None,
+            num_classes=len(self._classes) if labelled else None,
+            class_names=self._classes if labelled else None,
         )
 
 

@@ -40,7 +40,8 @@ class Source(abc.ABC):
       canvas: size and channels of the images it delivers.
       labels: int32 [len], -1 where there is none, or None where they are unknown without reading
         the data or do not exist.
-      num_classes: number of label classes of the whole data set, None without labels.
+      num_classes: number of label classes of the whole data set, None where no example of this
+        split has a label.
       class_names: their names by label, where known.
       names: a name per example (a path), where there is one.
       factors: ground-truth factors float32 [len f], named by `factor_names`, or None.

@@ -82,6 +82,7 @@ def test_split_folders(tmp_path):
     assert len(load(tmp_path, "all")) == 5
     save(tmp_path / "test" / "x.png", 7)  # now there are; they have no labels
     assert values(load(tmp_path, "test")) == {"x.png": (7, -1)}
+    assert load(tmp_path, "test").num_classes is None and load(tmp_path).num_classes == 3
     with pytest.raises(UserError, match=r"splits: train, validation, test. Did you mean 'train'\?"):
         load(tmp_path, "tran")
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import grain
 import numpy as np
 import pytest
 from PIL import Image
@@ -204,29 +205,23 @@ def test_closing_while_another_thread_waits(folder):
     assert not thread.is_alive() and seen
 
 
-def test_no_stall_at_every_worker():
-    """Each worker holds finished chunks, so the stream flows however long one batch takes."""
-    from grain._src.python.dataset.transformations import process_prefetch
+def test_no_stall_at_every_worker(monkeypatch):
+    """Each worker holds finished chunks, together `prefetch` batches, so that the stream flows."""
+    options = []
 
-    made = []
-    original = process_prefetch.ProcessPrefetchIterDataset.__init__
+    def record(**values):
+        options.append(values)
+        return grain_options(**values)
 
-    def record(self, parent, buffer_size, *args, **options):
-        made.append(buffer_size)
-        original(self, parent, buffer_size, *args, **options)
-
-    process_prefetch.ProcessPrefetchIterDataset.__init__ = record
-    try:
-        source = data.load("shapes", num_generated=300)
-        for rows, workers, prefetch in ((10, 4, 1), (300, 2, 2), (300, 3, 1)):
-            plan = pipeline._Training(300, rows, np.arange(rows), 0)
-            made.clear()
-            pipeline._start(source, plan, 0, 5, workers, prefetch)
-            chunks = -(-rows // pipeline._CHUNK)
-            assert len(made) == workers and min(made) >= 1
-            assert sum(made) >= chunks * prefetch
-    finally:
-        process_prefetch.ProcessPrefetchIterDataset.__init__ = original
+    grain_options = grain.MultiprocessingOptions
+    monkeypatch.setattr(grain, "MultiprocessingOptions", record)
+    source = data.load("shapes", num_generated=300)
+    for rows, workers, prefetch in ((10, 4, 1), (300, 2, 2), (300, 3, 1)):
+        plan = pipeline._Training(300, rows, np.arange(rows), 0)
+        pipeline._start(source, plan, 0, 5, workers, prefetch)
+        held = options[-1]["per_worker_buffer_size"]
+        assert options[-1]["num_workers"] == workers and held >= 1
+        assert held * workers >= -(-rows // pipeline._CHUNK) * prefetch
 
 
 PROGRAM = """

@@ -62,7 +62,7 @@ def test_every_method_has_a_row():
 
 def test_three_steps_keep_the_states_structure_and_finite_metrics(name, three_steps):
     experiment, _, state, history = three_steps(name)
-    expected = experiment.abstract_state()
+    expected = experiment.abstract_state
     assert jax.tree.structure(state) == jax.tree.structure(expected)
     for (path, leaf), want in zip(by_path(state).items(), jax.tree.leaves(expected), strict=True):
         assert (leaf.shape, leaf.dtype) == (want.shape, want.dtype), path
@@ -131,7 +131,7 @@ def test_a_checkpoint_brings_the_whole_state_back(name, three_steps, tmp_path):
     experiment, source, state, _ = three_steps(name)
     with checkpoint.Checkpointer(tmp_path) as saves:
         saves.save(3, state, wait=True)
-        restored, step = saves.restore(experiment.abstract_state())
+        restored, step = saves.restore(experiment.abstract_state)
     assert step == 3
     for (path, before), after in zip(
         by_path(state).items(), jax.tree.leaves(restored), strict=True

@@ -1,0 +1,104 @@
+"""SimCLR's own facts: its views, its one forward pass, its config at paper scale."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax import config as config_lib
+from ssl_jax import data, losses, parallel
+from ssl_jax.experiment import Experiment
+from ssl_jax.method import hyper_parameters
+from ssl_jax.methods import simclr
+from ssl_jax.paths import by_path
+from tests.methods.table import CONFIGS, ROWS
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    config = ROWS["simclr"].load()
+    source = data.from_config(config.data, seed=0)
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    return Experiment.build(config, source.spec, mesh), source
+
+
+def test_views_of_an_image_stand_side_by_side(tiny):
+    experiment, source = tiny
+    batch = source.batch(np.arange(6))
+    key = jax.random.key(0)
+    views = experiment.method.views(key, batch)
+    pairs = experiment.method.example_views(key, batch)
+    assert pairs.shape == (6, 2, *views.shape[1:])
+    np.testing.assert_array_equal(views[0::2], pairs[:, 0])
+    np.testing.assert_array_equal(views[1::2], pairs[:, 1])
+    assert not np.array_equal(pairs[:, 0], pairs[:, 1])
+
+
+def test_the_loss_is_nt_xent_of_both_views_through_one_forward_pass(tiny):
+    experiment, source = tiny
+    method, state = experiment.method, experiment.init_state()
+    views = method.views(jax.random.key(0), source.batch(np.arange(8)))
+    loss, aux = method.loss(
+        state.params, state.buffers, views, ema_params=None, key=jax.random.key(1), step=state.step
+    )
+    (h, _), _ = method.encoder.apply(
+        state.params["encoder"], state.buffers["encoder"], views, train=True
+    )
+    z, _ = method.projector.apply(
+        state.params["projector"], state.buffers["projector"], h, train=True
+    )
+    expected, _ = losses.nt_xent(z[0::2], z[1::2], temperature=0.5)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(aux.outputs["h"], h[0::2], rtol=1e-6)
+    np.testing.assert_allclose(aux.outputs["z"][:, 1], z[1::2], rtol=1e-6)
+
+
+def test_features_come_from_before_the_projector(tiny):
+    experiment, source = tiny
+    state = experiment.init_state()
+    batch = source.batch(np.arange(4))
+    features = experiment.method.features(state.params, state.buffers, batch)
+    assert features["h"].shape == (4, 8) and features["z"].shape == (4, 8)
+    other = jax.tree.map(jnp.zeros_like, state.params["projector"])
+    changed = experiment.method.features({**state.params, "projector": other}, state.buffers, batch)
+    np.testing.assert_array_equal(changed["h"], features["h"])
+    assert not np.array_equal(changed["z"], features["z"])
+
+
+@pytest.mark.parametrize("variant", ["shapes", "cifar10", "imagenet"])
+def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
+    config = config_lib.resolve(config_lib.load(f"{CONFIGS}/simclr.py:{variant}"))
+    spec = data.spec_from_config(config.data)
+    mesh = parallel.make_mesh(devices=jax.devices()[:8])
+    experiment = Experiment.build(config, spec, mesh)
+    state = experiment.abstract_state
+    batch = experiment.abstract_batch()
+    with jax.set_mesh(mesh):
+        after, metrics, outputs = jax.eval_shape(experiment.train_step(), state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for path, leaf in by_path(after).items():
+        assert leaf.shape == by_path(state)[path].shape, path
+    assert metrics["loss"].dtype == jnp.float32
+    assert outputs["z"].shape[:2] == (config.batch_size, 2)
+
+
+def test_the_imagenet_recipe_is_the_papers():
+    config = config_lib.resolve(config_lib.load(f"{CONFIGS}/simclr.py:imagenet"))
+    spec = data.spec_from_config(config.data)
+    assert (spec.num_examples, spec.num_classes) == (1_281_167, 1000)
+    assert spec.arrays["image"].shape == (2, 224, 224, 3)  # two crops made on the host
+    experiment = Experiment.build(config, spec, parallel.make_mesh(devices=jax.devices()[:8]))
+    assert experiment.length.steps_per_epoch == 1_281_167 // 4096
+    peak = max(experiment.schedule(step) for step in range(experiment.length.total_steps))
+    np.testing.assert_allclose(peak, 4.8, rtol=1e-3)
+    encoder = experiment.abstract_state.params["encoder"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(encoder)) == 23_508_032
+
+
+def test_unknown_keys_of_the_method_are_named():
+    with pytest.raises(ValueError, match="method.temprature.*Did you mean 'temperature'"):
+        hyper_parameters(
+            simclr.HyperParameters,
+            {"name": "simclr", "temprature": 0.1},
+            "method",
+        )
