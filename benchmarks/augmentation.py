@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.views import image
-from ssl_jax.views.geometry import crop_and_resize, mirror_after, sample_crops, sample_flips
+from ssl_jax.views.geometry import mirror_after, sample_crops, sample_flips
 from ssl_jax.views.ops import between, uniforms
+from ssl_jax.views.resample import crop_and_resize
 
 SIGMA = (0.1, 2.0)
 

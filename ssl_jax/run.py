@@ -115,6 +115,7 @@ class Run:
                 stopping = self._stopping(step, stop)
                 if stopping or self._due(step):
                     with meter.pause():
+                        watch.flush()
                         watch.check_losses()
                         writer.flush()  # a checkpoint promises the rows before it
                         self._look_and_save(state, step, watch, stopping)

@@ -20,8 +20,9 @@ class NonFiniteLossError(RunError):
 class Watch:
     """Turns the device arrays that train steps return into rows, lines, warnings and errors.
 
-    Nothing here waits for the device except at a logging step, where the interval's losses are
-    fetched together: a non-finite loss is found within one interval and named by its exact step.
+    Nothing here keeps a device waiting: what a logging step returned is fetched and written while
+    the step after it runs. All losses of an interval are looked at, so that one which is not finite
+    is found at the interval's end and named by its exact step.
 
     Args:
       experiment: what runs.
@@ -49,21 +50,39 @@ class Watch:
         self._source, self._reported = source, 0
         self._monitor = _replayed(rows)
         self._diagnose = jax.jit(collapse.diagnostics)
-        self._pending: list[tuple[int, jax.Array]] = []
+        self._warm = False
+        self._losses: list[tuple[int, jax.Array]] = []  # not looked at yet
+        self._due: tuple[int, dict[str, jax.Array], dict[str, jax.Array]] | None = None
 
     def step(self, step: int, values: dict[str, jax.Array], outputs: dict[str, jax.Array]) -> None:
         """Takes the metrics and outputs of the update that made the state's step `step`.
 
         Raises:
-          NonFiniteLossError: at a logging step, if a loss since the last one was not finite.
+          NonFiniteLossError: after a logging step, if a loss up to it was not finite.
         """
-        self._pending.append((step, values["loss"]))
+        self.flush()
+        self._losses.append((step, values["loss"]))
+        monitored = bool(self._monitor_every) and "z" in outputs
+        if monitored and not self._warm:  # compiles now, not in the middle of a run
+            with self._meter.pause():
+                jax.block_until_ready(self._diagnose(outputs["z"], outputs.get("h")))
+            self._warm = True
         diagnosed = {}
-        if self._monitor_every and step % self._monitor_every == 0 and "z" in outputs:
-            diagnosed = self._diagnose(outputs["z"], outputs["h"])
-        if step % self._log_every and step != self._total and not diagnosed:
+        if monitored and step % self._monitor_every == 0:
+            diagnosed = self._diagnose(outputs["z"], outputs.get("h"))
+        if step % self._log_every == 0 or step == self._total or diagnosed:
+            self._due = step, values, diagnosed
+
+    def flush(self) -> None:
+        """Writes what is due.
+
+        Raises:
+          NonFiniteLossError: a loss up to it was not finite.
+        """
+        if self._due is None:
             return
-        self.check_losses()
+        (step, values, diagnosed), self._due = self._due, None
+        self.check_losses(step)
         row = {f"train/{name}": value for name, value in _to_host(values).items()}
         row["train/learning_rate"] = float(self._schedule(step - 1))
         row |= self._meter.measure(step)
@@ -80,15 +99,15 @@ class Watch:
                 self._writer.write(step, {"warning": alarm.message})
                 self._bar.message(f"warning: {alarm.message}")
 
-    def check_losses(self) -> None:
-        """Fetches the losses not yet looked at.
+    def check_losses(self, up_to: int | None = None) -> None:
+        """Looks at the losses not yet looked at, up to a step; default all.
 
         Raises:
           NonFiniteLossError: one of them was not finite.
         """
-        pending, self._pending = self._pending, []
-        losses = jax.device_get([loss for _, loss in pending])
-        for (step, _), loss in zip(pending, losses, strict=True):
+        now = [pair for pair in self._losses if up_to is None or pair[0] <= up_to]
+        self._losses = self._losses[len(now) :]
+        for (step, _), loss in zip(now, jax.device_get([loss for _, loss in now]), strict=True):
             if not math.isfinite(loss):
                 raise NonFiniteLossError(
                     f"the loss is {float(loss)} at step {step}; lower optimizer.base_lr, lengthen "

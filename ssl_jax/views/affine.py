@@ -7,8 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.views.geometry import Size, height_width, triangle
 from ssl_jax.views.ops import between, image_op, uniforms
+from ssl_jax.views.resample import Size, height_width, triangle
 
 # Numbers an image that the dense form below may keep between its two steps: 1 MiB of float32.
 MAX_DENSE = 2**18

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.errors import UserError
-from ssl_jax.views.geometry import resample_columns, resample_rows
 from ssl_jax.views.ops import between, image_op, per_image, uniforms
+from ssl_jax.views.resample import MIN_BLOCK, block_edges, resample_columns, resample_rows
 
 # The largest Sobel gradient of an image in [0, 1]: 4 one way and 2 the other, at an oblique edge.
 MAX_GRADIENT = 2 * math.sqrt(5)
-
-
-# The smallest block of a blur that goes block by block, in pixels.
-MIN_BLOCK = 56
 
 
 def blur_matrix(sigma: jax.Array, size: int, kernel_size: int) -> jax.Array:
@@ -34,17 +29,11 @@ def blur_matrix(sigma: jax.Array, size: int, kernel_size: int) -> jax.Array:
 
 
 def blocks(size: int, kernel_size: int) -> list[tuple[slice, slice]]:
-    """(outputs, inputs they need) that cover an axis, for a product with a banded matrix.
-
-    Outside its band a blur matrix is zero, so a block of outputs needs only the inputs within the
-    kernel's reach. Blocks are at least twice the kernel, and large enough for a good product.
-    """
-    count = max(1, size // max(MIN_BLOCK, 2 * kernel_size))
-    edges = [size * block // count for block in range(count + 1)]
+    """(outputs, inputs within the kernel's reach of them) that cover an axis."""
     reach = kernel_size // 2
     return [
         (slice(first, last), slice(max(first - reach, 0), min(last + reach, size)))
-        for first, last in itertools.pairwise(edges)
+        for first, last in block_edges(size, max(MIN_BLOCK, 2 * kernel_size))
     ]
 
 
@@ -57,7 +46,7 @@ def blur_dense(lines: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Arr
 def blur_blocks(
     lines: jax.Array, rows: jax.Array, columns: jax.Array, *, kernel_size: int
 ) -> jax.Array:
-    """The same block by block: a third of the arithmetic at 224."""
+    """The same, block by block."""
     dtype = lines.dtype
     down = [
         resample_rows(rows[:, outputs, inputs], lines[:, inputs], dtype)
@@ -96,8 +85,7 @@ def gaussian_blur(
     def matrix(size):
         return jnp.where(apply, blur_matrix(spread, size, kernel_size), jnp.eye(size))
 
-    # A CPU is bound by arithmetic; a matrix unit is not, and there slicing and joining blocks costs
-    # memory traffic instead (on a TPU v5e 4 MB a view at 224 rather than 1).
+    # The same choice as for crops. Blocks cost a TPU v5e 4 MB of traffic a view at 224, not 1.
     return jax.lax.platform_dependent(
         lines,
         matrix(height),

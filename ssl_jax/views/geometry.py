@@ -1,132 +1,17 @@
-"""Crops, resizes, mirror images and quarter turns.
-
-A crop resized to its output size is linear and separable: `rows @ image @ columns.T`, where row i
-of `rows` holds the weights with which the input rows enter output row i. Two dense matrix products
-suit accelerators, where gathering each output pixel's neighbours moves far more bytes, and a
-mirrored crop costs nothing: its column matrix reads the box from right to left.
-"""
+"""Crops, resizes, mirror images and quarter turns."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from ssl_jax.errors import UserError
 from ssl_jax.views.ops import between, image_op, per_image, uniforms
-
-Method = Literal["bicubic", "bilinear"]
-Size = int | tuple[int, int]  # a square's side, or (height, width)
+from ssl_jax.views.resample import Method, Size, crop_and_resize
 
 CROP_ATTEMPTS = 10  # boxes proposed before falling back, as in the reference implementations
-
-
-# ------------------------------------------------------------------------------------ resampling
-
-
-def triangle(x: jax.Array) -> jax.Array:
-    return jnp.maximum(1 - jnp.abs(x), 0)
-
-
-def _cubic(x: jax.Array) -> jax.Array:
-    """Keys' cubic with a = -1/2, the one of Pillow and of TensorFlow 2."""
-    x = jnp.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return jnp.where(x < 1, near, jnp.where(x < 2, far, 0))
-
-
-_KERNELS = {"bicubic": _cubic, "bilinear": triangle}
-
-
-def resize_matrix(
-    start: jax.Array,
-    extent: jax.Array,
-    in_size: int,
-    out_size: int,
-    *,
-    method: Method = "bicubic",
-    antialias: bool = True,
-) -> jax.Array:
-    """Weights that resample the interval [start, start + extent) of an axis into `out_size` pixels.
-
-    Args:
-      start, extent: `[n]` or scalars, in input pixels (pixel j covers [j, j+1)). A negative extent
-        reads the interval backwards, from `start` down to `start + extent`: a mirror image.
-      in_size, out_size: pixels along the axis.
-      antialias: where the interval shrinks, widen the kernel by the same factor, as Pillow does.
-
-    Returns:
-      float32 `[n out_size in_size]` (`[out_size in_size]` for scalars), rows summing to 1. As in
-      Pillow's `resize(box=...)`, pixels just outside the interval enter if they lie on the canvas.
-    """
-    start, extent = jnp.asarray(start)[..., None, None], jnp.asarray(extent)[..., None, None]
-    step = extent / out_size
-    centre = start + (jnp.arange(out_size)[:, None] + 0.5) * step  # [n out 1]
-    width = jnp.maximum(jnp.abs(step), 1) if antialias else 1.0
-    weights = _KERNELS[method]((jnp.arange(in_size) + 0.5 - centre) / width)  # [n out in]
-    return weights / weights.sum(-1, keepdims=True)
-
-
-def resample_rows(rows: jax.Array, lines: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """`rows` `[n s h]`, or `[s h]` for all alike, times lines `[n h c w]`: float32 `[n s c w]`.
-
-    In float32 the product asks for full precision: by default a TPU rounds operands to bfloat16 and
-    an NVIDIA GPU to TF32. In bfloat16 it runs at the full speed of the matrix unit and the error is
-    that of the format: weights and pixels are rounded to 8 bits, 1/512 at white, except that pixels
-    given as integers 0..255 are exact.
-    """
-    subscripts = "sh,nhcw->nscw" if rows.ndim == 2 else "nsh,nhcw->nscw"
-    return _product(subscripts, rows, lines, dtype)
-
-
-def resample_columns(columns: jax.Array, lines: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """`columns` `[n t w]`, or `[t w]`, times lines `[n h c w]`: float32 `[n h c t]`."""
-    subscripts = "nhcw,tw->nhct" if columns.ndim == 2 else "nhcw,ntw->nhct"
-    return _product(subscripts, lines, columns, dtype)
-
-
-def _product(subscripts: str, a: jax.Array, b: jax.Array, dtype: DTypeLike) -> jax.Array:
-    precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
-    a, b = a.astype(dtype), b.astype(dtype)
-    return jnp.einsum(subscripts, a, b, precision=precision, preferred_element_type=jnp.float32)
-
-
-def crop_and_resize(
-    lines: jax.Array,
-    boxes: jax.Array,
-    *,
-    size: Size,
-    method: Method = "bicubic",
-    antialias: bool = True,
-    dtype: DTypeLike = jnp.float32,
-) -> jax.Array:
-    """Resamples one box of every image to `size`.
-
-    Args:
-      lines: `[n h c w]`, uint8 (scaled to [0, 1] on the way) or floating with values in [0, 1].
-      boxes: `[n 4]`, or `[4]` for the same box everywhere: top, left, height, width in pixels. A
-        box of negative width starts at its right edge and gives the mirror image.
-
-    Returns:
-      `[n size c size]` of `dtype`, clipped to [0, 1] (a cubic overshoots at edges).
-    """
-    height, width = height_width(size)
-    top, left, box_height, box_width = jnp.moveaxis(jnp.asarray(boxes, jnp.float32), -1, 0)
-    kernel = {"method": method, "antialias": antialias}
-    rows = resize_matrix(top, box_height, lines.shape[1], height, **kernel)
-    columns = resize_matrix(left, box_width, lines.shape[3], width, **kernel)
-    resized = resample_columns(columns, resample_rows(rows, lines, dtype), dtype)
-    if lines.dtype == jnp.uint8:
-        resized = resized / 255
-    return jnp.clip(resized, 0, 1).astype(dtype)
-
-
-def height_width(size: Size) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 # ------------------------------------------------------------------------------------ random crop

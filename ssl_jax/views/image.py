@@ -33,11 +33,8 @@ from ssl_jax.views.affine import random_affine
 from ssl_jax.views.color import color_jitter, grayscale, normalize, solarize, standardize
 from ssl_jax.views.filters import cutout, gaussian_blur, gaussian_noise, sobel
 from ssl_jax.views.geometry import (
-    Method,
-    Size,
     center_crop,
     central_box,
-    crop_and_resize,
     flip,
     mirror_after,
     mirror_before,
@@ -49,6 +46,7 @@ from ssl_jax.views.geometry import (
     sample_flips,
 )
 from ssl_jax.views.recipe import OPS, Recipe, Step, default_parameters, read_recipes
+from ssl_jax.views.resample import Method, Size, crop_and_resize
 
 __all__ = [
     "OPS",

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.views import affine, color, filters, geometry
+from ssl_jax.views.resample import Size
 
 OPS: Mapping[str, Callable] = MappingProxyType(
     {
@@ -140,7 +141,7 @@ def _wanted(annotation: Any, name: str, default: Any, value: Any) -> str:
     if get_origin(annotation) is Literal:
         options = get_args(annotation)
         return "" if value in options else " or ".join(map(repr, options))
-    if annotation == geometry.Size:
+    if annotation == Size:
         sides = value if _is_numbers(value) and len(value) == 2 else (value,)
         lowest = 0 if default == 0 else 1
         good = all(_is_number(side, int) and side >= lowest for side in sides)

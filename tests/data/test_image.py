@@ -105,9 +105,13 @@ def test_orientation_holds_for_crops_and_reduced_decoding():
     exif[0x0112] = 6
     stored = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
     encoded = encode(stored, "jpeg", quality=95, exif=exif)
-    for size in (16, 100):  # decoded at 1/8 and in full
-        canvas = Canvas(size, 3)
-        out = canvas.render(encoded, lambda w, h: [(w / 2, 0, w, h / 2)])
+
+    def right_upper_quarter(width, height):
+        assert (width, height) == (640, 480)
+        return [(320, 0, 640, 240)]
+
+    for size in (16, 100):  # decoded at 1/4 and in full
+        out = Canvas(size, 3).render(encoded, right_upper_quarter)
         columns = out.astype(float).mean((0, 2))
         expected = 127.5 + (np.arange(size) + 0.5) / size * 127.5
         np.testing.assert_allclose(columns[1:-1], expected[1:-1], atol=2)

@@ -113,6 +113,22 @@ def test_seed_and_step_both_matter():
     assert (first[0]["index"] != take(source, 1, batch_size=50, seed=2)[0]["index"]).mean() > 0.8
 
 
+def test_crops_depend_on_seed_step_and_row(folder):
+    source = load(folder, host_views=2)
+    rows = np.arange(10)
+    image = source.batch(rows, seed=1, step=5)["image"]
+    np.testing.assert_array_equal(source.batch(rows, seed=1, step=5)["image"], image)
+    assert (image[:, 0] != image[:, 1]).mean() > 0.5
+    for other in (
+        {"seed": 2, "step": 5}, {"seed": 1, "step": 6},
+        {"seed": 1, "step": 5, "positions": rows + 10},
+    ):  # fmt: skip
+        assert (source.batch(rows, **other)["image"] != image).mean() > 0.5
+    # Which examples its neighbours are does not matter.
+    alone = source.batch(rows[4:5], seed=1, step=5, positions=rows[4:5])["image"]
+    np.testing.assert_array_equal(alone[0], image[4])
+
+
 def test_the_order_of_a_stream_is_no_order_of_the_data():
     """Nor are labels, images and indices mixed up on the way."""
     source = data.load("digits")
@@ -235,6 +251,7 @@ def main(argv):
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: None)
     source = data.load(argv[1], image_size=8)
+    global stream  # it lives until the interpreter ends
     stream = data.batches(source, batch_size=20, seed=0, workers=1)
     next(stream)
     import multiprocessing

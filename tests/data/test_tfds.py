@@ -99,7 +99,9 @@ def test_sub_splits_are_tfds_own(prepared):
 
 
 def test_host_crops_are_of_the_original(prepared):
-    batch = load(prepared, host_views=2).batch(np.arange(4), seed=1, step=2)
+    source = load(prepared, host_views=2)
+    assert isinstance(source._example(0)[0], bytes)  # not decoded by TFDS first
+    batch = source.batch(np.arange(4), seed=1, step=2)
     assert batch["image"].shape == (4, 2, 8, 8, 3)
 
 

@@ -1,5 +1,6 @@
 """Crops against Pillow and NumPy; the distribution of what is drawn against a plain loop."""
 
+import functools
 import math
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ssl_jax.errors import UserError
-from ssl_jax.views import geometry, image
+from ssl_jax.views import geometry, image, resample
 
 BOXES = np.array(  # top, left, height, width on a canvas of 40x56
     [
@@ -32,7 +33,7 @@ def make_images(n=5, height=40, width=56, channels=3, seed=0):
 def crop(images, boxes, **options):
     lines = jnp.asarray(images).swapaxes(2, 3)
     return np.asarray(
-        jax.jit(lambda x, b: geometry.crop_and_resize(x, b, **options).swapaxes(2, 3))(lines, boxes)
+        jax.jit(lambda x, b: resample.crop_and_resize(x, b, **options).swapaxes(2, 3))(lines, boxes)
     )
 
 
@@ -105,6 +106,21 @@ def test_crops_without_antialiasing_interpolate(method, kernel):
     for pixels, box, result in zip(images, BOXES, ours, strict=True):
         expected = interpolate(pixels / 255, box, 12, kernel, reach=3)
         np.testing.assert_allclose(result, np.clip(expected, 0, 1), atol=2e-5)
+
+
+@pytest.mark.parametrize("method", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("canvas", [(150, 520), (64, 200)])
+def test_blocks_equal_the_dense_products(method, antialias, canvas):
+    images = make_images(n=5, height=canvas[0], width=canvas[1])
+    lines = images.swapaxes(2, 3).astype(np.float32) / 255
+    boxes = BOXES * np.array([*canvas, *canvas]) / np.array([40, 56, 40, 56])
+    boxes = np.asarray(geometry.mirror_after(jnp.asarray(boxes), np.arange(5) % 2 == 0))
+    options = dict(size=(115, 170), method=method, antialias=antialias, dtype=jnp.float32)
+    dense = jax.jit(functools.partial(resample.resize_dense, **options))(lines, boxes)
+    blocks = jax.jit(functools.partial(resample.resize_in_blocks, **options))(lines, boxes)
+    np.testing.assert_allclose(blocks, dense, atol=2e-4)  # positions up to 520 in float32
+    assert [len(resample.block_edges(size, resample.MIN_BLOCK)) for size in (115, 170)] == [2, 3]
 
 
 def test_crop_of_whole_pixels_is_exact():
