@@ -28,7 +28,7 @@ setup(
         "chex>=0.1.90",
         "ml-collections>=1.0",
         "etils[epath]>=1.9",
-        "grain>=0.2.10",  # worker processes that decode images
+        "grain>=0.2.16",  # worker processes that decode images
         "tensorflow-datasets>=4.9.9",
         "importlib_resources",  # imported by tensorflow-datasets, which does not declare it
         "pillow>=10",  # decoding; imported by tensorflow-datasets too

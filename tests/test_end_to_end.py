@@ -188,7 +188,7 @@ def test_a_non_finite_loss_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_p
 def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     workdir = finished(1)
     done = run(workdir, "--evals=knn,few_shot", module="ssl_jax.evaluate")
-    assert "knn" in done.stdout
+    assert "kNN" in done.stdout
     (record,) = (workdir / "evaluations").glob("*.json")
     values = json.loads(record.read_text())
     assert values["step"] == 30 and 0.1 < values["knn/top1"] <= 1

@@ -71,6 +71,10 @@ def read(directory: epath.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> d
             f"checkpoint {directory}: cannot read {name} ({reason(error)})"
         ) from error
     for name, leaf in wanted.items():
+        if name in stored and not isinstance(found.get(name), jax.Array):
+            raise DamagedCheckpointError(
+                f"checkpoint {directory}: cannot read {name} (not in its index)"
+            )
         if name not in stored:
             found[name] = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
     return found

@@ -62,7 +62,10 @@ class Folder:
             split: next((name for name in names if name in present), None)
             for split, names in _SPLIT_FOLDERS.items()
         }
-        self._divided = found["train"] is not None
+        # `train` beside `car` and `bus` is a class, not a split.
+        others = present - {found["train"]}
+        other_splits = found["validation"] or found["test"]
+        self._divided = bool(found["train"] and (other_splits or not others))
         if self._divided:
             self._tops = {split: name for split, name in found.items() if name}
             self.aliases = {name: split for split, name in self._tops.items()}

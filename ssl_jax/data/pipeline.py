@@ -273,7 +273,9 @@ _open_streams: weakref.WeakSet[Batches] = weakref.WeakSet()
 def _close_all() -> None:
     """While Python can still do it in good order."""
     for stream in list(_open_streams):
-        stream.close()
+        if stream._lock.acquire(timeout=10):  # a daemon thread may be waiting for a batch
+            stream._close()
+            stream._lock.release()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,7 +317,7 @@ def _start(
     per_worker = -(-ahead // workers)  # at least 1, or the stream would stall on every worker
     serial = elements.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     example = int(np.prod(source.canvas.shape))
-    needed = workers * (per_worker + 2) * min(_CHUNK, len(plan.rows)) * example
+    needed = 2 * workers * (per_worker + 1) * min(_CHUNK, len(plan.rows)) * example
     smallest = 4096 if _shared_memory_left() > needed else sys.maxsize
     options = grain.experimental.DatasetOptions(min_shm_size=smallest)
     serial = grain.experimental.WithOptionsIterDataset(serial, options)

@@ -87,6 +87,14 @@ def test_split_folders(tmp_path):
         load(tmp_path, "tran")
 
 
+def test_a_class_called_train(tmp_path):
+    for name in ("train", "car", "bus"):
+        for i in range(9):
+            save(tmp_path / name / f"{i}.png", 1)
+    assert load(tmp_path).class_names == ("bus", "car", "train")
+    assert len(load(tmp_path, "all")) == 27
+
+
 def test_odd_names_hidden_files_and_links(tmp_path):
     save(tmp_path / "ünï cödé 雪.png", 1)
     save(tmp_path / "UPPER.PNG", 2, format="png")

@@ -252,8 +252,9 @@ def test_center_crop_and_resize_equal_pillow():
     images = make_images()
     floats = images.astype(np.float32) / 255
     keys = jax.random.split(jax.random.key(0), len(images))
-    central = image.center_crop(keys, floats, size=20, fraction=0.8)
-    whole = image.resize(keys, floats, size=(10, 30), method="bilinear")
+    central = jax.jit(lambda k, x: image.center_crop(k, x, size=20, fraction=0.8))(keys, floats)
+    resize = functools.partial(image.resize, size=(10, 30), method="bilinear")
+    whole = jax.jit(resize)(keys, floats)
     for i, pixels in enumerate(images):
         expected = pillow_crop(pixels, (4, 12, 32, 32), (20, 20), "bicubic") / 255
         np.testing.assert_allclose(central[i], np.clip(expected, 0, 1), atol=2e-5)
@@ -263,14 +264,18 @@ def test_center_crop_and_resize_equal_pillow():
 
 def test_eval_view():
     images = make_images(height=32, width=48)
-    exact = image.eval_view(images, size=28)  # 28/32 = 0.875: no interpolation
+
+    def view(**options):
+        return np.asarray(jax.jit(functools.partial(image.eval_view, **options))(images))
+
+    exact = view(size=28)  # 28/32 = 0.875: no interpolation
     np.testing.assert_allclose(exact, images[:, 2:30, 10:38] / np.float32(255), atol=1e-6)
-    assert image.eval_view(images, size=28, dtype=jnp.bfloat16).dtype == jnp.bfloat16
-    whole = image.eval_view(images, size=16, crop_fraction=None)
+    assert view(size=28, dtype=jnp.bfloat16).dtype == jnp.bfloat16
     expected = pillow_crop(images[0], (0, 0, 32, 48), (16, 16), "bicubic") / 255
+    whole = view(size=16, crop_fraction=None)
     np.testing.assert_allclose(whole[0], np.clip(expected, 0, 1), atol=2e-5)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    normalised = image.eval_view(images, size=28, mean=mean, std=std)
+    normalised = view(size=28, mean=mean, std=std)
     np.testing.assert_allclose(normalised, (exact - np.array(mean)) / np.array(std), atol=1e-5)
 
 

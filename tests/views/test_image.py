@@ -49,7 +49,7 @@ def test_simclr_views_in_float32_and_bfloat16():
 
 
 def test_raw_key_data_serve_as_well():
-    config = {"ops": ("random_resized_crop", "flip", "cutout"), **CROP}
+    config = {"ops": ("cutout",)}
     np.testing.assert_array_equal(run(config), run(config, key=jax.random.key_data(KEY)))
 
 
@@ -107,10 +107,10 @@ def test_overrides_change_single_views():
 
 
 def test_an_override_leaves_the_other_views_draws():
-    config = {"ops": ("random_resized_crop", "flip"), **CROP}
+    config = {"ops": ("cutout", "flip")}
     plain = run(config, num_views=3)
     changed = run({**config, "overrides": {"1": {"flip": {"p": 0.0}}}}, num_views=3)
-    np.testing.assert_allclose(plain[:, [0, 2]], changed[:, [0, 2]], atol=1e-5)
+    np.testing.assert_array_equal(plain[:, [0, 2]], changed[:, [0, 2]])
     assert np.abs(plain[:, 1] - changed[:, 1]).max() > 0.1
 
 
@@ -163,16 +163,12 @@ EVERY_CONFIG = {
 }
 
 
-def check_every_op(views, channels):
-    assert views.shape[1:] == (2, 16, 16, channels)
-    assert np.isfinite(views).all()
+def test_ops_that_know_of_channels_take_one():
+    ops = ("random_resized_crop", "color_jitter", "random_affine", "grayscale", "normalize")
+    views = run({**EVERY_CONFIG, "ops": ops}, make_images(channels=1))
+    assert views.shape == (8, 2, 24, 24, 1)
     assert -2.001 <= views.min() < -1.9
     assert 1.9 < views.max() <= 2.001
-
-
-def test_every_op_in_one_recipe_on_one_channel():
-    assert set(EVERY_OP) == set(image.OPS)
-    check_every_op(run(EVERY_CONFIG, make_images(channels=1)), 1)
 
 
 # -------------------------------------------------------------------------------- many devices
@@ -203,12 +199,15 @@ def compile_on(devices, function, images, **options):
 
 
 def test_devices_change_nothing_and_images_stay_where_they_are():
+    assert set(EVERY_OP) == set(image.OPS)
     images = make_images(n=16)
     views = make_views(EVERY_CONFIG)
     _, alone = compile_on(1, views, images)
     compiled, spread = compile_on(8, views, images)
-    check_every_op(np.asarray(spread), 3)
+    assert spread.shape == (16, 2, 16, 16, 3)
     assert len(spread.sharding.device_set) == 8
+    assert -2.001 <= float(spread.min()) < -1.9
+    assert 1.9 < float(spread.max()) <= 2.001
     np.testing.assert_allclose(spread, alone, atol=2e-5)
     assert max(moved(compiled), default=0) <= 16 * 64  # at most some keys, never an image
 
