@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m ssl_jax.train --config=configs/simclr.py:digits --workdir=runs/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

@@ -44,7 +44,7 @@ setup(
         "wandb": ["wandb"],
         "umap": ["umap-learn"],
         "parquet": ["pyarrow"],
-        "test": ["pytest>=8", "ruff>=0.5", "pyarrow"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.5", "pyarrow"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -27,12 +27,16 @@ def silence_orbax() -> None:
         sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
 
 
+# Of a module's path, or in a message: temporary folders and the database format have their names.
+_MARKS = ("/orbax/", ".orbax-checkpoint", "tensorstore", "OCDBT")
+
+
 class _NotOrbax(logging.Filter):
     """Drops what Orbax's modules log, and what asyncio logs of their tasks and TensorStore's."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         source = record.getMessage() if record.name == "asyncio" else record.pathname
-        dropped = "/orbax/" in source or "tensorstore" in source
+        dropped = any(mark in source for mark in _MARKS)
         return not dropped or _log.isEnabledFor(logging.DEBUG)
 
 
