@@ -12,6 +12,7 @@ one row in `tests/methods/table.py`. The train step (`ssl_jax.train_state`) know
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import importlib
 import pkgutil
@@ -68,7 +69,7 @@ class Aux(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Method(abc.ABC):
     """Base of every method. All functions are pure and jittable; `n` is the global batch."""
 
     # What papers call it.
@@ -76,14 +77,15 @@ class Method:
     # Decay of the parameters' moving average (a float or step -> float), None for no average.
     ema_decay: ClassVar[float | Schedule | None] = None
 
+    @abc.abstractmethod
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Draws (params, buffers), both nested dicts, for batches shaped like `batch`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def views(self, key: Array, batch: Batch) -> PyTree:
         """Makes what the loss sees of a batch, on the device: augments, masks, draws negatives."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def loss(
         self,
         params: PyTree,
@@ -95,14 +97,13 @@ class Method:
         step: Array,
     ) -> tuple[Array, Aux]:
         """The scalar objective over the global batch; `step` is the int32 number of the update."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
         """Representations in evaluation mode, float32: `h` [n d], and `z` [n d'] if there is one.
 
         `batch["image"]` is a uint8 canvas [n h w c] as the data source delivers it.
         """
-        raise NotImplementedError
 
     def example_views(self, key: Array, batch: Batch) -> Array | None:
         """The views as images in [0, 1], float [n v h w c], for people to look at; None if none."""

@@ -121,6 +121,7 @@ def test_kill_9_and_the_same_command_again_is_bit_identical(devices, finished, t
         np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_path):
     process = start(tmp_path, *TINY, devices=8)
     wait_for_step(process, tmp_path, 9)
@@ -236,6 +237,27 @@ def test_a_full_disk_stops_with_one_line_and_leaves_the_older_checkpoint(finishe
     assert "continuing from step 12 of 30" in again.stdout
 
 
+@pytest.mark.slow
+def test_what_the_readme_promises_of_the_digits_recipe(tmp_path):
+    """Three seeds of the demo: one label a class, at least 10 points above raw pixels, and 75%."""
+    gains, scores = [], []
+    for seed in range(3):
+        workdir = tmp_path / str(seed)
+        run(
+            workdir,
+            "--config=configs/simclr.py:digits",
+            f"--config.seed={seed}",
+            "--config.eval.every_epochs=0",
+            "--config.eval.final_names=('few_shot',)",
+            "--config.log.report=False",
+        )
+        results = json.loads((workdir / "results.json").read_text())["results"]
+        scores.append(results["SimCLR"]["few_shot/1"])
+        gains.append(scores[-1] - results["raw pixels"]["few_shot/1"])
+        assert not [row for row in metrics.read_metrics(workdir) if "warning" in row]
+    assert np.mean(gains) >= 0.10 and np.mean(scores) >= 0.75
+
+
 def test_two_processes_train_the_run_that_one_trains(finished, tmp_path):
     done = subprocess.run(
         [sys.executable, "launch/multiprocess_local.py", "--num_processes=2", "--",
@@ -266,10 +288,12 @@ def test_a_folder_of_images_without_labels(tmp_path):
         "--config.model.name=convnet", "--config.model.widths=(4,8,8)", "--config.batch_size=8",
         "--config.data.workers=0", "--config.method.hidden_dim=8", "--config.method.output_dim=8",
         "--config.steps=6", "--config.log.every_steps=1", "--config.optimizer.warmup_epochs=0",
+        "--config.profile_steps=(2,3)",
     ]  # fmt: skip
     done = run(workdir, *arguments)
     assert "no labels" in done.stdout and "07.png" in done.stdout
     assert (workdir / "report.html").exists()
+    assert list((workdir / "profile").rglob("*.xplane.pb")), "a trace of steps 2 and 3"
     output = tmp_path / "out.parquet"
     run(workdir, f"--output={output}", module="ssl_jax.embed")
     import pyarrow.parquet as pq

@@ -15,7 +15,7 @@ from tests.methods import table
 def build(name, devices=1, **overrides):
     config = table.ROWS[name].load(**overrides)
     source = data.from_config(config.data, seed=config.seed)
-    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    mesh = parallel.make_mesh(fsdp=config.mesh.fsdp, devices=jax.devices()[:devices])
     return Experiment.build(config, source.spec, mesh), source
 
 
@@ -125,6 +125,27 @@ def test_eight_devices_equal_one_after_five_sgd_steps(name):
     np.testing.assert_allclose(losses8, losses1, rtol=2e-5)
     for path, leaf in one.items():
         np.testing.assert_allclose(eight[path], leaf, rtol=1e-3, atol=2e-5, err_msg=path)
+
+
+def test_parameters_split_over_fsdp_change_nothing():
+    """Two groups of four devices, each device holding a quarter of every large kernel."""
+    sgd = dict(
+        optimizer__name="sgd",
+        optimizer__base_lr=0.1,
+        optimizer__warmup_steps=0,
+        model__widths=(4, 64, 64),
+    )
+    whole, _ = run(*build("simclr", **sgd), 3)
+    experiment, source = build("simclr", 8, mesh__fsdp=4, **sgd)
+    split, _ = run(experiment, source, 3)
+    assert any(
+        leaf.addressable_shards[0].data.size * 4 == leaf.size
+        for leaf in jax.tree.leaves(split.params)
+    )
+    for path, leaf in by_path(whole.params).items():
+        np.testing.assert_allclose(
+            by_path(split.params)[path], leaf, rtol=1e-3, atol=2e-5, err_msg=path
+        )
 
 
 def test_a_checkpoint_brings_the_whole_state_back(name, three_steps, tmp_path):
