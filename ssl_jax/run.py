@@ -65,8 +65,11 @@ class Run:
                 )
         parallel.barrier("config")
         if self.primary:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            path.write_text(config_lib.to_json(self.config))
+            try:
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                path.write_text(config_lib.to_json(self.config))
+            except OSError as error:
+                raise UserError(f"--workdir={self.workdir} cannot be written: {error}") from error
 
     def execute(self, *, and_finish: bool = True) -> int:
         """Trains to the end and, with `and_finish`, probes and reports. Returns the exit code."""

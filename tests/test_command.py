@@ -39,6 +39,10 @@ def run(*arguments, module="ssl_jax.train"):
             "larger than the training set",
         ),
         (
+            ("--workdir=/proc/x", "--config=configs/simclr.py"),
+            "--workdir=/proc/x cannot be written",
+        ),
+        (
             ("--workdir=x", "--config=configs/simclr.py", "--config.method.name=simclear"),
             "Did you mean 'simclr'?",
         ),
