@@ -43,7 +43,8 @@ def main() -> int:
     use_compilation_cache(config.compilation_cache)
     parallel.initialize()
 
-    experiment = Experiment.build(config, data.spec_from_config(config.data))
+    # Whatever devices there are, however many the run was trained on.
+    experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
     prober = Prober(config, experiment.mesh, given.data)
     source = prober.source(given.split)
     encoder = pretrained.load_experiment(given.workdir, experiment, given.step)

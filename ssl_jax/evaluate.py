@@ -40,7 +40,8 @@ def main() -> int:
         config.eval.train_split = given.train_split
     if given.test_split:
         config.eval.test_split = given.test_split
-    experiment = Experiment.build(config, data.spec_from_config(config.data))
+    # Whatever devices there are, however many the run was trained on.
+    experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
     prober = Prober(config, experiment.mesh, given.data)
     encoder = pretrained.load_experiment(given.workdir, experiment, given.step)
     with jax.set_mesh(experiment.mesh):

@@ -57,7 +57,6 @@ class Experiment:
         if mesh is None:
             sizes = config.mesh
             mesh = parallel.make_mesh(data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
-        parallel.check_batch_size(config.batch_size, mesh)
         length = Length.of(config, spec.num_examples)
         method = method_lib.load(config, spec, length.total_steps)
         lengths = dict(

@@ -36,6 +36,7 @@ class Run:
         self.source = data.from_config(config.data, seed=config.seed)
         self.config = config_lib.with_data_facts(config, self.source.spec)
         self.experiment = Experiment.build(self.config, self.source.spec)
+        parallel.check_batch_size(config.batch_size, self.experiment.mesh)
         self._settle_config(allow_config_change)
         self.length = self.experiment.length
         self.mesh = self.experiment.mesh

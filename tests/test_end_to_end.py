@@ -197,7 +197,9 @@ def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     np.testing.assert_allclose(values["knn/top1"], final["knn/top1"], atol=1e-6)
 
     output = tmp_path / "features.npz"
-    run(workdir, f"--output={output}", "--data=digits", "--split=test", module="ssl_jax.embed")
+    # On three devices, over which the run's own batch of 64 would not divide.
+    arguments = (f"--output={output}", "--data=digits", "--split=test")
+    run(workdir, *arguments, devices=3, module="ssl_jax.embed")
     with np.load(output) as stored:
         h, label = stored["h"], stored["label"]
     source = data.load("digits", "test", channels=1)
