@@ -39,7 +39,8 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
-        "cuda": ["jax[cuda13]"],
+        "cuda": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
         "gcs": ["gcsfs"],
         "wandb": ["wandb"],
         "umap": ["umap-learn"],
