@@ -1,0 +1,75 @@
+"""The batch axes of the ambient mesh, and running a function on each device's own rows.
+
+A loss that controls its own communication finds the devices here: the mesh that `jax.set_mesh` made
+ambient. With no mesh, or inside another `shard_map`, it works on the rows it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+# The axes that split a batch; a third axis, "tensor", holds equal rows.
+BATCH_AXES = ("data", "fsdp")
+
+
+def batch_axes() -> tuple[str, ...]:
+    """Those of `BATCH_AXES` that the ambient mesh has and that split something."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(
+        name
+        for name, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+        if name in BATCH_AXES and size > 1 and kind != AxisType.Manual
+    )
+
+
+def shards() -> int:
+    """Into how many parts the ambient mesh splits a batch; 1 with no mesh."""
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    return math.prod(sizes[name] for name in batch_axes())
+
+
+def check_divisible(count: int, what: str) -> None:
+    """Raises `ValueError` unless `count` rows divide over the devices that split them."""
+    parts = shards()
+    if count % parts:
+        raise ValueError(
+            f"{count} {what} do not divide over {parts} devices; use a multiple of {parts}"
+        )
+
+
+ROWS = "rows"  # split over the batch axes
+WHOLE = "whole"  # the same on every device
+
+
+def on_each_device(
+    local: Callable[..., Any], inputs: tuple[str, ...], outputs: Any
+) -> Callable[..., Any]:
+    """`local` as a function of global arrays, running on every device's own part.
+
+    Args:
+      local: function of the arrays that one device holds; it may use collectives over
+        `batch_axes()`.
+      inputs: for each argument ROWS (the leading dimension is split) or WHOLE.
+      outputs: the same for what it returns, a tree prefix. WHOLE promises equal values on every
+        device.
+
+    Returns:
+      `local` itself where the ambient mesh does not split the batch. Take gradients outside: inside
+      they would lack the other devices' share.
+    """
+    axes = batch_axes()
+    if not axes:
+        return local
+    specs = {ROWS: P(axes), WHOLE: P()}
+    return jax.shard_map(
+        local,
+        in_specs=tuple(specs[kind] for kind in inputs),
+        out_specs=jax.tree.map(specs.__getitem__, outputs),
+        check_vma=False,  # it cannot infer that a gathered array is the same everywhere
+    )
