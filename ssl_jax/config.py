@@ -31,6 +31,7 @@ def base_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 256  # global: over all devices of all hosts
+    config.micro_batch_size = placeholder(int)  # examples encoded at a time, over all devices
     config.epochs = placeholder(float)  # the length of the run is one of epochs and steps
     config.steps = placeholder(int)
     config.dtype = "float32"  # of activations; parameters and statistics are float32

@@ -17,7 +17,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ssl_jax import method as method_lib
-from ssl_jax import optim, parallel, train_state
+from ssl_jax import micro_batches, optim, parallel, train_state
 from ssl_jax.config import Length
 
 PyTree = Any
@@ -57,6 +57,9 @@ class Experiment:
         if mesh is None:
             sizes = config.mesh
             mesh = parallel.make_mesh(data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
+        micro_batches.check_size(
+            config.micro_batch_size, config.batch_size, parallel.batch_shards(mesh)
+        )
         length = Length.of(config, spec.num_examples)
         method = method_lib.load(config, spec, length.total_steps)
         lengths = dict(
@@ -118,7 +121,9 @@ class Experiment:
     def train_step(self) -> Any:
         """The train step, jitted with its shardings, the state donated."""
         return jax.jit(
-            train_state.make_train_step(self.method, self.tx),
+            train_state.make_train_step(
+                self.method, self.tx, micro_batch_size=self.config.micro_batch_size
+            ),
             donate_argnums=0,
             out_shardings=(self.state_shardings, None, None),
         )

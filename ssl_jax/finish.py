@@ -84,8 +84,8 @@ def _example_views(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Training images and the views made of them: [m h w c] and [m v h w c]."""
     batch = source.batch(np.arange(min(_SHOWN_VIEWS, len(source))))
-    key = jax.random.key(experiment.config.seed)
-    views = jax.jit(experiment.method.example_views)(key, batch)
+    keys = jax.random.split(jax.random.key(experiment.config.seed), len(batch["image"]))
+    views = jax.jit(experiment.method.example_views)(keys, batch)
     if views is None:
         return None
     image = batch["image"]

@@ -6,6 +6,10 @@ statistics, a queue, a memory bank, a centre, a frozen base network. The exponen
 of the parameters (the "momentum", "target" or "teacher" encoder) is in neither: it is the state of
 an optax transform (`ssl_jax.optim.track_ema`), so the method only declares its decay.
 
+The loss is two functions. `encode` is what happens to each example for itself: the forward passes.
+`objective` is what compares the examples of the global batch. Between them a large batch can be cut
+into micro-batches whose activations never exist together (`ssl_jax.micro_batches`).
+
 A new method is one file in `ssl_jax/methods/` with a `make` function, one file in `configs/` and
 one row in `tests/methods/table.py`. The train step (`ssl_jax.train_state`) knows no method by name.
 """
@@ -82,10 +86,35 @@ class Method(abc.ABC):
         """Draws (params, buffers), both nested dicts, for batches shaped like `batch`."""
 
     @abc.abstractmethod
-    def views(self, key: Array, batch: Batch) -> PyTree:
-        """Makes what the loss sees of a batch, on the device: augments, masks, draws negatives."""
+    def views(self, keys: Array, batch: Batch) -> PyTree:
+        """Makes what `encode` sees of a batch, on the device: augments, masks.
+
+        `keys` [n] are a key an example, so that an example's views do not depend on the others.
+        """
 
     @abc.abstractmethod
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        """The forward passes.
+
+        Returns:
+          (encoded, updates): a tree of arrays with one row an example [n ...], all that `objective`
+          needs; and those entries of `buffers` that the passes changed, the batch statistics.
+        """
+
+    @abc.abstractmethod
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        """The scalar loss over the global batch; `step` is the int32 number of the update."""
+
     def loss(
         self,
         params: PyTree,
@@ -96,7 +125,12 @@ class Method(abc.ABC):
         key: Array,
         step: Array,
     ) -> tuple[Array, Aux]:
-        """The scalar objective over the global batch; `step` is the int32 number of the update."""
+        """`objective` of `encode`."""
+        encode_key, objective_key = jax.random.split(key)
+        encoded, updates = self.encode(
+            params, buffers, views, ema_params=ema_params, key=encode_key
+        )
+        return self.objective(params, {**buffers, **updates}, encoded, key=objective_key, step=step)
 
     @abc.abstractmethod
     def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
@@ -105,9 +139,9 @@ class Method(abc.ABC):
         `batch["image"]` is a uint8 canvas [n h w c] as the data source delivers it.
         """
 
-    def example_views(self, key: Array, batch: Batch) -> Array | None:
+    def example_views(self, keys: Array, batch: Batch) -> Array | None:
         """The views as images in [0, 1], float [n v h w c], for people to look at; None if none."""
-        del key, batch
+        del keys, batch
         return None
 
     def ema_filter(self, path: str) -> bool:

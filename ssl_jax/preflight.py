@@ -9,7 +9,7 @@ import jax
 
 from ssl_jax import optim, parallel
 from ssl_jax.experiment import Experiment
-from ssl_jax.paths import path_string
+from ssl_jax.paths import by_path, path_string
 
 
 def lines(experiment: Experiment) -> list[tuple[str, str]]:
@@ -37,6 +37,7 @@ def lines(experiment: Experiment) -> list[tuple[str, str]]:
         ("devices", f"{devices.size} x {devices[0].device_kind} in {jax.process_count()} "
                     f"process{'es' if jax.process_count() > 1 else ''}, mesh {axes}"),
         ("batch", f"{config.batch_size} = {config.batch_size // rows} a device x {rows}"),
+        *_micro_batches(experiment),
         *experiment.method.preflight(config.batch_size),
         ("length", f"{length.total_steps:,} steps = {epochs:g} epochs of "
                    f"{length.steps_per_epoch:,} steps"
@@ -53,6 +54,19 @@ def lines(experiment: Experiment) -> list[tuple[str, str]]:
                   f"{config.checkpoint.keep_latest} and the best {config.checkpoint.keep_best} by "
                   f"{config.checkpoint.best_metric}"),
     ]  # fmt: skip
+
+
+def _micro_batches(experiment: Experiment) -> list[tuple[str, str]]:
+    config = experiment.config
+    size = config.micro_batch_size
+    if size is None:
+        return []
+    said = (
+        f"{config.batch_size // size} x {size}; every example is encoded twice (gradient caching)"
+    )
+    if any("batch_stats" in path for path in by_path(experiment.abstract_state.buffers)):
+        said += f", BatchNorm statistics are those of {size} examples and not {config.batch_size}"
+    return [("micro-batches", said)]
 
 
 def text(pairs: list[tuple[str, str]]) -> str:

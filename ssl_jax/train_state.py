@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssl_jax import optim
+from ssl_jax import micro_batches, optim
 from ssl_jax.evals import online
-from ssl_jax.method import Batch, Method
+from ssl_jax.method import Aux, Batch, Method
 
 Array = jax.Array
 PyTree = Any
@@ -90,7 +90,7 @@ def _output_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     def outputs(params: PyTree, buffers: PyTree, opt_state: PyTree, batch: Batch):
         key = jax.random.key(0)
-        views = method.views(key, batch)
+        views = method.views(jax.random.split(key, len(jax.tree.leaves(batch)[0])), batch)
         ema_params = optim.ema_params(opt_state)
         step = jnp.zeros((), jnp.int32)
         _, aux = method.loss(params, buffers, views, ema_params=ema_params, key=key, step=step)
@@ -102,8 +102,13 @@ def _output_shapes(
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array], dict[str, Array]]]
 
 
-def make_train_step(method: Method, tx: optax.GradientTransformation) -> Step:
+def make_train_step(
+    method: Method, tx: optax.GradientTransformation, *, micro_batch_size: int | None = None
+) -> Step:
     """The train step: (state, batch) -> (state, metrics, outputs). Jit it with the state donated.
+
+    With a `micro_batch_size` the forward passes run in micro-batches of so many examples, see
+    `ssl_jax.micro_batches`.
 
     `metrics` are float32 scalars: `loss`, the method's own, the gradient norm, and the online
     probe's. `outputs` are the method's representations of this batch (see `method.Aux`).
@@ -111,16 +116,24 @@ def make_train_step(method: Method, tx: optax.GradientTransformation) -> Step:
 
     def train_step(state: TrainState, batch: Batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        view_key, loss_key = jax.random.split(key)
-        views = method.views(view_key, batch)
-        (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            state.params,
-            state.buffers,
-            views,
-            ema_params=state.ema_params,
-            key=loss_key,
-            step=state.step,
-        )
+        view_key, encode_key, objective_key = jax.random.split(key, 3)
+        view_keys = jax.random.split(view_key, len(jax.tree.leaves(batch)[0]))
+
+        def encode(params: PyTree) -> tuple[PyTree, PyTree]:
+            context = dict(ema_params=state.ema_params, key=encode_key)
+            if micro_batch_size is not None:
+                return micro_batches.encode(
+                    method, params, state.buffers, batch, keys=view_keys, size=micro_batch_size,
+                    **context,
+                )  # fmt: skip
+            return method.encode(params, state.buffers, method.views(view_keys, batch), **context)
+
+        def loss(params: PyTree) -> tuple[Array, Aux]:
+            encoded, updates = encode(params)
+            buffers = {**state.buffers, **updates}
+            return method.objective(params, buffers, encoded, key=objective_key, step=state.step)
+
+        (loss, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **aux.metrics}

@@ -28,6 +28,16 @@ def batch_axes() -> tuple[str, ...]:
     )
 
 
+def manual_axes() -> tuple[str, ...]:
+    """Inside a `shard_map`: the batch axes that it splits over, to communicate by."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(
+        name
+        for name, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+        if name in BATCH_AXES and size > 1 and kind == AxisType.Manual
+    )
+
+
 def shards() -> int:
     """Into how many parts the ambient mesh splits a batch; 1 with no mesh."""
     sizes = dict(jax.sharding.get_abstract_mesh().shape)

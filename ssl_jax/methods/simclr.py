@@ -54,12 +54,12 @@ class SimCLR(Method):
     hyper: HyperParameters
     encoder: Net
     projector: Net
-    recipe: Callable[[Array, Array], Array]  # key, images -> (n, 2, h, w, c)
+    recipe: Callable[[Array, Array], Array]  # keys, images -> (n, 2, h, w, c)
     eval_view: Callable[[Array], Array]
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, projector_key = jax.random.split(key)
-        views = jax.eval_shape(self.views, key, batch)
+        views = jax.eval_shape(self.views, jax.random.split(key, batch["image"].shape[0]), batch)
         x = jnp.zeros((1, *views.shape[1:]), views.dtype)
         encoder, encoder_buffers = self.encoder.init(encoder_key, x)
         (h, _), _ = self.encoder.apply(encoder, encoder_buffers, x, train=False)
@@ -69,11 +69,11 @@ class SimCLR(Method):
             {"encoder": encoder_buffers, "projector": projector_buffers},
         )
 
-    def views(self, key: Array, batch: Batch) -> Array:
-        x = self.recipe(key, batch["image"])  # (n, 2, h, w, c)
+    def views(self, keys: Array, batch: Batch) -> Array:
+        x = self.recipe(keys, batch["image"])  # (n, 2, h, w, c)
         return x.reshape(-1, *x.shape[2:])  # (2n, h, w, c), views of an image side by side
 
-    def loss(
+    def encode(
         self,
         params: PyTree,
         buffers: PyTree,
@@ -81,24 +81,29 @@ class SimCLR(Method):
         *,
         ema_params: PyTree | None,
         key: Array,
-        step: Array,
-    ) -> tuple[Array, Aux]:
-        del ema_params, step
+    ) -> tuple[PyTree, PyTree]:
+        del ema_params
         (h, _), encoder_buffers = self.encoder.apply(
             params["encoder"], buffers["encoder"], views, train=True, key=key
         )  # (2n, d)
         z, projector_buffers = self.projector.apply(
             params["projector"], buffers["projector"], h, train=True
         )  # (2n, output_dim)
+        encoded = {"h": h[0::2], "z": z.reshape(-1, 2, z.shape[-1])}
+        return encoded, {"encoder": encoder_buffers, "projector": projector_buffers}
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key, step
+        z = encoded["z"]  # (n, 2, output_dim)
         loss, metrics = losses.nt_xent(
-            z[0::2],
-            z[1::2],
+            z[:, 0],
+            z[:, 1],
             temperature=self.hyper.temperature,
             l2_normalize=self.hyper.l2_normalize,
         )
-        outputs = {"h": h[0::2], "z": z.reshape(-1, 2, z.shape[-1])}
-        buffers = {"encoder": encoder_buffers, "projector": projector_buffers}
-        return loss, Aux(buffers, metrics, outputs)
+        return loss, Aux(buffers, metrics, encoded)
 
     def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
         x = self.eval_view(batch["image"])
@@ -106,8 +111,8 @@ class SimCLR(Method):
         z, _ = self.projector.apply(params["projector"], buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
 
-    def example_views(self, key: Array, batch: Batch) -> Array:
-        return self.recipe(key, batch["image"])
+    def example_views(self, keys: Array, batch: Batch) -> Array:
+        return self.recipe(keys, batch["image"])
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         return [
@@ -121,7 +126,7 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> SimCLR:
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     recipe = make_views(config.views, num_views=2, dtype=config.dtype)
     image = spec.batch(1)["image"]
-    size = jax.eval_shape(recipe, jax.random.key(0), image).shape[2:4]
+    size = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), image).shape[2:4]
     return SimCLR(
         hyper=hyper,
         encoder=make_encoder(**config.model, dtype=config.dtype),

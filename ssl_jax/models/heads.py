@@ -21,6 +21,7 @@ from flax import linen as nn
 
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.models.functional import Net
+from ssl_jax.models.norm import batch_norm
 
 HEADS = ("none", "linear", "nonlinear")
 OUTPUT_NORMS = ("none", "scale", "affine", "no_affine")
@@ -67,9 +68,7 @@ class MLP(nn.Module):
             else nn.initializers.normal(self.kernel_std)
         )
         dense = functools.partial(nn.Dense, kernel_init=kernel_init, dtype=self.dtype)
-        norm = functools.partial(
-            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5
-        )
+        norm = functools.partial(batch_norm, train=train)
         hidden_dim = self.hidden_dim or x.shape[-1]
         hidden_bias = not self.hidden_norm if self.hidden_bias is None else self.hidden_bias
 

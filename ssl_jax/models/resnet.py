@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.models.norm import batch_norm
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -157,13 +158,7 @@ class ResNet(nn.Module):
         conv = functools.partial(
             _conv, kernel_init=KERNEL_INITS[self.kernel_init], dtype=self.dtype
         )
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-        )
+        norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
         block = BasicBlock if self.depth < 50 else BottleneckBlock
         channels = round(64 * self.width)
 

@@ -11,9 +11,9 @@ What a sub-dict leaves out, or one that is missing, means the op's defaults (`de
 `overrides` changes the recipe of single views, named by their index: here the asymmetric second
 view of BYOL. It may set parameters, or the list of ops, or both.
 
-Randomness: view v has the key `fold_in(key, v)`, an op in it folds in its *name*, and example i
-has the i-th of `split(key, n)` over the global batch. So taking an op away leaves what the others
-draw as it was, and so does another number of devices.
+Randomness: every example has a key of its own; view v of it has `fold_in(key, v)`, and an op in it
+folds in its *name*. So taking an op away leaves what the others draw as it was, and so does another
+number of devices or another split into micro-batches.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ __all__ = [
 def make_views(
     views_config: Mapping[str, Any], *, num_views: int = 2, dtype: DTypeLike = jnp.float32
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Makes `views(key, images) -> [n num_views H W C]` of `dtype` with values in [0, 1].
+    """Makes `views(keys, images) -> [n num_views H W C]` of `dtype` with values in [0, 1].
 
     Args:
       views_config: the recipe, a ConfigDict or any mapping (see the module's docstring).
@@ -82,9 +82,9 @@ def make_views(
       dtype: of the views; float32 or bfloat16.
 
     Returns:
-      A function to be called under jit. Its `key` is one key; its `images` are uint8 `[n h w c]`,
-      or `[n v h w c]` with v >= num_views crops made on the host, of which view j takes the j-th.
-      With the batch sharded over devices, images stay where they are.
+      A function to be called under jit. Its `keys` `[n]` are one an image; its `images` are uint8
+      `[n h w c]`, or `[n v h w c]` with v >= num_views crops made on the host, of which view j
+      takes the j-th. With the batch sharded over devices, images stay where they are.
 
     Raises:
       UserError: an op, parameter, view or value that does not exist; when called, too few
@@ -99,11 +99,11 @@ def make_views(
         for recipe, members in itertools.groupby(enumerate(recipes), key=lambda item: item[1])
     ]
 
-    def views(key: jax.Array, images: jax.Array) -> jax.Array:
+    def views(keys: jax.Array, images: jax.Array) -> jax.Array:
         _check_images(images, num_views)
         made = []
         for plan, members in groups:
-            view_keys = jnp.stack([jax.random.fold_in(key, view) for view in members])
+            view_keys = jnp.stack([_fold(keys, view) for view in members], axis=1)  # [n g]
             made.append(_run(plan, view_keys, _sources(images, members), dtype))
         shapes = {group.shape[2:] for group in made}
         if len(shapes) > 1:
@@ -132,14 +132,14 @@ def _sources(images: jax.Array, members: Sequence[int]) -> jax.Array:
     return jnp.broadcast_to(images[:, None], (images.shape[0], len(members), *images.shape[1:]))
 
 
-# A step of a plan takes view keys [g] and lines [(n g) h c w], and returns lines.
+# A step of a plan takes keys [n g] and lines [(n g) h c w], and returns lines.
 PlannedStep = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _run(
     plan: Sequence[PlannedStep], view_keys: jax.Array, images: jax.Array, dtype: jnp.dtype
 ) -> jax.Array:
-    """Images `[n g h w c]` through the plan, view i with the i-th key."""
+    """Images `[n g h w c]` through the plan, each view with its own key `[n g]`."""
     n, g, *example = images.shape
     lines = images.reshape(n * g, *example).swapaxes(2, 3)
     for step in plan:
@@ -167,7 +167,7 @@ def _plan(recipe: Recipe, dtype: jnp.dtype) -> list[PlannedStep]:
 
 def _op_step(step: Step, dtype: jnp.dtype) -> PlannedStep:
     def run(view_keys, lines):
-        keys = _example_keys(view_keys, step, lines.shape[0])
+        keys = _op_keys(view_keys, step)
         return OPS[step.op].on_lines(keys, _to_float(lines, dtype), **step.parameters)
 
     return run
@@ -179,10 +179,10 @@ def _crop_step(crop: Step, mirror: Step | None, *, flip_first: bool, dtype) -> P
     sampled = {name: parameters.pop(name) for name in ("scale", "ratio", "log_ratio")}
 
     def run(view_keys, lines):
-        n, height, _, width = lines.shape
-        boxes = sample_crops(_example_keys(view_keys, crop, n), (height, width), **sampled)
+        _, height, _, width = lines.shape
+        boxes = sample_crops(_op_keys(view_keys, crop), (height, width), **sampled)
         if mirror is not None:
-            flipped = sample_flips(_example_keys(view_keys, mirror, n), **mirror.parameters)
+            flipped = sample_flips(_op_keys(view_keys, mirror), **mirror.parameters)
             if flip_first:
                 boxes = mirror_before(boxes, flipped, width)
             else:
@@ -192,16 +192,14 @@ def _crop_step(crop: Step, mirror: Step | None, *, flip_first: bool, dtype) -> P
     return run
 
 
-def _example_keys(view_keys: jax.Array, step: Step, batch: int) -> jax.Array:
-    """A key for each of the (n g) rows of the batch, from the views' keys `[g]`."""
-    g = view_keys.shape[0]
-    tag = np.uint32(zlib.crc32(f"{step.op}/{step.occurrence}".encode()))
+def _op_keys(view_keys: jax.Array, step: Step) -> jax.Array:
+    """A key for each of the (n g) rows of the batch, from the views' keys `[n g]`."""
+    tag = zlib.crc32(f"{step.op}/{step.occurrence}".encode())
+    return _fold(view_keys.reshape(-1, *view_keys.shape[2:]), np.uint32(tag))
 
-    def split(view_key):
-        return jax.random.split(jax.random.fold_in(view_key, tag), batch // g)
 
-    keys = jax.vmap(split, out_axes=1)(view_keys)  # [n g]
-    return keys.reshape(batch, *keys.shape[2:])
+def _fold(keys: jax.Array, data: int | np.uint32) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
 
 
 def _to_float(images: jax.Array, dtype: jnp.dtype) -> jax.Array:

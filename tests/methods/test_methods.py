@@ -86,7 +86,8 @@ def test_gradients_reach_what_they_should(name, three_steps):
     experiment, source, *_ = three_steps(name)
     state = experiment.init_state()
     batch = next(batches(experiment, source, 1))
-    views = experiment.method.views(jax.random.key(1), batch)
+    keys = jax.random.split(jax.random.key(1), experiment.config.batch_size)
+    views = experiment.method.views(keys, batch)
 
     def loss(params):
         return experiment.method.loss(

@@ -25,9 +25,9 @@ def tiny():
 def test_views_of_an_image_stand_side_by_side(tiny):
     experiment, source = tiny
     batch = source.batch(np.arange(6))
-    key = jax.random.key(0)
-    views = experiment.method.views(key, batch)
-    pairs = experiment.method.example_views(key, batch)
+    keys = jax.random.split(jax.random.key(0), 6)
+    views = experiment.method.views(keys, batch)
+    pairs = experiment.method.example_views(keys, batch)
     assert pairs.shape == (6, 2, *views.shape[1:])
     np.testing.assert_array_equal(views[0::2], pairs[:, 0])
     np.testing.assert_array_equal(views[1::2], pairs[:, 1])
@@ -37,7 +37,8 @@ def test_views_of_an_image_stand_side_by_side(tiny):
 def test_the_loss_is_nt_xent_of_both_views_through_one_forward_pass(tiny):
     experiment, source = tiny
     method, state = experiment.method, experiment.init_state()
-    views = method.views(jax.random.key(0), source.batch(np.arange(8)))
+    keys = jax.random.split(jax.random.key(0), 8)
+    views = method.views(keys, source.batch(np.arange(8)))
     loss, aux = method.loss(
         state.params, state.buffers, views, ema_params=None, key=jax.random.key(1), step=state.step
     )

@@ -14,7 +14,6 @@ from ssl_jax.views import image, make_views
 
 SIMCLR = ("random_resized_crop", "flip", "color_jitter", "grayscale", "gaussian_blur")
 CROP = {"random_resized_crop": {"size": 24}}
-KEY = jax.random.key(7)
 
 
 def make_images(n=8, height=32, width=40, channels=3):
@@ -22,23 +21,27 @@ def make_images(n=8, height=32, width=40, channels=3):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def run(config, images=None, *, key=KEY, **options):
+def keys(n=8, seed=7):
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def run(config, images=None, *, seed=7, **options):
     images = make_images() if images is None else images
-    return np.asarray(jax.jit(make_views(config, **options))(key, images))
+    return np.asarray(jax.jit(make_views(config, **options))(keys(len(images), seed), images))
 
 
 def test_simclr_views_in_float32_and_bfloat16():
     config = ml_collections.ConfigDict({"ops": SIMCLR, **CROP, "gaussian_blur": {"kernel_size": 5}})
     images = make_images()
     make = jax.jit(make_views(config))
-    views = np.asarray(make(KEY, images))
+    views = np.asarray(make(keys(), images))
     assert views.shape == (8, 2, 24, 24, 3)
     assert views.dtype == np.float32
     assert views.min() >= 0
     assert views.max() <= 1
     assert np.abs(views[:, 0] - views[:, 1]).mean() > 0.1  # each view draws its own
-    np.testing.assert_array_equal(views, make(KEY, images))  # and always the same
-    assert np.abs(views - make(jax.random.key(8), images)).mean() > 0.1
+    np.testing.assert_array_equal(views, make(keys(), images))  # and always the same
+    assert np.abs(views - make(keys(seed=8), images)).mean() > 0.1
     assert make._cache_size() == 1
 
     rounded = run(config, dtype="bfloat16")
@@ -50,7 +53,8 @@ def test_simclr_views_in_float32_and_bfloat16():
 
 def test_raw_key_data_serve_as_well():
     config = {"ops": ("cutout",)}
-    np.testing.assert_array_equal(run(config), run(config, key=jax.random.key_data(KEY)))
+    raw = make_views(config)(jax.random.key_data(keys()), make_images())
+    np.testing.assert_array_equal(run(config), raw)
 
 
 def test_missing_sub_dicts_mean_defaults():
@@ -65,9 +69,9 @@ def test_crop_and_flip_fold_into_one(first):
     # A colour op that does nothing stands between: two steps.
     apart = {"ops": (first, "solarize", second), **CROP, "solarize": {"p": 0.0}}
     np.testing.assert_allclose(run(folded), run(apart), atol=1e-5)
-    text = str(jax.make_jaxpr(make_views(folded))(KEY, make_images()))
+    text = str(jax.make_jaxpr(make_views(folded))(keys(), make_images()))
     assert " rev[" not in text  # nothing is mirrored pixel by pixel
-    assert " rev[" in str(jax.make_jaxpr(make_views(apart))(KEY, make_images()))
+    assert " rev[" in str(jax.make_jaxpr(make_views(apart))(keys(), make_images()))
 
 
 def test_taking_an_op_away_leaves_the_others_draws():
@@ -194,8 +198,9 @@ def compile_on(devices, function, images, **options):
     batch = NamedSharding(mesh, jax.P(("data", "fsdp")))
     whole = NamedSharding(mesh, jax.P())
     jitted = jax.jit(function, in_shardings=(whole, batch), out_shardings=batch)
-    compiled = jitted.lower(KEY, images).compile()
-    return compiled, compiled(jax.device_put(KEY, whole), jax.device_put(images, batch))
+    each = keys(len(images))
+    compiled = jitted.lower(each, images).compile()
+    return compiled, compiled(jax.device_put(each, whole), jax.device_put(images, batch))
 
 
 def test_devices_change_nothing_and_images_stay_where_they_are():
@@ -222,8 +227,8 @@ def test_simclr_at_full_size_moves_no_image():
 def test_moved_images_would_be_seen():
     images = make_images(n=16)
 
-    def rolled(key, x):
-        return jnp.roll(x, 1, axis=0).astype(jnp.float32) + jax.random.uniform(key)
+    def rolled(keys, x):
+        return jnp.roll(x, 1, axis=0).astype(jnp.float32) + jax.random.uniform(keys[0])
 
     compiled, _ = compile_on(8, rolled, images)
     assert max(moved(compiled), default=0) > 16 * 64
