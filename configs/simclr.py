@@ -11,6 +11,7 @@ Variants:
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from ssl_jax.config import base_config
 from ssl_jax.errors import UserError, nearest
@@ -29,8 +30,14 @@ def get_config(variant: str = "digits") -> ConfigDict:
     config.method = ConfigDict(
         dict(
             name="simclr",
+            loss="nt_xent",  # nt_xent, nt_logistic, margin_triplet
             temperature=0.1,
+            margin=0.8,  # of margin_triplet
+            semi_hard=False,  # of nt_logistic and margin_triplet
             l2_normalize=True,
+            implementation="auto",  # auto, dense, blockwise, ring: one result
+            block_size=placeholder(int),
+            similarity_dtype="float32",  # bfloat16 halves the traffic of very large batches
             projector="nonlinear",  # nonlinear, linear, none
             projector_layers=2,
             hidden_dim=2048,

@@ -60,14 +60,14 @@ def encode(
             return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
         @jax.checkpoint
-        def one(params: PyTree, ema_params: PyTree, batch: Batch, keys: Array, key: Array):
-            views = method.views(keys, batch)
+        def one(params: PyTree, ema_params: PyTree, i: Array, key: Array):
+            # Cut here, so that what is kept for the backward pass is i and not another batch.
+            rows, row_keys = jax.tree.map(lambda x: part(x, i), (batch, keys))
+            views = method.views(row_keys, rows)
             return method.encode(params, buffers, views, ema_params=ema_params, key=key)
 
         def step(carry: None, given: tuple[Array, Array]) -> tuple[None, Any]:
-            i, key = given
-            rows = jax.tree.map(lambda x: part(x, i), (batch, keys))
-            return carry, one(params, ema_params, *rows, key)
+            return carry, one(params, ema_params, *given)
 
         for axis in ambient.manual_axes():
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))

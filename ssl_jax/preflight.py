@@ -29,6 +29,8 @@ def lines(experiment: Experiment) -> list[tuple[str, str]]:
         "sqrt": f"{config.optimizer.base_lr:g} x sqrt({config.batch_size})",
         "none": f"{config.optimizer.base_lr:g}, not scaled",
     }.get(config.optimizer.lr_scaling, "")
+    with jax.set_mesh(mesh):
+        said_by_method = experiment.method.preflight(config.batch_size)
     counts = optim.count_excluded(state.params, config.optimizer.exclude)
     return [
         ("method", f"{config.method.name}, {config.model.name}, {config.dtype} activations"),
@@ -38,7 +40,7 @@ def lines(experiment: Experiment) -> list[tuple[str, str]]:
                     f"process{'es' if jax.process_count() > 1 else ''}, mesh {axes}"),
         ("batch", f"{config.batch_size} = {config.batch_size // rows} a device x {rows}"),
         *_micro_batches(experiment),
-        *experiment.method.preflight(config.batch_size),
+        *said_by_method,
         ("length", f"{length.total_steps:,} steps = {epochs:g} epochs of "
                    f"{length.steps_per_epoch:,} steps"
                    + _dropped(spec.num_examples, config.batch_size)),

@@ -1,5 +1,21 @@
 """Objectives as pure functions of arrays."""
 
-from ssl_jax.losses.contrastive import nt_xent, unit_length
+from ssl_jax.losses.contrastive import (
+    choose_implementation,
+    choose_one_sided,
+    info_nce,
+    margin_triplet,
+    nt_logistic,
+    nt_xent,
+    unit_length,
+)
 
-__all__ = ["nt_xent", "unit_length"]
+__all__ = [
+    "choose_implementation",
+    "choose_one_sided",
+    "info_nce",
+    "margin_triplet",
+    "nt_logistic",
+    "nt_xent",
+    "unit_length",
+]

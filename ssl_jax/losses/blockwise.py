@@ -33,14 +33,17 @@ import jax.numpy as jnp
 
 from ssl_jax.losses import ambient
 from ssl_jax.losses.ambient import ROWS, WHOLE
+from ssl_jax.losses.tiles import (
+    NEVER,
+    chunk_size,
+    log_of_sum,
+    pad_rows,
+    product,
+    similarity,
+    wide_zeros,
+)
 
 Array = jax.Array
-
-# Similarities of unit vectors at temperature t lie in [-1/t, 1/t]. Up to this bound a constant
-# shift by 1/t serves every row: exp(-2/t) and its inverse stay within float32.
-MAX_CONSTANT_SHIFT = 40.0
-# Finite, so that a row of nothing but masked columns has no NaN.
-NEVER = float(jnp.finfo(jnp.float32).min) / 2
 
 
 class Negatives(NamedTuple):
@@ -100,10 +103,7 @@ def make_plan(n: int, *, ring: bool, block_size: int, shift: float | None) -> Pl
     shards = ambient.shards()
     ambient.check_divisible(n, "images")
     images = n // shards
-    chunks = -(-images // max(1, block_size // 2))
-    chunk = -(-images // chunks)
-    if chunks > 1:
-        chunk = -(-chunk // 8) * 8  # whole registers of a TPU
+    chunk = chunk_size(images, max(1, block_size // 2))
     schedule = "gathered"
     if shards > 1 and ring:
         schedule = "ring"
@@ -171,8 +171,7 @@ negatives.defvjp(_forward, _backward)
 
 def _to_chunks(x: Array, plan: Plan) -> Array:
     """[images ...] -> [chunks c ...], zeros at the end."""
-    if plan.padding:
-        x = jnp.pad(x, ((0, plan.padding), *((0, 0),) * (x.ndim - 1)))
+    x = pad_rows(x, plan.padding)
     return x.reshape(plan.chunks, plan.chunk, *x.shape[1:])
 
 
@@ -198,29 +197,10 @@ class _Pair(NamedTuple):
 
     def zeros(self) -> _Pair:
         """Where a gradient is summed up."""
-        wide = jnp.promote_types(self.a.dtype, jnp.float32)
-        return _Pair(jnp.zeros(self.a.shape, wide), jnp.zeros(self.b.shape, wide))
+        return _Pair(*(wide_zeros(x.shape, x.dtype) for x in self))
 
 
 # --- One tile ------------------------------------------------------------------------------------
-
-
-def similarity(x: Array, y: Array) -> Array:
-    """Dot products [m d], [n d] -> [m n], accumulated in float32 or wider.
-
-    bfloat16 inputs are multiplied as they are; float32 ones in full precision, since a TPU would
-    otherwise round them to bfloat16 and a temperature of 0.1 makes that error ten times larger.
-    """
-    return product("id,jd->ij", x, y)
-
-
-def product(equation: str, x: Array, y: Array) -> Array:
-    """An einsum in the precision of `y`, to which `x` is rounded; float32 or wider comes out."""
-    precision = jax.lax.Precision.HIGHEST if y.dtype != jnp.bfloat16 else None
-    wide = jnp.promote_types(y.dtype, jnp.float32)
-    return jnp.einsum(
-        equation, x.astype(y.dtype), y, precision=precision, preferred_element_type=wide
-    )
 
 
 def _tile(rows: Array, columns: Array, masked: Array | None) -> Array:
@@ -277,20 +257,14 @@ class _Stats(NamedTuple):
         return jax.tree.map(lambda x, y: x.at[chunk].set(y), self, new)
 
     def lse(self, plan: Plan) -> Array:
-        return _log(self.total, self.shift if plan.shift is None else plan.shift)
+        return log_of_sum(self.total, self.shift if plan.shift is None else plan.shift)
 
     def cross_lse(self, plan: Plan) -> Array:
-        return _log(self.cross_total, self.cross_max if plan.shift is None else plan.shift)
+        return log_of_sum(self.cross_total, self.cross_max if plan.shift is None else plan.shift)
 
     def cross_mean(self) -> Array:
         some = self.cross_total > 0
         return jnp.where(some, self.cross_weighted / jnp.where(some, self.cross_total, 1), 0)
-
-
-def _log(total: Array, shift: Array | float) -> Array:
-    """log(total) + shift, NEVER for an empty sum."""
-    some = total > 0
-    return jnp.where(some, shift + jnp.log(jnp.where(some, total, 1)), NEVER)
 
 
 def _add(stats: _Stats, s: Array, plan: Plan, axis: int = 1) -> _Stats:

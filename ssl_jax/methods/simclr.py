@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
+from ssl_jax.errors import UserError, nearest
 from ssl_jax.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
 from ssl_jax.models import Net, make_encoder, projection_head
 from ssl_jax.views import eval_view, make_views
@@ -31,16 +32,31 @@ from ssl_jax.views import eval_view, make_views
 class HyperParameters:
     """The keys of `config.method`.
 
-    temperature: t of NT-Xent.
+    loss: "nt_xent", "nt_logistic" or "margin_triplet" (Tables 2 and 4).
+    temperature: t of NT-Xent and NT-Logistic.
+    margin: m of the margin triplet loss.
+    semi_hard: of NT-Logistic and the margin triplet loss: only the closest of the negatives that
+      are farther than the positive.
     l2_normalize: cosine similarities; False for plain dot products (Table 5).
+    implementation: of the loss, "auto", "dense", "blockwise" or (NT-Xent) "ring"; the result is the
+      same.
+    block_size: views on a side of a tile of "blockwise" and "ring"; None for the default.
+    similarity_dtype: "float32" or "bfloat16", of the embeddings as the loss multiplies them and as
+      they travel between devices.
     projector: "nonlinear" (MLP), "linear" or "none" (Fig. 8).
     projector_layers: dense layers of the nonlinear projector.
     hidden_dim: width of its hidden layers.
     output_dim: width of z.
     """
 
+    loss: str = "nt_xent"
     temperature: float = 0.1
+    margin: float = 0.8
+    semi_hard: bool = False
     l2_normalize: bool = True
+    implementation: str = "auto"
+    block_size: int | None = None
+    similarity_dtype: str = "float32"
     projector: str = "nonlinear"
     projector_layers: int = 2
     hidden_dim: int = 2048
@@ -96,14 +112,23 @@ class SimCLR(Method):
         self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         del params, key, step
-        z = encoded["z"]  # (n, 2, output_dim)
-        loss, metrics = losses.nt_xent(
-            z[:, 0],
-            z[:, 1],
-            temperature=self.hyper.temperature,
-            l2_normalize=self.hyper.l2_normalize,
-        )
+        z = encoded["z"].astype(self.hyper.similarity_dtype)  # (n, 2, output_dim)
+        loss, metrics = self._loss()(z[:, 0], z[:, 1])
         return loss, Aux(buffers, metrics, encoded)
+
+    def _loss(self) -> Callable[[Array, Array], tuple[Array, dict[str, Array]]]:
+        hyper = self.hyper
+        options = dict(
+            l2_normalize=hyper.l2_normalize,
+            implementation=hyper.implementation,
+            block_size=hyper.block_size,
+        )
+        if hyper.loss == "nt_xent":
+            return functools.partial(losses.nt_xent, temperature=hyper.temperature, **options)
+        options["semi_hard"] = hyper.semi_hard
+        if hyper.loss == "nt_logistic":
+            return functools.partial(losses.nt_logistic, temperature=hyper.temperature, **options)
+        return functools.partial(losses.margin_triplet, margin=hyper.margin, **options)
 
     def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
         x = self.eval_view(batch["image"])
@@ -115,8 +140,21 @@ class SimCLR(Method):
         return self.recipe(keys, batch["image"])
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        hyper, n = self.hyper, batch_size
+        # The other two losses compare a first view with the second views of the other images only.
+        one_sided = hyper.loss != "nt_xent"
+        anchors, negatives = (n, n - 1) if one_sided else (2 * n, 2 * n - 2)
+        how, why = hyper.implementation, "as configured"
+        if how == "auto":
+            itemsize = jnp.dtype(hyper.similarity_dtype).itemsize
+            how, why = (
+                losses.choose_one_sided(n, n)
+                if one_sided
+                else losses.choose_implementation(n, hyper.output_dim, itemsize=itemsize)
+            )
         return [
-            ("negatives", f"{2 * batch_size - 2} views an anchor, {2 * batch_size} anchors a step"),
+            ("loss", f"{hyper.loss}, {how}: {why}"),
+            ("negatives", f"{negatives:,} views an anchor, {anchors:,} anchors a step"),
         ]
 
 
@@ -124,6 +162,7 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> SimCLR:
     """Builds the method from the config's sections method, model and views."""
     del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
+    _check(hyper)
     recipe = make_views(config.views, num_views=2, dtype=config.dtype)
     image = spec.batch(1)["image"]
     size = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), image).shape[2:4]
@@ -140,3 +179,26 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> SimCLR:
         recipe=recipe,
         eval_view=functools.partial(eval_view, size=size, crop_fraction=1.0, dtype=config.dtype),
     )
+
+
+def _check(hyper: HyperParameters) -> None:
+    one_sided = ("auto", "dense", "blockwise")
+    choices = {
+        "loss": ("nt_xent", "nt_logistic", "margin_triplet"),
+        "implementation": one_sided if hyper.loss != "nt_xent" else (*one_sided, "ring"),
+        "similarity_dtype": ("float32", "bfloat16"),
+    }
+    for key, known in choices.items():
+        value = getattr(hyper, key)
+        if value not in known:
+            known_to = f" with {hyper.loss}" if key == "implementation" else ""
+            raise UserError(
+                f"method.{key} is {value!r}; use one of {', '.join(known)}{known_to}."
+                f"{nearest(value, known)}"
+            )
+    if hyper.semi_hard and hyper.loss == "nt_xent":
+        raise UserError("method.semi_hard=True is for nt_logistic and margin_triplet, not nt_xent")
+    if hyper.loss != "margin_triplet" and not hyper.temperature > 0:
+        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
+    if hyper.block_size is not None and hyper.block_size < 1:
+        raise UserError(f"method.block_size is {hyper.block_size}; it has to be positive")

@@ -42,6 +42,28 @@ ROWS = {
         "simclr.py:digits",
         {"model.widths": (4, 8, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
     ),
+    "simclr-blockwise": Row(
+        "simclr.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "method.implementation": "blockwise",
+            "method.block_size": 8,
+            "steps": 100,
+        },
+    ),
+    "simclr-margin-triplet": Row(
+        "simclr.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "method.loss": "margin_triplet",
+            "method.semi_hard": True,
+            "steps": 100,
+        },
+    ),
     "simclr-linear-head": Row(
         "simclr.py:digits",
         {

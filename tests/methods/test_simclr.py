@@ -1,5 +1,7 @@
 """SimCLR's own facts: its views, its one forward pass, its config at paper scale."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from ssl_jax import config as config_lib
 from ssl_jax import data, losses, parallel
+from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
 from ssl_jax.method import hyper_parameters
 from ssl_jax.methods import simclr
@@ -103,3 +106,64 @@ def test_unknown_keys_of_the_method_are_named():
             {"name": "simclr", "temprature": 0.1},
             "method",
         )
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"method__loss": "nt_xnet"}, "method.loss is 'nt_xnet'.*Did you mean 'nt_xent'"),
+        ({"method__implementation": "rings"}, "method.implementation is 'rings'.*with nt_xent"),
+        (
+            {"method__loss": "nt_logistic", "method__implementation": "ring"},
+            "use one of auto, dense, blockwise with nt_logistic",
+        ),
+        ({"method__semi_hard": True}, "semi_hard=True is for nt_logistic and margin_triplet"),
+        ({"method__temperature": 0.0}, "method.temperature is 0.0; it has to be positive"),
+        ({"method__block_size": 0}, "method.block_size is 0"),
+        ({"method__similarity_dtype": "float16"}, "use one of float32, bfloat16"),
+    ],
+)
+def test_bad_values_are_named(change, message):
+    config = ROWS["simclr"].load(**change)
+    with pytest.raises(UserError, match=message):
+        Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
+
+
+@pytest.mark.parametrize(
+    "change, label, said",
+    [
+        ({}, "loss", "nt_xent, dense: the similarities take"),
+        ({"batch_size": 8192}, "loss", "nt_xent, blockwise: the similarities would take 128 MiB"),
+        ({"batch_size": 8192}, "negatives", "16,382 views an anchor, 16,384 anchors a step"),
+        ({"method__implementation": "ring"}, "loss", "nt_xent, ring: as configured"),
+        ({"method__loss": "margin_triplet"}, "negatives", "15 views an anchor, 16 anchors"),
+    ],
+)
+def test_the_preflight_says_which_loss_runs_how(change, label, said):
+    config = ROWS["simclr"].load(**change)
+    spec = dataclasses.replace(data.spec_from_config(config.data), num_examples=10_000)
+    experiment = Experiment.build(config, spec, parallel.make_mesh(data=8))
+    with jax.set_mesh(experiment.mesh):
+        assert said in dict(experiment.method.preflight(config.batch_size))[label]
+
+
+def test_the_configs_choice_of_loss_is_what_runs(tiny):
+    _, source = tiny
+    z = np.random.default_rng(0).normal(size=(16, 2, 8)).astype(np.float32)
+    pair = z[:, 0], z[:, 1]
+    for change, expected in (
+        ({"loss": "nt_logistic"}, losses.nt_logistic(*pair, temperature=0.5)),
+        (
+            {"loss": "nt_logistic", "semi_hard": True},
+            losses.nt_logistic(*pair, temperature=0.5, semi_hard=True),
+        ),
+        ({"loss": "margin_triplet", "margin": 0.4}, losses.margin_triplet(*pair, margin=0.4)),
+        ({"temperature": 0.1}, losses.nt_xent(*pair, temperature=0.1)),
+    ):
+        config = ROWS["simclr"].load(**{f"method__{key}": value for key, value in change.items()})
+        method = Experiment.build(config, source.spec).method
+        loss, aux = method.objective(
+            {}, {}, {"z": jnp.asarray(z)}, key=jax.random.key(0), step=jnp.zeros((), jnp.int32)
+        )
+        np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
+        assert set(aux.metrics) == set(expected[1])
