@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
+        limit = int(given.limit_gib * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         measure(given.side, given.views[0], given.rounds)
         return
 
@@ -86,15 +88,9 @@ def run(side: str, views: int, given: argparse.Namespace, rounds: int | None = N
     """{"seconds", "mib"} of a side, None if it does not survive."""
     command = [sys.executable, "-m", "benchmarks.contrastive", "--side", side]
     command += ["--views", str(views), "--rounds", str(rounds or given.rounds)]
-    limit = int(given.limit_gib * 2**30)
+    command += ["--limit_gib", str(given.limit_gib)]
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=given.timeout,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=given.timeout)
     except subprocess.TimeoutExpired:
         return None
     return json.loads(done.stdout) if done.returncode == 0 else None

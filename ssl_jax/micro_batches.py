@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ssl_jax import ambient
+from ssl_jax.ambient import ROWS, WHOLE
 from ssl_jax.errors import UserError
-from ssl_jax.losses import ambient
-from ssl_jax.losses.ambient import ROWS, WHOLE
 from ssl_jax.method import Array, Batch, Method
 
 PyTree = Any

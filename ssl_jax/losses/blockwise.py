@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.losses import ambient
-from ssl_jax.losses.ambient import ROWS, WHOLE
+from ssl_jax import ambient
+from ssl_jax.ambient import ROWS, WHOLE
 from ssl_jax.losses.tiles import (
     NEVER,
     chunk_size,

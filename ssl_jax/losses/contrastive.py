@@ -10,7 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.losses import ambient, blockwise, pairs
+from ssl_jax import ambient
+from ssl_jax.losses import blockwise, pairs
 from ssl_jax.losses.blockwise import Negatives
 from ssl_jax.losses.tiles import MAX_CONSTANT_SHIFT, NEVER, row_products, similarity
 

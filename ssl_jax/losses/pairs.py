@@ -35,8 +35,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from ssl_jax.losses import ambient
-from ssl_jax.losses.ambient import ROWS
+from ssl_jax import ambient
+from ssl_jax.ambient import ROWS
 from ssl_jax.losses.tiles import (
     NEVER,
     chunk_size,

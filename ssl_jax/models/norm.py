@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.losses import ambient
+from ssl_jax import ambient
 
 
 def batch_norm(*, train: bool, dtype: Any = jnp.float32, **options: Any) -> nn.BatchNorm:

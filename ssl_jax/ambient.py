@@ -1,7 +1,8 @@
 """The batch axes of the ambient mesh, and running a function on each device's own rows.
 
-A loss that controls its own communication finds the devices here: the mesh that `jax.set_mesh` made
-ambient. With no mesh, or inside another `shard_map`, it works on the rows it is given.
+What controls its own communication (losses over the global batch, micro-batches, BatchNorm inside
+them) finds the devices here: the mesh that `jax.set_mesh` made ambient. With no mesh, or inside
+another `shard_map`, a loss works on the rows it is given.
 """
 
 from __future__ import annotations
@@ -20,21 +21,20 @@ BATCH_AXES = ("data", "fsdp")
 
 def batch_axes() -> tuple[str, ...]:
     """Those of `BATCH_AXES` that the ambient mesh has and that split something."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return tuple(
-        name
-        for name, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
-        if name in BATCH_AXES and size > 1 and kind != AxisType.Manual
-    )
+    return _axes(manual=False)
 
 
 def manual_axes() -> tuple[str, ...]:
     """Inside a `shard_map`: the batch axes that it splits over, to communicate by."""
+    return _axes(manual=True)
+
+
+def _axes(*, manual: bool) -> tuple[str, ...]:
     mesh = jax.sharding.get_abstract_mesh()
     return tuple(
         name
         for name, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
-        if name in BATCH_AXES and size > 1 and kind == AxisType.Manual
+        if name in BATCH_AXES and size > 1 and (kind == AxisType.Manual) == manual
     )
 
 
