@@ -260,10 +260,13 @@ def test_what_the_readme_promises_of_the_digits_recipe(tmp_path):
     assert np.mean(gains) >= 0.10 and np.mean(scores) >= 0.75
 
 
-def test_two_processes_train_the_run_that_one_trains(finished, tmp_path):
+@pytest.mark.parametrize("implementation", ["blockwise", "ring"])
+def test_two_processes_train_the_run_that_one_trains(finished, tmp_path, implementation):
+    """And tile by tile the run that the whole matrix trains."""
+    how = f"--config.method.implementation={implementation}", "--config.method.block_size=32"
     done = subprocess.run(
         [sys.executable, "launch/multiprocess_local.py", "--num_processes=2", "--",
-         *command(tmp_path, *TINY)],
+         *command(tmp_path, *TINY, *how)],
         env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
