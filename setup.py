@@ -10,6 +10,9 @@ VERSION = re.search(
     r'__version__ = "(.+)"', (ROOT / "ssl_jax" / "__init__.py").read_text(encoding="utf-8")
 ).group(1)
 
+# The compiler for TPUs, in the version that fits jax; there are no other builds of it.
+TPU_COMPILER = "jax[tpu]; platform_system == 'Linux' and platform_machine == 'x86_64'"
+
 setup(
     name="ssl_jax",
     version=VERSION,
@@ -34,18 +37,20 @@ setup(
         "pillow>=10",  # decoding; imported by tensorflow-datasets too
         "scikit-learn>=1.4",  # the digits data set, few-shot classifiers, t-SNE
         "matplotlib>=3.8",  # figures of the report
+        "safetensors>=0.4",  # weights from and to other libraries
         "rich>=13",  # progress bar and tables
         "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
+        "aot": [TPU_COMPILER],  # compiles for TPUs on machines without one
         "cuda": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
         "gcs": ["gcsfs"],
         "wandb": ["wandb"],
         "umap": ["umap-learn"],
         "parquet": ["pyarrow"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.5", "pyarrow"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.5", "pyarrow", TPU_COMPILER],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -1,8 +1,8 @@
 """NT-Xent, forward and backward, on a CPU: time, memory, and the largest batch that survives.
 
-    python -m benchmarks.contrastive [--views 1024 8192 16384] [--limit_gib 16]
+    python -m benchmarks.contrastive [--views 512 1024 8192 16384] [--largest] [--limit_gib 16]
 
-Sides, each in a process of its own, one after the other:
+Sides, each in a process of its own, taking turns:
 
   blockwise    `nt_xent(implementation="blockwise")`
   dense        `nt_xent(implementation="dense")`, jitted: one matrix for each pair of view kinds
@@ -22,6 +22,7 @@ import argparse
 import importlib.util
 import json
 import resource
+import select
 import statistics
 import subprocess
 import sys
@@ -37,17 +38,15 @@ TEMPERATURE = 0.1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--views", type=int, nargs="+", default=[1024, 8192, 16384])
+    parser.add_argument("--views", type=int, nargs="+", default=[512, 1024, 8192, 16384])
     parser.add_argument("--largest", action="store_true", help="also double until it fails")
     parser.add_argument("--limit_gib", type=float, default=16, help="address space of a side")
-    parser.add_argument("--timeout", type=float, default=180, help="seconds a side may take")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--timeout", type=float, default=180, help="seconds a call may take")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
-        limit = int(given.limit_gib * 2**30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        measure(given.side, given.views[0], given.rounds)
+        serve(given.side, given.views[0], int(given.limit_gib * 2**30))
         return
 
     from rich.console import Console
@@ -62,55 +61,90 @@ def main() -> None:
         packages=torch,
     )
     for views in given.views:
-        found = {side: run(side, views, given) for side in sides}
-        ours = found["blockwise"]
-        for side, result in found.items():
-            if result is None:
-                table.add_row(f"{views:,}", side, "fails", "", "", "")
-                continue
-            ratio = result["seconds"] / ours["seconds"]
-            memory = result["mib"] / ours["mib"]
-            table.add_row(
-                *(f"{views:,}", side, f"{result['seconds']:.3f}", f"{ratio:.2f}"),
-                *(f"{result['mib']:,.0f}", f"{memory:.1f}"),
-            )
-    Console().print(table)
+        for side, (seconds, ratio, mib, growth) in compare(sides, views, given).items():
+            words = [f"{seconds:.3f}", f"{ratio:.2f}", f"{mib:,.0f}", f"{growth:.1f}"]
+            table.add_row(f"{views:,}", side, *(words if seconds else ["fails", "", "", ""]))
+    Console(width=100).print(table)
     if given.largest:
-        print(f"largest batch within {given.limit_gib:g} GiB and {given.timeout:g} s a side:")
+        print(f"largest batch within {given.limit_gib:g} GiB and {given.timeout:g} s a call:")
         for side in sides:
             views = 256
-            while run(side, 2 * views, given, rounds=1):
+            while Side(side, 2 * views, given).last()[0]:
                 views *= 2
             print(f"  {side:<13}{views:>9,} views", flush=True)
 
 
-def run(side: str, views: int, given: argparse.Namespace, rounds: int | None = None):
-    """{"seconds", "mib"} of a side, None if it does not survive."""
-    command = [sys.executable, "-m", "benchmarks.contrastive", "--side", side]
-    command += ["--views", str(views), "--rounds", str(rounds or given.rounds)]
-    command += ["--limit_gib", str(given.limit_gib)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=given.timeout)
-    except subprocess.TimeoutExpired:
-        return None
-    return json.loads(done.stdout) if done.returncode == 0 else None
+def compare(sides: tuple[str, ...], views: int, given: argparse.Namespace):
+    """side -> (median seconds, median ratio, MiB, ratio), zeros where it fails.
+
+    All sides take turns within a round, so that a ratio holds when the machine's speed drifts.
+    """
+    running = {name: Side(name, views, given) for name in sides}
+    rounds = [{name: side.call() for name, side in running.items()} for _ in range(given.rounds)]
+    memory = {name: side.last()[1] for name, side in running.items()}
+    found = {}
+    for name in sides:
+        times = [now[name] for now in rounds]
+        if not all(times):
+            found[name] = (0.0, 0.0, 0.0, 0.0)
+            continue
+        ratio = statistics.median(now[name] / now["blockwise"] for now in rounds)
+        growth = memory[name] / memory["blockwise"]
+        found[name] = (statistics.median(times), ratio, memory[name], growth)
+    return found
 
 
-def measure(side: str, views: int, rounds: int) -> None:
-    """Prints the median seconds of a call, and by how much the resident peak grew."""
+class Side:
+    """One side in a process of its own, which makes a call for every line it is sent."""
+
+    def __init__(self, name: str, views: int, given: argparse.Namespace):
+        command = [sys.executable, "-m", "benchmarks.contrastive", "--side", name]
+        command += ["--views", str(views), "--limit_gib", str(given.limit_gib)]
+        self._timeout = given.timeout
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self.call()  # not counted: compiles, and takes the memory
+
+    def call(self) -> float:
+        """Seconds of one call, 0 when it fails."""
+        return self._ask(b"call\n")[0]
+
+    def last(self) -> tuple[float, float]:
+        """(seconds, MiB by which the process grew) of one more call; ends the process."""
+        answer = self._ask(b"call\n")
+        self._process.kill()
+        self._process.wait()
+        return answer
+
+    def _ask(self, line: bytes) -> tuple[float, float]:
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            return 0.0, 0.0
+        ready, _, _ = select.select([self._process.stdout], [], [], self._timeout)
+        answer = self._process.stdout.readline() if ready else b""
+        if not answer:
+            self._process.kill()
+            return 0.0, 0.0
+        return tuple(json.loads(answer))
+
+
+def serve(side: str, views: int, limit: int) -> None:
+    """Answers every line of stdin with [seconds, MiB] of a call."""
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     rng = np.random.default_rng(0)
     za = rng.normal(size=(views // 2, DIMENSIONS)).astype(np.float32)
     zb = za + 0.5 * rng.normal(size=za.shape).astype(np.float32)
     step = torch_side(side, za, zb) if side.startswith("torch") else jax_side(side, za, zb)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step()
-    times = []
-    for _ in range(rounds):
+    for _ in sys.stdin:
         began = time.perf_counter()
         step()
-        times.append(time.perf_counter() - began)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(json.dumps({"seconds": statistics.median(times), "mib": max(grown, 1) / 1024}))
+        seconds = time.perf_counter() - began
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(json.dumps([seconds, max(grown, 1) / 1024]), flush=True)
 
 
 def jax_side(side: str, za: np.ndarray, zb: np.ndarray) -> Callable[[], None]:

@@ -27,6 +27,7 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
     (RunError) are one line on stderr and exit code 1; anything else keeps its traceback.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
+    parallel.skip_absent_tpu()
     define_flags()
 
     def guarded(argv: Sequence[str]) -> int | None:

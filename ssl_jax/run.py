@@ -11,7 +11,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, data, finish, metrics, parallel, preflight, progress
+from ssl_jax import checkpoint, compiled, data, finish, metrics, parallel, preflight, progress
 from ssl_jax import config as config_lib
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
@@ -103,8 +103,8 @@ class Run:
         if start >= total:
             return state, start
         bar = progress.ProgressBar(total, start, primary=self.primary)
-        compiled = self.experiment.compile_train_step()
-        meter = self._meter(compiled, start)
+        train_step = self.experiment.compile_train_step()
+        meter = self._meter(train_step, start)
         rows = metrics.read_metrics(self.workdir)
         watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
         profiler = _Profiler(self.config.profile_steps, str(self.workdir / "profile"))
@@ -114,7 +114,7 @@ class Run:
                 with meter.data_wait():
                     batch = next(batches)
                 profiler.step(step)
-                state, values, outputs = compiled(state, batch)
+                state, values, outputs = train_step(state, batch)
                 watch.step(step, values, outputs)
                 stopping = self._stopping(step, stop)
                 if stopping or self._due(step):
@@ -181,10 +181,14 @@ class Run:
         with host, parallel.prefetch_to_device(host, put, config.data.prefetch) as batches:
             yield batches
 
-    def _meter(self, compiled: Any, start: int) -> progress.Throughput:
+    def _meter(self, step: Any, start: int) -> progress.Throughput:
         """Speed, and utilisation where the device's peak is known."""
-        peak = parallel.peak_flops(self.mesh.devices.flat[0].device_kind)
-        flops = (compiled.cost_analysis() or {}).get("flops") if peak else None
+        device = self.mesh.devices.flat[0]
+        peak, flops = parallel.peak_flops(device.device_kind), None
+        if peak and device.platform == "tpu":
+            flops = compiled.read(step).flops
+        elif peak:  # the arithmetic of a GPU's library calls is not in its program
+            flops = (step.cost_analysis() or {}).get("flops")
         return progress.Throughput(
             self.config.batch_size, start_step=start, flops_per_step=flops, peak_flops=peak
         )

@@ -1,6 +1,13 @@
 """Devices, processes, and where arrays live on them."""
 
-from ssl_jax.parallel.distributed import any_process, barrier, from_first_process, initialize, leave
+from ssl_jax.parallel.distributed import (
+    any_process,
+    barrier,
+    from_first_process,
+    initialize,
+    leave,
+    skip_absent_tpu,
+)
 from ssl_jax.parallel.global_arrays import gather, to_global
 from ssl_jax.parallel.mesh import (
     batch_sharding,
@@ -38,6 +45,7 @@ __all__ = [
     "peak_flops",
     "prefetch_to_device",
     "replicated",
+    "skip_absent_tpu",
     "state_shardings",
     "to_global",
 ]

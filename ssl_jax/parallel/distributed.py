@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ssl_jax.errors import UserError
+from ssl_jax.parallel import tpu
 
 _EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _HEARTBEAT = "SSL_JAX_HEARTBEAT_SECONDS"
@@ -41,6 +43,7 @@ def initialize() -> bool:
     """
     if jax.distributed.is_initialized():
         return jax.process_count() > 1
+    skip_absent_tpu()
     order_cpu_collectives()
     arguments = _explicit_arguments(os.environ)
     if arguments is None:
@@ -55,6 +58,37 @@ def initialize() -> bool:
     if on_main_thread and handler is not None:
         signal.signal(signal.SIGTERM, handler)
     return jax.process_count() > 1
+
+
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+_CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+
+
+def skip_absent_tpu() -> None:
+    """Keeps JAX from looking for TPUs where libtpu is installed but there are none.
+
+    libtpu is also what `ssl_jax.aot` compiles with, so machines without TPUs have it. JAX starts it
+    before any other platform, and it then complains on standard error. A platform cannot be left
+    out, so the others are named; where that might hide one, nothing is done. `JAX_PLATFORMS` stays
+    in force. To be called before the backend starts.
+    """
+    if jax.config.jax_platforms or not tpu.is_installed() or _has_tpu(os.environ):
+        return
+    if not any(os.path.exists(device) for device in _GPU_DEVICES):
+        jax.config.update("jax_platforms", "cpu")
+    elif any(importlib.util.find_spec(plugin) for plugin in _CUDA_PLUGINS):
+        jax.config.update("jax_platforms", "cuda,cpu")
+
+
+def _has_tpu(environ: dict[str, str] | os._Environ) -> bool:
+    """Whether this machine has TPU chips, or its environment says that it should."""
+    names = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES",
+             "TPU_ACCELERATOR_TYPE", "JAX_FORCE_TPU_INIT")  # fmt: skip
+    return _has_tpu_device() or any(environ.get(name) for name in names)
+
+
+def _has_tpu_device() -> bool:
+    return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 _CONCURRENT = "--xla_cpu_enable_concurrency_optimized_scheduler="
@@ -118,8 +152,7 @@ def _tpu_workers(environ: dict[str, str] | os._Environ) -> int:
     for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         if environ.get(name):
             return len(environ[name].split(","))
-    no_chip = not glob.glob("/dev/accel[0-9]*") and not glob.glob("/dev/vfio/[0-9]*")
-    if no_chip or "TPU_SKIP_MDS_QUERY" in environ:
+    if not _has_tpu_device() or "TPU_SKIP_MDS_QUERY" in environ:
         return 1
     host = environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-# Dense bfloat16 FLOP/s of one device as `jax.Device.device_kind` names it (vendors' data sheets).
-# A prefix match: "NVIDIA H100 80GB HBM3" is "NVIDIA H100". Longer names come first.
-_BF16_FLOPS = {
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v4": 275e12,
-    "TPU v3": 61.5e12,  # a core; a chip has two
-    "TPU v2": 22.5e12,
+from ssl_jax.parallel import tpu
+
+# Dense bfloat16 FLOP/s of one GPU as `jax.Device.device_kind` names it (vendors' data sheets). A
+# prefix match: "NVIDIA H100 80GB HBM3" is "NVIDIA H100". Longer names come first. TPUs stand in
+# `ssl_jax.parallel.tpu`.
+_GPU_BF16_FLOPS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA H200": 989e12,
     "NVIDIA H100 PCIe": 756e12,
@@ -29,7 +23,10 @@ _BF16_FLOPS = {
 
 def peak_flops(device_kind: str) -> float | None:
     """Dense bfloat16 FLOP/s of one device of this kind, None where it is not known (CPUs)."""
-    for name, flops in _BF16_FLOPS.items():
+    generation = tpu.generation_of(device_kind)
+    if generation is not None:
+        return generation.flops / generation.devices
+    for name, flops in _GPU_BF16_FLOPS.items():
         if device_kind.startswith(name):
             return flops
     return None
