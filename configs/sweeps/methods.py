@@ -1,0 +1,49 @@
+"""Every method on the embedded digits, three seeds each: the table of the README.
+
+    python -m ssl_jax.sweep --config=configs/sweeps/methods.py:digits --workdir=runs/methods
+
+`validation` holds back the last fifth of the training split instead of the test split: recipes are
+chosen with it.
+"""
+
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.grid import Cell, Sweep, product
+
+METHODS = (
+    "simclr",
+    "instdisc",
+    "moco_v1",
+    "moco_v2",
+    "moco_v3",
+    "simclr_v2",
+    "byol",
+    "simsiam",
+    "barlow_twins",
+    "vicreg",
+)
+VARIANTS = ("digits", "validation")
+
+
+def get_sweep(variant: str = "digits") -> Sweep:
+    """The grid of one variant."""
+    if variant not in VARIANTS:
+        raise UserError(
+            f"configs/sweeps/methods.py has no variant {variant!r}; variants: "
+            f"{', '.join(VARIANTS)}.{nearest(variant, VARIANTS)}"
+        )
+    overrides = {}
+    if variant == "validation":
+        overrides = {
+            "data.split": "train[:80%]",
+            "eval.train_split": "train[:80%]",
+            "eval.test_split": "train[80%:]",
+        }
+    cells = [
+        Cell(
+            labels,
+            f"configs/{labels['method']}.py:digits",
+            {"seed": labels["seed"], **overrides},
+        )
+        for labels in product(method=METHODS, seed=(0, 1, 2))
+    ]
+    return Sweep("every method on digits", tuple(cells))
