@@ -31,6 +31,7 @@ def base_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.batch_size = 256  # global: over all devices of all hosts
+    config.init_from = placeholder(str)  # a run, or a file of weights: see ssl_jax/init_from.py
     config.micro_batch_size = placeholder(int)  # examples encoded at a time, over all devices
     config.epochs = placeholder(float)  # the length of the run is one of epochs and steps
     config.steps = placeholder(int)
@@ -52,12 +53,27 @@ def base_config() -> ConfigDict:
 
     config.method = ConfigDict()
     config.model = ConfigDict()
-    config.model.name = placeholder(str)  # resnet18 ... resnet152, convnet
+    config.model.name = placeholder(str)  # resnet18 ... resnet200, vit_ti16 ... vit_h14, convnet
     # Options of the encoder; unset ones keep the encoder's own defaults.
     config.model.width = placeholder(float)  # multiplier of a ResNet's channels
-    config.model.stem = placeholder(str)  # of a ResNet: imagenet (7x7 and pool) or cifar (3x3)
+    config.model.stem = placeholder(str)  # of a ResNet: imagenet (7x7 and pool), cifar (3x3), deep
+    config.model.shortcut = placeholder(str)  # of a ResNet: conv or pool (ResNet-D)
+    config.model.sk_ratio = placeholder(float)  # of a ResNet's selective kernels; SimCLR v2: 1/16
     config.model.widths = placeholder(tuple)  # channels of a convnet's stages
     config.model.strides = placeholder(tuple)
+    config.model.kernel_init = placeholder(str)  # ResNet: lecun, he_fan_out; ViT: xavier, normal
+    config.model.patch_size = placeholder(int)  # this and all below: of a ViT
+    config.model.dim = placeholder(int)
+    config.model.depth = placeholder(int)
+    config.model.num_heads = placeholder(int)
+    config.model.mlp_ratio = placeholder(float)
+    config.model.positions = placeholder(str)  # learned, or sincos (fixed)
+    config.model.cls_token = placeholder(bool)
+    config.model.pool = placeholder(str)  # cls or mean
+    config.model.drop_path = placeholder(float)  # of the last layer; 0 in the first
+    config.model.layer_scale = placeholder(float)  # what LayerScale starts from; unset: none
+    config.model.qkv_bias = placeholder(bool)
+    config.model.attention = placeholder(str)  # auto, xla, cudnn: one result
     config.views = ConfigDict()
 
     config.optimizer = ConfigDict()

@@ -82,13 +82,12 @@ class Experiment:
         """Classes of the online probe, None where there is none."""
         return self.spec.num_classes if self.config.eval.online else None
 
-    def _init(self, loaded: tuple[PyTree, PyTree] | None = None) -> Callable[[Any], PyTree]:
+    def _init(self) -> Callable[..., PyTree]:
         return train_state.make_init(
             self.method,
             self.tx,
             seed=self.config.seed,
             probe_classes=self.probe_classes,
-            loaded=loaded,
         )
 
     @functools.cached_property
@@ -111,12 +110,16 @@ class Experiment:
             for name, array in self.spec.batch(self.config.batch_size).items()
         }
 
-    def init_state(self, loaded: tuple[PyTree, PyTree] | None = None) -> train_state.TrainState:
-        """The first state, created on its devices, already sharded."""
+    def init_state(self, loaded: Any = None) -> train_state.TrainState:
+        """The first state, created on its devices, already sharded.
+
+        Args:
+          loaded: weights to start from, see `ssl_jax.init_from`.
+        """
         batch = self.spec.batch(self.config.batch_size)
         with jax.set_mesh(self.mesh):
-            init = self._init(loaded)
-            return jax.jit(lambda: init(batch), out_shardings=self.state_shardings)()
+            init = functools.partial(self._init(), batch)
+            return jax.jit(init, out_shardings=self.state_shardings)(loaded)
 
     def train_step(self) -> Any:
         """The train step, jitted with its shardings, the state donated."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def path_string(path: Sequence[Any]) -> str:
@@ -16,3 +17,20 @@ def path_string(path: Sequence[Any]) -> str:
 def by_path(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their path, in the tree's order."""
     return {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def replace(tree: Any, arrays: Mapping[str, Any]) -> Any:
+    """`tree` with other leaves at the given paths, each in the dtype of the one it replaces.
+
+    Raises:
+      ValueError: a path is not in the tree.
+    """
+    leaves = by_path(tree)
+    unknown = sorted(set(arrays) - set(leaves))
+    if unknown:
+        raise ValueError(f"no such leaf: {', '.join(unknown)}")
+    new = [
+        jnp.asarray(arrays[path], leaf.dtype) if path in arrays else leaf
+        for path, leaf in leaves.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), new)

@@ -17,10 +17,11 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, data, parallel
+from ssl_jax import checkpoint, data, optim, parallel
 from ssl_jax import config as config_lib
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
+from ssl_jax.paths import by_path, replace
 
 PyTree = Any
 
@@ -81,26 +82,47 @@ class Pretrained:
         return {name: np.concatenate(parts) for name, parts in out.items()}
 
 
-def load(workdir: str, step: int | None = None) -> Pretrained:
+def load(
+    workdir: str, step: int | None = None, *, dtype: str | None = None, ema: bool = False
+) -> Pretrained:
     """Loads a run's encoder: the latest checkpoint, or the one of `step`.
 
+    Args:
+      dtype: of the activations; what the run had by default.
+      ema: the moving average of the parameters, where they have one.
+
     Raises:
-      UserError: no such run or step.
+      UserError: no such run or step, or it keeps no moving average.
     """
     config = read_config(workdir)
+    if dtype is not None:
+        config.dtype = dtype
     spec = data.spec_from_config(config.data)
     mesh = parallel.make_mesh(devices=jax.devices()[:1]) if jax.process_count() == 1 else None
-    return load_experiment(workdir, Experiment.build(config, spec, mesh), step)
+    return load_experiment(workdir, Experiment.build(config, spec, mesh), step, ema=ema)
 
 
-def load_experiment(workdir: str, experiment: Experiment, step: int | None = None) -> Pretrained:
+def load_experiment(
+    workdir: str, experiment: Experiment, step: int | None = None, *, ema: bool = False
+) -> Pretrained:
     """As `load`, on the devices of an experiment already built."""
+    prefixes = ["params", "buffers"]
+    if ema:
+        average = optim.ema_path(experiment.abstract_state.opt_state)
+        if average is None:
+            name = experiment.config.method.name
+            raise UserError(f"{workdir} keeps no moving average: method {name} has none")
+        prefixes.append(f"opt_state/{average}")
     with checkpoint.Checkpointer(workdir, read_only=True) as saves:
-        restored = saves.restore_parameters(step, sharding=parallel.replicated(experiment.mesh))
+        restored = saves.restore_parameters(
+            step, prefixes=prefixes, sharding=parallel.replicated(experiment.mesh)
+        )
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet")
     parts, step = restored
     state = experiment.abstract_state
+    if ema:
+        parts["params"] = replace(parts["params"], by_path(parts[prefixes[-1]]))
     return Pretrained(
         experiment.config,
         experiment,

@@ -11,7 +11,17 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, compiled, data, finish, metrics, parallel, preflight, progress
+from ssl_jax import (
+    checkpoint,
+    compiled,
+    data,
+    finish,
+    init_from,
+    metrics,
+    parallel,
+    preflight,
+    progress,
+)
 from ssl_jax import config as config_lib
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
@@ -78,7 +88,7 @@ class Run:
         self._say(preflight.text(lines))
         with StopRequest() as stop, self.saves, jax.set_mesh(self.mesh):
             restored = self.saves.restore(self.experiment.abstract_state)
-            state, start = restored or (self.experiment.init_state(), 0)
+            state, start = restored or (self._first_state(), 0)
             if start >= self.length.total_steps and finish.is_finished(self.workdir, start):
                 self._say(f"the run is finished (step {start}): nothing to do")
                 return 0
@@ -94,6 +104,14 @@ class Run:
                         self.experiment, self.prober, state, self.source, self.workdir, lines
                     )
         return 0
+
+    def _first_state(self) -> TrainState:
+        if self.config.init_from is None:
+            return self.experiment.init_state()
+        loaded, lines = init_from.load(self.config.init_from, self.experiment)
+        self._say("\n".join(f"starts from {line}" if i == 0 else f"  {line}"
+                            for i, line in enumerate(lines)))  # fmt: skip
+        return self.experiment.init_state(loaded)
 
     def _train(
         self, state: TrainState, start: int, writer: metrics.MetricWriter, stop: StopRequest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -13,6 +13,7 @@ import optax
 from ssl_jax import micro_batches, optim
 from ssl_jax.evals import online
 from ssl_jax.method import Aux, Batch, Method
+from ssl_jax.paths import replace
 
 Array = jax.Array
 PyTree = Any
@@ -50,23 +51,26 @@ def make_init(
     *,
     seed: int,
     probe_classes: int | None = None,
-    loaded: tuple[PyTree, PyTree] | None = None,
-) -> Callable[[Batch], TrainState]:
-    """A jittable function: batch (shapes suffice) -> first state.
+) -> Callable[..., TrainState]:
+    """A jittable function: batch (shapes suffice), loaded=None -> first state.
+
+    `loaded` is {"params": {path: array}, "buffers": {path: array}}, weights to start from instead
+    of random ones. They go in before the optimizer starts, so that a moving average begins at them.
 
     Args:
       method: the method; its `loss` is only traced, for the width of its outputs.
       tx: the optimizer.
       seed: of the parameters and of everything drawn later.
       probe_classes: classes of the online probe, None for no probe.
-      loaded: (params, buffers) to start from. They go in before the optimizer starts, so that a
-        moving average begins at the loaded weights.
     """
 
-    def init(batch: Batch) -> TrainState:
+    def init(batch: Batch, loaded: Mapping[str, Any] | None = None) -> TrainState:
         root = jax.random.key(seed)
         init_key, probe_key, run_key = jax.random.split(root, 3)
-        params, buffers = loaded or method.init(init_key, batch)
+        params, buffers = method.init(init_key, batch)
+        if loaded:
+            params = replace(params, loaded["params"])
+            buffers = replace(buffers, loaded["buffers"])
         opt_state = tx.init(params)
         probe = None
         if probe_classes:

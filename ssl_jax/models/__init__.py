@@ -13,6 +13,7 @@ from ssl_jax.models.convnet import ConvNet, convnet
 from ssl_jax.models.functional import Net, count_parameters
 from ssl_jax.models.heads import MLP, projection_head
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, ResNet, resnet
+from ssl_jax.models.vit import SIZES, ViT, vit
 
 __all__ = [
     "ENCODERS",
@@ -20,17 +21,28 @@ __all__ = [
     "ConvNet",
     "Net",
     "ResNet",
+    "ViT",
     "convnet",
     "count_parameters",
     "make_encoder",
     "projection_head",
     "resnet",
+    "vit",
 ]
+
+# Size and patch of the ViTs that papers name; others by `patch_size`, `dim`, `depth`, `num_heads`.
+VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14")
 
 # Name -> function of keyword options that returns the module.
 ENCODERS = {
     **{f"resnet{depth}": functools.partial(resnet, depth) for depth in BLOCKS_PER_STAGE},
     "convnet": convnet,
+    **{
+        f"vit_{name}": functools.partial(
+            vit, **SIZES[name.rstrip("0123456789")], patch_size=int(name.lstrip("bhilst"))
+        )
+        for name in VITS
+    },
 }
 DTYPES = ("float32", "bfloat16")
 
@@ -38,7 +50,7 @@ DTYPES = ("float32", "bfloat16")
 def make_encoder(name: str, *, dtype: str = "float32", **options: Any) -> Net:
     """The encoder f: images `[n h w c]` to `(h, out)`.
 
-    `h` is `[n d]` float32, `out` a dict of every stage's output by name.
+    `h` is `[n d]` float32, `out` a dict of every stage's or layer's output by name.
 
     Args:
       name: a key of `ENCODERS`.

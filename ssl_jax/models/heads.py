@@ -2,12 +2,12 @@
 
 The shapes of the papers, for an encoder of 2048 features:
 
-    SimCLR   projection_head("nonlinear", output_dim=128)
-    BYOL     MLP(2, 4096, 256, hidden_bias=True)                      projector and predictor
-    SimSiam  MLP(3, 2048, 2048, output_norm="no_affine")              projector
-             MLP(2, 512, 2048, output_bias=True)                      predictor
-    Barlow   MLP(3, 8192, 8192)                                       projector
-    VICReg   MLP(3, 8192, 8192, hidden_bias=True)                     expander
+    SimCLR        projection_head("nonlinear", output_dim=128)
+    BYOL          mlp_head(2, 4096, 256, hidden_bias=True)              projector and predictor
+    SimSiam       mlp_head(3, 2048, 2048, output_norm="no_affine")      projector
+                  mlp_head(2, 512, 2048, output_bias=True)              predictor
+    Barlow Twins  mlp_head(3, 8192, 8192)                               projector
+    VICReg        mlp_head(3, 8192, 8192, hidden_bias=True)             expander
 """
 
 from __future__ import annotations
@@ -97,6 +97,32 @@ class Identity(nn.Module):
         return x.astype(jnp.float32)
 
 
+def mlp_head(
+    num_layers: int,
+    hidden_dim: int | None,
+    output_dim: int,
+    *,
+    dtype: Any = jnp.float32,
+    **options: Any,
+) -> Net:
+    """An `MLP` whose sizes have been checked, `[n d]` to `[n output_dim]` float32.
+
+    Args:
+      num_layers, hidden_dim, output_dim: as of `MLP`.
+      dtype: compute dtype, by name or as a type.
+      **options: further attributes of `MLP`.
+
+    Raises:
+      UserError: a number of layers or a width below 1.
+    """
+    if num_layers < 1 or output_dim < 1 or (hidden_dim is not None and hidden_dim < 1):
+        raise UserError(
+            f"a head of {num_layers} layers, hidden_dim {hidden_dim} and output_dim {output_dim} "
+            "cannot be built; all must be at least 1"
+        )
+    return Net(MLP(num_layers, hidden_dim, output_dim, dtype=jnp.dtype(dtype), **options))
+
+
 def projection_head(
     kind: str = "nonlinear",
     *,
@@ -130,19 +156,12 @@ def projection_head(
         raise UserError(f"unknown head {kind!r}; heads are {HEADS}.{nearest(kind, HEADS)}")
     if kind == "none":
         return Net(Identity())
-    if num_layers < 1 or output_dim < 1 or (hidden_dim is not None and hidden_dim < 1):
-        raise UserError(
-            f"a head of {num_layers} layers, hidden_dim {hidden_dim} and output_dim {output_dim} "
-            "cannot be built; all must be at least 1"
-        )
-    return Net(
-        MLP(
-            num_layers=1 if kind == "linear" else num_layers,
-            hidden_dim=hidden_dim,
-            output_dim=output_dim,
-            hidden_norm=batch_norm,
-            output_norm="scale" if batch_norm else "none",
-            kernel_std=kernel_std,
-            dtype=jnp.dtype(dtype),
-        )
+    return mlp_head(
+        1 if kind == "linear" else num_layers,
+        hidden_dim,
+        output_dim,
+        hidden_norm=batch_norm,
+        output_norm="scale" if batch_norm else "none",
+        kernel_std=kernel_std,
+        dtype=dtype,
     )

@@ -6,6 +6,11 @@ et al. 2017, arXiv:1706.02677). A width multiplier scales every channel count in
 and so the features: 2048w for ResNet-50 (SimCLR, Chen et al. 2020, section 4.2). The "cifar" stem
 is SimCLR's B.9: a 3x3 convolution of stride 1 and no max pool.
 
+SimCLR v2 (Chen et al. 2020, arXiv:2006.10029) changes three things, each an option here:
+stem="deep" and shortcut="pool" make a ResNet-D (He et al. 2019, arXiv:1812.01187), and sk_ratio>0
+puts selective kernels (Li et al. 2019, arXiv:1903.06586) in the place of the 3x3 convolutions. Its
+released code also averages 2x2 windows where a shortcut keeps the resolution; ResNet-D does not.
+
 - Paddings are symmetric and depend on the kernel alone, as in torchvision: converted weights give
   the same features at every image size.
 - The shortcut is a projection only where the shape changes (option B of He et al.).
@@ -36,8 +41,12 @@ BLOCKS_PER_STAGE = {
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
 }
-STEMS = ("imagenet", "cifar")
+STEMS = ("imagenet", "cifar", "deep")
+SHORTCUTS = ("conv", "pool")
+# Channels between a selective kernel's pooled features and its mixing logits, at least.
+_LEAST_SQUEEZED = 32
 KERNEL_INITS = {
     "lecun": nn.initializers.lecun_normal(),
     "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
@@ -52,6 +61,8 @@ class BasicBlock(nn.Module):
     stride: int
     conv: Layer
     norm: Layer
+    shortcut: str
+    sk_ratio: float  # not used
     expansion = 1
 
     @nn.compact
@@ -60,7 +71,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.channels, 3, name="conv2")(y)
         y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(y + shortcut(x, y.shape[-1], self.stride, self.conv, self.norm))
+        return nn.relu(y + _shortcut(self, x, y.shape[-1]))
 
 
 class BottleneckBlock(nn.Module):
@@ -70,28 +81,80 @@ class BottleneckBlock(nn.Module):
     stride: int
     conv: Layer
     norm: Layer
+    shortcut: str
+    sk_ratio: float
     expansion = 4
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.conv(self.channels, 1, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
-        y = self.conv(self.channels, 3, self.stride, name="conv2")(y)
-        y = nn.relu(self.norm(name="norm2")(y))
+        if self.sk_ratio:
+            squeezed = max(int(self.channels * self.sk_ratio), _LEAST_SQUEEZED)
+            y = SelectiveKernel(
+                self.channels, self.stride, squeezed, self.conv, self.norm, name="sk"
+            )(y)
+        else:
+            y = self.conv(self.channels, 3, self.stride, name="conv2")(y)
+            y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(self.channels * self.expansion, 1, name="conv3")(y)
         y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(y + shortcut(x, y.shape[-1], self.stride, self.conv, self.norm))
+        return nn.relu(y + _shortcut(self, x, y.shape[-1]))
 
 
-def shortcut(x: jax.Array, channels: int, stride: int, conv: Layer, norm: Layer) -> jax.Array:
+class SelectiveKernel(nn.Module):
+    """Two 3x3 convolutions, mixed in every channel by weights that look at the whole image.
+
+    The weights are a softmax over the two branches. As in SimCLR v2's code both kernels are 3x3, so
+    the branches are one convolution of twice the channels, and nothing here has a bias.
+
+    Attributes:
+      channels: of each branch and of the output.
+      stride: of the convolutions.
+      squeezed: width of the hidden layer that computes the weights.
+    """
+
+    channels: int
+    stride: int
+    squeezed: int
+    conv: Layer
+    norm: Layer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv(2 * self.channels, 3, self.stride, name="conv")(x)
+        x = nn.relu(self.norm(name="norm")(x))
+        x = x.reshape(*x.shape[:-1], 2, self.channels)  # (n, h, w, branch, c)
+        pooled = jnp.mean(jnp.sum(x, axis=3), axis=(1, 2), keepdims=True)  # (n, 1, 1, c)
+        y = self.conv(self.squeezed, 1, name="squeeze")(pooled)
+        y = nn.relu(self.norm(name="squeeze_norm")(y))
+        logits = self.conv(2 * self.channels, 1, name="mix")(y)
+        logits = logits.reshape(*logits.shape[:-1], 2, self.channels)  # (n, 1, 1, branch, c)
+        weights = nn.softmax(logits.astype(jnp.float32), axis=3).astype(x.dtype)
+        return jnp.sum(x * weights, axis=3)
+
+
+def _shortcut(block: BasicBlock | BottleneckBlock, x: jax.Array, channels: int) -> jax.Array:
     """`x` itself, or its 1x1 projection where the block changes the shape."""
+    stride = block.stride
     if x.shape[-1] == channels and stride == 1:
         return x
-    return norm(name="shortcut_norm")(conv(channels, 1, stride, name="shortcut_conv")(x))
+    if block.shortcut == "pool" and stride > 1:
+        # An odd side's last window hangs over the edge, where there is nothing to average.
+        over = tuple((0, -side % stride) for side in x.shape[1:3])
+        window = (stride, stride)
+        x = nn.avg_pool(x, window, strides=window, padding=over, count_include_pad=False)
+        stride = 1
+    return block.norm(name="shortcut_norm")(
+        block.conv(channels, 1, stride, name="shortcut_conv")(x)
+    )
 
 
 class Stem(nn.Module):
-    """What the first stage sees: a quarter of the image's side ("imagenet") or all ("cifar")."""
+    """What the first stage sees: the whole image ("cifar") or a quarter of its side.
+
+    "imagenet" has one 7x7 convolution, "deep" three 3x3 ones, the first two half as wide.
+    """
 
     kind: str
     channels: int
@@ -100,10 +163,14 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.kind == "deep":
+            for i, stride in ((1, 2), (2, 1)):
+                x = self.conv(self.channels // 2, 3, stride, name=f"conv{i}")(x)
+                x = nn.relu(self.norm(name=f"norm{i}")(x))
         kernel, stride = (7, 2) if self.kind == "imagenet" else (3, 1)
         x = self.conv(self.channels, kernel, stride, name="conv")(x)
         x = nn.relu(self.norm(name="norm")(x))
-        if self.kind == "imagenet":
+        if self.kind != "cifar":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         return x
 
@@ -111,18 +178,16 @@ class Stem(nn.Module):
 class Stage(nn.Module):
     """Blocks at one resolution; the first of them carries the stride."""
 
-    block: type[nn.Module]
+    block: Layer
     num_blocks: int
     channels: int
     stride: int
-    conv: Layer
-    norm: Layer
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.num_blocks):
             stride = self.stride if i == 0 else 1
-            x = self.block(self.channels, stride, self.conv, self.norm, name=f"block{i + 1}")(x)
+            x = self.block(self.channels, stride, name=f"block{i + 1}")(x)
         return x
 
 
@@ -130,9 +195,12 @@ class ResNet(nn.Module):
     """The backbone, without a classifier.
 
     Attributes:
-      depth: 18, 34, 50, 101 or 152.
+      depth: a key of `BLOCKS_PER_STAGE`; bottleneck blocks from 50 on.
       width: multiplies every channel count.
-      stem: "imagenet" or "cifar".
+      stem: "imagenet", "cifar" or "deep" (ResNet-D's).
+      shortcut: where a block halves the resolution, "conv" of stride 2 or "pool" before a
+        convolution (ResNet-D's).
+      sk_ratio: squeezed over all channels of the selective kernels; 0 for plain convolutions.
       kernel_init: "lecun" or "he_fan_out".
       dtype: of activations and of the convolutions' arithmetic.
     """
@@ -140,6 +208,8 @@ class ResNet(nn.Module):
     depth: int = 50
     width: float = 1
     stem: str = "imagenet"
+    shortcut: str = "conv"
+    sk_ratio: float = 0.0
     kernel_init: str = "lecun"
     dtype: Any = jnp.float32
 
@@ -159,7 +229,13 @@ class ResNet(nn.Module):
             _conv, kernel_init=KERNEL_INITS[self.kernel_init], dtype=self.dtype
         )
         norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
-        block = BasicBlock if self.depth < 50 else BottleneckBlock
+        block = functools.partial(
+            BasicBlock if self.depth < 50 else BottleneckBlock,
+            conv=conv,
+            norm=norm,
+            shortcut=self.shortcut,
+            sk_ratio=self.sk_ratio,
+        )
         channels = round(64 * self.width)
 
         out = {}
@@ -167,7 +243,7 @@ class ResNet(nn.Module):
         x = out["stem"] = Stem(self.stem, channels, conv, norm, name="stem")(x)
         for i, num_blocks in enumerate(BLOCKS_PER_STAGE[self.depth]):
             name, stride = f"stage{i + 1}", 1 if i == 0 else 2
-            stage = Stage(block, num_blocks, channels * 2**i, stride, conv, norm, name=name)
+            stage = Stage(block, num_blocks, channels * 2**i, stride, name=name)
             x = out[name] = stage(x)  # [n h/2^i w/2^i c]
         h = out["h"] = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)  # [n d]
         return h, out
@@ -190,18 +266,33 @@ def resnet(
     *,
     width: float = 1,
     stem: str = "imagenet",
+    shortcut: str = "conv",
+    sk_ratio: float = 0.0,
     kernel_init: str = "lecun",
     dtype: Any = jnp.float32,
 ) -> ResNet:
-    """A ResNet whose options have been checked.
+    """A ResNet whose options have been checked; see `ResNet` for what they mean.
 
     Raises:
-      UserError: the depth, stem or initialiser is unknown, or the width is not positive.
+      UserError: the depth, stem, shortcut or initialiser is unknown, the width is not positive, or
+        `sk_ratio` cannot be.
     """
     if depth not in BLOCKS_PER_STAGE:
         raise UserError(f"no ResNet of depth {depth}; depths are {sorted(BLOCKS_PER_STAGE)}")
     if stem not in STEMS:
         raise UserError(f"unknown stem {stem!r}; stems are {STEMS}.{nearest(stem, STEMS)}")
+    if shortcut not in SHORTCUTS:
+        raise UserError(
+            f"unknown shortcut {shortcut!r}; shortcuts are {SHORTCUTS}."
+            f"{nearest(shortcut, SHORTCUTS)}"
+        )
+    if not 0 <= sk_ratio <= 1:
+        raise UserError(f"sk_ratio is {sk_ratio}; use 0 for none, or a share such as 0.0625")
+    if sk_ratio and depth < 50:
+        raise UserError(
+            f"sk_ratio {sk_ratio} needs bottleneck blocks, which ResNet-{depth} does not have; use "
+            "a depth of 50 or more"
+        )
     if kernel_init not in KERNEL_INITS:
         raise UserError(
             f"unknown kernel_init {kernel_init!r}; known are {tuple(KERNEL_INITS)}."
@@ -209,4 +300,4 @@ def resnet(
         )
     if round(64 * width) < 1:
         raise UserError(f"width {width} leaves no channels; use a positive multiplier such as 1")
-    return ResNet(depth, width, stem, kernel_init, dtype)
+    return ResNet(depth, width, stem, shortcut, sk_ratio, kernel_init, dtype)

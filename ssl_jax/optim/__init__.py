@@ -1,6 +1,6 @@
 """Optimizers, learning rates and moving averages, as optax transforms and plain functions."""
 
-from ssl_jax.optim.ema import EmaState, ema_params, track_ema
+from ssl_jax.optim.ema import EmaState, ema_params, ema_path, track_ema
 from ssl_jax.optim.factory import OPTIMIZERS, make_optimizer
 from ssl_jax.optim.lars import lars
 from ssl_jax.optim.masks import (
@@ -28,6 +28,7 @@ __all__ = [
     "cosine_ema",
     "count_excluded",
     "ema_params",
+    "ema_path",
     "lars",
     "make_optimizer",
     "make_schedule",

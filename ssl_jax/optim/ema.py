@@ -94,6 +94,13 @@ def ema_params(opt_state: PyTree) -> PyTree | None:
     return found[0].ema if found else None
 
 
+def ema_path(opt_state: PyTree) -> str | None:
+    """Where in an optimizer state the average stands, e.g. "1/ema"; None if there is none."""
+    leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=_is_state)
+    found = [path_string(path) for path, node in leaves if _is_state(node)]
+    return f"{found[0]}/ema" if found else None
+
+
 def _is_state(node: Any) -> bool:
     return isinstance(node, EmaState)
 

@@ -12,7 +12,7 @@ from ssl_jax.models import ENCODERS, make_encoder
 def test_every_encoder_keeps_the_contract(name):
     """(h, out): h [n d] float32, the stages in the compute dtype; params float32; hashable."""
     net = make_encoder(name, dtype="bfloat16")
-    x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    x = jax.ShapeDtypeStruct((2, 112, 112, 3), jnp.float32)  # patches of 8, 14 and 16 tile it
 
     def forward(key, x):
         params, buffers = net.init(key, x)
@@ -21,7 +21,8 @@ def test_every_encoder_keeps_the_contract(name):
     params, buffers, (h, out), after = jax.eval_shape(forward, jax.random.key(0), x)
     assert h.ndim == 2 and h.shape[0] == 2 and h.dtype == jnp.float32
     assert out["h"].shape == h.shape
-    assert out["stage1"].ndim == 4 and out["stage1"].dtype == jnp.bfloat16
+    first, axes = ("layer1", 3) if name.startswith("vit") else ("stage1", 4)
+    assert out[first].ndim == axes and out[first].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves((params, buffers))} == {jnp.dtype("float32")}
     assert after == buffers
     assert hash(net) == hash(make_encoder(name, dtype="bfloat16"))
@@ -30,15 +31,26 @@ def test_every_encoder_keeps_the_contract(name):
 def test_an_option_that_is_none_counts_as_not_given():
     assert make_encoder("convnet", stem=None, strides=None) == make_encoder("convnet")
     assert make_encoder("resnet18", width=None, stem=None) == make_encoder("resnet18")
+    assert make_encoder("vit_s16", width=None, dim=None) == make_encoder("vit_s16")
+
+
+def test_an_option_overrides_what_the_name_means():
+    module = make_encoder("vit_s16", patch_size=4, num_heads=12).module
+    assert (module.patch_size, module.dim, module.depth, module.num_heads) == (4, 384, 12, 12)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (dict(name="resnet5"), r"unknown model 'resnet5'; .*Did you mean 'resnet50'\?"),
+        (dict(name="vit_b61"), r"unknown model 'vit_b61'; .*Did you mean 'vit_b16'\?"),
+        (dict(name="vit_b16", dims=8), r"vit_b16 has no option 'dims'; .*Did you mean 'dim'\?"),
         (dict(name="convnet", width=2), r"convnet has no option 'width'; .*Did you mean 'widths'"),
         (dict(name="resnet18", stm="cifar"), r"no option 'stm'; .*Did you mean 'stem'\?"),
         (dict(name="resnet18", stem="cifer"), r"unknown stem 'cifer'; .*Did you mean 'cifar'\?"),
+        (dict(name="resnet50", shortcut="pol"), r"shortcut 'pol'; .*Did you mean 'pool'\?"),
+        (dict(name="resnet34", sk_ratio=0.1), r"bottleneck blocks, which ResNet-34 does not have"),
+        (dict(name="resnet50", sk_ratio=2), r"sk_ratio is 2; use 0 for none"),
         (dict(name="resnet18", kernel_init="he"), r"unknown kernel_init 'he'"),
         (dict(name="resnet18", width=0), r"width 0 leaves no channels"),
         (dict(name="resnet18", dtype="bfloat61"), r"Did you mean 'bfloat16'\?"),

@@ -1,5 +1,7 @@
 """ResNets against their published sizes and a float64 NumPy forward pass."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,10 @@ from flax import linen as nn
 
 from ssl_jax.models import count_parameters, make_encoder, resnet
 from ssl_jax.models.functional import Net
-from ssl_jax.models.resnet import BLOCKS_PER_STAGE, KERNEL_INITS
+from ssl_jax.models.resnet import BLOCKS_PER_STAGE, KERNEL_INITS, SelectiveKernel
+
+# What SimCLR v2 changes: selective kernels and ResNet-D.
+V2 = dict(stem="deep", shortcut="pool", sk_ratio=0.0625)
 
 
 def shapes(name, size=224, **options):
@@ -35,6 +40,7 @@ def shapes(name, size=224, **options):
         ("resnet34", {}, 512 * 1000 + 1000, 21_797_672),
         ("resnet101", {}, 2048 * 1000 + 1000, 44_549_160),
         ("resnet152", {}, 2048 * 1000 + 1000, 60_192_808),
+        ("resnet200", {}, 2048 * 1000 + 1000, 64_673_832),
         ("resnet18", {"stem": "cifar"}, 0, 11_168_832),
         ("resnet50", {"stem": "cifar"}, 0, 23_500_352),
     ],
@@ -44,6 +50,19 @@ def test_parameter_counts(name, options, classifier, expected):
     x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     params, _ = jax.eval_shape(make_encoder(name, **options).init, jax.random.key(0), x)
     assert count_parameters(params) + classifier == expected
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "millions"),
+    [(50, 1, 35), (50, 2, 140), (101, 1, 65), (101, 2, 257), (152, 1, 89), (152, 2, 354),
+     (152, 3, 795)],
+)  # fmt: skip
+def test_sizes_of_simclr_v2(depth, width, millions):
+    """With selective kernels, as in Table 1; it counts running statistics along."""
+    x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    net = make_encoder(f"resnet{depth}", width=width, **V2)
+    variables = jax.eval_shape(net.init, jax.random.key(0), x)
+    assert round(count_parameters(variables) / 1e6) == millions
 
 
 def test_every_stage_is_named():
@@ -110,24 +129,54 @@ def relu(x):
     return np.maximum(x, 0)
 
 
-def block(x, p, stride):
+def mean_pool(x):
+    """2x2 windows of stride 2; the last of an odd side averages what is there."""
+    n, h, w, c = x.shape
+    y = np.empty((n, (h + 1) // 2, (w + 1) // 2, c))
+    for i in range(y.shape[1]):
+        for j in range(y.shape[2]):
+            y[:, i, j] = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2))
+    return y
+
+
+def selective_kernel(x, p, stride):
+    half = p["conv"]["kernel"].shape[-1] // 2
+    both = relu(batch_norm(conv(x, p["conv"]["kernel"], stride), p["norm"]))
+    one, other = both[..., :half], both[..., half:]
+    pooled = (one + other).mean((1, 2), keepdims=True)
+    squeezed = relu(batch_norm(conv(pooled, p["squeeze"]["kernel"]), p["squeeze_norm"]))
+    logits = conv(squeezed, p["mix"]["kernel"])
+    share = 1 / (1 + np.exp(logits[..., half:] - logits[..., :half]))
+    return share * one + (1 - share) * other
+
+
+def block(x, p, stride, shortcut="conv"):
     strides = (1, stride, 1) if "conv3" in p else (stride, 1)
     y = x
     for i, s in enumerate(strides, start=1):
+        if i == 2 and "sk" in p:
+            y = selective_kernel(y, p["sk"], s)
+            continue
         y = batch_norm(conv(y, p[f"conv{i}"]["kernel"], s), p[f"norm{i}"])
         y = relu(y) if i < len(strides) else y
     if "shortcut_conv" in p:
+        if shortcut == "pool" and stride == 2:
+            x, stride = mean_pool(x), 1
         x = batch_norm(conv(x, p["shortcut_conv"]["kernel"], stride), p["shortcut_norm"])
     return relu(x + y)
 
 
-def forward(x, params, stem):
+def forward(x, params, stem, shortcut="conv"):
+    if stem == "deep":
+        for i, stride in ((1, 2), (2, 1)):
+            x = conv(x, params["stem"][f"conv{i}"]["kernel"], stride)
+            x = relu(batch_norm(x, params["stem"][f"norm{i}"]))
     x = conv(x, params["stem"]["conv"]["kernel"], 2 if stem == "imagenet" else 1)
     x = relu(batch_norm(x, params["stem"]["norm"]))
-    x = max_pool(x) if stem == "imagenet" else x
+    x = max_pool(x) if stem != "cifar" else x
     for i in range(1, len(params)):
         for j, p in enumerate(params[f"stage{i}"].values()):
-            x = block(x, p, 2 if i > 1 and j == 0 else 1)
+            x = block(x, p, 2 if i > 1 and j == 0 else 1, shortcut)
     return x.mean((1, 2))
 
 
@@ -183,6 +232,37 @@ def test_basic_net_with_cifar_stem_matches_the_oracle(tiny_depths):
     h = train_features(net)(params, buffers, x)
     expected = forward(np.asarray(x, np.float64), as_float64(params), "cifar")
     np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_simclr_v2_net_matches_the_oracle(tiny_depths):
+    """Deep stem, pooled shortcuts on odd and even sides, selective kernels."""
+    net = Net(resnet(56, width=1 / 16, **V2))
+    x = np.random.default_rng(1).uniform(size=(6, 21, 24, 3)).astype(np.float32)
+    params, buffers = drawn(net, x)
+    assert params["stage1"]["block1"]["sk"]["squeeze"]["kernel"].shape == (1, 1, 4, 32)
+    h = train_features(net)(params, buffers, x)
+    expected = forward(np.asarray(x, np.float64), as_float64(params), "deep", "pool")
+    np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_equal_mixing_logits_average_the_branches():
+    conv_layer = functools.partial(nn.Conv, use_bias=False)
+
+    def conv(channels, kernel, stride=1, **options):
+        return conv_layer(
+            channels, (kernel, kernel), (stride, stride), ((kernel // 2,) * 2,) * 2, **options
+        )
+
+    norm = functools.partial(nn.BatchNorm, use_running_average=True, epsilon=1e-5)
+    module = SelectiveKernel(4, 2, 32, conv, norm)
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
+    variables = module.init(jax.random.key(0), x)
+    branches = nn.relu(conv(8, 3, 2).apply({"params": variables["params"]["conv"]}, x))
+    branches = branches / np.sqrt(1 + 1e-5)
+    mean = (branches[..., :4] + branches[..., 4:]) / 2
+    assert not np.allclose(module.apply(variables, x), mean, atol=1e-3)
+    variables["params"]["mix"]["kernel"] *= 0
+    np.testing.assert_allclose(module.apply(variables, x), mean, rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_trains_with_float32_statistics(bottleneck):

@@ -1,0 +1,212 @@
+"""Writes a run's encoder for others: python -m ssl_jax.export --workdir=DIR --output=OUT --to=timm
+
+    torchvision   a ResNet under torchvision's names
+    timm          a ResNet or Vision Transformer under timm's names
+    safetensors   any encoder under our own names ("params/...", "buffers/...")
+
+OUT/model.safetensors holds the weights in float32, OUT/config.json the architecture and what its
+inputs are: RGB images with values in [0, 1], not standardised any further unless the recipe did.
+
+With PyTorch and the library at hand, their model is built, loads the file, and its features on
+images of the run's own data set are compared with ours: a difference above 1e-3 of the features'
+size fails the command. Without them the command says that it was not compared. `--ema` takes the
+moving average of the weights (momentum, target or teacher encoder).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from ssl_jax import command, data, interchange, pretrained
+from ssl_jax.errors import RunError, UserError
+from ssl_jax.models.vit import sincos_positions
+from ssl_jax.paths import by_path
+
+TARGETS = ("torchvision", "timm", "safetensors")
+TOLERANCE = 1e-3
+_COMPARED = 8
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "A finished or running run.")
+    flags.DEFINE_string("output", None, "Folder to write; made if missing.")
+    flags.DEFINE_enum("to", None, TARGETS, "Whose names the weights get.")
+    flags.DEFINE_integer("step", None, "Checkpoint; the latest by default.")
+    flags.DEFINE_bool("ema", False, "The moving average of the weights.")
+
+
+def main() -> int:
+    given = flags.FLAGS
+    for name, example in (("workdir", "runs/x"), ("output", "exported"), ("to", "timm")):
+        if not getattr(given, name):
+            raise UserError(f"--{name} is missing, e.g. --{name}={example}")
+    run = pretrained.load(given.workdir, given.step, dtype="float32", ema=given.ema)
+    if "encoder" not in run.params:
+        raise UserError(
+            f"{given.workdir}: method {run.config.method.name} has no encoder to export"
+        )
+    params, buffers = (
+        jax.tree.map(np.asarray, part.get("encoder", {})) for part in (run.params, run.buffers)
+    )
+    state = (
+        {f"params/{path}": x for path, x in by_path(params).items()}
+        | {f"buffers/{path}": x for path, x in by_path(buffers).items()}
+        if given.to == "safetensors"
+        else _named(given.to, params, buffers, run)
+    )
+    os.makedirs(given.output, exist_ok=True)
+    path = os.path.join(given.output, "model.safetensors")
+    interchange.write_safetensors(path, state)
+    with open(os.path.join(given.output, "config.json"), "w", encoding="utf-8") as file:
+        json.dump(_description(given.to, run, len(state)), file, indent=2)
+        file.write("\n")
+    print(f"{path}: {len(state)} arrays, step {run.step}")
+    if given.to != "safetensors":
+        print(_compare(given.to, path, run))
+    return 0
+
+
+def _named(to: str, params: Any, buffers: Any, run: pretrained.Pretrained) -> dict[str, np.ndarray]:
+    vit = "patch_embed" in params
+    if vit and to == "torchvision":
+        raise UserError("Vision Transformers have timm's names here; use --to=timm")
+    sincos = None
+    if vit and "pos_embed" not in params:
+        patch, dim = params["patch_embed"]["proj"]["kernel"].shape[1:4:2]
+        side = _image_side(run) // patch
+        sincos = sincos_positions((side, side), dim)
+    return interchange.to_torch(params, buffers, sincos=sincos)
+
+
+def _image_side(run: pretrained.Pretrained) -> int:
+    """Pixels on a side of what the encoder sees in evaluation."""
+    method = run.experiment.method
+    image = run.experiment.spec.batch(1)["image"]
+    image = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
+    return jax.eval_shape(method.eval_view, image).shape[1]
+
+
+def _description(to: str, run: pretrained.Pretrained, arrays: int) -> dict[str, Any]:
+    model = {key: value for key, value in run.config.model.to_dict().items() if value is not None}
+    return {
+        "architecture": model,
+        "names": to,
+        "arrays": arrays,
+        "image_size": _image_side(run),
+        "input": "RGB, values in [0, 1]",
+        "method": run.config.method.name,
+        "step": run.step,
+    }
+
+
+def _compare(to: str, path: str, run: pretrained.Pretrained) -> str:
+    """What the other library's model makes of the file, against ours.
+
+    Raises:
+      RunError: the features differ.
+    """
+    for module in ("torch", to):
+        if importlib.util.find_spec(module) is None:
+            return f"not compared with {to}: {module} is not installed"
+    images = _images(run)
+    ours = np.asarray(run.encode({"image": images})["h"])
+    method = run.experiment.method
+    seen = np.asarray(method.eval_view(images), np.float32)
+    theirs = torch_features(to, path, run.config.model, seen)
+    difference = float(np.abs(ours - theirs).max() / np.abs(ours).max())
+    if not difference <= TOLERANCE:
+        raise RunError(
+            f"{to} makes other features of {path}: they differ by {difference:.2g} of their size"
+        )
+    return f"compared with {to} on {len(images)} images: features differ by {difference:.1g}"
+
+
+def _images(run: pretrained.Pretrained) -> np.ndarray:
+    """Images of the run's data set; noise where the data are not at hand."""
+    shape = (_COMPARED, *run.experiment.spec.arrays["image"].shape[-3:])
+    try:
+        source = data.from_config(run.config.data, seed=0)
+        images = source.batch(np.arange(min(_COMPARED, len(source))))["image"]
+        return images if images.ndim == 4 else images[:, 0]
+    except (UserError, OSError):
+        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def torch_features(to: str, path: str, model: Any, images: np.ndarray) -> np.ndarray:
+    """Features [n d] that torchvision's or timm's model of this kind makes with the weights.
+
+    Args:
+      model: the config's section.
+      images: float32 [n h w c], as the encoder sees them.
+
+    Raises:
+      UserError: the library has no such model.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    state = load_file(path)
+    net = _torch_model(to, model, images.shape, state)
+    expected = {name for name in net.state_dict() if not name.endswith("num_batches_tracked")}
+    if expected != set(state):
+        raise RunError(f"{to} has other arrays: {sorted(expected ^ set(state))[:4]}")
+    net.load_state_dict(state, strict=False)
+    net.eval()
+    with torch.no_grad():
+        return net(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+
+
+def _torch_model(to: str, model: Any, shape: tuple[int, ...], state: Any) -> Any:
+    import torch
+
+    name, channels = model.name, shape[-1]
+    if "patch_embed.proj.weight" in state:
+        import timm
+        from timm.models.vision_transformer import VisionTransformer
+
+        del timm
+        dim, _, patch, _ = state["patch_embed.proj.weight"].shape
+        blocks = {key.split(".")[1] for key in state if key.startswith("blocks.")}
+        heads = (
+            model.get("num_heads", None)
+            or dict(ti=3, s=6, b=12, l=16, h=16)[name.removeprefix("vit_").rstrip("0123456789")]
+        )
+        hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
+        has_cls = "cls_token" in state
+        return VisionTransformer(
+            img_size=shape[1], patch_size=patch, in_chans=channels, num_classes=0, embed_dim=dim,
+            depth=len(blocks), num_heads=heads, mlp_ratio=hidden / dim, class_token=has_cls,
+            qkv_bias="blocks.0.attn.qkv.bias" in state, fc_norm=False,
+            init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
+            global_pool="token" if (model.get("pool", None) or "cls") == "cls" else "avg",
+        )  # fmt: skip
+    width = state["conv1.weight"].shape[0]
+    if width != 64:
+        raise UserError(f"{to} has no ResNet whose first layer has {width} channels")
+    if to == "torchvision":
+        import torchvision
+
+        net = getattr(torchvision.models, name)()
+        net.fc = torch.nn.Identity()
+    else:
+        import timm
+
+        net = timm.create_model(name, num_classes=0)
+    if state["conv1.weight"].shape[1:] != net.conv1.weight.shape[1:]:
+        size = state["conv1.weight"].shape[-1]
+        stride = 1 if size == 3 else 2
+        net.conv1 = torch.nn.Conv2d(channels, width, size, stride, size // 2, bias=False)
+        if size == 3:
+            net.maxpool = torch.nn.Identity()
+    return net
+
+
+if __name__ == "__main__":
+    command.run(main, define_flags)

@@ -1,0 +1,177 @@
+"""An encoder that classifies: what is trained with labels, from scratch or after pretraining.
+
+    x -> h = f(x) -> the first layers of its pretraining's projection head, if any -> logits
+
+SimCLR v2 fine-tunes from the first layer of its projection head (Chen et al. 2020, section 3.2);
+elsewhere the head is thrown away and the classifier stands on h.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ssl_jax.errors import UserError
+from ssl_jax.models.functional import Net
+from ssl_jax.models.heads import MLP
+from ssl_jax.models.vit import resize_positions
+from ssl_jax.paths import path_string
+
+Array = jax.Array
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """Parameters and buffers are dicts with an entry a net: encoder, projector (if any), head.
+
+    Attributes:
+      encoder: f, whose output is (h, out), h [n d]; of images or of anything else.
+      head: [n d] to logits [n c].
+      projector: `first_layers` of a projection head, or None.
+    """
+
+    encoder: Net
+    head: Net
+    projector: Net | None = None
+
+    def init(self, key: Array, x: Any) -> tuple[PyTree, PyTree]:
+        """Fresh (params, buffers) for inputs like `x`, of which only shapes and dtypes matter."""
+        encoder_key, projector_key, head_key = jax.random.split(key, 3)
+        params, buffers = {}, {}
+        params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
+        h = jax.eval_shape(
+            lambda *args: self.encoder.apply(*args, train=False)[0][0],
+            params["encoder"], buffers["encoder"], x,
+        )  # fmt: skip
+        if self.projector is not None:
+            params["projector"], buffers["projector"] = self.projector.init(projector_key, h)
+            h = jax.eval_shape(
+                lambda *args: self.projector.apply(*args, train=False)[0],
+                params["projector"], buffers["projector"], h,
+            )  # fmt: skip
+        params["head"], _ = self.head.init(head_key, h)
+        return params, buffers
+
+    def apply(
+        self, params: PyTree, buffers: PyTree, x: Any, *, train: bool, key: Array | None = None
+    ) -> tuple[tuple[Array, Array], PyTree]:
+        """((h [n d], logits [n c]), entries of `buffers` that changed), all outputs float32."""
+        (h, _), encoder = self.encoder.apply(
+            params["encoder"], buffers["encoder"], x, train=train, key=key
+        )
+        features, updates = h, {"encoder": encoder}
+        if self.projector is not None:
+            features, updates["projector"] = self.projector.apply(
+                params["projector"], buffers["projector"], h, train=train
+            )
+            features = nn.relu(features)
+        logits, _ = self.head.apply(params["head"], {}, features, train=train)
+        return (h.astype(jnp.float32), logits), updates if train else {}
+
+
+def make_classifier(
+    encoder: Net,
+    x: jax.ShapeDtypeStruct,
+    *,
+    num_classes: int,
+    projector_layers: int = 0,
+    hidden_dim: int | None = None,
+    zero_init: bool = False,
+    dtype: Any = jnp.float32,
+) -> Classifier:
+    """A classifier on an encoder.
+
+    Args:
+      encoder: f.
+      x: what it takes, of any number of examples.
+      num_classes: c.
+      projector_layers: how many layers of a projection head come before the linear map.
+      hidden_dim: their width; None is the width of h.
+      zero_init: of the linear map, see `LinearHead`.
+      dtype: of the projection layers' arithmetic, by name or as a type.
+
+    Raises:
+      UserError: a negative number of layers, or a width below 1.
+    """
+    if projector_layers < 0 or (hidden_dim is not None and hidden_dim < 1):
+        raise UserError(
+            f"projector_layers {projector_layers} of hidden_dim {hidden_dim} cannot be built; use "
+            "0 or more layers, of at least 1"
+        )
+    projector = None
+    if projector_layers:
+        if hidden_dim is None:
+            key = jax.random.key(0)
+            hidden_dim = jax.eval_shape(
+                lambda key, x: encoder.apply(*encoder.init(key, x), x, train=False)[0][0], key, x
+            ).shape[1]
+        projector = first_layers(projector_layers, hidden_dim, dtype=dtype)
+    return Classifier(encoder, Net(LinearHead(num_classes, zero_init)), projector)
+
+
+def first_layers(num_layers: int, hidden_dim: int, *, dtype: Any = jnp.float32) -> Net:
+    """The first layers of a `projection_head`, by the names of its parameters.
+
+    It takes such a head's own parameters, of which it leaves the last layers alone. A ReLU has to
+    follow: the output `[n hidden_dim]` is BatchNorm's.
+    """
+    mlp = MLP(num_layers, hidden_dim, hidden_dim, output_norm="affine", dtype=jnp.dtype(dtype))
+    return Net(mlp)
+
+
+def transplant(wanted: PyTree, given: PyTree, net: str) -> PyTree:
+    """The arrays of `given[net]` that the tree `wanted` of the same net has, for a start from them.
+
+    Learned positions of a ViT are resized to the grid of `wanted`.
+
+    Raises:
+      UserError: an array is missing there, or has another shape.
+    """
+
+    def one(path: Any, leaf: Array) -> Array:
+        name = path_string(path)
+        found = given.get(net)
+        for part in name.split("/"):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if found is None:
+            raise UserError(
+                f"the pretrained run has no {net}/{name}; set the model section (and "
+                "method.projector_layers) as that run has it"
+            )
+        if name == "pos_embed/grid" and found.shape[-1] == leaf.shape[-1]:
+            found = resize_positions(found, leaf.shape[:2])
+        if found.shape != leaf.shape:
+            raise UserError(
+                f"{net}/{name} is {found.shape} in the pretrained run and {leaf.shape} here; set "
+                "the model section (and method.hidden_dim) as that run has it"
+            )
+        return found
+
+    return jax.tree_util.tree_map_with_path(one, wanted)
+
+
+class LinearHead(nn.Module):
+    """A linear map with a bias, `[n d]` to `[n num_classes]` float32.
+
+    Attributes:
+      num_classes: c.
+      zero_init: starts with a kernel of zeros, so with equal logits; else from N(0, 0.01^2), as
+        SimCLR's code.
+    """
+
+    num_classes: int
+    zero_init: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        del train
+        init = nn.initializers.zeros if self.zero_init else nn.initializers.normal(0.01)
+        kernel = self.param("kernel", init, (x.shape[-1], self.num_classes), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.num_classes,), jnp.float32)
+        return jnp.einsum("nd,dc->nc", x.astype(jnp.float32), kernel) + bias

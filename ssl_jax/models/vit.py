@@ -1,0 +1,395 @@
+"""Vision Transformers: an image as a sequence of patches (Dosovitskiy et al. 2021).
+
+    patches -> linear -> + positions -> [cls; tokens] -> N x (attention, MLP) -> LayerNorm -> h
+
+Layers are pre-norm with an exact GELU; LayerNorm has epsilon 1e-6 and works in float32, whatever
+the dtype of the activations. What self-supervised papers vary are options: fixed sin-cos positions
+(MoCo v3, MAE) or learned ones (DINO), LayerScale (DINOv2), stochastic depth, pooling.
+
+- Learned positions belong to the grid of the first image the net saw. Images of another size get
+  them resized (bicubic), so DINO's small crops and fine-tuning at a higher resolution need nothing.
+- `h` is the final LayerNorm's class token, or the mean of its patch tokens.
+- The parameters have timm's names, level by level (`layer3/attn/qkv/kernel` is
+  `blocks.2.attn.qkv.weight`, transposed). Positions are kept as a grid [gh gw d] and the class
+  token's [d]; timm's `pos_embed` is the one after the other.
+- Initialisers: "xavier" takes every matrix uniform of variance 2 / (fan_in + fan_out), with query,
+  key, value and the patches as matrices of their own (MoCo v3 and MAE); "normal" is N(0, 0.02^2)
+  (DINO, BERT). Biases start at zero.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.models.attention import attention, check_implementation
+
+Array = jax.Array
+Initializer = Callable[..., Array]
+
+
+# Width, layers and heads by the papers' letter.
+SIZES = {
+    "ti": dict(dim=192, depth=12, num_heads=3),
+    "s": dict(dim=384, depth=12, num_heads=6),
+    "b": dict(dim=768, depth=12, num_heads=12),
+    "l": dict(dim=1024, depth=24, num_heads=16),
+    "h": dict(dim=1280, depth=32, num_heads=16),
+}
+POSITIONS = ("learned", "sincos")
+POOLS = ("cls", "mean")
+KERNEL_INITS = ("xavier", "normal")
+_STD = 0.02
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one matrix for query, key and value."""
+
+    num_heads: int
+    qkv_bias: bool
+    kernel_init: str
+    implementation: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        n, t, dim = x.shape
+        qkv = nn.Dense(
+            3 * dim,
+            use_bias=self.qkv_bias,
+            kernel_init=_kernel_init(self.kernel_init, parts=3),
+            dtype=self.dtype,
+            name="qkv",
+        )(x)
+        qkv = qkv.reshape(n, t, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = (qkv[:, :, i] for i in range(3))  # (n, t, heads, d)
+        x = attention(q, k, v, implementation=self.implementation).reshape(n, t, dim)
+        init = _kernel_init(self.kernel_init)
+        return nn.Dense(dim, kernel_init=init, dtype=self.dtype, name="proj")(x)
+
+
+class FeedForward(nn.Module):
+    """Two dense layers with an exact GELU between them."""
+
+    hidden_dim: int
+    kernel_init: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dense = functools.partial(
+            nn.Dense, kernel_init=_kernel_init(self.kernel_init), dtype=self.dtype
+        )
+        y = nn.gelu(dense(self.hidden_dim, name="fc1")(x), approximate=False)
+        return dense(x.shape[-1], name="fc2")(y)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a branch (Touvron et al. 2021)."""
+
+    start: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        # Named so that it counts among the scales that optimizers do not decay.
+        scale = self.param("scale", nn.initializers.constant(self.start), x.shape[-1:], jnp.float32)
+        return x * scale.astype(x.dtype)
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Attributes:
+      num_heads, mlp_ratio, layer_scale, qkv_bias, kernel_init, attention, dtype: as of `ViT`.
+      drop_path: probability with which an example skips a branch.
+    """
+
+    num_heads: int
+    mlp_ratio: float
+    drop_path: float
+    layer_scale: float | None
+    qkv_bias: bool
+    kernel_init: str
+    attention: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        attend = Attention(
+            self.num_heads, self.qkv_bias, self.kernel_init, self.attention, self.dtype, name="attn"
+        )
+        mlp = FeedForward(
+            round(self.mlp_ratio * x.shape[-1]), self.kernel_init, self.dtype, name="mlp"
+        )
+        for i, branch in enumerate((attend, mlp), start=1):
+            y = branch(layer_norm(self.dtype, name=f"norm{i}")(x))
+            if self.layer_scale is not None:
+                y = LayerScale(self.layer_scale, name=f"ls{i}")(y)
+            # One draw an example: what broadcasts are the tokens and channels.
+            skip = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)
+            x = x + skip(y)
+        return x
+
+
+class PatchEmbed(nn.Module):
+    """Every patch as one vector: `[n h w c]` to `[n h/p w/p dim]`."""
+
+    patch_size: int
+    dim: int
+    kernel_init: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        p = self.patch_size
+        if x.shape[1] % p or x.shape[2] % p:
+            height, width = x.shape[1:3]
+            below = max(height // p, 1) * p
+            raise UserError(
+                f"images of {height}x{width} pixels do not divide into patches of {p}; use a side "
+                f"such as {below} or {below + p}, or another model.patch_size"
+            )
+        return nn.Conv(
+            self.dim,
+            (p, p),
+            strides=(p, p),
+            padding="VALID",
+            kernel_init=_as_matrix(_kernel_init(self.kernel_init)),
+            dtype=self.dtype,
+            name="proj",
+        )(x)
+
+
+class LearnedPositions(nn.Module):
+    """A vector for each place of the grid, and one for the class token."""
+
+    dim: int
+    cls_token: bool
+
+    @nn.compact
+    def __call__(self, grid: tuple[int, int]) -> tuple[Array, Array | None]:
+        """Positions of a grid (rows, columns): `[rows columns d]`, and the class token's `[d]`."""
+        init = nn.initializers.normal(_STD)
+        if self.has_variable("params", "grid"):  # of the size the net was made for
+            positions = self.get_variable("params", "grid")
+        else:
+            positions = self.param("grid", init, (*grid, self.dim), jnp.float32)
+        of_cls = self.param("cls", init, (self.dim,), jnp.float32) if self.cls_token else None
+        return resize_positions(positions, grid), of_cls
+
+
+class ViT(nn.Module):
+    """The backbone, without a classifier.
+
+    Attributes:
+      patch_size: side of a patch, pixels.
+      dim: width of the tokens and of h.
+      depth: layers.
+      num_heads: of each layer.
+      mlp_ratio: width of a layer's MLP over `dim`.
+      positions: "learned" or "sincos" (fixed).
+      cls_token: whether there is a class token.
+      pool: h is the class token ("cls") or the mean of the patch tokens ("mean").
+      drop_path: probability that an example skips a branch of the last layer; it rises linearly
+        from 0 in the first (stochastic depth, Huang et al. 2016).
+      layer_scale: what LayerScale starts from; None for none.
+      qkv_bias: whether query, key and value have biases.
+      kernel_init: "xavier" or "normal".
+      attention: implementation, see `ssl_jax.models.attention`.
+      dtype: of activations and arithmetic.
+    """
+
+    patch_size: int = 16
+    dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    positions: str = "learned"
+    cls_token: bool = True
+    pool: str = "cls"
+    drop_path: float = 0.0
+    layer_scale: float | None = None
+    qkv_bias: bool = True
+    kernel_init: str = "xavier"
+    attention: str = "auto"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, keep: Array | None = None, *, train: bool
+    ) -> tuple[Array, dict[str, Array]]:
+        """Features and every layer's tokens.
+
+        Args:
+          x: images `[n h w c]`, floating point.
+          keep: int `[n k]`, numbers (row by row) of the patches that enter; default all, in order.
+            A masked autoencoder's encoder sees only these.
+          train: whether stochastic depth is on.
+
+        Returns:
+          `h` `[n d]` float32; and `out`, a dict of "layer1" to "layerN" (`[n t d]` in `dtype`, the
+          class token first), "patch_tokens" (`[n k d]` float32, after the last LayerNorm) and "h".
+
+        Raises:
+          UserError: the patches do not tile the image.
+        """
+        x = PatchEmbed(self.patch_size, self.dim, self.kernel_init, self.dtype, name="patch_embed")(
+            x.astype(self.dtype)
+        )  # (n, gh, gw, d)
+        n, grid = x.shape[0], x.shape[1:3]
+        if self.positions == "sincos":
+            positions, of_cls = jnp.asarray(sincos_positions(grid, self.dim)), None
+        else:
+            learned = LearnedPositions(self.dim, self.cls_token, name="pos_embed")
+            positions, of_cls = learned(grid)
+        x = (x + positions.astype(self.dtype)).reshape(n, -1, self.dim)  # (n, gh gw, d)
+        if keep is not None:
+            x = jnp.take_along_axis(x, keep[:, :, None], axis=1)
+        if self.cls_token:
+            shape = (1, 1, self.dim)
+            cls = self.param("cls_token", nn.initializers.normal(_STD), shape, jnp.float32)
+            cls = cls if of_cls is None else cls + of_cls
+            cls = jnp.broadcast_to(cls.astype(self.dtype), (n, 1, self.dim))
+            x = jnp.concatenate([cls, x], axis=1)  # (n, 1 + k, d)
+
+        out = {}
+        for i in range(self.depth):
+            layer = Layer(
+                num_heads=self.num_heads,
+                mlp_ratio=self.mlp_ratio,
+                drop_path=self.drop_path * i / max(self.depth - 1, 1),
+                layer_scale=self.layer_scale,
+                qkv_bias=self.qkv_bias,
+                kernel_init=self.kernel_init,
+                attention=self.attention,
+                dtype=self.dtype,
+                name=f"layer{i + 1}",
+            )
+            x = out[f"layer{i + 1}"] = layer(x, train=train)
+        x = layer_norm(jnp.float32, name="norm")(x)
+        tokens = out["patch_tokens"] = x[:, int(self.cls_token) :]
+        h = out["h"] = x[:, 0] if self.pool == "cls" else jnp.mean(tokens, axis=1)
+        return h, out
+
+
+def layer_norm(dtype: Any, name: str | None) -> nn.LayerNorm:
+    """LayerNorm with epsilon 1e-6, in float32; its output has `dtype`."""
+    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
+
+
+def sincos_positions(grid: tuple[int, int], dim: int) -> np.ndarray:
+    """Fixed positions of a grid: float32 `[rows columns dim]`.
+
+    The first half of the channels is of the column, the second of the row, each sin then cos at
+    dim/4 frequencies from 1 down to almost 1/10000 (MAE, He et al. 2022; in MoCo v3 the row comes
+    first).
+    """
+    frequency = 1.0 / 10000 ** (np.arange(dim // 4) / (dim / 4))
+
+    def encode(count: int) -> np.ndarray:  # (count, dim / 2)
+        angle = np.arange(count)[:, None] * frequency
+        return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+
+    rows, columns = encode(grid[0])[:, None], encode(grid[1])[None, :]
+    rows, columns = np.broadcast_arrays(rows, columns)
+    return np.concatenate([columns, rows], axis=-1).astype(np.float32)
+
+
+def resize_positions(positions: Array, grid: tuple[int, int]) -> Array:
+    """Learned positions `[rows columns d]` for another grid (bicubic, antialiased as in timm)."""
+    if positions.shape[:2] == tuple(grid):
+        return positions
+    return jax.image.resize(positions, (*grid, positions.shape[-1]), "cubic", antialias=True)
+
+
+def _kernel_init(kind: str, parts: int = 1) -> Initializer:
+    """The initialiser `kind` of a matrix made of `parts` matrices side by side."""
+    if kind == "normal":
+        return nn.initializers.normal(_STD)
+
+    def xavier(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+        rows, columns = shape
+        bound = math.sqrt(6.0 / (rows + columns / parts))
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return xavier
+
+
+def _as_matrix(init: Initializer) -> Initializer:
+    """`init` for a patch's kernel [p p c d], seen as the matrix [(p p c) d]."""
+
+    def apply(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return init(key, (math.prod(shape[:-1]), shape[-1]), dtype).reshape(shape)
+
+    return apply
+
+
+def vit(
+    *,
+    patch_size: int = 16,
+    dim: int = 768,
+    depth: int = 12,
+    num_heads: int = 12,
+    mlp_ratio: float = 4.0,
+    positions: str = "learned",
+    cls_token: bool = True,
+    pool: str = "cls",
+    drop_path: float = 0.0,
+    layer_scale: float | None = None,
+    qkv_bias: bool = True,
+    kernel_init: str = "xavier",
+    attention: str = "auto",
+    dtype: Any = jnp.float32,
+) -> ViT:
+    """A ViT whose options have been checked; see `ViT` for what they mean.
+
+    Raises:
+      UserError: an unknown choice, or numbers that do not fit together.
+    """
+    for option, value, known in (
+        ("positions", positions, POSITIONS),
+        ("pool", pool, POOLS),
+        ("kernel_init", kernel_init, KERNEL_INITS),
+    ):
+        if value not in known:
+            raise UserError(
+                f"unknown {option} {value!r}; known are {known}.{nearest(value, known)}"
+            )
+    check_implementation(attention)
+    if min(patch_size, dim, depth, num_heads) < 1 or mlp_ratio <= 0:
+        raise UserError(
+            f"a ViT of patch_size {patch_size}, dim {dim}, depth {depth}, num_heads {num_heads} "
+            f"and mlp_ratio {mlp_ratio} cannot be built; all must be positive"
+        )
+    if dim % num_heads:
+        raise UserError(f"dim {dim} does not divide into {num_heads} heads")
+    if positions == "sincos" and dim % 4:
+        raise UserError(f"sincos positions need a dim that 4 divides, not {dim}")
+    if pool == "cls" and not cls_token:
+        raise UserError("pool 'cls' needs a class token; set cls_token=True or pool='mean'")
+    if not 0 <= drop_path < 1:
+        raise UserError(f"drop_path is {drop_path}; it must be at least 0 and below 1")
+    return ViT(
+        patch_size=patch_size,
+        dim=dim,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=mlp_ratio,
+        positions=positions,
+        cls_token=cls_token,
+        pool=pool,
+        drop_path=drop_path,
+        layer_scale=layer_scale,
+        qkv_bias=qkv_bias,
+        kernel_init=kernel_init,
+        attention=attention,
+        dtype=dtype,
+    )

@@ -1,0 +1,363 @@
+"""Vision Transformers against their published sizes and a float64 NumPy forward pass."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax.errors import UserError
+from ssl_jax.models import Net, count_parameters, make_encoder, vit
+from ssl_jax.models.vit import layer_norm, resize_positions, sincos_positions
+
+TINY = dict(patch_size=4, dim=8, depth=3, num_heads=2, mlp_ratio=2.0)
+IMAGES = np.random.default_rng(1).uniform(size=(3, 12, 8, 3)).astype(np.float32)
+
+
+def tiny(**options):
+    return Net(vit(**{**TINY, **options}))
+
+
+def drawn(net, x=IMAGES):
+    """Parameters of which none is 0 or 1, so that nothing hides."""
+    params, _ = jax.eval_shape(net.init, jax.random.key(0), x)
+    rng = np.random.default_rng(0)
+
+    def draw(p):
+        fan_in = math.prod(p.shape[:-1]) if len(p.shape) > 1 else 2
+        return (rng.normal(size=p.shape) / np.sqrt(fan_in)).astype(np.float32)
+
+    return jax.tree.map(draw, params)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="train")
+def apply(net, params, x=IMAGES, *more, train=False, key=None):
+    (h, out), _ = net.apply(params, {}, x, *more, train=train, key=key)
+    return h, out
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "classifier", "expected"),
+    [
+        ("vit_ti16", {}, 192 * 1000 + 1000, 5_717_416),
+        ("vit_s16", {}, 0, 21_665_664),
+        ("vit_b16", {}, 0, 85_798_656),
+        ("vit_b16", {}, 768 * 1000 + 1000, 86_567_656),
+        ("vit_l16", {}, 0, 303_301_632),
+        ("vit_h14", {}, 1280 * 1000 + 1000, 632_045_800),
+        # Fixed positions are no parameters: 197 vectors less.
+        ("vit_b16", {"positions": "sincos"}, 0, 85_798_656 - 197 * 768),
+        # MoCo v3's 12 heads are as many parameters as 6.
+        ("vit_s16", {"num_heads": 12}, 0, 21_665_664),
+        ("vit_b16", {"layer_scale": 1e-5}, 0, 85_798_656 + 24 * 768),
+        ("vit_b16", {"qkv_bias": False}, 0, 85_798_656 - 12 * 3 * 768),
+        ("vit_b16", {"cls_token": False, "pool": "mean"}, 0, 85_798_656 - 2 * 768),
+    ],
+)
+def test_parameter_counts(name, options, classifier, expected):
+    """At 224 pixels; with a classifier of 1000 classes where the published count has one."""
+    x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    params, buffers = jax.eval_shape(make_encoder(name, **options).init, jax.random.key(0), x)
+    assert count_parameters(params) + classifier == expected
+    assert buffers == {}
+
+
+def test_every_layer_is_named():
+    net = make_encoder("vit_s16", dtype="bfloat16")
+    x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+
+    def forward(key, x):
+        params, buffers = net.init(key, x)
+        return params, *net.apply(params, buffers, x, train=True)[0]
+
+    params, h, out = jax.eval_shape(forward, jax.random.key(0), x)
+    assert set(out) == {*(f"layer{i}" for i in range(1, 13)), "patch_tokens", "h"}
+    assert all(out[f"layer{i}"].shape == (2, 197, 384) for i in range(1, 13))
+    assert {out[f"layer{i}"].dtype for i in range(1, 13)} == {jnp.dtype("bfloat16")}
+    assert out["patch_tokens"].shape == (2, 196, 384)
+    assert (h.shape, h.dtype) == ((2, 384), jnp.float32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+# A float64 forward pass over weights named and laid out as in timm, written from the paper.
+
+
+def to_timm(params):
+    """Our parameters as a state dict of timm's VisionTransformer, [out in] matrices."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    state = {"cls_token": params["cls_token"]} if "cls_token" in params else {}
+    if "pos_embed" in params:
+        grid = params["pos_embed"]["grid"]
+        rows = [params["pos_embed"]["cls"][None]] if "cls" in params["pos_embed"] else []
+        state["pos_embed"] = np.concatenate([*rows, grid.reshape(-1, grid.shape[-1])])[None]
+    for name, layer in params.items():
+        if name in ("cls_token", "pos_embed"):
+            continue
+        prefix = f"blocks.{int(name[5:]) - 1}" if name.startswith("layer") else name
+        for path, leaf in jax.tree_util.tree_leaves_with_path(layer):
+            keys = [entry.key for entry in path]
+            if keys[-1] == "kernel":
+                leaf = leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T
+            last = {"kernel": "weight", "scale": "weight"}.get(keys[-1], keys[-1])
+            last = "gamma" if keys[0].startswith("ls") else last
+            state[".".join([prefix, *keys[:-1], last])] = leaf
+    return state
+
+
+def linear(x, state, name):
+    return x @ state[f"{name}.weight"].T + state.get(f"{name}.bias", 0)
+
+
+def norm(x, state, name):
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(var + 1e-6) * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def self_attention(x, state, name, heads):
+    n, t, d = x.shape
+    q, k, v = (
+        linear(x, state, f"{name}.qkv").reshape(n, t, 3, heads, d // heads).transpose(2, 0, 3, 1, 4)
+    )  # each (n, heads, t, d')
+    logits = q @ k.swapaxes(2, 3) / np.sqrt(d // heads)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return linear((weights @ v).swapaxes(1, 2).reshape(n, t, d), state, f"{name}.proj")
+
+
+def oracle(images, state, heads, positions=None):
+    """All tokens after the last LayerNorm. `positions` are the fixed ones, [t d]."""
+    kernel = state["patch_embed.proj.weight"]  # (d, c, p, p)
+    p = kernel.shape[-1]
+    images = np.asarray(images, np.float64)
+    x = np.stack(
+        [
+            np.einsum("nhwc,dchw->nd", images[:, i : i + p, j : j + p], kernel)
+            for i in range(0, images.shape[1], p)
+            for j in range(0, images.shape[2], p)
+        ],
+        axis=1,
+    )
+    x = x + state["patch_embed.proj.bias"]
+    if positions is not None:
+        x = x + positions
+    if "cls_token" in state:
+        x = np.concatenate([np.repeat(state["cls_token"], len(x), axis=0), x], axis=1)
+    x = x + state.get("pos_embed", 0)
+    for i in range(TINY["depth"]):
+        y = self_attention(norm(x, state, f"blocks.{i}.norm1"), state, f"blocks.{i}.attn", heads)
+        x = x + y * state.get(f"blocks.{i}.ls1.gamma", 1)
+        y = linear(norm(x, state, f"blocks.{i}.norm2"), state, f"blocks.{i}.mlp.fc1")
+        x = x + linear(gelu(y), state, f"blocks.{i}.mlp.fc2") * state.get(
+            f"blocks.{i}.ls2.gamma", 1
+        )
+    return norm(x, state, "norm")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"layer_scale": 0.1, "num_heads": 4},
+        {"positions": "sincos", "qkv_bias": False},
+        {"cls_token": False, "pool": "mean"},
+        {"pool": "mean", "positions": "sincos"},
+    ],
+    ids=str,
+)
+def test_the_net_matches_the_oracle(options):
+    net = tiny(**options)
+    params = drawn(net)
+    fixed = sincos_positions((3, 2), 8).reshape(6, 8) if options.get("positions") else None
+    tokens = oracle(IMAGES, to_timm(params), options.get("num_heads", 2), fixed)
+    h, out = apply(net, params)
+    first = 0 if options.get("cls_token") is False else 1
+    expected = tokens[:, first:].mean(1) if options.get("pool") else tokens[:, 0]
+    np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out["patch_tokens"], tokens[:, first:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(out["h"], h)
+
+
+def test_sincos_positions_by_their_formula():
+    positions = sincos_positions((3, 5), 12)
+    assert positions.shape == (3, 5, 12) and positions.dtype == np.float32
+    for row in range(3):
+        for column in range(5):
+            for i in range(3):
+                omega = 10000 ** (-i / 3)
+                expected = [f(x * omega) for x in (column, row) for f in (math.sin, math.cos)]
+                np.testing.assert_allclose(positions[row, column, i::3], expected, atol=1e-6)
+
+
+def test_positions_are_resized_for_images_of_another_size():
+    net = tiny()
+    params = drawn(net)  # of 3x2 patches
+    larger = np.random.default_rng(2).uniform(size=(2, 16, 20, 3)).astype(np.float32)
+    h, out = apply(net, params, larger)
+    assert out["patch_tokens"].shape == (2, 4 * 5, 8)
+    # The same as a net made for that size with these positions.
+    resized = resize_positions(params["pos_embed"]["grid"], (4, 5))
+    same, _ = apply(net, {**params, "pos_embed": {**params["pos_embed"], "grid": resized}}, larger)
+    np.testing.assert_array_equal(h, same)
+    other, _ = apply(
+        net, {**params, "pos_embed": {**params["pos_embed"], "grid": 0 * resized}}, larger
+    )
+    assert np.abs(h - other).max() > 1e-3
+
+
+def test_resizing_keeps_constants_and_symmetry():
+    constant = jnp.full((7, 7, 2), 3.0)
+    np.testing.assert_allclose(resize_positions(constant, (12, 5)), 3.0, rtol=1e-6)
+    grid = jnp.asarray(np.random.default_rng(0).normal(size=(7, 6, 2)), jnp.float32)
+    assert resize_positions(grid, (7, 6)) is grid
+    np.testing.assert_allclose(
+        resize_positions(grid[::-1], (14, 3)), resize_positions(grid, (14, 3))[::-1], atol=1e-6
+    )
+    # Upwards by 2, output row 2 lies a quarter before input row 1: Keys' cubic, a = -1/2.
+    weights = np.array([-0.0234375, 0.2265625, 0.8671875, -0.0703125])
+    doubled = resize_positions(grid[:, :1], (14, 1))
+    np.testing.assert_allclose(doubled[4, 0], weights @ np.asarray(grid[0:4, 0]), atol=1e-5)
+
+
+def test_patches_that_are_left_out_have_no_influence():
+    net = tiny()
+    params = drawn(net)
+    keep = np.array([[0, 3], [4, 1], [5, 2]])
+    h, out = apply(net, params, IMAGES, keep)
+    assert out["patch_tokens"].shape == (3, 2, 8) and out["layer1"].shape == (3, 3, 8)
+    changed = IMAGES.copy()
+    for i, kept in enumerate(keep):
+        for patch in set(range(6)) - set(kept):
+            row, column = 4 * (patch // 2), 4 * (patch % 2)
+            changed[i, row : row + 4, column : column + 4] += 1
+    np.testing.assert_array_equal(apply(net, params, changed, keep)[0], h)
+    # All patches in another order are the same image: positions travel with them.
+    order = np.array([[2, 0, 5, 1, 3, 4]] * 3)
+    whole, _ = apply(net, params)
+    shuffled, out = apply(net, params, IMAGES, order)
+    np.testing.assert_allclose(shuffled, whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        out["patch_tokens"],
+        apply(net, params)[1]["patch_tokens"][:, order[0]],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_drop_path_skips_branches_of_single_examples():
+    """64 equal images: the last layer's two branches are each skipped for about half of them."""
+    net = tiny(depth=2, drop_path=0.5)
+    params = drawn(net)
+    x = np.repeat(IMAGES[:1], 64, axis=0)
+    _, out = apply(net, params, x, train=True, key=jax.random.key(0))
+    _, still = apply(net, params, x)
+    np.testing.assert_allclose(out["layer1"], still["layer1"], atol=1e-6)  # the first drops none
+
+    before, after = np.asarray(out["layer1"]), np.asarray(out["layer2"])
+    values, counts = np.unique(after.round(4), axis=0, return_counts=True)
+    assert len(values) == 4 and counts.min() > 5  # neither, one, the other, both
+    assert any(np.allclose(value, before[0], atol=1e-4) for value in values)
+    # A branch that is kept counts double: attention alone is twice its part without dropping.
+    silent = jax.tree.map(np.zeros_like, params["layer2"]["mlp"])
+    muted = {**params, "layer2": {**params["layer2"], "mlp": silent}}
+    _, full = apply(net, muted, x[:1])
+    doubled = before[0] + 2 * (np.asarray(full["layer2"][0]) - before[0])
+    assert any(np.allclose(value, doubled, atol=2e-4) for value in values)
+
+    with pytest.raises(Exception, match="dropout"):
+        apply(net, params, x, train=True)
+
+
+def test_drop_path_rises_linearly_over_the_layers():
+    """Of 2000 examples, the share whose layer changes nothing is the square of its rate."""
+    net = tiny(dim=4, num_heads=1, drop_path=0.6)
+    params = drawn(net)
+    x = np.repeat(IMAGES[:1], 2000, axis=0)
+    _, out = apply(net, params, x, train=True, key=jax.random.key(1))
+    for i, rate in ((2, 0.3), (3, 0.6)):
+        change = np.abs(np.asarray(out[f"layer{i}"]) - np.asarray(out[f"layer{i - 1}"]))
+        skipped = np.mean(change.max((1, 2)) == 0)
+        assert abs(skipped - rate**2) < 4 * math.sqrt(rate**2 / 2000), i
+
+
+def test_bfloat16_stays_close_and_norms_in_float32():
+    net = tiny(layer_scale=0.5)
+    half = tiny(layer_scale=0.5, dtype=jnp.bfloat16)
+    params = drawn(net)
+    expected, _ = apply(net, params)
+
+    def loss(params):
+        h, out = apply(half, params)
+        return jnp.sum(h**2), (h, out)
+
+    grads, (h, out) = jax.jit(jax.grad(loss, has_aux=True))(params)
+    assert h.dtype == jnp.float32 and out["layer2"].dtype == jnp.bfloat16
+    assert np.linalg.norm(h - expected) < 0.05 * np.linalg.norm(expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_layer_norm_works_in_float32():
+    """Around 256 bfloat16 counts in steps of 2: its own mean and variance would be noise."""
+    x = 256 + 2 * np.random.default_rng(0).integers(-4, 5, size=(6, 64))
+    half = jnp.asarray(x, jnp.bfloat16)
+    module = layer_norm(jnp.bfloat16, name=None)
+    y = module.apply(module.init(jax.random.key(0), half), half)
+    expected = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2**-8, atol=2**-8)
+
+
+def test_initialisers():
+    net = Net(vit(dim=64, depth=1, num_heads=2, patch_size=8))
+    x = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    params, _ = jax.jit(net.init, static_argnums=1)(jax.random.key(0), x)
+    bounds = {
+        "qkv": (params["layer1"]["attn"]["qkv"]["kernel"], 6 / (64 + 64)),  # each on its own
+        "proj": (params["layer1"]["attn"]["proj"]["kernel"], 6 / (64 + 64)),
+        "fc1": (params["layer1"]["mlp"]["fc1"]["kernel"], 6 / (64 + 256)),
+        "patches": (params["patch_embed"]["proj"]["kernel"], 6 / (8 * 8 * 3 + 64)),
+    }
+    for name, (kernel, square) in bounds.items():
+        largest = np.abs(kernel).max()
+        assert 0.98 * math.sqrt(square) < largest <= math.sqrt(square), name
+    assert not np.any(params["layer1"]["attn"]["qkv"]["bias"])
+
+    normal = Net(vit(dim=64, depth=1, num_heads=2, patch_size=8, kernel_init="normal"))
+    params, _ = jax.jit(normal.init, static_argnums=1)(jax.random.key(0), x)
+    for kernel in (
+        params["layer1"]["attn"]["qkv"]["kernel"],
+        params["patch_embed"]["proj"]["kernel"],
+    ):
+        np.testing.assert_allclose(np.std(np.asarray(kernel)), 0.02, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(positions="sin"), r"unknown positions 'sin'; .*Did you mean 'sincos'\?"),
+        (dict(pool="man"), r"unknown pool 'man'; .*Did you mean 'mean'\?"),
+        (dict(kernel_init="lecun"), r"unknown kernel_init 'lecun'"),
+        (dict(attention="flash"), r"unknown attention 'flash'; known are auto, xla, cudnn"),
+        (dict(num_heads=3), r"dim 8 does not divide into 3 heads"),
+        (dict(dim=6, positions="sincos"), r"sincos positions need a dim that 4 divides, not 6"),
+        (dict(cls_token=False), r"pool 'cls' needs a class token"),
+        (dict(drop_path=1.0), r"drop_path is 1.0; it must be at least 0 and below 1"),
+        (dict(depth=0), r"depth 0.*all must be positive"),
+    ],
+)
+def test_mistakes_are_named(options, message):
+    with pytest.raises(UserError, match=message):
+        tiny(**options)
+
+
+def test_images_that_the_patches_do_not_tile_are_named():
+    net = make_encoder("vit_s14")
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    with pytest.raises(UserError, match=r"32x32 pixels.* patches of 14; .* 28 or 42"):
+        jax.eval_shape(net.init, jax.random.key(0), x)

@@ -1,0 +1,110 @@
+"""Weights out of a run and into another, through the commands."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ssl_jax import config as config_lib
+from ssl_jax import data, init_from, interchange, pretrained
+from ssl_jax.errors import UserError
+from ssl_jax.experiment import Experiment
+from ssl_jax.paths import by_path
+from tests.methods.table import CONFIGS
+from tests.test_end_to_end import TINY, run
+
+RESNET = [
+    "--config=configs/simclr.py:shapes",
+    *(flag for flag in TINY[1:] if "widths" not in flag),
+    "--config.data.image_size=16", "--config.views.random_resized_crop.size=16",
+    "--config.data.options.num_generated=128", "--config.dtype=float32",
+    "--config.model.width=0.125", "--config.batch_size=16", "--config.steps=3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "resnet"
+    run(workdir, *RESNET)
+    return workdir
+
+
+def build(trained, **changes):
+    config = pretrained.read_config(trained)
+    config.update_from_flattened_dict(changes)
+    return Experiment.build(config, data.spec_from_config(config.data))
+
+
+def test_out_under_timms_names_and_in_again(trained, tmp_path):
+    done = run(trained, f"--output={tmp_path}/out", "--to=timm", module="ssl_jax.export")
+    assert "arrays, step 3" in done.stdout
+    assert (
+        "not compared with timm: torch is not installed" in done.stdout or "has no" in done.stdout
+    )
+    described = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert described["architecture"]["name"] == "resnet18" and described["image_size"] == 16
+    state = interchange.read(f"{tmp_path}/out/model.safetensors")
+    assert state["conv1.weight"].shape == (8, 3, 3, 3)
+
+    experiment = build(trained, seed=5)
+    loaded, lines = init_from.load(f"{tmp_path}/out", experiment)
+    assert "arrays" in lines[0] and len(lines) == 1
+    fresh = experiment.init_state()
+    begun = experiment.init_state(loaded)
+    source = pretrained.load(str(trained))
+    for part in ("params", "buffers"):
+        for path, leaf in by_path(getattr(source, part)).items():
+            got = by_path(getattr(begun, part))[path]
+            if path.startswith("encoder/"):
+                np.testing.assert_array_equal(got, leaf, err_msg=path)
+            else:
+                np.testing.assert_array_equal(got, by_path(getattr(fresh, part))[path])
+
+
+def test_a_run_starts_from_another(trained, tmp_path):
+    done = run(tmp_path / "next", *RESNET, f"--config.init_from={trained}", "--config.seed=3")
+    assert f"starts from {trained}: step 3, " in done.stdout
+    # And only a fresh one does: a finished run is left alone.
+    again = run(tmp_path / "next", *RESNET, f"--config.init_from={trained}", "--config.seed=3")
+    assert "nothing to do" in again.stdout and "starts from" not in again.stdout
+
+    experiment = build(trained, **{"seed": 5, "method.output_dim": 4})
+    loaded, lines = init_from.load(f"{trained}@3", experiment)
+    assert "not found" in lines[1] and "projector/dense2/kernel" in lines[1]
+    assert "encoder/stem/conv/kernel" in loaded["params"]
+    assert "projector/dense2/kernel" not in loaded["params"]
+
+
+def test_our_own_names(trained, tmp_path):
+    run(trained, f"--output={tmp_path}", "--to=safetensors", module="ssl_jax.export")
+    state = interchange.read(f"{tmp_path}/model.safetensors")
+    source = pretrained.load(str(trained))
+    np.testing.assert_array_equal(
+        state["params/stem/conv/kernel"], source.params["encoder"]["stem"]["conv"]["kernel"]
+    )
+    assert "buffers/batch_stats/stem/norm/mean" in state
+
+
+def test_what_cannot_be_is_said_in_one_line(trained, tmp_path):
+    out = f"--output={tmp_path}/out"
+    for arguments, message in (
+        ((out,), "--to is missing"),
+        ((out, "--to=timm", "--ema"), "keeps no moving average: method simclr has none"),
+        ((out, "--to=timm", "--step=99"), "99"),
+        ((out, "--to=keras"), "keras"),
+    ):
+        done = run(trained, *arguments, module="ssl_jax.export", check=False)
+        assert done.returncode == 1 and message in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
+    experiment = build(trained)
+    for source, message in (
+        (f"{tmp_path}/nothing.pth", "there is no file"),
+        (f"{trained}@x", "after @ stands a step"),
+        (f"{trained}@77", "77"),
+    ):
+        with pytest.raises(UserError, match=message):
+            init_from.load(source, experiment)
+    config = config_lib.resolve(config_lib.load(f"{CONFIGS}/simclr.py:digits"))
+    other = Experiment.build(config, data.spec_from_config(config.data))
+    with pytest.raises(UserError, match="nothing in it fits this model"):
+        init_from.load(str(trained), other)
