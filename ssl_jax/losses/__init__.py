@@ -9,13 +9,35 @@ from ssl_jax.losses.contrastive import (
     nt_xent,
     unit_length,
 )
+from ssl_jax.losses.instance import (
+    bank_logits,
+    init_bank,
+    log_normalizer,
+    nce,
+    softmax_over_bank,
+    softmax_over_candidates,
+    update_bank,
+)
+from ssl_jax.losses.redundancy import barlow_twins, vicreg
+from ssl_jax.losses.siamese import byol, simsiam
 
 __all__ = [
+    "bank_logits",
+    "barlow_twins",
+    "byol",
     "choose_implementation",
     "choose_one_sided",
     "info_nce",
+    "init_bank",
+    "log_normalizer",
     "margin_triplet",
+    "nce",
     "nt_logistic",
     "nt_xent",
+    "simsiam",
+    "softmax_over_bank",
+    "softmax_over_candidates",
     "unit_length",
+    "update_bank",
+    "vicreg",
 ]

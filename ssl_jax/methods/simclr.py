@@ -18,14 +18,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
-from ssl_jax.models import Net, make_encoder, projection_head
-from ssl_jax.views import eval_view, make_views
+from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.models import projection_head
+from ssl_jax.two_views import TwoViews, nets_and_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,29 +63,13 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCLR(Method):
+class SimCLR(TwoViews):
     title: ClassVar[str] = "SimCLR"
 
     hyper: HyperParameters
-    encoder: Net
-    projector: Net
-    recipe: Callable[[Array, Array], Array]  # keys, images -> (n, 2, h, w, c)
-    eval_view: Callable[[Array], Array]
-
-    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
-        encoder_key, projector_key = jax.random.split(key)
-        views = jax.eval_shape(self.views, jax.random.split(key, batch["image"].shape[0]), batch)
-        x = jnp.zeros((1, *views.shape[1:]), views.dtype)
-        encoder, encoder_buffers = self.encoder.init(encoder_key, x)
-        (h, _), _ = self.encoder.apply(encoder, encoder_buffers, x, train=False)
-        projector, projector_buffers = self.projector.init(projector_key, h)
-        return (
-            {"encoder": encoder, "projector": projector},
-            {"encoder": encoder_buffers, "projector": projector_buffers},
-        )
 
     def views(self, keys: Array, batch: Batch) -> Array:
-        x = self.recipe(keys, batch["image"])  # (n, 2, h, w, c)
+        x = super().views(keys, batch)  # (n, 2, h, w, c)
         return x.reshape(-1, *x.shape[2:])  # (2n, h, w, c), views of an image side by side
 
     def encode(
@@ -99,14 +82,8 @@ class SimCLR(Method):
         key: Array,
     ) -> tuple[PyTree, PyTree]:
         del ema_params
-        (h, _), encoder_buffers = self.encoder.apply(
-            params["encoder"], buffers["encoder"], views, train=True, key=key
-        )  # (2n, d)
-        z, projector_buffers = self.projector.apply(
-            params["projector"], buffers["projector"], h, train=True
-        )  # (2n, output_dim)
-        encoded = {"h": h[0::2], "z": z.reshape(-1, 2, z.shape[-1])}
-        return encoded, {"encoder": encoder_buffers, "projector": projector_buffers}
+        h, z, updates = self.embed(params, buffers, views, key=key)  # (2n, d), (2n, output_dim)
+        return {"h": h[0::2], "z": z.reshape(-1, 2, z.shape[-1])}, updates
 
     def objective(
         self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
@@ -129,15 +106,6 @@ class SimCLR(Method):
         if hyper.loss == "nt_logistic":
             return functools.partial(losses.nt_logistic, temperature=hyper.temperature, **options)
         return functools.partial(losses.margin_triplet, margin=hyper.margin, **options)
-
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
-        x = self.eval_view(batch["image"])
-        (h, _), _ = self.encoder.apply(params["encoder"], buffers["encoder"], x, train=False)
-        z, _ = self.projector.apply(params["projector"], buffers["projector"], h, train=False)
-        return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
-
-    def example_views(self, keys: Array, batch: Batch) -> Array:
-        return self.recipe(keys, batch["image"])
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, n = self.hyper, batch_size
@@ -163,12 +131,8 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> SimCLR:
     del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper)
-    recipe = make_views(config.views, num_views=2, dtype=config.dtype)
-    image = spec.batch(1)["image"]
-    size = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), image).shape[2:4]
     return SimCLR(
         hyper=hyper,
-        encoder=make_encoder(**config.model, dtype=config.dtype),
         projector=projection_head(
             hyper.projector,
             num_layers=hyper.projector_layers,
@@ -176,8 +140,7 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> SimCLR:
             output_dim=hyper.output_dim,
             dtype=config.dtype,
         ),
-        recipe=recipe,
-        eval_view=functools.partial(eval_view, size=size, crop_fraction=1.0, dtype=config.dtype),
+        **nets_and_views(config, spec),
     )
 
 

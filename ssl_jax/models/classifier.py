@@ -9,7 +9,6 @@ elsewhere the head is thrown away and the classifier stands on h.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,8 +18,6 @@ from flax import linen as nn
 from ssl_jax.errors import UserError
 from ssl_jax.models.functional import Net
 from ssl_jax.models.heads import MLP
-from ssl_jax.models.vit import resize_positions
-from ssl_jax.paths import path_string
 
 Array = jax.Array
 PyTree = Any
@@ -123,37 +120,6 @@ def first_layers(num_layers: int, hidden_dim: int, *, dtype: Any = jnp.float32) 
     """
     mlp = MLP(num_layers, hidden_dim, hidden_dim, output_norm="affine", dtype=jnp.dtype(dtype))
     return Net(mlp)
-
-
-def transplant(wanted: PyTree, given: PyTree, net: str) -> PyTree:
-    """The arrays of `given[net]` that the tree `wanted` of the same net has, for a start from them.
-
-    Learned positions of a ViT are resized to the grid of `wanted`.
-
-    Raises:
-      UserError: an array is missing there, or has another shape.
-    """
-
-    def one(path: Any, leaf: Array) -> Array:
-        name = path_string(path)
-        found = given.get(net)
-        for part in name.split("/"):
-            found = found.get(part) if isinstance(found, Mapping) else None
-        if found is None:
-            raise UserError(
-                f"the pretrained run has no {net}/{name}; set the model section (and "
-                "method.projector_layers) as that run has it"
-            )
-        if name == "pos_embed/grid" and found.shape[-1] == leaf.shape[-1]:
-            found = resize_positions(found, leaf.shape[:2])
-        if found.shape != leaf.shape:
-            raise UserError(
-                f"{net}/{name} is {found.shape} in the pretrained run and {leaf.shape} here; set "
-                "the model section (and method.hidden_dim) as that run has it"
-            )
-        return found
-
-    return jax.tree_util.tree_map_with_path(one, wanted)
 
 
 class LinearHead(nn.Module):

@@ -74,4 +74,154 @@ ROWS = {
             "steps": 100,
         },
     ),
+    "instdisc": Row(
+        "instdisc.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.loss": "nce",
+            "method.num_negatives": 40,
+            "method.output_dim": 8,
+            "method.proximal": 0.5,
+            "steps": 100,
+        },
+    ),
+    "instdisc-whole-bank": Row(
+        "instdisc.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.loss": "softmax",
+            "method.num_negatives": 0,
+            "method.output_dim": 8,
+            "steps": 100,
+        },
+    ),
+    "moco-v1": Row(
+        "moco_v1.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.num_negatives": 48,
+            "method.output_dim": 8,
+            "steps": 100,
+        },
+    ),
+    "moco-v2": Row(
+        "moco_v2.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.num_negatives": 32,
+            "method.bn_groups": None,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "steps": 100,
+        },
+    ),
+    "moco-end-to-end": Row(
+        "moco_v1.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.dictionary": "end_to_end",
+            "method.output_dim": 8,
+            "steps": 100,
+        },
+    ),
+    "moco-bank": Row(
+        "moco_v1.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.dictionary": "bank",
+            "method.num_negatives": 40,
+            "method.bn_groups": None,
+            "method.output_dim": 8,
+            "steps": 100,
+        },
+    ),
+    "moco-v3": Row(
+        "moco_v3.py:digits",
+        {"model.widths": (4, 8, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
+    ),
+    # With nets this small, a learning rate of 0.1 magnifies rounding tenfold a step.
+    "byol": Row(
+        "byol.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "optimizer.lr_scaling": "linear",
+            "steps": 100,
+        },
+    ),
+    "byol-no-predictor": Row(
+        "byol.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.predictor": False,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "steps": 100,
+        },
+    ),
+    "simsiam": Row(
+        "simsiam.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "method.predictor_dim": 4,
+            "steps": 100,
+        },
+    ),
+    "barlow-twins": Row(
+        "barlow_twins.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.hidden_dim": 16,
+            "method.output_dim": 16,
+            "optimizer.lr_scaling": "linear",
+            "steps": 100,
+        },
+    ),
+    "vicreg": Row(
+        "vicreg.py:digits",
+        {"model.widths": (4, 8, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
+    ),
+    "supervised": Row(
+        "supervised.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.projector_layers": 1,
+            "method.hidden_dim": 16,
+            "method.label_smoothing": 0.1,
+            "steps": 100,
+        },
+    ),
+    "supervised-vit": Row(
+        "supervised.py:digits",
+        {
+            "model.name": "vit_ti16",
+            "model.widths": None,
+            "model.patch_size": 4,
+            "model.dim": 16,
+            "model.depth": 2,
+            "model.num_heads": 2,
+            "model.drop_path": 0.2,
+            "steps": 100,
+        },
+    ),
+    "supervised-frozen": Row(
+        "supervised.py:digits",
+        {"model.widths": (4, 8, 8), "method.freeze_encoder": True, "steps": 100},
+    ),
+    "simclr-v2": Row(
+        "simclr_v2.py:digits",
+        {"model.widths": (4, 8, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
+    ),
+    "distill": Row(
+        "distill.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.distill_weight": 0.5,
+            "init_from": "runs/teacher",  # read by the train command only
+            "steps": 100,
+        },
+    ),
 }

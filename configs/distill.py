@@ -1,0 +1,91 @@
+r"""Distillation, the last step of SimCLR v2 (Chen et al. 2020), https://arxiv.org/abs/2006.10029
+
+    python -m ssl_jax.train --config=configs/distill.py:VARIANT --workdir=runs/distill \
+        --config.init_from=runs/teacher
+
+The teacher is a run of configs/supervised.py, such as :digits, or :finetune_v2 for ImageNet.
+
+Variants:
+  digits         8x8 handwritten digits that come with scikit-learn
+  imagenet       self-distillation of a ResNet-50 on all images, without labels
+  imagenet_big   a ResNet-152, 3x wide with selective kernels, teaches a ResNet-50
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from ssl_jax.config import base_config
+from ssl_jax.errors import UserError, nearest
+
+VARIANTS = ("digits", "imagenet", "imagenet_big")
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    """The config of one variant."""
+    if variant not in VARIANTS:
+        raise UserError(
+            f"configs/distill.py has no variant {variant!r}; variants: {', '.join(VARIANTS)}."
+            f"{nearest(variant, VARIANTS)}"
+        )
+    config = base_config()
+    config.method = ConfigDict(
+        dict(
+            name="distill",
+            teacher=ConfigDict(),  # the teacher's encoder, keys as of model; empty: the student's
+            teacher_projector_layers=0,
+            teacher_hidden_dim=placeholder(int),
+            distill_weight=1.0,  # the rest is the labels'
+            temperature=1.0,
+        )
+    )
+    {"digits": _digits, "imagenet": _imagenet, "imagenet_big": _imagenet_big}[variant](config)
+    return config
+
+
+def _digits(config: ConfigDict) -> None:
+    """The views and the encoder of configs/supervised.py:digits."""
+    config.batch_size = 256
+    config.epochs = 60.0
+    config.data.update(name="digits")
+    config.model.update(name="convnet", widths=(16, 32, 64, 128))
+    config.views = ConfigDict(
+        dict(
+            ops=("random_affine", "gaussian_noise"),
+            random_affine=dict(
+                size=16, degrees=15.0, translate=0.08, scale=(0.8, 1.25), shear=10.0
+            ),
+            gaussian_noise=dict(std=0.25, p=0.5),
+        )
+    )
+    config.optimizer.update(
+        name="adamw", base_lr=3e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=5.0
+    )
+    config.eval.update(every_epochs=30.0, batch_size=512, baselines=True)
+    config.checkpoint.every_epochs = 30.0
+
+
+def _imagenet(config: ConfigDict) -> None:
+    """400 epochs with the optimizer of pretraining, random crops and flips only (section 3)."""
+    config.batch_size = 4096
+    config.epochs = 400.0
+    config.dtype = "bfloat16"
+    config.data.update(
+        name="tfds:imagenet2012", image_size=224, host_views=1, workers=16, prefetch=2
+    )
+    config.model.update(name="resnet50")
+    config.method.update(teacher_projector_layers=1)
+    config.views = ConfigDict(dict(ops=("flip",), flip=dict(p=0.5)))
+    config.optimizer.update(
+        name="lars", base_lr=0.1, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=20.0
+    )
+    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=20.0)
+    config.eval.linear.num_l2 = 6
+    config.log.every_steps = 50
+    config.checkpoint.every_epochs = 2.0
+
+
+def _imagenet_big(config: ConfigDict) -> None:
+    _imagenet(config)
+    config.method.teacher = ConfigDict(
+        dict(name="resnet152", width=3.0, stem="deep", shortcut="pool", sk_ratio=0.0625)
+    )

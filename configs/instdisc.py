@@ -1,0 +1,142 @@
+"""InstDisc (Wu et al. 2018), https://arxiv.org/abs/1805.01978
+
+    python -m ssl_jax.train --config=configs/instdisc.py:VARIANT --workdir=runs/instdisc
+
+Variants:
+  digits    8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
+  cifar10   ResNet-18 with a 3x3 stem, a softmax over all images (tfds:cifar10 prepared)
+  imagenet  the paper's recipe: ResNet-50, batch 256, SGD, 200 epochs (tfds:imagenet2012)
+  softmax   the same with a softmax over 65,536 drawn images in place of NCE
+
+Published (ImageNet, ResNet-50): 54.0 top-1 in a linear probe of the features, 46.8 by the nearest
+neighbours of v (41.0 with ResNet-18).
+"""
+
+from ml_collections import ConfigDict
+
+from ssl_jax.config import base_config
+from ssl_jax.errors import UserError, nearest
+
+VARIANTS = ("digits", "cifar10", "imagenet", "softmax")
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    """The config of one variant."""
+    if variant not in VARIANTS:
+        raise UserError(
+            f"configs/instdisc.py has no variant {variant!r}; variants: {', '.join(VARIANTS)}."
+            f"{nearest(variant, VARIANTS)}"
+        )
+    config = base_config()
+    config.method = ConfigDict(
+        dict(
+            name="instdisc",
+            loss="nce",  # nce, softmax
+            num_negatives=4096,  # drawn for each example; 0: all images, in a softmax
+            temperature=0.07,
+            bank_momentum=0.5,  # of a row of the bank
+            proximal=0.0,  # weight of the distance to the own row
+            output_dim=128,
+        )
+    )
+    {"digits": _digits, "cifar10": _cifar10, "imagenet": _imagenet, "softmax": _softmax}[variant](
+        config
+    )
+    return config
+
+
+def _imagenet(config: ConfigDict) -> None:
+    """The released code. Crops are made on the host, colour on the device; all is decayed."""
+    config.batch_size = 256
+    config.epochs = 200.0
+    config.dtype = "bfloat16"
+    config.data.update(
+        name="tfds:imagenet2012", image_size=224, host_views=1, host_crop_scale=(0.2, 1.0),
+        workers=16, prefetch=2,
+    )  # fmt: skip
+    config.model.update(name="resnet50", kernel_init="he_fan_out")
+    config.views = ConfigDict(
+        dict(
+            ops=("grayscale", "color_jitter", "flip", "normalize"),
+            grayscale=dict(p=0.2),
+            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, p=1.0),
+            flip=dict(p=0.5),
+        )
+    )
+    config.optimizer.update(
+        name="sgd",
+        base_lr=0.03,
+        lr_scaling="linear",
+        schedule="step",
+        milestones=(0.6, 0.8),  # epochs 120 and 160
+        warmup_epochs=0.0,
+        weight_decay=1e-4,
+        exclude="",
+    )
+    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
+    config.eval.linear.num_l2 = 6
+    config.log.every_steps = 100
+    config.checkpoint.every_epochs = 1.0
+
+
+def _softmax(config: ConfigDict) -> None:
+    _imagenet(config)
+    config.method.update(loss="softmax", num_negatives=65536)
+
+
+def _cifar10(config: ConfigDict) -> None:
+    """The released code's CIFAR-10 recipe, which does not mirror images."""
+    config.batch_size = 128
+    config.epochs = 200.0
+    config.dtype = "bfloat16"
+    config.data.update(name="tfds:cifar10", image_size=32)
+    config.method.update(loss="softmax", num_negatives=0, temperature=0.1)
+    config.model.update(name="resnet18", stem="cifar")
+    config.views = ConfigDict(
+        dict(
+            ops=("random_resized_crop", "color_jitter", "grayscale", "normalize"),
+            random_resized_crop=dict(size=32, scale=(0.2, 1.0)),
+            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, p=1.0),
+            grayscale=dict(p=0.2),
+            normalize=dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+        )
+    )
+    config.optimizer.update(
+        name="sgd",
+        base_lr=0.03,
+        lr_scaling="none",  # at batch 128
+        schedule="step",
+        milestones=(0.6, 0.8),  # epochs 120 and 160
+        warmup_epochs=0.0,
+        weight_decay=5e-4,
+        exclude="",
+    )
+    config.eval.update(every_epochs=20.0, batch_size=1000)
+    config.eval.knn.update(k=200, temperature=0.1)
+    config.checkpoint.every_epochs = 10.0
+
+
+def _digits(config: ConfigDict) -> None:
+    """Affine views of 16x16 with strong noise; no flip: a mirrored digit is another sign.
+
+    On train[80%:], one label a class gave 75.2% at t = 0.2 and 83.8% at t = 0.5 (one seed).
+    """
+    config.batch_size = 256
+    config.epochs = 120.0
+    config.data.update(name="digits")
+    config.method.update(num_negatives=512, temperature=0.5, output_dim=64)
+    config.model.update(name="convnet", widths=(16, 32, 64, 128))
+    config.views = ConfigDict(
+        dict(
+            ops=("random_affine", "gaussian_noise"),
+            random_affine=dict(
+                size=16, degrees=15.0, translate=0.08, scale=(0.8, 1.25), shear=10.0
+            ),
+            gaussian_noise=dict(std=0.25, p=1.0),
+        )
+    )
+    config.optimizer.update(
+        name="adamw", base_lr=3e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=5.0
+    )
+    config.eval.update(every_epochs=30.0, batch_size=512, baselines=True)
+    config.checkpoint.every_epochs = 30.0

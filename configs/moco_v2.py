@@ -1,0 +1,148 @@
+"""MoCo v2 (Chen et al. 2020b), https://arxiv.org/abs/2003.04297
+
+    python -m ssl_jax.train --config=configs/moco_v2.py:VARIANT --workdir=runs/moco_v2
+
+Variants:
+  digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
+  cifar10      the released code's CIFAR demo: ResNet-18 with a 3x3 stem (tfds:cifar10 prepared)
+  imagenet     the paper's recipe: ResNet-50, batch 256, SGD, 200 epochs (tfds:imagenet2012)
+  imagenet800  the same for 800 epochs
+
+Published (linear probe on ImageNet): 67.5 top-1 after 200 epochs, 71.1 after 800. The demo's kNN
+accuracy on CIFAR-10 is 82.6.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from ssl_jax.config import base_config
+from ssl_jax.errors import UserError, nearest
+
+VARIANTS = ("digits", "cifar10", "imagenet", "imagenet800")
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    """The config of one variant."""
+    if variant not in VARIANTS:
+        raise UserError(
+            f"configs/moco_v2.py has no variant {variant!r}; variants: {', '.join(VARIANTS)}."
+            f"{nearest(variant, VARIANTS)}"
+        )
+    config = base_config()
+    config.method = ConfigDict(
+        dict(
+            name="moco",
+            dictionary="queue",  # queue, end_to_end, bank
+            num_negatives=65536,  # in the queue: a multiple of batch_size
+            momentum=0.999,  # of the key encoder
+            bank_momentum=0.5,  # of a row of the bank
+            temperature=0.2,
+            bn_groups=8,  # groups with BatchNorm statistics of their own; the paper: its 8 GPUs
+            projector_layers=2,
+            hidden_dim=placeholder(int),  # unset: the encoder's width
+            output_dim=128,
+        )
+    )
+    if variant == "digits":
+        _digits(config)
+    elif variant == "cifar10":
+        _cifar10(config)
+    else:
+        _imagenet(config, epochs=800.0 if variant == "imagenet800" else 200.0)
+    return config
+
+
+def _imagenet(config: ConfigDict, *, epochs: float) -> None:
+    """Paper, Sec. 3: v1 with an MLP head, blur, weaker colours, a cosine schedule and t = 0.2.
+
+    Crops are made on the host, the rest on the device. Every parameter is decayed, as in the
+    released code.
+    """
+    config.batch_size = 256
+    config.epochs = epochs
+    config.dtype = "bfloat16"
+    config.data.update(
+        name="tfds:imagenet2012", image_size=224, host_views=2, host_crop_scale=(0.2, 1.0),
+        workers=16, prefetch=2,
+    )  # fmt: skip
+    config.model.update(name="resnet50", kernel_init="he_fan_out")
+    config.views = ConfigDict(
+        dict(
+            ops=("color_jitter", "grayscale", "gaussian_blur", "flip", "normalize"),
+            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
+            grayscale=dict(p=0.2),
+            gaussian_blur=dict(p=0.5, sigma=(0.1, 2.0)),
+            flip=dict(p=0.5),
+        )
+    )
+    config.optimizer.update(
+        name="sgd",
+        base_lr=0.03,
+        lr_scaling="linear",
+        schedule="cosine",
+        warmup_epochs=0.0,
+        weight_decay=1e-4,
+        exclude="",
+    )
+    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
+    config.eval.linear.num_l2 = 6
+    config.log.every_steps = 100
+    config.checkpoint.every_epochs = 1.0
+
+
+def _cifar10(config: ConfigDict) -> None:
+    """The released demo: crops of at least 8%, no blur, and a linear head."""
+    config.batch_size = 512
+    config.epochs = 200.0
+    config.dtype = "bfloat16"
+    config.data.update(name="tfds:cifar10", image_size=32)
+    config.method.update(num_negatives=4096, momentum=0.99, temperature=0.1, projector_layers=1)
+    config.model.update(name="resnet18", stem="cifar", kernel_init="he_fan_out")
+    config.views = ConfigDict(
+        dict(
+            ops=("random_resized_crop", "flip", "color_jitter", "grayscale", "normalize"),
+            random_resized_crop=dict(size=32, scale=(0.08, 1.0)),
+            flip=dict(p=0.5),
+            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
+            grayscale=dict(p=0.2),
+            normalize=dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+        )
+    )
+    config.optimizer.update(
+        name="sgd",
+        base_lr=0.03,
+        lr_scaling="linear",
+        schedule="cosine",
+        warmup_epochs=0.0,
+        weight_decay=5e-4,
+        exclude="",
+    )
+    config.eval.update(every_epochs=20.0, batch_size=1000)
+    config.eval.knn.update(k=200, temperature=0.1)
+    config.checkpoint.every_epochs = 10.0
+
+
+def _digits(config: ConfigDict) -> None:
+    """Affine views of 16x16 with strong noise; no flip: a mirrored digit is another sign.
+
+    On train[80%:], one label a class gave 72.8% at t = 0.2 and 80.9% at t = 0.5 (one seed).
+    """
+    config.batch_size = 256
+    config.epochs = 120.0
+    config.data.update(name="digits")
+    config.method.update(num_negatives=512, momentum=0.98, temperature=0.5, output_dim=64)
+    config.model.update(name="convnet", widths=(16, 32, 64, 128))
+    config.views = ConfigDict(
+        dict(
+            ops=("random_affine", "gaussian_noise"),
+            random_affine=dict(
+                size=16, degrees=15.0, translate=0.08, scale=(0.8, 1.25), shear=10.0
+            ),
+            gaussian_noise=dict(std=0.25, p=1.0),
+        )
+    )
+    config.optimizer.update(
+        name="adamw", base_lr=3e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=5.0
+    )
+    config.eval.update(every_epochs=30.0, batch_size=512, baselines=True)
+    config.checkpoint.every_epochs = 30.0

@@ -1,0 +1,88 @@
+"""Losses of classifiers, over the labelled examples of the global batch."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def cross_entropy(
+    logits: Array, labels: Array, *, label_smoothing: float = 0.0
+) -> tuple[Array, dict[str, Array]]:
+    """Mean cross-entropy of the labelled examples, with smoothed labels (Szegedy et al. 2016).
+
+        l_i = -sum_k q_ik log p_ik,    q_ik = (1 - e) [k = y_i] + e / c
+
+    Args:
+      logits: [n c], any float dtype; the arithmetic is float32.
+      labels: int [n]; -1 = no label, which takes no part: the mean is over the others, and 0 where
+        there are none.
+      label_smoothing: e, 0 to 1.
+
+    Returns:
+      (loss, metrics): float32 [] each, `accuracy` and, where there are more than five classes,
+      `top5`, the shares of labelled examples whose class is first, or among the first five. Of
+      equal logits the lower class counts as the first.
+
+    Raises:
+      ValueError: the shapes do not fit, or `label_smoothing` is out of range.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"cross_entropy takes logits [n c] and labels [n], got {logits.shape} and "
+            f"{labels.shape}"
+        )
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
+    logits = logits.astype(jnp.float32)
+    labelled, classes = labels >= 0, jnp.arange(logits.shape[1])
+    label = jnp.maximum(labels, 0)[:, None]
+    at_label = jnp.take_along_axis(logits, label, axis=1)  # (n, 1)
+    target = (1 - label_smoothing) * at_label[:, 0] + label_smoothing * logits.mean(axis=1)
+    losses = jax.nn.logsumexp(logits, axis=1) - target
+
+    before = (logits > at_label) | ((logits == at_label) & (classes < label))
+    rank = before.sum(axis=1)
+    count = jnp.maximum(labelled.sum(), 1)
+
+    def mean(x: Array) -> Array:
+        return jnp.where(labelled, x, 0).sum() / count
+
+    metrics = {"accuracy": mean(rank == 0)}
+    if logits.shape[1] > 5:
+        metrics["top5"] = mean(rank < 5)
+    return mean(losses), metrics
+
+
+def distillation(
+    logits: Array, teacher_logits: Array, *, temperature: float | Array = 1.0
+) -> Array:
+    """Cross-entropy of the student's classes to the teacher's, labels not needed.
+
+        l_i = -sum_k P_T(k | x_i) log P_S(k | x_i),    P(k | x) = softmax(logits / t)_k
+
+    SimCLR v2 (Chen et al. 2020, Eq. 2), where no factor makes up for the temperature's effect on
+    the gradient. The teacher gets none.
+
+    Args:
+      logits: the student's [n c].
+      teacher_logits: [n c].
+      temperature: t > 0, a divisor of both logits.
+
+    Returns:
+      The mean over all n examples, float32 [].
+
+    Raises:
+      ValueError: the shapes differ or are not [n c].
+    """
+    if logits.ndim != 2 or logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"distillation takes two [n c], got {logits.shape} and {teacher_logits.shape}"
+        )
+    student, teacher = (
+        jax.nn.log_softmax(x.astype(jnp.float32) / temperature, axis=1)
+        for x in (logits, jax.lax.stop_gradient(teacher_logits))
+    )
+    return -jnp.mean(jnp.sum(jnp.exp(teacher) * student, axis=1))

@@ -1,0 +1,64 @@
+"""Losses that draw two views of an image together and have no negatives: BYOL and SimSiam.
+
+Both compare what a predictor makes of one view with the embedding of the other, the target, to
+which no gradient flows. Nothing in the loss itself keeps all images from one embedding.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.contrastive import unit_length
+from ssl_jax.losses.tiles import row_products
+
+Array = jax.Array
+
+
+def byol(predictions: Array, targets: Array) -> Array:
+    """The squared distance of unit vectors, both orders summed (BYOL, Grill et al. 2020, Eq. 2).
+
+        l_i = |p_i1 - t_i2|^2 + |p_i2 - t_i1|^2,    |p - t|^2 = 2 - 2 cos(p, t)
+
+    Args:
+      predictions: [n 2 d], of the online network for each view; any float dtype and any length.
+      targets: [n 2 d], of the target network; no gradient reaches them.
+
+    Returns:
+      The mean over images, float32 [], between 0 and 8.
+
+    Raises:
+      ValueError: the shapes differ or are not [n 2 d].
+    """
+    return jnp.mean(jnp.sum(2 - 2 * _cosines_across(predictions, targets), axis=1))
+
+
+def simsiam(predictions: Array, projections: Array, *, stop_gradient: bool = True) -> Array:
+    """The negative cosine, averaged over both orders (SimSiam, Chen & He 2021, Eq. 4).
+
+        l_i = -cos(p_i1, z_i2) / 2 - cos(p_i2, z_i1) / 2
+
+    Args:
+      predictions: [n 2 d], any float dtype and any length.
+      projections: [n 2 d], what the predictions were made of.
+      stop_gradient: False lets the gradient through to the projections as well: the paper's
+        collapsing baseline (Sec. 4.1).
+
+    Returns:
+      The mean over images, float32 [], between -1 and 1.
+
+    Raises:
+      ValueError: the shapes differ or are not [n 2 d].
+    """
+    return -jnp.mean(_cosines_across(predictions, projections, stop_gradient=stop_gradient))
+
+
+def _cosines_across(predictions: Array, targets: Array, *, stop_gradient: bool = True) -> Array:
+    """[n 2]: each view's prediction against the target of the other view."""
+    if predictions.shape != targets.shape or predictions.ndim != 3 or predictions.shape[1] != 2:
+        raise ValueError(
+            f"predictions and targets must be [n 2 d], got {predictions.shape}, {targets.shape}"
+        )
+    if stop_gradient:
+        targets = jax.lax.stop_gradient(targets)
+    return row_products(unit_length(predictions), unit_length(targets[:, ::-1]))

@@ -1,0 +1,89 @@
+"""Barlow Twins: self-supervised learning via redundancy reduction (Zbontar et al. 2021).
+
+    z = g(f(view));    C = correlations, over the batch, of the dimensions of z1 with those of z2
+    loss  sum_i (1 - C_ii)^2 + w sum_{i != j} C_ij^2
+
+The diagonal makes the views agree, the rest keeps dimensions from saying the same: no negatives,
+predictor, moving average or stop-gradient. z is wide, C is [output_dim output_dim] and that of the
+global batch.
+
+As in the released code each view has a forward pass of its own, with BatchNorm statistics of n
+images over all devices. Biases and norms have a learning rate of their own: they are the parameter
+group "one_dimensional". The released code does not differentiate its all-reduce of C, so its
+gradients are those of this loss divided by the number of processes; LARS does not notice, but the
+parameters that it does not adapt do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from ssl_jax import losses
+from ssl_jax.errors import UserError
+from ssl_jax.method import Array, Aux, DataSpec, PyTree, hyper_parameters
+from ssl_jax.models.heads import mlp_head
+from ssl_jax.two_views import TwoViews, nets_and_views
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`.
+
+    off_diagonal_weight: w, the paper's lambda.
+    projector_layers: dense layers of g.
+    hidden_dim: width of its hidden layers.
+    output_dim: width of z.
+    """
+
+    off_diagonal_weight: float = 0.0051
+    projector_layers: int = 3
+    hidden_dim: int = 8192
+    output_dim: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class BarlowTwins(TwoViews):
+    title: ClassVar[str] = "Barlow Twins"
+
+    hyper: HyperParameters
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key, step
+        z = encoded["z"]  # (n, 2, output_dim)
+        loss, metrics = losses.barlow_twins(
+            z[:, 0], z[:, 1], off_diagonal_weight=self.hyper.off_diagonal_weight
+        )
+        return loss, Aux(buffers, metrics, encoded)
+
+    def param_group(self, path: str) -> str:
+        return "one_dimensional" if path.endswith(("/bias", "/scale")) else "default"
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        d = self.hyper.output_dim
+        return [
+            (
+                "loss",
+                f"correlations of {d:,} dimensions over {batch_size:,} images, "
+                f"{d * d * 4 / 2**20:,.0f} MiB on every device",
+            )
+        ]
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> BarlowTwins:
+    """Builds the method from the config's sections method, model and views."""
+    del total_steps
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    if not hyper.off_diagonal_weight >= 0:
+        raise UserError(
+            f"method.off_diagonal_weight is {hyper.off_diagonal_weight}; it must not be negative"
+        )
+    return BarlowTwins(
+        hyper=hyper,
+        projector=mlp_head(
+            hyper.projector_layers, hyper.hidden_dim, hyper.output_dim, dtype=config.dtype
+        ),
+        **nets_and_views(config, spec),
+    )

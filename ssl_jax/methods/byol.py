@@ -1,0 +1,130 @@
+"""BYOL: bootstrap your own latent (Grill et al. 2020).
+
+    online   z = g(f(view)), p = q(z)        target   t = g'(f'(other view))
+    loss     |p/|p| - t/|t||^2, for both orders of the views, summed
+
+The target's parameters are the moving average of the online encoder and projector, with a decay
+that rises from tau to 1 over the run; the predictor q has no twin. No gradient reaches the target.
+There are no negatives: without the predictor all images end up with one embedding.
+
+As in the released code every view has a forward pass of its own, online and in the target, and all
+of them run BatchNorm in training mode: four sets of statistics a step, each of n images over all
+devices. Deviations:
+- The target starts as a copy of the online network; the released code draws another one, and its
+  authors saw no difference.
+- The released code keeps running statistics for the target that nothing reads; here there are none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax import losses
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.method import Array, Aux, DataSpec, PyTree, Schedule, hyper_parameters
+from ssl_jax.models.heads import mlp_head
+from ssl_jax.optim import cosine_ema
+from ssl_jax.two_views import TwoViews, nets_and_views
+
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`.
+
+    target_decay: tau, of the target's moving average, at the first step.
+    target_schedule: "cosine", from tau to 1 over the run, or "constant" (Table 5a).
+    predictor: False compares the projections themselves, which collapses (Table 5b).
+    hidden_dim: width of the hidden layer of projector and predictor.
+    output_dim: width of z, p and t.
+    """
+
+    target_decay: float = 0.996
+    target_schedule: str = "cosine"
+    predictor: bool = True
+    hidden_dim: int = 4096
+    output_dim: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class BYOL(TwoViews):
+    title: ClassVar[str] = "BYOL"
+
+    hyper: HyperParameters
+    total_steps: int
+
+    @property
+    def ema_decay(self) -> float | Schedule:
+        hyper = self.hyper
+        if hyper.target_schedule == "constant":
+            return hyper.target_decay
+        return cosine_ema(hyper.target_decay, self.total_steps)
+
+    def ema_filter(self, path: str) -> bool:
+        return not path.startswith("predictor/")
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: Array,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        online_key, *target_keys = jax.random.split(key, 3)
+        encoded, updates = super().encode(params, buffers, views, ema_params=None, key=online_key)
+        targets = []
+        for view, target_key in enumerate(target_keys):
+            _, t, _ = self.embed(ema_params, buffers, views[:, view], key=target_key)
+            targets.append(t)
+        return {**encoded, "t": jnp.stack(targets, axis=1)}, updates  # t: (n, 2, output_dim)
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key
+        z = encoded["z"]
+        loss = losses.byol(encoded.get("p", z), encoded["t"])
+        decay = self.ema_decay
+        metrics = {"target_decay": jnp.float32(decay(step) if callable(decay) else decay)}
+        return loss, Aux(buffers, metrics, {"h": encoded["h"], "z": z})
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        del batch_size
+        decay = f"{self.hyper.target_decay:g}"
+        if self.hyper.target_schedule == "cosine":
+            decay += f" to 1 over {self.total_steps:,} steps"
+        lines = [("target", f"moving average of encoder and projector, decay {decay}")]
+        if not self.hyper.predictor:
+            lines.append(("note", "without a predictor BYOL collapses"))
+        return lines
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> BYOL:
+    """Builds the method from the config's sections method, model and views."""
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    _check(hyper)
+    head = mlp_head(2, hyper.hidden_dim, hyper.output_dim, hidden_bias=True, dtype=config.dtype)
+    return BYOL(
+        hyper=hyper,
+        total_steps=total_steps,
+        projector=head,
+        predictor=head if hyper.predictor else None,
+        **nets_and_views(config, spec),
+    )
+
+
+def _check(hyper: HyperParameters) -> None:
+    if not 0 <= hyper.target_decay <= 1:
+        raise UserError(f"method.target_decay is {hyper.target_decay}; use a number from 0 to 1")
+    if hyper.target_schedule not in SCHEDULES:
+        raise UserError(
+            f"method.target_schedule is {hyper.target_schedule!r}; use one of "
+            f"{', '.join(SCHEDULES)}.{nearest(hyper.target_schedule, SCHEDULES)}"
+        )

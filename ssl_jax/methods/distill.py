@@ -1,0 +1,177 @@
+"""Distillation: a student learns the classes that a trained classifier sees in unlabelled images.
+
+    l = -(1 - a) mean over labelled log P_S(y | x)
+        - a mean over all sum_k P_T(k | x) log P_S(k | x),        P = softmax(logits / t)
+
+The last step of SimCLR v2 (Chen et al. 2020, Eqs. 2 and 3): a network pretrained without labels and
+fine-tuned with few teaches one of its own size (self-distillation) or a smaller one. Student and
+teacher see the same random view. The teacher is frozen: its weights are buffers, and its BatchNorm
+runs in evaluation mode.
+
+The teacher is a `supervised` run whose encoder was trained along, named by `config.init_from`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.errors import UserError
+from ssl_jax.losses.classification import cross_entropy, distillation
+from ssl_jax.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
+from ssl_jax.models import make_encoder
+from ssl_jax.models.classifier import Classifier, make_classifier
+from ssl_jax.one_view import OneView, make_one_view
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`.
+
+    teacher: options of the teacher's encoder, as in `config.model`; empty for the student's own.
+    teacher_projector_layers: as `projector_layers` of the run that trained the teacher.
+    teacher_hidden_dim: as its `hidden_dim`.
+    distill_weight: a; 1 needs no labels.
+    temperature: t, of teacher and student.
+    """
+
+    teacher: Any = ()
+    teacher_projector_layers: int = 0
+    teacher_hidden_dim: int | None = None
+    distill_weight: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill(Method):
+    """Cross-entropy to a frozen teacher's classes.
+
+    Attributes:
+      hyper: the config's section.
+      student, teacher: classifiers of the same classes.
+      view: what both take, made of batches.
+    """
+
+    title: ClassVar[str] = "distillation"
+
+    hyper: HyperParameters
+    student: Classifier
+    teacher: Classifier
+    view: OneView
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        student_key, teacher_key = jax.random.split(key)
+        keys = jax.random.split(key, batch["image"].shape[0])
+        views = jax.eval_shape(self.view.train, keys, batch)
+        x = jnp.zeros((1, *views.shape[1:]), views.dtype)
+        params, buffers = self.student.init(student_key, x)
+        teacher, teacher_buffers = self.teacher.init(teacher_key, x)
+        return params, {**buffers, "teacher": {"params": teacher, "buffers": teacher_buffers}}
+
+    def views(self, keys: Array, batch: Batch) -> PyTree:
+        return {"x": self.view.train(keys, batch), "label": batch["label"]}
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        del ema_params
+        x, teacher = views["x"], buffers["teacher"]
+        (h, logits), updates = self.student.apply(params, buffers, x, train=True, key=key)
+        (_, targets), _ = self.teacher.apply(teacher["params"], teacher["buffers"], x, train=False)
+        encoded = {"h": h, "logits": logits, "teacher_logits": targets, "label": views["label"]}
+        return encoded, updates
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key, step
+        hyper = self.hyper
+        label_loss, metrics = cross_entropy(encoded["logits"], encoded["label"])
+        distill_loss = distillation(
+            encoded["logits"], encoded["teacher_logits"], temperature=hyper.temperature
+        )
+        # A weight of 0 must not turn an infinite loss into NaN, nor cost anything.
+        parts = ((hyper.distill_weight, distill_loss), (1 - hyper.distill_weight, label_loss))
+        loss = sum(weight * part for weight, part in parts if weight)
+        _, of_teacher = cross_entropy(encoded["teacher_logits"], encoded["label"])
+        agreement = jnp.mean(
+            encoded["logits"].argmax(axis=1) == encoded["teacher_logits"].argmax(axis=1)
+        )
+        metrics |= {
+            "distill_loss": distill_loss,
+            "label_loss": label_loss,
+            "teacher_accuracy": of_teacher["accuracy"],
+            "agreement": agreement,
+        }
+        return loss, Aux(buffers, metrics, {"h": encoded["h"]})
+
+    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+        """The student's `h` [n d] and `logits` [n c]."""
+        x = self.view.evaluate(batch)
+        (h, logits), _ = self.student.apply(params, buffers, x, train=False)
+        return {"h": h, "logits": logits}
+
+    def example_views(self, keys: Array, batch: Batch) -> Array:
+        return self.view.show(keys, batch)
+
+    def origin(self, path: str) -> str | None:
+        """Where in the teacher's run the array at `path` of this state comes from, if from there.
+
+        Paths begin with "params/" or "buffers/". The student starts from random weights.
+        """
+        teacher = "buffers/teacher/"
+        return path.removeprefix(teacher) if path.startswith(teacher) else None
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        del batch_size
+        a, t = self.hyper.distill_weight, self.hyper.temperature
+        parts = [f"{a:g} x teacher's classes at temperature {t:g}"] if a else []
+        parts += [f"{1 - a:g} x labels"] if a < 1 else []
+        teacher = dict(self.hyper.teacher).get("name", "as the student")
+        return [("loss", " + ".join(parts)), ("teacher", f"{teacher}, frozen")]
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> Distill:
+    """Builds the method from the config's sections method, model and views."""
+    del total_steps
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    hyper = dataclasses.replace(hyper, teacher=tuple(sorted(dict(hyper.teacher).items())))
+    if not 0 <= hyper.distill_weight <= 1:
+        raise UserError(f"method.distill_weight is {hyper.distill_weight}; use 0 to 1")
+    if not hyper.temperature > 0:
+        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
+    if not spec.num_classes:
+        raise UserError(
+            f"{config.data.name} says of no classes that teacher and student could have; set "
+            "data.num_classes to the teacher's"
+        )
+    if config.init_from is None:
+        raise UserError("distillation has no teacher; set init_from to the run that trained one")
+    view = make_one_view(config, spec)
+    x = jax.ShapeDtypeStruct((1, *view.shape), config.dtype)
+    common = dict(num_classes=spec.num_classes, dtype=config.dtype)
+    student = make_encoder(**config.model, dtype=config.dtype)
+    teacher = student
+    if hyper.teacher:
+        teacher = make_encoder(**dict(hyper.teacher), dtype=config.dtype)
+    return Distill(
+        hyper=hyper,
+        student=make_classifier(student, x, **common),
+        teacher=make_classifier(
+            teacher,
+            x,
+            projector_layers=hyper.teacher_projector_layers,
+            hidden_dim=hyper.teacher_hidden_dim,
+            **common,
+        ),
+        view=view,
+    )

@@ -1,0 +1,209 @@
+"""InstDisc: non-parametric instance discrimination with a memory bank (Wu et al. 2018).
+
+    x_i -> one random view -> h = f(view) -> v = g(h) / |g(h)| -> tell v from the bank's other rows
+
+f is a convolutional encoder, g one linear layer. The bank remembers an embedding f_j of every
+training image, and v_i is to be closer to f_i than to the others: each image is a class whose
+weights are its own past. After the comparison f_i moves half way to v_i.
+
+The loss is noise-contrastive estimation with drawn images as noise and a constant Z, estimated from
+the first batch; or a softmax, over drawn images or over all of the bank.
+
+BatchNorm statistics are those of the batch over all devices; the released code takes them on each
+GPU. One pass sees one view of each image, so no statistics are shared between views.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax import losses
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
+from ssl_jax.models import Net, make_encoder
+from ssl_jax.models.heads import mlp_head
+from ssl_jax.views import eval_view, make_views
+from ssl_jax.views.recipe import read_recipes
+
+LOSSES = ("nce", "softmax")
+_DRAW = 1  # what an example's key is folded with to draw negatives; its only view is 0
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`.
+
+    loss: "nce" (the paper's) or "softmax".
+    num_negatives: images drawn for each example, with replacement; 0 compares with all of the bank,
+      in a softmax.
+    temperature: t.
+    bank_momentum: share of a bank's row that an update keeps.
+    proximal: weight of |v_i - f_i|^2, which holds an embedding to its past (Eq. 8); 0 for none.
+    output_dim: width of v.
+    """
+
+    loss: str = "nce"
+    num_negatives: int = 4096
+    temperature: float = 0.07
+    bank_momentum: float = 0.5
+    proximal: float = 0.0
+    output_dim: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class InstDisc(Method):
+    title: ClassVar[str] = "InstDisc"
+
+    hyper: HyperParameters
+    num_examples: int
+    encoder: Net
+    projector: Net
+    recipe: Callable[[Array, Array], Array]  # keys, images -> (n, 1, h, w, c)
+    eval_view: Callable[[Array], Array]
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        encoder_key, projector_key, bank_key = jax.random.split(key, 3)
+        keys = jax.random.split(key, batch["image"].shape[0])
+        views = jax.eval_shape(self.views, keys, batch)["image"]
+        x = jnp.zeros((1, *views.shape[1:]), views.dtype)
+        encoder, encoder_buffers = self.encoder.init(encoder_key, x)
+        (h, _), _ = self.encoder.apply(encoder, encoder_buffers, x, train=False)
+        projector, projector_buffers = self.projector.init(projector_key, h)
+        bank = losses.init_bank(bank_key, self.num_examples, self.hyper.output_dim)
+        buffers = {"encoder": encoder_buffers, "projector": projector_buffers, "bank": bank}
+        if self.hyper.loss == "nce":
+            buffers["log_z"] = jnp.zeros(())  # until the first step estimates it
+        return {"encoder": encoder, "projector": projector}, buffers
+
+    def views(self, keys: Array, batch: Batch) -> dict[str, Array]:
+        views = {"image": self.recipe(keys, batch["image"])[:, 0], "index": batch["index"]}
+        if self.hyper.num_negatives:
+            views["negatives"] = jax.vmap(self._draw)(keys)  # (n, num_negatives)
+        return views
+
+    def _draw(self, key: Array) -> Array:
+        key = jax.random.fold_in(key, _DRAW)
+        return jax.random.randint(key, (self.hyper.num_negatives,), 0, self.num_examples)
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: dict[str, Array],
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        del ema_params
+        (h, _), encoder_buffers = self.encoder.apply(
+            params["encoder"], buffers["encoder"], views["image"], train=True, key=key
+        )
+        z, projector_buffers = self.projector.apply(
+            params["projector"], buffers["projector"], h, train=True
+        )
+        compared = {name: rows for name, rows in views.items() if name != "image"}
+        encoded = {"h": h, "v": losses.unit_length(z), **compared}
+        return encoded, {"encoder": encoder_buffers, "projector": projector_buffers}
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key
+        hyper, bank = self.hyper, buffers["bank"]
+        v, index = encoded["v"], encoded["index"]  # (n, output_dim), (n,)
+        if hyper.num_negatives:
+            candidates = jnp.concatenate([index[:, None], encoded["negatives"]], axis=1)
+            logits = losses.bank_logits(v, bank, candidates, temperature=hyper.temperature)
+        if hyper.loss == "nce":
+            log_z = losses.log_normalizer(logits, self.num_examples)
+            log_z = jnp.where(step == 0, log_z, buffers["log_z"])
+            loss, metrics = losses.nce(logits, log_z=log_z, num_examples=self.num_examples)
+            metrics["log_z"] = log_z
+            buffers = {**buffers, "log_z": log_z}
+        elif hyper.num_negatives:
+            loss, metrics = losses.softmax_over_candidates(logits)
+        else:
+            loss, metrics = losses.softmax_over_bank(v, bank, index, temperature=hyper.temperature)
+        if hyper.proximal:
+            distance = jnp.mean(jnp.sum(jnp.square(v - bank[index]), axis=1))
+            loss = loss + hyper.proximal * distance
+            metrics["distance_to_bank"] = distance
+        bank = losses.update_bank(bank, index, v, momentum=hyper.bank_momentum)
+        outputs = {"h": encoded["h"], "z": v[:, None]}
+        return loss, Aux({**buffers, "bank": bank}, metrics, outputs)
+
+    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+        x = self.eval_view(batch["image"])
+        (h, _), _ = self.encoder.apply(params["encoder"], buffers["encoder"], x, train=False)
+        z, _ = self.projector.apply(params["projector"], buffers["projector"], h, train=False)
+        return {"h": h.astype(jnp.float32), "z": losses.unit_length(z)}
+
+    def example_views(self, keys: Array, batch: Batch) -> Array:
+        views = self.recipe(keys, batch["image"])
+        if self.normalization is None:
+            return views
+        mean, std = (jnp.array(values, jnp.float32) for values in self.normalization)
+        return jnp.clip(views * std + mean, 0, 1)
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        hyper, images = self.hyper, self.num_examples
+        drawn = f"{hyper.num_negatives:,} drawn for each example" if hyper.num_negatives else "all"
+        size = images * hyper.output_dim * 4 / 2**20
+        return [
+            ("loss", f"{hyper.loss}; negatives: {drawn} of {images:,} images"),
+            ("memory bank", f"{images:,} x {hyper.output_dim}, {size:,.1f} MiB"),
+        ]
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> InstDisc:
+    """Builds the method from the config's sections method, model and views."""
+    del total_steps
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    _check(hyper)
+    recipe = make_views(config.views, num_views=1, dtype=config.dtype)
+    image = spec.batch(1)["image"]
+    size = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), image).shape[2:4]
+    # A recipe that ends in `normalize` normalises the evaluation view as well.
+    steps = read_recipes(config.views, 1)[0]
+    mean = std = None
+    if steps and steps[-1].op == "normalize":
+        mean, std = (steps[-1].parameters[name] for name in ("mean", "std"))
+    return InstDisc(
+        hyper=hyper,
+        num_examples=spec.num_examples,
+        encoder=make_encoder(**config.model, dtype=config.dtype),
+        projector=mlp_head(1, None, hyper.output_dim, output_bias=True, dtype=config.dtype),
+        recipe=recipe,
+        eval_view=functools.partial(
+            eval_view, size=size, crop_fraction=1.0, mean=mean, std=std, dtype=config.dtype
+        ),
+        normalization=None if mean is None else (mean, std),
+    )
+
+
+def _check(hyper: HyperParameters) -> None:
+    if hyper.loss not in LOSSES:
+        raise UserError(
+            f"method.loss is {hyper.loss!r}; use one of {', '.join(LOSSES)}."
+            f"{nearest(hyper.loss, LOSSES)}"
+        )
+    if hyper.num_negatives < 0:
+        raise UserError(f"method.num_negatives is {hyper.num_negatives}; use 0 for the whole bank")
+    if hyper.loss == "nce" and hyper.num_negatives == 0:
+        raise UserError(
+            "method.num_negatives=0 compares with the whole bank: set method.loss=softmax, or draw "
+            "negatives, e.g. 4096"
+        )
+    if not hyper.temperature > 0:
+        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
+    if not 0 <= hyper.bank_momentum < 1:
+        raise UserError(f"method.bank_momentum is {hyper.bank_momentum}; use 0 or more, below 1")
+    if hyper.proximal < 0:
+        raise UserError(f"method.proximal is {hyper.proximal}; use a positive weight, or 0")

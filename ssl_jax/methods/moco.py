@@ -1,0 +1,220 @@
+"""MoCo: momentum contrast, versions 1 and 2 (He et al. 2020; Chen et al. 2020b).
+
+    x -> two random views -> q = g(f(view 1)), k = g'(f'(view 2)) -> tell k from older keys by q
+
+f is a convolutional encoder, g a linear layer (v1) or a small MLP without BatchNorm (v2), f' and g'
+their moving average, the key encoder. The older keys are a queue: each step's keys replace the
+oldest ones. The moving average is updated after the parameters, so a step's keys come from an
+average that has the step's parameters in it, as in the released code.
+
+The paper compares three ways to build a dictionary of keys (its Fig. 2 and 3):
+
+    queue       the above
+    end_to_end  the batch's other keys; f' = f, and the gradient reaches queries and keys
+    bank        rows of a memory bank that remembers an embedding of each image, as InstDisc does:
+                one view, its image's own row as the key, and drawn rows as the other keys
+
+Queries and keys have a pass each. With `bn_groups` BatchNorm statistics are those of groups of
+examples and keys are encoded in other groups than their queries ("shuffling BN", Sec. 3.3): else
+the statistics that a query and its key share would give the key away. The released code shuffles at
+random over the GPUs; this is a fixed exchange, the batch being random already. The key encoder's
+BatchNorm uses batch statistics too. Its running ones, which the released code keeps and never uses,
+are not kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax import losses
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.models.heads import mlp_head
+from ssl_jax.models.norm import apply_in_groups, check_groups, interleave
+from ssl_jax.two_views import TwoViews, nets_and_views
+from ssl_jax.views import make_views
+
+DICTIONARIES = ("queue", "end_to_end", "bank")
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`.
+
+    dictionary: "queue", "end_to_end" or "bank".
+    num_negatives: K, keys in the queue (a multiple of the batch), or drawn from the bank at each
+      step, the same for all queries. End-to-end has the batch's.
+    momentum: m of the key encoder's moving average; only of the queue.
+    bank_momentum: share of a bank's row that an update keeps.
+    temperature: t.
+    bn_groups: groups of examples with their own BatchNorm statistics, the same number on any
+      devices that divide it (the paper: 8 GPUs); None for those of the whole batch.
+    projector_layers: 1 (v1) or 2 (v2) dense layers.
+    hidden_dim: width of the projector's hidden layers; None for that of h.
+    output_dim: width of q and k.
+    """
+
+    dictionary: str = "queue"
+    num_negatives: int = 65536
+    momentum: float = 0.999
+    bank_momentum: float = 0.5
+    temperature: float = 0.07
+    bn_groups: int | None = None
+    projector_layers: int = 1
+    hidden_dim: int | None = None
+    output_dim: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCo(TwoViews):
+    title: ClassVar[str] = "MoCo"
+
+    hyper: HyperParameters
+    num_examples: int
+
+    @property
+    def ema_decay(self) -> float | None:
+        return self.hyper.momentum if self.hyper.dictionary == "queue" else None
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        nets_key, dictionary_key = jax.random.split(key)
+        params, buffers = super().init(nets_key, batch)
+        hyper = self.hyper
+        if hyper.dictionary == "queue":
+            keys = jax.random.normal(dictionary_key, (hyper.num_negatives, hyper.output_dim))
+            buffers["queue"] = losses.unit_length(keys)
+            buffers["pointer"] = jnp.zeros((), jnp.int32)  # row of the oldest key
+        elif hyper.dictionary == "bank":
+            bank = losses.init_bank(dictionary_key, self.num_examples, hyper.output_dim)
+            buffers["bank"] = bank
+        return params, buffers
+
+    def views(self, keys: Array, batch: Batch) -> dict[str, Array]:
+        return {"image": self.recipe(keys, batch["image"]), "index": batch["index"]}
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: dict[str, Array],
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        query_key, key_key = jax.random.split(key)
+        x = views["image"]  # (n, views, h, w, c)
+        h, q, after = self.embed(params, buffers, x[:, 0], key=query_key)
+        encoded = {"h": h, "q": losses.unit_length(q), "index": views["index"]}
+        if self.hyper.dictionary != "bank":
+            momentum = self.hyper.dictionary == "queue"
+            dealt = interleave(x[:, 1], self.hyper.bn_groups)
+            _, k, _ = self.embed(ema_params if momentum else params, buffers, dealt, key=key_key)
+            k = losses.unit_length(interleave(k, self.hyper.bn_groups))  # in the queries' order
+            encoded["k"] = jax.lax.stop_gradient(k) if momentum else k
+        return encoded, {name: after[name] for name in params}  # an entry a net
+
+    def embed(
+        self, params: PyTree, buffers: PyTree, x: Array, *, key: Array
+    ) -> tuple[Array, Array, PyTree]:
+        (h, _), encoder = apply_in_groups(
+            self.encoder, params["encoder"], buffers["encoder"], x,
+            groups=self.hyper.bn_groups, key=key,
+        )  # fmt: skip
+        z, projector = self.projector.apply(
+            params["projector"], buffers["projector"], h, train=True
+        )
+        return h, z, {**buffers, "encoder": encoder, "projector": projector}
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, step
+        hyper = self.hyper
+        q, index = encoded["q"], encoded["index"]  # (n, output_dim), (n,)
+        info_nce = functools.partial(losses.info_nce, q, temperature=hyper.temperature)
+        if hyper.dictionary == "queue":
+            loss, metrics = info_nce(encoded["k"], negatives=buffers["queue"])
+            buffers = {**buffers, **_enqueue(buffers["queue"], buffers["pointer"], encoded["k"])}
+        elif hyper.dictionary == "end_to_end":
+            loss, metrics = info_nce(encoded["k"])
+        else:
+            bank = buffers["bank"]
+            drawn = jax.random.randint(key, (hyper.num_negatives,), 0, self.num_examples)
+            loss, metrics = info_nce(bank[index], negatives=bank[drawn])
+            bank = losses.update_bank(bank, index, q, momentum=hyper.bank_momentum)
+            buffers = {**buffers, "bank": bank}
+        z = jnp.stack([encoded[name] for name in ("q", "k") if name in encoded], axis=1)
+        return loss, Aux(buffers, metrics, {"h": encoded["h"], "z": z})
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        hyper, n = self.hyper, batch_size
+        dictionary = {
+            "queue": f"queue of {hyper.num_negatives:,} keys, the oldest "
+            f"{hyper.num_negatives // n} steps old",
+            "end_to_end": f"the batch's {n - 1:,} other keys, with gradient",
+            "bank": f"{hyper.num_negatives:,} rows a step of a bank of {self.num_examples:,}",
+        }[hyper.dictionary]
+        if hyper.bn_groups is None:
+            statistics = "of the whole batch, the same examples for queries and keys"
+        else:
+            statistics = f"of {hyper.bn_groups} groups, keys in other groups than their queries"
+        return [("dictionary", dictionary), ("batch statistics", statistics)]
+
+
+def _enqueue(queue: Array, pointer: Array, k: Array) -> dict[str, Array]:
+    """The keys (n, d) in the place of the oldest of the queue (K, d), n a divisor of K."""
+    queue = jax.lax.dynamic_update_slice_in_dim(queue, k.astype(queue.dtype), pointer, axis=0)
+    return {"queue": queue, "pointer": (pointer + len(k)) % len(queue)}
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> MoCo:
+    """Builds the method from the config's sections method, model and views."""
+    del total_steps
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    _check(hyper, config.batch_size)
+    if hyper.bn_groups is not None:
+        check_groups(hyper.bn_groups, config.micro_batch_size or config.batch_size)
+    shared = nets_and_views(config, spec)
+    if hyper.dictionary == "bank":
+        shared["recipe"] = make_views(config.views, num_views=1, dtype=config.dtype)
+    return MoCo(
+        hyper=hyper,
+        num_examples=spec.num_examples,
+        projector=mlp_head(
+            hyper.projector_layers,
+            hyper.hidden_dim,
+            hyper.output_dim,
+            hidden_norm=False,
+            output_bias=True,
+            dtype=config.dtype,
+        ),
+        **shared,
+    )
+
+
+def _check(hyper: HyperParameters, batch_size: int) -> None:
+    if hyper.dictionary not in DICTIONARIES:
+        raise UserError(
+            f"method.dictionary is {hyper.dictionary!r}; use one of {', '.join(DICTIONARIES)}."
+            f"{nearest(hyper.dictionary, DICTIONARIES)}"
+        )
+    count = hyper.num_negatives
+    if hyper.dictionary != "end_to_end" and count < 1:
+        raise UserError(f"method.num_negatives is {count}; a {hyper.dictionary} needs at least 1")
+    if hyper.dictionary == "queue" and count % batch_size:
+        near = {max(count // batch_size, 1) * batch_size, (count // batch_size + 1) * batch_size}
+        raise UserError(
+            f"method.num_negatives {count} has to be a multiple of batch_size {batch_size}, whose "
+            f"keys replace the oldest ones of the queue; use {' or '.join(map(str, sorted(near)))}"
+        )
+    if not hyper.temperature > 0:
+        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
+    if not 0 <= hyper.momentum <= 1:
+        raise UserError(f"method.momentum is {hyper.momentum}; it has to be between 0 and 1")
+    if not 0 <= hyper.bank_momentum < 1:
+        raise UserError(f"method.bank_momentum is {hyper.bank_momentum}; use 0 or more, below 1")

@@ -1,0 +1,186 @@
+"""MoCo v3: momentum contrast without a queue, for ResNets and ViTs (Chen et al. 2021).
+
+    x -> two random views -> q_v = p(g(f(view v))), k_v = g'(f'(view v)), v = 1, 2
+    loss = ctr(q_1, k_2) + ctr(q_2, k_1),    ctr(q, k) = 2 t InfoNCE(q, k; t)
+
+f is a ResNet or ViT, g a projector, p a predictor, f' and g' the moving average of f and g, which a
+cosine schedule slows down to a standstill. The negatives of a query are the keys of the other
+images in the batch, over all devices; the batch is large.
+
+The views are of two kinds, as BYOL's: the config's `views.overrides` says how the second differs.
+
+Each view has a pass of its own, in both encoders, as in the released code: BatchNorm statistics are
+those of one view of the whole batch, over all devices, and the running ones move twice a step.
+
+A ViT's patch projection stays at its random start (Sec. 4.2: its gradient, large at times, makes
+training unstable). `frozen` names what stays: its gradient is exactly zero, and `param_group`
+"frozen" lets the optimizer leave it alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax import losses
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.method import Array, Aux, DataSpec, PyTree, Schedule, hyper_parameters
+from ssl_jax.models.heads import mlp_head
+from ssl_jax.optim import cosine_ema
+from ssl_jax.paths import path_string
+from ssl_jax.two_views import TwoViews, nets_and_views
+
+FROZEN = "frozen"  # the optimizer group of frozen parameters
+OUTPUT_NORMS = ("none", "no_affine")
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`.
+
+    temperature: t.
+    momentum: m of the moving average at the first step; a cosine leads it to 1 at the last.
+    momentum_schedule: "cosine", or "constant" for m throughout.
+    projector_layers: dense layers of g: 2 with a ResNet, 3 with a ViT.
+    predictor_layers: dense layers of p.
+    predictor_output_norm: what follows the last of them: "none" (ResNet) or "no_affine" (ViT), a
+      BatchNorm without scale and offset. The projector has that in any case.
+    hidden_dim: width of both heads' hidden layers.
+    output_dim: width of q and k.
+    frozen: regex of parameters that stay at their start, searched for in paths such as
+      "encoder/stem/conv/kernel"; "" freezes none.
+    """
+
+    temperature: float = 1.0
+    momentum: float = 0.99
+    momentum_schedule: str = "cosine"
+    projector_layers: int = 2
+    predictor_layers: int = 2
+    predictor_output_norm: str = "none"
+    hidden_dim: int = 4096
+    output_dim: int = 256
+    frozen: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MoCoV3(TwoViews):
+    title: ClassVar[str] = "MoCo v3"
+
+    hyper: HyperParameters
+    total_steps: int
+
+    @property
+    def ema_decay(self) -> float | Schedule:
+        if self.hyper.momentum_schedule == "constant":
+            return self.hyper.momentum
+        return cosine_ema(self.hyper.momentum, self.total_steps)
+
+    def ema_filter(self, path: str) -> bool:
+        return not path.startswith("predictor/")
+
+    def param_group(self, path: str) -> str:
+        return FROZEN if self._is_frozen(path) else "default"
+
+    def _is_frozen(self, path: str) -> bool:
+        return bool(self.hyper.frozen) and re.search(self.hyper.frozen, path) is not None
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: Array,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        def freeze(path: Any, leaf: Array) -> Array:
+            return jax.lax.stop_gradient(leaf) if self._is_frozen(path_string(path)) else leaf
+
+        query_key, *key_keys = jax.random.split(key, 3)
+        params = jax.tree_util.tree_map_with_path(freeze, params)
+        encoded, updates = super().encode(params, buffers, views, ema_params=None, key=query_key)
+        k = []
+        for view, key_key in enumerate(key_keys):
+            _, k_view, _ = self.embed(ema_params, buffers, views[:, view], key=key_key)
+            k.append(jax.lax.stop_gradient(k_view))
+        return {**encoded, "k": jnp.stack(k, axis=1)}, updates  # k: (n, 2, output_dim)
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key
+        q, k = encoded["p"], encoded["k"]  # (n, 2, output_dim)
+        t = self.hyper.temperature
+        ctr_1, metrics_1 = losses.info_nce(q[:, 0], k[:, 1], temperature=t)
+        ctr_2, metrics_2 = losses.info_nce(q[:, 1], k[:, 0], temperature=t)
+        metrics = jax.tree.map(lambda a, b: (a + b) / 2, metrics_1, metrics_2)
+        decay = self.ema_decay
+        metrics["momentum"] = jnp.float32(decay(step) if callable(decay) else decay)
+        outputs = {"h": encoded["h"], "z": encoded["z"]}
+        return 2 * t * (ctr_1 + ctr_2), Aux(buffers, metrics, outputs)
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        hyper, n = self.hyper, batch_size
+        until = "to 1 along a cosine" if hyper.momentum_schedule == "cosine" else "throughout"
+        return [
+            ("negatives", f"{n - 1:,} keys a query, {2 * n:,} queries a step"),
+            ("momentum", f"{hyper.momentum:g} {until}"),
+        ]
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> MoCoV3:
+    """Builds the method from the config's sections method, model and views."""
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    _check(hyper, config)
+    sizes = hyper.hidden_dim, hyper.output_dim
+    return MoCoV3(
+        hyper=hyper,
+        total_steps=total_steps,
+        projector=mlp_head(
+            hyper.projector_layers, *sizes, output_norm="no_affine", dtype=config.dtype
+        ),
+        predictor=mlp_head(
+            hyper.predictor_layers,
+            *sizes,
+            output_norm=hyper.predictor_output_norm,
+            dtype=config.dtype,
+        ),
+        **nets_and_views(config, spec),
+    )
+
+
+def _check(hyper: HyperParameters, config: Any) -> None:
+    choices = {
+        "momentum_schedule": ("cosine", "constant"),
+        "predictor_output_norm": OUTPUT_NORMS,
+    }
+    for key, known in choices.items():
+        value = getattr(hyper, key)
+        if value not in known:
+            raise UserError(
+                f"method.{key} is {value!r}; use one of {', '.join(known)}.{nearest(value, known)}"
+            )
+    if not hyper.temperature > 0:
+        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
+    if not 0 <= hyper.momentum <= 1:
+        raise UserError(f"method.momentum is {hyper.momentum}; it has to be between 0 and 1")
+    try:
+        re.compile(hyper.frozen)
+    except re.error as error:
+        raise UserError(f"method.frozen {hyper.frozen!r} is not a regex: {error}") from error
+    frozen = dict(config.optimizer.groups).get(FROZEN)
+    if bool(hyper.frozen) != (frozen is not None):
+        raise UserError(
+            f"method.frozen={hyper.frozen!r} and optimizer.groups.{FROZEN} belong together: set "
+            f"optimizer.groups.{FROZEN}.base_lr=0 where something is frozen, so that weight decay "
+            "leaves it alone, and neither where nothing is"
+        )
+    if frozen is not None and dict(frozen).get("base_lr") != 0:
+        raise UserError(
+            f"optimizer.groups.{FROZEN}.base_lr has to be 0: what method.frozen matches would "
+            "decay, without a gradient"
+        )

@@ -1,0 +1,93 @@
+"""VICReg: variance-invariance-covariance regularisation (Bardes et al. 2022).
+
+    z = g(f(view))
+    loss  l mean (z1 - z2)^2  +  m variance term  +  k covariance term
+
+The first term makes the views agree. The variance term keeps the standard deviation of every
+dimension over the batch above 1, the covariance term draws the covariances between dimensions to 0;
+both look at one view at a time, so the branches need have nothing in common. z, of the "expander"
+g, is neither normalised nor standardised. See `losses.vicreg` for the sums.
+
+As in the released code each view has a forward pass of its own, with BatchNorm statistics of n
+images over all devices; variances and covariances are those of the global batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from ssl_jax import losses
+from ssl_jax.errors import UserError
+from ssl_jax.method import Array, Aux, DataSpec, PyTree, hyper_parameters
+from ssl_jax.models.heads import mlp_head
+from ssl_jax.two_views import TwoViews, nets_and_views
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`.
+
+    invariance, variance, covariance: the weights l, m and k of the three terms.
+    projector_layers: dense layers of g.
+    hidden_dim: width of its hidden layers.
+    output_dim: width of z.
+    """
+
+    invariance: float = 25.0
+    variance: float = 25.0
+    covariance: float = 1.0
+    projector_layers: int = 3
+    hidden_dim: int = 8192
+    output_dim: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class VICReg(TwoViews):
+    title: ClassVar[str] = "VICReg"
+
+    hyper: HyperParameters
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key, step
+        z = encoded["z"]  # (n, 2, output_dim)
+        loss, metrics = losses.vicreg(
+            z[:, 0],
+            z[:, 1],
+            invariance=self.hyper.invariance,
+            variance=self.hyper.variance,
+            covariance=self.hyper.covariance,
+        )
+        return loss, Aux(buffers, metrics, encoded)
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        d = self.hyper.output_dim
+        return [
+            (
+                "loss",
+                f"covariances of {d:,} dimensions over {batch_size:,} images, of each view "
+                f"{d * d * 4 / 2**20:,.0f} MiB on every device",
+            )
+        ]
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> VICReg:
+    """Builds the method from the config's sections method, model and views."""
+    del total_steps
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    for name in ("invariance", "variance", "covariance"):
+        if not getattr(hyper, name) >= 0:
+            raise UserError(f"method.{name} is {getattr(hyper, name)}; it must not be negative")
+    return VICReg(
+        hyper=hyper,
+        projector=mlp_head(
+            hyper.projector_layers,
+            hyper.hidden_dim,
+            hyper.output_dim,
+            hidden_bias=True,
+            dtype=config.dtype,
+        ),
+        **nets_and_views(config, spec),
+    )

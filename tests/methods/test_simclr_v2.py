@@ -1,0 +1,145 @@
+"""SimCLR v2's own facts: one forward pass, where fine-tuning starts, its recipes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax import config as config_lib
+from ssl_jax import data, losses, parallel
+from ssl_jax.errors import UserError
+from ssl_jax.experiment import Experiment
+from ssl_jax.models import count_parameters
+from ssl_jax.paths import by_path
+from tests.methods.table import CONFIGS, ROWS
+
+VARIANTS = (
+    "cifar10",
+    "imagenet",
+    "imagenet_sk",
+    pytest.param("imagenet_big", marks=pytest.mark.slow),  # half a minute of tracing
+)
+
+
+def build(**overrides):
+    config = ROWS["simclr-v2"].load(**overrides)
+    source = data.from_config(config.data, seed=0)
+    return Experiment.build(
+        config, source.spec, parallel.make_mesh(devices=jax.devices()[:1])
+    ), source
+
+
+def paper_scale(variant):
+    config = config_lib.resolve(config_lib.load(f"{CONFIGS}/simclr_v2.py:{variant}"))
+    spec = data.spec_from_config(config.data)
+    return Experiment.build(config, spec, parallel.make_mesh(devices=jax.devices()[:8]))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A method with statistics and parameters of which none is 0 or 1."""
+    experiment, source = build()
+    state = experiment.init_state()
+    rng = np.random.default_rng(0)
+
+    def noisy(x):
+        return x + 0.1 * np.abs(rng.normal(size=x.shape)).astype(np.float32)
+
+    params, buffers = jax.tree.map(noisy, (state.params, state.buffers))
+    return experiment, source, params, buffers
+
+
+def test_the_loss_is_nt_xent_of_both_views_through_one_forward_pass(tiny):
+    experiment, source, params, buffers = tiny
+    method = experiment.method
+    keys = jax.random.split(jax.random.key(0), 8)
+    batch = source.batch(np.arange(8))
+    views = method.views(keys, batch)
+    loss, aux = method.loss(params, buffers, views, ema_params=None, key=jax.random.key(1), step=0)
+    together = np.concatenate([views[:, 0], views[:, 1]])  # statistics do not mind the order
+    (h, _), encoder = method.encoder.apply(
+        params["encoder"], buffers["encoder"], together, train=True
+    )
+    z, _ = method.projector.apply(params["projector"], buffers["projector"], h, train=True)
+    expected, _ = losses.nt_xent(z[:8], z[8:], temperature=0.5)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(aux.outputs["h"], h[:8], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(aux.outputs["z"][:, 1], z[8:], rtol=1e-4, atol=1e-5)
+    for path, leaf in by_path(encoder).items():
+        np.testing.assert_allclose(by_path(aux.buffers["encoder"])[path], leaf, rtol=1e-4)
+
+
+@pytest.mark.parametrize("selector", [0, 1, 2])
+def test_where_fine_tuning_starts(tiny, selector):
+    """0 is the encoder's output, 1 is ReLU(BN(W1 h)), 2 the same once more."""
+    _, source, params, buffers = tiny
+    experiment, _ = build(method__ft_proj_selector=selector)
+    method, batch = experiment.method, source.batch(np.arange(6))
+    features = method.features(params, buffers, batch)
+    (h, _), _ = method.encoder.apply(
+        params["encoder"], buffers["encoder"], method.eval_view(batch["image"]), train=False
+    )
+    np.testing.assert_allclose(features["h"], h, rtol=1e-6)
+    expected = np.asarray(h, np.float64)
+    for i in range(1, selector + 1):
+        head, statistics = params["projector"], buffers["projector"]["batch_stats"]
+        expected = expected @ head[f"dense{i}"]["kernel"]
+        norm, running = head[f"norm{i}"], statistics[f"norm{i}"]
+        expected = (expected - running["mean"]) / np.sqrt(running["var"] + 1e-5)
+        expected = np.maximum(expected * norm["scale"] + norm["bias"], 0)
+    np.testing.assert_allclose(features["ft"], expected, rtol=1e-4, atol=1e-5)
+    assert np.any(expected > 0) and features["ft"].dtype == jnp.float32
+
+
+def test_an_unset_width_is_that_of_h():
+    experiment, source = build(method__hidden_dim=None)
+    state = experiment.init_state()
+    assert state.params["projector"]["dense1"]["kernel"].shape == (8, 8)
+    features = experiment.method.features(state.params, state.buffers, source.batch(np.arange(2)))
+    assert features["ft"].shape == (2, 8)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
+    experiment = paper_scale(variant)
+    state, batch = experiment.abstract_state, experiment.abstract_batch()
+    with jax.set_mesh(experiment.mesh):
+        after, metrics, outputs = jax.eval_shape(experiment.train_step(), state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for path, leaf in by_path(after).items():
+        assert leaf.shape == by_path(state)[path].shape, path
+    assert metrics["loss"].dtype == jnp.float32
+    assert outputs["z"].shape == (experiment.config.batch_size, 2, 128)
+
+
+@pytest.mark.parametrize(
+    ("variant", "parameters"),
+    [("imagenet", 23_508_032), ("imagenet_sk", 35_215_584), ("imagenet_big", 794_704_160)],
+)
+def test_the_imagenet_recipe_is_the_papers(variant, parameters):
+    experiment = paper_scale(variant)
+    assert count_parameters(experiment.abstract_state.params["encoder"]) == parameters
+    length = experiment.length
+    assert (length.steps_per_epoch, length.total_steps) == (312, 800 * 312)
+    np.testing.assert_allclose(experiment.schedule(40 * 312), 6.4, rtol=1e-6)
+    np.testing.assert_allclose(experiment.schedule(20 * 312), 3.2, rtol=1e-6)
+    width = 2048 if variant != "imagenet_big" else 3 * 2048
+    projector = experiment.abstract_state.params["projector"]
+    assert [projector[f"dense{i}"]["kernel"].shape for i in (1, 2, 3)] == [
+        (width, width),
+        (width, width),
+        (width, 128),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method__ft_proj_selector": 3}, "ft_proj_selector is 3; .* projector_layers=3"),
+        ({"method__ft_proj_selector": -1}, "ft_proj_selector is -1; use 0 for h"),
+        ({"method__temperature": 0.0}, "method.temperature is 0.0; it has to be positive"),
+    ],
+)
+def test_bad_values_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        build(**change)

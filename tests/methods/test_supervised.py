@@ -1,0 +1,293 @@
+"""Supervised learning's own facts: labels that are missing, frozen encoders, a pretrained start."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from ssl_jax import config as config_lib
+from ssl_jax import data, optim, parallel, train_state
+from ssl_jax.errors import UserError
+from ssl_jax.experiment import Experiment
+from ssl_jax.methods import supervised
+from ssl_jax.models import Net
+from ssl_jax.models.classifier import make_classifier
+from ssl_jax.paths import by_path, replace
+from tests.methods.table import CONFIGS, ROWS
+
+VARIANTS = ("cifar10", "imagenet", "finetune", "finetune_v2", "finetune_vit", "linear")
+SGD = dict(
+    optimizer__name="sgd",
+    optimizer__base_lr=0.1,
+    optimizer__warmup_steps=0,
+    optimizer__weight_decay=1e-2,
+)
+
+
+def build(row, devices=1, **overrides):
+    config = ROWS[row].load(**overrides)
+    source = data.from_config(config.data, seed=0)
+    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    return Experiment.build(config, source.spec, mesh), source
+
+
+def load(variant, **changes):
+    config = config_lib.load(f"{CONFIGS}/supervised.py:{variant}")
+    config.update_from_flattened_dict(changes)
+    return config_lib.resolve(config, changes)
+
+
+def step(experiment, batch, state=None):
+    state = experiment.init_state() if state is None else state
+    rows = np.arange(experiment.config.batch_size)
+    batch = parallel.to_global(batch, experiment.mesh, rows, len(rows))
+    with jax.set_mesh(experiment.mesh):
+        return experiment.train_step()(state, batch)
+
+
+def test_missing_labels_weigh_the_same_however_the_batch_is_split():
+    """Labels of 3 in 16 examples, all in one micro-batch and on two devices of four."""
+    found = []
+    for devices, micro in ((1, None), (1, 4), (4, 8)):
+        experiment, source = build(
+            "supervised-vit", devices, model__drop_path=0.0, micro_batch_size=micro, **SGD
+        )
+        batch = source.batch(np.arange(16))
+        batch["label"] = np.where(np.isin(np.arange(16), (0, 4, 8)), batch["label"], -1)
+        before = experiment.init_state()
+        first = jax.tree.map(np.asarray, before.params)
+        state, metrics, _ = step(experiment, batch, before)
+        found.append((by_path(state.params), metrics["loss"], metrics["grad_norm"]))
+    (params, loss, norm), *others = found
+    assert norm > 0.1
+    moved = [np.abs(params[path] - leaf).max() for path, leaf in by_path(first).items()]
+    assert min(moved) > 0
+    for other, other_loss, other_norm in others:
+        np.testing.assert_allclose(other_loss, loss, rtol=1e-5)
+        np.testing.assert_allclose(other_norm, norm, rtol=1e-4)
+        for path, leaf in params.items():
+            np.testing.assert_allclose(other[path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_the_loss_is_the_mean_over_the_labelled():
+    experiment, source = build("supervised-vit", model__drop_path=0.0)
+    method, state = experiment.method, experiment.init_state()
+    batch = source.batch(np.arange(6))
+    batch["label"][[0, 3]] = -1
+    views = method.views(jax.random.split(jax.random.key(0), 6), batch)
+    loss, aux = method.loss(
+        state.params, state.buffers, views, ema_params=None, key=jax.random.key(1), step=state.step
+    )
+    (h, logits), _ = method.classifier.apply(state.params, state.buffers, views["x"], train=False)
+    logits = np.asarray(logits, np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    losses = [-np.log(p[i, batch["label"][i]]) for i in (1, 2, 4, 5)]
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+    hits = [logits[i].argmax() == batch["label"][i] for i in (1, 2, 4, 5)]
+    np.testing.assert_allclose(aux.metrics["accuracy"], np.mean(hits))
+    np.testing.assert_allclose(aux.outputs["h"], h, rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_encoder_stays_as_it_is_to_the_bit():
+    experiment, source = build("supervised-frozen", method__projector_layers=1, **SGD)
+    state = experiment.init_state()
+    assert set(state.params) == {"head"}
+    before = jax.tree.map(np.asarray, (state.params, state.buffers))
+    for i in range(3):
+        state, _, _ = step(experiment, source.batch(np.arange(16) + 16 * i), state)
+    for (path, old), new in zip(
+        by_path(before[1]).items(), jax.tree.leaves(state.buffers), strict=True
+    ):
+        np.testing.assert_array_equal(old, new, err_msg=path)
+    assert {"frozen/encoder/stage1/kernel", "encoder/batch_stats/stage1/norm/mean"} < set(
+        by_path(before[1])
+    )
+    assert np.abs(state.params["head"]["kernel"] - before[0]["head"]["kernel"]).max() > 0
+
+
+def test_a_head_of_zeros_starts_from_equal_logits_and_alone():
+    experiment, source = build("supervised", method__zero_init_head=True, **SGD)
+    state = experiment.init_state()
+    first = jax.tree.map(np.asarray, by_path(state.params))
+    features = experiment.features_fn()(state.params, state.buffers, source.batch(np.arange(4)))
+    assert not np.any(features["logits"])
+    state, metrics, _ = step(experiment, source.batch(np.arange(16)), state)
+    np.testing.assert_allclose(metrics["loss"], np.log(10), rtol=1e-6)
+    for path, leaf in by_path(state.params).items():
+        if path.startswith("head/"):
+            assert np.any(leaf != first[path]), path
+        else:  # weight decay only
+            assert np.abs(leaf - first[path]).max() <= 1.01e-3 * np.abs(first[path]).max(), path
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_fine_tuning_starts_from_the_first_layer_of_the_projection_head(frozen):
+    """What SimCLR v2 returns as "ft" is what the classifier stands on."""
+    given, source = build("simclr-v2")
+    pretrained, _, _ = step(given, source.batch(np.arange(16)))
+    there = by_path({"params": pretrained.params, "buffers": pretrained.buffers})
+    batch = source.batch(np.arange(5))
+    expected = given.features_fn()(pretrained.params, pretrained.buffers, batch)
+
+    experiment, _ = build("supervised", method__freeze_encoder=frozen)
+    state = experiment.init_state()
+    here = {"params": state.params, "buffers": state.buffers}
+    origins = {path: experiment.method.origin(path) for path in by_path(here)}
+    taken = {path: there[origin] for path, origin in origins.items() if origin in there}
+    assert {path for path in by_path(here) if path not in taken} == {
+        "params/head/kernel",
+        "params/head/bias",
+    }
+    begun = replace(here, taken)
+    features = experiment.features_fn()(begun["params"], begun["buffers"], batch)
+    np.testing.assert_allclose(features["h"], expected["h"], rtol=1e-5, atol=1e-6)
+    head = begun["params"]["head"]
+    logits = np.asarray(expected["ft"], np.float64) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(features["logits"], logits, rtol=1e-4, atol=1e-6)
+
+
+def test_learning_rates_by_layer_follow_the_base():
+    for changes in ({}, {"optimizer.base_lr": 1e-2}):
+        groups = load("finetune_vit", **changes).optimizer.groups
+        base = changes.get("optimizer.base_lr", 5e-4)
+        assert set(groups) == {"embed", *(f"layer{i}" for i in range(1, 13))}
+        np.testing.assert_allclose(groups.embed.base_lr, base * 0.65**13)
+        np.testing.assert_allclose(groups.layer1.base_lr, base * 0.65**12)
+        np.testing.assert_allclose(groups.layer12.base_lr, base * 0.65)
+
+
+def test_each_group_moves_at_its_own_rate():
+    """The last layer at a tenth of the rate: its SGD step is a tenth, the others' are the same."""
+    steps = []
+    for group in ({}, {"layer2": {"base_lr": 0.01}}):
+        experiment, source = build(
+            "supervised-vit", model__drop_path=0.0, optimizer__groups=group,
+            **(SGD | dict(optimizer__weight_decay=0.0)),
+        )  # fmt: skip
+        before = experiment.init_state()
+        first = by_path(jax.tree.map(np.asarray, before.params))
+        after, _, _ = step(experiment, source.batch(np.arange(16)), before)
+        steps.append({path: leaf - first[path] for path, leaf in by_path(after.params).items()})
+    for path, change in steps[0].items():
+        factor = 0.1 if path.startswith("encoder/layer2/") else 1
+        np.testing.assert_allclose(steps[1][path], factor * change, rtol=1e-2, atol=1e-7)
+
+
+def test_groups_are_the_parts_of_the_net():
+    vit, _ = build("supervised-vit")
+    groups = {vit.method.param_group(path) for path in by_path(vit.abstract_state.params)}
+    assert groups == {"embed", "layer1", "layer2", "norm", "head"}
+    convnet, _ = build("supervised")
+    groups = {convnet.method.param_group(path) for path in by_path(convnet.abstract_state.params)}
+    assert groups == {"stage1", "stage2", "stage3", "projector", "head"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
+    config = load(variant)
+    spec = data.spec_from_config(config.data)
+    mesh = parallel.make_mesh(devices=jax.devices()[:8])
+    experiment = Experiment.build(config, spec, mesh)
+    state, batch = experiment.abstract_state, experiment.abstract_batch()
+    with jax.set_mesh(mesh):
+        after, metrics, outputs = jax.eval_shape(experiment.train_step(), state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for path, leaf in by_path(after).items():
+        assert leaf.shape == by_path(state)[path].shape, path
+    assert metrics["loss"].dtype == jnp.float32
+    assert outputs["h"].shape[0] == config.batch_size
+
+
+@pytest.mark.parametrize(
+    ("variant", "examples", "peak", "epochs"),
+    [
+        ("imagenet", 1_281_167, 1.6, 90),
+        ("finetune", 12_811, 0.8, 60),
+        ("finetune_v2", 12_811, 0.16, 60),
+        ("finetune_vit", 1_281_167, 2e-3, 100),
+        ("linear", 1_281_167, 1.6, 90),
+    ],
+)
+def test_the_recipes_are_the_papers(variant, examples, peak, epochs):
+    config = load(variant)
+    spec = data.spec_from_config(config.data)
+    assert (spec.num_examples, spec.num_classes) == (examples, 1000)
+    experiment = Experiment.build(config, spec, parallel.make_mesh(devices=jax.devices()[:8]))
+    length = experiment.length
+    assert length.total_steps == epochs * length.steps_per_epoch
+    rates = [float(experiment.schedule(step)) for step in range(0, length.total_steps)]
+    np.testing.assert_allclose(max(rates), peak, rtol=1e-3)
+    if variant == "imagenet":
+        at = [rates[round(epoch * length.steps_per_epoch)] for epoch in (29, 31, 61, 81)]
+        np.testing.assert_allclose(at, [1.6, 0.16, 0.016, 0.0016], rtol=1e-3)
+    if variant == "finetune_v2":  # the classifier is outside of LARS
+        mask = optim.path_mask(config.optimizer.exclude)(experiment.abstract_state.params)
+        assert not mask["head"]["kernel"] and mask["projector"]["dense1"]["kernel"]
+        assert mask["encoder"]["stage1"]["block1"]["conv1"]["kernel"]
+
+
+class Bag(nn.Module):
+    """The mean of a text's token vectors, in the form of every encoder."""
+
+    @nn.compact
+    def __call__(self, tokens, *, train):
+        del train
+        h = nn.Embed(11, 6, name="embed")(tokens).mean(axis=1)
+        return h, {"h": h}
+
+
+class Tokens:
+    """Texts as they are."""
+
+    def train(self, keys, batch):
+        return batch["tokens"]
+
+    def evaluate(self, batch):
+        return batch["tokens"]
+
+
+def test_it_classifies_whatever_the_encoder_reads():
+    encoder = Net(Bag())
+    classifier = make_classifier(encoder, jax.ShapeDtypeStruct((1, 5), jnp.int32), num_classes=3)
+    method = supervised.Supervised(supervised.HyperParameters(), classifier, Tokens())
+    rng = np.random.default_rng(0)
+    label = np.arange(32, dtype=np.int32) % 3
+    tokens = (3 * rng.integers(0, 3, size=(32, 5)) + label[:, None]).astype(np.int32)
+    batch = {"tokens": tokens, "label": label}
+    tx = optim.make_optimizer(
+        {**load("cifar10").optimizer.to_dict(), "warmup_steps": 0},
+        batch_size=32, total_steps=40, steps_per_epoch=40,
+    )  # fmt: skip
+    state = jax.jit(train_state.make_init(method, tx, seed=0))(batch)
+    run = jax.jit(train_state.make_train_step(method, tx))
+    for _ in range(40):
+        state, metrics, _ = run(state, batch)
+    assert metrics["accuracy"] == 1.0
+    features = method.features(state.params, state.buffers, batch)
+    np.testing.assert_array_equal(features["logits"].argmax(1), label)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method__label_smoothing": 1.0}, "method.label_smoothing is 1.0; use 0 for none"),
+        ({"method__projector_layers": -1}, "projector_layers -1 of hidden_dim"),
+        ({"method__freeze": True}, "unknown config key method.freeze; .*'freeze_encoder'"),
+    ],
+)
+def test_bad_values_are_named(change, message):
+    config = ROWS["supervised"].load()
+    with config.unlocked():
+        config.method.update({key.split("__")[1]: value for key, value in change.items()})
+    with pytest.raises(UserError, match=message):
+        Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
+
+
+def test_data_without_labels_are_refused():
+    config = ROWS["supervised"].load()
+    spec = dataclasses.replace(data.spec_from_config(config.data), num_classes=None)
+    with pytest.raises(UserError, match="digits has no labels to learn from"):
+        supervised.make(config, spec, 10)
