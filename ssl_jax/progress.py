@@ -45,6 +45,7 @@ class Throughput:
         self._clock = clock
         self._step, self._since = start_step, clock()
         self._waited = self._paused = 0.0
+        self._pause_began: float | None = None
 
     @contextlib.contextmanager
     def data_wait(self) -> Iterator[None]:
@@ -58,11 +59,12 @@ class Throughput:
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
         """Time inside (probes, checkpoints) does not count at all."""
-        began = self._clock()
+        self._pause_began = self._clock()
         try:
             yield
         finally:
-            self._paused += self._clock() - began
+            self._paused += self._clock() - self._pause_began
+            self._pause_began = None
 
     def measure(self, step: int) -> dict[str, float]:
         """Speed from the last call (or the start) to `step`; starts the next interval.
@@ -72,6 +74,9 @@ class Throughput:
           [0, 1]; `train/mfu` in [0, 1] where FLOPs and peak are known. Empty if no step was made.
         """
         now = self._clock()
+        if self._pause_began is not None:  # in a pause: what is over of it belongs to this interval
+            self._paused += now - self._pause_began
+            self._pause_began = now
         seconds = max(now - self._since - self._paused, 1e-9)
         steps = step - self._step
         waited = self._waited

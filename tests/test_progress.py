@@ -47,6 +47,18 @@ def test_throughput_starts_anew_each_interval():
     assert meter.measure(5) == {}  # no step since
 
 
+def test_measuring_inside_a_pause_keeps_both_intervals_right():
+    clock = Clock()
+    meter = Throughput(1, clock=clock)
+    clock.now += 2.0
+    with meter.pause():
+        clock.now += 50.0
+        assert meter.measure(4)["train/steps_per_s"] == pytest.approx(2.0)
+        clock.now += 50.0
+    clock.now += 5.0
+    assert meter.measure(9)["train/steps_per_s"] == pytest.approx(1.0)
+
+
 def test_data_wait_counts_a_failing_wait():
     clock = Clock()
     meter = Throughput(1, clock=clock)
