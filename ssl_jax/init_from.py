@@ -13,6 +13,7 @@ its encoder, and its heads if the method is the same. Of a file only the encoder
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from etils import epath
 from ssl_jax import checkpoint, interchange, parallel
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
+from ssl_jax.models.vit import resize_positions
 from ssl_jax.paths import by_path
 
 Loaded = dict[str, dict[str, Any]]
@@ -49,7 +51,7 @@ def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     else:
         inside = os.path.join(source, "model.safetensors")
         loaded, lines = _of_file(inside if os.path.isdir(source) else source, experiment)
-    if not loaded["params"]:
+    if not any(loaded.values()):
         raise UserError(f"init_from={source}: nothing in it fits this model; {'; '.join(lines)}")
     return loaded, [f"{source}: {lines[0]}", *lines[1:]]
 
@@ -63,35 +65,77 @@ def _of_run(folder: str, step: str, experiment: Experiment) -> tuple[Loaded, lis
         )
     if restored is None:
         raise UserError(f"init_from={folder}: the run has no checkpoint yet")
-    parts, at = restored
-    state = experiment.abstract_state
-    loaded: Loaded = {}
-    fresh, unused = [], []
-    for part, wanted in (("params", state.params), ("buffers", state.buffers)):
-        wanted, found = by_path(wanted), by_path(parts[part])
-        loaded[part] = {
-            path: found[path]
-            for path, leaf in wanted.items()
-            if path in found and found[path].shape == leaf.shape
-        }
-        fresh += [path for path in wanted if path not in loaded[part]]
-        unused += [path for path in found if path not in loaded[part]]
-    return loaded, _lines(loaded, fresh, unused, f"step {at}, ")
+    found, at = restored
+    loaded, missing, unused = _match(_flat(found), experiment)
+    return loaded, _lines(loaded, missing, unused, f"step {at}, ")
 
 
 def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     weights, prefix = interchange.strip_prefix(interchange.read(path))
-    state = experiment.abstract_state
-    if "encoder" not in state.params:
+    # The encoder as another run would have it, wherever this method keeps it.
+    encoder: dict[str, dict[str, Any]] = {"params": {}, "buffers": {}}
+    for path, leaf in _wanted(experiment).items():
+        part, _, below = (experiment.method.origin(path) or "").partition("/encoder/")
+        if part in encoder and below:
+            encoder[part][below] = leaf
+    if not encoder["params"]:
         raise UserError("init_from with a file of weights needs a method that has an encoder")
-    found, missing, unused = interchange.from_torch(
-        weights, state.params["encoder"], state.buffers.get("encoder", {})
+    found, lacking, unused = interchange.from_torch(
+        weights, _nested(encoder["params"]), _nested(encoder["buffers"])
     )
-    loaded = {
-        part: {f"encoder/{name}": value for name, value in arrays.items()}
-        for part, arrays in found.items()
+    arrays = {
+        f"{part}/encoder/{below}": value
+        for part, members in found.items()
+        for below, value in members.items()
     }
-    return loaded, _lines(loaded, missing, unused, f"names below {prefix!r}, " if prefix else "")
+    loaded, _, _ = _match(arrays, experiment)
+    return loaded, _lines(loaded, lacking, unused, f"names below {prefix!r}, " if prefix else "")
+
+
+def _match(
+    arrays: Mapping[str, Any], experiment: Experiment
+) -> tuple[Loaded, list[str], list[str]]:
+    """(loaded, paths of this run that found nothing, paths of the other that were not used)."""
+    loaded: Loaded = {"params": {}, "buffers": {}}
+    missing, used = [], set()
+    for path, leaf in _wanted(experiment).items():
+        origin = experiment.method.origin(path)
+        if origin is None:
+            continue
+        value = arrays.get(origin)
+        if value is not None and value.shape != leaf.shape and origin.endswith("pos_embed/grid"):
+            value = resize_positions(value, leaf.shape[:2])  # images of another size
+        if value is None or value.shape != leaf.shape:
+            missing.append(path)
+            continue
+        used.add(origin)
+        part, _, below = path.partition("/")
+        loaded[part][below] = value
+    return loaded, missing, [path for path in arrays if path not in used]
+
+
+def _wanted(experiment: Experiment) -> dict[str, Any]:
+    state = experiment.abstract_state
+    return _flat({"params": state.params, "buffers": state.buffers})
+
+
+def _flat(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{part}/{path}": leaf
+        for part, tree in parts.items()
+        for path, leaf in by_path(tree).items()
+    }
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *above, name = path.split("/")
+        node = tree
+        for key in above:
+            node = node.setdefault(key, {})
+        node[name] = leaf
+    return tree
 
 
 def _lines(loaded: Loaded, fresh: list[str], unused: list[str], where: str) -> list[str]:

@@ -154,6 +154,14 @@ class Method(abc.ABC):
         del path
         return "default"
 
+    def origin(self, path: str) -> str | None:
+        """Where in another run's state the array at `path` of this one's starts from.
+
+        Both paths begin with "params/" or "buffers/"; None leaves the array to chance. A method
+        that keeps a pretrained net elsewhere, frozen or as a teacher, says here what it was there.
+        """
+        return path
+
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         """Lines (label, text) that say what this method means at this global batch size."""
         del batch_size

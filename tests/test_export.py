@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from ssl_jax import config as config_lib
 from ssl_jax import data, init_from, interchange, pretrained
@@ -73,6 +74,27 @@ def test_a_run_starts_from_another(trained, tmp_path):
     assert "not found" in lines[1] and "projector/dense2/kernel" in lines[1]
     assert "encoder/stem/conv/kernel" in loaded["params"]
     assert "projector/dense2/kernel" not in loaded["params"]
+
+
+def classifier(trained, **method):
+    config = pretrained.read_config(trained)
+    with config.unlocked():
+        config.method = ConfigDict({**method})
+    return Experiment.build(config, data.spec_from_config(config.data))
+
+
+def test_a_frozen_encoder_and_a_teacher_find_their_weights(trained, tmp_path):
+    source = pretrained.load(str(trained))
+    run(trained, f"--output={tmp_path}", "--to=timm", module="ssl_jax.export")
+    for origin in (str(trained), str(tmp_path)):
+        experiment = classifier(trained, name="supervised", freeze_encoder=True)
+        state = experiment.init_state(init_from.load(origin, experiment)[0])
+        frozen = state.buffers["frozen"]["encoder"]
+        for path, leaf in by_path(source.params["encoder"]).items():
+            np.testing.assert_array_equal(by_path(frozen)[path], leaf, err_msg=path)
+        statistics = by_path(state.buffers["encoder"])
+        for path, leaf in by_path(source.buffers["encoder"]).items():
+            np.testing.assert_array_equal(statistics[path], leaf, err_msg=path)
 
 
 def test_our_own_names(trained, tmp_path):

@@ -7,6 +7,7 @@ Transformer's are timm's (`blocks.0.attn.qkv.weight`), which DINO's and MoCo v3'
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -181,6 +182,7 @@ def from_torch(
     Returns:
       (found, missing, unused): {"params": {path: array}, "buffers": {path: array}}; the names that
       the state lacks or has in another shape; and its names that the encoder has no use for.
+      A Vision Transformer's positions come as they are there, [side side d], also for another side.
 
     Raises:
       UserError: see `entries`.
@@ -213,11 +215,15 @@ def from_torch(
         tokens = None if positions is None else positions.reshape(-1, positions.shape[-1])
         has_cls = "cls_token" in ours
         grid = ours["pos_embed/grid"].shape
-        fits = tokens is not None and tokens.shape == (grid[0] * grid[1] + has_cls, grid[2])
-        put(
-            "params", "pos_embed/grid", "pos_embed",
-            tokens[int(has_cls) :].reshape(grid) if fits else positions,
-        )  # fmt: skip
+        fits = tokens is not None and tokens.shape[-1] == grid[2]
+        side = math.isqrt(len(tokens) - has_cls) if fits else 0
+        if fits and len(tokens) == grid[0] * grid[1] + has_cls:
+            put("params", "pos_embed/grid", "pos_embed", tokens[int(has_cls) :].reshape(grid))
+        elif fits and len(tokens) == side * side + has_cls:  # of images of another size
+            used.add("pos_embed")
+            found["params"]["pos_embed/grid"] = tokens[int(has_cls) :].reshape(side, side, -1)
+        else:
+            put("params", "pos_embed/grid", "pos_embed", positions)
         if has_cls:
             put("params", "pos_embed/cls", "pos_embed", tokens[0] if fits else positions)
     elif "pos_embed" in state:

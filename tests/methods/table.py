@@ -22,11 +22,13 @@ class Row:
       config: "file.py:variant" below configs/.
       overrides: dotted key -> value, to make it tiny.
       untrained: regexes of parameters that are meant to get no gradient.
+      embeds: whether there is an embedding for the collapse monitor; a classifier has none.
     """
 
     config: str
     overrides: dict[str, Any]
     untrained: tuple[str, ...] = ()
+    embeds: bool = True
 
     def load(self, **more: Any) -> ConfigDict:
         """The tiny config; keyword arguments are further overrides, with __ for dots."""
@@ -139,6 +141,27 @@ ROWS = {
         "moco_v3.py:digits",
         {"model.widths": (4, 8, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
     ),
+    "moco-v3-vit": Row(
+        "moco_v3.py:digits",
+        {
+            "model.name": "vit_s16",
+            "model.widths": None,
+            "model.patch_size": 8,
+            "model.dim": 16,
+            "model.depth": 2,
+            "model.num_heads": 2,
+            "model.positions": "sincos",
+            "model.pool": "mean",  # SGD at a rate of 0.1 is chaotic on the class token
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "method.projector_layers": 3,
+            "method.predictor_output_norm": "no_affine",
+            "method.frozen": "^encoder/patch_embed/",
+            "optimizer.groups": ConfigDict(dict(frozen=dict(base_lr=0.0))),
+            "steps": 100,
+        },
+        untrained=("^encoder/patch_embed/",),
+    ),
     # With nets this small, a learning rate of 0.1 magnifies rounding tenfold a step.
     "byol": Row(
         "byol.py:digits",
@@ -193,6 +216,7 @@ ROWS = {
             "method.label_smoothing": 0.1,
             "steps": 100,
         },
+        embeds=False,
     ),
     "supervised-vit": Row(
         "supervised.py:digits",
@@ -206,10 +230,12 @@ ROWS = {
             "model.drop_path": 0.2,
             "steps": 100,
         },
+        embeds=False,
     ),
     "supervised-frozen": Row(
         "supervised.py:digits",
         {"model.widths": (4, 8, 8), "method.freeze_encoder": True, "steps": 100},
+        embeds=False,
     ),
     "simclr-v2": Row(
         "simclr_v2.py:digits",
@@ -223,5 +249,6 @@ ROWS = {
             "init_from": "runs/teacher",  # read by the train command only
             "steps": 100,
         },
+        embeds=False,
     ),
 }
