@@ -19,7 +19,8 @@ examples and keys are encoded in other groups than their queries ("shuffling BN"
 the statistics that a query and its key share would give the key away. The released code shuffles at
 random over the GPUs; this is a fixed exchange, the batch being random already. The key encoder's
 BatchNorm uses batch statistics too. Its running ones, which the released code keeps and never uses,
-are not kept.
+are not kept. The residual blocks of this library's ResNets start as the identity, which those of
+the released code do not.
 """
 
 from __future__ import annotations
