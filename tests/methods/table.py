@@ -22,6 +22,7 @@ class Row:
       config: "file.py:variant" below configs/.
       overrides: dotted key -> value, to make it tiny.
       untrained: regexes of parameters that are meant to get no gradient.
+      slow: tested with the slow tests; another row covers most of the method.
       embeds: whether there is an embedding for the collapse monitor; a classifier has none.
     """
 
@@ -29,6 +30,7 @@ class Row:
     overrides: dict[str, Any]
     untrained: tuple[str, ...] = ()
     embeds: bool = True
+    slow: bool = False
 
     def load(self, **more: Any) -> ConfigDict:
         """The tiny config; keyword arguments are further overrides, with __ for dots."""
@@ -65,6 +67,7 @@ ROWS = {
             "method.semi_hard": True,
             "steps": 100,
         },
+        slow=True,
     ),
     "simclr-linear-head": Row(
         "simclr.py:digits",
@@ -75,6 +78,7 @@ ROWS = {
             "method.l2_normalize": False,
             "steps": 100,
         },
+        slow=True,
     ),
     "instdisc": Row(
         "instdisc.py:digits",
@@ -96,6 +100,7 @@ ROWS = {
             "method.output_dim": 8,
             "steps": 100,
         },
+        slow=True,
     ),
     "moco-v1": Row(
         "moco_v1.py:digits",
@@ -105,6 +110,7 @@ ROWS = {
             "method.output_dim": 8,
             "steps": 100,
         },
+        slow=True,
     ),
     "moco-v2": Row(
         "moco_v2.py:digits",
@@ -125,6 +131,7 @@ ROWS = {
             "method.output_dim": 8,
             "steps": 100,
         },
+        slow=True,
     ),
     "moco-bank": Row(
         "moco_v1.py:digits",
@@ -136,6 +143,7 @@ ROWS = {
             "method.output_dim": 8,
             "steps": 100,
         },
+        slow=True,
     ),
     "moco-v3": Row(
         "moco_v3.py:digits",
@@ -161,6 +169,7 @@ ROWS = {
             "steps": 100,
         },
         untrained=("^encoder/patch_embed/",),
+        slow=True,
     ),
     # With nets this small, a learning rate of 0.1 magnifies rounding tenfold a step.
     "byol": Row(
@@ -182,6 +191,7 @@ ROWS = {
             "method.output_dim": 8,
             "steps": 100,
         },
+        slow=True,
     ),
     "simsiam": Row(
         "simsiam.py:digits",
@@ -231,11 +241,13 @@ ROWS = {
             "steps": 100,
         },
         embeds=False,
+        slow=True,
     ),
     "supervised-frozen": Row(
         "supervised.py:digits",
         {"model.widths": (4, 8, 8), "method.freeze_encoder": True, "steps": 100},
         embeds=False,
+        slow=True,
     ),
     "simclr-v2": Row(
         "simclr_v2.py:digits",

@@ -50,7 +50,11 @@ def three_steps():
     return get
 
 
-@pytest.fixture(params=list(table.ROWS))
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * row.slow) for name, row in table.ROWS.items()
+    ]
+)
 def name(request):
     return request.param
 
