@@ -105,7 +105,7 @@ def finished(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_kill_9_and_the_same_command_again_is_bit_identical(devices, finished, tmp_path):
     whole = finished(devices)
     # 22 steps an epoch: the first kill is in the first epoch, the second in the second.
@@ -260,7 +260,9 @@ def test_what_the_readme_promises_of_the_digits_recipe(tmp_path):
     assert np.mean(gains) >= 0.10 and np.mean(scores) >= 0.75
 
 
-@pytest.mark.parametrize("implementation", ["blockwise", "ring"])
+@pytest.mark.parametrize(
+    "implementation", ["blockwise", pytest.param("ring", marks=pytest.mark.slow)]
+)
 def test_two_processes_train_the_run_that_one_trains(finished, tmp_path, implementation):
     """And tile by tile the run that the whole matrix trains."""
     how = f"--config.method.implementation={implementation}", "--config.method.block_size=32"

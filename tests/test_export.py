@@ -62,6 +62,7 @@ def test_out_under_timms_names_and_in_again(trained, tmp_path):
                 np.testing.assert_array_equal(got, by_path(getattr(fresh, part))[path])
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another(trained, tmp_path):
     done = run(tmp_path / "next", *RESNET, f"--config.init_from={trained}", "--config.seed=3")
     assert f"starts from {trained}: step 3, " in done.stdout

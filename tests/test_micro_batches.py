@@ -61,7 +61,15 @@ def plain_step(devices, size):
 
 
 @pytest.mark.parametrize(
-    "devices", [{"data": 1}, {"data": 8}, {"data": 2, "fsdp": 2}, {"data": 2, "tensor": 2}], ids=str
+    "devices",
+    [
+        {"data": 8},
+        *(
+            pytest.param(devices, marks=pytest.mark.slow)
+            for devices in ({"data": 1}, {"data": 2, "fsdp": 2}, {"data": 2, "tensor": 2})
+        ),
+    ],
+    ids=str,
 )
 def test_gradients_are_those_of_the_big_batch(devices):
     whole, expected, outputs = plain_step({"data": 1}, None)
@@ -126,6 +134,7 @@ def test_nothing_large_is_communicated_inside_the_loop():
     assert parameters <= sum(c.bytes for c in gradients) < 1.2 * parameters
 
 
+@pytest.mark.slow
 def test_memory_falls_with_the_micro_batch():
     temporaries = [program(size)[1].temp_bytes for size in (None, 64, 16)]
     assert temporaries[1] < 0.5 * temporaries[0]

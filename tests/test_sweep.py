@@ -95,6 +95,7 @@ def test_a_grid_with_a_failing_cell(file, tmp_path):
     assert "1 of 2 cells" in collected.stdout and (other / "results.csv").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_continues(file, tmp_path):
     process = subprocess.Popen(
         command(f"{file}:long", tmp_path), env=environment(), cwd=ROOT, stdout=subprocess.PIPE,

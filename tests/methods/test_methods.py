@@ -118,6 +118,17 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(name, three_steps):
         np.testing.assert_allclose(value[:4], part[key], rtol=1e-5, atol=1e-6)
 
 
+# The step of a kind of state each; the others' are slow tests.
+EIGHT_DEVICES = ("simclr", "simclr-blockwise", "moco-v2", "byol", "barlow-twins", "supervised")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in EIGHT_DEVICES))
+        for name in table.ROWS
+    ],
+)
 def test_eight_devices_equal_one_after_five_sgd_steps(name):
     """Loss, parameters and batch statistics. SGD, since Adam magnifies rounding."""
     results = []

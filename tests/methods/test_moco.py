@@ -311,6 +311,7 @@ def test_micro_batches_have_groups_of_their_own_on_any_devices():
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=2e-5, err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_checkpoint_on_fewer_devices(tmp_path):
     """Queue, pointer, key encoder and groups: eight devices for two steps, then 8, 4 and 1."""
     experiment, source = build("moco-v1", 8, **SGD)

@@ -119,6 +119,7 @@ def test_the_momentum_rises_to_one_along_a_cosine(tiny):
     assert constant.method.ema_decay == 0.97
 
 
+@pytest.mark.slow
 def test_the_frozen_patch_projection_keeps_every_bit():
     """Its gradient is zero (the shared tests see that), and weight decay leaves it alone."""
     experiment, source = build("moco-v3-vit", optimizer__weight_decay=0.1)

@@ -48,6 +48,7 @@ def step(experiment, batch, state=None):
         return experiment.train_step()(state, batch)
 
 
+@pytest.mark.slow
 def test_missing_labels_weigh_the_same_however_the_batch_is_split():
     """Labels of 3 in 16 examples, all in one micro-batch and on two devices of four."""
     found = []
@@ -159,6 +160,7 @@ def test_learning_rates_by_layer_follow_the_base():
         np.testing.assert_allclose(groups.layer12.base_lr, base * 0.65)
 
 
+@pytest.mark.slow
 def test_each_group_moves_at_its_own_rate():
     """The last layer at a tenth of the rate: its SGD step is a tenth, the others' are the same."""
     steps = []

@@ -88,6 +88,7 @@ COLLAPSE = dict(
 )
 
 
+@pytest.mark.slow
 def test_every_term_keeps_off_another_collapse():
     whole = watch("vicreg", **COLLAPSE)
     assert whole.causes == []
