@@ -14,8 +14,8 @@ Published (linear probe on ImageNet): 74.3 top-1, 91.6 top-5 after 1000 epochs; 
 
 from ml_collections import ConfigDict
 
+from ssl_jax import recipes
 from ssl_jax.config import base_config
-from ssl_jax.errors import UserError, nearest
 
 VARIANTS = ("digits", "cifar10", "imagenet", "imagenet300", "imagenet100")
 # Of the released code: epochs -> learning rate, weight decay, the target's first decay.
@@ -24,11 +24,7 @@ PRESETS = {1000: (0.2, 1.5e-6, 0.996), 300: (0.3, 1e-6, 0.99), 100: (0.45, 1e-6,
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    if variant not in VARIANTS:
-        raise UserError(
-            f"configs/byol.py has no variant {variant!r}; variants: {', '.join(VARIANTS)}."
-            f"{nearest(variant, VARIANTS)}"
-        )
+    recipes.check_variant("configs/byol.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -127,22 +123,5 @@ def _digits(config: ConfigDict) -> None:
     Measured on train[80%:], after training on the rest: 78.7 with one label a class (raw pixels
     65.5, untrained encoder 56.8), 96.2 with kNN (raw pixels 94.8).
     """
-    config.batch_size = 256
-    config.epochs = 120.0
-    config.data.update(name="digits")
+    recipes.digits(config)
     config.method.update(target_decay=0.97, hidden_dim=256, output_dim=64)
-    config.model.update(name="convnet", widths=(16, 32, 64, 128))
-    config.views = ConfigDict(
-        dict(
-            ops=("random_affine", "gaussian_noise"),
-            random_affine=dict(
-                size=16, degrees=15.0, translate=0.08, scale=(0.8, 1.25), shear=10.0
-            ),
-            gaussian_noise=dict(std=0.25, p=1.0),
-        )
-    )
-    config.optimizer.update(
-        name="adamw", base_lr=3e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=5.0
-    )
-    config.eval.update(every_epochs=30.0, batch_size=512, baselines=True)
-    config.checkpoint.every_epochs = 30.0

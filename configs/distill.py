@@ -14,19 +14,15 @@ Variants:
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ssl_jax import recipes
 from ssl_jax.config import base_config
-from ssl_jax.errors import UserError, nearest
 
 VARIANTS = ("digits", "imagenet", "imagenet_big")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    if variant not in VARIANTS:
-        raise UserError(
-            f"configs/distill.py has no variant {variant!r}; variants: {', '.join(VARIANTS)}."
-            f"{nearest(variant, VARIANTS)}"
-        )
+    recipes.check_variant("configs/distill.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -44,24 +40,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 def _digits(config: ConfigDict) -> None:
     """The views and the encoder of configs/supervised.py:digits."""
-    config.batch_size = 256
-    config.epochs = 60.0
-    config.data.update(name="digits")
-    config.model.update(name="convnet", widths=(16, 32, 64, 128))
-    config.views = ConfigDict(
-        dict(
-            ops=("random_affine", "gaussian_noise"),
-            random_affine=dict(
-                size=16, degrees=15.0, translate=0.08, scale=(0.8, 1.25), shear=10.0
-            ),
-            gaussian_noise=dict(std=0.25, p=0.5),
-        )
-    )
-    config.optimizer.update(
-        name="adamw", base_lr=3e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=5.0
-    )
-    config.eval.update(every_epochs=30.0, batch_size=512, baselines=True)
-    config.checkpoint.every_epochs = 30.0
+    recipes.digits(config, epochs=60.0, noise_p=0.5)
 
 
 def _imagenet(config: ConfigDict) -> None:

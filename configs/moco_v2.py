@@ -15,19 +15,15 @@ accuracy on CIFAR-10 is 82.6.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ssl_jax import recipes
 from ssl_jax.config import base_config
-from ssl_jax.errors import UserError, nearest
 
 VARIANTS = ("digits", "cifar10", "imagenet", "imagenet800")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    if variant not in VARIANTS:
-        raise UserError(
-            f"configs/moco_v2.py has no variant {variant!r}; variants: {', '.join(VARIANTS)}."
-            f"{nearest(variant, VARIANTS)}"
-        )
+    recipes.check_variant("configs/moco_v2.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -127,22 +123,5 @@ def _digits(config: ConfigDict) -> None:
 
     On train[80%:], one label a class gave 72.8% at t = 0.2 and 80.9% at t = 0.5 (one seed).
     """
-    config.batch_size = 256
-    config.epochs = 120.0
-    config.data.update(name="digits")
+    recipes.digits(config)
     config.method.update(num_negatives=512, momentum=0.98, temperature=0.5, output_dim=64)
-    config.model.update(name="convnet", widths=(16, 32, 64, 128))
-    config.views = ConfigDict(
-        dict(
-            ops=("random_affine", "gaussian_noise"),
-            random_affine=dict(
-                size=16, degrees=15.0, translate=0.08, scale=(0.8, 1.25), shear=10.0
-            ),
-            gaussian_noise=dict(std=0.25, p=1.0),
-        )
-    )
-    config.optimizer.update(
-        name="adamw", base_lr=3e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=5.0
-    )
-    config.eval.update(every_epochs=30.0, batch_size=512, baselines=True)
-    config.checkpoint.every_epochs = 30.0

@@ -54,6 +54,7 @@ from ssl_jax import fit as fitting
 from ssl_jax.errors import UserError
 from ssl_jax.fit import Fit
 from ssl_jax.parallel import tpu
+from ssl_jax.preflight import bytes_text
 
 DOES_NOT_FIT = 2
 
@@ -104,16 +105,16 @@ def _print_page(fit: Fit, advised: list[str]) -> None:
         ("batch", f"{config.batch_size} = {config.batch_size // fit.shards} a device x "
                   f"{fit.shards}" + (f", micro_batch_size {micro}" if micro else "")),
         ("memory", _memory(fit)),
-        ("", f"of it {_bytes(fit.state_bytes)} state, {_bytes(fit.batch_bytes)} batch"),
+        ("", f"of it {bytes_text(fit.state_bytes)} state, {bytes_text(fit.batch_bytes)} batch"),
     ]  # fmt: skip
     if program is not None:
         seconds = fit.seconds
         lines += [
             ("compute", f"{program.flops / 1e9:,.5g} GFLOP a device and step, at least "
                         f"{_number(1e3 * seconds['compute'])} ms"),
-            ("HBM traffic", f"{_bytes(program.bytes_accessed)}, at least "
+            ("HBM traffic", f"{bytes_text(program.bytes_accessed)}, at least "
                             f"{_number(1e3 * seconds['hbm'])} ms"),
-            ("sent", f"{_bytes(program.wire_bytes)}, at least "
+            ("sent", f"{bytes_text(program.wire_bytes)}, at least "
                      f"{_number(1e3 * seconds['ici'])} ms"),
             ("upper bound", _bound(fit)),
         ]  # fmt: skip
@@ -133,8 +134,8 @@ def _print_page(fit: Fit, advised: list[str]) -> None:
 
 
 def _memory(fit: Fit) -> str:
-    there = f"{_bytes(fit.peak_bytes)} of {_bytes(fit.usable_bytes)} a device"
-    rest = _bytes(abs(fit.usable_bytes - fit.peak_bytes))
+    there = f"{bytes_text(fit.peak_bytes)} of {bytes_text(fit.usable_bytes)} a device"
+    rest = bytes_text(abs(fit.usable_bytes - fit.peak_bytes))
     return f"{there}: fits, {rest} left" if fit.fits else f"{there}: DOES NOT FIT, by {rest}"
 
 
@@ -155,8 +156,8 @@ def _collectives(fit: Fit) -> list[tuple[str, ...]]:
                 row["kind"] + (" (in a loop)" if row["in_loop"] else ""),
                 str(row["group"]),
                 str(row["count"]),
-                _bytes(row["bytes"]),
-                _bytes(row["wire_bytes"]),
+                bytes_text(row["bytes"]),
+                bytes_text(row["wire_bytes"]),
             )
             for row in fitting.collectives_by_kind(fit.program)
         ),
@@ -167,7 +168,7 @@ def _temporaries(fit: Fit) -> list[tuple[str, ...]]:
     return [
         ("largest arrays", "at the fullest moment", "made in", "by"),
         *(
-            (_bytes(one.bytes), one.shape, one.source, one.op_name.partition("/")[2])
+            (bytes_text(one.bytes), one.shape, one.source, one.op_name.partition("/")[2])
             for one in fit.program.temporaries
             if one.bytes > 0.001 * fit.peak_bytes
         ),
@@ -220,14 +221,6 @@ def _advice_lines(advised: list[str]) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
 
 
 if __name__ == "__main__":

@@ -34,20 +34,42 @@ Schedule = Callable[[Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """What a method may know of the tokens of a text.
+
+    Attributes:
+      size: number of token ids, the special ones included.
+      pad, unk, cls, sep, mask: ids of the special tokens (RoBERTa's <s> and </s> are cls and sep).
+      special: all ids that stand for no text, sorted; the five above are among them.
+    """
+
+    size: int
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+    special: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSpec:
     """What a method may know of the data. Dry runs and compile-only runs have nothing else.
 
     Attributes:
-      arrays: one example's arrays without the batch dimension, e.g. `image` uint8 [h w c] (or
-        [v h w c] when the host has cropped v views), `label` int32 [] (-1 = none), `index`
-        int32 [].
+      arrays: one example's arrays without the batch dimension. Of images: `image` uint8 [h w c] (or
+        [v h w c] when the host has cropped v views). Of text: `tokens` int32 [l], `segment` int32
+        [l] (number of the packed text a token belongs to, from 1; 0 = padding), `position` int32
+        [l] (within that text). Of all: `label` int32 [] (-1 = none), `index` int32 [].
       num_examples: size of the training set.
       num_classes: number of label classes, or None where there are no labels.
+      vocabulary: of the tokens; None where the data are no text.
     """
 
     arrays: Mapping[str, jax.ShapeDtypeStruct]
     num_examples: int
     num_classes: int | None = None
+    vocabulary: Vocabulary | None = None
 
     def batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch of `batch_size` examples."""

@@ -7,16 +7,13 @@ tokenises text can stand in its place.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ssl_jax.method import Array, Batch, DataSpec
-from ssl_jax.views import eval_view, make_views
-from ssl_jax.views.recipe import read_recipes
+from ssl_jax.views import to_show, train_and_eval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,27 +42,12 @@ class OneView:
 
     def show(self, keys: Array, batch: Batch) -> Array:
         """The training views as images in [0, 1], [n 1 h w c]."""
-        views = self.recipe(keys, batch["image"])
-        if self.normalization is None:
-            return views
-        mean, std = (jnp.array(values, jnp.float32) for values in self.normalization)
-        return jnp.clip(views * std + mean, 0, 1)
+        return to_show(self.recipe(keys, batch["image"]), self.normalization)
 
 
 def make_one_view(config: Any, spec: DataSpec) -> OneView:
     """What the config's section views says; where it ends in `normalize`, evaluation does too."""
-    recipe = make_views(config.views, num_views=1, dtype=config.dtype)
     image = spec.batch(1)["image"]
-    shape = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), image).shape[2:]
-    steps = read_recipes(config.views, 1)[0]
-    mean = std = None
-    if steps and steps[-1].op == "normalize":
-        mean, std = (tuple(steps[-1].parameters[name]) for name in ("mean", "std"))
-    return OneView(
-        shape=shape,
-        recipe=recipe,
-        eval_view=functools.partial(
-            eval_view, size=shape[:2], crop_fraction=1.0, mean=mean, std=std, dtype=config.dtype
-        ),
-        normalization=None if mean is None else (mean, std),
-    )
+    views = train_and_eval(config.views, image, num_views=1, dtype=config.dtype)
+    keys = jax.random.split(jax.random.key(0), 1)
+    return OneView(shape=jax.eval_shape(views.recipe, keys, image).shape[2:], **views._asdict())

@@ -50,8 +50,8 @@ def lines(experiment: Experiment) -> list[tuple[str, str]]:
             config.optimizer, batch_size=config.batch_size, total_steps=length.total_steps,
             steps_per_epoch=length.steps_per_epoch)],
         *_parameters(experiment, state.params, counts),
-        ("state", f"{_bytes(state_bytes_per_device(state))} a device, of it "
-                  f"{_bytes(state_bytes_per_device(state.params))} parameters"),
+        ("state", f"{bytes_text(state_bytes_per_device(state))} a device, of it "
+                  f"{bytes_text(state_bytes_per_device(state.params))} parameters"),
         ("saves", f"every {length.checkpoint_every:,} steps, the latest "
                   f"{config.checkpoint.keep_latest} and the best {config.checkpoint.keep_best} by "
                   f"{config.checkpoint.best_metric}"),
@@ -112,7 +112,8 @@ def _dropped(num_examples: int, batch_size: int) -> str:
     return f", {rest} other examples left out of each epoch" if rest else ""
 
 
-def _bytes(count: float) -> str:
+def bytes_text(count: float) -> str:
+    """The count in the unit that suits it: 1.5 MiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -9,7 +9,6 @@ but for its objective.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +17,7 @@ import jax.numpy as jnp
 
 from ssl_jax.method import Array, Batch, DataSpec, Method, PyTree
 from ssl_jax.models import Net, make_encoder
-from ssl_jax.views import eval_view, make_views
-from ssl_jax.views.recipe import read_recipes
+from ssl_jax.views import to_show, train_and_eval
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,30 +107,11 @@ class TwoViews(Method):
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
 
     def example_views(self, keys: Array, batch: Batch) -> Array:
-        views = self.recipe(keys, batch["image"])
-        if self.normalization is None:
-            return views
-        mean, std = (jnp.array(values, jnp.float32) for values in self.normalization)
-        return jnp.clip(views * std + mean, 0, 1)
+        return to_show(self.recipe(keys, batch["image"]), self.normalization)
 
 
-def nets_and_views(config: Any, spec: DataSpec) -> dict[str, Any]:
-    """The arguments of `TwoViews` that the config's sections model and views decide.
-
-    A recipe that ends in `normalize` normalises the evaluation view as well.
-    """
-    recipe = make_views(config.views, num_views=2, dtype=config.dtype)
+def nets_and_views(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[str, Any]:
+    """The arguments of `TwoViews` that the config's sections model and views decide."""
     image = spec.batch(1)["image"]
-    size = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), image).shape[2:4]
-    steps = read_recipes(config.views, 2)[0]
-    mean = std = None
-    if steps and steps[-1].op == "normalize":
-        mean, std = (steps[-1].parameters[name] for name in ("mean", "std"))
-    return dict(
-        encoder=make_encoder(**config.model, dtype=config.dtype),
-        recipe=recipe,
-        eval_view=functools.partial(
-            eval_view, size=size, crop_fraction=1.0, mean=mean, std=std, dtype=config.dtype
-        ),
-        normalization=None if mean is None else (mean, std),
-    )
+    views = train_and_eval(config.views, image, num_views=num_views, dtype=config.dtype)
+    return dict(encoder=make_encoder(**config.model, dtype=config.dtype), **views._asdict())

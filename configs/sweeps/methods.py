@@ -6,7 +6,7 @@
 chosen with it.
 """
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax import recipes
 from ssl_jax.grid import Cell, Sweep, product
 
 METHODS = (
@@ -26,11 +26,7 @@ VARIANTS = ("digits", "validation")
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
-    if variant not in VARIANTS:
-        raise UserError(
-            f"configs/sweeps/methods.py has no variant {variant!r}; variants: "
-            f"{', '.join(VARIANTS)}.{nearest(variant, VARIANTS)}"
-        )
+    recipes.check_variant("configs/sweeps/methods.py", variant, VARIANTS)
     overrides = {}
     if variant == "validation":
         overrides = {

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 from ssl_jax import ambient
 from ssl_jax.losses import blockwise, pairs
 from ssl_jax.losses.blockwise import Negatives
-from ssl_jax.losses.tiles import MAX_CONSTANT_SHIFT, NEVER, row_products, similarity
+from ssl_jax.losses.tiles import (
+    MAX_CONSTANT_SHIFT,
+    NEVER,
+    check_temperature,
+    row_products,
+    similarity,
+)
 
 Array = jax.Array
 
@@ -80,7 +86,7 @@ def nt_xent(
         implementation, or n does not divide over the devices.
     """
     _check_two("nt_xent", za, zb)
-    fixed = _check_temperature(temperature)
+    fixed = check_temperature(temperature)
     _check_how(implementation, IMPLEMENTATIONS, block_size)
     # The temperature goes into the embeddings, half into each factor of a product.
     scale = 1 / jnp.sqrt(temperature)
@@ -160,7 +166,7 @@ def info_nce(
         or n, or k of sharded negatives, does not divide over the devices.
     """
     _check_two("info_nce", queries, keys)
-    fixed = _check_temperature(temperature)
+    fixed = check_temperature(temperature)
     _check_how(implementation, ONE_SIDED, block_size)
     n, d = queries.shape
     if in_batch is None:
@@ -236,7 +242,7 @@ def nt_logistic(
         implementation, or n does not divide over the devices.
     """
     _check_two("nt_logistic", za, zb)
-    fixed = _check_temperature(temperature)
+    fixed = check_temperature(temperature)
     _check_how(implementation, ONE_SIDED, block_size)
     ambient.check_divisible(len(za), "images")
     if l2_normalize:
@@ -377,14 +383,6 @@ def _dense(za: Array, zb: Array) -> Negatives:
 def _check_two(name: str, x: Array, y: Array) -> None:
     if x.ndim != 2 or x.shape != y.shape:
         raise ValueError(f"{name} takes two [n d] arrays of one shape, got {x.shape}, {y.shape}")
-
-
-def _check_temperature(temperature: float | Array) -> bool:
-    """Whether the temperature is known while the program is traced."""
-    fixed = not isinstance(temperature, jax.core.Tracer)
-    if fixed and not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    return fixed
 
 
 def _check_how(implementation: str, known: tuple[str, ...], block_size: int | None) -> None:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from ssl_jax import ambient
 from ssl_jax.losses import pairs
 from ssl_jax.losses.contrastive import BLOCK_SIZE, choose_one_sided, unit_length
-from ssl_jax.losses.tiles import chunk_size, product, row_products
+from ssl_jax.losses.tiles import check_temperature, chunk_size, product, row_products
 
 Array = jax.Array
 
@@ -69,7 +69,7 @@ def bank_logits(
     Raises:
       ValueError: the temperature is not positive.
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     bank = jax.lax.stop_gradient(jnp.asarray(bank))
     (n, d), m = embeddings.shape, candidates.shape[1]
 
@@ -164,7 +164,7 @@ def softmax_over_bank(
     Raises:
       ValueError: the temperature is not positive, or n does not divide over the devices.
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     ambient.check_divisible(len(embeddings), "embeddings")
     bank = jax.lax.stop_gradient(jnp.asarray(bank))
     queries = embeddings / temperature
@@ -181,8 +181,3 @@ def softmax_over_bank(
 def _accuracy(logits: Array) -> Array:
     logits = jax.lax.stop_gradient(logits)
     return jnp.mean((logits[:, 0] >= logits[:, 1:].max(axis=1)).astype(jnp.float32))
-
-
-def _check_temperature(temperature: float | Array) -> None:
-    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")

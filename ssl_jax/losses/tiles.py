@@ -66,3 +66,11 @@ def pad_rows(x: Array, count: int) -> Array:
 def wide_zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     """Zeros to sum up in what comes of arrays of that dtype: float32 or wider."""
     return jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32))
+
+
+def check_temperature(temperature: float | Array) -> bool:
+    """Whether the temperature is known while the program is traced."""
+    fixed = not isinstance(temperature, jax.core.Tracer)
+    if fixed and not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    return fixed

@@ -16,7 +16,6 @@ GPU. One pass sees one view of each image, so no statistics are shared between v
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -26,10 +25,10 @@ import jax.numpy as jnp
 from ssl_jax import losses
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
-from ssl_jax.models import Net, make_encoder
+from ssl_jax.models import Net
 from ssl_jax.models.heads import mlp_head
-from ssl_jax.views import eval_view, make_views
-from ssl_jax.views.recipe import read_recipes
+from ssl_jax.two_views import nets_and_views
+from ssl_jax.views import to_show
 
 LOSSES = ("nce", "softmax")
 _DRAW = 1  # what an example's key is folded with to draw negatives; its only view is 0
@@ -146,11 +145,7 @@ class InstDisc(Method):
         return {"h": h.astype(jnp.float32), "z": losses.unit_length(z)}
 
     def example_views(self, keys: Array, batch: Batch) -> Array:
-        views = self.recipe(keys, batch["image"])
-        if self.normalization is None:
-            return views
-        mean, std = (jnp.array(values, jnp.float32) for values in self.normalization)
-        return jnp.clip(views * std + mean, 0, 1)
+        return to_show(self.recipe(keys, batch["image"]), self.normalization)
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, images = self.hyper, self.num_examples
@@ -167,24 +162,11 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> InstDisc:
     del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper)
-    recipe = make_views(config.views, num_views=1, dtype=config.dtype)
-    image = spec.batch(1)["image"]
-    size = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), image).shape[2:4]
-    # A recipe that ends in `normalize` normalises the evaluation view as well.
-    steps = read_recipes(config.views, 1)[0]
-    mean = std = None
-    if steps and steps[-1].op == "normalize":
-        mean, std = (steps[-1].parameters[name] for name in ("mean", "std"))
     return InstDisc(
         hyper=hyper,
         num_examples=spec.num_examples,
-        encoder=make_encoder(**config.model, dtype=config.dtype),
         projector=mlp_head(1, None, hyper.output_dim, output_bias=True, dtype=config.dtype),
-        recipe=recipe,
-        eval_view=functools.partial(
-            eval_view, size=size, crop_fraction=1.0, mean=mean, std=std, dtype=config.dtype
-        ),
-        normalization=None if mean is None else (mean, std),
+        **nets_and_views(config, spec, num_views=1),
     )
 
 

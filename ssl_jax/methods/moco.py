@@ -38,7 +38,6 @@ from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.models.norm import apply_in_groups, check_groups, interleave
 from ssl_jax.two_views import TwoViews, nets_and_views
-from ssl_jax.views import make_views
 
 DICTIONARIES = ("queue", "end_to_end", "bank")
 
@@ -180,9 +179,6 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> MoCo:
     _check(hyper, config.batch_size)
     if hyper.bn_groups is not None:
         check_groups(hyper.bn_groups, config.micro_batch_size or config.batch_size)
-    shared = nets_and_views(config, spec)
-    if hyper.dictionary == "bank":
-        shared["recipe"] = make_views(config.views, num_views=1, dtype=config.dtype)
     return MoCo(
         hyper=hyper,
         num_examples=spec.num_examples,
@@ -194,7 +190,7 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> MoCo:
             output_bias=True,
             dtype=config.dtype,
         ),
-        **shared,
+        **nets_and_views(config, spec, num_views=1 if hyper.dictionary == "bank" else 2),
     )
 
 

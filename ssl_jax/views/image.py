@@ -18,10 +18,11 @@ number of devices or another split into micro-batches.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,8 @@ __all__ = [
     "rotate90",
     "sobel",
     "solarize",
+    "to_show",
+    "train_and_eval",
 ]
 
 
@@ -240,3 +243,55 @@ def eval_view(
     if mean is not None or std is not None:
         lines = standardize(lines, mean or (0.0,), std or (1.0,)).astype(dtype)
     return lines.swapaxes(2, 3)
+
+
+class TrainAndEval(NamedTuple):
+    """A recipe's views for training, and the one view for evaluation that goes with them.
+
+    Attributes:
+      recipe: (keys [n], images) -> views [n v h w c].
+      eval_view: images -> [n h w c], as large as the training views; keeps the whole shorter side.
+      normalization: the views' (mean, std) by channel, None where they are in [0, 1].
+    """
+
+    recipe: Callable[[jax.Array, jax.Array], jax.Array]
+    eval_view: Callable[[jax.Array], jax.Array]
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
+
+
+def train_and_eval(
+    views_config: Mapping[str, Any],
+    image: jax.ShapeDtypeStruct,
+    *,
+    num_views: int,
+    dtype: DTypeLike = jnp.float32,
+) -> TrainAndEval:
+    """Both kinds of views; a recipe that ends in `normalize` normalises the evaluation view too.
+
+    Args:
+      views_config, num_views, dtype: as in `make_views`.
+      image: shape of a batch of images, `[1 h w c]` or `[1 v h w c]`.
+
+    Raises:
+      UserError: as `make_views`.
+    """
+    recipe = make_views(views_config, num_views=num_views, dtype=dtype)
+    size = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), image).shape[2:4]
+    steps = read_recipes(views_config, num_views)[0]
+    mean = std = None
+    if steps and steps[-1].op == "normalize":
+        mean, std = (tuple(steps[-1].parameters[name]) for name in ("mean", "std"))
+    whole = functools.partial(
+        eval_view, size=size, crop_fraction=1.0, mean=mean, std=std, dtype=dtype
+    )
+    return TrainAndEval(recipe, whole, None if mean is None else (mean, std))
+
+
+def to_show(
+    views: jax.Array, normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
+) -> jax.Array:
+    """Views `[... h w c]` as images in [0, 1], their normalisation undone."""
+    if normalization is None:
+        return views
+    mean, std = (jnp.array(values, jnp.float32) for values in normalization)
+    return jnp.clip(views * std + mean, 0, 1)
