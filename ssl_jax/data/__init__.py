@@ -22,7 +22,7 @@ from ssl_jax.data.known import facts_of
 from ssl_jax.data.pipeline import batches, epoch_batches
 from ssl_jax.data.request import Request
 from ssl_jax.data.sampler import batch_indices, epoch_order
-from ssl_jax.data.source import Concatenated, Source, make_spec
+from ssl_jax.data.source import Source, image_spec
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.method import DataSpec
 
@@ -83,14 +83,14 @@ def load(
         return whole[part]
 
     aliases = getattr(opened, "aliases", {})
-    parts = subsplit.parse(split, opened.splits, lambda part: len(source(part)), aliases)
+    parts = subsplit.parse(split, opened.splits, lambda part: source(part).extent, aliases)
     selected = [
         source(part.split).select(part.start, part.stop)
-        if part.stop - part.start < len(source(part.split))
+        if part.stop - part.start < source(part.split).extent
         else source(part.split)
         for part in parts
     ]
-    joined = Concatenated.of(selected) if len(selected) > 1 else selected[0]
+    joined = selected[0].joined(selected[1:]) if len(selected) > 1 else selected[0]
     joined = dataclasses.replace(joined, name=f"{name}[{split}]")
     return in_memory(joined) if cache and not joined.in_memory else joined
 
@@ -154,7 +154,7 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
         host_crop_scale=tuple(section.host_crop_scale),
     )
     canvas = request.canvas(*((facts.image_size, facts.channels) if facts else ()))
-    return make_spec(canvas, num_examples, num_classes)
+    return image_spec(canvas, num_examples, num_classes)
 
 
 def _check_kind(name: str) -> tuple[str, str]:

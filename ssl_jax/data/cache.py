@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from ssl_jax.data.pipeline import epoch_batches
-from ssl_jax.data.source import ArraySource, Problem, Source
+from ssl_jax.data.source import ArraySource, ImageSource, Problem
 from ssl_jax.errors import UserError
 
 
-def in_memory(source: Source, *, workers: int = 0) -> ArraySource:
+def in_memory(source: ImageSource, *, workers: int = 0) -> ArraySource:
     """The same examples with their images decoded: CIFAR-10 in 150 MB and some seconds.
 
     Args:
-      source: any source without random crops.
+      source: any source of images without random crops.
       workers: processes that decode; 0: threads.
 
     Raises:

@@ -14,6 +14,7 @@ import atexit
 import dataclasses
 import gc
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -63,7 +64,7 @@ def batches(
       prefetch: batches to keep decoded ahead.
 
     Returns:
-      An iterator of dicts `image`, `label`, `index` (see `Source.batch`). Close it, or use it in a
+      An iterator of dicts of arrays, see `Source.batch`. Close it, or use it in a
       `with`, to end its workers at once. What could not be read is in `source.problems`.
 
     Raises:
@@ -94,7 +95,7 @@ def epoch_batches(
 
     Returns:
       An iterator as of `batches`, with a further key: `mask` bool [n] is False on rows that are
-      padding (`index` and `label` -1) or whose image could not be read, which count for nothing.
+      padding (`index` and `label` -1) or whose example could not be read, which count for nothing.
 
     Raises:
       UserError: a number is out of range.
@@ -155,7 +156,7 @@ def _read(
     real = indices != _PADDING
     arrays, problems = source.read(indices[real], positions[real], plan.seed, step)
     if not real.all():
-        arrays = {key: _spread(value, real, key) for key, value in arrays.items()}
+        arrays = {key: _spread(value, real, source.padding(key)) for key, value in arrays.items()}
     if plan.masked:
         arrays["mask"] = real
         replaced = [problem.row for problem in problems]  # rows among the real ones
@@ -163,9 +164,8 @@ def _read(
     return arrays, problems
 
 
-def _spread(value: np.ndarray, real: np.ndarray, key: str) -> np.ndarray:
-    """`value` at the real rows, padding elsewhere."""
-    fill = 0 if key == "image" else _PADDING
+def _spread(value: np.ndarray, real: np.ndarray, fill: int) -> np.ndarray:
+    """`value` at the real rows, `fill` elsewhere."""
     out = np.full((len(real), *value.shape[1:]), fill, value.dtype)
     out[real] = value
     return out
@@ -316,7 +316,8 @@ def _start(
     _parse_flags()
     per_worker = -(-ahead // workers)  # at least 1, or the stream would stall on every worker
     serial = elements.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    example = int(np.prod(source.canvas.shape))
+    arrays = source.spec.arrays.values()
+    example = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
     needed = 2 * workers * (per_worker + 1) * min(_CHUNK, len(plan.rows)) * example
     smallest = 4096 if _shared_memory_left() > needed else sys.maxsize
     options = grain.experimental.DatasetOptions(min_shm_size=smallest)

@@ -14,7 +14,7 @@ import numpy as np
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import Arrays, ArraySource, Problem, Source
+from ssl_jax.data.source import Arrays, ArraySource, ImageSource, Problem
 from ssl_jax.errors import UserError, nearest
 
 SHAPES = ("disc", "square", "triangle", "star", "cross", "ring")
@@ -78,7 +78,7 @@ class Shapes:
     seed: int
     splits = SPLITS
 
-    def source(self, split: str) -> Source:
+    def source(self, split: str) -> ImageSource:
         indices = np.arange(sizes(self.num_generated)[split])
         factors = draw_factors(self.seed, split, indices)
         labels = label_of(factors, self.label)
@@ -95,7 +95,7 @@ class Shapes:
 
 
 @dataclasses.dataclass
-class DrawnSource(Source):
+class DrawnSource(ImageSource):
     """Shapes drawn whenever they are read: more of them than should lie in memory."""
 
     def __len__(self) -> int:

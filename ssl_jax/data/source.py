@@ -1,4 +1,8 @@
-"""What every data set is to the rest: numbered examples, read a batch at a time."""
+"""What every data set is to the rest: numbered examples, read a batch at a time.
+
+`Source` says so of any data; `ImageSource` and below are those of images, `text_source` is that of
+text.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Problem(NamedTuple):
-    """An image that could not be read while filling row `row` of a batch."""
+    """An example that could not be read while filling row `row` of a batch."""
 
     row: int
     name: str
@@ -37,28 +41,24 @@ class Source(abc.ABC):
 
     Attributes:
       name: what it is called in messages, e.g. "folder:/data/birds[train]".
-      canvas: size and channels of the images it delivers.
       labels: int32 [len], -1 where there is none, or None where they are unknown without reading
         the data or do not exist.
       num_classes: number of label classes of the whole data set, None where no example of this
         split has a label.
       class_names: their names by label, where known.
       names: a name per example (a path), where there is one.
-      factors: ground-truth factors float32 [len f], named by `factor_names`, or None.
-      problems: images found unreadable so far and replaced, name -> error, in the order found.
+      problems: examples found unreadable so far and replaced, name -> error, in the order found.
     """
 
     name: str
-    canvas: Canvas
     labels: np.ndarray | None = None
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
     names: Sequence[str] | None = None
-    factors: np.ndarray | None = None
-    factor_names: tuple[str, ...] | None = None
     problems: dict[str, str] = dataclasses.field(default_factory=dict)
 
     in_memory: ClassVar[bool] = False  # whether a batch costs no more than a copy
+    unit: ClassVar[str] = "example"  # what to call one in messages
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -75,11 +75,27 @@ class Source(abc.ABC):
             crops.
         """
 
-    def _rows(self, rows: slice) -> dict[str, Any]:
-        """The fields that hold something per example, cut to `rows`."""
-        fields = ("labels", "names", "factors")
-        values = {field: getattr(self, field) for field in fields}
-        return {field: value[rows] for field, value in values.items() if value is not None}
+    @property
+    @abc.abstractmethod
+    def spec(self) -> DataSpec:
+        """Shapes, number of examples and of classes."""
+
+    @property
+    def extent(self) -> int:
+        """How much a sub-split can be cut from: the examples, or what they are made of."""
+        return len(self)
+
+    @abc.abstractmethod
+    def select(self, start: int, stop: int) -> Source:
+        """`start` up to `stop` of `extent` as a source of its own."""
+
+    @abc.abstractmethod
+    def joined(self, others: Sequence[Source]) -> Source:
+        """This and others of the same data set, one after the other."""
+
+    def padding(self, key: str) -> int:
+        """What stands in the rows of a batch that are no examples, in its array `key`."""
+        return -1 if key in ("index", "label") else 0
 
     def batch(
         self,
@@ -100,7 +116,8 @@ class Source(abc.ABC):
             of position positions[i] of the global batch of (seed, step). Default 0, 0, 0..n-1.
 
         Returns:
-          image uint8 [n h w c] (or [n v h w c]), label int32 [n] (-1 = none), index int32 [n].
+          label int32 [n] (-1 = none), index int32 [n], and of images: image uint8 [n h w c] (or
+          [n v h w c]); of text see `text_source`.
 
         Raises:
           UserError: an image is unreadable and the source is strict, or too many are.
@@ -115,19 +132,9 @@ class Source(abc.ABC):
         return f"{self.name} example {index}" if self.names is None else self.names[index]
 
     def note(self, problems: Sequence[Problem]) -> None:
-        """Adds to `problems`; an image is noted once."""
+        """Adds to `problems`; an example is noted once."""
         for problem in problems:
             self.problems.setdefault(problem.name, problem.error)
-
-    @property
-    def spec(self) -> DataSpec:
-        """Shapes, number of examples and of classes."""
-        return make_spec(self.canvas, len(self), self.num_classes)
-
-    def select(self, start: int, stop: int) -> Source:
-        """The examples `start` up to `stop` as a source of their own."""
-        rows = self._rows(slice(start, stop))
-        return dataclasses.replace(self, problems=dict(self.problems), **rows)
 
     def problem_summary(self) -> str | None:
         """One line on `problems`, None if there are none."""
@@ -136,12 +143,45 @@ class Source(abc.ABC):
         name, error = next(iter(self.problems.items()))
         plural = "s" if len(self.problems) > 1 else ""
         return (
-            f"{len(self.problems)} unreadable image{plural} replaced by the next readable one; "
-            f"first: {name} ({error})"
+            f"{len(self.problems)} unreadable {self.unit}{plural} replaced by the next readable "
+            f"one; first: {name} ({error})"
         )
 
 
-def make_spec(canvas: Canvas, num_examples: int, num_classes: int | None) -> DataSpec:
+@dataclasses.dataclass
+class ImageSource(Source):
+    """Images on a canvas.
+
+    Attributes:
+      canvas: size and channels of the images it delivers.
+      factors: ground-truth factors float32 [len f], named by `factor_names`, or None.
+    """
+
+    canvas: Canvas = dataclasses.field(kw_only=True)
+    factors: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+    factor_names: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
+
+    unit: ClassVar[str] = "image"
+
+    @property
+    def spec(self) -> DataSpec:
+        return image_spec(self.canvas, len(self), self.num_classes)
+
+    def select(self, start: int, stop: int) -> ImageSource:
+        rows = self._rows(slice(start, stop))
+        return dataclasses.replace(self, problems=dict(self.problems), **rows)
+
+    def joined(self, others: Sequence[ImageSource]) -> ImageSource:
+        return Concatenated.of((self, *others))
+
+    def _rows(self, rows: slice) -> dict[str, Any]:
+        """The fields that hold something per example, cut to `rows`."""
+        fields = ("labels", "names", "factors")
+        values = {field: getattr(self, field) for field in fields}
+        return {field: value[rows] for field, value in values.items() if value is not None}
+
+
+def image_spec(canvas: Canvas, num_examples: int, num_classes: int | None) -> DataSpec:
     """The DataSpec of examples on `canvas`."""
     arrays: Mapping[str, jax.ShapeDtypeStruct] = {
         "image": jax.ShapeDtypeStruct(canvas.shape, np.uint8),
@@ -152,7 +192,7 @@ def make_spec(canvas: Canvas, num_examples: int, num_classes: int | None) -> Dat
 
 
 @dataclasses.dataclass
-class ArraySource(Source):
+class ArraySource(ImageSource):
     """Examples in memory: `images` uint8 [len h w c]."""
 
     images: np.ndarray = dataclasses.field(kw_only=True)
@@ -192,7 +232,7 @@ class ArraySource(Source):
 
 
 @dataclasses.dataclass
-class EncodedSource(Source):
+class EncodedSource(ImageSource):
     """Examples are encoded images (JPEG, PNG, ...), decoded whenever they are read.
 
     Attributes:
@@ -241,13 +281,13 @@ class EncodedSource(Source):
 
 
 @dataclasses.dataclass
-class Concatenated(Source):
+class Concatenated(ImageSource):
     """Several sources one after the other; the parts share canvas and classes."""
 
-    parts: tuple[Source, ...] = dataclasses.field(default=(), kw_only=True)
+    parts: tuple[ImageSource, ...] = dataclasses.field(default=(), kw_only=True)
 
     @classmethod
-    def of(cls, parts: Sequence[Source]) -> Source:
+    def of(cls, parts: Sequence[ImageSource]) -> ImageSource:
         """The parts as one source; in memory if all of them are."""
         first = parts[0]
         shared = {
