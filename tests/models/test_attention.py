@@ -1,5 +1,6 @@
 """Attention against plain loops, and what it runs on which device."""
 
+import contextlib
 import types
 
 import jax
@@ -7,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssl_jax import parallel
 from ssl_jax.errors import UserError
 from ssl_jax.models import attention as lib
 from ssl_jax.models.attention import attention, choose_implementation
+from ssl_jax.parallel import tpu
 
 RNG = np.random.default_rng(0)
 N, T, S, HEADS, D = 2, 5, 7, 3, 4
@@ -47,6 +50,96 @@ def test_causal_and_masked():
     np.testing.assert_allclose(attention(Q, K, V, mask=mask), masked, rtol=1e-5, atol=1e-6)
 
 
+def test_segments_are_kept_apart():
+    segment = np.array([[1, 1, 2, 2, 0], [1, 2, 2, 2, 3]])
+    k, v = K[:, :T], V[:, :T]
+    expected = oracle(Q, k, v, lambda n, head, t, s: segment[n, t] == segment[n, s])
+    np.testing.assert_allclose(attention(Q, k, v, segment=segment), expected, rtol=1e-5, atol=1e-6)
+
+    mask = RNG.uniform(size=(N, 1, T, T)) < 0.7
+    mask |= np.eye(T, dtype=bool)
+    both = oracle(
+        Q,
+        k,
+        v,
+        lambda n, head, t, s: segment[n, t] == segment[n, s] and s <= t and mask[n, 0, t, s],
+    )
+    actual = attention(Q, k, v, segment=segment, mask=mask, causal=True)
+    np.testing.assert_allclose(actual, both, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_thins_the_weights_and_keeps_their_mean():
+    segment = np.array([[1, 1, 2, 2, 0], [1, 2, 2, 2, 3]])
+    k, v = K[:, :T], V[:, :T]
+    options = dict(segment=segment, causal=True)
+    whole = attention(Q, k, v, **options)
+
+    def drop(key):
+        return attention(Q, k, v, **options, dropout=0.25, dropout_key=key)
+
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draws = np.asarray(jax.jit(jax.vmap(drop))(keys))
+    # A token alone in its segment has one weight, 1, which is either 0 or 4/3.
+    alone = draws[:, 1, 0, 0, :] / v[1, 0, 0]
+    np.testing.assert_allclose(np.minimum(abs(alone), abs(alone - 4 / 3)), 0, atol=1e-5)
+    np.testing.assert_allclose((alone[:, 0] == 0).mean(), 0.25, atol=3 * 0.433 / 4000**0.5)
+    spread = draws.std(axis=0) / 4000**0.5
+    assert (abs(draws.mean(axis=0) - whole) < 5 * spread + 1e-5).all()
+    with pytest.raises(UserError, match="attention 'splash' has no dropout; .*to 'xla'"):
+        attention(Q, k, v, dropout=0.1, dropout_key=keys[0], implementation="splash")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_tpu_kernel_equals_xla_in_value_and_gradient(devices, causal):
+    """Interpreted, in float32; two tiles, of two texts and padding."""
+    rng = np.random.default_rng(0)
+    q, k, v, weight = rng.normal(size=(4, 2, 256, 2, 8)).astype(np.float32)
+    segment = np.repeat([[1, 2, 0], [1, 1, 2]], (100, 93, 63), axis=1).astype(np.int32)
+    options = dict(segment=segment, causal=causal)
+
+    def loss(which, q, k, v):
+        if which == "splash":
+            y = lib._splash(q, k, v, mask=None, **options, interpret=True)
+        else:
+            y = attention(q, k, v, **options, implementation="xla")
+        return jnp.sum(jnp.where(segment[..., None, None] > 0, y * weight, 0))
+
+    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lib, "_TILES", (128,))
+        got, expected = (
+            jax.jit(jax.value_and_grad(loss, (1, 2, 3)), static_argnums=0)(which, q, k, v)
+            for which in ("splash", "xla")
+        )
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-4)
+    for a, b in zip(got[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_tpu_kernel_cannot_do_is_said():
+    with pytest.raises(UserError, match="here are 5 and 7; set model.attention to 'xla'"):
+        attention(Q, K, V, implementation="splash")
+
+
+@pytest.mark.skipif(not tpu.is_installed(), reason="libtpu is not installed")
+@pytest.mark.parametrize("length", [512, 128])
+def test_a_program_for_tpus_gets_the_kernel_by_itself(length):
+    """Forwards and backwards, on a machine without a TPU; short texts stay with XLA."""
+    mesh = parallel.make_mesh(devices=tpu.devices("v5e:2x2"))
+    rows = parallel.batch_sharding(mesh)
+    x = jax.ShapeDtypeStruct((8, length, 2, 64), jnp.bfloat16, sharding=rows)
+    segment = jax.ShapeDtypeStruct((8, length), jnp.int32, sharding=rows)
+
+    def loss(q, k, v, segment):
+        return jnp.sum(attention(q, k, v, segment=segment).astype(jnp.float32) ** 2)
+
+    with jax.set_mesh(mesh), tpu.quiet():
+        text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x, segment).compile().as_text()
+    assert text.count("tpu_custom_call") == (2 if length == 512 else 0)
+    assert "all-gather" not in text
+
+
 def test_bfloat16_takes_its_softmax_in_float32():
     """Logits of about 100 apart by 0.1: in bfloat16 they would be the same number."""
     d = 64
@@ -63,7 +156,13 @@ def test_bfloat16_takes_its_softmax_in_float32():
 
 def device(platform="gpu", version="PJRT C API\ncuda 12090", capability="9.0"):
     client = types.SimpleNamespace(platform_version=version)
-    return types.SimpleNamespace(platform=platform, client=client, compute_capability=capability)
+    return types.SimpleNamespace(
+        platform=platform, client=client, compute_capability=capability, device_kind="NVIDIA"
+    )
+
+
+TPU = types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+CPU = types.SimpleNamespace(platform="cpu", device_kind="cpu")
 
 
 @pytest.mark.parametrize(
@@ -80,24 +179,51 @@ def device(platform="gpu", version="PJRT C API\ncuda 12090", capability="9.0"):
         ({"head_dim": 256}, "xla"),
         ({"device": device(capability="7.5")}, "xla"),  # Turing
         ({"device": device(version="rocm 60300")}, "xla"),
-        ({"device": types.SimpleNamespace(platform="tpu")}, "xla"),
-        ({"device": types.SimpleNamespace(platform="cpu")}, "xla"),
+        ({"segmented": True}, "xla"),
+        ({"segmented": True, "lengths": (512, 512)}, "cudnn"),
+        ({"device": CPU, "segmented": True, "lengths": (512, 512)}, "xla"),
+        ({"device": TPU}, "xla"),
     ],
 )
 def test_the_fused_kernel_runs_where_it_can(changes, expected):
-    case = dict(dtype=jnp.bfloat16, head_dim=64, lengths=(197, 197), masked=False, device=device())
-    case |= changes
+    case = dict(dtype=jnp.bfloat16, head_dim=64, lengths=(197, 197), device=device())
+    case |= dict(masked=False, segmented=False) | changes
     query, key = (
         jax.ShapeDtypeStruct((8, length, 12, case["head_dim"]), case["dtype"])
         for length in case["lengths"]
     )
-    chosen = choose_implementation(query, key, masked=case["masked"], device=case["device"])
-    assert chosen == expected
+    flags = {name: case[name] for name in ("masked", "segmented", "device")}
+    assert choose_implementation(query, key, **flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("mesh", "changes", "expected"),
+    [
+        ({"data": 8}, {}, "splash"),
+        ({"data": 4, "tensor": 2}, {}, "xla"),  # heads may be split
+        (None, {}, "xla"),  # eight devices, and no word of how rows are split over them
+        ({"data": 8}, {"masked": True}, "xla"),
+        ({"data": 8}, {"segmented": False}, "xla"),
+        ({"data": 8}, {"dtype": jnp.float32}, "xla"),
+        ({"data": 8}, {"lengths": (128, 128)}, "xla"),
+        ({"data": 8}, {"lengths": (512, 1024)}, "xla"),
+    ],
+)
+def test_the_tpu_kernel_runs_where_it_can(mesh, changes, expected):
+    case = dict(dtype=jnp.bfloat16, lengths=(512, 512), masked=False, segmented=True) | changes
+    query, key = (
+        jax.ShapeDtypeStruct((8, length, 12, 64), case["dtype"]) for length in case["lengths"]
+    )
+    flags = {name: case[name] for name in ("masked", "segmented")}
+    with jax.set_mesh(parallel.make_mesh(**mesh)) if mesh else contextlib.nullcontext():
+        assert choose_implementation(query, key, **flags, device=TPU) == expected
 
 
 def test_the_choice_reaches_jax(monkeypatch):
     taken = []
-    monkeypatch.setattr(lib, "choose_implementation", lambda *_, masked: f"chosen {masked}")
+    monkeypatch.setattr(
+        lib, "choose_implementation", lambda *_, masked, segmented: f"chosen {masked}"
+    )
     monkeypatch.setattr(
         jax.nn,
         "dot_product_attention",
