@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 
 from ssl_jax import data, metrics, pretrained
+from ssl_jax.checkpoint.manifest import Manifest
 from ssl_jax.paths import by_path
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -119,6 +120,34 @@ def test_kill_9_and_the_same_command_again_is_bit_identical(devices, finished, t
     expected = final_leaves(whole)
     for path, leaf in final_leaves(tmp_path).items():
         np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+
+
+STATES = {
+    "moco_v2": ("queue", "pointer", "ema"),
+    "instdisc": ("bank",),
+    "byol": ("ema", "predictor"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", STATES)
+def test_kill_9_loses_no_bit_of_a_queue_a_bank_an_average_or_a_predictor(method, tmp_path):
+    heads = () if method == "instdisc" else ("--config.method.hidden_dim=16",)
+    tiny = [a for a in TINY if "hidden_dim" not in a and not a.startswith("--config=")]
+    arguments = (f"--config=configs/{method}.py:digits", *tiny, *heads)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole, *arguments)
+    for step in (9, 25):
+        process = start(killed, *arguments)
+        wait_for_step(process, killed, step)
+        process.kill()
+        process.wait()
+    run(killed, *arguments)
+    assert losses(killed) == losses(whole)
+    saved, expected = (Manifest.read(d / "checkpoints" / "30").arrays for d in (killed, whole))
+    for part in STATES[method]:  # the states that this test is about are in it
+        assert any(part in name for name in expected), sorted(expected)
+    assert saved == expected  # every array of the state, by its digest
 
 
 @pytest.mark.slow
