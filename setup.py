@@ -37,7 +37,8 @@ setup(
         "pillow>=10",  # decoding; imported by tensorflow-datasets too
         "scikit-learn>=1.4",  # the digits data set, few-shot classifiers, t-SNE
         "matplotlib>=3.8",  # figures of the report
-        "safetensors>=0.4",  # weights from and to other libraries
+        "safetensors>=0.4",  # weights from and to other libraries; shards of token caches
+        "tokenizers>=0.20.3",  # WordPiece and byte-level BPE, trained or published with a model
         "rich>=13",  # progress bar and tables
         "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
     ],

@@ -15,9 +15,7 @@ import dataclasses
 import gc
 import json
 import math
-import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -29,6 +27,7 @@ import numpy as np
 
 from ssl_jax.data.sampler import batch_indices, check_batch_size
 from ssl_jax.data.source import Problem, Source
+from ssl_jax.data.workers import cores, init_worker
 from ssl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -311,7 +310,7 @@ def _start(
     elements = elements.map(_Chunk(source, plan, first, chunks))
     ahead = chunks * prefetch
     if workers == 0:
-        threads = min(ahead, _cores(), 16)
+        threads = min(ahead, cores(), 16)
         return iter(elements.to_iter_dataset(grain.ReadOptions(threads, ahead)))
     _parse_flags()
     per_worker = -(-ahead // workers)  # at least 1, or the stream would stall on every worker
@@ -327,11 +326,6 @@ def _start(
         worker_init_fn=_init_worker,
     )
     return iter(parallel)
-
-
-def _cores() -> int:
-    """Those this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shared_memory_left() -> int:
@@ -352,20 +346,6 @@ def _parse_flags() -> None:
 
 
 def _init_worker(index: int, count: int) -> None:
-    """Runs first in every worker process."""
+    """As Grain calls it."""
     del index, count
-    # The accelerators belong to the process that trains; a second one could not even open a TPU.
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if "jax" in sys.modules:
-        sys.modules["jax"].config.update("jax_platforms", "cpu")
-    # Ctrl-C and a cluster's SIGTERM reach the whole process group, but the training process still
-    # needs batches until it has saved; it ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, name="follow-parent", daemon=True).start()
-
-
-def _follow_parent() -> None:
-    """Ends this process with its parent, also if that was killed."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    init_worker()

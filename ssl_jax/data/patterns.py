@@ -1,0 +1,87 @@
+"""Files by pattern: shell wildcards, {a,b} and {000..010}, and {split} for the split's name."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+
+from ssl_jax.errors import UserError
+
+SPLIT = "{split}"
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def local(kind: str, location: str) -> str:
+    """The pattern `location` with its `~` expanded.
+
+    Raises:
+      UserError: it is in a bucket, or a folder.
+    """
+    if "://" in location:
+        raise UserError(f"{kind}:{location} is not a local path; mount the bucket (gcsfuse)")
+    pattern = os.path.expanduser(location)
+    if os.path.isdir(pattern):
+        raise UserError(
+            f"{kind}:{location} is a folder; name its files, e.g. "
+            f"{kind}:{os.path.join(location, '*')}"
+        )
+    return pattern
+
+
+def splits(kind: str, pattern: str) -> tuple[str, ...]:
+    """The splits of files by pattern: what `{split}` stands for; without it they are all `train`.
+
+    `train` comes first, the others sorted.
+
+    Raises:
+      UserError: no file matches.
+    """
+    if SPLIT not in pattern:
+        return ("train",)
+    found = set()
+    for one in expand_braces(pattern):
+        wildcards = re.escape(one).replace(r"\*\*/", "(?:.*/)?")
+        wildcards = wildcards.replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+        first, *others = wildcards.split(re.escape(SPLIT))
+        named = re.compile(first + r"([\w-]+?)" + r"\1".join(others))
+        matches = map(named.fullmatch, glob.glob(one.replace(SPLIT, "*"), recursive=True))
+        found |= {match[1] for match in matches if match}
+    if not found:
+        raise UserError(f"no file matches {kind}:{pattern}")
+    return tuple(sorted(found, key=lambda split: (split != "train", split)))
+
+
+def files(kind: str, pattern: str, split: str) -> list[str]:
+    """The files of a split: in the order of the braces, then sorted.
+
+    Raises:
+      UserError: no file matches.
+    """
+    pattern = pattern.replace(SPLIT, split)
+    found = [
+        path
+        for one in expand_braces(pattern)
+        for path in sorted(glob.glob(one, recursive=True))
+        if os.path.isfile(path)
+    ]
+    if not found:
+        raise UserError(f"no file matches {kind}:{pattern}")
+    return found
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`{a,b}` and `{08..10}` (zero-padded as written), as a shell would; other braces stay."""
+    for match in _BRACES.finditer(pattern):
+        numbers = _RANGE.fullmatch(match[1])
+        if numbers:
+            first, last = numbers.groups()
+            choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+        elif "," in match[1]:
+            choices = match[1].split(",")
+        else:
+            continue
+        head, tail = pattern[: match.start()], pattern[match.end() :]
+        return [expanded for choice in choices for expanded in expand_braces(head + choice + tail)]
+    return [pattern]

@@ -1,0 +1,299 @@
+"""Text to token ids and back: WordPiece (BERT) and byte-level BPE (RoBERTa, GPT-2).
+
+A tokenizer is trained on the corpus, or comes from the files that are published beside a model. The
+algorithms are those of the `tokenizers` library; what is here makes training repeatable, finds the
+special tokens, and keeps text from being taken for one: "[MASK]" in a corpus is three words.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.method import Vocabulary
+
+# Family -> its special tokens in the order of their ids: those of BERT's uncased and cased models,
+# and of RoBERTa's, as their trainers number them.
+FAMILIES = {
+    "wordpiece": {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
+    "bpe": {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"},
+}
+VOCAB_SIZES = {"wordpiece": 30_522, "bpe": 50_265}  # of the published models
+_CONTINUES = "##"  # begins a WordPiece token that continues a word
+_MAX_ALPHABET = 1000  # characters of a trained WordPiece vocabulary; Wikipedia has many thousands
+_BLANKS = "ĠĊĉč"  # space, newline, tab and carriage return as byte-level BPE writes them
+_FILES = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+
+Texts = Callable[[], Iterable[str]]  # a corpus, from its beginning at every call
+
+
+class Tokenizer:
+    """A tokenizer of the `tokenizers` library, and what the rest has to know of it.
+
+    Attributes:
+      vocabulary: its size and special ids.
+      digest: hash of all it consists of, hexadecimal.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        backend.no_padding()
+        backend.no_truncation()
+        # Text that looks like a special token is text.
+        backend.encode_special_tokens = True
+        self.backend = backend
+        self.vocabulary = _vocabulary(backend)  # adds special tokens that are missing
+        self.digest = hashlib.blake2b(self.to_json().encode(), digest_size=16).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """Inverse of `to_json`; also reads what other programs have written in this format.
+
+        Raises:
+          ValueError: it is not a tokenizer.
+        """
+        try:
+            return cls(tokenizers.Tokenizer.from_str(text))
+        except Exception as error:  # the library raises nothing more special
+            raise ValueError(str(error)) from None
+
+    def to_json(self) -> str:
+        """All there is to it, in the library's own format."""
+        return self.backend.to_str()
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of texts, without special tokens.
+
+        Returns:
+          (ids, lengths): the ids of all texts one after the other, uint32 [t], and how many are of
+          each, int64 [n].
+        """
+        encoded = [e.ids for e in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        ids = itertools.chain.from_iterable(encoded)
+        return np.fromiter(ids, np.uint32, int(lengths.sum())), lengths
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids. Byte-level BPE gives back what was encoded, WordPiece its words."""
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def word_starts(self) -> np.ndarray:
+        """Which tokens begin a word, bool [vocabulary.size]; special tokens do.
+
+        Raises:
+          UserError: the tokenizer does not mark where words begin.
+        """
+        parts = json.loads(self.to_json())
+        tokens = {i: token for token, i in self.backend.get_vocab(with_added_tokens=True).items()}
+        marks = json.dumps([parts["pre_tokenizer"], parts["decoder"]])
+        if parts["model"]["type"] == "WordPiece":
+            prefix = parts["model"]["continuing_subword_prefix"]
+            starts = {i for i, token in tokens.items() if not token.startswith(prefix)}
+        elif "ByteLevel" in marks or "Metaspace" in marks:
+            blanks = tuple(_BLANKS if "ByteLevel" in marks else "▁")
+            starts = {i for i, token in tokens.items() if token.startswith(blanks)}
+        else:
+            raise UserError(
+                f"word_start: a {parts['model']['type']} tokenizer that is neither byte-level nor "
+                "has '▁' does not mark where words begin"
+            )
+        table = np.zeros(self.vocabulary.size, bool)
+        table[[*starts, *self.vocabulary.special]] = True
+        return table
+
+
+def family_vocabulary(family: str, size: int | None = None) -> Vocabulary:
+    """The Vocabulary that `train` gives, if the corpus has enough words for its size.
+
+    Raises:
+      UserError: no such family.
+    """
+    _check_family(family)
+    ids = {kind: i for i, kind in enumerate(FAMILIES[family])}
+    return Vocabulary(
+        size=VOCAB_SIZES[family] if size is None else size, special=tuple(range(len(ids))), **ids
+    )
+
+
+def train(
+    texts: Texts, family: str, vocab_size: int | None = None, *, lowercase: bool = True
+) -> Tokenizer:
+    """Trains a tokenizer. The same texts give the same tokenizer, whatever the threads do.
+
+    Args:
+      texts: called for every pass over the corpus.
+      family: "wordpiece" (BERT's normaliser and words) or "bpe" (GPT-2's words, all bytes known).
+      vocab_size: default 30,522 and 50,265. A small corpus gives fewer.
+      lowercase: of WordPiece: lower case without accents, as BERT's uncased models have it.
+
+    Raises:
+      UserError: no such family, or too small a vocabulary.
+    """
+    _check_family(family)
+    special = list(FAMILIES[family].values())
+    size = VOCAB_SIZES[family] if vocab_size is None else vocab_size
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet()) if family == "bpe" else []
+    least = len(special) + max(len(alphabet), 16)
+    if size < least:
+        raise UserError(f"vocab_size is {size}; a {family} tokenizer needs at least {least}")
+    if family == "bpe":
+        backend = _bpe(models.BPE())
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
+        backend.train_from_iterator(texts(), trainer)
+    else:
+        backend = _train_wordpiece(texts, special, size, lowercase)
+    return _with_special(backend, family)
+
+
+def _train_wordpiece(
+    texts: Texts, special: list[str], size: int, lowercase: bool
+) -> tokenizers.Tokenizer:
+    learner = _wordpiece(models.WordPiece(unk_token=special[1]), lowercase)
+    # The library numbers the letters that continue words in the order of a hash table, another one
+    # in every process, and breaks ties between merges by these numbers. Given as special tokens,
+    # which come first, they have an order.
+    counts: collections.Counter[str] = collections.Counter()
+    for text in texts():
+        counts.update(learner.normalizer.normalize_str(text))
+    usual = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    usual = [letter for letter in usual if not letter.isspace()]
+    letters = sorted(usual[: min(_MAX_ALPHABET, (size - len(special)) // 4)])
+    first = [*special, *letters, *(_CONTINUES + letter for letter in letters)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        special_tokens=first,
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        continuing_subword_prefix=_CONTINUES,
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts(), trainer)
+    vocab = learner.get_vocab(with_added_tokens=True)
+    return _wordpiece(models.WordPiece(vocab, unk_token=special[1]), lowercase)
+
+
+def load(path: str, *, lowercase: bool | None = None) -> Tokenizer:
+    """Reads a tokenizer from the files that are published beside a model.
+
+    Args:
+      path: BERT's `vocab.txt`, RoBERTa's or GPT-2's `vocab.json` (its `merges.txt` lies beside it),
+        a `tokenizer.json` of any model, or a folder with one of them.
+      lowercase: of a `vocab.txt`: whether text is lower-cased; default whether no token has a
+        capital letter.
+
+    Raises:
+      UserError: no such file, or it is not a tokenizer.
+    """
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        names = ("tokenizer.json", "vocab.txt", "vocab.json")
+        found = [name for name in names if os.path.exists(os.path.join(path, name))]
+        if not found:
+            raise UserError(f"tokenizer {path} holds no tokenizer: {_FILES}")
+        path = os.path.join(path, found[0])
+    if not os.path.isfile(path):
+        raise UserError(
+            f"tokenizer {path!r} is neither {' nor '.join(FAMILIES)} nor a file: {_FILES}."
+            f"{nearest(path, FAMILIES)}"
+        )
+    try:
+        if path.endswith(".txt"):
+            return _published_wordpiece(path, lowercase)
+        if os.path.basename(path) == "vocab.json":
+            merges = os.path.join(os.path.dirname(path), "merges.txt")
+            if not os.path.isfile(merges):
+                raise UserError(f"tokenizer {path} lacks the file beside it: merges.txt")
+            return Tokenizer(_bpe(models.BPE(*models.BPE.read_file(path, merges))))
+        with open(path, encoding="utf-8") as file:
+            return Tokenizer.from_json(file.read())
+    except UserError:
+        raise
+    except Exception as error:  # of the library, of JSON, of the encoding
+        reason = " ".join(str(error).split())
+        raise UserError(f"tokenizer {path} cannot be read ({reason}); give {_FILES}") from None
+
+
+def _published_wordpiece(path: str, lowercase: bool | None) -> Tokenizer:
+    with open(path, encoding="utf-8") as file:
+        tokens = file.read().split("\n")
+    tokens = tokens[:-1] if tokens[-1] == "" else tokens
+    tokens = [token.removesuffix("\r") for token in tokens]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    special = list(FAMILIES["wordpiece"].values())
+    missing = [token for token in special if token not in vocab]
+    if missing:
+        raise UserError(f"tokenizer {path} lacks {', '.join(missing)}: no vocab.txt of BERT's")
+    if lowercase is None:
+        lowercase = not any(token != token.lower() and token[0] != "[" for token in tokens if token)
+    backend = _wordpiece(models.WordPiece(vocab, unk_token="[UNK]"), lowercase)
+    return _with_special(backend, "wordpiece")
+
+
+def _with_special(backend: tokenizers.Tokenizer, family: str) -> Tokenizer:
+    """Flags the special tokens and says how they frame texts; rows are framed without it."""
+    tokens = FAMILIES[family]
+    backend.add_special_tokens(list(tokens.values()))
+    cls, sep = tokens["cls"], tokens["sep"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1"
+        if family == "wordpiece"
+        else f"{cls} $A {sep} {sep} $B {sep}",
+        special_tokens=[(token, backend.token_to_id(token)) for token in (cls, sep)],
+    )
+    return Tokenizer(backend)
+
+
+def _wordpiece(model: models.WordPiece, lowercase: bool) -> tokenizers.Tokenizer:
+    """BERT's words around a model."""
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix=_CONTINUES)
+    return backend
+
+
+def _bpe(model: models.BPE) -> tokenizers.Tokenizer:
+    """GPT-2's words around a model."""
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _vocabulary(backend: tokenizers.Tokenizer) -> Vocabulary:
+    """Finds the special tokens; those missing are added behind the others."""
+    ids = {}
+    for kind in ("pad", "unk", "cls", "sep", "mask"):
+        names = [family[kind] for family in FAMILIES.values()]
+        if kind != "mask":
+            names.append("<|endoftext|>")  # GPT-2's only one
+        known = [name for name in names if backend.token_to_id(name) is not None]
+        if not known:
+            family = "wordpiece" if isinstance(backend.model, models.WordPiece) else "bpe"
+            known = [FAMILIES[family][kind]]
+        backend.add_special_tokens(known[:1])  # flags it, and adds it if need be
+        ids[kind] = backend.token_to_id(known[0])
+    added: dict[int, Any] = backend.get_added_tokens_decoder()
+    special = {i for i, token in added.items() if token.special} | set(ids.values())
+    size = 1 + max(backend.get_vocab(with_added_tokens=True).values())
+    return Vocabulary(size=size, special=tuple(sorted(special)), **ids)
+
+
+def _check_family(family: str) -> None:
+    if family not in FAMILIES:
+        raise UserError(
+            f"unknown kind of tokenizer {family!r}; kinds: {', '.join(FAMILIES)}."
+            f"{nearest(family, FAMILIES)}"
+        )
