@@ -47,7 +47,10 @@ def base_config() -> ConfigDict:
     config.data.workers = 0  # decoding processes; 0: threads of this process
     config.data.prefetch = 2  # batches waiting on the device
     config.data.strict = False  # stop at an unreadable image instead of taking the next one
-    config.data.num_examples = placeholder(int)  # for dry runs where the data are not at hand
+    config.data.labelled_fraction = placeholder(float)  # of the examples, the same of every class
+    config.data.unlabelled = "drop"  # what becomes of the others: drop, or keep without a label
+    config.data.labels_seed = 0  # which examples keep their label
+    config.data.num_examples = placeholder(int)  # in the split, where the data are not at hand
     config.data.num_classes = placeholder(int)
     config.data.options = ConfigDict()  # passed to the source, e.g. num_generated of shapes
 
@@ -255,15 +258,20 @@ class Length:
         return cls(per_epoch, total, evals, max(every, 1))
 
 
-def with_data_facts(config: ConfigDict, spec: DataSpec) -> ConfigDict:
+def with_data_facts(config: ConfigDict, spec: DataSpec, available: int | None = None) -> ConfigDict:
     """A copy whose data section says what the data turned out to be.
 
     A workdir's config then describes the run without the data at hand.
+
+    Args:
+      config: the resolved config.
+      spec: of what the run trains on.
+      available: examples in the split, where `data.labelled_fraction` left some of them out.
     """
     image = spec.arrays["image"].shape
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.data.num_examples = spec.num_examples
+        config.data.num_examples = available or spec.num_examples
         config.data.num_classes = spec.num_classes
         config.data.channels = image[-1]
         if image[-2] == image[-3]:

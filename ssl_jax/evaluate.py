@@ -14,7 +14,7 @@ from absl import flags
 from etils import epath
 from rich.console import Console
 
-from ssl_jax import command, data, parallel, pretrained, report
+from ssl_jax import command, data, evals, parallel, pretrained, report
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment, use_compilation_cache
 from ssl_jax.probing import Prober
@@ -24,7 +24,9 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run.")
     flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
     flags.DEFINE_string("data", None, "Data set to probe on, e.g. tfds:cifar10; default: its own.")
-    flags.DEFINE_list("evals", None, "knn, linear, few_shot; default: those of the config.")
+    flags.DEFINE_list(
+        "evals", None, f"Of {', '.join(evals.names())}; default: those of the config."
+    )
     flags.DEFINE_string("train_split", None, "Split to fit on; default: the config's.")
     flags.DEFINE_string("test_split", None, "Split to score; default: the config's.")
 

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from rich.console import Console
 
-from ssl_jax import data, metrics, preflight, report
+from ssl_jax import data, evals, metrics, preflight, report
 from ssl_jax.experiment import Experiment
 from ssl_jax.probing import Prober, raw_pixels
 from ssl_jax.train_state import TrainState
@@ -55,8 +55,12 @@ def finish(
     apply = experiment.features_fn()
     results: dict[str, dict[str, float]] = {}
     if prober.labelled:
+        chosen = tuple(experiment.config.eval.final_names)
         for name, encode in _representations(experiment, apply, state):
-            results[name] = prober.evaluate(encode, tuple(experiment.config.eval.final_names))
+            # Pixels make no logits; a baseline that nothing is left for has no row.
+            names = [one for one in chosen if name != _RAW or evals.feature_of(one) == "h"]
+            if names:
+                results[name] = prober.evaluate(encode, names)
     gallery = _gallery(prober, lambda batch: apply(state.params, state.buffers, batch))
     shown = _example_views(experiment, source)
     if not primary:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax import optim, parallel
+from ssl_jax import data, optim, parallel
 from ssl_jax.experiment import Experiment
 from ssl_jax.paths import by_path, path_string
 
@@ -34,8 +34,7 @@ def lines(experiment: Experiment) -> list[tuple[str, str]]:
     counts = optim.count_excluded(state.params, config.optimizer.exclude)
     return [
         ("method", f"{config.method.name}, {config.model.name}, {config.dtype} activations"),
-        ("data", f"{config.data.name}[{config.data.split}], {spec.num_examples:,} examples"
-                 + (f", {spec.num_classes} classes" if spec.num_classes else ", no labels")),
+        ("data", _data(experiment)),
         ("devices", f"{devices.size} x {devices[0].device_kind} in {jax.process_count()} "
                     f"process{'es' if jax.process_count() > 1 else ''}, mesh {axes}"),
         ("batch", f"{config.batch_size} = {config.batch_size // rows} a device x {rows}"),
@@ -56,6 +55,22 @@ def lines(experiment: Experiment) -> list[tuple[str, str]]:
                   f"{config.checkpoint.keep_latest} and the best {config.checkpoint.keep_best} by "
                   f"{config.checkpoint.best_metric}"),
     ]  # fmt: skip
+
+
+def _data(experiment: Experiment) -> str:
+    section, spec = experiment.config.data, experiment.spec
+    examples = f"{spec.num_examples:,} examples"
+    few = data.FewLabels.of(section)
+    if few is not None:
+        total = data.split_size(section)
+        labelled = few.labelled(total, spec.num_classes)
+        examples = (
+            f"{labelled:,} labelled examples of {total:,}, the others left out"
+            if few.unlabelled == "drop"
+            else f"{total:,} examples, {labelled:,} of them labelled"
+        )
+    classes = f"{spec.num_classes} classes" if spec.num_classes else "no labels"
+    return f"{section.name}[{section.split}], {examples}, {classes}"
 
 
 def _micro_batches(experiment: Experiment) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 from ssl_jax import data, evals, parallel
 from ssl_jax.errors import UserError
 from ssl_jax.evals import features as features_lib
+from ssl_jax.experiment import Experiment
 
 PyTree = Any
+Encode = Callable[[Any], Mapping[str, jax.Array]]
 Features = dict[str, np.ndarray]
 
 
@@ -60,6 +62,7 @@ class Prober:
         if self.dataset != section.name:  # another data set keeps the canvas, not the options
             section.options = ConfigDict()
         section.update(name=self.dataset, split=split, host_views=0)
+        section.labelled_fraction = None  # what a run may learn from; probes have all labels
         section.options.center = self.config.eval.center
         return data.from_config(section, seed=self.config.seed)
 
@@ -81,9 +84,8 @@ class Prober:
         return count
 
     def features(
-        self, encode: Callable[[Any], dict[str, jax.Array]], source: data.Source,
-        subset: np.ndarray | None = None,
-    ) -> Features:  # fmt: skip
+        self, encode: Encode, source: data.Source, subset: np.ndarray | None = None
+    ) -> Features:
         """`encode` over every example of `source` (or of `subset`), on every process.
 
         Args:
@@ -106,17 +108,66 @@ class Prober:
         ):
             yield parallel.to_global(batch, self.mesh, rows, size)
 
-    def evaluate(
-        self, encode: Callable[[Any], dict[str, jax.Array]], names: tuple[str, ...]
-    ) -> dict[str, float]:
-        """The named probes on `encode`'s features: flat, e.g. {"knn/top1": 0.95}."""
+    def evaluate(self, encode: Encode, names: Sequence[str]) -> dict[str, float]:
+        """The named probes on `encode`'s features: flat, e.g. {"knn/top1": 0.95}.
+
+        The train split is encoded only if one of them fits something.
+
+        Raises:
+          UserError: `encode` does not make what one of them takes.
+        """
         num_classes = self.num_classes
-        train = self.features(encode, self.train, self._train_subset())
-        test = self.features(encode, self.test)
+        fitted = [name for name in names if evals.needs_train(name)]
+        train = None
+        if fitted:
+            train = self.features(_only(encode, fitted), self.train, self._train_subset())
+        test = self.features(_only(encode, names), self.test)
         return evals.evaluate(
             names, train, test, num_classes=num_classes, config=self.config.eval,
             seed=self.config.seed,
         )  # fmt: skip
+
+
+def _only(encode: Encode, names: Sequence[str]) -> Encode:
+    """`encode` without what no evaluation of these takes, which the host then need not hold."""
+    wanted = sorted({evals.feature_of(name) for name in names})
+
+    def needed(batch: Any) -> dict[str, jax.Array]:
+        found = encode(batch)
+        if not set(wanted) <= set(found):
+            _refuse(names, found)
+        return {key: found[key] for key in wanted}
+
+    return needed
+
+
+def _refuse(names: Sequence[str], found: Iterable[str]) -> None:
+    """Raises UserError if an evaluation takes what is not among the features `found`."""
+    for name in names:
+        feature = evals.feature_of(name)
+        if feature not in found:
+            raise UserError(
+                f"evaluation {name!r} is of {feature!r}, and this method makes "
+                f"{', '.join(sorted(found))}; leave it out of --evals, eval.names and "
+                "eval.final_names"
+            )
+
+
+def check_names(experiment: Experiment) -> None:
+    """Looks at `eval.names` and `eval.final_names` before a run takes its hours.
+
+    Raises:
+      UserError: there is no such evaluation, or it takes what the method does not make.
+    """
+    names = (*experiment.config.eval.names, *experiment.config.eval.final_names)
+    if all(evals.feature_of(name) == "h" for name in names):
+        return  # every method makes that
+    state, batch = experiment.abstract_state, experiment.spec.batch(1)
+    if "image" in batch:  # as evaluation sees it: whole, not several crops
+        image = batch["image"]
+        batch["image"] = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
+    found = jax.eval_shape(experiment.method.features, state.params, state.buffers, batch)
+    _refuse(names, found)
 
 
 def raw_pixels(batch: Any) -> dict[str, jax.Array]:

@@ -25,7 +25,7 @@ from ssl_jax import (
 from ssl_jax import config as config_lib
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
-from ssl_jax.probing import Prober
+from ssl_jax.probing import Prober, check_names
 from ssl_jax.signals import StopRequest
 from ssl_jax.train_state import TrainState
 from ssl_jax.watch import Watch
@@ -44,8 +44,9 @@ class Run:
         self.workdir = epath.Path(workdir)
         self.primary = jax.process_index() == 0
         self.source = data.from_config(config.data, seed=config.seed)
-        self.config = config_lib.with_data_facts(config, self.source.spec)
+        self.config = config_lib.with_data_facts(config, self.source.spec, self.source.available)
         self.experiment = Experiment.build(self.config, self.source.spec)
+        check_names(self.experiment)
         parallel.check_batch_size(config.batch_size, self.experiment.mesh)
         self._settle_config(allow_config_change)
         self.length = self.experiment.length

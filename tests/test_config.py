@@ -132,3 +132,6 @@ def test_data_facts_are_written_into_the_config():
     config = config_lib.with_data_facts(config_lib.resolve(example()), spec)
     assert config.data.num_examples == 1000 and config.data.num_classes == 10
     assert config.data.image_size == 32 and config.data.channels == 3
+    # What stands there is the split's size; the labelled fraction is of it.
+    config = config_lib.with_data_facts(config_lib.resolve(example()), spec, 10_000)
+    assert config.data.num_examples == 10_000

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax.data import subsplit
 from ssl_jax.data.cache import in_memory
+from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.known import facts_of
 from ssl_jax.data.pipeline import batches, epoch_batches
 from ssl_jax.data.request import Request
@@ -28,6 +29,7 @@ from ssl_jax.method import DataSpec
 
 __all__ = [
     "DataSpec",
+    "FewLabels",
     "Source",
     "batch_indices",
     "batches",
@@ -37,6 +39,7 @@ __all__ = [
     "in_memory",
     "load",
     "spec_from_config",
+    "split_size",
     "splits",
 ]
 
@@ -105,12 +108,13 @@ def splits(name: str, **options: Any) -> tuple[str, ...]:
 
 
 def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
-    """Opens what a config's data section names.
+    """Opens what a config's data section names, with the labels that it leaves (`few_labels`).
 
     Raises:
-      UserError: as `load`.
+      UserError: as `load` and `FewLabels.select`.
     """
-    return load(
+    few = FewLabels.of(section)
+    source = load(
         section.name,
         section.split,
         image_size=section.image_size,
@@ -121,6 +125,7 @@ def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
         host_crop_scale=tuple(section.host_crop_scale),
         **section.options.to_dict(),
     )
+    return source if few is None else few.select(source)
 
 
 def spec_from_config(section: ConfigDict) -> DataSpec:
@@ -132,21 +137,14 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
     Raises:
       UserError: an unknown data set or split, or facts missing.
     """
-    options = section.options.to_dict()
-    _check_kind(section.name)
-    facts = facts_of(section.name, options)
-    num_examples = section.num_examples
-    if num_examples is None:
-        if facts is None:
-            raise UserError(
-                f"{section.name} has to be read to know its size; set data.num_examples (and "
-                "data.num_classes if it has labels)"
-            )
-        parts = subsplit.parse(section.split, tuple(facts.splits), facts.splits.__getitem__)
-        num_examples = sum(part.stop - part.start for part in parts)
+    num_examples = split_size(section)
+    facts = facts_of(section.name, section.options.to_dict())
     num_classes = section.num_classes
     if num_classes is None and facts is not None:
         num_classes = facts.num_classes
+    few = FewLabels.of(section)
+    if few is not None:
+        num_examples = few.size(num_examples, num_classes)
     request = Request(
         image_size=section.image_size,
         channels=section.channels,
@@ -155,6 +153,27 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
     )
     canvas = request.canvas(*((facts.image_size, facts.channels) if facts else ()))
     return image_spec(canvas, num_examples, num_classes)
+
+
+def split_size(section: ConfigDict) -> int:
+    """Examples of the split that a config's data section names, without touching the data.
+
+    What `data.labelled_fraction` leaves out of it is counted; `spec_from_config` does not count it.
+
+    Raises:
+      UserError: an unknown data set or split, or one whose size has to be given.
+    """
+    _check_kind(section.name)
+    if section.num_examples is not None:
+        return section.num_examples
+    facts = facts_of(section.name, section.options.to_dict())
+    if facts is None:
+        raise UserError(
+            f"{section.name} has to be read to know its size; set data.num_examples (and "
+            "data.num_classes if it has labels)"
+        )
+    parts = subsplit.parse(section.split, tuple(facts.splits), facts.splits.__getitem__)
+    return sum(part.stop - part.start for part in parts)
 
 
 def _check_kind(name: str) -> tuple[str, str]:

@@ -27,8 +27,10 @@ class Names(Sequence[str]):
     @overload
     def __getitem__(self, at: int) -> str: ...
     @overload
-    def __getitem__(self, at: slice) -> Names: ...
+    def __getitem__(self, at: slice | np.ndarray) -> Names: ...
     def __getitem__(self, at):
+        if isinstance(at, np.ndarray):
+            return Names(self[i] for i in at.tolist())
         if isinstance(at, slice):
             start, stop, step = at.indices(len(self))
             if step != 1:

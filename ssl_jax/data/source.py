@@ -48,6 +48,8 @@ class Source(abc.ABC):
       class_names: their names by label, where known.
       names: a name per example (a path), where there is one.
       problems: examples found unreadable so far and replaced, name -> error, in the order found.
+      available: examples there were before those without a label were left out (`few_labels`);
+        None where none was.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Source(abc.ABC):
     class_names: tuple[str, ...] | None = None
     names: Sequence[str] | None = None
     problems: dict[str, str] = dataclasses.field(default_factory=dict)
+    available: int | None = None
 
     in_memory: ClassVar[bool] = False  # whether a batch costs no more than a copy
     unit: ClassVar[str] = "example"  # what to call one in messages
@@ -174,7 +177,19 @@ class ImageSource(Source):
     def joined(self, others: Sequence[ImageSource]) -> ImageSource:
         return Concatenated.of((self, *others))
 
-    def _rows(self, rows: slice) -> dict[str, Any]:
+    def take(self, rows: np.ndarray) -> ImageSource:
+        """The examples `rows`, int [n] ascending, as a source of their own."""
+        return dataclasses.replace(self, problems=dict(self.problems), **self._rows(rows))
+
+    def read_labels(self) -> np.ndarray | None:
+        """`labels`, read from the data where they are not known; None where there are none."""
+        return self.labels
+
+    def relabelled(self, labels: np.ndarray) -> ImageSource:
+        """The same examples with these labels, int32 [len], -1 for none."""
+        return dataclasses.replace(self, problems=dict(self.problems), labels=labels)
+
+    def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
         """The fields that hold something per example, cut to `rows`."""
         fields = ("labels", "names", "factors")
         values = {field: getattr(self, field) for field in fields}
@@ -223,11 +238,9 @@ class ArraySource(ImageSource):
         ]
         return arrays, problems
 
-    def _rows(self, rows: slice) -> dict[str, Any]:
-        start, stop, _ = rows.indices(len(self))
-        bad_rows = {
-            row - start: problem for row, problem in self.bad_rows.items() if start <= row < stop
-        }
+    def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
+        kept = np.arange(len(self))[rows].tolist() if self.bad_rows else ()
+        bad_rows = {new: self.bad_rows[old] for new, old in enumerate(kept) if old in self.bad_rows}
         return super()._rows(rows) | {"images": self.images[rows], "bad_rows": bad_rows}
 
 
@@ -304,6 +317,29 @@ class Concatenated(ImageSource):
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
+
+    def take(self, rows: np.ndarray) -> ImageSource:
+        ends = np.cumsum([0, *map(len, self.parts)])
+        own = np.split(rows, np.searchsorted(rows, ends[1:-1]))
+        parts = [
+            part.take(rows - start)
+            for part, rows, start in zip(self.parts, own, ends, strict=False)
+        ]
+        return dataclasses.replace(super().take(rows), parts=tuple(parts))
+
+    def read_labels(self) -> np.ndarray | None:
+        found = [part.read_labels() for part in self.parts]
+        if all(labels is None for labels in found):
+            return None
+        return np.concatenate([
+            np.full(len(part), -1, np.int32) if labels is None else labels
+            for part, labels in zip(self.parts, found, strict=True)
+        ])  # fmt: skip
+
+    def relabelled(self, labels: np.ndarray) -> ImageSource:
+        own = np.split(labels, np.cumsum([len(part) for part in self.parts])[:-1])
+        parts = [part.relabelled(labels) for part, labels in zip(self.parts, own, strict=True)]
+        return dataclasses.replace(super().relabelled(labels), parts=tuple(parts))
 
     def example_name(self, index: int) -> str:
         for part in self.parts:

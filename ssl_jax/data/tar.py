@@ -123,7 +123,7 @@ class TarSource(EncodedSource):
     def example_name(self, index: int) -> str:
         return f"{self.shards[self.places[index, 0]]}:{self.names[index]}"
 
-    def _rows(self, rows: slice) -> dict[str, Any]:
+    def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
         return super()._rows(rows) | {"places": self.places[rows]}
 
 

@@ -8,6 +8,11 @@ and a constant NEEDS_LABELS. `train` and `test` map names to arrays with one row
 (the features) and `label`. The options are what the config's section of the same name may hold,
 e.g. `eval.knn.k`. Accuracies are fractions in [0, 1]. Nothing an evaluation fits or chooses may
 see `test`.
+
+Two more constants are for what takes something else. FEATURE names the one output of a method that
+the evaluation is about, and `h` is then that output; the others take whichever features they are
+asked to. An evaluation that fits nothing sets NEEDS_TRAIN to False and takes no `train`, so that
+nobody has to encode that split for it.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ _COMMON = ("train", "test", "num_classes", "seed", "devices")
 
 def evaluate(
     names: Sequence[str],
-    train: Features,
+    train: Features | None,
     test: Features,
     *,
     num_classes: int | None = None,
@@ -43,8 +48,9 @@ def evaluate(
 
     Args:
       names: which ones, e.g. ("knn", "linear", "few_shot").
-      train, test: `h` float [n d] (or whatever `feature` names) and `label` int [n]; rows without
-        a label (-1) are left out where labels are needed.
+      train, test: `h` float [n d] (or whatever `feature`, or the evaluation, names) and `label` int
+        [n]; rows without a label (-1) are left out where labels are needed. `train` may be None
+        where none of the evaluations needs it.
       num_classes: number of classes; None: one more than the largest label.
       config: the eval section; its sub-section `knn` holds options of `knn`, and so on.
       seed: of everything drawn (held-out split, label draws).
@@ -61,27 +67,34 @@ def evaluate(
     modules = {name: load(name) for name in names}
     config = config or {}
     options = {name: _options(name, modules[name], config.get(name) or {}) for name in modules}
-    splits = {"train": train, "test": test}
-    for split, rows in splits.items():
-        _check_features(split, rows, feature)
-    if train[feature].shape[1] != test[feature].shape[1]:
-        raise UserError(
-            f"features {feature!r} have {train[feature].shape[1]} dimensions on the train split "
-            f"and {test[feature].shape[1]} on the test split; extract both with one encoder"
-        )
-    unlabelled = {split: {"h": np.asarray(rows[feature])} for split, rows in splits.items()}
-    labelled = None
+    # All of it is checked before the first evaluation takes its minutes.
+    prepared: dict[tuple[str, bool, bool], tuple[dict[str, Features], int | None]] = {}
+    needs = {
+        name: (feature_of(name, feature), needs_train(name), module.NEEDS_LABELS)
+        for name, module in modules.items()
+    }
+    for name, key in needs.items():
+        if key not in prepared:
+            splits = {"train": train, "test": test} if needs_train(name) else {"test": test}
+            prepared[key] = _prepare(name, splits, key[0], num_classes)
     metrics: dict[str, float] = {}
     for name, module in modules.items():
-        arrays, classes = unlabelled, num_classes
-        if module.NEEDS_LABELS:
-            labelled = labelled or _labelled(splits, feature, num_classes, name)
-            arrays, classes = labelled
+        arrays, classes = prepared[needs[name]]
         measured = module.evaluate(
             **arrays, num_classes=classes, seed=seed, devices=devices, **options[name]
         )
         metrics |= {f"{name}/{metric}": float(value) for metric, value in measured.items()}
     return metrics
+
+
+def feature_of(name: str, default: str = "h") -> str:
+    """The key of the features that an evaluation takes: its own, or `default` if it takes any."""
+    return getattr(load(name), "FEATURE", default)
+
+
+def needs_train(name: str) -> bool:
+    """Whether an evaluation fits or chooses something, on the train split."""
+    return getattr(load(name), "NEEDS_TRAIN", True)
 
 
 def names() -> list[str]:
@@ -118,6 +131,25 @@ def _options(name: str, module: ModuleType, section: Mapping[str, Any]) -> dict[
                 f"{nearest(key, known)}"
             )
     return dict(section)
+
+
+def _prepare(
+    name: str, splits: Mapping[str, Features | None], feature: str, num_classes: int | None
+) -> tuple[dict[str, Features], int | None]:
+    """What evaluations like `name` take: {split: {"h", perhaps "label"}} and the classes."""
+    for split, rows in splits.items():
+        if rows is None:
+            raise ValueError(f"{name} needs features of the {split} split")
+        _check_features(split, rows, feature)
+    widths = {split: np.shape(rows[feature])[1] for split, rows in splits.items()}
+    if len(set(widths.values())) > 1:
+        raise UserError(
+            f"features {feature!r} have {widths['train']} dimensions on the train split "
+            f"and {widths['test']} on the test split; extract both with one encoder"
+        )
+    if load(name).NEEDS_LABELS:
+        return _labelled(splits, feature, num_classes, name)
+    return {split: {"h": np.asarray(rows[feature])} for split, rows in splits.items()}, num_classes
 
 
 def _check_features(split: str, rows: Features, feature: str) -> None:

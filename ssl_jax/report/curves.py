@@ -67,9 +67,14 @@ COLLAPSE = (
     Panel("Alignment", r"(?:.*/)?alignment(?:_\w+)?", from_zero=True),
     Panel("Uniformity", r"(?:.*/)?uniformity(?:_\w+)?"),
 )
-_PROBE = re.compile(r"eval/(knn|linear)/top1|train/(online)/accuracy")
+_PROBE = re.compile(r"eval/(knn|linear|accuracy)/top1|train/(online)/accuracy")
 _FEW_SHOT = re.compile(r"eval/few_shot/(\d+)")
-_PROBE_NAMES = {"knn": "kNN", "linear": "linear probe", "online": "online probe"}
+_PROBE_NAMES = {
+    "knn": "kNN",
+    "linear": "linear probe",
+    "accuracy": "own classifier",
+    "online": "online probe",
+}
 _HIDDEN = re.compile(r"train/(?:steps_per_s|step|epoch)")
 
 

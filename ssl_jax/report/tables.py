@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ssl_jax.report.inputs import Results
 
-_PROBES = {"knn/top1": "kNN", "linear/top1": "linear"}
+_PROBES = {"knn/top1": "kNN", "linear/top1": "linear", "accuracy/top1": "own head"}
 
 
 @dataclasses.dataclass(frozen=True)

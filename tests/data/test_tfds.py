@@ -1,5 +1,6 @@
 """tfds: mocked, and a tiny data set really prepared, as ArrayRecord, without TensorFlow."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from ssl_jax import data
+from ssl_jax.data.few_labels import FewLabels
+from ssl_jax.data.image import Canvas
 from ssl_jax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -116,6 +119,31 @@ def test_worker_processes_read_the_same(prepared):
             np.testing.assert_array_equal(here[key], there[key])
 
 
+@pytest.mark.parametrize("split", ["train", "train[3:]+test"])
+def test_few_labels_without_decoding(prepared, split, monkeypatch):
+    whole = load(prepared, split)
+    assert whole.labels is None
+    expected = whole.batch(np.arange(len(whole)))["label"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Canvas, "render", lambda *_: pytest.fail("an image is decoded"))
+        np.testing.assert_array_equal(whole.read_labels(), expected)
+        part = FewLabels(0.25, seed=1).select(whole)
+    assert len(part) == round(0.25 * len(whole)) and part.available == len(whole)
+    assert abs(np.bincount(part.labels)[0] - np.bincount(part.labels)[1]) <= 1
+    batch = part.batch(np.arange(len(part)))
+    # An image's grey is ten times its number, and the number's parity its label.
+    np.testing.assert_array_equal(batch["label"], batch["image"][:, 4, 4, 0] // 10 % 2)
+    np.testing.assert_array_equal(batch["label"], part.labels)
+    kept = FewLabels(0.25, "keep", seed=1).select(whole)
+    batch = kept.batch(np.arange(len(kept)))
+    assert (batch["label"] >= 0).sum() == len(part) and len(batch["label"]) == len(whole)
+    rows = batch["label"] >= 0
+    np.testing.assert_array_equal(batch["label"][rows], expected[rows])
+    with pytest.raises(UserError, match="the labels of tfds:.* cannot be read: KeyError"):
+        label_less = dataclasses.replace(load(prepared), label_key="lebal")
+        label_less.read_labels()
+
+
 def test_mocked_data():
     with tfds.testing.mock_data(num_examples=6):
         source = data.load("tfds:mnist")
@@ -126,6 +154,7 @@ def test_mocked_data():
     with tfds.testing.mock_data(num_examples=6):
         again = data.load("tfds:mnist").batch(np.arange(6))
     np.testing.assert_array_equal(batch["image"], again["image"])
+    np.testing.assert_array_equal(source.read_labels(), batch["label"])
 
 
 def test_not_prepared(tmp_path):

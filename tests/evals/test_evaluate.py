@@ -12,7 +12,10 @@ def _split(seed, n=200, classes=6, noise=1.0):
     label = rng.integers(0, classes, n)
     centres = np.random.default_rng(99).normal(size=(classes, 16))
     h = (centres[label] + noise * rng.normal(size=(n, 16))).astype(np.float32)
-    return {"h": h, "z": h[:, :3], "label": label.astype(np.int32), "index": np.arange(n)}
+    return {
+        "h": h, "z": h[:, :3], "logits": h @ centres.T, "label": label.astype(np.int32),
+        "index": np.arange(n),
+    }  # fmt: skip
 
 
 CONFIG = ConfigDict(
@@ -27,9 +30,10 @@ CONFIG = ConfigDict(
 
 def test_every_evaluation_by_its_name():
     train, test = _split(0), _split(1, n=80)
-    assert evals.names() == ["collapse", "few_shot", "knn", "linear"]
+    assert evals.names() == ["accuracy", "collapse", "few_shot", "knn", "linear"]
     got = evals.evaluate(evals.names(), train, test, num_classes=6, config=CONFIG)
     expected = {
+        "accuracy/top1", "accuracy/top5",
         "knn/top1", "knn/top5", "knn/k",
         "linear/top1", "linear/top5", "linear/best_l2", "linear/val_top1", "linear/l2_at_edge",
         "linear/gradient_norm",
@@ -78,6 +82,26 @@ def test_unlabelled_rows_are_left_out():
     )
 
 
+def test_an_evaluation_of_one_output_takes_it_whatever_the_others_are_asked_to_take():
+    train, test = _split(6), _split(7)
+    got = evals.evaluate(["accuracy", "knn"], train, test, config=CONFIG, feature="z")
+    assert got["accuracy/top1"] == np.mean(test["logits"].argmax(1) == test["label"])
+    assert (
+        got["knn/top1"]
+        == evals.evaluate(["knn"], train, test, config=CONFIG, feature="z")["knn/top1"]
+    )
+    assert evals.feature_of("accuracy", "z") == "logits" and evals.feature_of("knn", "z") == "z"
+
+
+def test_only_what_fits_something_needs_the_train_split():
+    test = _split(7)
+    got = evals.evaluate(["accuracy"], None, test, num_classes=6)
+    assert got == evals.evaluate(["accuracy"], _split(6), test, num_classes=6)
+    assert [name for name in evals.names() if not evals.needs_train(name)] == ["accuracy"]
+    with pytest.raises(ValueError, match="knn needs features of the train split"):
+        evals.evaluate(["accuracy", "knn"], None, test, config=CONFIG)
+
+
 def test_no_labels():
     train, test = _split(10), _split(11)
     blank = train | {"label": np.full(200, -1)}
@@ -92,13 +116,15 @@ def test_no_labels():
 
 def test_errors():
     train, test = _split(12), _split(13)
-    with pytest.raises(UserError, match=r"'liner'; there are collapse.*Did you mean 'linear'\?"):
+    with pytest.raises(
+        UserError, match=r"'liner'; there are accuracy, collapse.*Did you mean 'linear'\?"
+    ):
         evals.evaluate(["liner"], train, test)
     with pytest.raises(UserError, match="unknown evaluation 'online'"):  # not one of features
         evals.evaluate(["online"], train, test)
     with pytest.raises(UserError, match=r"eval.knn.temprature.*Did you mean 'temperature'\?"):
         evals.evaluate(["knn"], train, test, config={"knn": {"temprature": 0.1}})
-    with pytest.raises(UserError, match="no features 'y'; it has h, index, label, z"):
+    with pytest.raises(UserError, match="no features 'y'; it has h, index, label, logits, z"):
         evals.evaluate(["knn"], train, test, feature="y")
     with pytest.raises(UserError, match=r"shape \(200,\)"):
         evals.evaluate(["knn"], train, test, feature="index")

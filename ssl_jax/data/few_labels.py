@@ -1,0 +1,152 @@
+"""A part of the labels, the same number of every class: learning from 1% or 10% of them.
+
+    data.labelled_fraction = 0.01   examples that keep their label, of all in the split
+    data.unlabelled = "drop"        the others are left out; "keep": they stay, with label -1
+    data.labels_seed = 0            which ones keep it
+
+Each class is put into a random order. Then come the first examples of all classes, then the second
+ones, and so on: one order of the split, of which every fraction takes the beginning. So the numbers
+of two classes differ by at most one, a class that runs out gives all it has and leaves the rest to
+the others, and the examples of a smaller fraction are among those of a larger one. The order is a
+function of the labels and the seed alone.
+
+The protocol is that of SimCLR (Chen et al. 2020, App. B.5), whose lists for ImageNet are
+`tfds:imagenet2012_subset`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data import counter
+from ssl_jax.data.source import ImageSource, Source
+from ssl_jax.errors import UserError, nearest
+
+UNLABELLED = ("drop", "keep")
+_LABELS = 3  # keeps this stream apart from the shuffle's and the crops' of the same seed
+
+
+@dataclasses.dataclass(frozen=True)
+class FewLabels:
+    """What a config's data section asks for.
+
+    Attributes:
+      fraction: labelled examples over all examples of the split, in (0, 1].
+      unlabelled: what happens to the others: "drop" or "keep".
+      seed: decides which examples keep their label.
+    """
+
+    fraction: float
+    unlabelled: str = "drop"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise UserError(
+                f"data.labelled_fraction is {self.fraction}; use a number above 0 and up to 1, or "
+                "leave it out for all labels"
+            )
+        if self.unlabelled not in UNLABELLED:
+            raise UserError(
+                f"data.unlabelled is {self.unlabelled!r}; use {' or '.join(UNLABELLED)}."
+                f"{nearest(self.unlabelled, UNLABELLED)}"
+            )
+
+    @classmethod
+    def of(cls, section: Any) -> FewLabels | None:
+        """Reads the data section of a config; None where all labels are used.
+
+        Raises:
+          UserError: a bad value.
+        """
+        fraction = section.get("labelled_fraction", None)  # configs of old runs lack the keys
+        if fraction is None:
+            return None
+        return cls(fraction, section.unlabelled, section.labels_seed)
+
+    def labelled(self, num_examples: int, num_classes: int | None) -> int:
+        """How many of `num_examples` keep their label.
+
+        Raises:
+          UserError: fewer than there are classes.
+        """
+        count = round(self.fraction * num_examples)
+        if count < (num_classes or 1):
+            least = math.ceil(1e6 * (num_classes or 1) / num_examples) / 1e6
+            raise UserError(
+                f"data.labelled_fraction {self.fraction:g} of {num_examples:,} examples is {count} "
+                f"label{'s' * (count != 1)} for {num_classes or 1} classes; use at least {least:g}"
+            )
+        return count
+
+    def size(self, num_examples: int, num_classes: int | None) -> int:
+        """How many examples are left of `num_examples`."""
+        labelled = self.labelled(num_examples, num_classes)
+        return labelled if self.unlabelled == "drop" else num_examples
+
+    def select(self, source: Source) -> ImageSource:
+        """`source` with a part of its labels.
+
+        Raises:
+          UserError: it has no labels, or fewer than asked for, or is no source of images.
+        """
+        if not isinstance(source, ImageSource):
+            raise UserError(f"data.labelled_fraction is for images, and {source.name} has none")
+        labels = source.read_labels()
+        if labels is None or not source.num_classes:
+            raise UserError(
+                f"data.labelled_fraction is {self.fraction:g}, but {source.name} has no labels"
+            )
+        count = self.labelled(len(source), source.num_classes)
+        order = label_order(labels, self.seed)
+        if count > len(order):
+            raise UserError(
+                f"data.labelled_fraction {self.fraction:g} of {len(source):,} examples is "
+                f"{count:,} labels, but {source.name} has {len(order):,}; use at most "
+                f"{math.floor(1e6 * len(order) / len(source)) / 1e6:g}"
+            )
+        chosen = np.sort(order[:count])
+        _say_if_uneven(labels[chosen], source.num_classes)
+        if self.unlabelled == "drop":
+            part = source.take(chosen).relabelled(labels[chosen])
+            return dataclasses.replace(part, available=len(source))
+        kept = np.full(len(source), -1, np.int32)
+        kept[chosen] = labels[chosen]
+        return source.relabelled(kept)
+
+
+def label_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """The labelled examples, in the order in which fractions take them.
+
+    Args:
+      labels: int [n], -1 where there is none.
+      seed: of the order.
+
+    Returns:
+      int64 [m] indices of the m labelled examples.
+    """
+    labelled = np.flatnonzero(labels >= 0)
+    # The counters' bits are distinct, so sorting them has no ties to break.
+    shuffled = labelled[np.argsort(counter.bits(counter.key(seed, _LABELS), labelled))]
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    classes, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    place = np.arange(len(by_class)) - np.repeat(first, counts)  # within the class
+    turn = np.repeat(counter.bits(counter.key(seed, _LABELS, 0), classes), counts)
+    return by_class[np.lexsort((turn, place))]
+
+
+def _say_if_uneven(chosen: np.ndarray, num_classes: int) -> None:
+    """Warns where classes have fewer examples than the others give; chosen: their labels [m]."""
+    counts = np.bincount(chosen, minlength=num_classes)
+    short = counts < counts.max() - 1
+    if short.any():
+        logging.getLogger(__name__).warning(
+            "data.labelled_fraction: %d of %d classes have fewer examples than the %d that others "
+            "give, and give all they have",
+            short.sum(), num_classes, counts.max(),
+        )  # fmt: skip

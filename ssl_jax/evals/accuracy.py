@@ -1,0 +1,60 @@
+"""A classifier's own accuracy: the share of test examples whose class its own logits find.
+
+Nothing is fitted, so the train split is not looked at. It is the score of methods that classify:
+`supervised` (a baseline, fine-tuning, a linear probe with augmentation) and `distill`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from ssl_jax.errors import UserError
+from ssl_jax.evals.scores import rank_of_label
+
+NEEDS_LABELS = True
+NEEDS_TRAIN = False
+FEATURE = "logits"
+_ENTRIES = 2**24  # of one block of logits, whose comparisons are bool of the same size: 16 MiB
+
+
+def evaluate(
+    test: Mapping[str, np.ndarray],
+    *,
+    num_classes: int,
+    seed: int = 0,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, float]:
+    """Accuracy of the logits.
+
+    Args:
+      test: `h` float [n c], the logits, and `label` int [n].
+      num_classes: number of classes of the data; `c` must be the same.
+      seed, devices: not used, nothing is drawn and little computed.
+
+    Returns:
+      `top1`, `top5` (with more than five classes) in [0, 1]. Of equal logits the lower class
+      counts as the first.
+
+    Raises:
+      UserError: the classifier knows another number of classes.
+    """
+    del seed, devices
+    logits, label = np.asarray(test["h"]), np.asarray(test["label"])
+    if logits.shape[1] != num_classes:
+        raise UserError(
+            f"the classifier tells {logits.shape[1]} classes apart and the data have "
+            f"{num_classes}; accuracy is for data of the classes it was trained on"
+        )
+    hits = {"top1": 0, "top5": 0}
+    block = max(1, _ENTRIES // num_classes)
+    for first in range(0, len(label), block):
+        rows = slice(first, first + block)
+        rank = rank_of_label(logits[rows], label[rows])
+        hits["top1"] += int((rank < 1).sum())
+        hits["top5"] += int((rank < 5).sum())
+    if num_classes <= 5:
+        del hits["top5"]
+    return {name: count / len(label) for name, count in hits.items()}
