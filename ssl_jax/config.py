@@ -56,7 +56,8 @@ def base_config() -> ConfigDict:
 
     config.method = ConfigDict()
     config.model = ConfigDict()
-    config.model.name = placeholder(str)  # resnet18 ... resnet200, vit_ti16 ... vit_h14, convnet
+    # resnet18 ... resnet200, vit_ti16 ... vit_h14, convnet; of text: bert_tiny ... roberta_large
+    config.model.name = placeholder(str)
     # Options of the encoder; unset ones keep the encoder's own defaults.
     config.model.width = placeholder(float)  # multiplier of a ResNet's channels
     config.model.stem = placeholder(str)  # of a ResNet: imagenet (7x7 and pool), cifar (3x3), deep
@@ -65,18 +66,26 @@ def base_config() -> ConfigDict:
     config.model.widths = placeholder(tuple)  # channels of a convnet's stages
     config.model.strides = placeholder(tuple)
     config.model.kernel_init = placeholder(str)  # ResNet: lecun, he_fan_out; ViT: xavier, normal
-    config.model.patch_size = placeholder(int)  # this and all below: of a ViT
+    config.model.patch_size = placeholder(int)  # of a ViT, as what follows
     config.model.dim = placeholder(int)
     config.model.depth = placeholder(int)
     config.model.num_heads = placeholder(int)
     config.model.mlp_ratio = placeholder(float)
     config.model.positions = placeholder(str)  # learned, or sincos (fixed)
     config.model.cls_token = placeholder(bool)
-    config.model.pool = placeholder(str)  # cls or mean
+    config.model.pool = placeholder(str)  # cls or mean; of text also pooler
     config.model.drop_path = placeholder(float)  # of the last layer; 0 in the first
     config.model.layer_scale = placeholder(float)  # what LayerScale starts from; unset: none
     config.model.qkv_bias = placeholder(bool)
-    config.model.attention = placeholder(str)  # auto, xla, cudnn: one result
+    config.model.attention = placeholder(str)  # auto, xla, cudnn, splash (TPU): one result
+    config.model.max_length = placeholder(int)  # this and all below: of text; positions there are
+    config.model.num_types = placeholder(int)  # of tokens: 2 where there are sentence pairs
+    config.model.activation = placeholder(str)  # gelu (exact) or gelu_tanh
+    config.model.norm_eps = placeholder(float)
+    config.model.dropout = placeholder(float)
+    config.model.attention_dropout = placeholder(float)  # of the weights; not in fused kernels
+    config.model.scan_layers = placeholder(bool)  # one layer compiled, run depth times
+    config.model.remat = placeholder(str)  # kept for the backward pass: none (all), dots, full
     config.views = ConfigDict()
 
     config.optimizer = ConfigDict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from ssl_jax import compiled, parallel, preflight
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
 from ssl_jax.method import DataSpec
+from ssl_jax.models import ENCODERS
 from ssl_jax.parallel import tpu
 from ssl_jax.parallel.tpu import GIB
 
@@ -165,8 +167,13 @@ def _half_precision(fit: Fit) -> Iterator[str]:
 
 
 def _recompute(fit: Fit) -> Iterator[str]:
-    if "remat" in fit.config.model and not fit.config.model.remat:
-        yield "model.remat: computes activations again in the backward pass instead of keeping them"
+    model = fit.config.model
+    options = inspect.signature(ENCODERS[model.name]).parameters if model.name in ENCODERS else {}
+    if "remat" in options and model.get("remat", None) in (None, "none"):
+        yield (
+            "model.remat=dots: computes activations again in the backward pass instead of keeping "
+            "them, but for the outputs of dense layers; full keeps none"
+        )
 
 
 def _micro_batches(fit: Fit) -> Iterator[str]:

@@ -8,6 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+# Below this name every array holds equal layers of a net, stacked along its first axis.
+STACKED = "layers"
+
+
+def is_stacked(path: str) -> bool:
+    """Whether the array at `path` holds several layers, stacked along its first axis."""
+    return STACKED in path.split("/")
+
 
 def path_string(path: Sequence[Any]) -> str:
     """A leaf's key path as text: `"encoder/stem/conv/kernel"`."""

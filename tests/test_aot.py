@@ -6,12 +6,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
 from rich.console import Console
 
 from ssl_jax import aot, compiled, data, fit, parallel
+from ssl_jax.config import base_config
 from ssl_jax.parallel import tpu
 from tests.methods.table import ROWS
 
@@ -218,3 +220,19 @@ def test_advice_leaves_out_what_is_done_already():
 
 def test_what_fits_needs_no_advice():
     assert fit.advice(*made()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "remat", "said"),
+    [
+        ("resnet18", None, False),
+        ("bert_base", None, True),
+        ("bert_base", "none", True),
+        ("bert_base", "full", False),
+    ],
+)
+def test_recomputing_is_advised_where_a_model_can_and_does_not(name, remat, said):
+    config = base_config()
+    config.model.update(name=name, remat=remat)
+    advice = list(fit._recompute(types.SimpleNamespace(config=config)))
+    assert len(advice) == said and all("model.remat=dots" in line for line in advice)

@@ -13,6 +13,14 @@ from ssl_jax.models.convnet import ConvNet, convnet
 from ssl_jax.models.functional import Net, count_parameters
 from ssl_jax.models.heads import MLP, projection_head
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, ResNet, resnet
+from ssl_jax.models.transformer import (
+    TEXT_FAMILIES,
+    TEXT_SIZES,
+    PairHead,
+    TextEncoder,
+    text_encoder,
+    token_head,
+)
 from ssl_jax.models.vit import SIZES, ViT, vit
 
 __all__ = [
@@ -20,13 +28,17 @@ __all__ = [
     "MLP",
     "ConvNet",
     "Net",
+    "PairHead",
     "ResNet",
+    "TextEncoder",
     "ViT",
     "convnet",
     "count_parameters",
     "make_encoder",
     "projection_head",
     "resnet",
+    "text_encoder",
+    "token_head",
     "vit",
 ]
 
@@ -43,12 +55,17 @@ ENCODERS = {
         )
         for name in VITS
     },
+    **{
+        f"{family}_{size}": functools.partial(text_encoder, **TEXT_SIZES[size], **options)
+        for family, options in TEXT_FAMILIES.items()
+        for size in TEXT_SIZES
+    },
 }
 DTYPES = ("float32", "bfloat16")
 
 
 def make_encoder(name: str, *, dtype: str = "float32", **options: Any) -> Net:
-    """The encoder f: images `[n h w c]` to `(h, out)`.
+    """The encoder f: images `[n h w c]`, or a dict of a text's arrays, to `(h, out)`.
 
     `h` is `[n d]` float32, `out` a dict of every stage's or layer's output by name.
 

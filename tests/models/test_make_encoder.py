@@ -13,15 +13,18 @@ def test_every_encoder_keeps_the_contract(name):
     """(h, out): h [n d] float32, the stages in the compute dtype; params float32; hashable."""
     net = make_encoder(name, dtype="bfloat16")
     x = jax.ShapeDtypeStruct((2, 112, 112, 3), jnp.float32)  # patches of 8, 14 and 16 tile it
+    if is_text := name.startswith(("bert", "roberta")):
+        tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
+        x = dict(tokens=tokens, segment=tokens, position=tokens)
 
     def forward(key, x):
         params, buffers = net.init(key, x)
-        return params, buffers, *net.apply(params, buffers, x, train=True)
+        return params, buffers, *net.apply(params, buffers, x, train=True, key=key)
 
     params, buffers, (h, out), after = jax.eval_shape(forward, jax.random.key(0), x)
     assert h.ndim == 2 and h.shape[0] == 2 and h.dtype == jnp.float32
     assert out["h"].shape == h.shape
-    first, axes = ("layer1", 3) if name.startswith("vit") else ("stage1", 4)
+    first, axes = ("layer1", 3) if is_text or name.startswith("vit") else ("stage1", 4)
     assert out[first].ndim == axes and out[first].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves((params, buffers))} == {jnp.dtype("float32")}
     assert after == buffers

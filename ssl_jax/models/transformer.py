@@ -1,0 +1,401 @@
+"""Transformer encoders of text: BERT (Devlin et al. 2018) and RoBERTa (Liu et al. 2019).
+
+    token + position + type embeddings -> LayerNorm -> N x (attention, MLP) -> tokens -> h
+
+A layer is post-norm: x <- norm(x + attention(x)), x <- norm(x + mlp(x)), with LayerNorm in float32.
+`Layer` can also be pre-norm and causal, for language models that read from left to right.
+
+- A row may hold several texts, numbered from 1 by `segment` (0 is padding); they do not see each
+  other.
+- The names BERT and RoBERTa differ in the vocabulary, the GELU (BERT's released code has the tanh
+  form, RoBERTa's the exact one), the epsilon of LayerNorm, the types (sentence A or B), of which
+  RoBERTa has one, and the positions: RoBERTa's table has two rows before the first, never used.
+- Matrices and embeddings start from N(0, 0.02^2) cut off at two standard deviations, biases at 0.
+- `TokenHead` is what stands between the last layer and the vocabulary. The matrix that follows is
+  the token embedding itself.
+- Dropout follows the embeddings and every branch; that of the attention weights is an option of its
+  own, since fused attention kernels do not have it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.models.attention import attention, check_implementation
+from ssl_jax.models.functional import Net
+from ssl_jax.models.layers import check_remat, run_layers
+
+Array = jax.Array
+
+# Width, layers and heads; the small ones are of Turc et al. 2019.
+TEXT_SIZES = {
+    "tiny": dict(dim=128, depth=2, num_heads=2),
+    "mini": dict(dim=256, depth=4, num_heads=4),
+    "small": dict(dim=512, depth=4, num_heads=8),
+    "medium": dict(dim=512, depth=8, num_heads=8),
+    "base": dict(dim=768, depth=12, num_heads=12),
+    "large": dict(dim=1024, depth=24, num_heads=16),
+}
+# What the papers' names mean beside the size.
+TEXT_FAMILIES = {
+    "bert": dict(vocab_size=30522, num_types=2, activation="gelu_tanh", norm_eps=1e-12),
+    "roberta": dict(
+        vocab_size=50265, num_types=1, position_offset=2, activation="gelu", norm_eps=1e-5
+    ),
+}
+ACTIVATIONS = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+}
+TEXT_POOLS = ("mean", "cls", "pooler")
+_INIT = nn.initializers.truncated_normal(0.02)
+
+Text = Mapping[str, Array]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention within segments, one matrix for query, key and value."""
+
+    num_heads: int
+    causal: bool
+    dropout: float
+    implementation: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, segment: Array) -> Array:
+        n, t, dim = x.shape
+        dense = functools.partial(nn.Dense, kernel_init=_INIT, dtype=self.dtype)
+        qkv = dense(3 * dim, name="qkv")(x).reshape(n, t, 3, self.num_heads, -1)
+        q, k, v = (qkv[:, :, i] for i in range(3))  # (n, t, heads, d)
+        x = attention(
+            q,
+            k,
+            v,
+            segment=segment,
+            causal=self.causal,
+            dropout=self.dropout,
+            dropout_key=self.make_rng("dropout") if self.dropout else None,
+            implementation=self.implementation,
+        )
+        return dense(dim, name="proj")(x.reshape(n, t, dim))
+
+
+class FeedForward(nn.Module):
+    """Two dense layers with a GELU between them."""
+
+    hidden_dim: int
+    activation: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dense = functools.partial(nn.Dense, kernel_init=_INIT, dtype=self.dtype)
+        y = ACTIVATIONS[self.activation](dense(self.hidden_dim, name="fc1")(x))
+        return dense(x.shape[-1], name="fc2")(y)
+
+
+class Layer(nn.Module):
+    """Attention, then an MLP, each with its LayerNorm and a way around it.
+
+    Attributes:
+      num_heads, mlp_ratio, activation, norm_eps, dropout, attention_dropout, attention, dtype: as
+        of `TextEncoder`.
+      train: whether dropout is on.
+      pre_norm: x + branch(norm(x)) instead of norm(x + branch(x)).
+      causal: whether a token sees only those before it, and itself.
+    """
+
+    num_heads: int
+    mlp_ratio: float
+    activation: str
+    norm_eps: float
+    dropout: float
+    attention_dropout: float
+    attention: str
+    train: bool
+    dtype: Any
+    pre_norm: bool = False
+    causal: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, segment: Array) -> Array:
+        attend = SelfAttention(
+            self.num_heads,
+            self.causal,
+            self.attention_dropout if self.train else 0.0,
+            self.attention,
+            self.dtype,
+            name="attn",
+        )
+        mlp = FeedForward(
+            round(self.mlp_ratio * x.shape[-1]), self.activation, self.dtype, name="mlp"
+        )
+        drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        branches = (lambda x: attend(x, segment), mlp)
+        for i, branch in enumerate(branches, start=1):
+            norm = layer_norm(self.norm_eps, self.dtype, name=f"norm{i}")
+            x = x + drop(branch(norm(x))) if self.pre_norm else norm(x + drop(branch(x)))
+        return x
+
+
+class Embeddings(nn.Module):
+    """The sum of a token's, its position's and its type's vectors, normalised."""
+
+    vocab_size: int
+    dim: int
+    num_positions: int
+    position_offset: int
+    num_types: int
+    norm_eps: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, text: Text) -> Array:
+        embed = functools.partial(
+            nn.Embed, features=self.dim, embedding_init=_INIT, dtype=self.dtype
+        )
+        tokens = text["tokens"]
+        types = text["type"] if "type" in text else jnp.zeros_like(tokens)
+        x = (
+            embed(self.vocab_size, name="token")(tokens)
+            + embed(self.num_positions, name="position")(text["position"] + self.position_offset)
+            + embed(self.num_types, name="type")(types)
+        )
+        return layer_norm(self.norm_eps, self.dtype, name="norm")(x)
+
+
+class TextEncoder(nn.Module):
+    """The backbone, without a head.
+
+    Attributes:
+      vocab_size: token ids there are.
+      dim: width of the tokens and of h.
+      depth: layers.
+      num_heads: of each layer.
+      mlp_ratio: width of a layer's MLP over `dim`.
+      max_length: positions there are.
+      position_offset: rows of the table of positions before that of position 0.
+      num_types: types of tokens; texts without "type" have type 0.
+      activation: "gelu" (exact) or "gelu_tanh".
+      norm_eps: epsilon of LayerNorm.
+      dropout: of the embeddings and of every branch.
+      attention_dropout: of the attention weights.
+      pooler: whether there is a dense layer with tanh on the first token, as in BERT.
+      pool: h is the "mean" of the tokens that are not padding, the first token ("cls"), or what the
+        "pooler" makes of it.
+      scan_layers, remat: see `ssl_jax.models.layers`.
+      attention: implementation, see `ssl_jax.models.attention`.
+      dtype: of activations and arithmetic.
+    """
+
+    vocab_size: int
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    max_length: int = 512
+    position_offset: int = 0
+    num_types: int = 2
+    activation: str = "gelu_tanh"
+    norm_eps: float = 1e-12
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    pooler: bool = False
+    pool: str = "mean"
+    scan_layers: bool = False
+    remat: str = "none"
+    attention: str = "auto"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, text: Text, *, train: bool) -> tuple[Array, dict[str, Array]]:
+        """Features and every layer's tokens.
+
+        Args:
+          text: `tokens`, `segment` (0 = padding) and `position`, int32 [n l], and `type` where
+            there are types.
+          train: whether dropout is on.
+
+        Returns:
+          `h` `[n d]` float32; and `out`, a dict of "layer1" to "layerN" and "tokens" (the last of
+          them), `[n l d]` in `dtype`, "h", and "pooler" `[n d]` float32 if there is one.
+
+        Raises:
+          UserError: a text is longer than there are positions.
+        """
+        length = text["tokens"].shape[1]
+        if length > self.max_length:
+            raise UserError(
+                f"texts of {length} tokens do not fit model.max_length {self.max_length}; shorten "
+                f"them, or set model.max_length={length}"
+            )
+        x = Embeddings(
+            vocab_size=self.vocab_size,
+            dim=self.dim,
+            num_positions=self.max_length + self.position_offset,
+            position_offset=self.position_offset,
+            num_types=self.num_types,
+            norm_eps=self.norm_eps,
+            dtype=self.dtype,
+            name="embed",
+        )(text)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        names = ("num_heads", "mlp_ratio", "activation", "norm_eps", "dropout",
+                 "attention_dropout", "attention", "dtype")  # fmt: skip
+        fields = {name: getattr(self, name) for name in names} | {"train": train}
+        layers = run_layers(
+            Layer,
+            fields,
+            x,
+            text["segment"],
+            depth=self.depth,
+            scan=self.scan_layers,
+            remat=self.remat,
+        )
+        out = {f"layer{i}": x for i, x in enumerate(layers, start=1)}
+        x = out["tokens"] = layers[-1]
+        first = x[:, 0].astype(jnp.float32)
+        if self.pooler:
+            dense = nn.Dense(self.dim, kernel_init=_INIT, dtype=self.dtype, name="pooler")
+            out["pooler"] = jnp.tanh(dense(x[:, 0]).astype(jnp.float32))
+        if self.pool == "mean":
+            out["h"] = mean_over_text(x, text["segment"])
+        else:
+            out["h"] = first if self.pool == "cls" else out["pooler"]
+        return out["h"], out
+
+
+class TokenHead(nn.Module):
+    """What tells a token from its vector, up to the product with the token embedding.
+
+    Attributes:
+      vocab_size, activation, norm_eps, dtype: as of `TextEncoder`.
+    """
+
+    vocab_size: int
+    activation: str
+    norm_eps: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
+        """Vectors [... d] to (vectors [... d] in `dtype`, the vocabulary's bias [v] float32)."""
+        del train
+        dense = nn.Dense(x.shape[-1], kernel_init=_INIT, dtype=self.dtype, name="dense")
+        x = ACTIVATIONS[self.activation](dense(x))
+        x = layer_norm(self.norm_eps, self.dtype, name="norm")(x)
+        return x, self.param("bias", nn.initializers.zeros, (self.vocab_size,), jnp.float32)
+
+
+class PairHead(nn.Module):
+    """Two logits of a pair of texts: the second follows the first, or was drawn at random."""
+
+    @nn.compact
+    def __call__(self, pooled: Array, *, train: bool) -> Array:
+        """[n d] float32 to [n 2] float32."""
+        del train
+        return nn.Dense(2, kernel_init=_INIT, name="dense")(pooled)
+
+
+def token_head(encoder: Net) -> Net:
+    """The `TokenHead` that belongs to a `TextEncoder`."""
+    module = encoder.module
+    return Net(TokenHead(module.vocab_size, module.activation, module.norm_eps, dtype=module.dtype))
+
+
+def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
+    """LayerNorm in float32; its output has `dtype`."""
+    return nn.LayerNorm(epsilon=eps, dtype=dtype, name=name)
+
+
+def mean_over_text(x: Array, segment: Array) -> Array:
+    """The mean of the tokens that are not padding, [n l d] to [n d] float32; 0 of an empty row."""
+    real = segment > 0  # (n, l)
+    count = jnp.maximum(real.sum(axis=1, keepdims=True), 1)
+    total = jnp.einsum("nld,nl->nd", x, real.astype(x.dtype), preferred_element_type=jnp.float32)
+    return total / count
+
+
+def text_encoder(
+    *,
+    vocab_size: int,
+    dim: int = 768,
+    depth: int = 12,
+    num_heads: int = 12,
+    mlp_ratio: float = 4.0,
+    max_length: int = 512,
+    position_offset: int = 0,
+    num_types: int = 2,
+    activation: str = "gelu_tanh",
+    norm_eps: float = 1e-12,
+    dropout: float = 0.1,
+    attention_dropout: float = 0.0,
+    pooler: bool = False,
+    pool: str = "mean",
+    scan_layers: bool = False,
+    remat: str = "none",
+    attention: str = "auto",
+    dtype: Any = jnp.float32,
+) -> TextEncoder:
+    """A text encoder whose options have been checked; see `TextEncoder` for what they mean.
+
+    Raises:
+      UserError: an unknown choice, or numbers that do not fit together.
+    """
+    for option, value, known in (
+        ("activation", activation, ACTIVATIONS),
+        ("pool", pool, TEXT_POOLS),
+    ):
+        if value not in known:
+            raise UserError(
+                f"unknown {option} {value!r}; known are {', '.join(known)}.{nearest(value, known)}"
+            )
+    check_implementation(attention)
+    check_remat(remat)
+    counts = dict(
+        vocab_size=vocab_size, dim=dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
+        max_length=max_length, num_types=num_types,
+    )  # fmt: skip
+    for option, value in counts.items():
+        if value <= 0:
+            raise UserError(f"model.{option} is {value}; it must be positive")
+    if dim % num_heads:
+        raise UserError(f"dim {dim} does not divide into {num_heads} heads")
+    for option, rate in (("dropout", dropout), ("attention_dropout", attention_dropout)):
+        if not 0 <= rate < 1:
+            raise UserError(f"model.{option} is {rate}; use 0 for none, or a share below 1")
+    if attention_dropout and attention in ("cudnn", "splash"):
+        raise UserError(
+            f"model.attention {attention!r} has no dropout; set model.attention_dropout=0, or "
+            "model.attention=xla"
+        )
+    if pool == "pooler" and not pooler:
+        raise UserError("pool 'pooler' needs the pooler, which only sentence pairs train")
+    return TextEncoder(
+        vocab_size=vocab_size,
+        dim=dim,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=mlp_ratio,
+        max_length=max_length,
+        position_offset=position_offset,
+        num_types=num_types,
+        activation=activation,
+        norm_eps=norm_eps,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+        pooler=pooler,
+        pool=pool,
+        scan_layers=scan_layers,
+        remat=remat,
+        attention=attention,
+        dtype=dtype,
+    )
