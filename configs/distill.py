@@ -3,7 +3,9 @@ r"""Distillation, the last step of SimCLR v2 (Chen et al. 2020), https://arxiv.o
     python -m ssl_jax.train --config=configs/distill.py:VARIANT --workdir=runs/distill \
         --config.init_from=runs/teacher
 
-The teacher is a run of configs/supervised.py, such as :digits, or :finetune_v2 for ImageNet.
+The teacher is a run of configs/supervised.py, such as :digits, or :finetune_v2 for ImageNet. With
+--config.data.labelled_fraction=0.1 --config.data.unlabelled=keep the student has a tenth of the
+labels (of use with method.distill_weight below 1) and all images.
 
 Variants:
   digits         8x8 handwritten digits that come with scikit-learn
@@ -34,6 +36,9 @@ def get_config(variant: str = "digits") -> ConfigDict:
             temperature=1.0,
         )
     )
+    # While training the test split says enough, and the train split need not be encoded.
+    config.eval.update(names=("accuracy",), final_names=("accuracy", *config.eval.final_names))
+    config.checkpoint.best_metric = "eval/accuracy/top1"
     {"digits": _digits, "imagenet": _imagenet, "imagenet_big": _imagenet_big}[variant](config)
     return config
 

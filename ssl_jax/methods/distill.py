@@ -120,6 +120,10 @@ class Distill(Method):
         (h, logits), _ = self.student.apply(params, buffers, x, train=False)
         return {"h": h, "logits": logits}
 
+    def eval_view(self, images: Array) -> Array:
+        """uint8 images [n h w c] -> the view [n h' w' c] that features are computed from."""
+        return self.view.eval_view(images)
+
     def example_views(self, keys: Array, batch: Batch) -> Array:
         return self.view.show(keys, batch)
 

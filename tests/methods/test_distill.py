@@ -116,6 +116,8 @@ def test_a_teacher_of_another_kind():
     assert buffers["encoder"]["layer1"]["attn"]["qkv"]["kernel"].shape == (8, 24)
     assert buffers["head"]["kernel"].shape == (8, 10)
     assert ("teacher", "vit_ti16, frozen") in experiment.method.preflight(16)
+    image = jax.ShapeDtypeStruct((3, 8, 8, 1), jnp.uint8)
+    assert jax.eval_shape(experiment.method.eval_view, image).shape == (3, 16, 16, 1)
 
 
 @pytest.mark.parametrize(

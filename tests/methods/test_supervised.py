@@ -18,7 +18,10 @@ from ssl_jax.models.classifier import make_classifier
 from ssl_jax.paths import by_path, replace
 from tests.methods.table import CONFIGS, ROWS
 
-VARIANTS = ("cifar10", "imagenet", "finetune", "finetune_v2", "finetune_vit", "linear")
+VARIANTS = (
+    "cifar10", "imagenet", "finetune", "finetune_v2", "finetune_vit",
+    "linear", "linear_moco", "linear_moco_v3", "linear_moco_v3_vit", "linear_lars",
+)  # fmt: skip
 SGD = dict(
     optimizer__name="sgd",
     optimizer__base_lr=0.1,
@@ -187,7 +190,14 @@ def test_groups_are_the_parts_of_the_net():
     assert groups == {"stage1", "stage2", "stage3", "projector", "head"}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        # Nets and objective of most linear ones are those of `linear`.
+        pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS[6:8] + VARIANTS[9:]))
+        for name in VARIANTS
+    ],
+)
 def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     config = load(variant)
     spec = data.spec_from_config(config.data)
@@ -211,6 +221,10 @@ def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
         ("finetune_v2", 12_811, 0.16, 60),
         ("finetune_vit", 1_281_167, 2e-3, 100),
         ("linear", 1_281_167, 1.6, 90),
+        ("linear_moco", 1_281_167, 30, 100),
+        ("linear_moco_v3", 1_281_167, 0.4, 90),
+        ("linear_moco_v3_vit", 1_281_167, 12, 90),
+        ("linear_lars", 1_281_167, 1.6, 90),
     ],
 )
 def test_the_recipes_are_the_papers(variant, examples, peak, epochs):
@@ -220,15 +234,62 @@ def test_the_recipes_are_the_papers(variant, examples, peak, epochs):
     experiment = Experiment.build(config, spec, parallel.make_mesh(devices=jax.devices()[:8]))
     length = experiment.length
     assert length.total_steps == epochs * length.steps_per_epoch
-    rates = [float(experiment.schedule(step)) for step in range(0, length.total_steps)]
+    rates = np.asarray(jax.vmap(experiment.schedule)(jnp.arange(length.total_steps)))
     np.testing.assert_allclose(max(rates), peak, rtol=1e-3)
     if variant == "imagenet":
         at = [rates[round(epoch * length.steps_per_epoch)] for epoch in (29, 31, 61, 81)]
         np.testing.assert_allclose(at, [1.6, 0.16, 0.016, 0.0016], rtol=1e-3)
+    if variant == "linear_moco":
+        at = [rates[round(epoch * length.steps_per_epoch)] for epoch in (0, 59, 61, 79, 81, 99)]
+        np.testing.assert_allclose(at, [30, 30, 3, 3, 0.3, 0.3], rtol=1e-3)
+    elif variant.startswith("linear"):  # a cosine from the first step to 0
+        assert rates[0] == max(rates) and rates[-1] < 1e-3 * peak
+        middle = rates[length.total_steps // 2]
+        np.testing.assert_allclose(middle, peak / 2, rtol=1e-2)
+    if variant.startswith("linear"):
+        assert set(experiment.abstract_state.params) == {"head"}
+        assert config.optimizer.weight_decay == 0 and config.eval.final_names == ("accuracy",)
+        batch = {"linear_moco": 256, "linear_moco_v3": 1024, "linear_moco_v3_vit": 1024}
+        assert config.batch_size == batch.get(variant, 4096)
+        assert config.optimizer.name == ("lars" if variant == "linear_lars" else "sgd")
     if variant == "finetune_v2":  # the classifier is outside of LARS
         mask = optim.path_mask(config.optimizer.exclude)(experiment.abstract_state.params)
         assert not mask["head"]["kernel"] and mask["projector"]["dense1"]["kernel"]
         assert mask["encoder"]["stage1"]["block1"]["conv1"]["kernel"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "pretraining"),
+    [
+        ("linear", "simclr.py:imagenet"),
+        ("linear_moco", "moco_v2.py:imagenet"),
+        ("linear_moco_v3", "moco_v3.py:imagenet"),
+        ("linear_moco_v3_vit", "moco_v3.py:vit_s16"),
+        ("linear_lars", "simsiam.py:imagenet"),
+        ("linear_digits", "simclr.py:digits"),
+    ],
+)
+def test_a_linear_probe_sees_what_its_encoder_was_pretrained_on(variant, pretraining):
+    """The same net and input: every array of the encoder has its twin, in the same units."""
+    experiments = []
+    for config in (load(variant), config_lib.load(f"{CONFIGS}/{pretraining}")):
+        spec = data.spec_from_config(config.data)
+        mesh = parallel.make_mesh(devices=jax.devices()[:1])
+        experiments.append(Experiment.build(config_lib.resolve(config), spec, mesh))
+    probe, pretrained = experiments
+    here, there = (
+        by_path({"params": state.params, "buffers": state.buffers})
+        for state in (probe.abstract_state, pretrained.abstract_state)
+    )
+    origins = {path: probe.method.origin(path) for path in here}
+    encoder = {path: at for path, at in origins.items() if "/encoder/" in at}
+    assert len(encoder) == len(here) - 2  # the classifier's kernel and bias
+    for path, origin in encoder.items():
+        assert there[origin].shape == here[path].shape, path
+    image = jax.ShapeDtypeStruct((2, *probe.spec.arrays["image"].shape[-3:]), jnp.uint8)
+    seen = [jax.eval_shape(one.method.eval_view, image).shape for one in experiments]
+    assert seen[0] == seen[1]
+    assert len({"normalize" in one.config.views.ops for one in experiments}) == 1
 
 
 class Bag(nn.Module):
