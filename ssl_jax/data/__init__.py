@@ -1,9 +1,14 @@
-"""Host side data: sources of images and the stream of batches.
+"""Host side data: sources of images and of text, and the stream of batches.
 
     source = data.load("folder:/data/birds", "train[:90%]", image_size=224)
     for batch in data.batches(source, batch_size=256, seed=0, workers=8): ...
 
-Five kinds of source, one file each: `digits`, `shapes`, `folder:PATH`, `tfds:NAME`, `tar:PATTERN`.
+    source = data.load("text:/data/books/*.txt", tokenizer="wordpiece", sequence_length=512)
+
+Kinds of source, one file each. Of images: `digits`, `shapes`, `folder:PATH`, `tfds:NAME`,
+`tar:PATTERN`. Of text: `pydoc`, `text:PATTERN`, `jsonl:PATTERN`, `parquet:PATTERN`, `tfds:NAME`,
+and `tokens:DIR`, a corpus whose tokens are prepared (`ssl_jax.prepare_text`).
+
 The stream is a pure function of (seed, step): the data state of a run is its step.
 """
 
@@ -11,17 +16,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.data import subsplit
+from ssl_jax.data import subsplit, text_source
 from ssl_jax.data.cache import in_memory
 from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.known import facts_of
 from ssl_jax.data.pipeline import batches, epoch_batches
-from ssl_jax.data.request import Request
+from ssl_jax.data.request import Request, check_options, keyword_only
 from ssl_jax.data.sampler import batch_indices, epoch_order
 from ssl_jax.data.source import Source, image_spec
 from ssl_jax.errors import UserError, nearest
@@ -44,7 +48,10 @@ __all__ = [
 ]
 
 # Kind -> what follows its colon, for messages. The module of that name has a function `dataset`.
-KINDS = {"digits": "", "shapes": "", "folder": "PATH", "tfds": "NAME", "tar": "PATTERN"}
+KINDS = {
+    "digits": "", "shapes": "", "folder": "PATH", "tfds": "NAME", "tar": "PATTERN",
+    "pydoc": "", "text": "PATTERN", "jsonl": "PATTERN", "parquet": "PATTERN", "tokens": "DIR",
+}  # fmt: skip
 
 
 def load(
@@ -61,7 +68,7 @@ def load(
     """Opens a split of a data set.
 
     Args:
-      name: "digits", "shapes", "folder:PATH", "tfds:NAME" or "tar:PATTERN".
+      name: "digits", "folder:PATH", "text:PATTERN" and so on, see above.
       split: a split or sub-split: "train[:80%]", "train[1000:]", "train+test", "all".
       image_size: side of the square canvas, pixels. Images are resized (bicubic) so that their
         central square fills it. Default: the size the data set's images have, if they have one.
@@ -69,8 +76,9 @@ def load(
       strict: whether an unreadable image is an error; else the next readable one replaces it.
       seed: of the generated data of `shapes`.
       cache: decode every image now and keep it in memory.
-      **options: `host_views`, `host_crop_scale` and `center` (see `image.Canvas`), and the keyword
-        arguments of the kind's own `dataset` function, such as `num_generated` of `shapes`.
+      **options: of images `host_views`, `host_crop_scale` and `center` (see `image.Canvas`), of
+        text those of `text_source`; and the keyword arguments of the kind's own function `dataset`
+        or `corpus`, such as `num_generated` of `shapes`.
 
     Raises:
       UserError: an unknown data set, split or option, data that are not there, or a bad value.
@@ -142,6 +150,8 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
     num_classes = section.num_classes
     if num_classes is None and facts is not None:
         num_classes = facts.num_classes
+    if text_source.is_text(section.name.partition(":")[0], section.options):
+        return text_source.spec_without_data(section.options, num_examples, num_classes)
     few = FewLabels.of(section)
     if few is not None:
         num_examples = few.size(num_examples, num_classes)
@@ -192,18 +202,11 @@ def _check_kind(name: str) -> tuple[str, str]:
 def _open(name: str, options: dict[str, Any]) -> Any:
     """The data set: an object with `splits`, perhaps `aliases`, and `source(split)`."""
     kind, location = _check_kind(name)
-    dataset = importlib.import_module(f"ssl_jax.data.{kind}").dataset
     common = {field.name for field in dataclasses.fields(Request)}
-    own = {
-        parameter.name
-        for parameter in inspect.signature(dataset).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    for option in options:
-        if option not in common | own:
-            raise UserError(
-                f"unknown option {option!r} of {kind}; options: {', '.join(sorted(common | own))}."
-                f"{nearest(option, common | own)}"
-            )
     request = Request(**{key: value for key, value in options.items() if key in common})
-    return dataset(location, request, **{key: options[key] for key in options if key in own})
+    own = {key: value for key, value in options.items() if key not in common}
+    if text_source.is_text(kind, own):
+        return text_source.dataset(kind, location, request, own)
+    dataset = importlib.import_module(f"ssl_jax.data.{kind}").dataset
+    check_options(kind, own, keyword_only(dataset), common)
+    return dataset(location, request, **own)

@@ -44,6 +44,7 @@ def splits(kind: str, pattern: str) -> tuple[str, ...]:
     for one in expand_braces(pattern):
         wildcards = re.escape(one).replace(r"\*\*/", "(?:.*/)?")
         wildcards = wildcards.replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+        wildcards = re.sub(r"\\\[(.+?)\\\]", r"[\1]", wildcards)
         first, *others = wildcards.split(re.escape(SPLIT))
         named = re.compile(first + r"([\w-]+?)" + r"\1".join(others))
         matches = map(named.fullmatch, glob.glob(one.replace(SPLIT, "*"), recursive=True))

@@ -17,7 +17,6 @@ import collections
 import functools
 import gc
 import hashlib
-import inspect
 import itertools
 import os
 import re
@@ -39,6 +38,7 @@ _SHORTEST = 200  # characters of a document
 _HELD_OUT = 10  # one document in so many is in `test`
 _SHINGLE = 8  # words
 _SHARED = 0.2  # a document that shares more of its shingles with `train` is not in `test`
+_LINES = re.compile(r"^ *[-=*~^#]{4,} *$\n?", re.MULTILINE)  # under headings
 
 
 def corpus(location: str) -> Pydoc:
@@ -172,7 +172,7 @@ def _of(node: ast.Module | ast.ClassDef, name: str, group: str) -> Iterator[Docu
     for child in node.body:
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             found.append(ast.get_docstring(child))
-    text = "\n\n".join(inspect.cleandoc(one) for one in found if one)
+    text = "\n\n".join(one for one in found if one)
     if text:
         yield Document(name, text, group)
     for child in node.body:
@@ -187,7 +187,7 @@ def _distinct(documents: Iterable[Document]) -> list[Document]:
     out = []
     for document in documents:
         kept = []
-        for paragraph in re.split(r"\n\s*\n", document.text):
+        for paragraph in re.split(r"\n\s*\n", _LINES.sub("", document.text)):
             key = " ".join(paragraph.lower().split())
             if key and key not in seen:
                 seen.add(key)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
 
 from ssl_jax.data.image import Canvas
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,4 +49,23 @@ class Request:
             raise UserError(
                 f"data.host_views is {self.host_views}, but {name} is cropped on the device; set "
                 "data.host_views=0"
+            )
+
+
+def keyword_only(function: Callable[..., Any]) -> set[str]:
+    """The names of a function's keyword-only arguments: the options of a kind of data set."""
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def check_options(
+    kind: str, options: Collection[str], own: Collection[str], common: Collection[str]
+) -> None:
+    """Raises UserError if options are among neither a kind's own nor the common ones."""
+    known = sorted({*own, *common})
+    for option in options:
+        if option not in known:
+            raise UserError(
+                f"unknown option {option!r} of {kind}; options: {', '.join(known)}."
+                f"{nearest(option, known)}"
             )

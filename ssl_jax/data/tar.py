@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import json
 import os
-import re
 import tarfile
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.data import patterns
 from ssl_jax.data.folder import EXTENSIONS
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.names import Names
@@ -30,9 +29,6 @@ from ssl_jax.data.source import EncodedSource
 from ssl_jax.errors import UserError
 
 _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_SPLIT = "{split}"
 _BLOCK = 512
 
 
@@ -51,17 +47,7 @@ class Shards:
 
     @functools.cached_property
     def splits(self) -> tuple[str, ...]:
-        if _SPLIT not in self._pattern:
-            return ("train",)
-        found = set()
-        for pattern in expand_braces(self._pattern):
-            wildcards = re.escape(pattern).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-            named = re.compile(wildcards.replace(re.escape(_SPLIT), r"([\w-]+?)"))
-            matches = map(named.fullmatch, glob.glob(pattern.replace(_SPLIT, "*")))
-            found |= {match[1] for match in matches if match}
-        if not found:
-            raise UserError(f"no file matches tar:{self._pattern}")
-        return tuple(sorted(found))
+        return patterns.splits("tar", self._pattern)
 
     def source(self, split: str) -> TarSource:
         """Scans the shards of a split.
@@ -69,10 +55,7 @@ class Shards:
         Raises:
           UserError: there are none, or no images in them, or one cannot be read at random.
         """
-        pattern = self._pattern.replace(_SPLIT, split)
-        shards = [path for one in expand_braces(pattern) for path in sorted(glob.glob(one))]
-        if not shards:
-            raise UserError(f"no file matches tar:{pattern}")
+        shards = patterns.files("tar", self._pattern, split)
         members: list[Member] = []
         problems: dict[str, str] = {}
         for number, shard in enumerate(shards):
@@ -83,7 +66,7 @@ class Shards:
             if error:
                 problems[shard] = f"{error}; of its images, {len(found)} are used"
         if not members:
-            raise UserError(f"no images ({', '.join(sorted(_IMAGES))}) in tar:{pattern}")
+            raise UserError(f"no images ({', '.join(sorted(_IMAGES))}) in tar:{self._pattern}")
         labels = np.array([member.label for member in members], np.int32)
         labelled = bool((labels >= 0).any())
         return TarSource(
@@ -193,19 +176,3 @@ def _label(content: bytes, extension: str, default: int) -> int:
         return found if isinstance(found, int) and found >= 0 else default
     except (ValueError, KeyError, TypeError):
         return default
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """`{a,b}` and `{08..10}` (zero-padded as written), as a shell would; other braces stay."""
-    for match in _BRACES.finditer(pattern):
-        numbers = _RANGE.fullmatch(match[1])
-        if numbers:
-            first, last = numbers.groups()
-            choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-        elif "," in match[1]:
-            choices = match[1].split(",")
-        else:
-            continue
-        head, tail = pattern[: match.start()], pattern[match.end() :]
-        return [expanded for choice in choices for expanded in expand_braces(head + choice + tail)]
-    return [pattern]

@@ -2,7 +2,7 @@
 
 Reading at random needs a preparation in ArrayRecord files. Preparing most public sets needs
 TensorFlow, once; reading does not. Images are decoded here, not by TFDS, so that the host can crop
-from the original.
+from the original. Sets of text are read by `tfds_text`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.data import text_source
 from ssl_jax.data.known import TFDS
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import EncodedSource
@@ -31,7 +32,7 @@ def dataset(
     data_dir: str | None = None,
     image_key: str | None = None,
     label_key: str | None = None,
-) -> TfdsDataset:
+) -> TfdsDataset | text_source.Text:
     """The data set `location`, e.g. "cifar10" or "imagenet2012_subset/1pct:5.0.0".
 
     Args:
@@ -45,19 +46,29 @@ def dataset(
       UserError: there is no such data set, it is not prepared or not in a format that can be read
         at random, or its features do not say which is the image.
     """
+    tfds, builder = open_builder(location, data_dir)
+    kinds = tuple(type(feature) for feature in builder.info.features.values())
+    if image_key is None and tfds.features.Text in kinds and tfds.features.Image not in kinds:
+        given = {"data_dir": data_dir, "label_key": label_key}
+        options = {name: value for name, value in given.items() if value is not None}
+        return text_source.dataset("tfds", location, request, options)
+    return TfdsDataset(tfds, location, builder, request, image_key, label_key)
+
+
+def open_builder(location: str, data_dir: str | None) -> tuple[Any, Any]:
+    """TFDS and its builder of a data set.
+
+    Raises:
+      UserError: there is no such data set, or TFDS is not installed.
+    """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
             f"tfds:{location} needs tensorflow-datasets ({error}); pip install tensorflow-datasets"
         ) from None
-    builder = _builder(tfds, location, data_dir)
-    return TfdsDataset(tfds, location, builder, request, image_key, label_key)
-
-
-def _builder(tfds: Any, location: str, data_dir: str | None) -> Any:
     try:
-        return tfds.builder(location, data_dir=data_dir, try_gcs=False)
+        return tfds, tfds.builder(location, data_dir=data_dir, try_gcs=False)
     except tfds.core.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
         hint = nearest(re.split("[/:]", location)[0], known)
@@ -80,8 +91,8 @@ class TfdsDataset:
     ):
         self._tfds, self._location, self._builder = tfds, location, builder
         features = builder.info.features
-        self._image_key = _key(location, features, "image_key", image_key, tfds.features.Image)
-        self._label_key = _key(location, features, "label_key", label_key, tfds.features.ClassLabel)
+        self._image_key = key(location, features, "image_key", image_key, tfds.features.Image)
+        self._label_key = key(location, features, "label_key", label_key, tfds.features.ClassLabel)
         if self._image_key is None:
             raise UserError(
                 f"tfds:{location} has no image feature; features: {', '.join(features)}"
@@ -95,10 +106,7 @@ class TfdsDataset:
     @property
     def splits(self) -> tuple[str, ...]:
         """Raises UserError if the data set is not prepared and so does not say."""
-        found = self._builder.info.splits or getattr(TFDS.get(self._location), "splits", ())
-        if not found:
-            raise self._not_prepared()
-        return tuple(found)
+        return splits(self._location, self._builder)
 
     def source(self, split: str) -> TfdsSource:
         """Opens a split.
@@ -106,17 +114,7 @@ class TfdsDataset:
         Raises:
           UserError: the data set is not prepared, or not in a format that can be read at random.
         """
-        try:
-            records = self._builder.as_data_source(split=split)
-        except (NotImplementedError, ValueError, AssertionError, OSError):
-            if not self._builder.info.splits:
-                raise self._not_prepared() from None
-            raise UserError(
-                f"tfds:{self._location} in {self._builder.data_dir} consists of "
-                f"{self._builder.info.file_format.value} files, which cannot be read at random; "
-                f"convert it: tfds convert_format --dataset_dir={self._builder.data_dir} "
-                "--out_file_format=array_record (needs: pip install tensorflow)"
-            ) from None
+        records = open_records(self._location, self._builder, split)
         # Set afterwards, because TFDS's mock would encode its images, which takes TensorFlow.
         records.decoders = {self._image_key: self._tfds.decode.SkipDecoding()}
         label = self._label_key and self._builder.info.features[self._label_key]
@@ -132,15 +130,42 @@ class TfdsDataset:
             label_key=self._label_key,
         )
 
-    def _not_prepared(self) -> UserError:
-        builder = self._builder
-        root = str(builder.data_dir_root)
-        return UserError(
-            f"tfds:{self._location} is not prepared in {builder.data_dir}; prepare it: python -c "
-            f'"import tensorflow_datasets as tfds; tfds.builder({self._location!r}, '
-            f"data_dir={root!r}, file_format='array_record').download_and_prepare()\" "
-            "(needs: pip install tensorflow)"
-        )
+
+def splits(location: str, builder: Any) -> tuple[str, ...]:
+    """The splits of a data set. Raises UserError if it is not prepared and so does not say."""
+    found = builder.info.splits or getattr(TFDS.get(location), "splits", ())
+    if not found:
+        raise _not_prepared(location, builder)
+    return tuple(found)
+
+
+def open_records(location: str, builder: Any, split: str) -> Any:
+    """The records of a split, to be read at random.
+
+    Raises:
+      UserError: the data set is not prepared, or not in a format that can be read so.
+    """
+    try:
+        return builder.as_data_source(split=split)
+    except (NotImplementedError, ValueError, AssertionError, OSError):
+        if not builder.info.splits:
+            raise _not_prepared(location, builder) from None
+        raise UserError(
+            f"tfds:{location} in {builder.data_dir} consists of {builder.info.file_format.value} "
+            "files, which cannot be read at random; convert it: tfds convert_format "
+            f"--dataset_dir={builder.data_dir} --out_file_format=array_record (needs: pip install "
+            "tensorflow)"
+        ) from None
+
+
+def _not_prepared(location: str, builder: Any) -> UserError:
+    root = str(builder.data_dir_root)
+    return UserError(
+        f"tfds:{location} is not prepared in {builder.data_dir}; prepare it: python -c "
+        f'"import tensorflow_datasets as tfds; tfds.builder({location!r}, '
+        f"data_dir={root!r}, file_format='array_record').download_and_prepare()\" "
+        "(needs: pip install tensorflow)"
+    )
 
 
 @dataclasses.dataclass
@@ -199,7 +224,7 @@ class TfdsSource(EncodedSource):
         return super()._rows(rows) | {"rows": self.rows[rows]}
 
 
-def _key(location: str, features: Any, option: str, asked: str | None, kind: type) -> str | None:
+def key(location: str, features: Any, option: str, asked: str | None, kind: type) -> str | None:
     """The name of the one feature of this kind, or of the one asked for; None if there is none."""
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
     if asked is not None:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from ssl_jax.data import corpus, jsonl, parquet, patterns, pydoc, text, tokenizer
+from ssl_jax.data import corpus, jsonl, parquet, pydoc, text, tokenizer
 from ssl_jax.errors import UserError
 
 
@@ -176,22 +176,7 @@ def test_the_description_tells_corpora_apart(tmp_path):
     json.dumps([second.description, second.version()])
 
 
-# Patterns
-
-
-def test_splits_by_pattern(tmp_path):
-    for name in ("test/a.txt", "train/a.txt", "train/b.txt", "validation/a.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
-    made = text.corpus(f"{tmp_path}/{{split}}/*.txt")
-    assert made.splits == ("train", "test", "validation")
-    assert texts(made) == ["train/a.txt", "train/b.txt"] and texts(made, "test") == ["test/a.txt"]
-    made = text.corpus(f"{tmp_path}/**/{{b,a}}.txt")
-    assert made.splits == ("train",)
-    assert texts(made) == ["train/b.txt", "test/a.txt", "train/a.txt", "validation/a.txt"]
-    assert patterns.splits("text", f"{tmp_path}/**/{{split}}/a.txt")[0] == "train"
-    (tmp_path / "train" / "train.txt").write_text("")
-    assert patterns.splits("text", f"{tmp_path}/{{split}}/{{split}}.txt") == ("train",)
+# No files
 
 
 @pytest.mark.parametrize("kind", [text, jsonl, parquet])

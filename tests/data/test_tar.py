@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from ssl_jax import data
-from ssl_jax.data import tar
 from ssl_jax.errors import UserError
 
 
@@ -128,17 +127,3 @@ def test_errors(tmp_path, pattern, message):
     with pytest.raises(UserError, match=message) as caught:
         load(pattern.format(tmp=tmp_path))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "expanded"),
-    [
-        ("a.tar", ["a.tar"]),
-        ("a{08..11}", ["a08", "a09", "a10", "a11"]),
-        ("{x,y}{0..1}", ["x0", "x1", "y0", "y1"]),
-        ("{split}-{1..2}", ["{split}-1", "{split}-2"]),
-        ("{3..2}", []),
-    ],
-)
-def test_braces(pattern, expanded):
-    assert tar.expand_braces(pattern) == expanded
