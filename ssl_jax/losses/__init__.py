@@ -18,6 +18,7 @@ from ssl_jax.losses.instance import (
     softmax_over_candidates,
     update_bank,
 )
+from ssl_jax.losses.language import token_cross_entropy
 from ssl_jax.losses.redundancy import barlow_twins, vicreg
 from ssl_jax.losses.siamese import byol, simsiam
 
@@ -37,6 +38,7 @@ __all__ = [
     "simsiam",
     "softmax_over_bank",
     "softmax_over_candidates",
+    "token_cross_entropy",
     "unit_length",
     "update_bank",
     "vicreg",
