@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from ssl_jax import config as config_lib
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +48,28 @@ class Cell:
         return [f"--config={self.config}", *overrides]
 
     def load(self) -> ConfigDict:
-        """The resolved config.
+        """The resolved config, as the training command reads it.
 
         Raises:
           UserError: the config file, its variant, a key or a value is wrong.
         """
         config = config_lib.load(self.config)
+        for key in self.overrides:  # what the flags would say of it is not one clear line
+            section = config
+            for part in key.split("."):
+                if not isinstance(section, ConfigDict) or part not in section:
+                    known = section if isinstance(section, ConfigDict) else ()
+                    raise UserError(
+                        f"cell {self.name}: unknown config key {key}.{nearest(part, known)}"
+                    )
+                section = section[part]
+        given, arguments = flags.FlagValues(), ["train", *self.flags]
+        config_flags.DEFINE_config_file("config", flag_values=given, sys_argv=arguments)
         try:
-            config.update_from_flattened_dict(dict(self.overrides))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"cell {self.name}: {error}") from error
-        return config_lib.resolve(config, dict(self.overrides))
+            given(arguments)
+        except (flags.Error, TypeError, ValueError) as error:
+            raise UserError(f"cell {self.name}: {' '.join(str(error).split())}") from error
+        return config_lib.resolve(given.config, config_flags.get_override_values(given["config"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +79,15 @@ class Sweep:
     Attributes:
       title: one line.
       cells: in the order in which they run; their names differ.
+      needs: config keys that the file leaves to `--set`, and what they are for.
+      metric: the result by which cells are compared, the highest being the best, e.g.
+        "accuracy/top1".
     """
 
     title: str
     cells: tuple[Cell, ...]
+    needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]
@@ -81,6 +98,28 @@ class Sweep:
         if len(columns) > 1:
             raise UserError(f"cells of the sweep have different labels: {sorted(columns)}")
 
+    def with_overrides(self, values: Mapping[str, Any]) -> Sweep:
+        """The same sweep with further overrides in every cell, which win over the cells' own.
+
+        Raises:
+          UserError: one of the keys is what the cells differ in, or a key of `needs` is missing.
+        """
+        for key in values:
+            own = dict.fromkeys(
+                repr(cell.overrides[key]) for cell in self.cells if key in cell.overrides
+            )
+            if len(own) > 1:
+                raise UserError(
+                    f"--set={key}=...: the cells of this sweep differ in it ({', '.join(own)})"
+                )
+        for key, purpose in self.needs.items():
+            if key not in values:
+                raise UserError(f"this sweep needs --set={key}=..., {purpose}")
+        cells = tuple(
+            dataclasses.replace(cell, overrides={**cell.overrides, **values}) for cell in self.cells
+        )
+        return dataclasses.replace(self, cells=cells)
+
 
 def product(**axes: Iterable[Any]) -> list[dict[str, Any]]:
     """Every combination, as dicts; the last axis varies fastest.
@@ -88,6 +127,24 @@ def product(**axes: Iterable[Any]) -> list[dict[str, Any]]:
     product(method=("byol", "simsiam"), seed=range(3))
     """
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def parse_settings(given: Iterable[str]) -> dict[str, str]:
+    """{"key": "value"} of the texts "key=value", the values as the training command takes them.
+
+    Raises:
+      UserError: one of them is not of that form, or a key is given twice.
+    """
+    values: dict[str, str] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        key = key.removeprefix("config.")
+        if not equals or not key:
+            raise UserError(f"--set={text}: write key=value, e.g. --set=init_from=runs/x")
+        if key in values:
+            raise UserError(f"--set gives {key} twice: {values[key]!r} and {value!r}")
+        values[key] = value
+    return values
 
 
 def load(source: str) -> Sweep:

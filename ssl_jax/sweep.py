@@ -7,10 +7,12 @@ reported, and the others run.
     --dry_run   lists the cells, their steps and whether they are finished; runs nothing
     --cell=3    runs one cell, by its number or name: so that a cluster's job array is the engine
     --collect   only gathers the results of the finished cells
+    --set=KEY=VALUE   sets a config key in every cell, e.g. --set=init_from=runs/x; may be repeated
 
 At the end the results of all finished cells stand in DIR/results.csv, a row a cell: its labels, its
-steps, and what its probes found. Exit codes: 0 all cells asked for are finished, 1 a cell failed,
-143 and 130 after SIGTERM and SIGINT, which the running cell survives saved.
+steps, and what its probes found. A sweep that chooses something says which cell was the best. Exit
+codes: 0 all cells asked for are finished, 1 a cell failed, 143 and 130 after SIGTERM and SIGINT,
+which the running cell survives saved.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_jax import command, data, grid
+from ssl_jax import config as config_lib
 from ssl_jax.config import Length
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.grid import Cell, Sweep
@@ -43,6 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("dry_run", False, "List the cells and run nothing.")
     flags.DEFINE_string("cell", None, "Run this cell only, by number or name.")
     flags.DEFINE_bool("collect", False, "Gather the results of finished cells, run nothing.")
+    flags.DEFINE_multi_string("set", [], "KEY=VALUE: a config key of every cell; may be repeated.")
 
 
 def main() -> int:
@@ -50,7 +54,7 @@ def main() -> int:
     for name, example in (("config", "configs/sweeps/methods.py"), ("workdir", "runs/methods")):
         if not getattr(given, name):
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
-    sweep = grid.load(given.config)
+    sweep = grid.load(given.config).with_overrides(grid.parse_settings(given.set))
     workdir = epath.Path(given.workdir)
     cells = sweep.cells if given.cell is None else (_find(sweep, given.cell),)
     for cell in cells:
@@ -133,14 +137,24 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
     """The `results.json` of a finished cell, None while there is none.
 
     A cell counts as finished only at the step where its config ends: with more epochs it goes on.
+
+    Raises:
+      UserError: the folder holds a run of other overrides.
     """
     path = workdir / cell.name / "results.json"
     if not path.exists():
         return None
     found = json.loads(path.read_text())
     config = cell.load()
-    saved = json.loads((workdir / cell.name / "config.json").read_text())
-    total = Length.of(config, saved["data"]["num_examples"]).total_steps
+    saved = config_lib.from_json((workdir / cell.name / "config.json").read_text())
+    changed = config_lib.difference(saved, config)
+    others = [line for line in changed if line.partition(":")[0] in cell.overrides]
+    if others:
+        raise UserError(
+            f"{workdir / cell.name} holds a run of another config ({'; '.join(others)}); choose "
+            "another --workdir"
+        )
+    total = Length.of(config, data.spec_from_config(saved.data).num_examples).total_steps
     return found if found["step"] >= total else None
 
 
@@ -173,6 +187,11 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / RESULTS).write_text(text.getvalue())
     print(f"{len(rows)} of {len(sweep.cells)} cells: {workdir / RESULTS}", flush=True)
+    scored = [row for row in rows if sweep.metric in row]
+    if scored:
+        best = max(scored, key=lambda row: row[sweep.metric])
+        labels = ", ".join(f"{key} {best[key]}" for key in sweep.cells[0].labels)
+        print(f"best {sweep.metric}: {best[sweep.metric]:.2%} with {labels}", flush=True)
     return rows
 
 

@@ -2,16 +2,20 @@
 
 import csv
 import json
-import pathlib
+import runpy
 import signal
 import subprocess
 import sys
 
 import pytest
+from etils import epath
 
-from ssl_jax import grid
+from ssl_jax import config as config_lib
+from ssl_jax import data, grid, sweep
+from ssl_jax.data import known, subsplit
 from ssl_jax.errors import UserError
 from tests.test_end_to_end import ROOT, TINY, environment, wait_for_step
+from tests.test_end_to_end import run as train
 
 OVERRIDES = dict(flag.removeprefix("--config.").split("=", 1) for flag in TINY[1:])
 SWEEP = f"""
@@ -119,6 +123,7 @@ def test_what_is_wrong_is_said_before_anything_runs(file, tmp_path):
         (("configs/simclr.py", tmp_path), "holds no sweep"),
         (("nowhere.py", tmp_path), "file 'nowhere.py' does not exist"),
         (("configs/sweeps/methods.py:digit", tmp_path), "Did you mean 'digits'"),
+        (("configs/sweeps/linear.py", tmp_path), "needs --set=init_from=..., the pretrained run"),
     ):
         done = run(*arguments)
         assert done.returncode == 1 and message in done.stderr, done.stderr
@@ -136,8 +141,106 @@ def test_cells_have_names_of_their_own():
     assert grid.product(a=(1, 2), b="xy")[1] == {"a": 1, "b": "y"}
 
 
-def test_every_cell_of_the_projects_sweeps_loads():
+def test_settings_reach_every_cell_as_text():
+    assert grid.parse_settings(["a.b=c=d", "config.x=1"]) == {"a.b": "c=d", "x": "1"}
+    for given, message in (
+        (["steps"], "--set=steps: write key=value"),
+        (["=3"], "--set==3: write key=value"),
+        (["steps=3", "config.steps=4"], "--set gives steps twice: '3' and '4'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            grid.parse_settings(given)
+    cells = tuple(
+        grid.Cell({"t": t}, "configs/simclr.py:digits", {"method.temperature": t, "batch_size": 32})
+        for t in (0.1, 0.5)
+    )
+    wanting = grid.Sweep("", cells, needs={"init_from": "the run to start from"})
+    given = {
+        "init_from": "runs/t=0.1,seed=0", "model.widths": "(4, 8)", "steps": "7", "batch_size": "8",
+        "eval.baselines": "False", "method.l2_normalize": "true", "optimizer.base_lr": "1e-2",
+    }  # fmt: skip
+    for cell, t in zip(wanting.with_overrides(given).cells, (0.1, 0.5), strict=True):
+        config = cell.load()
+        assert config.init_from == "runs/t=0.1,seed=0" and config.model.widths == (4, 8)
+        assert (config.steps, config.epochs, config.batch_size) == (7, None, 8)
+        assert config.eval.baselines is False and config.method.l2_normalize is True
+        assert config.optimizer.base_lr == 0.01 and config.method.temperature == t
+        assert cell.name == f"t={t}"
+    for values, message in (
+        ({"init_from": "x", "method.temperature": "1"}, r"cells .* differ in it \(0.1, 0.5\)"),
+        ({}, "this sweep needs --set=init_from=..., the run to start from"),
+    ):
+        with pytest.raises(UserError, match=message):
+            wanting.with_overrides(values)
+    for values, message in (
+        ({"optimizer.base_rl": "1"}, "cell t=0.1: unknown config key optimizer.base_rl.*'base_lr'"),
+        ({"steps": "many"}, "cell t=0.1: .*config.steps=many"),
+        ({"steps": "1", "epochs": "2"}, "exactly one of epochs and steps"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            wanting.with_overrides({"init_from": "x", **values}).cells[0].load()
+        assert "\n" not in str(caught.value)
+
+
+def test_the_learning_rate_of_a_linear_probe_is_chosen_without_the_test_split(tmp_path, capsys):
+    pretrained, swept = tmp_path / "pre=1,train", tmp_path / "rates"
+    train(pretrained, *TINY, "--config.steps=4", "--config.eval.final_names=()")
+    settings = [
+        f"init_from={pretrained}", "steps=6", "batch_size=64", "model.widths=(4,8,8)",
+        "log.report=False", "log.tensorboard=False",
+    ]  # fmt: skip
+    for number in (0, 4):
+        done = run("configs/sweeps/linear.py:digits", swept, f"--cell={number}",
+                   *(f"--set={text}" for text in settings))  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    chosen = grid.load("configs/sweeps/linear.py:digits")
+    chosen = chosen.with_overrides(grid.parse_settings(settings))
+    assert f"starts from {pretrained}: step 4" in (
+        (swept / chosen.cells[0].name / "log.txt").read_text()
+    )
+    rows = sweep.collect(chosen, epath.Path(swept))
+    assert [row["base_lr"] for row in rows] == [0.03, 3.0]
+    best = max(rows, key=lambda row: row["accuracy/top1"])
+    said = capsys.readouterr().out
+    assert "2 of 5 cells" in said
+    assert f"best accuracy/top1: {best['accuracy/top1']:.2%} with base_lr {best['base_lr']}" in said
+    # A share of the 288 examples held out.
+    hits = 288 * best["accuracy/top1"]
+    assert len(data.load("digits", "train[80%:]")) == 288 and abs(hits - round(hits)) < 1e-6
+
+    # Of another encoder nothing is known, and the folder says whose results it holds.
+    other = {**grid.parse_settings(settings), "init_from": "runs/other"}
+    other = grid.load("configs/sweeps/linear.py:digits").with_overrides(other)
+    with pytest.raises(UserError, match="base_lr=0.03 holds a run of another config .init_from: "):
+        sweep.collect(other, epath.Path(swept))
+
+
+def all_sweeps():
     for path in (ROOT / "configs" / "sweeps").glob("*.py"):
-        for cell in grid.load(str(path)).cells:
-            if pathlib.Path(ROOT / cell.config.partition(":")[0]).exists():
-                cell.load()
+        for variant in runpy.run_path(str(path))["VARIANTS"]:
+            yield f"{path}:{variant}"
+
+
+def test_every_cell_of_the_projects_sweeps_loads():
+    for source in all_sweeps():
+        for cell in grid.load(source).cells:
+            cell.load()
+
+
+def test_what_a_linear_probe_is_chosen_on_it_has_not_learnt_from():
+    for variant in runpy.run_path(str(ROOT / "configs/sweeps/linear.py"))["VARIANTS"]:
+        cells = grid.load(f"configs/sweeps/linear.py:{variant}").cells
+        rates = [cell.load().optimizer.base_lr for cell in cells]
+        assert len(set(rates)) == len(cells) and rates == sorted(rates)
+        recipe = config_lib.load(cells[0].config)
+        assert recipe.optimizer.base_lr in rates and recipe.data.split == "train"
+        for cell in cells:
+            config = cell.load()
+            sizes = known.facts_of(config.data.name, {}).splits
+            learnt, chosen = (
+                subsplit.parse(split, tuple(sizes), sizes.__getitem__)
+                for split in (config.data.split, config.eval.test_split)
+            )
+            (learnt,), (chosen,) = learnt, chosen
+            assert learnt.split == chosen.split == "train"
+            assert (learnt.start, learnt.stop, chosen.stop) == (0, chosen.start, sizes["train"])
