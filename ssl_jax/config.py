@@ -38,7 +38,9 @@ def base_config() -> ConfigDict:
     config.dtype = "float32"  # of activations; parameters and statistics are float32
 
     config.data = ConfigDict()
-    config.data.name = "digits"  # digits, shapes, folder:PATH, tfds:NAME, tar:GLOB
+    # digits, shapes, folder:PATH, tfds:NAME, tar:PATTERN; of text: pydoc, text:PATTERN,
+    # jsonl:PATTERN, parquet:PATTERN, tfds:NAME, tokens:DIR
+    config.data.name = "digits"
     config.data.split = "train"  # sub-splits work everywhere: train[:80%], train[1000:]
     config.data.image_size = placeholder(int)  # side of the canvas the host delivers, pixels
     config.data.channels = placeholder(int)  # 1 or 3; unset: what the data set has
@@ -126,6 +128,7 @@ def base_config() -> ConfigDict:
     config.eval.batch_size = 256
     config.eval.center = 1.0  # side of the central square that is kept; 0.875 = 224/256
     config.eval.max_train_examples = placeholder(int)  # a fixed random subset
+    config.eval.max_held_out_examples = 10_000  # of what is hidden of the test split
     config.eval.online = True  # a linear probe trained along, without gradient to the encoder
     config.eval.collapse_every_steps = 50  # 0: no collapse monitor
     config.eval.baselines = False  # probe raw pixels and the untrained encoder as well
@@ -277,14 +280,17 @@ def with_data_facts(config: ConfigDict, spec: DataSpec, available: int | None = 
       spec: of what the run trains on.
       available: examples in the split, where `data.labelled_fraction` left some of them out.
     """
-    image = spec.arrays["image"].shape
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.num_examples = available or spec.num_examples
         config.data.num_classes = spec.num_classes
-        config.data.channels = image[-1]
-        if image[-2] == image[-3]:
-            config.data.image_size = image[-2]
+        if spec.vocabulary is not None:
+            config.data.options.vocabulary = ConfigDict(dataclasses.asdict(spec.vocabulary))
+        if "image" in spec.arrays:
+            image = spec.arrays["image"].shape
+            config.data.channels = image[-1]
+            if image[-2] == image[-3]:
+                config.data.image_size = image[-2]
     return config.lock()
 
 

@@ -136,9 +136,32 @@ class Experiment:
         with jax.set_mesh(self.mesh):
             return self.train_step().lower(self.abstract_state, self.abstract_batch()).compile()
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the method says how well it predicts what is hidden of held-out examples."""
+        return type(self.method).held_out is not method_lib.Method.held_out
+
+    def held_out_fn(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
+        """(params, buffers, batch) -> the method's held-out scores, jitted.
+
+        What is hidden of an example depends on its index alone, so that scores of different steps
+        are of the same questions.
+        """
+
+        @jax.jit
+        def apply(params: PyTree, buffers: PyTree, batch: Any) -> dict[str, jax.Array]:
+            return self.method.held_out(params, buffers, question_keys(batch["index"]), batch)
+
+        return apply
+
     def features_fn(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
         """(params, buffers, batch) -> the method's features, jitted."""
         return jax.jit(self.method.features)
+
+
+def question_keys(index: jax.Array) -> jax.Array:
+    """The keys [n] of what is hidden of held-out examples, from their numbers int32 [n]."""
+    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(index)
 
 
 def use_compilation_cache(path: str) -> None:

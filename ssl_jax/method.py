@@ -161,6 +161,43 @@ class Method(abc.ABC):
         `batch["image"]` is a uint8 canvas [n h w c] as the data source delivers it.
         """
 
+    def held_out(
+        self, params: PyTree, buffers: PyTree, keys: Array, batch: Batch
+    ) -> dict[str, Array] | None:
+        """How well what is hidden of examples is predicted, in evaluation mode; None: not at all.
+
+        Args:
+          keys: [n], a key an example, for what is hidden of it.
+
+        Returns:
+          Sums over each example, float32 [n]: `count` of what is predicted, its `loss` (nats) and
+          `hits`; the same behind a prefix for a second task ("next_count"). Of tokens also what was
+          to be predicted: `targets` int32 [n p] and `weights` float32 [n p], 0 for none.
+        """
+        del params, buffers, keys, batch
+        return None
+
+    def guesses(
+        self, params: PyTree, buffers: PyTree, keys: Array, batch: Batch, *, count: int
+    ) -> dict[str, Array] | None:
+        """What the model takes hidden tokens for, for people to look at; None if it hides none.
+
+        Args:
+          keys: [n], a key an example, for what is hidden of it.
+          count: k, guesses a token.
+
+        Returns:
+          `positions` int32 [n p], where tokens are hidden; `weights` float32 [n p], 0 where there
+          are fewer; `guesses` int32 [n p k], the likeliest first, and `shares` float32 [n p k].
+        """
+        del params, buffers, keys, batch, count
+        return None
+
+    def token_vectors(self, params: PyTree) -> Array | None:
+        """The table of token embeddings [v d], None where there is none."""
+        del params
+        return None
+
     def example_views(self, keys: Array, batch: Batch) -> Array | None:
         """The views as images in [0, 1], float [n v h w c], for people to look at; None if none."""
         del keys, batch

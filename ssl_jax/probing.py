@@ -13,9 +13,12 @@ from ml_collections import ConfigDict
 from ssl_jax import data, evals, parallel
 from ssl_jax.errors import UserError
 from ssl_jax.evals import features as features_lib
+from ssl_jax.evals import held_out
 from ssl_jax.experiment import Experiment
 
 PyTree = Any
+_COUNTED_ROWS = 20_000  # of a long text; so many tell the frequencies of its tokens
+_COUNTED_AT_A_TIME = 1024
 Encode = Callable[[Any], Mapping[str, jax.Array]]
 Features = dict[str, np.ndarray]
 
@@ -32,6 +35,7 @@ class Prober:
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, dataset: str | None = None):
         self.config = config
         self.mesh = mesh
+        self._arrays = data.spec_from_config(config.data).arrays
         self.dataset = dataset or config.eval.data or config.data.name
 
     @functools.cached_property
@@ -63,7 +67,8 @@ class Prober:
             section.options = ConfigDict()
         section.update(name=self.dataset, split=split, host_views=0)
         section.labelled_fraction = None  # what a run may learn from; probes have all labels
-        section.options.center = self.config.eval.center
+        if "image" in self._arrays:
+            section.options.center = self.config.eval.center
         return data.from_config(section, seed=self.config.seed)
 
     @property
@@ -126,6 +131,43 @@ class Prober:
             names, train, test, num_classes=num_classes, config=self.config.eval,
             seed=self.config.seed,
         )  # fmt: skip
+
+    def held_out(self, score: Encode) -> tuple[dict[str, float], dict[str, float]]:
+        """How well what is hidden of the test split is predicted.
+
+        Args:
+          score: batch -> `Method.held_out` of it.
+
+        Returns:
+          (metrics, those of guessing by frequency): see `ssl_jax.evals.held_out`; the latter is
+          empty where no tokens are predicted.
+        """
+        limit = self.config.eval.max_held_out_examples
+        subset = _evenly(len(self.test), limit)
+        rows = self.features(score, self.test, subset)
+        guessed = held_out.unigram(rows, self.token_counts) if "targets" in rows else {}
+        return held_out.scores(rows), guessed
+
+    @functools.cached_property
+    def token_counts(self) -> np.ndarray:
+        """How often each token occurs in the train split, int64 [v]; special tokens never."""
+        vocabulary = self.train.spec.vocabulary
+        counts = np.zeros(vocabulary.size, np.int64)
+        rows = _evenly(len(self.train), _COUNTED_ROWS)
+        rows = np.arange(len(self.train)) if rows is None else rows
+        for first in range(0, len(rows), _COUNTED_AT_A_TIME):
+            batch = self.train.batch(rows[first : first + _COUNTED_AT_A_TIME])
+            real = batch["tokens"][batch["segment"] > 0]
+            counts += np.bincount(real, minlength=vocabulary.size)
+        counts[list(vocabulary.special)] = 0
+        return counts
+
+
+def _evenly(count: int, limit: int | None) -> np.ndarray | None:
+    """`limit` of `count` numbers at equal distances, None for all of them."""
+    if not limit or limit >= count:
+        return None
+    return np.linspace(0, count - 1, limit).astype(int)
 
 
 def _only(encode: Encode, names: Sequence[str]) -> Encode:

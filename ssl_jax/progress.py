@@ -23,7 +23,8 @@ class Throughput:
             metrics |= meter.measure(step)
 
     Args:
-      batch_size: global batch, images a step.
+      batch_size: global batch, examples a step.
+      tokens: of an example of text, on average, without padding; None where examples are images.
       start_step: the step the loop starts from.
       flops_per_step: model FLOPs of one step, if known.
       peak_flops: FLOP/s that could be done; with `flops_per_step` this gives the MFU. Both are of
@@ -35,12 +36,14 @@ class Throughput:
         self,
         batch_size: int,
         *,
+        tokens: float | None = None,
         start_step: int = 0,
         flops_per_step: float | None = None,
         peak_flops: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        self._batch_size = batch_size
+        unit = ("images", 1) if tokens is None else ("tokens", tokens)
+        self._name, self._per_step = f"train/{unit[0]}_per_s", batch_size * unit[1]
         self._flops, self._peak = flops_per_step, peak_flops
         self._clock = clock
         self._step, self._since = start_step, clock()
@@ -70,8 +73,9 @@ class Throughput:
         """Speed from the last call (or the start) to `step`; starts the next interval.
 
         Returns:
-          `train/images_per_s` and `train/steps_per_s`; `train/data_wait`, the share of the time in
-          [0, 1]; `train/mfu` in [0, 1] where FLOPs and peak are known. Empty if no step was made.
+          `train/images_per_s` (or `train/tokens_per_s`) and `train/steps_per_s`;
+          `train/data_wait`, the share of the time in [0, 1]; `train/mfu` in [0, 1] where FLOPs and
+          peak are known. Empty if no step was made.
         """
         now = self._clock()
         if self._pause_began is not None:  # in a pause: what is over of it belongs to this interval
@@ -86,7 +90,7 @@ class Throughput:
             return {}
         speed = steps / seconds
         out = {
-            "train/images_per_s": speed * self._batch_size,
+            self._name: speed * self._per_step,
             "train/steps_per_s": speed,
             "train/data_wait": min(waited / seconds, 1.0),
         }
@@ -105,8 +109,12 @@ class _Shown:
 
 _SHOWN = (
     _Shown(("train/loss",), lambda v: f"loss {v:.4g}"),
-    _Shown(("train/contrastive_accuracy", "train/accuracy"), lambda v: f"acc {v:.1%}"),
+    _Shown(
+        ("train/contrastive_accuracy", "train/accuracy", "train/masked_accuracy"),
+        lambda v: f"acc {v:.1%}",
+    ),
     _Shown(("train/images_per_s",), lambda v: f"{_thousands(v)} img/s"),
+    _Shown(("train/tokens_per_s",), lambda v: f"{_thousands(v)} tokens/s"),
     _Shown(("train/data_wait",), lambda v: f"data {v:.0%}"),
     _Shown(("train/mfu",), lambda v: f"MFU {v:.1%}"),
 )

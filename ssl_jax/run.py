@@ -59,6 +59,7 @@ class Run:
             best_mode=config.checkpoint.best_mode,
         )
         self._features = self.experiment.features_fn()
+        self._held_out = self.experiment.held_out_fn()
 
     @functools.cached_property
     def prober(self) -> Prober:
@@ -151,16 +152,28 @@ class Run:
         """Probes where it is time, and saves with what the probes found."""
         every = self.length.eval_every
         last = step == self.length.total_steps
-        values = None
-        due = every and (step % every == 0 or last) and not stopping
-        if due and self.prober.labelled:
-            values = self.prober.evaluate(
+        values = {}
+        if every and (step % every == 0 or last) and not stopping:
+            values = self._look(state)
+        if values:
+            watch.evaluation(step, values)
+        metrics = {f"eval/{name}": value for name, value in values.items()}
+        self.saves.save(step, state, metrics=metrics or None)
+
+    def _look(self, state: TrainState) -> dict[str, float]:
+        """What the probes find, and how well held-out examples are predicted."""
+        values = {}
+        if self.prober.labelled and self.config.eval.names:
+            values |= self.prober.evaluate(
                 lambda batch: self._features(state.params, state.buffers, batch),
                 tuple(self.config.eval.names),
             )
-            watch.evaluation(step, values)
-            values = {f"eval/{name}": value for name, value in values.items()}
-        self.saves.save(step, state, metrics=values)
+        if self.experiment.predicts:
+            found, _ = self.prober.held_out(
+                lambda batch: self._held_out(state.params, state.buffers, batch)
+            )
+            values |= {f"held_out/{name}": value for name, value in found.items()}
+        return values
 
     def _due(self, step: int) -> bool:
         """Whether to save, and perhaps probe, after this step."""
@@ -209,7 +222,11 @@ class Run:
         elif peak:  # the arithmetic of a GPU's library calls is not in its program
             flops = (step.cost_analysis() or {}).get("flops")
         return progress.Throughput(
-            self.config.batch_size, start_step=start, flops_per_step=flops, peak_flops=peak
+            self.config.batch_size,
+            tokens=self.source.tokens_per_example,
+            start_step=start,
+            flops_per_step=flops,
+            peak_flops=peak,
         )
 
     def _writer(self, start: int) -> metrics.MetricWriter:

@@ -118,13 +118,18 @@ class Watch:
         """Logs probe results at `step`."""
         self._writer.write(step, {f"eval/{name}": value for name, value in values.items()})
         scores = {name: value for name, value in values.items() if _is_headline(name)}
-        shown = "  ".join(f"{name} {value:.1%}" for name, value in scores.items())
+        shown = "  ".join(
+            f"{name} {value:,.1f}" if name.endswith("perplexity") else f"{name} {value:.1%}"
+            for name, value in scores.items()
+        )
         self._bar.message(f"step {step}: {shown}")
 
 
 def _is_headline(name: str) -> bool:
     """Whether a probe's value is a score for the bar, not a detail for the log."""
     evaluation, _, detail = name.partition("/")
+    if evaluation == "held_out":
+        return detail in ("accuracy", "perplexity")
     return detail == "top1" or (evaluation == "few_shot" and detail.isdigit())
 
 

@@ -88,6 +88,11 @@ class Source(abc.ABC):
         """How much a sub-split can be cut from: the examples, or what they are made of."""
         return len(self)
 
+    @property
+    def tokens_per_example(self) -> float | None:
+        """Tokens of an example of text on average, padding left out; None of images."""
+        return None
+
     @abc.abstractmethod
     def select(self, start: int, stop: int) -> Source:
         """`start` up to `stop` of `extent` as a source of its own."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -228,6 +229,10 @@ class TextSource(Source):
         return 1 - self.plan.num_tokens / (len(self) * self.options.sequence_length)
 
     @property
+    def tokens_per_example(self) -> float:
+        return self.plan.num_tokens / len(self)
+
+    @property
     def extent(self) -> int:
         return len(self.chosen)
 
@@ -291,22 +296,30 @@ def text_spec(
 
 
 def spec_without_data(
-    options: Mapping[str, Any], num_examples: int, num_classes: int | None
+    kind: str, location: str, options: Mapping[str, Any], num_examples: int, num_classes: int | None
 ) -> DataSpec:
-    """The DataSpec that options describe, for dry runs.
+    """The DataSpec that a name and options describe, for dry runs.
 
-    The vocabulary is that of `vocabulary`; else of the tokenizer's files, if it is one of files;
-    else of a trained tokenizer of `vocab_size`.
+    The vocabulary is the option `vocabulary`; else that of the tokenizer's files, if it is one of
+    files; else that of a trained tokenizer of `vocab_size`.
 
     Raises:
-      UserError: a bad value, or the tokenizer's files are not there.
+      UserError: a bad value, or what says what the tokens are is not there.
     """
     read = TextOptions.of(options)
     vocabulary = read.vocabulary
-    if vocabulary is None and read.tokenizer.trained:
+    if vocabulary is None and not read.tokenizer.trained:
+        vocabulary = read.tokenizer.load().vocabulary
+    elif vocabulary is None and kind == "tokens" and read.tokenizer.vocab_size is None:
+        directory = os.path.expanduser(location)
+        if not os.path.isdir(directory):
+            raise UserError(
+                f"tokens:{location} is not there to say what its tokens are; set "
+                "data.options.vocab_size and data.options.tokenizer (wordpiece, bpe or a path)"
+            )
+        vocabulary = TokenCache(directory).vocabulary
+    elif vocabulary is None:
         vocabulary = tokenizer.family_vocabulary(
             read.tokenizer.tokenizer, read.tokenizer.vocab_size
         )
-    elif vocabulary is None:
-        vocabulary = read.tokenizer.load().vocabulary
     return text_spec(read.rows, vocabulary, num_examples, num_classes)

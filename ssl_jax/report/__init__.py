@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from etils import epath
 
-from ssl_jax.report.inputs import ReportInputs
+from ssl_jax.report.inputs import HiddenToken, Passage, ReportInputs
 from ssl_jax.report.tables import summary_table
+from ssl_jax.report.texts import held_out_table
 
-__all__ = ["PAGE_NAME", "ReportInputs", "render", "summary_table", "write"]
+__all__ = [
+    "PAGE_NAME",
+    "HiddenToken",
+    "Passage",
+    "ReportInputs",
+    "held_out_table",
+    "render",
+    "summary_table",
+    "write",
+]
 
 PAGE_NAME = "report.html"
 

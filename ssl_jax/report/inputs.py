@@ -12,6 +12,29 @@ Results = Mapping[str, Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
+class HiddenToken:
+    """A token that a language model had to guess.
+
+    Attributes:
+      place: its number among the pieces of its passage.
+      answer: what stood there.
+      guesses: (token, probability), the likeliest first.
+    """
+
+    place: int
+    answer: str
+    guesses: Sequence[tuple[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """Text in pieces, with what was hidden in it."""
+
+    pieces: Sequence[str]
+    hidden: Sequence[HiddenToken]
+
+
+@dataclasses.dataclass(frozen=True)
 class ReportInputs:
     """Everything on the page. All but `config` may be missing.
 
@@ -27,6 +50,10 @@ class ReportInputs:
         "few_shot/1_std": 0.03, "knn/top1": 0.93, "linear/top1": 0.95}, ..., "SimCLR": {...}}`.
         Scores are fractions in [0, 1]. The first row is what others are compared with, the last is
         the trained encoder.
+      held_out: predictor -> how well it names what is hidden of held-out text, see
+        `ssl_jax.evals.held_out`; the model itself last.
+      passages: of held-out text, with the model's guesses.
+      word_neighbours: word -> (word, cosine) of the closest in the table of embeddings.
       preflight: the text that stood before the first step.
       warnings: (step, text) of the collapse monitor; None takes them from the rows.
       pixels: uint8 [n h w c], c = 1 or 3: images of the map and the neighbour gallery.
@@ -48,6 +75,11 @@ class ReportInputs:
     date: str = ""
     rows: Sequence[Mapping[str, Any]] = ()
     results: Results = dataclasses.field(default_factory=dict)
+    held_out: Results = dataclasses.field(default_factory=dict)
+    passages: Sequence[Passage] = ()
+    word_neighbours: Mapping[str, Sequence[tuple[str, float]]] = dataclasses.field(
+        default_factory=dict
+    )
     preflight: str = ""
     warnings: Sequence[tuple[int, str]] | None = None
     pixels: np.ndarray | None = None

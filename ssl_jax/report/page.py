@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import ssl_jax
-from ssl_jax.report import curves, galleries
+from ssl_jax.report import curves, galleries, texts
 from ssl_jax.report.curves import Chart
 from ssl_jax.report.figures import NUM_SERIES
 from ssl_jax.report.inputs import ReportInputs
@@ -22,12 +22,14 @@ from ssl_jax.report.tables import Score, Summary, summarise
 def render(inputs: ReportInputs) -> str:
     """The whole page."""
     sections = [
-        ("results", "Results", _results(inputs)),
+        ("results", "Results", texts.held_out_section(inputs) + _results(inputs)),
         ("training", "Training", _training(inputs)),
         ("probes", "Probes over time", _probes(inputs)),
         ("map", "Map of the representation", galleries.maps_of(inputs)),
         ("neighbours", "Nearest neighbours", galleries.neighbour_gallery(inputs)),
         ("views", "Augmented views", galleries.view_gallery(inputs)),
+        ("guesses", "Hidden words", texts.passages(inputs)),
+        ("words", "Neighbours of words", texts.neighbours(inputs)),
         ("collapse", "Collapse monitor", _collapse(inputs)),
         ("preflight", "Preflight", _preflight(inputs)),
         ("environment", "Environment", _environment(inputs)),
