@@ -150,8 +150,10 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
     num_classes = section.num_classes
     if num_classes is None and facts is not None:
         num_classes = facts.num_classes
-    if text_source.is_text(section.name.partition(":")[0], section.options):
-        return text_source.spec_without_data(section.options, num_examples, num_classes)
+    kind, _, location = section.name.partition(":")
+    options = section.options.to_dict()
+    if text_source.is_text(kind, options):
+        return text_source.spec_without_data(kind, location, options, num_examples, num_classes)
     few = FewLabels.of(section)
     if few is not None:
         num_examples = few.size(num_examples, num_classes)

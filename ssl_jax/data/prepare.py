@@ -9,7 +9,6 @@ was made from is the one just read.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
@@ -20,6 +19,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,7 +205,7 @@ def prepare(
             f"{directory} cannot be written: {error}; shards that are finished are kept, the same "
             "command goes on"
         ) from error
-    except concurrent.futures.process.BrokenProcessPool:
+    except BrokenExecutor:
         raise RunError(
             "a worker process died, perhaps for lack of memory: use fewer workers; shards that are "
             "finished are kept, the same command goes on"
@@ -511,7 +511,7 @@ class _Makers:
 
     def __init__(self, workers: int, made: Tokenizer):
         self._workers, self._tokenizer = workers, made
-        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        self._pool: ProcessPoolExecutor | None = None
         self._waiting: collections.deque[Any] = collections.deque()
 
     def keep(self, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -535,16 +535,16 @@ class _Makers:
         """The records that are there, and so many that at most `allowed` are waited for."""
         while self._waiting:
             first = self._waiting[0]
-            if isinstance(first, concurrent.futures.Future):
+            if isinstance(first, Future):
                 if len(self._waiting) <= allowed and not first.done():
                     return
                 first = first.result()
             self._waiting.popleft()
             yield first
 
-    def _started(self) -> concurrent.futures.ProcessPoolExecutor:
+    def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = concurrent.futures.ProcessPoolExecutor(
+            self._pool = ProcessPoolExecutor(
                 self._workers,
                 multiprocessing.get_context("spawn"),
                 initializer=_init_maker,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -106,7 +106,8 @@ class TfdsDataset:
     @property
     def splits(self) -> tuple[str, ...]:
         """Raises UserError if the data set is not prepared and so does not say."""
-        return splits(self._location, self._builder)
+        known = getattr(TFDS.get(self._location), "splits", ())
+        return splits(self._location, self._builder, known)
 
     def source(self, split: str) -> TfdsSource:
         """Opens a split.
@@ -131,9 +132,13 @@ class TfdsDataset:
         )
 
 
-def splits(location: str, builder: Any) -> tuple[str, ...]:
-    """The splits of a data set. Raises UserError if it is not prepared and so does not say."""
-    found = builder.info.splits or getattr(TFDS.get(location), "splits", ())
+def splits(location: str, builder: Any, known: Iterable[str]) -> tuple[str, ...]:
+    """The splits of a data set, `known` ones where it does not say.
+
+    Raises:
+      UserError: it is not prepared and none are known.
+    """
+    found = builder.info.splits or known
     if not found:
         raise _not_prepared(location, builder)
     return tuple(found)

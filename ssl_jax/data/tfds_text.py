@@ -6,7 +6,6 @@ has a text feature and no image, or if an option of text is set.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,15 @@ from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data import tfds as tfds_lib
 from ssl_jax.errors import UserError
 
-_AT_ONCE = 256  # records read at a time
+# Of sets without their configs, as TFDS divides them; those that are prepared say so themselves.
+_SPLITS = {
+    "ag_news_subset": ("train", "test"),
+    "c4": ("train", "validation"),
+    "imdb_reviews": ("train", "test", "unsupervised"),
+    "lm1b": ("train", "test"),
+    "wiki40b": ("train", "validation", "test"),
+    "wikipedia": ("train",),
+}
 
 
 def corpus(
@@ -56,7 +63,7 @@ class TfdsCorpus(corpus_lib.Corpus):
         if self._text_key is None:
             raise UserError(f"tfds:{location} has no text feature; features: {', '.join(features)}")
         self._location, self._builder = location, builder
-        self.splits = tfds_lib.splits(location, builder)
+        self.splits = tfds_lib.splits(location, builder, _SPLITS.get(builder.name, ()))
         if self._label_key is not None:
             self.class_names = tuple(features[self._label_key].names)
         self.description = {
@@ -72,19 +79,16 @@ class TfdsCorpus(corpus_lib.Corpus):
 
     def parts(self, split: str) -> Iterator[corpus_lib.Part]:
         records = self._records(split)
-        numbers = iter(range(len(records)))
-        while batch := list(itertools.islice(numbers, _AT_ONCE)):
+        for number in range(len(records)):
             try:
-                found = records.__getitems__(batch)
+                record = records[number]
             except Exception as error:  # readers of records raise all kinds on broken files
                 raise UserError(
-                    f"tfds:{self._location}[{split}] cannot be read at {batch[0]}: "
+                    f"tfds:{self._location}[{split}] cannot be read at {number}: "
                     f"{type(error).__name__}: {error}"
                 ) from error
-            for number, record in zip(batch, found, strict=True):
-                name = f"{split}:{number}"
-                text = record[self._text_key]
-                if isinstance(text, bytes | np.bytes_):  # but str in TFDS's mock
-                    text = text.decode(errors="replace")
-                label = None if self._label_key is None else int(record[self._label_key])
-                yield from corpus_lib.documents(name, str(text), label)
+            text = record[self._text_key]
+            if isinstance(text, bytes | np.bytes_):  # but str in TFDS's mock
+                text = text.decode(errors="replace")
+            label = None if self._label_key is None else int(record[self._label_key])
+            yield from corpus_lib.documents(f"{split}:{number}", str(text), label)

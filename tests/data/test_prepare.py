@@ -306,6 +306,21 @@ def test_kill_9(tmp_path, workers):
     assert sum(again[name] == stamps[name] for name in stamps) >= 20
 
 
+def test_a_worker_that_dies(tmp_path):
+    pattern, _ = write_corpus(tmp_path, num_documents=2000)
+    process = start(tmp_path, pattern, tmp_path / "cache", 1, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(tmp_path.glob("cache/train-00003*")):
+        time.sleep(0.002)
+    listing = ["ps", "-ww", "-o", "pid=", "-o", "args=", "--ppid", str(process.pid)]
+    out = subprocess.run(listing, capture_output=True, text=True)
+    (worker,) = [int(line.split()[0]) for line in out.stdout.splitlines() if "spawn_main" in line]
+    os.kill(worker, signal.SIGKILL)
+    error = process.communicate()[1]
+    assert process.returncode == 1
+    assert "RunError: a worker process died, perhaps for lack of memory: use fewer" in error
+
+
 def _session(leader):
     """Processes left of a session that are not zombies."""
     out = subprocess.run(["ps", "-o", "stat=", "-s", str(leader)], capture_output=True, text=True)
