@@ -138,8 +138,8 @@ class Run:
                 watch.step(step, values, outputs)
                 stopping = self._stopping(step, stop)
                 if stopping or self._due(step):
+                    watch.flush()  # waits for the device, which is time of the steps
                     with meter.pause():
-                        watch.flush()
                         watch.check_losses()
                         writer.flush()  # a checkpoint promises the rows before it
                         self._look_and_save(state, step, watch, stopping)
