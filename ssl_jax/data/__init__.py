@@ -41,6 +41,7 @@ __all__ = [
     "epoch_order",
     "from_config",
     "in_memory",
+    "kind_of",
     "load",
     "spec_from_config",
     "split_size",
@@ -175,7 +176,7 @@ def split_size(section: ConfigDict) -> int:
     Raises:
       UserError: an unknown data set or split, or one whose size has to be given.
     """
-    _check_kind(section.name)
+    kind_of(section.name)
     if section.num_examples is not None:
         return section.num_examples
     facts = facts_of(section.name, section.options.to_dict())
@@ -188,8 +189,12 @@ def split_size(section: ConfigDict) -> int:
     return sum(part.stop - part.start for part in parts)
 
 
-def _check_kind(name: str) -> tuple[str, str]:
-    """(kind, location) of a data set's name."""
+def kind_of(name: str) -> tuple[str, str]:
+    """(kind, location) of a data set's name.
+
+    Raises:
+      UserError: there is no such kind, or the name lacks what its kind needs.
+    """
     kind, colon, location = name.partition(":")
     usage = [f"{kind}:{what}" if what else kind for kind, what in KINDS.items()]
     if kind not in KINDS or bool(colon) != bool(KINDS[kind]):
@@ -203,7 +208,7 @@ def _check_kind(name: str) -> tuple[str, str]:
 
 def _open(name: str, options: dict[str, Any]) -> Any:
     """The data set: an object with `splits`, perhaps `aliases`, and `source(split)`."""
-    kind, location = _check_kind(name)
+    kind, location = kind_of(name)
     common = {field.name for field in dataclasses.fields(Request)}
     request = Request(**{key: value for key, value in options.items() if key in common})
     own = {key: value for key, value in options.items() if key not in common}

@@ -313,11 +313,11 @@ class _Preparation:
         self._workers, self._characters, self._say = workers, shard_characters, say
         self._labels: dict[str, int] = {}  # of classes known by name, as they come
         self._largest_label = -1
-        self._began = self._said = time.monotonic()
         self._made = 0  # characters
 
     def run(self, wanted: dict[str, Any]) -> TokenCache:
         self._tokenizer = self._settle_tokenizer()
+        self._began = self._said = time.monotonic()
         records: dict[str, list[dict[str, Any]]] = {split: [] for split in self._corpus.splits}
         with _Makers(self._workers, self._tokenizer) as makers:
             for split in self._corpus.splits:
@@ -403,7 +403,7 @@ class _Preparation:
             self._said = now
             rate = self._made / 1e6 / max(now - self._began, 1e-9)
             tokens = sum(record["tokens"] for record in records)
-            self._say(f"{split}: {len(records):,} shards, {tokens:,} tokens, {rate:.1f} MB/s")
+            self._say(f"{split}: shard {len(records):,}, {tokens:,} tokens, {rate:.1f} MB/s")
 
     def _check(self, split: str, facts: dict[str, Any]) -> None:
         where = f"{_title(self._corpus)}[{split}]"
@@ -523,8 +523,14 @@ class _Makers:
         """Takes a shard to be made."""
         if self._workers == 0:
             self._waiting.append(make_shard(task, self._tokenizer))
+        elif self._pool is None and not any(isinstance(one, _Task) for one in self._waiting):
+            self._waiting.append(task)  # if it stays the only one, no process is worth its start
         else:
-            self._waiting.append(self._started().submit(_in_worker, task))
+            pool = self._started()
+            for i, one in enumerate(self._waiting):
+                if isinstance(one, _Task):
+                    self._waiting[i] = pool.submit(_in_worker, one)
+            self._waiting.append(pool.submit(_in_worker, task))
         yield from self._ready(2 * self._workers)
 
     def rest(self) -> Iterator[dict[str, Any]]:
@@ -535,6 +541,10 @@ class _Makers:
         """The records that are there, and so many that at most `allowed` are waited for."""
         while self._waiting:
             first = self._waiting[0]
+            if isinstance(first, _Task):
+                if allowed:
+                    return
+                first = make_shard(first, self._tokenizer)
             if isinstance(first, Future):
                 if len(self._waiting) <= allowed and not first.done():
                     return

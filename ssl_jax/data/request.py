@@ -66,6 +66,6 @@ def check_options(
     for option in options:
         if option not in known:
             raise UserError(
-                f"unknown option {option!r} of {kind}; options: {', '.join(known)}."
+                f"unknown option {option!r} of {kind}; options: {', '.join(known) or 'none'}."
                 f"{nearest(option, known)}"
             )

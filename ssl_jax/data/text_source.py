@@ -16,13 +16,14 @@ import dataclasses
 import functools
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from ssl_jax.data import counter, prepare, tokenizer
+from ssl_jax.data.corpus import Corpus
 from ssl_jax.data.prepare import TokenizerOptions
 from ssl_jax.data.request import Request, check_options, keyword_only
 from ssl_jax.data.rows import Plan, Reader, RowOptions, plan
@@ -102,13 +103,27 @@ def dataset(kind: str, location: str, request: Request, options: Mapping[str, An
         value = getattr(request, name)
         if value:
             raise UserError(f"data.{name} is {value}, but {kind} is text; leave it unset")
+    made = open_text(kind, location, options, OPTIONS)
+    return Text(made, TextOptions.of(options), request.seed, options)
+
+
+def open_text(
+    kind: str, location: str, options: Mapping[str, Any], common: Collection[str] = ()
+) -> Corpus | TokenCache:
+    """The corpus, or the cache, that a name and options say.
+
+    Args:
+      kind, location: the name.
+      options: by name; those in `common` are for others.
+
+    Raises:
+      UserError: an unknown option, or a bad value, or there is no such data set.
+    """
     module = importlib.import_module(f"ssl_jax.data.{'tfds_text' if kind == 'tfds' else kind}")
     make = module.cache if kind == "tokens" else module.corpus
     own = keyword_only(make)
-    check_options(kind, options, own, OPTIONS)
-    read = TextOptions.of(options)
-    made = make(location, **{name: value for name, value in options.items() if name in own})
-    return Text(made, read, request.seed, options)
+    check_options(kind, options, own, common)
+    return make(location, **{name: value for name, value in options.items() if name in own})
 
 
 class Text:
