@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
+import tempfile
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,6 +14,24 @@ from ssl_jax import config as config_lib
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
 BATCH = 16
+# A short text that is always there, in a vocabulary of its own.
+TEXT_OPTIONS = dict(
+    tokenizer="wordpiece",
+    vocab_size=300,
+    sequence_length=32,
+    cache_dir=os.path.join(tempfile.gettempdir(), "ssl_jax_test_text"),
+)
+TEXT = {
+    "data.name": f"text:{CONFIGS.parent}/LICENSE",
+    "model.dim": 16,
+    "model.depth": 1,
+    "model.num_heads": 2,
+    "model.max_length": 32,
+    "model.dropout": 0.1,
+    "optimizer.name": "adamw",
+    "optimizer.base_lr": 1e-3,
+    "eval.online": False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +39,14 @@ class Row:
     """A method under test.
 
     Attributes:
-      config: "file.py:variant" below configs/.
+      config: "file.py:variant" below configs/, or None: nothing but the shared defaults.
       overrides: dotted key -> value, to make it tiny.
       untrained: regexes of parameters that are meant to get no gradient.
       slow: tested with the slow tests; another row covers most of the method.
       embeds: whether there is an embedding for the collapse monitor; a classifier has none.
     """
 
-    config: str
+    config: str | None
     overrides: dict[str, Any]
     untrained: tuple[str, ...] = ()
     embeds: bool = True
@@ -34,7 +54,10 @@ class Row:
 
     def load(self, **more: Any) -> ConfigDict:
         """The tiny config; keyword arguments are further overrides, with __ for dots."""
-        config = config_lib.load(f"{CONFIGS}/{self.config}")
+        if self.config is None:
+            config = config_lib.base_config()
+        else:
+            config = config_lib.load(f"{CONFIGS}/{self.config}")
         changes = {"batch_size": BATCH, "log.tensorboard": False, **self.overrides}
         changes |= {key.replace("__", "."): value for key, value in more.items()}
         config.update_from_flattened_dict(changes)
@@ -262,5 +285,31 @@ ROWS = {
             "steps": 100,
         },
         embeds=False,
+    ),
+    "bert": Row(
+        None,
+        {
+            **TEXT,
+            "method": ConfigDict(dict(name="bert", chunk_size=32)),
+            "data.options": ConfigDict(dict(TEXT_OPTIONS, rows="pairs")),
+            "model.name": "bert_tiny",
+            "steps": 100,
+        },
+        embeds=False,
+    ),
+    "roberta": Row(
+        None,
+        {
+            **TEXT,
+            "method": ConfigDict(dict(name="bert", next_sentence=False, rounding="random")),
+            "data.options": ConfigDict(dict(TEXT_OPTIONS, rows="full_sentences")),
+            "model.name": "roberta_tiny",
+            "model.depth": 2,
+            "model.scan_layers": True,
+            "model.remat": "dots",
+            "steps": 100,
+        },
+        embeds=False,
+        slow=True,
     ),
 }

@@ -1,0 +1,360 @@
+"""BERT (Devlin et al. 2018) and RoBERTa (Liu et al. 2019): predicting masked tokens.
+
+    text -> some of its tokens hidden -> tokens t_i = f(hidden text)
+    u_i = norm(gelu(dense(t_i))) at each hidden place i -> logits e_v.u_i + b_v over the vocabulary
+
+e is the token embedding; what is hidden, and behind what, says `ssl_jax.views.tokens`.
+The loss is the mean cross-entropy over the hidden tokens of the global batch, however devices and
+micro-batches split it. With `next_sentence` the mean cross-entropy is added of whether the second
+of a pair of texts follows the first (0) or was drawn at random (1), from tanh(dense(t_0)).
+
+RoBERTa is the same without the pairs, with another vocabulary and encoder, and with `rounding`
+"random". What is hidden of a text is drawn anew at every visit. BERT's released code draws it ten
+times beforehand; `num_masks=10` does so too, except that a visit draws one of the ten.
+
+The product with the vocabulary is computed at the hidden places only. Released code divides by the
+number of hidden tokens plus 1e-5; here it is that number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.losses import token_cross_entropy
+from ssl_jax.losses.language import CHUNK
+from ssl_jax.method import (
+    Array,
+    Aux,
+    Batch,
+    DataSpec,
+    Method,
+    PyTree,
+    Vocabulary,
+    hyper_parameters,
+)
+from ssl_jax.models import Net, PairHead, make_encoder, token_head
+from ssl_jax.models.transformer import TEXT_FAMILIES
+from ssl_jax.views.tokens import ROUNDINGS, Masked, mask_tokens, most_predictions
+
+_TEXT = ("tokens", "segment", "position", "type")  # of a batch, what an encoder takes
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`.
+
+    next_sentence: whether the second of two texts is told from a random one; needs pairs.
+    mask_rate: share of the tokens that are hidden.
+    max_predictions: at most so many a row; None: as many as the rate can come to.
+    rounding: "nearest" (BERT) or "random" (RoBERTa), see `ssl_jax.views.tokens`.
+    whole_words: whether words are hidden instead of single tokens.
+    share_masked, share_random: of the hidden tokens, those replaced by the mask token and those by
+      a random one; the rest stay.
+    num_masks: how many different masks a text has; 0: a new one at every visit.
+    gather: False computes the logits of all tokens, to see what the hidden ones alone save.
+    chunk_size: tokens whose logits a device holds at a time.
+    """
+
+    next_sentence: bool = True
+    mask_rate: float = 0.15
+    max_predictions: int | None = None
+    rounding: str = "nearest"
+    whole_words: bool = False
+    share_masked: float = 0.8
+    share_random: float = 0.1
+    num_masks: int = 0
+    gather: bool = True
+    chunk_size: int = CHUNK
+
+
+@dataclasses.dataclass(frozen=True)
+class Bert(Method):
+    """Masked tokens, and sentence pairs if asked for.
+
+    Attributes:
+      hyper: the config's section.
+      encoder: f.
+      token_head: from a token to what the vocabulary is multiplied with.
+      pair_head: two logits of the pooled first token, None without pairs.
+      vocabulary: of the data.
+      length: tokens of a row.
+      max_predictions: hidden tokens of a row, at most.
+      seed: of masks that are drawn beforehand.
+    """
+
+    title: ClassVar[str] = "BERT"
+
+    hyper: HyperParameters
+    encoder: Net
+    token_head: Net
+    pair_head: Net | None
+    vocabulary: Vocabulary
+    length: int
+    max_predictions: int
+    seed: int
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        encoder_key, token_key, pair_key = jax.random.split(key, 3)
+        row = {name: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+        h = jnp.zeros((1, self.encoder.module.dim))
+        params = {
+            "encoder": self.encoder.init(encoder_key, self._text(row))[0],
+            "token_head": self.token_head.init(token_key, h)[0],
+        }
+        if self.pair_head is not None:
+            params["pair_head"] = self.pair_head.init(pair_key, h)[0]
+        return params, {}
+
+    def views(self, keys: Array, batch: Batch) -> PyTree:
+        masked = self._mask(self._visit(keys, batch["index"]), batch)
+        views = {"text": {**self._text(batch), "tokens": masked.tokens}}
+        if self.hyper.gather:
+            views |= {
+                "positions": masked.positions,
+                "targets": masked.targets,
+                "weights": masked.weights,
+            }
+        else:
+            views |= {"targets": batch["tokens"], "weights": masked.chosen.astype(jnp.float32)}
+        if self.pair_head is not None:
+            views["next"] = batch["next"]
+        return views
+
+    def _text(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What the encoder takes of a batch."""
+        taken = _TEXT if self.encoder.module.num_types > 1 else _TEXT[:-1]
+        return {name: batch[name] for name in taken if name in batch}
+
+    def _visit(self, keys: Array, index: Array) -> Array:
+        """Keys of the masks: of this visit, or of one of those that were drawn beforehand."""
+        if not self.hyper.num_masks:
+            return keys
+        root = jax.random.key(self.seed)
+
+        def one(key: Array, index: Array) -> Array:
+            which = jax.random.randint(key, (), 0, self.hyper.num_masks)
+            return jax.random.fold_in(jax.random.fold_in(root, index), which)
+
+        return jax.vmap(one)(keys, index)
+
+    def _mask(self, keys: Array, batch: Batch) -> Masked:
+        hyper = self.hyper
+        return mask_tokens(
+            keys,
+            batch["tokens"],
+            batch["segment"],
+            vocab_size=self.vocabulary.size,
+            mask=self.vocabulary.mask,
+            special=self.vocabulary.special,
+            max_predictions=self.max_predictions,
+            rate=hyper.mask_rate,
+            rounding=hyper.rounding,
+            word_start=batch["word_start"] if hyper.whole_words else None,
+            share_masked=hyper.share_masked,
+            share_random=hyper.share_random,
+        )
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        del buffers, ema_params
+        h, out = self._encode(params, views["text"], train=True, key=key)
+        scores = self._score(params, out, views)
+        return {"h": h, **scores}, {}
+
+    def _encode(
+        self, params: PyTree, text: PyTree, *, train: bool, key: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        return self.encoder.apply(params["encoder"], {}, text, train=train, key=key)[0]
+
+    def _vectors(self, params: PyTree, tokens: Array, positions: Array | None) -> tuple:
+        """What is multiplied with the vocabulary at some places [n p d], and the bias [v]."""
+        if positions is not None:
+            tokens = jnp.take_along_axis(tokens, positions[..., None], axis=1)
+        return self.token_head.apply(params["token_head"], {}, tokens, train=False)[0]
+
+    def _score(self, params: PyTree, out: PyTree, views: PyTree) -> dict[str, Array]:
+        """Sums over each example [n]: `count`, `loss` and `hits`; with pairs "next_..." too."""
+        vectors, bias = self._vectors(params, out["tokens"], views.get("positions"))
+        losses, hits = token_cross_entropy(
+            vectors,
+            self.token_vectors(params),
+            bias,
+            views["targets"],
+            chunk_size=self.hyper.chunk_size,
+        )  # (n, p)
+        weights = views["weights"]
+        scores = {
+            "count": weights.sum(axis=1),
+            "loss": (weights * losses).sum(axis=1),
+            "hits": (weights * hits).sum(axis=1),
+        }
+        if self.pair_head is not None:
+            logits, _ = self.pair_head.apply(params["pair_head"], {}, out["pooler"], train=False)
+            label = views["next"][:, None]
+            log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=1)[:, 0]
+            scores |= {
+                "next_count": jnp.ones_like(log_p),
+                "next_loss": -log_p,
+                "next_hits": (log_p > jnp.log(0.5)).astype(jnp.float32),
+            }
+        return scores
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key, step
+        total = {name: encoded[name].sum() for name in encoded if name != "h"}
+        count = jnp.maximum(total["count"], 1)
+        loss = total["loss"] / count
+        metrics = {"accuracy": total["hits"] / count, "perplexity": jnp.exp(loss)}
+        if self.pair_head is not None:
+            pairs = total["next_loss"] / total["next_count"]
+            metrics |= {
+                "masked_loss": loss,
+                "next_loss": pairs,
+                "next_accuracy": total["next_hits"] / total["next_count"],
+            }
+            loss = loss + pairs
+        return loss, Aux(buffers, metrics, {"h": encoded["h"]})
+
+    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+        """`h` [n d], `tokens` [n l d], and with pairs the pooled first token, `pooler` [n d]."""
+        del buffers
+        h, out = self._encode(params, self._text(batch), train=False)
+        pooled = {"pooler": out["pooler"]} if "pooler" in out else {}
+        return {"h": h, "tokens": out["tokens"].astype(jnp.float32), **pooled}
+
+    def held_out(
+        self, params: PyTree, buffers: PyTree, keys: Array, batch: Batch
+    ) -> dict[str, Array]:
+        del buffers
+        masked, out = self._hide(params, keys, batch)
+        scores = self._score(params, out, {**masked._asdict(), "next": batch.get("next")})
+        return {**scores, "targets": masked.targets, "weights": masked.weights}
+
+    def _hide(self, params: PyTree, keys: Array, batch: Batch) -> tuple[Masked, dict[str, Array]]:
+        """A mask, and what the encoder makes of the rest, in evaluation mode."""
+        masked = self._mask(keys, batch)
+        _, out = self._encode(params, {**self._text(batch), "tokens": masked.tokens}, train=False)
+        return masked, out
+
+    def guesses(
+        self, params: PyTree, buffers: PyTree, keys: Array, batch: Batch, *, count: int
+    ) -> dict[str, Array]:
+        del buffers
+        masked, out = self._hide(params, keys, batch)
+        vectors, bias = self._vectors(params, out["tokens"], masked.positions)
+        table = self.token_vectors(params).astype(vectors.dtype)
+        logits = jnp.einsum("npd,vd->npv", vectors, table, preferred_element_type=jnp.float32)
+        shares, guesses = jax.lax.top_k(jax.nn.softmax(logits + bias), count)
+        return {
+            "positions": masked.positions,
+            "weights": masked.weights,
+            "guesses": guesses.astype(jnp.int32),
+            "shares": shares,
+        }
+
+    def token_vectors(self, params: PyTree) -> Array:
+        return params["encoder"]["embed"]["token"]["embedding"]
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        hyper = self.hyper
+        what = "words" if hyper.whole_words else "tokens"
+        kept = 1 - hyper.share_masked - hyper.share_random
+        drawn = (
+            f"one of {hyper.num_masks} masks a text" if hyper.num_masks else "a new mask a visit"
+        )
+        pairs = " + next sentence" if hyper.next_sentence else ""
+        computed = batch_size * (self.max_predictions if hyper.gather else self.length)
+        return [
+            ("loss", f"cross-entropy of masked {what}{pairs}"),
+            ("masking", f"{hyper.mask_rate:.0%} of a row, rounded {hyper.rounding}, at most "
+                        f"{self.max_predictions} of {self.length} tokens; {hyper.share_masked:.0%} "
+                        f"masked, {hyper.share_random:.0%} random, {kept:.0%} kept; {drawn}"),
+            ("tokens", f"{batch_size * self.length:,} a step, padding included; logits of "
+                       f"{computed:,} over {self.vocabulary.size:,} tokens, "
+                       f"{hyper.chunk_size:,} at a time"),
+        ]  # fmt: skip
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> Bert:
+    """Builds the method from the config's sections method and model."""
+    del total_steps
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    if spec.vocabulary is None:
+        raise UserError(f"{config.data.name} is no text; BERT needs some, e.g. data.name=pydoc")
+    length = spec.arrays["tokens"].shape[0]
+    _check(hyper, spec, length)
+    family = (config.model.name or "").partition("_")[0]
+    if family not in TEXT_FAMILIES:
+        raise UserError(
+            f"model {config.model.name!r} does not read text; use bert_base, roberta_base or the "
+            "like"
+        )
+    encoder = make_encoder(
+        **config.model,
+        vocab_size=spec.vocabulary.size,
+        pooler=hyper.next_sentence,
+        dtype=config.dtype,
+    )
+    if length > encoder.module.max_length:
+        raise UserError(
+            f"rows have {length} tokens but model.max_length is {encoder.module.max_length}; "
+            "make the rows shorter or max_length larger"
+        )
+    return Bert(
+        hyper=hyper,
+        encoder=encoder,
+        token_head=token_head(encoder),
+        pair_head=Net(PairHead()) if hyper.next_sentence else None,
+        vocabulary=spec.vocabulary,
+        length=length,
+        max_predictions=hyper.max_predictions or most_predictions(length, hyper.mask_rate),
+        seed=config.seed,
+    )
+
+
+def _check(hyper: HyperParameters, spec: DataSpec, length: int) -> None:
+    if hyper.next_sentence and "next" not in spec.arrays:
+        raise UserError(
+            "method.next_sentence needs pairs of texts: set data.options.rows=pairs, or "
+            "method.next_sentence=False"
+        )
+    if hyper.whole_words and "word_start" not in spec.arrays:
+        raise UserError(
+            "method.whole_words needs to know where words begin: set data.options.word_start=True"
+        )
+    if hyper.rounding not in ROUNDINGS:
+        raise UserError(
+            f"method.rounding is {hyper.rounding!r}; use one of {', '.join(ROUNDINGS)}."
+            f"{nearest(hyper.rounding, ROUNDINGS)}"
+        )
+    if not 0 < hyper.mask_rate <= 1:
+        raise UserError(f"method.mask_rate is {hyper.mask_rate}; use a share such as 0.15")
+    if min(hyper.share_masked, hyper.share_random, 1 - hyper.share_masked - hyper.share_random) < 0:
+        raise UserError(
+            f"method.share_masked {hyper.share_masked} and share_random {hyper.share_random} must "
+            "be shares whose sum is at most 1"
+        )
+    if hyper.max_predictions is not None and not 1 <= hyper.max_predictions <= length:
+        raise UserError(
+            f"method.max_predictions is {hyper.max_predictions}; rows have {length} tokens"
+        )
+    if hyper.num_masks < 0 or hyper.chunk_size < 1:
+        raise UserError(
+            f"method.num_masks is {hyper.num_masks} and chunk_size {hyper.chunk_size}; use 0 or "
+            "more masks, and chunks of at least 1 token"
+        )
