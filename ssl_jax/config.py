@@ -94,7 +94,7 @@ def base_config() -> ConfigDict:
     config.optimizer.name = "lars"  # lars, adamw, sgd, lamb
     config.optimizer.base_lr = 0.3
     config.optimizer.lr_scaling = "linear"  # linear: base*B/256; sqrt: base*sqrt(B); none
-    config.optimizer.schedule = "cosine"  # cosine, constant, step, linear
+    config.optimizer.schedule = "cosine"  # cosine, constant, step, linear, linear_unshifted
     config.optimizer.warmup_epochs = 10.0
     config.optimizer.warmup_steps = placeholder(int)  # wins over warmup_epochs
     config.optimizer.final_lr_factor = 0.0  # last learning rate over the peak
@@ -106,6 +106,7 @@ def base_config() -> ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
+    config.optimizer.bias_correction = True  # of adamw and lamb; BERT has none
     config.optimizer.trust_coefficient = 1e-3
     config.optimizer.momentum_order = "lr_inside"  # of LARS: lr_inside (SimCLR), lr_outside (BYOL)
     config.optimizer.clip_norm = 0.0  # global gradient norm; 0: off

@@ -1,5 +1,6 @@
 """Optimizers, learning rates and moving averages, as optax transforms and plain functions."""
 
+from ssl_jax.optim.adam import scale_by_adam
 from ssl_jax.optim.ema import EmaState, ema_params, ema_path, track_ema
 from ssl_jax.optim.factory import OPTIMIZERS, make_optimizer
 from ssl_jax.optim.lars import lars
@@ -19,6 +20,7 @@ from ssl_jax.optim.schedules import (
     warmup_linear,
     warmup_step,
 )
+from ssl_jax.optim.trust import scale_by_trust_ratio
 
 __all__ = [
     "DEFAULT_EXCLUDE",
@@ -33,6 +35,8 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "path_mask",
+    "scale_by_adam",
+    "scale_by_trust_ratio",
     "scale_learning_rate",
     "schedule_notes",
     "track_ema",

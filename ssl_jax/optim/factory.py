@@ -9,10 +9,12 @@ import jax
 import optax
 
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.optim.adam import scale_by_adam
 from ssl_jax.optim.ema import track_ema
 from ssl_jax.optim.lars import lars
 from ssl_jax.optim.masks import path_mask
 from ssl_jax.optim.schedules import Schedule, make_schedule
+from ssl_jax.optim.trust import scale_by_trust_ratio
 from ssl_jax.paths import path_string
 
 PyTree = Any
@@ -102,11 +104,16 @@ def _one_group(config: Mapping[str, Any], lr: Schedule) -> optax.GradientTransfo
             optax.scale_by_learning_rate(lr),
         )
     if name in ("adamw", "lamb"):
-        adam = optax.scale_by_adam(
-            config["b1"], config["b2"], config["eps"], nesterov=config["nesterov"]
+        correction = config.get("bias_correction")
+        adam = scale_by_adam(
+            config["b1"],
+            config["b2"],
+            config["eps"],
+            nesterov=config["nesterov"],
+            bias_correction=correction is None or correction,  # older runs do not say
         )
         # optax.lamb would adapt the excluded parameters too.
-        adapt = [optax.masked(optax.scale_by_trust_ratio(), mask)] if name == "lamb" else []
+        adapt = [optax.masked(scale_by_trust_ratio(), mask)] if name == "lamb" else []
         return optax.chain(
             adam,
             optax.add_decayed_weights(weight_decay, mask),

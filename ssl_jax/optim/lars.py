@@ -23,6 +23,7 @@ import optax
 
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.optim.masks import path_mask
+from ssl_jax.optim.trust import scale_by_trust_ratio
 
 PyTree = Any
 MOMENTUM_ORDERS = ("lr_inside", "lr_outside")
@@ -66,6 +67,6 @@ def lars(
     lr = optax.scale_by_learning_rate(learning_rate)
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask),
-        optax.masked(optax.scale_by_trust_ratio(0.0, trust_coefficient, eps), mask),
+        optax.masked(scale_by_trust_ratio(trust_coefficient, eps), mask),
         *((lr, trace) if momentum_order == "lr_inside" else (trace, lr)),
     )

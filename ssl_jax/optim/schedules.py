@@ -18,7 +18,7 @@ from ssl_jax.errors import UserError, nearest
 
 Schedule = Callable[[Any], Any]
 SCALINGS = ("linear", "sqrt", "none")
-SCHEDULES = ("cosine", "constant", "step", "linear")
+SCHEDULES = ("cosine", "constant", "step", "linear", "linear_unshifted")
 
 
 def scale_learning_rate(base_lr: float, batch_size: int, scaling: str = "linear") -> float:
@@ -56,12 +56,22 @@ def warmup_cosine(
 
 
 def warmup_linear(
-    peak: float, total_steps: int, warmup_steps: int = 0, final_factor: float = 0.0
+    peak: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    final_factor: float = 0.0,
+    *,
+    shifted: bool = True,
 ) -> Schedule:
-    """Linear warm-up from 0 to `peak`, then a straight line to `final_factor * peak`."""
+    """Linear warm-up from 0 to `peak`, then a straight line to `final_factor * peak`.
+
+    The line starts from `peak` where the warm-up ends. Not `shifted`, it starts from there at step
+    0, as in BERT's released code: behind a warm-up of 1% of the run the rate falls by 1% at once.
+    """
+    start = warmup_steps if shifted else 0
 
     def factor(xp: Any, step: Any) -> Any:
-        return 1 - (1 - final_factor) * _progress(xp, step, warmup_steps, total_steps)
+        return 1 - (1 - final_factor) * _progress(xp, step, start, total_steps)
 
     return _after_warmup(factor, peak, warmup_steps)
 
@@ -126,6 +136,8 @@ def make_schedule(
         return warmup_cosine(peak, total_steps, warmup, config["final_lr_factor"])
     if name == "linear":
         return warmup_linear(peak, total_steps, warmup, config["final_lr_factor"])
+    if name == "linear_unshifted":
+        return warmup_linear(peak, total_steps, warmup, config["final_lr_factor"], shifted=False)
     if name == "constant":
         return warmup_constant(peak, warmup)
     if name == "step":

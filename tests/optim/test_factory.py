@@ -47,6 +47,7 @@ def config(**overrides):
             b1=0.7,
             b2=0.95,
             eps=1e-6,
+            bias_correction=True,
             trust_coefficient=0.01,
             momentum_order="lr_inside",
             clip_norm=0.0,
@@ -97,7 +98,11 @@ def oracle_leaf(c, w, grads, adapted):
         else:
             m = c["b1"] * m + (1 - c["b1"]) * g
             s = c["b2"] * s + (1 - c["b2"]) * g**2
-            m_hat, s_hat = m / (1 - c["b1"] ** t), s / (1 - c["b2"] ** t)
+            m_hat, s_hat = m, s
+            if c["bias_correction"]:
+                m_hat, s_hat = m / (1 - c["b1"] ** t), s / (1 - c["b2"] ** t)
+            elif c["nesterov"]:
+                m_hat = c["b1"] * m + (1 - c["b1"]) * g
             r = m_hat / (np.sqrt(s_hat) + c["eps"]) + wd * w
             if c["name"] == "lamb" and adapted:
                 r = r * np.linalg.norm(w) / np.linalg.norm(r)
@@ -125,6 +130,10 @@ CASES = {
     "sgd nesterov": dict(name="sgd", nesterov=True),
     "adamw": dict(name="adamw"),
     "lamb": dict(name="lamb"),
+    # Of BERT's released code.
+    "adamw uncorrected": dict(name="adamw", bias_correction=False),
+    "adamw uncorrected nesterov": dict(name="adamw", bias_correction=False, nesterov=True),
+    "lamb uncorrected": dict(name="lamb", bias_correction=False),
 }
 
 
@@ -154,6 +163,52 @@ def test_lamb_steps_by_lr_times_the_weight_norm():
     np.testing.assert_allclose(
         np.linalg.norm(moved), 0.1 * np.linalg.norm(PARAMS["encoder"]["kernel"]), rtol=1e-4
     )
+
+
+def test_lamb_ignores_the_scale_of_gradients_and_points_where_adamw_does():
+    steady = dict(eps=1e-12, warmup_epochs=0.0, schedule="constant", weight_decay=0.0)
+    moved = {}
+    for name in ("lamb", "adamw"):
+        for scale in (1.0, 1e3):
+            tx = make_optimizer(config(name=name, **steady), **RUN)
+            grads = jax.tree.map(lambda g, s=scale: jnp.float32(s * g), GRADS[0])
+            params = jax.tree.map(jnp.float32, PARAMS)
+            updates, _ = tx.update(grads, tx.init(params), params)
+            moved[name, scale] = updates["encoder"]["kernel"]
+    np.testing.assert_allclose(moved["lamb", 1e3], moved["lamb", 1.0], rtol=1e-4)
+    ratio = moved["lamb", 1.0] / moved["adamw", 1.0]
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-4)
+    assert abs(ratio[0, 0] - 1) > 0.01
+    # What is excluded from adaptation moves as under AdamW.
+    histories = [run(make_optimizer(config(name=name), **RUN))[0] for name in ("lamb", "adamw")]
+    for lamb, adamw in zip(*histories, strict=True):
+        np.testing.assert_allclose(lamb["encoder"]["bias"], adamw["encoder"]["bias"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_stacked_layers_move_as_they_do_apart(name):
+    """Norms are each layer's own, and biases are excluded by their name."""
+    rng = np.random.default_rng(1)
+    apart = {
+        f"layer{i}": {"kernel": i * rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
+        for i in (1, 2, 3)
+    }
+    stacked = {"layers": jax.tree.map(lambda *x: np.stack(x), *apart.values())}
+    c = config(name=name, clip_norm=2.0)
+    results = []
+    for tree in (apart, stacked):
+        tx = make_optimizer(c, **RUN)
+        params = jax.tree.map(jnp.float32, {"net": tree})
+        state = tx.init(params)
+        for step in range(STEPS):
+            # A function of the parameters, so that one error leads to others.
+            grads = jax.tree.map(lambda p, s=step: jnp.sin(3 * p + s), params)
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        results.append(params["net"])
+    expected = jax.tree.map(lambda *x: np.stack(x), *results[0].values())
+    for leaf in ("kernel", "bias"):
+        np.testing.assert_allclose(results[1]["layers"][leaf], expected[leaf], rtol=1e-4)
 
 
 def test_clip_norm_is_global():

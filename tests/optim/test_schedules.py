@@ -115,6 +115,21 @@ def test_make_schedule_reads_the_config():
     assert schedule_notes(config(), **run) == []
 
 
+def test_the_unshifted_line_is_berts():
+    """A million steps, 10,000 of them warm-up: after it the rate falls by 1% at once."""
+    section = config(
+        base_lr=1e-4, lr_scaling="none", schedule="linear_unshifted", warmup_steps=10_000
+    )
+    schedule = make_schedule(section, batch_size=256, total_steps=10**6, steps_per_epoch=1000)
+    steps = [0, 5000, 9999, 10_000, 500_000, 10**6]
+    expected = [0, 0.5e-4, 0.9999e-4, 0.99e-4, 0.5e-4, 0]
+    np.testing.assert_allclose([schedule(step) for step in steps], expected, atol=1e-9)
+    np.testing.assert_allclose(jax.jit(schedule)(jnp.int32(10_000)), 0.99e-4, rtol=1e-6)
+    section.final_lr_factor = 0.5
+    schedule = make_schedule(section, batch_size=256, total_steps=10**6, steps_per_epoch=1000)
+    assert schedule(10_000) == pytest.approx(0.995e-4)
+
+
 def test_warmup_longer_than_the_run_is_cut_and_said():
     run = dict(batch_size=256, total_steps=50, steps_per_epoch=10)
     schedule = make_schedule(config(), **run)

@@ -1,0 +1,52 @@
+"""The trust ratio of LARS and LAMB: steps in proportion to the weights, layer by layer.
+
+    u <- u * trust_coefficient * |w| / (|u| + eps)          (factor 1 if either norm is 0)
+
+w is one weight tensor. Of layers that are stacked in one array (`ssl_jax.paths.is_stacked`), each
+has norms of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssl_jax.paths import is_stacked, path_string
+
+PyTree = Any
+
+
+def scale_by_trust_ratio(
+    trust_coefficient: float = 1.0, eps: float = 0.0
+) -> optax.GradientTransformation:
+    """`optax.scale_by_trust_ratio` for parameters of which some are stacked.
+
+    Args:
+      trust_coefficient: of LARS; LAMB has none, 1.
+      eps: added to |u|.
+    """
+
+    def update(updates: PyTree, state: optax.EmptyState, params: PyTree | None = None):
+        if params is None:
+            raise ValueError(
+                "scale_by_trust_ratio needs params: tx.update(grads, opt_state, params)"
+            )
+
+        def scale(path: Sequence[Any], u: jax.Array, w: jax.Array) -> jax.Array:
+            axes = tuple(range(int(is_stacked(path_string(path))), u.ndim))
+            of_w, of_u = (_norm(x, axes) for x in (w, u))
+            ratio = trust_coefficient * of_w / jnp.where(of_u > 0, of_u + eps, 1)
+            return (u * jnp.where((of_w > 0) & (of_u > 0), ratio, 1)).astype(u.dtype)
+
+        return jax.tree_util.tree_map_with_path(scale, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    squares = jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    return jnp.sqrt(jnp.sum(squares, axis=axes, keepdims=True))
