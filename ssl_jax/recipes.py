@@ -45,3 +45,33 @@ def digits(config: ConfigDict, *, epochs: float = 120.0, noise_p: float = 1.0) -
     )
     config.eval.update(every_epochs=30.0, batch_size=512, baselines=True)
     config.checkpoint.every_epochs = 30.0
+
+
+def pydoc(config: ConfigDict) -> None:
+    """Data, length, optimizer and evaluation of a language model on Python's own documentation.
+
+    Short rows and small batches: what counts on 0.4 million tokens is the number of updates.
+    """
+    config.batch_size = 32
+    config.epochs = 12.0
+    config.data.name = "pydoc"
+    config.data.options = ConfigDict(dict(vocab_size=4096, sequence_length=64))
+    config.model.dropout = 0.0
+    config.optimizer.update(
+        name="adamw",
+        base_lr=2e-3,
+        lr_scaling="none",
+        schedule="linear",
+        warmup_epochs=1.0,
+        weight_decay=0.01,
+        clip_norm=1.0,
+    )
+    config.eval.update(every_epochs=3.0, online=False)
+    config.checkpoint.update(every_epochs=3.0, best_metric="eval/held_out/accuracy")
+
+
+def text_at_scale(config: ConfigDict) -> None:
+    """Logging, evaluation and saves of runs of weeks."""
+    config.eval.update(every_epochs=0.0, online=False, max_held_out_examples=4096)
+    config.checkpoint.update(every_steps=5000, best_metric="eval/held_out/accuracy")
+    config.log.every_steps = 100

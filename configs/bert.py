@@ -1,0 +1,96 @@
+"""BERT (Devlin et al. 2018), https://arxiv.org/abs/1810.04805
+
+    python -m ssl_jax.train --config=configs/bert.py:VARIANT --workdir=runs/bert
+
+Variants:
+  pydoc      a small BERT on the documentation that comes with Python: minutes on two CPU cores
+  base       the first phase of BERT-base: 900,000 steps of 256 pairs of 128 tokens
+  large      the same of BERT-large
+  base_512   the second phase: 100,000 steps at 512 tokens, started from the first by
+             --config.init_from=WORKDIR
+  large_512  the same of BERT-large
+
+All but pydoc take a prepared corpus, `--config.data.name=tokens:DIR` (python -m
+ssl_jax.prepare_text) or a raw one, e.g. `text:/data/wiki/*.txt`. The paper's is BooksCorpus with
+English Wikipedia, 3.3 billion words; its vocabulary is --config.data.options.tokenizer=vocab.txt.
+
+Published: GLUE 79.6 (base) and 82.1 (large) on average; SQuAD 1.1 F1 88.5 and 90.9 (dev).
+"""
+
+from ml_collections import ConfigDict
+
+from ssl_jax import recipes
+from ssl_jax.config import base_config
+
+VARIANTS = ("pydoc", "base", "large", "base_512", "large_512")
+PHASES = {128: (900_000, 20), 512: (100_000, 77)}  # length -> steps, masked tokens of a row at most
+
+
+def get_config(variant: str = "pydoc") -> ConfigDict:
+    """The config of one variant."""
+    recipes.check_variant("configs/bert.py", variant, VARIANTS)
+    config = base_config()
+    config.method = ConfigDict(
+        dict(
+            name="bert",
+            next_sentence=True,  # needs data.options.rows=pairs
+            mask_rate=0.15,
+            rounding="nearest",
+            whole_words=False,  # True: needs data.options.word_start=True
+            num_masks=10,  # of a text, drawn beforehand; 0: a new one at every visit
+        )
+    )
+    if variant == "pydoc":
+        _pydoc(config)
+    else:
+        size, _, length = variant.partition("_")
+        _paper(config, f"bert_{size}", int(length or 128))
+    return config
+
+
+def _pydoc(config: ConfigDict) -> None:
+    """Masked tokens alone: 0.4 million tokens of documentation are too few to learn pairs from."""
+    recipes.pydoc(config)
+    config.data.options.update(tokenizer="wordpiece", rows="packed")
+    config.method.update(next_sentence=False, num_masks=0)
+    config.model.name = "bert_tiny"
+
+
+def _paper(config: ConfigDict, model: str, length: int) -> None:
+    """Paper, App. A.2, and the released code. The rate falls on one line over both phases.
+
+    The second phase begins with new Adam statistics, and its short warm-up is left out.
+    """
+    steps, predictions = PHASES[length]
+    total = sum(steps for steps, _ in PHASES.values())
+    config.batch_size = 256
+    config.steps = steps
+    config.dtype = "bfloat16"
+    config.data.name = "tokens:/data/books_and_wikipedia"
+    # Pairs as the released code would cut them from 3.3 billion words, about; known once prepared.
+    config.data.num_examples = {128: 26_000_000, 512: 7_000_000}[length]
+    config.data.options = ConfigDict(
+        dict(
+            tokenizer="wordpiece", vocab_size=30_522, rows="pairs", sequence_length=length,
+            short_probability=0.1,
+        )
+    )  # fmt: skip
+    config.method.max_predictions = predictions
+    config.model.update(
+        name=model, dropout=0.1, attention_dropout=0.1, scan_layers=True, remat="dots"
+    )
+    first = length == 128
+    rest = PHASES[512][0] / total
+    config.optimizer.update(
+        name="adamw",
+        base_lr=1e-4 if first else 1e-4 * rest,
+        lr_scaling="none",
+        schedule="linear_unshifted",
+        warmup_steps=10_000 if first else 0,
+        final_lr_factor=rest if first else 0.0,
+        weight_decay=0.01,
+        bias_correction=False,
+        eps=1e-6,
+        clip_norm=1.0,
+    )
+    recipes.text_at_scale(config)
