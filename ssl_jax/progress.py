@@ -109,10 +109,7 @@ class _Shown:
 
 _SHOWN = (
     _Shown(("train/loss",), lambda v: f"loss {v:.4g}"),
-    _Shown(
-        ("train/contrastive_accuracy", "train/accuracy", "train/masked_accuracy"),
-        lambda v: f"acc {v:.1%}",
-    ),
+    _Shown(("train/contrastive_accuracy", "train/accuracy"), lambda v: f"acc {v:.1%}"),
     _Shown(("train/images_per_s",), lambda v: f"{_thousands(v)} img/s"),
     _Shown(("train/tokens_per_s",), lambda v: f"{_thousands(v)} tokens/s"),
     _Shown(("train/data_wait",), lambda v: f"data {v:.0%}"),

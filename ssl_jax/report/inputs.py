@@ -28,7 +28,7 @@ class HiddenToken:
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """Text in pieces, with what was hidden in it."""
+    """Text in pieces, those that begin a word with a blank before them; and what was hidden."""
 
     pieces: Sequence[str]
     hidden: Sequence[HiddenToken]

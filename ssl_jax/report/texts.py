@@ -82,8 +82,8 @@ def passages(inputs: ReportInputs) -> str:
     if not inputs.passages:
         return ""
     note = (
-        '<p class="note">Underlined tokens were hidden. Below: what the model takes each for, with '
-        "the probability; the right one is marked.</p>"
+        '<p class="note">Underlined tokens were hidden. Beside them: what the model takes each '
+        "for, with the probability; the right one is green.</p>"
     )
     return note + "".join(_passage(one) for one in inputs.passages)
 
@@ -92,8 +92,9 @@ def _passage(passage: Passage) -> str:
     hidden = {one.place: one for one in passage.hidden}
     words = []
     for place, piece in enumerate(passage.pieces):
-        text = esc(piece)
-        words.append(f"<u>{text}</u>" if place in hidden else text)
+        blank = " " if piece.startswith(" ") else ""
+        text = esc(piece.removeprefix(" "))
+        words.append(blank + (f"<u>{text}</u>" if place in hidden else text))
     rows = []
     for one in passage.hidden:
         guesses = " ".join(
@@ -103,7 +104,7 @@ def _passage(passage: Passage) -> str:
         )
         rows.append(f"<dt>{esc(short(one.answer, _MAX_WORD))}</dt><dd><ul>{guesses}</ul></dd>")
     return (
-        f'<div class="passage"><p>{" ".join(words)}</p>'
+        f'<div class="passage"><p>{"".join(words)}</p>'
         f'<dl class="guesses">{"".join(rows)}</dl></div>'
     )
 
