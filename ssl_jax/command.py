@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 import traceback
@@ -48,6 +49,10 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
     app.run(guarded, flags_parser=_parse)
 
 
+# Each data set has options of its own, which a config file need not list.
+_OPTIONS = "config.data.options."
+
+
 def define_config_flag() -> None:
     """The flag --config=FILE[:VARIANT] with its overrides --config.key=value."""
     config_flags.DEFINE_config_file(
@@ -71,8 +76,14 @@ def _parse(argv: Sequence[str]) -> list[str]:
     source = _config_source(argv)
     if source and not os.path.exists(source.partition(":")[0]):
         _stop(f"config file {source.partition(':')[0]!r} does not exist")
+    whole = sys.argv
     try:
-        return flags.FLAGS(argv)
+        sys.argv, options = _split_options(argv)  # where the config flag looks for its overrides
+        rest = flags.FLAGS(sys.argv)
+        if options:
+            with flags.FLAGS.config.unlocked():
+                flags.FLAGS.config.data.options.update(options)
+        return rest
     except (flags.Error, UserError, OSError, AttributeError, KeyError, TypeError) as error:
         # The flag library buries what is wrong with a config file or a key: look for it first.
         try:
@@ -82,6 +93,29 @@ def _parse(argv: Sequence[str]) -> list[str]:
         if line is None and not isinstance(error, (flags.Error, UserError)):
             raise
         _stop(line or str(error).splitlines()[0])
+    finally:
+        sys.argv = whole
+
+
+def _split_options(argv: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+    """The arguments without data options that the config file does not have, and those.
+
+    A value is read as a Python literal, or else as text.
+    """
+    source = _config_source(argv)
+    known = config_lib.load(source).data.options if source else {}
+    rest, options = [], {}
+    for argument in argv:
+        name, given, text = argument.lstrip("-").partition("=")
+        key = name.removeprefix(_OPTIONS)
+        if key in (name, "") or not given or "." in key or key in known or not source:
+            rest.append(argument)
+            continue
+        try:
+            options[key] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            options[key] = text
+    return rest, options
 
 
 def _config_source(argv: Sequence[str]) -> str:

@@ -28,6 +28,14 @@ def run(*arguments, module="ssl_jax.train"):
             "Did you mean 'temperature'?",
         ),
         (("--workdir=x", "--config=configs/simclr.py", "--config.epochs=ten"), "'ten'"),
+        (
+            ("--workdir=x", "--config=configs/bert.py", "--config.data.options.sequence_lenth=9"),
+            "Did you mean 'sequence_length'?",
+        ),
+        (
+            ("--workdir=x", "--config=configs/bert.py", "--config.data.options.rows=pair"),
+            "Did you mean 'pairs'?",
+        ),
         (("--workdr=x",), "workdr"),
         (("stray",), "unexpected argument 'stray'"),
         (

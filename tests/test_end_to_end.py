@@ -151,6 +151,52 @@ def test_kill_9_loses_no_bit_of_a_queue_a_bank_an_average_or_a_predictor(method,
     assert saved == expected  # every array of the state, by its digest
 
 
+TEXT = (
+    "--config=configs/bert.py:pydoc",
+    f"--config.data.name=text:{ROOT}/ssl_jax/*.py",
+    "--config.data.options.vocab_size=600",
+    "--config.data.split=train[:80%]",
+    "--config.eval.train_split=train[:80%]",
+    "--config.eval.test_split=train[80%:]",
+    "--config.model.dim=32",
+    "--config.model.dropout=0.1",
+    "--config.steps=30",
+    "--config.checkpoint.every_steps=4",
+    "--config.log.every_steps=1",
+    "--config.log.tensorboard=False",
+)
+
+
+def test_a_language_model_trains_is_scored_on_held_out_text_and_reported(tmp_path):
+    arguments = (*TEXT, f"--config.data.options.cache_dir={tmp_path}/cache")
+    output = run(tmp_path / "run", *arguments).stdout
+    assert "masked tokens named" in output and "unigram" in output
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["held_out"].keys() == {"unigram", "BERT"}
+    for scores in results["held_out"].values():
+        assert 0 <= scores["accuracy"] <= 1 and 1 < scores["perplexity"] < 2000
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Hidden words" in page and "Neighbours of words" in page
+    rows = metrics.read_metrics(tmp_path / "run")
+    assert all(row["train/tokens_per_s"] > 0 for row in rows if "train/loss" in row)
+
+
+@pytest.mark.slow
+def test_kill_9_of_a_language_model_is_bit_identical(tmp_path):
+    arguments = (*TEXT, f"--config.data.options.cache_dir={tmp_path}/cache")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole, *arguments)
+    for step in (9, 25):
+        process = start(killed, *arguments)
+        wait_for_step(process, killed, step)
+        process.kill()
+        process.wait()
+    run(killed, *arguments)
+    assert losses(killed) == losses(whole)
+    saved, expected = (Manifest.read(d / "checkpoints" / "30").arrays for d in (killed, whole))
+    assert saved == expected
+
+
 @pytest.mark.slow
 def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_path):
     process = start(tmp_path, *TINY, devices=8)
