@@ -2,19 +2,22 @@
 
     torchvision   a ResNet under torchvision's names
     timm          a ResNet or Vision Transformer under timm's names
+    hf            BERT or RoBERTa with its heads, for from_pretrained of the transformers library
     safetensors   any encoder under our own names ("params/...", "buffers/...")
 
 OUT/model.safetensors holds the weights in float32, OUT/config.json the architecture and what its
-inputs are: RGB images with values in [0, 1], not standardised any further unless the recipe did.
+inputs are: RGB images with values in [0, 1], not standardised any further unless the recipe did. An
+encoder of text gets the transformers library's config.json and the tokenizer's files.
 
 With PyTorch and the library at hand, their model is built, loads the file, and its features on
-images of the run's own data set are compared with ours: a difference above 1e-3 of the features'
-size fails the command. Without them the command says that it was not compared. `--ema` takes the
-moving average of the weights (momentum, target or teacher encoder).
+images of the run's own data set (on random tokens, of text) are compared with ours: a difference
+above 1e-3 of the features' size fails the command. Without them the command says that it was not
+compared. `--ema` takes the moving average of the weights (momentum, target or teacher encoder).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -23,13 +26,17 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from etils import epath
 
 from ssl_jax import command, data, interchange, pretrained
 from ssl_jax.errors import RunError, UserError
+from ssl_jax.interchange import hugging_face
+from ssl_jax.models import Net, TextEncoder
+from ssl_jax.models.transformer import text_encoder_of
 from ssl_jax.models.vit import sincos_positions
 from ssl_jax.paths import by_path
 
-TARGETS = ("torchvision", "timm", "safetensors")
+TARGETS = ("torchvision", "timm", "hf", "safetensors")
 TOLERANCE = 1e-3
 _COMPARED = 8
 
@@ -52,6 +59,8 @@ def main() -> int:
         raise UserError(
             f"{given.workdir}: method {run.config.method.name} has no encoder to export"
         )
+    if given.to == "hf":
+        return _to_transformers(run, given.workdir, given.output)
     params, buffers = (
         jax.tree.map(np.asarray, part.get("encoder", {})) for part in (run.params, run.buffers)
     )
@@ -71,6 +80,91 @@ def main() -> int:
     if given.to != "safetensors":
         print(_compare(given.to, path, run))
     return 0
+
+
+def _to_transformers(run: pretrained.Pretrained, workdir: str, output: str) -> int:
+    module = text_encoder_of(run.experiment.method)
+    if module is None:
+        raise UserError(f"{run.config.model.name} is no encoder of text; use --to=timm")
+    vocabulary = run.experiment.spec.vocabulary
+    params = jax.tree.map(np.asarray, run.params)
+    tokenizer = _tokenizer(run, workdir)
+    count = hugging_face.write(output, params, module, vocabulary, tokenizer)
+    print(f"{os.path.join(output, 'model.safetensors')}: {count} arrays, step {run.step}")
+    if tokenizer is None:
+        print(
+            f"without its tokenizer: neither {workdir} nor {run.config.data.name} has one at hand"
+        )
+    print(_compare_tokens(output, params["encoder"], module, vocabulary.size))
+    return 0
+
+
+def _tokenizer(run: pretrained.Pretrained, workdir: str) -> str | None:
+    """The tokenizer.json of the run: beside its config, or of its data set; None if not there."""
+    path = epath.Path(workdir) / "tokenizer.json"
+    if path.exists():
+        return path.read_text()
+    try:
+        source = data.from_config(run.config.data, seed=0)
+        return source.cache.tokenizer.to_json()
+    except (UserError, OSError):
+        return None
+
+
+def _compare_tokens(folder: str, params: Any, module: TextEncoder, vocab_size: int) -> str:
+    """What transformers' model makes of random texts of several lengths, against ours.
+
+    Raises:
+      RunError: the last layer's tokens differ.
+    """
+    for library in ("torch", "transformers"):
+        if importlib.util.find_spec(library) is None:
+            return f"not compared with transformers: {library} is not installed"
+    rng = np.random.default_rng(0)
+    length = min(module.max_length, 64)
+    lengths = rng.integers(2, length + 1, (_COMPARED, 1))
+    real = np.arange(length) < lengths
+    text = {
+        "tokens": np.where(real, rng.integers(0, vocab_size, real.shape), 0),
+        "segment": real * 1,
+        "position": np.where(real, np.arange(length), 0),
+        "type": np.where(real, rng.integers(0, module.num_types, real.shape), 0),
+    }
+    text = {name: x.astype(np.int32) for name, x in text.items()}
+    ours = jax.jit(lambda text: Net(module).apply(params, {}, text, train=False)[0][1]["tokens"])
+    theirs = transformers_tokens(folder, text)
+    difference = np.abs(np.asarray(ours(text)) - theirs)[real].max()
+    difference = float(difference / np.abs(theirs[real]).max())
+    if not difference <= TOLERANCE:
+        raise RunError(
+            f"transformers makes other tokens of {folder}: they differ by {difference:.2g} of "
+            "their size"
+        )
+    return f"compared with transformers on {_COMPARED} texts: tokens differ by {difference:.1g}"
+
+
+def transformers_tokens(folder: str, text: dict[str, np.ndarray]) -> np.ndarray:
+    """The last layer's tokens [n l d] of transformers' encoder in a folder.
+
+    Args:
+      text: a batch with one text a row. Where there is padding the result means nothing.
+    """
+    import torch
+    import transformers
+
+    net = transformers.AutoModel.from_pretrained(folder).eval()
+    tokens, types = (torch.from_numpy(text[name].astype(np.int64)) for name in ("tokens", "type"))
+    positions = torch.from_numpy(text["position"].astype(np.int64))
+    if net.config.model_type == "roberta":
+        positions = positions + net.config.pad_token_id + 1
+    with torch.no_grad():
+        out = net(
+            input_ids=tokens,
+            token_type_ids=types,
+            position_ids=positions,
+            attention_mask=torch.from_numpy((text["segment"] > 0).astype(np.int64)),
+        )
+    return out.last_hidden_state.numpy()
 
 
 def _named(to: str, params: Any, buffers: Any, run: pretrained.Pretrained) -> dict[str, np.ndarray]:
@@ -95,12 +189,16 @@ def _image_side(run: pretrained.Pretrained) -> int:
 
 def _description(to: str, run: pretrained.Pretrained, arrays: int) -> dict[str, Any]:
     model = {key: value for key, value in run.config.model.to_dict().items() if value is not None}
+    vocabulary = run.experiment.spec.vocabulary
+    if vocabulary is None:
+        inputs = {"image_size": _image_side(run), "input": "RGB, values in [0, 1]"}
+    else:
+        inputs = {"input": "tokens", "vocabulary": dataclasses.asdict(vocabulary)}
     return {
         "architecture": model,
         "names": to,
         "arrays": arrays,
-        "image_size": _image_side(run),
-        "input": "RGB, values in [0, 1]",
+        **inputs,
         "method": run.config.method.name,
         "step": run.step,
     }

@@ -5,13 +5,16 @@
     resnet50.safetensors        PyTorch names, torchvision's or timm's
     moco_v2_800ep_pretrain.pth  a PyTorch file, read without running what is in it
     exported/                   a folder with model.safetensors, as the export command writes it
+    bert-base-uncased/          a folder of BERT's or RoBERTa's of the transformers library
 
 Of a run everything is taken that the new run has too, under the same path and in the same shape:
-its encoder, and its heads if the method is the same. Of a file only the encoder is.
+its encoder, and its heads if the method is the same; so it is of a folder of transformers. Of a
+file only the encoder is. Whether layers are scanned may differ.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +25,9 @@ from etils import epath
 from ssl_jax import checkpoint, interchange, parallel
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
+from ssl_jax.interchange import hugging_face
+from ssl_jax.models.layers import restack
+from ssl_jax.models.transformer import text_encoder_of
 from ssl_jax.models.vit import resize_positions
 from ssl_jax.paths import by_path
 
@@ -48,6 +54,8 @@ def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
         epath.Path(folder) / "checkpoints"
     ).exists():
         loaded, lines = _of_run(folder, step, experiment)
+    elif (config := _transformers_config(source)) is not None:
+        loaded, lines = _of_transformers(source, config, experiment)
     else:
         inside = os.path.join(source, "model.safetensors")
         loaded, lines = _of_file(inside if os.path.isdir(source) else source, experiment)
@@ -68,6 +76,37 @@ def _of_run(folder: str, step: str, experiment: Experiment) -> tuple[Loaded, lis
     found, at = restored
     loaded, missing, unused = _match(_flat(found), experiment)
     return loaded, _lines(loaded, missing, unused, f"step {at}, ")
+
+
+def _transformers_config(folder: str) -> dict[str, Any] | None:
+    """What a folder of the transformers library says of itself; None if it is none."""
+    path = os.path.join(folder, "config.json")
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return config if isinstance(config, dict) and "model_type" in config else None
+
+
+def _of_transformers(
+    folder: str, config: Mapping[str, Any], experiment: Experiment
+) -> tuple[Loaded, list[str]]:
+    module = text_encoder_of(experiment.method)
+    if module is None:
+        name = experiment.config.model.name
+        raise UserError(f"init_from={folder} holds an encoder of text; {name} is none")
+    names = ("model.safetensors", "pytorch_model.bin")
+    paths = [os.path.join(folder, name) for name in names]
+    path = next((path for path in paths if os.path.exists(path)), None)
+    if path is None:
+        raise UserError(f"init_from={folder} has neither {' nor '.join(names)}")
+    arrays, others = hugging_face.from_hugging_face(interchange.read(path), config, module)
+    arrays = {f"params/{path}": x for path, x in arrays.items()}
+    loaded, missing, unused = _match(arrays, experiment)
+    return loaded, _lines(loaded, missing, [*unused, *others], f"{config['model_type']}, ")
 
 
 def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
@@ -98,8 +137,11 @@ def _match(
     """(loaded, paths of this run that found nothing, paths of the other that were not used)."""
     loaded: Loaded = {"params": {}, "buffers": {}}
     missing, used = [], set()
-    for path, leaf in _wanted(experiment).items():
-        origin = experiment.method.origin(path)
+    wanted = _wanted(experiment)
+    origins = {path: experiment.method.origin(path) for path in wanted}
+    arrays = restack(arrays, [origin for origin in origins.values() if origin])
+    for path, leaf in wanted.items():
+        origin = origins[path]
         if origin is None:
             continue
         value = arrays.get(origin)

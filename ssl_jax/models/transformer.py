@@ -311,6 +311,13 @@ def token_head(encoder: Net) -> Net:
     return Net(TokenHead(module.vocab_size, module.activation, module.norm_eps, dtype=module.dtype))
 
 
+def text_encoder_of(method: Any) -> TextEncoder | None:
+    """The text encoder that a method trains, alone or below a classifier; None if it has none."""
+    holder = getattr(method, "classifier", method)
+    module = getattr(getattr(holder, "encoder", None), "module", None)
+    return module if isinstance(module, TextEncoder) else None
+
+
 def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
     """LayerNorm in float32; its output has `dtype`."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, name=name)
