@@ -39,14 +39,14 @@ class Row:
     """A method under test.
 
     Attributes:
-      config: "file.py:variant" below configs/, or None: nothing but the shared defaults.
+      config: "file.py:variant" below configs/.
       overrides: dotted key -> value, to make it tiny.
       untrained: regexes of parameters that are meant to get no gradient.
       slow: tested with the slow tests; another row covers most of the method.
       embeds: whether there is an embedding for the collapse monitor; a classifier has none.
     """
 
-    config: str | None
+    config: str
     overrides: dict[str, Any]
     untrained: tuple[str, ...] = ()
     embeds: bool = True
@@ -54,10 +54,7 @@ class Row:
 
     def load(self, **more: Any) -> ConfigDict:
         """The tiny config; keyword arguments are further overrides, with __ for dots."""
-        if self.config is None:
-            config = config_lib.base_config()
-        else:
-            config = config_lib.load(f"{CONFIGS}/{self.config}")
+        config = config_lib.load(f"{CONFIGS}/{self.config}")
         changes = {"batch_size": BATCH, "log.tensorboard": False, **self.overrides}
         changes |= {key.replace("__", "."): value for key, value in more.items()}
         config.update_from_flattened_dict(changes)
@@ -287,27 +284,23 @@ ROWS = {
         embeds=False,
     ),
     "bert": Row(
-        None,
+        "bert.py:pydoc",
         {
             **TEXT,
-            "method": ConfigDict(dict(name="bert", chunk_size=32)),
+            "method.next_sentence": True,
+            "method.num_masks": 10,
             "data.options": ConfigDict(dict(TEXT_OPTIONS, rows="pairs")),
-            "model.name": "bert_tiny",
-            "steps": 100,
         },
         embeds=False,
     ),
     "roberta": Row(
-        None,
+        "roberta.py:pydoc",
         {
             **TEXT,
-            "method": ConfigDict(dict(name="bert", next_sentence=False, rounding="random")),
-            "data.options": ConfigDict(dict(TEXT_OPTIONS, rows="full_sentences")),
-            "model.name": "roberta_tiny",
+            "data.options": ConfigDict(dict(TEXT_OPTIONS, tokenizer="bpe", rows="full_sentences")),
             "model.depth": 2,
             "model.scan_layers": True,
             "model.remat": "dots",
-            "steps": 100,
         },
         embeds=False,
         slow=True,
