@@ -243,7 +243,7 @@ def _finished(directory: str, wanted: dict[str, Any], say: Say) -> TokenCache | 
         say(f"{directory} is finished: nothing to do")
         return cache
     say(f"{directory} is damaged ({broken[0]}): making what is broken again")
-    _write_json(os.path.join(directory, token_cache.UNFINISHED), wanted)
+    token_cache.write_json(os.path.join(directory, token_cache.UNFINISHED), wanted)
     os.remove(path)
     return None
 
@@ -262,7 +262,7 @@ def _begin(directory: str, wanted: dict[str, Any], say: Say) -> None:
         raise UserError(
             f"{directory} is not empty and holds no token cache ({others[0]}); choose another"
         )
-    _write_json(path, wanted)
+    token_cache.write_json(path, wanted)
 
 
 def _compare(directory: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -286,11 +286,6 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return out
-
-
-def _write_json(path: str, value: Any) -> None:
-    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
-    token_cache.write_file(path, text.encode("utf-8", "surrogateescape"))
 
 
 class _Task(NamedTuple):
@@ -327,19 +322,12 @@ class _Preparation:
         splits = {split: _split_facts(shards) for split, shards in records.items()}
         for split, facts in splits.items():
             self._check(split, facts)
-        vocabulary = dataclasses.asdict(self._tokenizer.vocabulary)
         class_names = self._corpus.class_names or tuple(self._labels)
-        manifest = {
-            "format": token_cache.FORMAT,
-            "identity": wanted,
-            "tokenizer": {"hash": self._tokenizer.digest, "vocabulary": vocabulary},
-            "dtype": _dtype(self._tokenizer).name,
-            "class_names": class_names or None,
-            "num_classes": len(class_names) or self._largest_label + 1 or None,
-            "order": list(splits),
-            "splits": splits,
-        }
-        _write_json(os.path.join(self._directory, token_cache.MANIFEST), manifest)
+        token_cache.write_manifest(
+            self._directory, self._tokenizer, splits, identity=wanted,
+            class_names=class_names or None,
+            num_classes=len(class_names) or self._largest_label + 1 or None,
+        )  # fmt: skip
         self._clear({record["file"] for shards in records.values() for record in shards})
         for split, facts in splits.items():
             self._say(
@@ -454,10 +442,6 @@ def _split_facts(records: list[dict[str, Any]]) -> dict[str, Any]:
     return totals | {"documents": documents, "shards": records}
 
 
-def _dtype(made: Tokenizer) -> np.dtype:
-    return np.dtype(np.uint16 if made.vocabulary.size <= 1 << 16 else np.uint32)
-
-
 def _title(corpus: Corpus) -> str:
     location = corpus.description.get("location")
     return corpus.description["kind"] + (f":{location}" if location else "")
@@ -465,6 +449,7 @@ def _title(corpus: Corpus) -> str:
 
 def make_shard(task: _Task, made: Tokenizer) -> dict[str, Any]:
     """Tokenizes and writes a shard. Returns its record."""
+    dtype = token_cache.dtype_of(made.vocabulary)
     ids: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
     pieces: list[str] = []
@@ -474,7 +459,7 @@ def make_shard(task: _Task, made: Tokenizer) -> dict[str, Any]:
     def encode() -> None:
         nonlocal pieces, waiting
         found, counts = made.encode(pieces)
-        ids.append(found.astype(_dtype(made)))
+        ids.append(found.astype(dtype))
         lengths.append(counts)
         pieces, waiting = [], 0
 

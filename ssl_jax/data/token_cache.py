@@ -89,6 +89,48 @@ def write_file(path: str, content: bytes) -> None:
     os.replace(temporary, path)
 
 
+def write_json(path: str, value: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    write_file(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_manifest(
+    directory: str,
+    made: Tokenizer,
+    splits: Mapping[str, Mapping[str, Any]],
+    *,
+    identity: Mapping[str, Any],
+    class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
+) -> None:
+    """Finishes a cache whose shards and tokenizer are written.
+
+    Args:
+      directory: of the cache.
+      made: the tokenizer.
+      splits: facts of each split, in this order; `shards` are the records of its shards.
+      identity: what tells it from other caches, JSON.
+      class_names, num_classes: of the documents' labels.
+    """
+    manifest = {
+        "format": FORMAT,
+        "identity": identity,
+        "tokenizer": {"hash": made.digest, "vocabulary": dataclasses.asdict(made.vocabulary)},
+        "dtype": dtype_of(made.vocabulary).name,
+        "class_names": class_names,
+        "num_classes": num_classes,
+        "order": list(splits),
+        "splits": splits,
+    }
+    write_json(os.path.join(directory, MANIFEST), manifest)
+
+
+def dtype_of(vocabulary: Vocabulary) -> np.dtype:
+    """In which tokens are stored."""
+    return np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
+
+
 def check_shard(path: str) -> dict[str, Any] | None:
     """The record of the shard at `path`, None if there is none or its contents are not whole."""
     try:

@@ -7,11 +7,13 @@ special tokens, and keeps text from being taken for one: "[MASK]" in a corpus is
 
 from __future__ import annotations
 
+import array
 import collections
 import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -32,6 +34,9 @@ VOCAB_SIZES = {"wordpiece": 30_522, "bpe": 50_265}  # of the published models
 _CONTINUES = "##"  # begins a WordPiece token that continues a word
 _MAX_ALPHABET = 1000  # characters of a trained WordPiece vocabulary; Wikipedia has many thousands
 _BLANKS = "ĠĊĉč"  # space, newline, tab and carriage return as byte-level BPE writes them
+_END = np.uint32(0xFFFFFFFF)  # no token's id
+_REMEMBERED = 1 << 20  # pieces, in about 150 MB
+_AT_ONCE = 1 << 16
 _FILES = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 
 Texts = Callable[[], Iterable[str]]  # a corpus, from its beginning at every call
@@ -53,6 +58,8 @@ class Tokenizer:
         self.backend = backend
         self.vocabulary = _vocabulary(backend)  # adds special tokens that are missing
         self.digest = hashlib.blake2b(self.to_json().encode(), digest_size=16).hexdigest()
+        pattern = _independent(json.loads(self.to_json()))
+        self._words = None if pattern is None else _Words(backend, pattern)
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
@@ -77,7 +84,9 @@ class Tokenizer:
           (ids, lengths): the ids of all texts one after the other, uint32 [t], and how many are of
           each, int64 [n].
         """
-        encoded = [e.ids for e in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        if self._words is not None:
+            return self._words.encode(texts)
+        encoded = _ids(self.backend, texts)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ids = itertools.chain.from_iterable(encoded)
         return np.fromiter(ids, np.uint32, int(lengths.sum())), lengths
@@ -109,6 +118,81 @@ class Tokenizer:
         table = np.zeros(self.vocabulary.size, bool)
         table[[*starts, *self.vocabulary.special]] = True
         return table
+
+
+def _ids(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+# Pieces of a text whose tokens do not depend on the others. BERT's words end at blanks and at ASCII
+# punctuation, whatever else ends them.
+_BERT_PIECES = re.compile(r"[^ \t\r\n!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]")
+# GPT-2's words as its regular expression has them, where they and what follows are ASCII. All else
+# is taken with the blanks in front of it, up to the next blank of which Python and the library
+# agree that it is one.
+_GPT2_PIECES = re.compile(
+    r"""(?>'s|'t|'re|'ve|'m|'ll|'d|[ ]?[A-Za-z]++|[ ]?[0-9]++|[ ]?[!-/:-@\[-`{-~]++)
+        (?![^\t-\r\x20-\x7e])
+    | [\t-\r ]+(?=[\t-\r ][!-~])
+    | [\t-\r](?=[!-~])
+    | \s*\S+(?:[^\S \t\r\n]\s*\S+)*
+    | \s+""",
+    re.VERBOSE,
+)
+
+
+def _independent(parts: dict[str, Any]) -> re.Pattern[str] | None:
+    """Matches pieces that may be tokenized one by one, None if that is not known of a tokenizer."""
+    if any(not token["special"] for token in parts["added_tokens"]):
+        return None  # they may hold blanks
+    kind = parts["model"]["type"]
+    normalizer = (parts["normalizer"] or {}).get("type")
+    words = parts["pre_tokenizer"] or {}
+    if kind == "WordPiece" and normalizer in (None, "BertNormalizer"):
+        return _BERT_PIECES if words.get("type") == "BertPreTokenizer" else None
+    if kind == "BPE" and normalizer is None and not parts["model"]["dropout"]:
+        plain = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+        return _GPT2_PIECES if plain.items() <= words.items() else None
+    return None
+
+
+class _Words:
+    """Tokenizes with a memory: a text consists of few different pieces.
+
+    Looking a piece up takes a tenth of the time in which the library tokenizes it.
+
+    Args:
+      backend: the library's tokenizer.
+      pieces: matches the pieces of a text.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, pieces: re.Pattern[str]):
+        self._backend, self._pieces = backend, pieces
+        self._forget()
+
+    def _forget(self) -> None:
+        # The ids of pieces, as the bytes of uint32. The end of a text has an id of its own.
+        self._known: dict[str | None, bytes] = {None: _END.tobytes()}
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `Tokenizer.encode`."""
+        pieces: list[str | None] = []
+        find = self._pieces.findall
+        for text in texts:
+            pieces += find(text)
+            pieces.append(None)
+        missing = list(set(pieces).difference(self._known))
+        if len(self._known) + len(missing) > _REMEMBERED:
+            self._forget()
+            missing = list(set(pieces).difference(self._known))
+        for start in range(0, len(missing), _AT_ONCE):
+            some = missing[start : start + _AT_ONCE]
+            for piece, ids in zip(some, _ids(self._backend, some), strict=True):
+                self._known[piece] = array.array("I", ids).tobytes()
+        found = np.frombuffer(b"".join(map(self._known.__getitem__, pieces)), np.uint32)
+        ends = np.flatnonzero(found == _END)
+        lengths = np.diff(ends, prepend=-1) - 1
+        return found[found != _END], lengths
 
 
 def family_vocabulary(family: str, size: int | None = None) -> Vocabulary:

@@ -1,6 +1,7 @@
 """Tokenizers: trained ones, published files, and what the rest asks of them."""
 
 import json
+import random
 import subprocess
 import sys
 
@@ -89,6 +90,46 @@ def test_text_that_looks_like_a_special_token_is_text(trained, family):
     ids, _ = made.encode(["[MASK] <mask> [CLS] <s> </s> [SEP] [PAD] <pad>"])
     unknown = made.vocabulary.unk
     assert not set(ids.tolist()) & set(made.vocabulary.special) - {unknown}
+
+
+BLANKS = [" ", "  ", "\n", "\t ", "\r\n", "\u00a0", "\u2003 ", "\x1c", "\x0b", "\u200b", "\x85"]
+OTHERS = [
+    "fox", "jumps!", "don't", "'self", "...", "naïve", "e\u0301", "\u0301", "日本", "ΣΑΣ", "İ", "ǅ",
+    "=\u0338", "42", "½", "²", "😀", "\x00", "\ufffd", "\x07", "\x7f", "_", "[MASK]", "a" * 120, "'s",
+    "،", "x=1;", "“Is", "it?”", "’s", "e.g.", "3.5", "١", "x\x1fy", "\x1f.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "bpe"])
+def test_what_is_remembered_is_what_the_library_makes(trained, family, monkeypatch):
+    made = tokenizer.Tokenizer.from_json(trained[family].to_json())
+    assert made._words is not None
+    monkeypatch.setattr(tokenizer, "_REMEMBERED", 300)  # so that it has to forget
+    draw = random.Random(0)
+    for _ in range(60):
+        texts = [
+            "".join(draw.choice(draw.choice([BLANKS, OTHERS])) for _ in range(draw.randrange(30)))
+            for _ in range(20)
+        ]
+        texts = [text.strip("\x1c\x1f") for text in texts]  # no text ends so: it is stripped
+        expected = [
+            encoding.ids for encoding in made.backend.encode_batch(texts, add_special_tokens=False)
+        ]
+        ids, lengths = made.encode(texts)
+        assert lengths.tolist() == list(map(len, expected))
+        assert ids.tolist() == [i for own in expected for i in own]
+
+
+def test_only_pieces_known_to_be_independent_are_remembered(trained):
+    parts = json.loads(trained["bpe"].to_json())
+    parts["pre_tokenizer"]["add_prefix_space"] = True
+    other = tokenizer.Tokenizer.from_json(json.dumps(parts))
+    assert other._words is None and other.decode(other.encode(["fox"])[0]) == " fox"
+    parts = json.loads(trained["wordpiece"].to_json())
+    token = parts["added_tokens"][0] | {"content": "lazy dog", "special": False, "id": 150}
+    parts["added_tokens"].append(token)
+    made = tokenizer.Tokenizer.from_json(json.dumps(parts))
+    assert made._words is None and 150 in made.encode(["the lazy dog"])[0]
 
 
 @pytest.mark.parametrize("family", ["wordpiece", "bpe"])
