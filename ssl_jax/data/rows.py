@@ -149,7 +149,9 @@ def _full_sentences(cache: TokenCache, chosen: np.ndarray, length: int) -> Plan:
     before = np.cumsum(sizes + last) - sizes - last
     row_starts = _fill(before, before + sizes + 1, ends, length - 1)
     # What one row has of one document is one run: no blank lies between two sentences.
-    heads = np.union1d(row_starts, np.concatenate([[0], ends[:-1]]))
+    begins = np.zeros(len(sizes), bool)
+    begins[row_starts] = begins[0] = begins[ends[:-1]] = True
+    heads = np.flatnonzero(begins)
     return Plan(
         start=start[heads],
         length=np.add.reduceat(sizes, heads),
