@@ -4,8 +4,8 @@
 
 Tokenizing: megabytes a second from text files to a finished token cache and its packed rows
 (reading, cutting into sentences, ids, shards on disk, plan), against `encode_batch` of the
-`tokenizers` library on the same documents in memory, whose encodings are thrown away. Both use all
-cores. In turns. The text is the source of Python's standard library, nothing twice: harder than
+`tokenizers` library on the same documents in memory, on all cores, whose encodings are thrown away.
+In turns. The text is the source of Python's standard library, nothing twice: harder than
 prose, since every name is a new word.
 
 Rows: how many of a row's tokens are no padding, how long the plan takes, and tokens a second of
@@ -71,7 +71,7 @@ def tokenizing(root: pathlib.Path, megabytes: float, rounds: int, workers: int) 
                 pairs.append((ours, size / encode(made, documents)))
             ratios = [one / two for one, two in pairs]
             table.add_row(
-                family, f"{count} processes" if count else "threads",
+                family, f"{count} processes" if count else "one process",
                 *(f"{statistics.median(side):.2f}" for side in zip(*pairs, strict=True)),
                 *(f"{f(ratios):.2f}" for f in (statistics.median, min, max)),
             )  # fmt: skip

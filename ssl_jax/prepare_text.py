@@ -35,7 +35,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("vocab_size", None, "Tokens of a tokenizer to be trained.")
     flags.DEFINE_bool("lowercase", None, "Of WordPiece: lower case without accents.")
     flags.DEFINE_float("tokenizer_fraction", 1.0, "Share of the documents it is trained on.")
-    flags.DEFINE_integer("workers", None, "Processes; 0: threads of one; default one a core.")
+    flags.DEFINE_integer("workers", None, "Processes; 0: this one alone; default one a core.")
     flags.DEFINE_integer("shard_characters", prepare.SHARD, "Characters of a shard, at least.")
     flags.DEFINE_integer("sequence_length", None, "Report rows of so many tokens.")
     flags.DEFINE_string("document", None, "Of text:, what a document is: paragraph or file.")

@@ -99,7 +99,6 @@ def test_killed_and_started_again(tmp_path):
     [
         (["--output=x"], "--data is missing"),
         (["--data=digits", "--output=x"], "--data=digits is no corpus; corpora: pydoc, text:"),
-        (["--data=text:/nowhere/*", "--output=x"], "no file matches text:/nowhere/*"),
         (["--data=pydoc", "--output=x", "--document=file"], "unknown option 'document' of pydoc"),
     ],
 )

@@ -161,7 +161,10 @@ def cached(
     directory = os.path.join(os.path.expanduser(folder), key)
     if os.path.exists(os.path.join(directory, token_cache.MANIFEST)):
         return TokenCache(directory)
-    say(f"preparing the tokens of {_title(corpus)} once, in {directory}")
+    say(
+        f"preparing the tokens of {_title(corpus)} once, in {directory} (for a large corpus: "
+        "python -m ssl_jax.prepare_text, with several processes)"
+    )
     return prepare(corpus, options, directory, workers=workers, say=say)
 
 
@@ -180,7 +183,7 @@ def prepare(
       corpus: the documents.
       options: of the tokenizer.
       directory: where to, made if missing. Another process that prepares it is waited for.
-      workers: processes that tokenize; 0: the threads of the `tokenizers` library.
+      workers: processes that tokenize; 0: this process alone.
       shard_characters: characters of a shard.
       say: takes lines on how it goes.
 

@@ -18,7 +18,7 @@ import functools
 
 import numpy as np
 
-from ssl_jax.data import packing, pairs
+from ssl_jax.data import counter, packing, pairs
 from ssl_jax.data.token_cache import TokenCache
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.method import Vocabulary
@@ -35,6 +35,8 @@ class RowOptions:
       rows: one of KINDS.
       sequence_length: tokens of a row, special tokens and padding included.
       short_probability: of pairs, how often they are kept short; see `pairs`.
+      duplicates: of pairs, how often the documents are gone through, each time with other draws;
+        10 in BERT. An epoch is that much longer.
       word_start: whether batches say which tokens begin a word.
 
     Raises:
@@ -44,6 +46,7 @@ class RowOptions:
     rows: str = "packed"
     sequence_length: int = 128
     short_probability: float = 0.1
+    duplicates: int = 1
     word_start: bool = False
 
     def __post_init__(self) -> None:
@@ -55,6 +58,8 @@ class RowOptions:
             raise UserError(f"sequence_length is {self.sequence_length}; it must be at least 8")
         if not 0 <= self.short_probability <= 1:
             raise UserError(f"short_probability is {self.short_probability}, not in [0, 1]")
+        if self.duplicates < 1:
+            raise UserError(f"duplicates is {self.duplicates}; it must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +108,18 @@ def plan(cache: TokenCache, chosen: np.ndarray, options: RowOptions, seed: int) 
         return _chunks(cache, chosen, options.sequence_length, options.rows == "packed")
     if options.rows == "full_sentences":
         return _full_sentences(cache, chosen, options.sequence_length)
-    found = pairs.sample(
-        *(cache.documents.sentence_start[chosen], cache.documents.num_sentences[chosen]),
-        cache.sentence_starts, options.sequence_length, options.short_probability, seed,
-    )  # fmt: skip
+    start, count = cache.documents.sentence_start[chosen], cache.documents.num_sentences[chosen]
+    found = pairs.Pairs(*map(np.concatenate, zip(*(
+        pairs.sample(
+            start, count, cache.sentence_starts, options.sequence_length,
+            options.short_probability, counter.key(seed, duplicate),
+        )
+        for duplicate in range(options.duplicates)
+    ), strict=True)))  # fmt: skip
     return Plan(
         start=np.stack([found.a_start, found.b_start], axis=1).reshape(-1),
         length=np.stack([found.a_length, found.b_length], axis=1).reshape(-1),
-        first=2 * np.arange(len(found.a_start) + 1),
+        first=2 * np.arange(len(found.next) + 1),
         framed=False,
         next=found.next,
     )

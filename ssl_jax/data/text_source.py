@@ -41,10 +41,10 @@ class TextOptions:
     """The options of every data set of text, beside those of its own kind.
 
     Attributes:
-      tokens: the tokenizer's; None where there is none to choose: of a prepared cache.
+      tokenizer: which one a corpus is prepared with.
       rows: what rows are like.
       cache_dir: below which caches of corpora are prepared.
-      prepare_workers: processes that prepare one; 0: threads.
+      prepare_workers: processes that prepare one; 0: this process alone.
       vocabulary: what the tokens must be, where it is known from elsewhere (a run's config).
     """
 
@@ -129,7 +129,9 @@ def open_text(
 class Text:
     """A corpus or a token cache, in all its splits."""
 
-    def __init__(self, made: Any, options: TextOptions, seed: int, given: Mapping[str, Any]):
+    def __init__(
+        self, made: Corpus | TokenCache, options: TextOptions, seed: int, given: Mapping[str, Any]
+    ):
         self._made, self._options, self._seed, self._given = made, options, seed, given
         self.splits: tuple[str, ...] = tuple(made.splits)
 

@@ -190,6 +190,17 @@ def test_pairs():
     assert len(other) != len(rows_of) or (other.plan.start != plan.start).any()
 
 
+def test_duplicates_are_other_pairs():
+    made = cache()
+    once, thrice = (source(made, "pairs", duplicates=n).plan for n in (1, 3))
+    n = len(once)
+    np.testing.assert_array_equal(thrice.start[: 2 * n], once.start)
+    assert 2.8 * n < len(thrice) < 3.2 * n
+    second = set(map(tuple, thrice.start[2 * n : 4 * n].reshape(-1, 2).tolist()))
+    first = set(map(tuple, once.start.reshape(-1, 2).tolist()))
+    assert len(first & second) < 0.2 * n
+
+
 @pytest.mark.parametrize("kind", rows.KINDS)
 def test_word_starts(kind):
     made = cache()
@@ -220,6 +231,7 @@ def test_a_row_is_the_same_in_any_batch(kind):
         (dict(rows="pair"), "rows 'pair' is not one of packed, .*Did you mean 'pairs'"),
         (dict(sequence_length=7), "sequence_length is 7; it must be at least 8"),
         (dict(short_probability=1.5), "short_probability is 1.5"),
+        (dict(duplicates=0), "duplicates is 0; it must be at least 1"),
     ],
 )
 def test_bad_options(options, message):
