@@ -76,6 +76,7 @@ ROWS = {
             "method.block_size": 8,
             "steps": 100,
         },
+        slow=True,
     ),
     "simclr-margin-triplet": Row(
         "simclr.py:digits",
@@ -168,6 +169,7 @@ ROWS = {
     "moco-v3": Row(
         "moco_v3.py:digits",
         {"model.widths": (4, 8, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
+        slow=True,
     ),
     "moco-v3-vit": Row(
         "moco_v3.py:digits",
@@ -232,6 +234,7 @@ ROWS = {
             "optimizer.lr_scaling": "linear",
             "steps": 100,
         },
+        slow=True,
     ),
     "vicreg": Row(
         "vicreg.py:digits",
