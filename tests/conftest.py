@@ -11,7 +11,7 @@ if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}8".strip()
 # As ssl_jax.parallel.initialize does in the commands, with the reason.
 os.environ["XLA_FLAGS"] += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
-# Tests compile thousands of tiny programs and run each a few times: without optimisation and with the
+# Tests compile thousands of tiny programs and run each a few times: unoptimised, and with the
 # older code generator for fusions they take half the time. Jaxlib 0.11 and newer may not know the
 # latter flag, and stop at flags that they do not know.
 os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
