@@ -1,4 +1,4 @@
-"""Multiply-adds of matrix products and convolutions."""
+"""Multiply-adds of matrix products, convolutions and the attention kernel for TPUs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssl_jax.compiled.text import Array, Computation, Instruction
 
 
 def matrix_flops(instruction: Instruction, computation: Computation) -> int:
-    """FLOPs of a `dot` or `convolution`, two for each multiply-add; 0 for other instructions.
+    """FLOPs of a `dot`, `convolution` or attention kernel, two for each multiply-add; else 0.
 
     A convolution counts only the multiply-adds of real values: none with padding, and none with the
     zeros between dilated elements. So a convolution's backward passes cost what its forward pass
@@ -25,7 +25,21 @@ def matrix_flops(instruction: Instruction, computation: Computation) -> int:
         lhs = computation.operand(instruction, 0).shape
         rhs = computation.operand(instruction, 1).shape
         return _convolution_flops(instruction, lhs, rhs)
+    if instruction.opcode == "custom-call" and "tpu_custom_call" in instruction.attributes:
+        return _attention_flops(instruction, computation)
     return 0
+
+
+def _attention_flops(instruction: Instruction, computation: Computation) -> int:
+    """JAX's "splash" attention over whole rows: two products forwards, five backwards."""
+    products = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
+    count = next((n for name, n in products.items() if instruction.name.startswith(name)), 0)
+    shapes = [computation.instructions[name].shape for name in instruction.operands]
+    heads = [shape.dims for shape in shapes if isinstance(shape, Array) and len(shape.dims) == 4]
+    if not count or len(heads) < 2:
+        return 0
+    queries, keys = heads[:2]  # (n, heads, t, d), (n, heads, s, d)
+    return count * 2 * math.prod(queries) * keys[2]
 
 
 def _convolution_flops(instruction: Instruction, lhs: Array, rhs: Array) -> int:

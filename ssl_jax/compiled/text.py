@@ -280,7 +280,8 @@ def parse(text: str) -> Module:
     Raises:
       ValueError: it is no HLO text.
     """
-    lines = text.splitlines()
+    # A kernel's description is an attribute over several lines.
+    lines = re.sub(r"=\{\n(.*?)\n\}\}", r"={\1}}", text, flags=re.DOTALL).splitlines()
     computations: dict[str, Computation] = {}
     tables: dict[str, dict[int, str]] = {name: {} for name in _TABLES}
     entry, table, current = "", None, None
