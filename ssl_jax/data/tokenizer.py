@@ -36,6 +36,7 @@ _MAX_ALPHABET = 1000  # characters of a trained WordPiece vocabulary; Wikipedia 
 _BLANKS = "ĠĊĉč"  # space, newline, tab and carriage return as byte-level BPE writes them
 _END = np.uint32(0xFFFFFFFF)  # no token's id
 _REMEMBERED = 1 << 20  # pieces, in about 150 MB
+_LONGEST = 32  # characters of a piece that is remembered; scripts without blanks have long ones
 _AT_ONCE = 1 << 16
 _FILES = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 
@@ -190,6 +191,9 @@ class _Words:
             for piece, ids in zip(some, _ids(self._backend, some), strict=True):
                 self._known[piece] = array.array("I", ids).tobytes()
         found = np.frombuffer(b"".join(map(self._known.__getitem__, pieces)), np.uint32)
+        for piece in missing:
+            if len(piece) > _LONGEST:
+                del self._known[piece]
         ends = np.flatnonzero(found == _END)
         lengths = np.diff(ends, prepend=-1) - 1
         return found[found != _END], lengths

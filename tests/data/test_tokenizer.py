@@ -118,6 +118,8 @@ def test_what_is_remembered_is_what_the_library_makes(trained, family, monkeypat
         ids, lengths = made.encode(texts)
         assert lengths.tolist() == list(map(len, expected))
         assert ids.tolist() == [i for own in expected for i in own]
+        assert len(made._words._known) <= 300
+        assert all(len(piece or "") <= 32 for piece in made._words._known)
 
 
 def test_only_pieces_known_to_be_independent_are_remembered(trained):
