@@ -1,6 +1,6 @@
-"""Features of images: python -m ssl_jax.embed --workdir=runs/x --data=folder:/path --output=f.npz
+"""Features of examples: python -m ssl_jax.embed --workdir=runs/x --data=folder:/path --output=f.npz
 
-One row an image, in the order of the source: `h` float32 [n d] (and whatever else --features asks
+One row an example, in the order of the source: `h` float32 [n d] (and whatever else --features asks
 for), `label` int32 [n] (-1: none), `index` int32 [n], and `name`, the file's name where the source
 has files. Images that cannot be read are left out and counted. The output's suffix says the format:
 .npz or .parquet.
@@ -9,6 +9,7 @@ has files. Images that cannot be read are left out and counted. The output's suf
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -48,9 +49,10 @@ def main() -> int:
     prober = Prober(config, experiment.mesh, given.data)
     source = prober.source(given.split)
     encoder = pretrained.load_experiment(given.workdir, experiment, given.step)
+    wanted = tuple(given.features)
     with jax.set_mesh(experiment.mesh):
-        features = prober.features(encoder.encode, source)
-    columns = _columns(features, source, tuple(given.features))
+        features = prober.features(lambda batch: _chosen(encoder.encode(batch), wanted), source)
+    columns = _columns(features, source, wanted)
     if jax.process_index() == 0:
         output.parent.mkdir(parents=True, exist_ok=True)
         (_write_npz if output.suffix == ".npz" else _write_parquet)(output, columns)
@@ -71,13 +73,19 @@ def _check_format(output: epath.Path) -> None:
             raise UserError("--output=*.parquet needs pyarrow: pip install pyarrow") from None
 
 
+def _chosen(found: Mapping[str, jax.Array], wanted: tuple[str, ...]) -> dict[str, jax.Array]:
+    """The features asked for; the host need not hold the others."""
+    for name in wanted:
+        if name not in found:
+            raise UserError(
+                f"--features: this method has no {name!r}; it has {', '.join(sorted(found))}"
+            )
+    return {name: found[name] for name in wanted}
+
+
 def _columns(
     features: dict[str, np.ndarray], source: data.Source, wanted: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    known = sorted(features.keys() - {"label", "index"})
-    for name in wanted:
-        if name not in known:
-            raise UserError(f"--features: this method has no {name!r}; it has {', '.join(known)}")
     columns = {name: features[name] for name in (*wanted, "label", "index")}
     if source.names is not None:
         columns["name"] = np.array([source.names[i] for i in features["index"]])

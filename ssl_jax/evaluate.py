@@ -47,10 +47,26 @@ def main() -> int:
     prober = Prober(config, experiment.mesh, given.data)
     encoder = pretrained.load_experiment(given.workdir, experiment, given.step)
     with jax.set_mesh(experiment.mesh):
-        values = prober.evaluate(encoder.encode, tuple(given.evals or config.eval.final_names))
+        values, predicted = {}, {}
+        if prober.labelled or given.evals or not experiment.predicts:
+            names = tuple(given.evals or config.eval.final_names)
+            values = prober.evaluate(encoder.encode, names)
+        if experiment.predicts and not given.evals:
+            score = experiment.held_out_fn()
+            found, guessed = prober.held_out(
+                lambda batch: score(encoder.params, encoder.buffers, batch)
+            )
+            predicted = {
+                **({"unigram": guessed} if guessed else {}),
+                experiment.method.title: found,
+            }
     if jax.process_index() == 0:
         print(f"{given.workdir}, step {encoder.step}, on {prober.dataset}")
-        Console().print(report.summary_table({experiment.method.title: values}))
+        if values:
+            Console().print(report.summary_table({experiment.method.title: values}))
+        if predicted:
+            Console().print(report.held_out_table(predicted))
+            values = values | {"held_out": predicted}
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
         path = epath.Path(given.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -81,6 +81,9 @@ class Run:
             try:
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 path.write_text(config_lib.to_json(self.config))
+                tokenizer = self.source.tokenizer_json()
+                if tokenizer is not None:  # for exports and for whoever reads the ids
+                    (self.workdir / "tokenizer.json").write_text(tokenizer)
             except OSError as error:
                 raise UserError(f"--workdir={self.workdir} cannot be written: {error}") from error
 

@@ -175,8 +175,11 @@ def test_a_language_model_trains_is_scored_on_held_out_text_and_reported(tmp_pat
     assert results["held_out"].keys() == {"unigram", "BERT"}
     for scores in results["held_out"].values():
         assert 0 <= scores["accuracy"] <= 1 and 1 < scores["perplexity"] < 2000
+    assert json.loads((tmp_path / "run" / "tokenizer.json").read_text())["model"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Hidden words" in page and "Neighbours of words" in page
+    again = run(tmp_path / "run", module="ssl_jax.evaluate").stdout
+    assert f"{results['held_out']['BERT']['perplexity']:,.1f}" in again  # the same questions
     rows = metrics.read_metrics(tmp_path / "run")
     assert all(row["train/tokens_per_s"] > 0 for row in rows if "train/loss" in row)
 

@@ -88,6 +88,10 @@ class Source(abc.ABC):
         """How much a sub-split can be cut from: the examples, or what they are made of."""
         return len(self)
 
+    def tokenizer_json(self) -> str | None:
+        """The tokenizer of a text, in the format of the `tokenizers` library; None of images."""
+        return None
+
     @property
     def tokens_per_example(self) -> float | None:
         """Tokens of an example of text on average, padding left out; None of images."""

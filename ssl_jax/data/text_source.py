@@ -245,6 +245,9 @@ class TextSource(Source):
         """Share of padding among the tokens of all rows, in [0, 1)."""
         return 1 - self.plan.num_tokens / (len(self) * self.options.sequence_length)
 
+    def tokenizer_json(self) -> str:
+        return self.cache.tokenizer.to_json()
+
     @property
     def tokens_per_example(self) -> float:
         return self.plan.num_tokens / len(self)
