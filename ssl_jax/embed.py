@@ -46,7 +46,7 @@ def main() -> int:
 
     # Whatever devices there are, however many the run was trained on.
     experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
-    prober = Prober(config, experiment.mesh, given.data)
+    prober = Prober(config, experiment.mesh, given.data, workdir=given.workdir)
     source = prober.source(given.split)
     encoder = pretrained.load_experiment(given.workdir, experiment, given.step)
     wanted = tuple(given.features)

@@ -44,7 +44,7 @@ def main() -> int:
         config.eval.test_split = given.test_split
     # Whatever devices there are, however many the run was trained on.
     experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
-    prober = Prober(config, experiment.mesh, given.data)
+    prober = Prober(config, experiment.mesh, given.data, workdir=given.workdir)
     encoder = pretrained.load_experiment(given.workdir, experiment, given.step)
     with jax.set_mesh(experiment.mesh):
         values, predicted = {}, {}

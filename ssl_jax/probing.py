@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from ssl_jax import data, evals, parallel
@@ -30,10 +31,20 @@ class Prober:
       config: the resolved config; its eval section says what to probe and how.
       mesh: devices over which features are computed, batch by batch.
       dataset: the data set to probe on; default `eval.data`, else the training set.
+      workdir: of the run, whose tokenizer reads other text.
     """
 
-    def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, dataset: str | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        mesh: jax.sharding.Mesh,
+        dataset: str | None = None,
+        *,
+        workdir: epath.PathLike | None = None,
+    ):
         self.config = config
+        path = None if workdir is None else epath.Path(workdir) / "tokenizer.json"
+        self.tokenizer = str(path) if path is not None and path.exists() else None
         self.mesh = mesh
         self._arrays = data.spec_from_config(config.data).arrays
         self.dataset = dataset or config.eval.data or config.data.name
@@ -64,12 +75,28 @@ class Prober:
         section = self.config.data.copy_and_resolve_references()
         section.unlock()
         if self.dataset != section.name:  # another data set keeps the canvas, not the options
-            section.options = ConfigDict()
+            section.options = self._options_elsewhere(section.options)
         section.update(name=self.dataset, split=split, host_views=0)
         section.labelled_fraction = None  # what a run may learn from; probes have all labels
         if "image" in self._arrays:
             section.options.center = self.config.eval.center
         return data.from_config(section, seed=self.config.seed)
+
+    def _options_elsewhere(self, options: ConfigDict) -> ConfigDict:
+        """Of the run's data options, those that hold for another data set.
+
+        Text keeps its rows, and its tokens: those of another tokenizer would mean other words.
+        """
+        if "tokens" not in self._arrays:
+            return ConfigDict()
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.dataset} is other text than the run's, which has no tokenizer.json to "
+                "read it with; copy the one of its token cache into the workdir"
+            )
+        names = ("rows", "sequence_length", "word_start", "vocabulary", "cache_dir")
+        kept = {name: options[name] for name in names if name in options}
+        return ConfigDict({**kept, "tokenizer": self.tokenizer})
 
     @property
     def labelled(self) -> bool:

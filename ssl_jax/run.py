@@ -64,7 +64,7 @@ class Run:
     @functools.cached_property
     def prober(self) -> Prober:
         """Loads the probes' splits when they are first needed."""
-        return Prober(self.config, self.mesh)
+        return Prober(self.config, self.mesh, workdir=self.workdir)
 
     def _settle_config(self, allow_change: bool) -> None:
         """Writes config.json, or checks that the one there says the same."""

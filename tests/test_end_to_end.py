@@ -180,6 +180,10 @@ def test_a_language_model_trains_is_scored_on_held_out_text_and_reported(tmp_pat
     assert "Hidden words" in page and "Neighbours of words" in page
     again = run(tmp_path / "run", module="ssl_jax.evaluate").stdout
     assert f"{results['held_out']['BERT']['perplexity']:,.1f}" in again  # the same questions
+    elsewhere = f"--data=text:{ROOT}/LICENSE"
+    output = f"--output={tmp_path}/h.npz"
+    run(tmp_path / "run", elsewhere, output, module="ssl_jax.embed")
+    assert np.load(tmp_path / "h.npz")["h"].shape[1] == 32
     rows = metrics.read_metrics(tmp_path / "run")
     assert all(row["train/tokens_per_s"] > 0 for row in rows if "train/loss" in row)
 
