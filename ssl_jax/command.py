@@ -103,12 +103,14 @@ def _split_options(argv: Sequence[str]) -> tuple[list[str], dict[str, object]]:
     A value is read as a Python literal, or else as text.
     """
     source = _config_source(argv)
-    known = config_lib.load(source).data.options if source else {}
+    if not source or not any(a.lstrip("-").startswith(_OPTIONS) for a in argv):
+        return list(argv), {}
+    known = config_lib.load(source).data.options
     rest, options = [], {}
     for argument in argv:
         name, given, text = argument.lstrip("-").partition("=")
         key = name.removeprefix(_OPTIONS)
-        if key in (name, "") or not given or "." in key or key in known or not source:
+        if key in (name, "") or not given or "." in key or key in known:
             rest.append(argument)
             continue
         try:

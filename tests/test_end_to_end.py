@@ -220,7 +220,10 @@ def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_p
     np.testing.assert_allclose(list(pieces.values()), list(whole.values()), rtol=2e-3)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_and_the_next_start_goes_on(signum, code, finished, tmp_path):
     arguments = (*TINY, "--config.checkpoint.every_steps=1000")
     process = start(tmp_path, *arguments)
@@ -308,6 +311,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, tmp_
     assert losses(workdir) == losses(finished(1))
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_with_one_line_and_leaves_the_older_checkpoint(finished, tmp_path):
     process = start(tmp_path, *TINY, "--config.steps=12")
     assert process.wait(timeout=120) == 0

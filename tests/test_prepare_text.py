@@ -27,7 +27,7 @@ def run(*arguments):
     return process.returncode, out.splitlines(), errors.splitlines()
 
 
-def write_corpus(path, num_documents=2000):
+def write_corpus(path, num_documents=4000):
     rng = np.random.default_rng(0)
     words = ["one", "two", "ones", "twos", "three."]
     documents = ["\n".join([" ".join(rng.choice(words, 9))] * 3) for _ in range(num_documents)]

@@ -111,7 +111,7 @@ def test_eight_devices_equal_one_in_value_and_gradient(name):
         rows = NamedSharding(mesh, P(("data", "fsdp")))
         with jax.set_mesh(mesh):
             loss8, grad8 = jax.jit(f, out_shardings=(None, rows))(*jax.device_put((p, t), rows))
-        np.testing.assert_allclose(loss8, loss, rtol=1e-6)
+        np.testing.assert_allclose(loss8, loss, rtol=1e-5)
         np.testing.assert_allclose(grad8, grad, atol=1e-7)
 
 

@@ -203,6 +203,7 @@ ROWS = {
             "optimizer.lr_scaling": "linear",
             "steps": 100,
         },
+        slow=True,
     ),
     "byol-no-predictor": Row(
         "byol.py:digits",
@@ -239,6 +240,7 @@ ROWS = {
     "vicreg": Row(
         "vicreg.py:digits",
         {"model.widths": (4, 8, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
+        slow=True,
     ),
     "supervised": Row(
         "supervised.py:digits",
@@ -275,6 +277,7 @@ ROWS = {
     "simclr-v2": Row(
         "simclr_v2.py:digits",
         {"model.widths": (4, 8, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
+        slow=True,
     ),
     "distill": Row(
         "distill.py:digits",
@@ -285,6 +288,7 @@ ROWS = {
             "steps": 100,
         },
         embeds=False,
+        slow=True,
     ),
     "bert": Row(
         "bert.py:pydoc",

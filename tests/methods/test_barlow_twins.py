@@ -65,6 +65,7 @@ def test_biases_and_norms_have_their_own_learning_rate_and_the_rest_lars():
     assert seen == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["cifar10", "imagenet"])
 def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     experiment, outputs = paper_scale.trace_step(f"barlow_twins.py:{variant}")

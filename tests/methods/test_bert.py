@@ -13,7 +13,9 @@ from ssl_jax import parallel, train_state
 from ssl_jax.errors import UserError
 from ssl_jax.method import DataSpec, Vocabulary
 from ssl_jax.methods import bert
+from ssl_jax.models import count_parameters
 from ssl_jax.paths import by_path
+from tests.methods.paper_scale import trace_step
 
 BATCH, LENGTH, V = 16, 24, 40
 VOCABULARY = Vocabulary(size=V, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4))
@@ -308,3 +310,19 @@ def test_the_preflight_says_what_is_hidden():
 def test_mistakes_are_named(of, change, message):
     with pytest.raises(UserError, match=message):
         make(of, **change)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        ("bert.py:base", 110_106_428),
+        ("bert.py:large_512", 336_226_108),
+        ("roberta.py:base", 124_697_433),
+        ("roberta.py:large", 355_412_057),
+    ],
+)
+def test_the_whole_step_of_a_paper_scale_config_traces_without_data(config, parameters):
+    experiment, outputs = trace_step(config)
+    assert count_parameters(experiment.abstract_state.params) == parameters
+    assert outputs["h"].shape[0] == experiment.config.batch_size

@@ -132,6 +132,7 @@ def test_one_micro_batch_is_the_whole_batch():
         np.testing.assert_allclose(got, leaf, rtol=1e-3, atol=2e-5, err_msg=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["cifar10", "imagenet"])
 def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     experiment, outputs = paper_scale.trace_step(f"byol.py:{variant}")

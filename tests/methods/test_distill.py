@@ -120,6 +120,7 @@ def test_a_teacher_of_another_kind():
     assert jax.eval_shape(experiment.method.eval_view, image).shape == (3, 16, 16, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant", ["imagenet", pytest.param("imagenet_big", marks=pytest.mark.slow)]
 )

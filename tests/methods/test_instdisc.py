@@ -147,6 +147,7 @@ def test_normalised_views_have_a_normalised_evaluation_view():
     assert shown.shape[:2] == (4, 1) and shown.min() >= 0 and 0.5 < shown.max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["cifar10", "imagenet", "softmax"])
 def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     experiment, outputs = paper_scale.trace_step(f"instdisc.py:{variant}")

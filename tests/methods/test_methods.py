@@ -119,7 +119,7 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(name, three_steps):
 
 
 # The step of a kind of state each; the others' are slow tests.
-EIGHT_DEVICES = ("simclr", "simclr-blockwise", "moco-v2", "byol", "barlow-twins", "supervised")
+EIGHT_DEVICES = ("simclr", "moco-v2", "supervised")
 
 
 @pytest.mark.parametrize(

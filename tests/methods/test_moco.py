@@ -344,6 +344,7 @@ def _close(found, expected, err_msg=""):
 # --- Configs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["moco_v1.py:cifar10", "moco_v1.py:imagenet", "moco_v1.py:end_to_end", "moco_v1.py:bank",

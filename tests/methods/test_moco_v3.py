@@ -149,6 +149,7 @@ def test_the_frozen_patch_projection_keeps_every_bit():
 # --- Configs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant", ["cifar10", "imagenet", "imagenet300", "imagenet1000", "vit_s16", "vit_b16"]
 )

@@ -99,6 +99,7 @@ def test_an_unset_width_is_that_of_h():
     assert features["ft"].shape == (2, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     experiment = paper_scale(variant)

@@ -190,6 +190,7 @@ def test_groups_are_the_parts_of_the_net():
     assert groups == {"stage1", "stage2", "stage3", "projector", "head"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     [

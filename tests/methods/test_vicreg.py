@@ -47,6 +47,7 @@ def test_the_configs_weights_are_those_of_the_loss():
     np.testing.assert_allclose(loss, total, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["cifar10", "imagenet", "imagenet100"])
 def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     experiment, outputs = paper_scale.trace_step(f"vicreg.py:{variant}")
