@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import sys
 import traceback
@@ -28,6 +29,7 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
     (RunError) are one line on stderr and exit code 1; anything else keeps its traceback.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
     parallel.skip_absent_tpu()
     define_flags()
 
