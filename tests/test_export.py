@@ -36,6 +36,7 @@ def build(trained, **changes):
     return Experiment.build(config, data.spec_from_config(config.data))
 
 
+@pytest.mark.slow
 def test_out_under_timms_names_and_in_again(trained, tmp_path):
     done = run(trained, f"--output={tmp_path}/out", "--to=timm", module="ssl_jax.export")
     assert "arrays, step 3" in done.stdout

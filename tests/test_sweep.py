@@ -182,6 +182,7 @@ def test_settings_reach_every_cell_as_text():
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_a_linear_probe_is_chosen_without_the_test_split(tmp_path, capsys):
     pretrained, swept = tmp_path / "pre=1,train", tmp_path / "rates"
     train(pretrained, *TINY, "--config.steps=4", "--config.eval.final_names=()")

@@ -7,8 +7,13 @@ import pytest
 from ssl_jax.errors import UserError
 from ssl_jax.models import ENCODERS, make_encoder
 
+DEEP = ("resnet101", "resnet152", "resnet200")
 
-@pytest.mark.parametrize("name", list(ENCODERS))
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in ENCODERS],
+)
 def test_every_encoder_keeps_the_contract(name):
     """(h, out): h [n d] float32, the stages in the compute dtype; params float32; hashable."""
     net = make_encoder(name, dtype="bfloat16")

@@ -251,6 +251,7 @@ def test_tiny_data(n):
     assert ("map-h-class-0" in page.ids) == (n >= galleries.LEAST_POINTS)
 
 
+@pytest.mark.slow
 def test_colour_photographs_and_a_thousand_classes():
     data = digits_like(150, channels=3, side=80, classes=100)
     data["labels"][50:] *= 10  # up to 990; the first fifty stay below
