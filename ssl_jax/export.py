@@ -11,13 +11,15 @@ encoder of text gets the transformers library's config.json and the tokenizer's 
 
 With PyTorch and the library at hand, their model is built, loads the file, and its features on
 images of the run's own data set (on random tokens, of text) are compared with ours: a difference
-above 1e-3 of the features' size fails the command. Without them the command says that it was not
-compared. `--ema` takes the moving average of the weights (momentum, target or teacher encoder).
+above 1e-3 of the features' size fails the command. Where they are not installed, or do not fit each
+other, the command says that it was not compared. `--ema` takes the moving average of the weights
+(momentum, target or teacher encoder).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -117,9 +119,9 @@ def _compare_tokens(folder: str, params: Any, module: TextEncoder, vocab_size: i
     Raises:
       RunError: the last layer's tokens differ.
     """
-    for library in ("torch", "transformers"):
-        if importlib.util.find_spec(library) is None:
-            return f"not compared with transformers: {library} is not installed"
+    reason = missing("torch", "transformers", needed="BertModel")
+    if reason:
+        return f"not compared with transformers: {reason}"
     rng = np.random.default_rng(0)
     length = min(module.max_length, 64)
     lengths = rng.integers(2, length + 1, (_COMPARED, 1))
@@ -141,6 +143,28 @@ def _compare_tokens(folder: str, params: Any, module: TextEncoder, vocab_size: i
             "their size"
         )
     return f"compared with transformers on {_COMPARED} texts: tokens differ by {difference:.1g}"
+
+
+def missing(*libraries: str, needed: str | None = None) -> str | None:
+    """Why the libraries cannot be used here, None if they can.
+
+    Args:
+      needed: an attribute of the last one, which loads its parts only when they are asked for.
+    """
+    for library in libraries:
+        if importlib.util.find_spec(library) is None:
+            return f"{library} is not installed"
+        try:
+            module = importlib.import_module(library)
+            if needed is not None and library == libraries[-1]:
+                getattr(module, needed)
+        except Exception as error:  # what builds of PyTorch raise that do not fit each other
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            reason = str(cause).partition("\n")[0]
+            return f"{library} is installed but cannot be imported ({reason})"
+    return None
 
 
 def transformers_tokens(folder: str, text: dict[str, np.ndarray]) -> np.ndarray:
@@ -210,9 +234,9 @@ def _compare(to: str, path: str, run: pretrained.Pretrained) -> str:
     Raises:
       RunError: the features differ.
     """
-    for module in ("torch", to):
-        if importlib.util.find_spec(module) is None:
-            return f"not compared with {to}: {module} is not installed"
+    reason = missing("torch", to)
+    if reason:
+        return f"not compared with {to}: {reason}"
     images = _images(run)
     ours = np.asarray(run.encode({"image": images})["h"])
     method = run.experiment.method

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax import config as config_lib
-from ssl_jax import data, init_from, interchange, pretrained
+from ssl_jax import data, export, init_from, interchange, pretrained
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
 from ssl_jax.paths import by_path
@@ -132,3 +132,22 @@ def test_what_cannot_be_is_said_in_one_line(trained, tmp_path):
     other = Experiment.build(config, data.spec_from_config(config.data))
     with pytest.raises(UserError, match="nothing in it fits this model"):
         init_from.load(str(trained), other)
+
+
+def test_a_library_that_cannot_be_imported_is_named_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "fits_nothing.py").write_text(
+        "def __getattr__(name):\n"
+        "    try:\n"
+        "        raise RuntimeError('operator x::y does not exist\\nand more')\n"
+        "    except RuntimeError as error:\n"
+        "        raise ModuleNotFoundError('could not import') from error\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert export.missing("json", "fits_nothing") is None
+    assert export.missing("fits_nothing", "json", needed="loads") is None
+    assert export.missing("json", "there_is_no_such_thing") == (
+        "there_is_no_such_thing is not installed"
+    )
+    assert export.missing("json", "fits_nothing", needed="Net") == (
+        "fits_nothing is installed but cannot be imported (operator x::y does not exist)"
+    )
