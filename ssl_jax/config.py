@@ -123,6 +123,7 @@ def base_config() -> ConfigDict:
     config.eval.every_epochs = 0.0  # 0: at the end only
     config.eval.names = ("knn",)  # while training; the probes of results.json are final_names
     config.eval.final_names = ("knn", "linear", "few_shot")
+    config.eval.features = ("h",)  # probed at the end: h, and z, which the projection head makes
     config.eval.data = placeholder(str)  # another data set than data.name
     config.eval.train_split = "train"
     config.eval.test_split = "test"

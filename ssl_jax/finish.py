@@ -52,11 +52,13 @@ def finish(
     results: dict[str, dict[str, float]] = {}
     if prober.labelled:
         chosen = tuple(experiment.config.eval.final_names)
-        for name, encode in _representations(experiment, apply, state):
-            # Pixels make no logits; a baseline that nothing is left for has no row.
-            names = [one for one in chosen if name != _RAW or evals.feature_of(one) == "h"]
+        for name, encode, feature in _representations(experiment, apply, state):
+            # Pixels make no logits, and those of the encoder are not of z; what nothing is left for
+            # has no row.
+            every = feature == "h" and name != _RAW
+            names = [one for one in chosen if every or evals.feature_of(one, feature) == feature]
             if names:
-                results[name] = prober.evaluate(encode, names)
+                results[name] = prober.evaluate(encode, names, feature)
     predicted = _held_out(experiment, prober, state)
     if experiment.spec.vocabulary is None:
         shown = showcase.pictures(experiment, prober, apply, state, source)
@@ -89,12 +91,18 @@ def finish(
 
 
 def _representations(experiment: Experiment, apply, state: TrainState):
-    """(name, encode) of everything to probe, the trained encoder last."""
+    """(name, encode, feature) of everything to probe, the trained encoder's h last."""
+    features = sorted(experiment.config.eval.features, key=lambda feature: feature == "h")
+
+    def of(title: str, state: TrainState):
+        for feature in features:
+            name = title if feature == "h" else f"{title}, {feature}"
+            yield name, lambda batch: apply(state.params, state.buffers, batch), feature
+
     if experiment.config.eval.baselines:
-        yield _RAW, raw_pixels
-        fresh = experiment.init_state()
-        yield _UNTRAINED, lambda batch: apply(fresh.params, fresh.buffers, batch)
-    yield experiment.method.title, lambda batch: apply(state.params, state.buffers, batch)
+        yield _RAW, raw_pixels, "h"
+        yield from of(_UNTRAINED, experiment.init_state())
+    yield from of(experiment.method.title, state)
 
 
 def _held_out(

@@ -20,6 +20,8 @@ from ml_collections import ConfigDict, config_flags
 from ssl_jax import config as config_lib
 from ssl_jax.errors import UserError, nearest
 
+_LENGTHS = {"epochs": "steps", "steps": "epochs"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -115,8 +117,14 @@ class Sweep:
         for key, purpose in self.needs.items():
             if key not in values:
                 raise UserError(f"this sweep needs --set={key}=..., {purpose}")
+        # As on the command line, a length in steps takes the place of one in epochs.
+        replaced = [other for key, other in _LENGTHS.items() if key in values]
         cells = tuple(
-            dataclasses.replace(cell, overrides={**cell.overrides, **values}) for cell in self.cells
+            dataclasses.replace(
+                cell,
+                overrides={k: v for k, v in cell.overrides.items() if k not in replaced} | values,
+            )
+            for cell in self.cells
         )
         return dataclasses.replace(self, cells=cells)
 

@@ -140,10 +140,17 @@ class Prober:
         ):
             yield parallel.to_global(batch, self.mesh, rows, size)
 
-    def evaluate(self, encode: Encode, names: Sequence[str]) -> dict[str, float]:
+    def evaluate(
+        self, encode: Encode, names: Sequence[str], feature: str = "h"
+    ) -> dict[str, float]:
         """The named probes on `encode`'s features: flat, e.g. {"knn/top1": 0.95}.
 
         The train split is encoded only if one of them fits something.
+
+        Args:
+          encode: batch -> features by name.
+          names: of the probes.
+          feature: what probes of no particular output are of.
 
         Raises:
           UserError: `encode` does not make what one of them takes.
@@ -152,11 +159,11 @@ class Prober:
         fitted = [name for name in names if evals.needs_train(name)]
         train = None
         if fitted:
-            train = self.features(_only(encode, fitted), self.train, self._train_subset())
-        test = self.features(_only(encode, names), self.test)
+            train = self.features(_only(encode, fitted, feature), self.train, self._train_subset())
+        test = self.features(_only(encode, names, feature), self.test)
         return evals.evaluate(
             names, train, test, num_classes=num_classes, config=self.config.eval,
-            seed=self.config.seed,
+            seed=self.config.seed, feature=feature,
         )  # fmt: skip
 
     def held_out(self, score: Encode) -> tuple[dict[str, float], dict[str, float]]:
@@ -197,28 +204,29 @@ def _evenly(count: int, limit: int | None) -> np.ndarray | None:
     return np.linspace(0, count - 1, limit).astype(int)
 
 
-def _only(encode: Encode, names: Sequence[str]) -> Encode:
+def _only(encode: Encode, names: Sequence[str], feature: str) -> Encode:
     """`encode` without what no evaluation of these takes, which the host then need not hold."""
-    wanted = sorted({evals.feature_of(name) for name in names})
+    wanted = sorted({evals.feature_of(name, feature) for name in names})
 
     def needed(batch: Any) -> dict[str, jax.Array]:
         found = encode(batch)
         if not set(wanted) <= set(found):
-            _refuse(names, found)
+            _refuse(names, found, feature)
         return {key: found[key] for key in wanted}
 
     return needed
 
 
-def _refuse(names: Sequence[str], found: Iterable[str]) -> None:
+def _refuse(names: Sequence[str], found: Iterable[str], feature: str = "h") -> None:
     """Raises UserError if an evaluation takes what is not among the features `found`."""
     for name in names:
-        feature = evals.feature_of(name)
-        if feature not in found:
+        wanted = evals.feature_of(name, feature)
+        if wanted not in found:
+            where = "--evals, eval.names and eval.final_names"
             raise UserError(
-                f"evaluation {name!r} is of {feature!r}, and this method makes "
-                f"{', '.join(sorted(found))}; leave it out of --evals, eval.names and "
-                "eval.final_names"
+                f"evaluation {name!r} is of {wanted!r}, and this method makes "
+                f"{', '.join(sorted(found))}; leave it out of "
+                f"{'eval.features' if wanted == feature != 'h' else where}"
             )
 
 
@@ -228,8 +236,14 @@ def check_names(experiment: Experiment) -> None:
     Raises:
       UserError: there is no such evaluation, or it takes what the method does not make.
     """
-    names = (*experiment.config.eval.names, *experiment.config.eval.final_names)
-    if all(evals.feature_of(name) == "h" for name in names):
+    section = experiment.config.eval
+    features = tuple(section.features)
+    if len(set(features)) < len(features) or "h" not in features:
+        raise UserError(
+            f"eval.features is {features}; it names different outputs, and h is one of them"
+        )
+    names = (*section.names, *section.final_names)
+    if features == ("h",) and all(evals.feature_of(name) == "h" for name in names):
         return  # every method makes that
     state, batch = experiment.abstract_state, experiment.spec.batch(1)
     if "image" in batch:  # as evaluation sees it: whole, not several crops
@@ -237,6 +251,8 @@ def check_names(experiment: Experiment) -> None:
         batch["image"] = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
     found = jax.eval_shape(experiment.method.features, state.params, state.buffers, batch)
     _refuse(names, found)
+    for feature in features:
+        _refuse(section.final_names, found, feature)
 
 
 def raw_pixels(batch: Any) -> dict[str, jax.Array]:

@@ -162,8 +162,8 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     """Writes DIR/results.csv, and returns its rows.
 
     A row holds the cell's labels, `step`, and for the trained encoder `knn/top1`, `few_shot/1` and
-    so on; of the baselines, where the cell has them, the same under `raw pixels/...` and
-    `untrained encoder/...`.
+    so on, of another of its outputs `z/knn/top1`; of the baselines, where the cell has them, the
+    same under `raw pixels/...` and `untrained encoder/...`.
     """
     rows = []
     for cell in sweep.cells:
@@ -174,7 +174,8 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
         *baselines, trained = found["results"] or {"": {}}
         row |= found["results"].get(trained, {})
         for name in baselines:
-            row |= {f"{name}/{key}": value for key, value in found["results"][name].items()}
+            prefix = name.removeprefix(f"{trained}, ")  # "SimCLR, z" is "z" of any method
+            row |= {f"{prefix}/{key}": value for key, value in found["results"][name].items()}
         rows.append(row)
     if not rows:
         print("no cell is finished: nothing to collect")

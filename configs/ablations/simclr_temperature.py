@@ -1,6 +1,6 @@
 """Temperature and l2 normalisation of SimCLR's loss (Chen et al. 2020, Table 5).
 
-    python -m ssl_jax.sweep --config=configs/ablations/simclr_temperature.py:VARIANT --workdir=runs/t
+    python -m ssl_jax.sweep --config=configs/ablations/simclr_temperature.py:digits --workdir=runs/t
 """
 
 from ssl_jax import recipes
