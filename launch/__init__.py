@@ -1,0 +1,1 @@
+"""Running ssl_jax on other machines: TPU VMs, GKE, SLURM. Needs Python alone, no JAX."""
