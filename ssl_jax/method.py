@@ -64,12 +64,16 @@ class DataSpec:
       num_examples: size of the training set.
       num_classes: number of label classes, or None where there are no labels.
       vocabulary: of the tokens; None where the data are no text.
+      task: what the labels of texts are, where they are for a task: "classify" (a class a text),
+        "regress" (`target` float32 []), "tags" (`tags` int32 [l], a class a word) or "span" (`span`
+        int32 [2], an answer's first and last token). Images have none.
     """
 
     arrays: Mapping[str, jax.ShapeDtypeStruct]
     num_examples: int
     num_classes: int | None = None
     vocabulary: Vocabulary | None = None
+    task: str | None = None
 
     def batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch of `batch_size` examples."""

@@ -3,7 +3,8 @@
     x -> h = f(x) -> the first layers of its pretraining's projection head, if any -> logits
 
 SimCLR v2 fine-tunes from the first layer of its projection head (Chen et al. 2020, section 3.2);
-elsewhere the head is thrown away and the classifier stands on h.
+elsewhere the head is thrown away and the classifier stands on h. On the tokens of a text it says
+something of each of them.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ class Classifier:
 
     Attributes:
       encoder: f, whose output is (h, out), h [n d]; of images or of anything else.
-      head: [n d] to logits [n c].
+      head: [n d] to logits [n c], or [n l d] to [n l c] where it reads tokens.
       projector: `first_layers` of a projection head, or None.
+      reads: which of the encoder's outputs the head takes: "h", or "tokens" of a text.
     """
 
     encoder: Net
     head: Net
     projector: Net | None = None
+    reads: str = "h"
 
     def init(self, key: Array, x: Any) -> tuple[PyTree, PyTree]:
         """Fresh (params, buffers) for inputs like `x`, of which only shapes and dtypes matter."""
@@ -43,7 +46,7 @@ class Classifier:
         params, buffers = {}, {}
         params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
         h = jax.eval_shape(
-            lambda *args: self.encoder.apply(*args, train=False)[0][0],
+            lambda *args: self.encoder.apply(*args, train=False)[0][1][self.reads],
             params["encoder"], buffers["encoder"], x,
         )  # fmt: skip
         if self.projector is not None:
@@ -59,16 +62,17 @@ class Classifier:
         self, params: PyTree, buffers: PyTree, x: Any, *, train: bool, key: Array | None = None
     ) -> tuple[tuple[Array, Array], PyTree]:
         """((h [n d], logits [n c]), entries of `buffers` that changed), all outputs float32."""
-        (h, _), encoder = self.encoder.apply(
+        (h, out), encoder = self.encoder.apply(
             params["encoder"], buffers["encoder"], x, train=train, key=key
         )
-        features, updates = h, {"encoder": encoder}
+        features, updates = out[self.reads], {"encoder": encoder}
         if self.projector is not None:
             features, updates["projector"] = self.projector.apply(
-                params["projector"], buffers["projector"], h, train=train
+                params["projector"], buffers["projector"], features, train=train
             )
             features = nn.relu(features)
-        logits, _ = self.head.apply(params["head"], {}, features, train=train)
+        head_key = None if key is None else jax.random.fold_in(key, 1)
+        logits, _ = self.head.apply(params["head"], {}, features, train=train, key=head_key)
         return (h.astype(jnp.float32), logits), updates if train else {}
 
 
@@ -80,17 +84,19 @@ def make_classifier(
     projector_layers: int = 0,
     hidden_dim: int | None = None,
     zero_init: bool = False,
+    head: Net | None = None,
     dtype: Any = jnp.float32,
 ) -> Classifier:
     """A classifier on an encoder.
 
     Args:
       encoder: f.
-      x: what it takes, of any number of examples.
+      x: what it takes, of any number of examples: a tree of arrays or of their shapes.
       num_classes: c.
-      projector_layers: how many layers of a projection head come before the linear map.
+      projector_layers: how many layers of a projection head come before the head.
       hidden_dim: their width; None is the width of h.
       zero_init: of the linear map, see `LinearHead`.
+      head: what takes the place of the linear map, such as a `TextHead`.
       dtype: of the projection layers' arithmetic, by name or as a type.
 
     Raises:
@@ -109,7 +115,7 @@ def make_classifier(
                 lambda key, x: encoder.apply(*encoder.init(key, x), x, train=False)[0][0], key, x
             ).shape[1]
         projector = first_layers(projector_layers, hidden_dim, dtype=dtype)
-    return Classifier(encoder, Net(LinearHead(num_classes, zero_init)), projector)
+    return Classifier(encoder, head or Net(LinearHead(num_classes, zero_init)), projector)
 
 
 def first_layers(num_layers: int, hidden_dim: int, *, dtype: Any = jnp.float32) -> Net:
@@ -141,3 +147,35 @@ class LinearHead(nn.Module):
         kernel = self.param("kernel", init, (x.shape[-1], self.num_classes), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,), jnp.float32)
         return jnp.einsum("nd,dc->nc", x.astype(jnp.float32), kernel) + bias
+
+
+class TextHead(nn.Module):
+    """What BERT and RoBERTa are fine-tuned with: dropout and a linear map, of a text or its tokens.
+
+    Attributes:
+      num_outputs: c.
+      dense: whether a dense layer with tanh comes before it, dropout before that too: RoBERTa's
+        classifier on the first token. BERT's has that layer in the encoder, as its pooler.
+      dropout: of what enters a layer.
+      zero_init: the linear map starts from zeros; else from N(0, 0.02^2), cut off at two standard
+        deviations, as the dense layer does.
+      dtype: of the dense layer's arithmetic; the linear map's is float32.
+    """
+
+    num_outputs: int
+    dense: bool = False
+    dropout: float = 0.1
+    zero_init: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """[... d] to [... num_outputs] float32."""
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        init = nn.initializers.truncated_normal(0.02)
+        if self.dense:
+            layer = nn.Dense(x.shape[-1], kernel_init=init, dtype=self.dtype, name="dense")
+            x = jnp.tanh(layer(drop(x)).astype(jnp.float32))
+        out_init = nn.initializers.zeros if self.zero_init else init
+        out = nn.Dense(self.num_outputs, kernel_init=out_init, dtype=jnp.float32, name="out")
+        return out(drop(x.astype(jnp.float32)))

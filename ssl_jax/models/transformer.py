@@ -318,6 +318,12 @@ def text_encoder_of(method: Any) -> TextEncoder | None:
     return module if isinstance(module, TextEncoder) else None
 
 
+def text_inputs(module: TextEncoder, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What the encoder takes of a batch; types only if it has more than one."""
+    taken = ("tokens", "segment", "position", *(("type",) if module.num_types > 1 else ()))
+    return {name: batch[name] for name in taken if name in batch}
+
+
 def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
     """LayerNorm in float32; its output has `dtype`."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, name=name)

@@ -1,0 +1,114 @@
+"""Losses of labelled texts: a number a text, a class a word, a span of tokens a question.
+
+What they give is a sum or a loss of each text, so that the mean is one over all labels of the
+global batch, however devices and micro-batches split it. Arithmetic is in float32, or in float64
+where the logits are.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def squared_error(predictions: Array, targets: Array) -> tuple[Array, Array]:
+    """The squared error of each example, and whether it counts.
+
+    Args:
+      predictions: float [n].
+      targets: float [n], nan where there is none.
+
+    Returns:
+      (errors, weights): float32 [n] both; an example without a target has 0 and 0, and sends no
+      gradient.
+
+    Raises:
+      ValueError: the shapes are not [n].
+    """
+    if predictions.ndim != 1 or targets.shape != predictions.shape:
+        raise ValueError(
+            f"squared_error takes two arrays [n], got {predictions.shape} and {targets.shape}"
+        )
+    known = ~jnp.isnan(targets)
+    # The other way round, nan times 0 would be the gradient.
+    difference = _wide(predictions) - jnp.where(known, targets, 0)
+    return jnp.where(known, difference**2, 0), known.astype(difference.dtype)
+
+
+def tag_cross_entropy(logits: Array, tags: Array) -> dict[str, Array]:
+    """Cross-entropy of the classes of words, summed over each text.
+
+    Args:
+      logits: [n l c], any float dtype.
+      tags: int [n l], the class of the word that begins at a token; -1 at all other tokens.
+
+    Returns:
+      Sums over each text, float32 [n]: `count` of words, their `loss` (nats) and `hits`. Of equal
+      logits the lower class counts as the first.
+
+    Raises:
+      ValueError: the shapes do not fit.
+    """
+    if logits.ndim != 3 or tags.shape != logits.shape[:2]:
+        raise ValueError(
+            f"tag_cross_entropy takes logits [n l c] and tags [n l], got {logits.shape} and "
+            f"{tags.shape}"
+        )
+    logits = _wide(logits)
+    begins = tags >= 0
+    losses = _cross_entropy(logits, jnp.maximum(tags, 0))
+    hits = begins & (jnp.argmax(logits, axis=2) == tags)
+    return {
+        "count": begins.sum(axis=1).astype(logits.dtype),
+        "loss": jnp.where(begins, losses, 0).sum(axis=1),
+        "hits": hits.sum(axis=1).astype(logits.dtype),
+    }
+
+
+def span_cross_entropy(logits: Array, span: Array, allowed: Array) -> dict[str, Array]:
+    """Cross-entropy of where an answer begins and ends (BERT, Devlin et al. 2018, section 4.2).
+
+        l = -(log p(start) + log q(end)) / 2
+
+    p and q are softmaxes over the tokens of the text that are allowed.
+
+    Args:
+      logits: [n l 2], of the first and of the last token.
+      span: int [n 2], the answer's first and last token.
+      allowed: bool [n l], where an answer may lie; the tokens of `span` count as allowed.
+
+    Returns:
+      Of each text, float32 [n]: `loss` (nats), and `hits`, 1 where both ends have the largest
+      logit.
+
+    Raises:
+      ValueError: the shapes do not fit.
+    """
+    if (
+        logits.ndim != 3
+        or logits.shape[2] != 2
+        or allowed.shape != logits.shape[:2]
+        or span.shape != (len(logits), 2)
+    ):
+        raise ValueError(
+            "span_cross_entropy takes logits [n l 2], span [n 2] and allowed [n l], got "
+            f"{logits.shape}, {span.shape} and {allowed.shape}"
+        )
+    places = jnp.arange(logits.shape[1])
+    ends = places[None, :, None] == span[:, None, :]  # (n, l, 2)
+    ends_of = jnp.where(allowed[..., None] | ends, _wide(logits), -jnp.inf).swapaxes(1, 2)
+    losses = _cross_entropy(ends_of, span)  # (n, 2)
+    hits = (jnp.argmax(ends_of, axis=2) == span).all(axis=1)
+    return {"loss": losses.mean(axis=1), "hits": hits.astype(losses.dtype)}
+
+
+def _cross_entropy(logits: Array, classes: Array) -> Array:
+    """-log softmax at `classes`, [... c] and int [...] to [...]."""
+    at_class = jnp.take_along_axis(logits, classes[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - at_class
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

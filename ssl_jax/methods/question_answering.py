@@ -1,0 +1,68 @@
+"""Extractive question answering: where in a text the answer begins and where it ends (SQuAD).
+
+    cls question sep text sep -> tokens t_i = f(...) -> start and end logits of each token
+    -(log p(start) + log q(end)) / 2, p and q softmaxes over cls and the tokens of the text
+
+BERT, Devlin et al. 2018, sections 4.2 and 4.3. A text that does not fit is cut into windows that
+overlap; of one in which the answer does not lie, cls is both start and end. Released code takes the
+softmax over the whole row; here neither the question nor padding can be an answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from ssl_jax.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.losses.labels import span_cross_entropy
+from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnswering(Labelled):
+    """Cross-entropy of the two ends of an answer."""
+
+    title: ClassVar[str] = "question answering"
+    targets: ClassVar[tuple[str, ...]] = ("span", "context")
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        del ema_params
+        (h, logits), updates = self.forward(params, buffers, views["x"], train=True, key=key)
+        allowed = _allowed(views["context"])
+        return {"h": h, **span_cross_entropy(logits, views["span"], allowed)}, updates
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key, step
+        metrics = {"exact_spans": encoded["hits"].mean()}
+        return encoded["loss"].mean(), Aux(buffers, metrics, {"h": encoded["h"]})
+
+    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+        """`h` [n d], and `start` and `end` [n l], logits of every token."""
+        (h, logits), _ = self.forward(params, buffers, self.view.evaluate(batch), train=False)
+        return {"h": h, "start": logits[..., 0], "end": logits[..., 1]}
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        return [("loss", "cross-entropy of start and end"), *super().preflight(batch_size)]
+
+
+def _allowed(context: Array) -> Array:
+    """Where an answer may lie, bool [n l]: in the text, or at cls where there is none."""
+    return context.at[:, 0].set(True)
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> QuestionAnswering:
+    """Builds the method from the config's sections method and model."""
+    del total_steps
+    hyper = hyper_parameters(LabelledOptions, config.method, "method")
+    check_task(config, spec, "span")
+    return QuestionAnswering(**make_parts(config, spec, hyper, num_outputs=2, reads="tokens"))

@@ -1,0 +1,65 @@
+"""Regression of texts: a number for each, such as how alike two sentences are (STS-B of GLUE).
+
+    text -> h = f(text) -> y -> (y - target)^2
+
+Texts without a target (nan) take no part: the loss is the sum over the others of the global batch
+over their number, however devices and micro-batches split it. Encoder and head are those of
+`ssl_jax.labelled`: BERT (Devlin et al. 2018, section 4.1) regresses as it classifies, with one
+output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from ssl_jax.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.losses.labels import squared_error
+from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression(Labelled):
+    """Mean squared error."""
+
+    title: ClassVar[str] = "regression"
+    targets: ClassVar[tuple[str, ...]] = ("target",)
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        del ema_params
+        (h, y), updates = self.forward(params, buffers, views["x"], train=True, key=key)
+        errors, weights = squared_error(y[:, 0], views["target"])
+        return {"h": h, "errors": errors, "weights": weights}, updates
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key, step
+        loss = encoded["errors"].sum() / jnp.maximum(encoded["weights"].sum(), 1)
+        return loss, Aux(buffers, {"rmse": jnp.sqrt(loss)}, {"h": encoded["h"]})
+
+    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+        """`h` [n d] and the `prediction` [n]."""
+        (h, y), _ = self.forward(params, buffers, self.view.evaluate(batch), train=False)
+        return {"h": h, "prediction": y[:, 0]}
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        return [("loss", "mean squared error"), *super().preflight(batch_size)]
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> Regression:
+    """Builds the method from the config's sections method and model."""
+    del total_steps
+    hyper = hyper_parameters(LabelledOptions, config.method, "method")
+    check_task(config, spec, "regress")
+    return Regression(**make_parts(config, spec, hyper, num_outputs=1))

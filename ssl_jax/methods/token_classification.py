@@ -1,0 +1,68 @@
+"""Token classification: a class for each word of a text, such as the named entity it is part of.
+
+    text -> tokens t_i = f(text) -> logits of the tokens that begin a word -> cross-entropy
+
+BERT, Devlin et al. 2018, section 5.3: the first token of a word speaks for it, the others take no
+part. The loss is the sum over the words of the global batch over their number, however devices and
+micro-batches split it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from ssl_jax.errors import UserError
+from ssl_jax.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.losses.labels import tag_cross_entropy
+from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenClassification(Labelled):
+    """Cross-entropy of words."""
+
+    title: ClassVar[str] = "token classification"
+    targets: ClassVar[tuple[str, ...]] = ("tags",)
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        del ema_params
+        (h, logits), updates = self.forward(params, buffers, views["x"], train=True, key=key)
+        return {"h": h, **tag_cross_entropy(logits, views["tags"])}, updates
+
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del params, key, step
+        count = jnp.maximum(encoded["count"].sum(), 1)
+        metrics = {"accuracy": encoded["hits"].sum() / count}
+        return encoded["loss"].sum() / count, Aux(buffers, metrics, {"h": encoded["h"]})
+
+    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+        """`h` [n d], and `tags` int32 [n l], the likeliest class at every token."""
+        (h, logits), _ = self.forward(params, buffers, self.view.evaluate(batch), train=False)
+        return {"h": h, "tags": jnp.argmax(logits, axis=2).astype(jnp.int32)}
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        return [("loss", "cross-entropy of words"), *super().preflight(batch_size)]
+
+
+def make(config: Any, spec: DataSpec, total_steps: int) -> TokenClassification:
+    """Builds the method from the config's sections method and model."""
+    del total_steps
+    hyper = hyper_parameters(LabelledOptions, config.method, "method")
+    check_task(config, spec, "tags")
+    if not spec.num_classes:
+        raise UserError(f"{config.data.name} has no tags to learn from; set data.num_classes")
+    parts = make_parts(config, spec, hyper, num_outputs=spec.num_classes, reads="tokens")
+    return TokenClassification(**parts)
