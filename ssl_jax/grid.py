@@ -19,6 +19,8 @@ from ml_collections import ConfigDict, config_flags
 
 from ssl_jax import config as config_lib
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.report import ablation
+from ssl_jax.report.ablation import Curve
 
 _LENGTHS = {"epochs": "steps", "steps": "epochs"}
 
@@ -84,14 +86,25 @@ class Sweep:
       needs: config keys that the file leaves to `--set`, and what they are for.
       metric: the result by which cells are compared, the highest being the best, e.g.
         "accuracy/top1".
+      setting: data, net and budget of the cells, in a few words, for the figure.
+      curves: what the figure shows beside what has been published.
     """
 
     title: str
     cells: tuple[Cell, ...]
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metric: str | None = None
+    setting: str = ""
+    curves: tuple[Curve, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that every cell has."""
+        return tuple(self.cells[0].labels)
 
     def __post_init__(self) -> None:
+        if not self.cells:
+            raise UserError(f"the sweep {self.title!r} has no cells")
         names = [cell.name for cell in self.cells]
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
@@ -99,6 +112,14 @@ class Sweep:
         columns = {tuple(cell.labels) for cell in self.cells}
         if len(columns) > 1:
             raise UserError(f"cells of the sweep have different labels: {sorted(columns)}")
+        for curve in self.curves:
+            ablation.table_of(curve)
+            for label in curve.labels:
+                if label not in self.labels:
+                    raise UserError(
+                        f"a curve of the sweep is over {label!r}, and its cells have the labels "
+                        f"{', '.join(self.labels)}.{nearest(label, self.labels)}"
+                    )
 
     def with_overrides(self, values: Mapping[str, Any]) -> Sweep:
         """The same sweep with further overrides in every cell, which win over the cells' own.
@@ -168,5 +189,8 @@ def load(source: str) -> Sweep:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_sweep"):
-        raise UserError(f"{path} holds no sweep: it has no get_sweep; sweeps are in configs/sweeps")
+        raise UserError(
+            f"{path} holds no sweep: it has no get_sweep; sweeps are in configs/sweeps and "
+            "configs/ablations"
+        )
     return module.get_sweep(variant) if variant else module.get_sweep()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -48,19 +47,25 @@ def digits(config: ConfigDict, *, epochs: float = 120.0, noise_p: float = 1.0) -
     config.checkpoint.every_epochs = 30.0
 
 
-def short_digits(epochs: float = 40.0) -> dict[str, Any]:
-    """Overrides of a `digits` variant as a cell of a grid: half a minute on two cores, no page."""
-    return {
-        "epochs": epochs,
-        "eval.every_epochs": 0.0,
-        "eval.online": False,
-        "eval.collapse_every_steps": 0,
-        "eval.baselines": False,
-        "eval.linear.num_l2": 6,
-        "checkpoint.every_epochs": epochs,
-        "log.tensorboard": False,
-        "log.report": False,
-    }
+def small_shapes(config: ConfigDict, *, epochs: float = 60.0) -> None:
+    """Data, encoder, views, optimizer and probes of `small_shapes` variants: colour on two cores.
+
+    Args:
+      epochs: length of the run.
+    """
+    digits(config, epochs=epochs)
+    config.data.update(name="shapes", image_size=32)
+    config.data.options = ConfigDict(dict(num_generated=2048))
+    config.views = ConfigDict(
+        dict(
+            ops=("random_resized_crop", "flip", "color_jitter", "grayscale", "gaussian_blur"),
+            random_resized_crop=dict(size=32, scale=(0.3, 1.0)),
+            flip=dict(p=0.5),
+            color_jitter=dict(strength=0.5, p=0.8),
+            grayscale=dict(p=0.2),
+            gaussian_blur=dict(kernel_size=3, p=0.5, sigma=(0.1, 2.0)),
+        )
+    )
 
 
 def pydoc(config: ConfigDict) -> None:

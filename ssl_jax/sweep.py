@@ -1,18 +1,20 @@
 """Runs a grid of configs: python -m ssl_jax.sweep --config=configs/sweeps/methods.py --workdir=DIR
 
-Each cell is a normal run in a folder of its own, DIR/<cell>. The command may be interrupted and
-given again: finished cells are skipped, broken ones continue where they were. A cell that fails is
+Sweeps are in configs/sweeps, and those that redraw a published curve in configs/ablations. Each
+cell is a normal run in a folder of its own, DIR/<cell>. The command may be interrupted and given
+again: finished cells are skipped, broken ones continue where they were. A cell that fails is
 reported, and the others run.
 
-    --dry_run   lists the cells, their steps and whether they are finished; runs nothing
+    --dry_run   lists the cells, what they cost in examples, and which are finished; runs nothing
     --cell=3    runs one cell, by its number or name: so that a cluster's job array is the engine
     --collect   only gathers the results of the finished cells
     --set=KEY=VALUE   sets a config key in every cell, e.g. --set=init_from=runs/x; may be repeated
 
 At the end the results of all finished cells stand in DIR/results.csv, a row a cell: its labels, its
-steps, and what its probes found. A sweep that chooses something says which cell was the best. Exit
-codes: 0 all cells asked for are finished, 1 a cell failed, 143 and 130 after SIGTERM and SIGINT,
-which the running cell survives saved.
+steps, and what its probes found; their means over seeds are printed. An ablation is drawn beside
+its published curve in DIR/results.png, and how the orders of the two agree is printed. A sweep that
+chooses something says which cell was the best. Exit codes: 0 all cells asked for are finished, 1 a
+cell failed, 143 and 130 after SIGTERM and SIGINT, which the running cell survives saved.
 """
 
 from __future__ import annotations
@@ -27,17 +29,23 @@ from typing import Any
 
 from absl import flags
 from etils import epath
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from ssl_jax import command, data, grid
+from ssl_jax import command, data, grid, metrics
 from ssl_jax import config as config_lib
 from ssl_jax.config import Length
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.grid import Cell, Sweep
+from ssl_jax.report import ablation
 
 RESULTS = "results.csv"
+FIGURE = "results.png"
 LOG = "log.txt"
+# What the table of means shows of a sweep that has no curves.
+HEADLINES = ("few_shot/1", "few_shot/8", "knn/top1", "linear/top1", "accuracy/top1")
 
 
 def define_flags() -> None:
@@ -58,7 +66,9 @@ def main() -> int:
     workdir = epath.Path(given.workdir)
     cells = sweep.cells if given.cell is None else (_find(sweep, given.cell),)
     for cell in cells:
-        cell.load()  # a wrong cell is found before the first one has run for hours
+        # What is wrong with a cell is found before the first one has run for hours.
+        cell.load()
+        results_of(cell, workdir)
     if given.dry_run:
         _list(sweep, cells, workdir)
         return 0
@@ -97,7 +107,12 @@ def _run(cells: tuple[Cell, ...], workdir: epath.Path) -> tuple[list[Cell], int]
             print(f"{at}: finished", flush=True)
             continue
         print(f"{at}: runs", flush=True)
-        code = _train(cell, workdir)
+        try:
+            code = _train(cell, workdir)
+        except OSError as error:  # no process, or no room for its log
+            print(f"{at}: FAILED: {error}", flush=True)
+            failed.append(cell)
+            continue
         if code in (130, 143):
             print("stopped; the same command continues", flush=True)
             return failed, code
@@ -144,7 +159,10 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
     path = workdir / cell.name / "results.json"
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:  # the machine went down while it was written; the run ends once more
+        return None
     config = cell.load()
     saved = config_lib.from_json((workdir / cell.name / "config.json").read_text())
     changed = config_lib.difference(saved, config)
@@ -159,12 +177,14 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
 
 
 def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
-    """Writes DIR/results.csv, and returns its rows.
+    """Writes DIR/results.csv, and DIR/results.png if the sweep has curves; returns the rows.
 
     A row holds the cell's labels, `step`, and for the trained encoder `knn/top1`, `few_shot/1` and
     so on, of another of its outputs `z/knn/top1`; of the baselines, where the cell has them, the
-    same under `raw pixels/...` and `untrained encoder/...`.
+    same under `raw pixels/...` and `untrained encoder/...`. What a curve shows of the training
+    itself, "train/...", is the mean over the rows logged in the last tenth of the steps.
     """
+    watched = {m for curve in sweep.curves if (m := curve.measure).startswith("train/")}
     rows = []
     for cell in sweep.cells:
         found = results_of(cell, workdir)
@@ -176,6 +196,7 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
         for name in baselines:
             prefix = name.removeprefix(f"{trained}, ")  # "SimCLR, z" is "z" of any method
             row |= {f"{prefix}/{key}": value for key, value in found["results"][name].items()}
+        row |= _at_the_end(workdir / cell.name, found["step"], watched)
         rows.append(row)
     if not rows:
         print("no cell is finished: nothing to collect")
@@ -188,6 +209,9 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / RESULTS).write_text(text.getvalue())
     print(f"{len(rows)} of {len(sweep.cells)} cells: {workdir / RESULTS}", flush=True)
+    Console().print(_means(sweep, rows))
+    if sweep.curves:
+        _draw(sweep, rows, workdir)
     scored = [row for row in rows if sweep.metric in row]
     if scored:
         best = max(scored, key=lambda row: row[sweep.metric])
@@ -196,24 +220,94 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _at_the_end(folder: epath.Path, step: int, names: set[str]) -> dict[str, float]:
+    """Means of logged values over the last tenth of a run."""
+    if not names:
+        return {}
+    logged = [row for row in metrics.read_metrics(folder) if row["step"] > 0.9 * step]
+    values = {name: [row[name] for row in logged if name in row] for name in sorted(names)}
+    return {name: sum(found) / len(found) for name, found in values.items() if found}
+
+
+def _means(sweep: Sweep, rows: list[dict[str, Any]]) -> Table:
+    """The means over seeds, ± their standard deviation, as a table for the console."""
+    percent = {curve.measure: curve.percent for curve in sweep.curves}
+    columns = list(percent) or [name for name in HEADLINES if any(name in row for row in rows)]
+    named = [{**row, **{name: row.get(name.format(**row)) for name in columns}} for row in rows]
+    averaged = ablation.over_seeds(named, sweep.labels, columns)
+    seeds = len({row[ablation.SEED] for row in rows}) if ablation.SEED in sweep.labels else 1
+    note = f", mean ± std over {seeds} seeds" if seeds > 1 else ""
+    table = Table(title=Text(f"{sweep.title}{note}", "bold"), box=box.SIMPLE_HEAD,
+                  title_justify="left", show_edge=False, pad_edge=False)  # fmt: skip
+    kept = [label for label in sweep.labels if label != ablation.SEED]
+    for label in kept:
+        table.add_column(label)
+    for column in columns:
+        table.add_column(column + (", %" if percent.get(column, True) else ""), justify="right")
+    best = {
+        column: max((row[column][0] for row in averaged if column in row), default=None)
+        for column in columns
+    }
+    for row in averaged:
+        cells = [Text(str(row[label])) for label in kept]
+        for column in columns:
+            if column not in row:
+                cells.append(Text("–"))
+                continue
+            mean, std, _ = row[column]
+            scale, digits = (100, 1) if percent.get(column, True) else (1, 2)
+            text = f"{scale * mean:.{digits}f}"
+            text += "" if std is None else f" ± {scale * std:.{digits}f}"
+            cells.append(Text(text, "bold" if mean == best[column] else ""))
+        table.add_row(*cells)
+    return table
+
+
+def _draw(sweep: Sweep, rows: list[dict[str, Any]], workdir: epath.Path) -> None:
+    """The figure of an ablation, and in words how its orders agree with the published ones."""
+    from ssl_jax.report import ablation_figure  # matplotlib loads only where a figure is made
+
+    if not any(ablation.points(rows, sweep.labels, curve) for curve in sweep.curves):
+        print("no finished cell has what the figure shows")
+        return
+    for line in ablation.summary(rows, sweep.labels, sweep.curves):
+        print(line)
+    missing = len(sweep.cells) - len(rows)
+    unfinished = f"; {missing} of {len(sweep.cells)} cells not finished" if missing else ""
+    path = workdir / FIGURE
+    ablation_figure.save(
+        path, sweep.title, sweep.setting + unfinished, rows, sweep.labels, sweep.curves
+    )
+    print(f"figure: {path}", flush=True)
+
+
 def _list(sweep: Sweep, cells: tuple[Cell, ...], workdir: epath.Path) -> None:
     numbers = {cell.name: number for number, cell in enumerate(sweep.cells)}
     table = Table(title=sweep.title)
-    for column in ("cell", "name", "steps", "batch", "state"):
+    for column in ("cell", "name", "steps", "batch", "examples", "state"):
         table.add_column(column, justify="left" if column in ("name", "state") else "right")
-    total = 0
+    total, left, states = 0, 0, []
     for cell in cells:
         config = cell.load()
         steps = Length.of(config, data.spec_from_config(config.data).num_examples).total_steps
+        examples = steps * config.batch_size
         done = results_of(cell, workdir) is not None
         begun = (workdir / cell.name / "metrics.jsonl").exists()
-        total += 0 if done else steps * config.batch_size
-        state = "finished" if done else "begun" if begun else ""
+        states.append("finished" if done else "begun" if begun else "to run")
+        total += examples
+        left += 0 if done else examples
         table.add_row(
-            str(numbers[cell.name]), cell.name, f"{steps:,}", f"{config.batch_size:,}", state
-        )
+            str(numbers[cell.name]), cell.name, f"{steps:,}", f"{config.batch_size:,}",
+            f"{examples:,}", states[-1] if states[-1] != "to run" else "",
+        )  # fmt: skip
     Console().print(table)
-    print(f"{len(cells)} cells; {total:,} examples to go, at most")
+    counts = ", ".join(
+        f"{states.count(state)} {state}"
+        for state in ("finished", "begun", "to run")
+        if state in states
+    )
+    print(f"{len(cells)} cells: {counts}")
+    print(f"{total:,} examples in all (steps x batch); {left:,} examples to go, at most")
 
 
 if __name__ == "__main__":
