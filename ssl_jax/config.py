@@ -127,13 +127,17 @@ def base_config() -> ConfigDict:
     config.eval.data = placeholder(str)  # another data set than data.name
     config.eval.train_split = "train"
     config.eval.test_split = "test"
+    config.eval.validation_split = placeholder(str)  # scored while training; unset: test_split
+    config.eval.final_checkpoint = "last"  # of which results.json is: last, or best of the run
     config.eval.batch_size = 256
     config.eval.center = 1.0  # side of the central square that is kept; 0.875 = 224/256
     config.eval.max_train_examples = placeholder(int)  # a fixed random subset
     config.eval.max_held_out_examples = 10_000  # of what is hidden of the test split
     config.eval.online = True  # a linear probe trained along, without gradient to the encoder
     config.eval.collapse_every_steps = 50  # 0: no collapse monitor
-    config.eval.baselines = False  # probe raw pixels and the untrained encoder as well
+    # What needs no training too: raw pixels and the untrained encoder; of text for a task the most
+    # frequent class, and logistic regression on TF-IDF.
+    config.eval.baselines = False
     config.eval.knn = ConfigDict(dict(k=200, temperature=0.07))
     config.eval.few_shot = ConfigDict(dict(shots=(1, 2, 4, 8), draws=20, l2=0.1))
     config.eval.linear = ConfigDict(
@@ -155,6 +159,12 @@ def base_config() -> ConfigDict:
     config.checkpoint.keep_best = 1
     config.checkpoint.best_metric = "eval/knn/top1"
     config.checkpoint.best_mode = "max"
+
+    # Stops when so many evaluations in a row have not improved checkpoint.best_metric; 0: off. The
+    # results are then those of the best checkpoint.
+    config.early_stopping = ConfigDict()
+    config.early_stopping.patience = 0
+    config.early_stopping.min_delta = 0.0  # what counts as better, in the metric's own unit
 
     config.log = ConfigDict()
     config.log.every_steps = 10
@@ -317,8 +327,8 @@ def from_json(text: str) -> ConfigDict:
 # Keys in which a workdir's config may differ from the one given: they change how a run is watched
 # or how long it is, not what it computes at a step that both have.
 # `eval.online` is none: it decides whether a checkpoint holds a probe.
-FREE_KEYS = ("epochs", "steps", "log", "eval", "checkpoint", "profile_steps", "compilation_cache",
-             "data.workers", "data.prefetch", "mesh")  # fmt: skip
+FREE_KEYS = ("epochs", "steps", "early_stopping", "log", "eval", "checkpoint", "profile_steps",
+             "compilation_cache", "data.workers", "data.prefetch", "mesh")  # fmt: skip
 
 
 def difference(old: ConfigDict, new: ConfigDict) -> list[str]:

@@ -36,6 +36,8 @@ def finish(
     source: data.Source,
     workdir: epath.Path,
     lines: list[tuple[str, str]],
+    *,
+    last_step: int | None = None,
 ) -> None:
     """Probes the final state, prints the table, writes results.json and report.html.
 
@@ -46,6 +48,7 @@ def finish(
       source: the training data, for examples of the views.
       workdir: where to write.
       lines: the preflight's, for the report.
+      last_step: of the run, where the state is not that of its end but its best.
     """
     primary = jax.process_index() == 0
     apply = experiment.features_fn()
@@ -59,6 +62,8 @@ def finish(
             names = [one for one in chosen if every or evals.feature_of(one, feature) == feature]
             if names:
                 results[name] = prober.evaluate(encode, names, feature)
+    if prober.task:
+        results |= _task_results(experiment, prober, apply, state, results)
     predicted = _held_out(experiment, prober, state)
     if experiment.spec.vocabulary is None:
         shown = showcase.pictures(experiment, prober, apply, state, source)
@@ -84,7 +89,12 @@ def finish(
             **shown,
         )
         print(f"report: {report.write(workdir, inputs)}", flush=True)
-    record = {"step": int(state.step), "results": results, "environment": environment()}
+    last_step = int(state.step) if last_step is None else last_step
+    record = {"step": last_step, "results": results, "environment": environment()}
+    if last_step != int(state.step):
+        record["best_step"] = int(state.step)
+    if last_step < experiment.length.total_steps:
+        record["stopped_early"] = True
     if predicted:
         record["held_out"] = predicted
     (epath.Path(workdir) / _RESULTS).write_text(json.dumps(record, indent=2) + "\n")
@@ -100,9 +110,32 @@ def _representations(experiment: Experiment, apply, state: TrainState):
             yield name, lambda batch: apply(state.params, state.buffers, batch), feature
 
     if experiment.config.eval.baselines:
-        yield _RAW, raw_pixels, "h"
+        if "image" in experiment.spec.arrays:
+            yield _RAW, raw_pixels, "h"
         yield from of(_UNTRAINED, experiment.init_state())
     yield from of(experiment.method.title, state)
+
+
+def _task_results(
+    experiment: Experiment, prober: Prober, apply, state: TrainState, results: dict
+) -> dict[str, dict[str, float]]:
+    """Predictor -> how well it does what the texts are labelled for; the method last.
+
+    Args:
+      results: of the probes, to whose rows these are added.
+    """
+    from ssl_jax.evals import text_metrics
+
+    found = {}
+    if experiment.config.eval.baselines:
+        found = text_metrics.baselines(prober.train, prober.test)
+        found = {
+            name: {f"task/{metric}": value for metric, value in scores.items()}
+            for name, scores in found.items()
+        }
+    title = experiment.method.title
+    scores = prober.task_scores(lambda batch: apply(state.params, state.buffers, batch))
+    return {**found, title: {**results.pop(title, {}), **scores}}
 
 
 def _held_out(

@@ -43,10 +43,14 @@ class Prober:
         workdir: epath.PathLike | None = None,
     ):
         self.config = config
+        self._workdir = workdir
         path = None if workdir is None else epath.Path(workdir) / "tokenizer.json"
         self.tokenizer = str(path) if path is not None and path.exists() else None
         self.mesh = mesh
-        self._arrays = data.spec_from_config(config.data).arrays
+        spec = data.spec_from_config(config.data)
+        self._arrays = spec.arrays
+        # What the run's texts are labelled for, see `DataSpec`; None where they are not.
+        self.task: str | None = spec.task
         self.dataset = dataset or config.eval.data or config.data.name
 
     @functools.cached_property
@@ -58,6 +62,13 @@ class Prober:
     def test(self) -> data.Source:
         """The split that probes are scored on."""
         return self.source(self.config.eval.test_split)
+
+    def scored_on(self, split: str) -> Prober:
+        """The same, scored on another split than `eval.test_split`."""
+        config = self.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.eval.test_split = split
+        return Prober(config, self.mesh, self.dataset, workdir=self._workdir)
 
     def _train_subset(self) -> np.ndarray | None:
         """Indices of a fixed random part of `train`, None for all of it."""
@@ -100,8 +111,9 @@ class Prober:
 
     @property
     def labelled(self) -> bool:
-        """Whether the data set has labels to probe with."""
-        return bool(self.train.spec.num_classes)
+        """Whether the data set has labels to probe with: a class an example."""
+        spec = self.train.spec
+        return bool(spec.num_classes) and spec.task in (None, "classify")
 
     @property
     def num_classes(self) -> int:
@@ -165,6 +177,32 @@ class Prober:
             names, train, test, num_classes=num_classes, config=self.config.eval,
             seed=self.config.seed, feature=feature,
         )  # fmt: skip
+
+    def task_scores(self, encode: Encode) -> dict[str, float]:
+        """How well a method does what the texts are labelled for: flat, e.g. {"task/f1": 0.9}.
+
+        Nothing is fitted, so the train split is not looked at. Which metrics, and of which of the
+        method's outputs, says `ssl_jax.evals.text_metrics`.
+
+        Raises:
+          UserError: the method does not make what the metrics take.
+        """
+        from ssl_jax.evals import text_metrics
+
+        metric = text_metrics.for_source(self.test)
+
+        def outputs(batch: Any) -> dict[str, jax.Array]:
+            found = encode(batch)
+            missing = [name for name in metric.outputs if name not in found]
+            if missing:
+                raise UserError(
+                    f"the task {self.test.spec.task!r} of {self.dataset} is scored by "
+                    f"{', '.join(missing)}, and this method makes {', '.join(sorted(found))}"
+                )
+            return {name: found[name] for name in metric.outputs}
+
+        scores = metric(self.features(outputs, self.test))
+        return {f"task/{name}": value for name, value in scores.items()}
 
     def held_out(self, score: Encode) -> tuple[dict[str, float], dict[str, float]]:
         """How well what is hidden of the test split is predicted.

@@ -23,6 +23,7 @@ from ssl_jax import (
     progress,
 )
 from ssl_jax import config as config_lib
+from ssl_jax.early_stopping import EarlyStopping
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
 from ssl_jax.probing import Prober, check_names
@@ -48,6 +49,7 @@ class Run:
         self.experiment = Experiment.build(self.config, self.source.spec)
         check_names(self.experiment)
         parallel.check_batch_size(config.batch_size, self.experiment.mesh)
+        self.stopping = EarlyStopping.of(self.config)
         self._settle_config(allow_config_change)
         self.length = self.experiment.length
         self.mesh = self.experiment.mesh
@@ -65,6 +67,12 @@ class Run:
     def prober(self) -> Prober:
         """Loads the probes' splits when they are first needed."""
         return Prober(self.config, self.mesh, workdir=self.workdir)
+
+    @functools.cached_property
+    def validator(self) -> Prober:
+        """The prober of evaluations while training, on `eval.validation_split` if there is one."""
+        split = self.config.eval.validation_split
+        return self.prober if split is None else self.prober.scored_on(split)
 
     def _settle_config(self, allow_change: bool) -> None:
         """Writes config.json, or checks that the one there says the same."""
@@ -94,20 +102,31 @@ class Run:
         with StopRequest() as stop, self.saves, jax.set_mesh(self.mesh):
             restored = self.saves.restore(self.experiment.abstract_state)
             state, start = restored or (self._first_state(), 0)
-            if start >= self.length.total_steps and finish.is_finished(self.workdir, start):
+            rows = [r for r in metrics.read_metrics(self.workdir) if r["step"] <= start]
+            over = start >= self.length.total_steps or self.stopping.stops(rows)
+            if over and finish.is_finished(self.workdir, start):
                 self._say(f"the run is finished (step {start}): nothing to do")
                 return 0
             if restored:
                 self._say(f"continuing from step {start} of {self.length.total_steps}")
             with self._writer(start) as writer:
-                state, step = self._train(state, start, writer, stop)
-                if step < self.length.total_steps:
+                step = start
+                if not over:
+                    state, step, over = self._train(state, start, writer, stop, rows)
+                if not over:
                     self._say(f"stopped at step {step}, saved; the same command continues")
                     return stop.exit_code
+                best = self.saves.best_step() if and_finish and self.stopping.best else None
+                if best not in (None, step):
+                    self._say(f"the results are those of step {best}, the best by "
+                              f"{self.stopping.metric}")  # fmt: skip
+                    del state  # two would not fit everywhere
+                    state, _ = self.saves.restore(self.experiment.abstract_state, best)
                 if and_finish:
                     finish.finish(
-                        self.experiment, self.prober, state, self.source, self.workdir, lines
-                    )
+                        self.experiment, self.prober, state, self.source, self.workdir, lines,
+                        last_step=step,
+                    )  # fmt: skip
         return 0
 
     def _first_state(self) -> TrainState:
@@ -119,19 +138,29 @@ class Run:
         return self.experiment.init_state(loaded)
 
     def _train(
-        self, state: TrainState, start: int, writer: metrics.MetricWriter, stop: StopRequest
-    ) -> tuple[TrainState, int]:
-        """Steps from `start` to the end or a stop. Returns the state and its step, saved."""
+        self,
+        state: TrainState,
+        start: int,
+        writer: metrics.MetricWriter,
+        stop: StopRequest,
+        rows: list[metrics.Row],
+    ) -> tuple[TrainState, int, bool]:
+        """Steps from `start` to the end or a stop.
+
+        Args:
+          rows: those up to `start`.
+
+        Returns:
+          The state and its step, saved, and whether the run is over.
+        """
         total = self.length.total_steps
-        if start >= total:
-            return state, start
+        evaluated = [row for row in rows if self.stopping.metric in row]
         bar = progress.ProgressBar(total, start, primary=self.primary)
         train_step = self.experiment.compile_train_step()
         meter = self._meter(train_step, start)
-        rows = metrics.read_metrics(self.workdir)
         watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
         profiler = _Profiler(self.config.profile_steps, str(self.workdir / "profile"))
-        step = start
+        step, early = start, False
         with bar, self.batches(start) as batches, profiler:
             for step in range(start + 1, total + 1):
                 with meter.data_wait():
@@ -144,35 +173,52 @@ class Run:
                     watch.flush()  # waits for the device, which is time of the steps
                     with meter.pause():
                         watch.check_losses()
-                        writer.flush()  # a checkpoint promises the rows before it
-                        self._look_and_save(state, step, watch, stopping)
-                if stopping:
+                        evaluated.append(self._look_and_save(state, step, watch, writer, stopping))
+                        early = not stopping and self.stopping.stops(evaluated)
+                        if early:
+                            bar.message(f"step {step}: {self.stopping.patience} evaluations "
+                                        f"without a better {self.stopping.metric}")  # fmt: skip
+                if stopping or early:
                     break
             self.saves.wait()
-        return state, step
+        return state, step, early or step == total
 
-    def _look_and_save(self, state: TrainState, step: int, watch: Watch, stopping: bool) -> None:
-        """Probes where it is time, and saves with what the probes found."""
+    def _look_and_save(
+        self,
+        state: TrainState,
+        step: int,
+        watch: Watch,
+        writer: metrics.MetricWriter,
+        stopping: bool,
+    ) -> dict[str, float]:
+        """Probes where it is time, and saves with what the probes found, which it returns."""
         every = self.length.eval_every
         last = step == self.length.total_steps
         values = {}
         if every and (step % every == 0 or last) and not stopping:
             values = self._look(state)
+        found = {f"eval/{name}": value for name, value in values.items()}
         if values:
             watch.evaluation(step, values)
-        metrics = {f"eval/{name}": value for name, value in values.items()}
-        self.saves.save(step, state, metrics=metrics or None)
+            self.stopping.check_measured(found)
+        writer.flush()  # a checkpoint promises its rows and those before
+        self.saves.save(step, state, metrics=found or None)
+        return found
 
     def _look(self, state: TrainState) -> dict[str, float]:
         """What the probes find, and how well held-out examples are predicted."""
         values = {}
-        if self.prober.labelled and self.config.eval.names:
-            values |= self.prober.evaluate(
+        if self.validator.labelled and self.config.eval.names:
+            values |= self.validator.evaluate(
                 lambda batch: self._features(state.params, state.buffers, batch),
                 tuple(self.config.eval.names),
             )
+        if self.validator.task:
+            values |= self.validator.task_scores(
+                lambda batch: self._features(state.params, state.buffers, batch)
+            )
         if self.experiment.predicts:
-            found, _ = self.prober.held_out(
+            found, _ = self.validator.held_out(
                 lambda batch: self._held_out(state.params, state.buffers, batch)
             )
             values |= {f"held_out/{name}": value for name, value in found.items()}

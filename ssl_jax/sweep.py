@@ -151,7 +151,8 @@ def _train(cell: Cell, workdir: epath.Path) -> int:
 def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
     """The `results.json` of a finished cell, None while there is none.
 
-    A cell counts as finished only at the step where its config ends: with more epochs it goes on.
+    A cell counts as finished only at the step where its config ends, with more epochs it goes on,
+    or where it has stopped early.
 
     Raises:
       UserError: the folder holds a run of other overrides.
@@ -173,7 +174,8 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
             "another --workdir"
         )
     total = Length.of(config, data.spec_from_config(saved.data).num_examples).total_steps
-    return found if found["step"] >= total else None
+    early = found.get("stopped_early") and saved.early_stopping == config.early_stopping
+    return found if early or found["step"] >= total else None
 
 
 def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:

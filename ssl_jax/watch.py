@@ -130,6 +130,8 @@ def _is_headline(name: str) -> bool:
     evaluation, _, detail = name.partition("/")
     if evaluation == "held_out":
         return detail in ("accuracy", "perplexity")
+    if evaluation == "task":
+        return True
     return detail == "top1" or (evaluation == "few_shot" and detail.isdigit())
 
 
