@@ -21,7 +21,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["ssl_jax", "ssl_jax.*"]),
-    package_data={"ssl_jax.report": ["*.html", "*.css", "*.js"]},
+    package_data={"ssl_jax.report": ["*.html", "*.css", "*.js", "*.json"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.7.2",
@@ -35,6 +35,7 @@ setup(
         "tensorflow-datasets>=4.9.9",
         "importlib_resources",  # imported by tensorflow-datasets, which does not declare it
         "pillow>=10",  # decoding; imported by tensorflow-datasets too
+        "scipy>=1.11",  # rank correlations of ablations
         "scikit-learn>=1.4",  # the digits data set, few-shot classifiers, t-SNE
         "matplotlib>=3.8",  # figures of the report
         "safetensors>=0.4",  # weights from and to other libraries; shards of token caches

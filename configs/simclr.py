@@ -27,7 +27,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     config.method = ConfigDict(
         dict(
             name="simclr",
-            loss="nt_xent",  # nt_xent, nt_logistic, margin_triplet
+            loss="nt_xent",  # nt_xent, info_nce (of one view), nt_logistic, margin_triplet
             temperature=0.1,
             margin=0.8,  # of margin_triplet
             semi_hard=False,  # of nt_logistic and margin_triplet

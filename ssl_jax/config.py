@@ -124,6 +124,7 @@ def base_config() -> ConfigDict:
     config.eval.names = ("knn",)  # while training; the probes of results.json are final_names
     config.eval.final_names = ("knn", "linear", "few_shot")
     config.eval.features = ("h",)  # probed at the end: h, and z, which the projection head makes
+    config.eval.transformations = ()  # of color, rotation, noise, sobel: what features know of them
     config.eval.data = placeholder(str)  # another data set than data.name
     config.eval.train_split = "train"
     config.eval.test_split = "test"
@@ -140,6 +141,7 @@ def base_config() -> ConfigDict:
     config.eval.baselines = False
     config.eval.knn = ConfigDict(dict(k=200, temperature=0.07))
     config.eval.few_shot = ConfigDict(dict(shots=(1, 2, 4, 8), draws=20, l2=0.1))
+    config.eval.mlp = ConfigDict(dict(hidden_dim=256, max_epochs=200))
     config.eval.linear = ConfigDict(
         dict(
             l2_min=1e-6,

@@ -53,15 +53,19 @@ def finish(
     primary = jax.process_index() == 0
     apply = experiment.features_fn()
     results: dict[str, dict[str, float]] = {}
-    if prober.labelled:
-        chosen = tuple(experiment.config.eval.final_names)
-        for name, encode, feature in _representations(experiment, apply, state):
-            # Pixels make no logits, and those of the encoder are not of z; what nothing is left for
-            # has no row.
-            every = feature == "h" and name != _RAW
-            names = [one for one in chosen if every or evals.feature_of(one, feature) == feature]
-            if names:
-                results[name] = prober.evaluate(encode, names, feature)
+    section = experiment.config.eval
+    chosen = tuple(section.final_names) if prober.labelled else ()
+    probed = chosen or section.transformations
+    for name, encode, feature in _representations(experiment, apply, state) if probed else ():
+        # Pixels make no logits, and those of the encoder are not of z; what nothing is left for has
+        # no row.
+        every = feature == "h" and name != _RAW
+        names = [one for one in chosen if every or evals.feature_of(one, feature) == feature]
+        found = prober.evaluate(encode, names, feature) if names else {}
+        for change in section.transformations:
+            found |= prober.transformation(encode, change, feature)
+        if found:
+            results[name] = found
     if prober.task:
         results |= _task_results(experiment, prober, apply, state, results)
     predicted = _held_out(experiment, prober, state)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ssl_jax import data, evals, parallel
 from ssl_jax.errors import UserError
 from ssl_jax.evals import features as features_lib
-from ssl_jax.evals import held_out
+from ssl_jax.evals import held_out, transformations
 from ssl_jax.experiment import Experiment
 
 PyTree = Any
@@ -178,6 +178,33 @@ class Prober:
             seed=self.config.seed, feature=feature,
         )  # fmt: skip
 
+    def transformation(self, encode: Encode, name: str, feature: str = "h") -> dict[str, float]:
+        """How well a nonlinear probe tells what was done to images: {"rotation/mlp/top1": ...}.
+
+        Args:
+          encode: batch -> features by name.
+          name: of the change, see `ssl_jax.evals.transformations`.
+          feature: what the probe is given.
+        """
+
+        def changed(batch: Any) -> Any:
+            image, label = transformations.transform(name, batch["image"], batch["index"])
+            return {**batch, "image": image, "label": label}
+
+        train, test = (
+            features_lib.extract(
+                _only(encode, ("mlp",), feature),
+                map(changed, self.batches(source, subset)),
+                gather=parallel.gather,
+            )
+            for source, subset in ((self.train, self._train_subset()), (self.test, None))
+        )
+        found = evals.evaluate(
+            ("mlp",), train, test, num_classes=transformations.task(name).classes,
+            config=self.config.eval, seed=self.config.seed, feature=feature,
+        )  # fmt: skip
+        return {f"{name}/{metric}": value for metric, value in found.items()}
+
     def task_scores(self, encode: Encode) -> dict[str, float]:
         """How well a method does what the texts are labelled for: flat, e.g. {"task/f1": 0.9}.
 
@@ -280,6 +307,13 @@ def check_names(experiment: Experiment) -> None:
         raise UserError(
             f"eval.features is {features}; it names different outputs, and h is one of them"
         )
+    for name in section.transformations:
+        transformations.task(name)
+        if "image" not in experiment.spec.arrays:
+            raise UserError(
+                f"eval.transformations {name!r} changes images, and "
+                f"{experiment.config.data.name} has none"
+            )
     names = (*section.names, *section.final_names)
     if features == ("h",) and all(evals.feature_of(name) == "h" for name in names):
         return  # every method makes that

@@ -237,8 +237,7 @@ def _means(sweep: Sweep, rows: list[dict[str, Any]]) -> Table:
     columns = list(percent) or [name for name in HEADLINES if any(name in row for row in rows)]
     named = [{**row, **{name: row.get(name.format(**row)) for name in columns}} for row in rows]
     averaged = ablation.over_seeds(named, sweep.labels, columns)
-    seeds = len({row[ablation.SEED] for row in rows}) if ablation.SEED in sweep.labels else 1
-    note = f", mean ± std over {seeds} seeds" if seeds > 1 else ""
+    note = f", mean ± std over {sweep.seeds} seeds" if sweep.seeds else ""
     table = Table(title=Text(f"{sweep.title}{note}", "bold"), box=box.SIMPLE_HEAD,
                   title_justify="left", show_edge=False, pad_edge=False)  # fmt: skip
     kept = [label for label in sweep.labels if label != ablation.SEED]
@@ -274,12 +273,13 @@ def _draw(sweep: Sweep, rows: list[dict[str, Any]], workdir: epath.Path) -> None
         return
     for line in ablation.summary(rows, sweep.labels, sweep.curves):
         print(line)
-    missing = len(sweep.cells) - len(rows)
-    unfinished = f"; {missing} of {len(sweep.cells)} cells not finished" if missing else ""
+    setting, missing = sweep.setting, len(sweep.cells) - len(rows)
+    if seeds := sweep.seeds:
+        setting += f"; mean ± std over {seeds} seeds"
+    if missing:
+        setting += f"; {missing} of {len(sweep.cells)} cells not finished"
     path = workdir / FIGURE
-    ablation_figure.save(
-        path, sweep.title, sweep.setting + unfinished, rows, sweep.labels, sweep.curves
-    )
+    ablation_figure.save(path, sweep.title, setting, rows, sweep.labels, sweep.curves)
     print(f"figure: {path}", flush=True)
 
 

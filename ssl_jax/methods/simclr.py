@@ -31,8 +31,9 @@ from ssl_jax.two_views import TwoViews, nets_and_views
 class HyperParameters:
     """The keys of `config.method`.
 
-    loss: "nt_xent", "nt_logistic" or "margin_triplet" (Tables 2 and 4).
-    temperature: t of NT-Xent and NT-Logistic.
+    loss: "nt_xent", "nt_logistic" or "margin_triplet" (Tables 2 and 4); or "info_nce", NT-Xent with
+      the anchors of one view and the negatives of the other, as the latter two have them.
+    temperature: t of all but the margin triplet loss.
     margin: m of the margin triplet loss.
     semi_hard: of NT-Logistic and the margin triplet loss: only the closest of the negatives that
       are farther than the positive.
@@ -102,6 +103,8 @@ class SimCLR(TwoViews):
         )
         if hyper.loss == "nt_xent":
             return functools.partial(losses.nt_xent, temperature=hyper.temperature, **options)
+        if hyper.loss == "info_nce":
+            return functools.partial(losses.info_nce, temperature=hyper.temperature, **options)
         options["semi_hard"] = hyper.semi_hard
         if hyper.loss == "nt_logistic":
             return functools.partial(losses.nt_logistic, temperature=hyper.temperature, **options)
@@ -109,7 +112,7 @@ class SimCLR(TwoViews):
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, n = self.hyper, batch_size
-        # The other two losses compare a first view with the second views of the other images only.
+        # The other losses compare a first view with the second views of the other images only.
         one_sided = hyper.loss != "nt_xent"
         anchors, negatives = (n, n - 1) if one_sided else (2 * n, 2 * n - 2)
         how, why = hyper.implementation, "as configured"
@@ -147,7 +150,7 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> SimCLR:
 def _check(hyper: HyperParameters) -> None:
     one_sided = ("auto", "dense", "blockwise")
     choices = {
-        "loss": ("nt_xent", "nt_logistic", "margin_triplet"),
+        "loss": ("nt_xent", "info_nce", "nt_logistic", "margin_triplet"),
         "implementation": one_sided if hyper.loss != "nt_xent" else (*one_sided, "ring"),
         "similarity_dtype": ("float32", "bfloat16"),
     }
@@ -159,8 +162,10 @@ def _check(hyper: HyperParameters) -> None:
                 f"method.{key} is {value!r}; use one of {', '.join(known)}{known_to}."
                 f"{nearest(value, known)}"
             )
-    if hyper.semi_hard and hyper.loss == "nt_xent":
-        raise UserError("method.semi_hard=True is for nt_logistic and margin_triplet, not nt_xent")
+    if hyper.semi_hard and hyper.loss in ("nt_xent", "info_nce"):
+        raise UserError(
+            f"method.semi_hard=True is for nt_logistic and margin_triplet, not {hyper.loss}"
+        )
     if hyper.loss != "margin_triplet" and not hyper.temperature > 0:
         raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
     if hyper.block_size is not None and hyper.block_size < 1:

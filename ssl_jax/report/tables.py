@@ -13,7 +13,13 @@ from rich.text import Text
 
 from ssl_jax.report.inputs import Results
 
-_PROBES = {"knn/top1": "kNN", "linear/top1": "linear", "accuracy/top1": "own head"}
+_PROBES = {
+    "knn/top1": "kNN",
+    "linear/top1": "linear",
+    "mlp/top1": "MLP",
+    "accuracy/top1": "own head",
+    **{f"{name}/mlp/top1": name for name in ("color", "rotation", "noise", "sobel")},
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,20 +30,20 @@ CONFIG = ConfigDict(
 
 def test_every_evaluation_by_its_name():
     train, test = _split(0), _split(1, n=80)
-    assert evals.names() == ["accuracy", "collapse", "few_shot", "knn", "linear"]
+    assert evals.names() == ["accuracy", "collapse", "few_shot", "knn", "linear", "mlp"]
     got = evals.evaluate(evals.names(), train, test, num_classes=6, config=CONFIG)
     expected = {
         "accuracy/top1", "accuracy/top5",
         "knn/top1", "knn/top5", "knn/k",
         "linear/top1", "linear/top5", "linear/best_l2", "linear/val_top1", "linear/l2_at_edge",
-        "linear/gradient_norm",
+        "linear/gradient_norm", "mlp/top1", "mlp/epochs",
         "few_shot/1", "few_shot/1_std", "few_shot/2", "few_shot/2_std",
         "collapse/rankme_h", "collapse/effective_rank_h", "collapse/std_h",
         "collapse/uniformity_h",
     }  # fmt: skip
     assert set(got) == expected
     assert all(type(value) is float and np.isfinite(value) for value in got.values())
-    for name in ("knn/top1", "linear/top1", "few_shot/2"):
+    for name in ("knn/top1", "linear/top1", "mlp/top1", "few_shot/2"):
         assert 0.5 < got[name] <= 1.0
     again = evals.evaluate(["few_shot", "knn"], train, test, config=CONFIG)
     assert again == {name: got[name] for name in again}  # one at a time, classes inferred

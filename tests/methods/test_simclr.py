@@ -69,7 +69,7 @@ def test_features_come_from_before_the_projector(tiny):
     assert not np.array_equal(changed["z"], features["z"])
 
 
-@pytest.mark.parametrize("variant", ["shapes", "cifar10", "imagenet"])
+@pytest.mark.parametrize("variant", ["small_shapes", "shapes", "cifar10", "imagenet"])
 def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     config = config_lib.resolve(config_lib.load(f"{CONFIGS}/simclr.py:{variant}"))
     spec = data.spec_from_config(config.data)
@@ -118,6 +118,7 @@ def test_unknown_keys_of_the_method_are_named():
             "use one of auto, dense, blockwise with nt_logistic",
         ),
         ({"method__semi_hard": True}, "semi_hard=True is for nt_logistic and margin_triplet"),
+        ({"method__loss": "info_nce", "method__semi_hard": True}, "triplet, not info_nce"),
         ({"method__temperature": 0.0}, "method.temperature is 0.0; it has to be positive"),
         ({"method__block_size": 0}, "method.block_size is 0"),
         ({"method__similarity_dtype": "float16"}, "use one of float32, bfloat16"),
@@ -137,6 +138,7 @@ def test_bad_values_are_named(change, message):
         ({"batch_size": 8192}, "negatives", "16,382 views an anchor, 16,384 anchors a step"),
         ({"method__implementation": "ring"}, "loss", "nt_xent, ring: as configured"),
         ({"method__loss": "margin_triplet"}, "negatives", "15 views an anchor, 16 anchors"),
+        ({"method__loss": "info_nce"}, "negatives", "15 views an anchor, 16 anchors"),
     ],
 )
 def test_the_preflight_says_which_loss_runs_how(change, label, said):
@@ -159,6 +161,7 @@ def test_the_configs_choice_of_loss_is_what_runs(tiny):
         ),
         ({"loss": "margin_triplet", "margin": 0.4}, losses.margin_triplet(*pair, margin=0.4)),
         ({"temperature": 0.1}, losses.nt_xent(*pair, temperature=0.1)),
+        ({"loss": "info_nce"}, losses.info_nce(*pair, temperature=0.5)),
     ):
         config = ROWS["simclr"].load(**{f"method__{key}": value for key, value in change.items()})
         method = Experiment.build(config, source.spec).method

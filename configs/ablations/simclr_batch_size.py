@@ -1,0 +1,79 @@
+"""Batch size, training length and learning-rate scaling of SimCLR (Chen et al. 2020, Table B.1)
+
+    python -m ssl_jax.sweep --config=configs/ablations/simclr_batch_size.py:digits --workdir=runs/b
+
+Variants:
+  digits    the embedded digits at one length, two seeds: ten minutes on two CPU cores
+  shapes    generated images, ResNet-18: about two hours on one accelerator
+  imagenet  the paper's: ResNet-50, batches of 256 to 8192, 100 to 800 epochs
+
+The learning rate is scaled with the batch or with its root. Both rules agree at one batch, 4096 in
+the paper; here it is the largest of a small variant. LARS in all of them.
+"""
+
+from ssl_jax import scales
+from ssl_jax.grid import Cell, Curve, Sweep, product
+
+VARIANTS = ("digits", "shapes", "imagenet")
+BATCHES = {
+    "digits": (32, 128, 512),
+    "shapes": (128, 512, 2048),
+    "imagenet": (256, 512, 1024, 2048, 4096, 8192),
+}
+EPOCHS = {"digits": (40,), "shapes": (10, 40), "imagenet": (100, 200, 400, 800)}
+# The batch at which both rules agree, and the learning rate there.
+AGREED = {"digits": (512, 1.0), "shapes": (2048, 2.4), "imagenet": (4096, 4.8)}
+# Which published batch and length a smaller one stands for.
+STANDS_FOR = {
+    "digits": {"batch": {32: 256, 128: 1024, 512: 4096}, "epochs": {40: 100}},
+    "shapes": {"batch": {128: 256, 512: 1024, 2048: 4096}, "epochs": {10: 100, 40: 400}},
+    "imagenet": {},
+}
+
+
+def get_sweep(variant: str = "digits") -> Sweep:
+    """The grid of one variant."""
+    scale = scales.scale("configs/ablations/simclr_batch_size.py", variant, VARIANTS)
+    batch, rate = AGREED[variant]
+    base_lr = {"linear": rate * 256 / batch, "sqrt": rate / batch**0.5}
+    grid = product(
+        scaling=("linear", "sqrt"),
+        epochs=EPOCHS[variant],
+        batch=BATCHES[variant],
+        seed=scale.seeds[:2],
+    )
+    cells = [
+        Cell(
+            labels,
+            scale.config("simclr"),
+            {
+                **scale.overrides,
+                "batch_size": labels["batch"],
+                "epochs": float(labels["epochs"]),
+                "optimizer.name": "lars",
+                "optimizer.lr_scaling": labels["scaling"],
+                "optimizer.base_lr": float(f"{base_lr[labels['scaling']]:.6g}"),
+                "optimizer.weight_decay": 1e-6,
+                "optimizer.warmup_epochs": labels["epochs"] / 10,
+                "seed": labels["seed"],
+            },
+        )
+        for labels in grid
+    ]
+    lengths = dict.fromkeys((*EPOCHS[variant], *EPOCHS["imagenet"]))
+    curves = tuple(
+        Curve(
+            measure=scale.measure,
+            measure_label=scale.measure_label,
+            x="batch",
+            x_label="batch",
+            series="epochs",
+            names={epochs: f"{epochs} epochs" for epochs in lengths},
+            where={"scaling": scaling},
+            published="simclr_table_b1",
+            stands_for=STANDS_FOR[variant],
+        )
+        for scaling in ("linear", "sqrt")
+    )
+    title = "SimCLR: batch size and learning-rate scaling"
+    return Sweep(title, tuple(cells), setting=scale.setting, curves=curves)

@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax import data, parallel, probing
+from ssl_jax.errors import UserError
+from ssl_jax.evals import transformations
+from ssl_jax.experiment import Experiment
+from tests.methods.table import ROWS
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jnp.asarray(data.load("shapes", "train", image_size=16, num_generated=600).images)
+
+
+@pytest.mark.parametrize("name", transformations.TASKS)
+def test_images_are_changed_as_their_labels_say(images, name):
+    index = jnp.arange(len(images))
+    changed, label = transformations.transform(name, images, index)
+    before, after, label = np.asarray(images) / np.float32(255), *map(np.asarray, (changed, label))
+    same = np.abs(after - before).max(axis=(1, 2, 3)) < 1e-6
+    # How often each label occurs is what guessing the commonest one reaches.
+    share = np.bincount(label) / len(label)
+    chance = {"color": [0.8, 0.2], "rotation": [0.25] * 4}.get(name, [0.5, 0.5])
+    np.testing.assert_allclose(share, chance, atol=0.06)
+    assert same[label == 0].all() and not same[label > 0].any()
+    grey = np.ptp(after, axis=-1).max(axis=(1, 2)) < 1e-6
+    np.testing.assert_array_equal(grey, (label == 1) & (name == "color"))
+    if name == "rotation":
+        for i in range(20):
+            np.testing.assert_allclose(after[i], np.rot90(before[i], label[i]), atol=1e-6)
+    # An image's change is its own, whatever batch it is in.
+    part, part_label = transformations.transform(name, images[100:103], index[100:103])
+    np.testing.assert_array_equal(part, changed[100:103])
+    np.testing.assert_array_equal(part_label, label[100:103])
+
+
+def test_the_prober_finds_what_features_keep_and_not_what_they_lack():
+    config = ROWS["simclr"].load(
+        data__name="shapes", data__image_size=16, data__options={"num_generated": 500},
+        eval__batch_size=128,
+    )  # fmt: skip
+    prober = probing.Prober(config, parallel.make_mesh(devices=jax.devices()[:1]))
+
+    def encode(batch):
+        image = batch["image"].astype(jnp.float32)
+        spread = jnp.ptp(image, axis=-1).mean(axis=(1, 2))  # colourfulness
+        return {"h": jnp.stack([spread, spread**2], axis=1), "z": image.mean(axis=(1, 2))[:, :1]}
+
+    kept = prober.transformation(encode, "color")
+    assert set(kept) == {"color/mlp/top1", "color/mlp/epochs"} and kept["color/mlp/top1"] > 0.98
+    assert prober.transformation(encode, "color", "z")["color/mlp/top1"] < 0.9
+    assert prober.transformation(encode, "rotation")["rotation/mlp/top1"] < 0.45
+
+
+def test_a_wrong_name_is_found_before_the_run():
+    config = ROWS["simclr"].load(eval__transformations=("rotate",))
+    experiment = Experiment.build(config, data.spec_from_config(config.data))
+    with pytest.raises(UserError, match="no 'rotate'.*Did you mean 'rotation'"):
+        probing.check_names(experiment)
+    config = ROWS["bert"].load(eval__transformations=("noise",))
+    experiment = Experiment.build(config, data.from_config(config.data).spec)
+    with pytest.raises(UserError, match="'noise' changes images, and text:.* has none"):
+        probing.check_names(experiment)
+
+
+def test_outputs_to_probe_are_checked_before_the_run():
+    for features, message in (
+        (("z",), "h is one of them"),
+        (("h", "h"), "names different outputs"),
+        (("h", "y"), "evaluation 'knn' is of 'y', and this method makes h, z.*eval.features"),
+    ):
+        config = ROWS["simclr"].load(eval__features=features)
+        experiment = Experiment.build(config, data.spec_from_config(config.data))
+        with pytest.raises(UserError, match=message):
+            probing.check_names(experiment)
