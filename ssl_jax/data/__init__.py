@@ -7,7 +7,8 @@
 
 Kinds of source, one file each. Of images: `digits`, `shapes`, `folder:PATH`, `tfds:NAME`,
 `tar:PATTERN`. Of text: `pydoc`, `text:PATTERN`, `jsonl:PATTERN`, `parquet:PATTERN`, `tfds:NAME`,
-and `tokens:DIR`, a corpus whose tokens are prepared (`ssl_jax.prepare_text`).
+and `tokens:DIR`, a corpus whose tokens are prepared (`ssl_jax.prepare_text`). Of labelled text:
+`csv:PATTERN`, and `jsonl:PATTERN` and `pydoc` with the option `task`.
 
 The stream is a pure function of (seed, step): the data state of a run is its step.
 """
@@ -20,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.data import subsplit, text_source
+from ssl_jax.data import labelled_text, subsplit, text_source
 from ssl_jax.data.cache import in_memory
 from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.known import facts_of
@@ -52,6 +53,7 @@ __all__ = [
 KINDS = {
     "digits": "", "shapes": "", "folder": "PATH", "tfds": "NAME", "tar": "PATTERN",
     "pydoc": "", "text": "PATTERN", "jsonl": "PATTERN", "parquet": "PATTERN", "tokens": "DIR",
+    "csv": "PATTERN",
 }  # fmt: skip
 
 
@@ -78,8 +80,9 @@ def load(
       seed: of the generated data of `shapes`.
       cache: decode every image now and keep it in memory.
       **options: of images `host_views`, `host_crop_scale` and `center` (see `image.Canvas`), of
-        text those of `text_source`; and the keyword arguments of the kind's own function `dataset`
-        or `corpus`, such as `num_generated` of `shapes`.
+        text those of `text_source`, of labelled text those of `tasks`; and the keyword arguments of
+        the kind's own function `dataset`, `corpus` or `examples`, such as `num_generated` of
+        `shapes`.
 
     Raises:
       UserError: an unknown data set, split or option, data that are not there, or a bad value.
@@ -153,9 +156,13 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
         num_classes = facts.num_classes
     kind, _, location = section.name.partition(":")
     options = section.options.to_dict()
+    few = FewLabels.of(section)
+    if labelled_text.is_task(kind, options):
+        if few is not None:
+            num_examples = few.size(num_examples, num_classes)
+        return labelled_text.spec_without_data(kind, location, options, num_examples, num_classes)
     if text_source.is_text(kind, options):
         return text_source.spec_without_data(kind, location, options, num_examples, num_classes)
-    few = FewLabels.of(section)
     if few is not None:
         num_examples = few.size(num_examples, num_classes)
     request = Request(
@@ -212,6 +219,8 @@ def _open(name: str, options: dict[str, Any]) -> Any:
     common = {field.name for field in dataclasses.fields(Request)}
     request = Request(**{key: value for key, value in options.items() if key in common})
     own = {key: value for key, value in options.items() if key not in common}
+    if labelled_text.is_task(kind, own):
+        return labelled_text.dataset(kind, location, request, own)
     if text_source.is_text(kind, own):
         return text_source.dataset(kind, location, request, own)
     dataset = importlib.import_module(f"ssl_jax.data.{kind}").dataset

@@ -25,6 +25,7 @@ import numpy as np
 
 from ssl_jax.data import counter
 from ssl_jax.data.source import ImageSource, Source
+from ssl_jax.data.task_source import TaskSource
 from ssl_jax.errors import UserError, nearest
 
 UNLABELLED = ("drop", "keep")
@@ -89,14 +90,17 @@ class FewLabels:
         labelled = self.labelled(num_examples, num_classes)
         return labelled if self.unlabelled == "drop" else num_examples
 
-    def select(self, source: Source) -> ImageSource:
+    def select(self, source: Source) -> ImageSource | TaskSource:
         """`source` with a part of its labels.
 
         Raises:
-          UserError: it has no labels, or fewer than asked for, or is no source of images.
+          UserError: it has no classes, or fewer labels than asked for.
         """
-        if not isinstance(source, ImageSource):
-            raise UserError(f"data.labelled_fraction is for images, and {source.name} has none")
+        if not isinstance(source, ImageSource | TaskSource):
+            raise UserError(
+                f"data.labelled_fraction is for images and labelled text, and {source.name} is "
+                "neither; leave it out"
+            )
         labels = source.read_labels()
         if labels is None or not source.num_classes:
             raise UserError(

@@ -8,6 +8,10 @@ Python, and differs between versions.
 Nothing stands in it twice: of paragraphs that are equal but for case and blanks, the first remains.
 A tenth of the documents is `test`; those that share much of their wording with documents in `train`
 are there too.
+
+With the option task=classify it is the embedded task: of which group of modules (`pydoc_groups`) a
+passage is the documentation. Topics take no part. A passage that names its module would give the
+answer away, so there the word "module" stands instead (`hide_names`).
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ssl_jax.data import corpus as corpus_lib
+from ssl_jax.data.pydoc_groups import GROUP_OF, GROUPS
+from ssl_jax.data.tasks import check_task
 from ssl_jax.errors import UserError
 
 SPLITS = ("train", "test")
@@ -49,6 +55,22 @@ def corpus(location: str) -> Pydoc:
     """
     del location
     return Pydoc()
+
+
+def examples(location: str, task: str, *, hide_names: bool = True) -> PydocGroups:
+    """The documentation of this Python by groups of modules; `location` is empty.
+
+    Args:
+      location: nothing.
+      task: classify.
+      hide_names: whether "module" stands where a passage names the module it is from.
+
+    Raises:
+      UserError: another task, or the source of the standard library is not there.
+    """
+    del location
+    check_task(task, ("classify",))
+    return PydocGroups(hide_names)
 
 
 class Document(NamedTuple):
@@ -79,6 +101,32 @@ class Pydoc(corpus_lib.Corpus):
         for document in divided()[split]:
             label = label_of.get(document.group)
             yield from corpus_lib.documents(document.name, document.text, label)
+
+
+class PydocGroups(corpus_lib.Corpus):
+    """The documentation of this Python's modules; labels are the groups of modules."""
+
+    splits = SPLITS
+    class_names = tuple(GROUPS)
+
+    def __init__(self, hide_names: bool) -> None:
+        self.description = {
+            "kind": "pydoc", "task": "classify", "hide_names": hide_names,
+            "groups": corpus_lib.hash_of(GROUPS),
+            "python": ".".join(map(str, sys.version_info[:3])),
+        }  # fmt: skip
+
+    def parts(self, split: str) -> Iterator[corpus_lib.Part]:
+        label_of = {group: label for label, group in enumerate(self.class_names)}
+        for document in divided()[split]:
+            if document.group not in GROUP_OF:
+                continue
+            text = document.text
+            if self.description["hide_names"]:
+                name = re.escape(document.group.strip("_"))
+                text = re.sub(rf"\b{name}\b", "module", text, flags=re.IGNORECASE)
+            label = label_of[GROUP_OF[document.group]]
+            yield from corpus_lib.documents(document.name, text, label)
 
 
 @functools.cache

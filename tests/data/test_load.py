@@ -92,8 +92,8 @@ def test_known_facts_are_the_facts(tmp_path):
     ("name", "message"),
     [
         ("digit", "unknown data set 'digit'; data sets: digits, shapes, folder:PATH, tfds:NAME, "
-         "tar:PATTERN, pydoc, text:PATTERN, jsonl:PATTERN, parquet:PATTERN, tokens:DIR. Did you "
-         "mean 'digits'?"),
+         "tar:PATTERN, pydoc, text:PATTERN, jsonl:PATTERN, parquet:PATTERN, tokens:DIR, "
+         "csv:PATTERN. Did you mean 'digits'?"),
         ("digits:8", "unknown data set 'digits:8'"),
         ("folder", "unknown data set 'folder'; data sets: digits, shapes, folder:PATH"),
         ("folder:", "data set 'folder:' names nothing; write folder:PATH"),
