@@ -12,8 +12,13 @@ from ssl_jax.experiment import Experiment
 from ssl_jax.paths import by_path, path_string
 
 
-def lines(experiment: Experiment) -> list[tuple[str, str]]:
-    """(label, text) pairs: devices, batch, length, learning rate, parameters, memory, method."""
+def lines(experiment: Experiment, source: data.Source | None = None) -> list[tuple[str, str]]:
+    """(label, text) pairs: devices, batch, length, learning rate, parameters, memory, method.
+
+    Args:
+      experiment: what is going to run.
+      source: the training data, of whose rows of text it is said how much is padding.
+    """
     config, spec, length = experiment.config, experiment.spec, experiment.length
     mesh = experiment.mesh
     state = experiment.abstract_state
@@ -40,6 +45,7 @@ def lines(experiment: Experiment) -> list[tuple[str, str]]:
         ("batch", f"{config.batch_size} = {config.batch_size // rows} a device x {rows}"),
         *_micro_batches(experiment),
         *said_by_method,
+        *_padding(experiment, source),
         ("length", f"{length.total_steps:,} steps = {epochs:g} epochs of "
                    f"{length.steps_per_epoch:,} steps"
                    + _dropped(spec.num_examples, config.batch_size)),
@@ -71,6 +77,15 @@ def _data(experiment: Experiment) -> str:
         )
     classes = f"{spec.num_classes} classes" if spec.num_classes else "no labels"
     return f"{section.name}[{section.split}], {examples}, {classes}"
+
+
+def _padding(experiment: Experiment, source: data.Source | None) -> list[tuple[str, str]]:
+    real = source and source.tokens_per_example
+    if not real:
+        return []
+    length = experiment.spec.arrays["tokens"].shape[0]
+    return [("padding", f"{1 - real / length:.1%}: of the {length} tokens of a row {real:.1f} are "
+                        "real on average")]  # fmt: skip
 
 
 def _micro_batches(experiment: Experiment) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -171,13 +172,15 @@ def test_a_language_model_trains_is_scored_on_held_out_text_and_reported(tmp_pat
     arguments = (*TEXT, f"--config.data.options.cache_dir={tmp_path}/cache")
     output = run(tmp_path / "run", *arguments).stdout
     assert "masked tokens named" in output and "unigram" in output
+    assert re.search(r"padding +\d+\.\d%: of the 64 tokens of a row \d\d\.\d are real", output)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["held_out"].keys() == {"unigram", "BERT"}
     for scores in results["held_out"].values():
         assert 0 <= scores["accuracy"] <= 1 and 1 < scores["perplexity"] < 2000
     assert json.loads((tmp_path / "run" / "tokenizer.json").read_text())["model"]
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Hidden words" in page and "Neighbours of words" in page
+    for title in ("Hidden words", "Neighbours of words", "Tokens a second", "Share of padding"):
+        assert title in page
     again = run(tmp_path / "run", module="ssl_jax.evaluate").stdout
     assert f"{results['held_out']['BERT']['perplexity']:,.1f}" in again  # the same questions
     elsewhere = f"--data=text:{ROOT}/LICENSE"
@@ -185,7 +188,9 @@ def test_a_language_model_trains_is_scored_on_held_out_text_and_reported(tmp_pat
     run(tmp_path / "run", elsewhere, output, module="ssl_jax.embed")
     assert np.load(tmp_path / "h.npz")["h"].shape[1] == 32
     rows = metrics.read_metrics(tmp_path / "run")
-    assert all(row["train/tokens_per_s"] > 0 for row in rows if "train/loss" in row)
+    rows = [row for row in rows if "train/loss" in row]
+    assert all(row["train/tokens_per_s"] > 0 for row in rows)
+    assert 0 <= np.mean([row["train/padding_share"] for row in rows]) < 0.5
 
 
 @pytest.mark.slow

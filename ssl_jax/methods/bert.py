@@ -172,7 +172,8 @@ class Bert(Method):
         del buffers, ema_params
         h, out = self._encode(params, views["text"], train=True, key=key)
         scores = self._score(params, out, views)
-        return {"h": h, **scores}, {}
+        real = (views["text"]["segment"] > 0).sum(axis=1)
+        return {"h": h, "real": real, **scores}, {}
 
     def _encode(
         self, params: PyTree, text: PyTree, *, train: bool, key: Array | None = None
@@ -219,7 +220,11 @@ class Bert(Method):
         total = {name: encoded[name].sum() for name in encoded if name != "h"}
         count = jnp.maximum(total["count"], 1)
         loss = total["loss"] / count
-        metrics = {"accuracy": total["hits"] / count, "perplexity": jnp.exp(loss)}
+        metrics = {
+            "accuracy": total["hits"] / count,
+            "perplexity": jnp.exp(loss),
+            "padding_share": 1 - total["real"] / (self.length * len(encoded["real"])),
+        }
         if self.pair_head is not None:
             pairs = total["next_loss"] / total["next_count"]
             metrics |= {

@@ -122,6 +122,7 @@ def test_the_loss_is_that_of_the_hidden_tokens_and_the_pairs():
     expected = {
         "accuracy": np.mean(hits),
         "perplexity": np.exp(np.mean(losses)),
+        "padding_share": np.mean(batch["segment"] == 0),
         "masked_loss": np.mean(losses),
         "next_loss": np.mean(of_pairs),
         "next_accuracy": np.mean(logits.argmax(1) == batch["next"]),
