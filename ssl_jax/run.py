@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from ssl_jax import (
     checkpoint,
-    compiled,
     data,
     finish,
     init_from,
@@ -26,6 +25,7 @@ from ssl_jax import config as config_lib
 from ssl_jax.early_stopping import EarlyStopping
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
+from ssl_jax.model_flops import model_flops
 from ssl_jax.probing import Prober, check_names
 from ssl_jax.signals import StopRequest
 from ssl_jax.train_state import TrainState
@@ -97,7 +97,7 @@ class Run:
 
     def execute(self, *, and_finish: bool = True) -> int:
         """Trains to the end and, with `and_finish`, probes and reports. Returns the exit code."""
-        lines = preflight.lines(self.experiment)
+        lines = preflight.lines(self.experiment, self.source)
         self._say(preflight.text(lines))
         with StopRequest() as stop, self.saves, jax.set_mesh(self.mesh):
             restored = self.saves.restore(self.experiment.abstract_state)
@@ -130,7 +130,7 @@ class Run:
         return 0
 
     def _first_state(self) -> TrainState:
-        if self.config.init_from is None:
+        if self.config.init_from is None or not self.config.init_weights:
             return self.experiment.init_state()
         loaded, lines = init_from.load(self.config.init_from, self.experiment)
         self._say("\n".join(f"starts from {line}" if i == 0 else f"  {line}"
@@ -157,7 +157,7 @@ class Run:
         evaluated = [row for row in rows if self.stopping.metric in row]
         bar = progress.ProgressBar(total, start, primary=self.primary)
         train_step = self.experiment.compile_train_step()
-        meter = self._meter(train_step, start)
+        meter = self._meter(start)
         watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
         profiler = _Profiler(self.config.profile_steps, str(self.workdir / "profile"))
         step, early = start, False
@@ -262,20 +262,15 @@ class Run:
         with host, parallel.prefetch_to_device(host, put, config.data.prefetch) as batches:
             yield batches
 
-    def _meter(self, step: Any, start: int) -> progress.Throughput:
+    def _meter(self, start: int) -> progress.Throughput:
         """Speed, and utilisation where the device's peak is known."""
-        device = self.mesh.devices.flat[0]
-        peak, flops = parallel.peak_flops(device.device_kind), None
-        if peak and device.platform == "tpu":
-            flops = compiled.read(step).flops
-        elif peak:  # the arithmetic of a GPU's library calls is not in its program
-            flops = (step.cost_analysis() or {}).get("flops")
+        peak = parallel.peak_flops(self.mesh.devices.flat[0].device_kind)
         return progress.Throughput(
             self.config.batch_size,
             tokens=self.source.tokens_per_example,
             start_step=start,
-            flops_per_step=flops,
-            peak_flops=peak,
+            flops_per_step=model_flops(self.experiment) if peak else None,
+            peak_flops=peak and peak * self.mesh.size,
         )
 
     def _writer(self, start: int) -> metrics.MetricWriter:

@@ -129,7 +129,7 @@ def test_valid_pairs_against_brute_force():
         real = {i * lhs_dilation for i in range(inputs)}
         places = (o * stride + k * dilation - low for o in range(outputs) for k in range(size))
         given = (inputs, outputs, size, stride, low, lhs_dilation, dilation)
-        assert flops._valid_pairs(*given) == sum(place in real for place in places), given
+        assert flops.valid_pairs(*given) == sum(place in real for place in places), given
 
 
 # Memory and traffic

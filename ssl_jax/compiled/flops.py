@@ -51,7 +51,7 @@ def _convolution_flops(instruction: Instruction, lhs: Array, rhs: Array) -> int:
     pairs = 1
     for label in sorted(label for label in lhs_labels if label.isdigit()):
         axis = int(label)
-        pairs *= _valid_pairs(
+        pairs *= valid_pairs(
             lhs.dims[lhs_labels.index(label)],
             instruction.shape.dims[out_labels.index(label)],
             *window[axis],
@@ -85,7 +85,7 @@ def _window(instruction: Instruction, rank: int) -> list[tuple[int, int, int, in
 
 
 @functools.lru_cache(maxsize=4096)
-def _valid_pairs(
+def valid_pairs(
     inputs: int, outputs: int, size: int, stride: int, low: int, lhs_dilation: int, dilation: int
 ) -> int:
     """(output position, kernel position) pairs of one dimension that meet an input element."""
