@@ -9,8 +9,9 @@ a small net and minutes for a ResNet-50; a step that does not fit is often found
 
 Per device it says: memory at the fullest moment against what programs can use; FLOPs, HBM traffic
 and bytes sent in a step, with the bodies of loops counted by their trips; from these and the chip's
-published peaks, the least time a step can take, and so the most images a second a chip. That is an
-upper bound, no prediction. Where the step does not fit, it says what to change.
+published peaks, the least time a step can take, and so the most images (of text: tokens, padding
+included) a second a chip. That is an upper bound, no prediction. Where the step does not fit, it
+says what to change.
 
 Exit codes: 0 all slices fit, 2 one of them does not, 1 for errors.
 
@@ -30,7 +31,8 @@ Exit codes: 0 all slices fit, 2 one of them does not, 1 for errors.
     wire_bytes, unknown_loops       or the program cannot be read
     seconds                         {"compute": ..., "hbm": ..., "ici": ...}: least time for each
     step_seconds_bound              the longest of them
-    images_per_second_per_chip_bound
+    images_per_second_per_chip_bound, tokens_per_second_per_chip_bound
+                                    the one that suits the data; the other is null
     collectives                     [{"kind", "group", "in_loop", "count", "bytes", "wire_bytes",
                                     "op_name"}], summed by the first three
     temporaries                     [{"shape", "bytes", "op_name", "source"}], the largest arrays
@@ -143,7 +145,7 @@ def _bound(fit: Fit) -> str:
     seconds = fit.seconds
     names = {"compute": "matrix units", "hbm": "HBM", "ici": "links"}
     return (
-        f"{fit.images_per_second_per_chip_bound:,.0f} images/s a chip, by the "
+        f"{fit.per_second_per_chip_bound:,.0f} {fit.unit}/s a chip, by the "
         f"{names[max(seconds, key=seconds.get)]} and published peaks; no prediction"
     )
 
@@ -188,7 +190,8 @@ def _print_table(console: Console, fits: list[Fit], advised: list[list[str]]) ->
     # 80 columns wide.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("slice", no_wrap=True)
-    for column in ("memory, GiB", "fits", "TFLOP", "HBM GiB", "sent MiB", "ms", "images/s"):
+    unit = f"{fits[0].unit}/s"
+    for column in ("memory, GiB", "fits", "TFLOP", "HBM GiB", "sent MiB", "ms", unit):
         table.add_column(column, justify="right", no_wrap=True)
     for fit in fits:
         row = [
@@ -202,11 +205,11 @@ def _print_table(console: Console, fits: list[Fit], advised: list[list[str]]) ->
                 _number(fit.program.bytes_accessed / tpu.GIB),
                 _number(fit.program.wire_bytes / 2**20),
                 _number(1e3 * fit.step_seconds_bound),
-                _number(fit.images_per_second_per_chip_bound),
+                _number(fit.per_second_per_chip_bound),
             ]
         table.add_row(*row)
     console.print(table)
-    print("a device and step; ms at least, images/s a chip at most, by published peaks")
+    print(f"a device and step; ms at least, {unit} a chip at most, by published peaks")
     for fit, lines in zip(fits, advised, strict=True):
         if lines:
             first, *rest = _advice_lines(lines)[1:]

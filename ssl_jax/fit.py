@@ -41,6 +41,7 @@ class Fit:
         up, to 0.01 GiB.
       program: what the compiled step does, None where it does not fit or cannot be read.
       compile_seconds: time it took.
+      row_tokens: of text, tokens of an example, padding included; None of images.
     """
 
     slice: tpu.Slice
@@ -53,6 +54,7 @@ class Fit:
     peak_bytes: int
     program: compiled.Program | None
     compile_seconds: float
+    row_tokens: int | None = None
 
     @property
     def usable_bytes(self) -> int:
@@ -82,10 +84,16 @@ class Fit:
         return max(self.seconds.values(), default=None)
 
     @property
-    def images_per_second_per_chip_bound(self) -> float | None:
-        """No run is faster than this."""
+    def unit(self) -> str:
+        """What throughput counts: images or tokens."""
+        return "tokens" if self.row_tokens else "images"
+
+    @property
+    def per_second_per_chip_bound(self) -> float | None:
+        """No run is faster than so many of `unit`."""
         seconds = self.step_seconds_bound
-        return self.config.batch_size / seconds / self.slice.chips if seconds else None
+        count = self.config.batch_size * (self.row_tokens or 1)
+        return count / seconds / self.slice.chips if seconds else None
 
 
 def build(config: ConfigDict, spec: DataSpec, wanted: tpu.Slice) -> Experiment:
@@ -130,7 +138,13 @@ def check(experiment: Experiment, wanted: tpu.Slice) -> Fit:
         peak_bytes=peak,
         program=program,
         compile_seconds=time.perf_counter() - began,
+        row_tokens=row_tokens(experiment.spec),
     )
+
+
+def row_tokens(spec: DataSpec) -> int | None:
+    """Tokens of an example of text, padding included; None of images."""
+    return spec.arrays["tokens"].shape[0] if spec.vocabulary else None
 
 
 def advice(fit: Fit, experiment: Experiment) -> list[str]:
@@ -293,7 +307,12 @@ def as_json(fit: Fit, advised: list[str]) -> dict[str, Any]:
         "unknown_loops": program and program.unknown_loops,
         "seconds": fit.seconds,
         "step_seconds_bound": fit.step_seconds_bound,
-        "images_per_second_per_chip_bound": fit.images_per_second_per_chip_bound,
+        **{
+            f"{unit}_per_second_per_chip_bound": (
+                fit.per_second_per_chip_bound if unit == fit.unit else None
+            )
+            for unit in ("images", "tokens")
+        },
         "collectives": collectives_by_kind(program) if program else [],
         "temporaries": [dataclasses.asdict(one) for one in program.temporaries] if program else [],
         "advice": advised,

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 from ssl_jax import aot, compiled, data, fit, parallel
-from ssl_jax.config import base_config
+from ssl_jax.config import base_config, load
 from ssl_jax.parallel import tpu
-from tests.methods.table import ROWS
+from tests.methods.table import CONFIGS, ROWS
 
 ROOT = pathlib.Path(__file__).parent.parent
 needs_libtpu = pytest.mark.skipif(not tpu.is_installed(), reason="libtpu is not installed")
@@ -146,7 +146,17 @@ def test_the_bound_is_the_slowest_of_compute_memory_and_links():
     assert outcome.seconds["compute"] == pytest.approx(1e-3)
     assert outcome.seconds["hbm"] == pytest.approx(1e-2)
     assert outcome.step_seconds_bound == outcome.seconds["hbm"]
-    assert outcome.images_per_second_per_chip_bound == pytest.approx(256 / 4 / 1e-2)
+    assert outcome.per_second_per_chip_bound == pytest.approx(256 / 4 / 1e-2)
+
+
+def test_text_counts_tokens():
+    outcome = dataclasses.replace(made()[0], row_tokens=512)
+    assert outcome.per_second_per_chip_bound == pytest.approx(512 * 256 / 4 / 1e-2)
+    said = fit.as_json(outcome, [])
+    assert said["images_per_second_per_chip_bound"] is None
+    assert said["tokens_per_second_per_chip_bound"] == outcome.per_second_per_chip_bound
+    text = data.spec_from_config(load(f"{CONFIGS}/bert.py:base_512").data)
+    assert fit.row_tokens(text) == 512 and fit.row_tokens(made()[1].spec) is None
 
 
 def test_two_devices_of_a_chip_share_its_peaks():
