@@ -34,6 +34,8 @@ def get_config(variant: str = "digits") -> ConfigDict:
             hidden_dim=placeholder(int),  # unset: the width of h
             output_dim=128,
             ft_proj_selector=1,  # the layer of the projection head in features, 0: h
+            memory_size=0,  # more negatives, of a momentum network; the paper: 65536
+            memory_momentum=0.999,
         )
     )
     {

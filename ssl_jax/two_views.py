@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.errors import UserError
 from ssl_jax.method import Array, Batch, DataSpec, Method, PyTree
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.views import to_show, train_and_eval
@@ -115,3 +116,17 @@ def nets_and_views(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[s
     image = spec.batch(1)["image"]
     views = train_and_eval(config.views, image, num_views=num_views, dtype=config.dtype)
     return dict(encoder=make_encoder(**config.model, dtype=config.dtype), **views._asdict())
+
+
+def check_queue(length: int, batch_size: int, where: str) -> None:
+    """Checks that a queue takes whole batches, of which each replaces the oldest one.
+
+    Raises:
+      UserError: its length is no multiple of the batch size; `where` is its config key.
+    """
+    if length % batch_size:
+        near = {max(length // batch_size, 1) * batch_size, (length // batch_size + 1) * batch_size}
+        raise UserError(
+            f"{where} {length} has to be a multiple of batch_size {batch_size}, whose keys replace "
+            f"the oldest ones of the queue; use {' or '.join(map(str, sorted(near)))}"
+        )

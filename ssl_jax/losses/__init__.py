@@ -11,7 +11,9 @@ from ssl_jax.losses.contrastive import (
 )
 from ssl_jax.losses.instance import (
     bank_logits,
+    enqueue,
     init_bank,
+    init_queue,
     log_normalizer,
     nce,
     softmax_over_bank,
@@ -28,8 +30,10 @@ __all__ = [
     "byol",
     "choose_implementation",
     "choose_one_sided",
+    "enqueue",
     "info_nce",
     "init_bank",
+    "init_queue",
     "log_normalizer",
     "margin_triplet",
     "nce",

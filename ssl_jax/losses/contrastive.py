@@ -55,6 +55,7 @@ def nt_xent(
     *,
     temperature: float | Array,
     l2_normalize: bool = True,
+    negatives: Array | None = None,
     implementation: str = "auto",
     block_size: int | None = None,
 ) -> tuple[Array, dict[str, Array]]:
@@ -70,6 +71,9 @@ def nt_xent(
       zb: [n d] embeddings of the second views; row i belongs to row i of `za`.
       temperature: t > 0, a divisor of the similarities.
       l2_normalize: False takes plain dot products (the unnormalised rows of Table 5).
+      negatives: [k d], more negatives of every view, the same on every device, such as a memory of
+        a momentum encoder's embeddings (SimCLR v2, Chen et al. 2020b, section 2). Gradients reach
+        them too: pass `jax.lax.stop_gradient(memory)` where none is wanted.
       implementation: how, with one and the same result. "dense" holds the [2n 2n] matrix;
         "blockwise" makes it tile by tile, in memory linear in n, every device with all embeddings;
         "ring" sends the embeddings round, for batches of which a device cannot hold them all.
@@ -82,10 +86,11 @@ def nt_xent(
       the share whose nearest candidate is the positive, and `entropy` (nats) of their softmax.
 
     Raises:
-      ValueError: shapes differ or are not [n d], the temperature is not positive, there is no such
-        implementation, or n does not divide over the devices.
+      ValueError: shapes differ or are not [n d], `negatives` is not [k d], the temperature is not
+        positive, there is no such implementation, or n does not divide over the devices.
     """
     _check_two("nt_xent", za, zb)
+    _check_negatives(negatives, za.shape[1])
     fixed = check_temperature(temperature)
     _check_how(implementation, IMPLEMENTATIONS, block_size)
     # The temperature goes into the embeddings, half into each factor of a product.
@@ -96,24 +101,36 @@ def nt_xent(
         za, zb = ((z * scale).astype(z.dtype) for z in (za, zb))
 
     n, d = za.shape
-    if implementation == "auto":
-        implementation, _ = choose_implementation(n, d, itemsize=za.dtype.itemsize)
-    if implementation == "dense":
-        negatives = _dense(za, zb)
+    bounded = l2_normalize and fixed and 1 / temperature <= MAX_CONSTANT_SHIFT
+    shift = 1 / float(temperature) if bounded else None
+    how = implementation
+    if how == "auto":
+        how, _ = choose_implementation(n, d, itemsize=za.dtype.itemsize)
+    if how == "dense":
+        found = _dense(za, zb)
     else:
-        bounded = l2_normalize and fixed and 1 / temperature <= MAX_CONSTANT_SHIFT
         plan = blockwise.make_plan(
             n,
-            ring=implementation == "ring",
+            ring=how == "ring",
             block_size=block_size or BLOCK_SIZE,
-            shift=1 / float(temperature) if bounded else None,
+            shift=shift,
         )
-        negatives = blockwise.negatives(za, zb, plan)
+        found = blockwise.negatives(za, zb, plan)
 
     positive = row_products(za, zb)
-    lse_a, lse_b = (jnp.logaddexp(lse, positive) for lse in (negatives.lse_a, negatives.lse_b))
+    lse_a, lse_b = (jnp.logaddexp(lse, positive) for lse in (found.lse_a, found.lse_b))
+    if negatives is not None:
+        if l2_normalize:
+            negatives = unit_length(negatives, scale=scale)
+        else:
+            negatives = (negatives * scale).astype(negatives.dtype)
+        plan = pairs.Plan(_block_size(implementation, n, len(negatives), block_size), shift=shift)
+        lse_a, lse_b = (
+            jnp.logaddexp(lse, pairs.statistics(z, negatives, columns=pairs.WHOLE, plan=plan).lse)
+            for lse, z in ((lse_a, za), (lse_b, zb))
+        )
     loss = jnp.mean(0.5 * (lse_a + lse_b) - positive)
-    return loss, _ranking(positive, negatives.cross_lse, negatives.cross_mean, negatives.cross_max)
+    return loss, _ranking(positive, found.cross_lse, found.cross_mean, found.cross_max)
 
 
 def info_nce(
@@ -171,12 +188,10 @@ def info_nce(
     n, d = queries.shape
     if in_batch is None:
         in_batch = negatives is None
-    if negatives is None:
-        if not in_batch or negatives_sharded:
-            missing = "in_batch=False" if not in_batch else "negatives_sharded=True"
-            raise ValueError(f"info_nce with {missing} needs negatives")
-    elif negatives.ndim != 2 or negatives.shape[1] != d or not len(negatives):
-        raise ValueError(f"negatives must be [k {d}] like the queries, got {negatives.shape}")
+    if negatives is None and (not in_batch or negatives_sharded):
+        missing = "in_batch=False" if not in_batch else "negatives_sharded=True"
+        raise ValueError(f"info_nce with {missing} needs negatives")
+    _check_negatives(negatives, d)
     ambient.check_divisible(n, "queries")
     if negatives_sharded:
         ambient.check_divisible(len(negatives), "negatives")
@@ -383,6 +398,13 @@ def _dense(za: Array, zb: Array) -> Negatives:
 def _check_two(name: str, x: Array, y: Array) -> None:
     if x.ndim != 2 or x.shape != y.shape:
         raise ValueError(f"{name} takes two [n d] arrays of one shape, got {x.shape}, {y.shape}")
+
+
+def _check_negatives(negatives: Array | None, d: int) -> None:
+    if negatives is None:
+        return
+    if negatives.ndim != 2 or negatives.shape[1] != d or not len(negatives):
+        raise ValueError(f"negatives must be [k {d}] like the embeddings, got {negatives.shape}")
 
 
 def _check_how(implementation: str, known: tuple[str, ...], block_size: int | None) -> None:

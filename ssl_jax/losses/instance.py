@@ -8,7 +8,7 @@ row of the memory bank. An embedding v is classified without parameters:
 With a million images the sum is replaced: by noise-contrastive estimation with a constant Z
 (`nce`), or by a softmax over the own image and some drawn ones (`softmax_over_candidates`).
 `softmax_over_bank` is the sum itself. The bank has no gradient: its rows follow the embeddings by
-`update_bank`.
+`update_bank`. A queue remembers the latest embeddings instead, whosever they are (MoCo).
 """
 
 from __future__ import annotations
@@ -50,6 +50,30 @@ def update_bank(bank: Array, index: Array, embeddings: Array, *, momentum: float
     bank, embeddings = jax.lax.stop_gradient((jnp.asarray(bank), embeddings))
     mixed = momentum * bank[index] + (1 - momentum) * embeddings
     return bank.at[index].set(unit_length(mixed).astype(bank.dtype))
+
+
+def init_queue(key: Array, length: int, dim: int) -> dict[str, Array]:
+    """A queue of random unit vectors: `queue` [length dim], and `pointer` int32 [], its oldest row.
+
+    As MoCo's released code begins (He et al. 2020).
+    """
+    queue = unit_length(jax.random.normal(key, (length, dim)))
+    return {"queue": queue, "pointer": jnp.zeros((), jnp.int32)}
+
+
+def enqueue(queue: Array, pointer: Array, keys: Array) -> dict[str, Array]:
+    """A queue after a batch: its keys [n d] in the place of the oldest, n a divisor of the length.
+
+    Args:
+      queue, pointer: of `init_queue`.
+      keys: no gradient reaches them.
+
+    Returns:
+      The new `queue` and `pointer`.
+    """
+    keys = jax.lax.stop_gradient(keys).astype(queue.dtype)
+    queue = jax.lax.dynamic_update_slice_in_dim(queue, keys, pointer, axis=0)
+    return {"queue": queue, "pointer": (pointer + len(keys)) % len(queue)}
 
 
 def bank_logits(

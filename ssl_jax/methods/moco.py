@@ -37,7 +37,7 @@ from ssl_jax.errors import UserError, nearest
 from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.models.norm import apply_in_groups, check_groups, interleave
-from ssl_jax.two_views import TwoViews, nets_and_views
+from ssl_jax.two_views import TwoViews, check_queue, nets_and_views
 
 DICTIONARIES = ("queue", "end_to_end", "bank")
 
@@ -86,9 +86,7 @@ class MoCo(TwoViews):
         params, buffers = super().init(nets_key, batch)
         hyper = self.hyper
         if hyper.dictionary == "queue":
-            keys = jax.random.normal(dictionary_key, (hyper.num_negatives, hyper.output_dim))
-            buffers["queue"] = losses.unit_length(keys)
-            buffers["pointer"] = jnp.zeros((), jnp.int32)  # row of the oldest key
+            buffers |= losses.init_queue(dictionary_key, hyper.num_negatives, hyper.output_dim)
         elif hyper.dictionary == "bank":
             bank = losses.init_bank(dictionary_key, self.num_examples, hyper.output_dim)
             buffers["bank"] = bank
@@ -139,7 +137,8 @@ class MoCo(TwoViews):
         info_nce = functools.partial(losses.info_nce, q, temperature=hyper.temperature)
         if hyper.dictionary == "queue":
             loss, metrics = info_nce(encoded["k"], negatives=buffers["queue"])
-            buffers = {**buffers, **_enqueue(buffers["queue"], buffers["pointer"], encoded["k"])}
+            queue, pointer = buffers["queue"], buffers["pointer"]
+            buffers = {**buffers, **losses.enqueue(queue, pointer, encoded["k"])}
         elif hyper.dictionary == "end_to_end":
             loss, metrics = info_nce(encoded["k"])
         else:
@@ -164,12 +163,6 @@ class MoCo(TwoViews):
         else:
             statistics = f"of {hyper.bn_groups} groups, keys in other groups than their queries"
         return [("dictionary", dictionary), ("batch statistics", statistics)]
-
-
-def _enqueue(queue: Array, pointer: Array, k: Array) -> dict[str, Array]:
-    """The keys (n, d) in the place of the oldest of the queue (K, d), n a divisor of K."""
-    queue = jax.lax.dynamic_update_slice_in_dim(queue, k.astype(queue.dtype), pointer, axis=0)
-    return {"queue": queue, "pointer": (pointer + len(k)) % len(queue)}
 
 
 def make(config: Any, spec: DataSpec, total_steps: int) -> MoCo:
@@ -203,12 +196,8 @@ def _check(hyper: HyperParameters, batch_size: int) -> None:
     count = hyper.num_negatives
     if hyper.dictionary != "end_to_end" and count < 1:
         raise UserError(f"method.num_negatives is {count}; a {hyper.dictionary} needs at least 1")
-    if hyper.dictionary == "queue" and count % batch_size:
-        near = {max(count // batch_size, 1) * batch_size, (count // batch_size + 1) * batch_size}
-        raise UserError(
-            f"method.num_negatives {count} has to be a multiple of batch_size {batch_size}, whose "
-            f"keys replace the oldest ones of the queue; use {' or '.join(map(str, sorted(near)))}"
-        )
+    if hyper.dictionary == "queue":
+        check_queue(count, batch_size, "method.num_negatives")
     if not hyper.temperature > 0:
         raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
     if not 0 <= hyper.momentum <= 1:

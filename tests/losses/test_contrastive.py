@@ -142,3 +142,71 @@ def test_bad_input_is_named():
         nt_xent(za, zb[:8], temperature=0.1)
     with pytest.raises(ValueError, match="positive, got 0"):
         nt_xent(za, zb, temperature=0)
+
+
+def oracle_with_memory(za, zb, memory, temperature, normalize):
+    """The loss with more negatives of every view, in float64."""
+    za, zb, memory = (np.asarray(x, np.float64) for x in (za, zb, memory))
+    if normalize:
+        za, zb, memory = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (za, zb, memory))
+    z, n = np.concatenate([za, zb]), len(za)
+    total = 0.0
+    for i in range(2 * n):
+        others = np.concatenate([np.delete(z, i, axis=0), memory]) @ z[i] / temperature
+        top = others.max()
+        total += (
+            top + np.log(np.exp(others - top).sum()) - z[(i + n) % (2 * n)] @ z[i] / temperature
+        )
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("implementation", ["auto", "blockwise"])
+@pytest.mark.parametrize("temperature", [0.02, 0.2])
+def test_more_negatives_of_a_memory(implementation, temperature, normalize):
+    za, zb = embeddings()
+    memory = np.random.default_rng(5).normal(size=(24, 8)).astype(np.float32)
+    options = dict(temperature=temperature, l2_normalize=normalize)
+
+    def loss(za, zb, memory):
+        how = dict(implementation=implementation, block_size=16)
+        return nt_xent(za, zb, negatives=memory, **how, **options)[0]
+
+    inputs = (za, zb, memory)
+    np.testing.assert_allclose(
+        loss(*inputs), oracle_with_memory(*inputs, temperature, normalize), rtol=5e-6
+    )
+    grads = jax.grad(loss, argnums=(0, 1, 2))(*inputs)
+    rng = np.random.default_rng(6)
+    for side, got in enumerate(grads):
+        direction, step = rng.normal(size=got.shape), 1e-5
+        ends = [
+            oracle_with_memory(
+                *(x + sign * step * direction if i == side else x for i, x in enumerate(inputs)),
+                temperature, normalize,
+            )
+            for sign in (1, -1)
+        ]  # fmt: skip
+        expected = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose(np.vdot(got, direction), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_memory_gives_eight_devices_the_gradient_of_one():
+    za, zb = embeddings(n=32)
+    memory = np.random.default_rng(5).normal(size=(40, 8)).astype(np.float32)
+    f = jax.value_and_grad(
+        lambda a, b, m: nt_xent(a, b, temperature=0.1, negatives=m)[0], argnums=(0, 1, 2)
+    )
+    one = jax.jit(f)(za, zb, memory)
+    mesh = parallel.make_mesh(data=4, fsdp=2)
+    with jax.set_mesh(mesh):
+        rows, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+        eight = jax.jit(f)(*jax.device_put((za, zb), rows), jax.device_put(memory, everywhere))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_negatives_of_another_width_are_refused():
+    za, zb = embeddings()
+    with pytest.raises(ValueError, match=r"negatives must be \[k 8\]"):
+        nt_xent(za, zb, temperature=0.1, negatives=za[:, :4])

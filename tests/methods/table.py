@@ -279,6 +279,17 @@ ROWS = {
         {"model.widths": (4, 8, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
         slow=True,
     ),
+    "simclr-v2-memory": Row(
+        "simclr_v2.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "method.memory_size": 48,
+            "steps": 100,
+        },
+        slow=True,
+    ),
     "distill": Row(
         "distill.py:digits",
         {

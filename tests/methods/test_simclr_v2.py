@@ -144,3 +144,58 @@ def test_the_imagenet_recipe_is_the_papers(variant, parameters):
 def test_bad_values_are_named(change, message):
     with pytest.raises(UserError, match=message):
         build(**change)
+
+
+def test_the_memory_gives_negatives_of_earlier_steps():
+    """The loss sees the queue of before the step; the step's keys then replace the oldest."""
+    experiment, source = build(method__memory_size=16, batch_size=8)
+    method, state = experiment.method, experiment.init_state()
+    assert state.buffers["queue"].shape == (16, method.hyper.output_dim)
+    ema_params = jax.tree.map(lambda x: 0.9 * x + 0.01, state.params)
+    views = method.views(jax.random.split(jax.random.key(0), 8), source.batch(np.arange(8)))
+
+    def run(buffers, ema_params):
+        key = jax.random.key(1)
+        return method.loss(
+            state.params, buffers, views, ema_params=ema_params, key=key, step=jnp.int32(0)
+        )
+
+    loss, aux = run(state.buffers, ema_params)
+    z = aux.outputs["z"]
+    expected, _ = losses.nt_xent(
+        z[:, 0], z[:, 1], temperature=method.hyper.temperature, negatives=state.buffers["queue"]
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    plain, _ = losses.nt_xent(z[:, 0], z[:, 1], temperature=method.hyper.temperature)
+    assert loss > plain
+
+    _, k, _ = method.embed(ema_params, state.buffers, views[:, 1], key=jax.random.key(2))
+    queue = aux.buffers["queue"]
+    np.testing.assert_allclose(queue[:8], losses.unit_length(k), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(queue[8:], state.buffers["queue"][8:])
+    assert aux.buffers["pointer"] == 8
+    assert run(aux.buffers, ema_params)[1].buffers["pointer"] == 0
+
+    # The memory network's batch statistics are no one else's, and it gets no gradient.
+    other = jax.tree.map(lambda x: 0.5 * x, ema_params)
+    for a, b in zip(
+        jax.tree.leaves(run(state.buffers, other)[1].buffers["encoder"]),
+        jax.tree.leaves(aux.buffers["encoder"]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    grads = jax.grad(lambda ema: run(state.buffers, ema)[0])(ema_params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(method__memory_size=24), "memory_size 24 has to be a multiple of batch_size 16"),
+        (dict(method__memory_size=-16), "memory_size is -16"),
+        (dict(method__memory_momentum=1.5), "memory_momentum 1.5"),
+    ],
+)
+def test_a_memory_that_cannot_be(changes, message):
+    with pytest.raises(UserError, match=message):
+        build(**changes)
