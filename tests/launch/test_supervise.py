@@ -18,7 +18,7 @@ def supervise(action, directory, *options, code=0):
         [sys.executable, "-S", "-E", str(SUPERVISE), action, f"--dir={directory}", *options],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -30,13 +30,16 @@ def status(directory):
     return json.loads(line.removeprefix("SUPERVISED "))
 
 
+def wait_until(directory, fits):
+    end = time.monotonic() + 100
+    while not fits(found := status(directory)):
+        assert time.monotonic() < end, found
+        time.sleep(0.1)
+    return found
+
+
 def wait_for(directory, *names):
-    for _ in range(200):
-        found = status(directory)
-        if found["state"] in names:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(found)
+    return wait_until(directory, lambda found: found["state"] in names)
 
 
 @pytest.fixture
@@ -96,12 +99,7 @@ time.sleep(600)
 
 def start_saving(directory):
     supervise("start", directory, "--delay=0.01", "--", sys.executable, "-S", "-c", SAVES)
-    for _ in range(200):
-        found = status(directory)
-        if found["last_line"] == "ready":
-            return found
-        time.sleep(0.05)
-    raise AssertionError(found)
+    return wait_until(directory, lambda found: found["last_line"] == "ready")
 
 
 def test_start_is_idempotent_and_stop_lets_it_save(directory):
@@ -133,12 +131,7 @@ def test_without_its_supervisor_it_saves_and_ends(directory):
     found = start_saving(directory)
     os.kill(found["supervisor"], signal.SIGKILL)
     assert wait_for(directory, "lost")
-    for _ in range(200):
-        if status(directory)["last_line"] == "saved":
-            break
-        time.sleep(0.05)
-    else:
-        raise AssertionError("still running")
+    wait_until(directory, lambda found: found["last_line"] == "saved")
     start_saving(directory)
 
 

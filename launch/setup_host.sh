@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Makes a host ready to train: a virtual environment with this checkout in it, and mounted buckets.
+#
+#     bash launch/setup_host.sh [--venv=.venv] [--extras=tpu,gcs] [--mount=BUCKET:/PATH]...
+#
+# Needs Python 3.11 or newer, or pip of any Python 3, which then fetches one. Given again it does only
+# what is missing. A data set in ArrayRecord format cannot be read from gs://, so its bucket is
+# mounted, with gcsfuse, which is installed where it is missing (Debian or Ubuntu, as root or with
+# sudo). GCSFUSE_VERSION chooses which.
+set -euo pipefail
+
+readonly gcsfuse_version=${GCSFUSE_VERSION:-2.7.0}
+
+die() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+# Machines that have just started update themselves and hold this lock for minutes.
+apt_install() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install \
+        --yes --quiet --no-install-recommends "$@"
+}
+
+is_new_enough() {
+    "$1" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+make_venv() {
+    local venv=$1 python
+    for python in python3 python3.13 python3.12 python3.11; do
+        if is_new_enough "$python"; then
+            "$python" -m venv "$venv"
+            return
+        fi
+    done
+    echo "no Python 3.11 or newer here: uv fetches one"
+    python3 -m pip install --quiet --user uv || die "neither Python 3.11 nor pip of an older one"
+    python3 -m uv venv --quiet --seed --python 3.12 "$venv"
+}
+
+install_package() {
+    local venv=$1 extras=$2 wanted
+    # What would be installed: it differs with setup.py, the extras and the folder of the checkout.
+    wanted="$(cksum <setup.py) $extras $PWD"
+    if [ -f "$venv/.installed-for" ] && [ "$(cat "$venv/.installed-for")" = "$wanted" ]; then
+        echo "$venv: up to date"
+        return
+    fi
+    [ -x "$venv/bin/python" ] || make_venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
+    echo "$wanted" >"$venv/.installed-for"
+}
+
+install_gcsfuse() {
+    command -v gcsfuse >/dev/null && return
+    local package
+    package=$(mktemp --suffix=.deb)
+    curl --fail --silent --show-error --location --retry 5 --output "$package" \
+        "https://github.com/GoogleCloudPlatform/gcsfuse/releases/download/v$gcsfuse_version/gcsfuse_${gcsfuse_version}_$(dpkg --print-architecture).deb"
+    chmod a+r "$package" # apt reads it as a user of its own
+    apt_install "$package"
+    rm -f "$package"
+}
+
+mount_bucket() {
+    local bucket=${1%%:*} path=${1#*:}
+    if mountpoint --quiet "$path"; then
+        echo "$path: mounted"
+        return
+    fi
+    install_gcsfuse
+    as_root mkdir -p "$path"
+    as_root chown "$(id -u):$(id -g)" "$path"
+    # Without implicit directories, folders that no object stands for are not seen.
+    gcsfuse --implicit-dirs -o ro "$bucket" "$path"
+}
+
+venv=.venv
+extras=
+mounts=()
+for argument in "$@"; do
+    case $argument in
+        --venv=?*) venv=${argument#*=} ;;
+        --extras=*) extras=${argument#*=} ;;
+        --mount=?*:/?*) mounts+=("${argument#*=}") ;;
+        --mount=*) die "$argument: written --mount=BUCKET:/PATH" ;;
+        *) die "unknown argument $argument; there are --venv=, --extras= and --mount=BUCKET:/PATH" ;;
+    esac
+done
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+install_package "$venv" "$extras"
+for mount in "${mounts[@]+"${mounts[@]}"}"; do
+    mount_bucket "$mount"
+done
