@@ -8,7 +8,8 @@
 Kinds of source, one file each. Of images: `digits`, `shapes`, `folder:PATH`, `tfds:NAME`,
 `tar:PATTERN`. Of text: `pydoc`, `text:PATTERN`, `jsonl:PATTERN`, `parquet:PATTERN`, `tfds:NAME`,
 and `tokens:DIR`, a corpus whose tokens are prepared (`ssl_jax.prepare_text`). Of labelled text:
-`csv:PATTERN`, and `jsonl:PATTERN` and `pydoc` with the option `task`.
+`csv:PATTERN`, `glue:NAME`, `squad:PATTERN`, `conll:PATTERN`, and `jsonl:PATTERN`,
+`parquet:PATTERN`, `tfds:NAME` and `pydoc` with the option `task`.
 
 The stream is a pure function of (seed, step): the data state of a run is its step.
 """
@@ -53,7 +54,7 @@ __all__ = [
 KINDS = {
     "digits": "", "shapes": "", "folder": "PATH", "tfds": "NAME", "tar": "PATTERN",
     "pydoc": "", "text": "PATTERN", "jsonl": "PATTERN", "parquet": "PATTERN", "tokens": "DIR",
-    "csv": "PATTERN",
+    "csv": "PATTERN", "glue": "NAME", "squad": "PATTERN", "conll": "PATTERN",
 }  # fmt: skip
 
 
@@ -192,7 +193,9 @@ def split_size(section: ConfigDict) -> int:
             f"{section.name} has to be read to know its size; set data.num_examples (and "
             "data.num_classes if it has labels)"
         )
-    parts = subsplit.parse(section.split, tuple(facts.splits), facts.splits.__getitem__)
+    parts = subsplit.parse(
+        section.split, tuple(facts.splits), facts.splits.__getitem__, facts.aliases
+    )
     return sum(part.stop - part.start for part in parts)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ssl_jax.data import digits, shapes
+from ssl_jax.data import digits, glue_tasks, shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Known:
       num_classes: label classes.
       image_size: side of the images, None if they have none in common.
       channels: 1 or 3.
+      aliases: further names of splits.
     """
 
     splits: Mapping[str, int]
     num_classes: int | None
     image_size: int | None = None
     channels: int = 3
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 # As TFDS divides them (https://www.tensorflow.org/datasets/catalog/overview).
@@ -49,6 +51,10 @@ def facts_of(name: str, options: Mapping[str, Any]) -> Known | None:
         sizes = shapes.sizes(options.get("num_generated", shapes.NUM_GENERATED))
         classes = shapes.num_classes(options.get("label", "shape"))
         return Known(sizes, classes, shapes.IMAGE_SIZE, shapes.CHANNELS)
+    if kind == "glue":
+        found = glue_tasks.task(location)
+        names = found.class_names
+        return Known(found.sizes, None if names is None else len(names), aliases=found.aliases)
     if kind == "tfds":
         return TFDS.get(location.partition(":")[0])  # without the version
     return None

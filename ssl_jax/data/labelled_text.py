@@ -7,11 +7,12 @@ import collections
 import functools
 import importlib
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import prepare, tokenizer
+from ssl_jax.data import glue_tasks, prepare, tokenizer
 from ssl_jax.data.corpus import Corpus
 from ssl_jax.data.encoded import Encoded, encode
 from ssl_jax.data.names import Names
@@ -20,12 +21,12 @@ from ssl_jax.data.rows import ragged_arange
 from ssl_jax.data.task_source import TaskSource
 from ssl_jax.data.tasks import (
     OPTIONS,
-    TASKS,
     Examples,
     Question,
     TaskOptions,
     Words,
     check_task,
+    scores_of,
     task_spec,
 )
 from ssl_jax.data.token_cache import TokenCache
@@ -35,7 +36,7 @@ from ssl_jax.method import DataSpec, Vocabulary
 
 # Kinds that are labelled text whatever the options say, and what their task is by default.
 _ALWAYS = {"csv": "classify", "conll": "tags", "glue": None, "squad": "span"}
-_ON_REQUEST = ("jsonl", "pydoc")
+_ON_REQUEST = ("jsonl", "parquet", "pydoc", "tfds")
 
 
 def is_task(kind: str, options: Mapping[str, Any]) -> bool:
@@ -68,7 +69,8 @@ def dataset(kind: str, location: str, request: Request, options: Mapping[str, An
 
 
 def _maker(kind: str) -> Any:
-    return importlib.import_module(f"ssl_jax.data.{kind}").examples
+    module = "tfds_text" if kind == "tfds" else kind
+    return importlib.import_module(f"ssl_jax.data.{module}").examples
 
 
 def _task_of(kind: str, location: str, options: Mapping[str, Any]) -> str:
@@ -84,7 +86,7 @@ def _task_of(kind: str, location: str, options: Mapping[str, Any]) -> str:
         )
     given = options.get("task")
     if kind == "glue":
-        known = importlib.import_module("ssl_jax.data.glue").task(location).task
+        known = glue_tasks.task(location).task
         if given not in (None, known):
             raise UserError(f"data.options.task is {given!r}, but glue:{location} is {known}")
         return known
@@ -98,12 +100,14 @@ class Task(abc.ABC):
 
     Attributes:
       splits: their names.
+      aliases: further names of splits.
       name: of the data set.
       metrics: names of its scores, None for those of its task.
     """
 
     name: str
     splits: tuple[str, ...]
+    aliases: Mapping[str, str] = MappingProxyType({})
     metrics: tuple[str, ...] | None = None
 
     def __init__(self, options: TaskOptions):
@@ -156,7 +160,7 @@ class Task(abc.ABC):
             encoded=self.encode(split),
             options=self.options,
             tokenizer=self.tokenizer,
-            metrics=self.metrics or TASKS[self.options.task],
+            metrics=self.metrics or scores_of(self.options.task, self.class_names),
         )
 
 
@@ -166,7 +170,8 @@ class Labelled(Task):
     def __init__(self, examples: Examples, options: TaskOptions):
         super().__init__(options)
         self._examples = examples
-        self.name, self.splits, self.metrics = examples.name, examples.splits, examples.metrics
+        self.name, self.splits, self.aliases = examples.name, examples.splits, examples.aliases
+        self.metrics = examples.metrics
 
     def make_tokenizer(self) -> Tokenizer:
         options = self.options.tokenizer

@@ -3,14 +3,20 @@
     parquet:/data/fineweb/*.parquet
     parquet:/data/reviews/{split}-*.parquet
 
-Without `{split}` in the pattern everything is `train`. Files are read a few rows at a time.
+Without `{split}` in the pattern everything is `train`. Files are read a few rows at a time. With
+the option `task` each row is a labelled example; of task=tags its text is a list of words and its
+label a list of their classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ssl_jax.data import corpus as corpus_lib
+from ssl_jax.data import tables
+from ssl_jax.data.tables import Keys, Record
+from ssl_jax.data.tasks import FileExamples, Text, Words, check_task
 from ssl_jax.errors import UserError, nearest
 
 _ROWS = 256  # read at a time
@@ -26,39 +32,69 @@ def corpus(location: str, *, text_key: str = "text", label_key: str | None = Non
     Raises:
       UserError: no file matches, or pyarrow is not installed.
     """
+    _check_pyarrow(location)
+    return ParquetFiles("parquet", location, text_key=text_key, label_key=label_key)
+
+
+def examples(
+    location: str,
+    task: str,
+    *,
+    text_key: str = "text",
+    text_pair_key: str | None = None,
+    label_key: str | None = "label",
+) -> LabelledRows:
+    """The labelled examples in the files that match `location`.
+
+    Args:
+      location: the pattern.
+      task: classify, regress or tags.
+      text_key, text_pair_key: columns of the text, and of a second one if there are pairs.
+      label_key: column of the label; None: there are no labels.
+
+    Raises:
+      UserError: no file matches, or pyarrow is not installed.
+    """
+    check_task(task, ("classify", "regress", "tags"))
+    if task == "tags" and text_pair_key is not None:
+        raise UserError("text_pair_key is for pairs of texts, and task=tags has none; leave it out")
+    _check_pyarrow(location)
+    return LabelledRows("parquet", location, task, keys=Keys(text_key, text_pair_key, label_key))
+
+
+def _check_pyarrow(location: str) -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise UserError(f"parquet:{location} needs pyarrow: pip install pyarrow") from None
-    return ParquetFiles("parquet", location, text_key=text_key, label_key=label_key)
+
+
+class LabelledRows(FileExamples):
+    """Parquet files of labelled examples."""
+
+    def __init__(self, kind: str, location: str, task: str, *, keys: Keys):
+        super().__init__(kind, location, task)
+        self._keys = keys
+
+    def read_file(self, path: str) -> Iterator[Text | Words]:
+        return tables.examples(self._records(path), self.task, self._keys)
+
+    def _records(self, path: str) -> Iterator[Record]:
+        options = dict(zip(("text_key", "text_pair_key", "label_key"), self._keys, strict=True))
+        used = {option: key for option, key in options.items() if key is not None}
+        for number, row in enumerate(_rows(path, used)):
+            fields = dict(zip(used.values(), row, strict=True))
+            yield Record(f"{path}, row {number}", fields)
 
 
 class ParquetFiles(corpus_lib.FileCorpus):
     """Parquet files."""
 
     def file_parts(self, path: str) -> Iterator[corpus_lib.Part]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         options = self.description["options"]
-        keys = [options["text_key"]]
-        keys += [] if options["label_key"] is None else [options["label_key"]]
-        number = 0
-        try:
-            with pq.ParquetFile(path) as file:
-                present = file.schema_arrow.names
-                for option, key in zip(("text_key", "label_key"), keys, strict=False):
-                    if key not in present:
-                        raise UserError(
-                            f"{path} has no column {key!r}; columns: {', '.join(present)}."
-                            f"{nearest(key, present)} Set data.options.{option}"
-                        )
-                for batch in file.iter_batches(_ROWS, columns=keys):
-                    for row in zip(*(batch.column(key).to_pylist() for key in keys), strict=True):
-                        yield from self._document(path, number, *row)
-                        number += 1
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        keys = {name: options[name] for name in ("text_key", "label_key") if options[name]}
+        for number, row in enumerate(_rows(path, keys)):
+            yield from self._document(path, number, *row)
 
     def _document(
         self, path: str, number: int, text: object, label: object = None
@@ -69,3 +105,32 @@ class ParquetFiles(corpus_lib.FileCorpus):
             raise UserError(f"{where}: column {key!r} is {text!r:.40}, not a text")
         corpus_lib.check_label(label, where)
         return corpus_lib.documents(f"{path}:{number}", text, label)
+
+
+def _rows(path: str, keys: Mapping[str, str]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a file, of which only some columns are read.
+
+    Args:
+      path: of the file.
+      keys: option -> the column that it names.
+
+    Raises:
+      UserError: there is no such column, or the file cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            present = file.schema_arrow.names
+            for option, key in keys.items():
+                if key not in present:
+                    raise UserError(
+                        f"{path} has no column {key!r}; columns: {', '.join(present)}."
+                        f"{nearest(key, present)} Set data.options.{option}"
+                    )
+            for batch in file.iter_batches(_ROWS, columns=list(keys.values())):
+                columns = (batch.column(key).to_pylist() for key in keys.values())
+                yield from zip(*columns, strict=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None

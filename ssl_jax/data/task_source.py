@@ -137,6 +137,10 @@ class TaskSource(Source):
             arrays["context"] = self._frame.second(self.encoded, indices, length)
         return arrays | {"index": indices.astype(np.int32)}, []
 
+    def second_begins(self) -> np.ndarray:
+        """Of span, where the text begins in each row, int64 [n]."""
+        return self._frame.begins(self.encoded, np.arange(len(self)))
+
     def texts(self) -> list[str]:
         """The text of each row as its tokens have it, both of a pair after each other."""
         tokens, start, length = self.encoded.tokens, self.encoded.start, self.encoded.length

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -25,16 +27,19 @@ from ssl_jax.data.prepare import TokenizerOptions
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.method import DataSpec, Vocabulary
 
-# Task -> scores that it has where a data set names none; see `ssl_jax.evals.text_metrics`.
+# Task -> scores that it has where a data set names none, the first the one that counts most; see
+# `ssl_jax.evals.text_metrics`.
 TASKS = {
     "classify": ("accuracy", "macro_f1"),
-    "regress": ("pearson", "spearman"),
-    "tags": ("entity_f1", "accuracy"),
+    "regress": ("pearson", "spearman", "rmse"),
+    "tags": ("entity_f1", "entity_precision", "entity_recall", "accuracy"),
     "span": ("exact_match", "f1"),
 }
 _LENGTHS = {"span": 384}  # of rows, as in the code of BERT
 _LENGTH = 128
 CACHE = "~/.cache/ssl_jax/text"
+# Where in an entity a word stands, and the entity's type: B-PER, I-PER; also of BIOES and BILOU.
+ENTITY_TAG = re.compile(r"O|([BIESLU])-(.+)")
 _ERRORS = ("strict", "replace")
 
 
@@ -99,6 +104,7 @@ class Examples(abc.ABC):
       name: e.g. "csv:reviews.csv".
       task: one of TASKS.
       splits: names of its splits.
+      aliases: further names of splits.
       class_names: names of the classes, None where the labels have to say.
       metrics: names of its scores, None for those of its task.
     """
@@ -106,6 +112,7 @@ class Examples(abc.ABC):
     name: str
     task: str
     splits: Sequence[str]
+    aliases: Mapping[str, str] = MappingProxyType({})
     class_names: tuple[str, ...] | None = None
     metrics: tuple[str, ...] | None = None
 
@@ -240,6 +247,13 @@ class TaskOptions:
         if taken.get("class_names") is not None:
             taken["class_names"] = tuple(str(name) for name in taken["class_names"])
         return cls(task, tokenizer, **taken)
+
+
+def scores_of(task: str, class_names: Sequence[str] | None) -> tuple[str, ...]:
+    """The scores of a task; tags that mark no entities, such as parts of speech, have no F1."""
+    if task == "tags" and not all(ENTITY_TAG.fullmatch(name) for name in class_names or ()):
+        return ("accuracy", "macro_f1")
+    return TASKS[task]
 
 
 OPTIONS = frozenset(

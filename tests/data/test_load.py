@@ -93,7 +93,7 @@ def test_known_facts_are_the_facts(tmp_path):
     [
         ("digit", "unknown data set 'digit'; data sets: digits, shapes, folder:PATH, tfds:NAME, "
          "tar:PATTERN, pydoc, text:PATTERN, jsonl:PATTERN, parquet:PATTERN, tokens:DIR, "
-         "csv:PATTERN. Did you mean 'digits'?"),
+         "csv:PATTERN, glue:NAME, squad:PATTERN, conll:PATTERN. Did you mean 'digits'?"),
         ("digits:8", "unknown data set 'digits:8'"),
         ("folder", "unknown data set 'folder'; data sets: digits, shapes, folder:PATH"),
         ("folder:", "data set 'folder:' names nothing; write folder:PATH"),

@@ -1,0 +1,69 @@
+"""What classes of texts can be told by without a neural net, to print beside a fine-tuned one.
+
+- `majority`: the class that is most frequent in training, for every text.
+- `tfidf`: multinomial logistic regression on the words and pairs of words of a text, weighted by
+  TF-IDF. Its regularisation is chosen on parts of the train split, cut between documents.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+
+from ssl_jax.data.task_source import TaskSource
+from ssl_jax.errors import UserError
+
+_INVERSE_PENALTIES = (1.0, 10.0, 100.0)
+_FOLDS = 3
+_MAX_TRAIN = 20_000  # texts; a few minutes of one core
+
+
+def baselines(train: TaskSource, test: TaskSource, *, seed: int = 0) -> dict[str, float]:
+    """The accuracies of `majority` and `tfidf` on a test split.
+
+    Args:
+      train, test: of classify; rows without a label take no part. Of a larger train split 20,000
+        rows are drawn.
+      seed: of that draw.
+
+    Returns:
+      `majority` and `tfidf`, shares in [0, 1].
+
+    Raises:
+      UserError: there are no classes, or no labels.
+    """
+    for source in (train, test):
+        if source.task != "classify" or not (source.encoded.label >= 0).any():
+            raise UserError(f"{source.name} has no classes to tell apart; task=classify has")
+    known = np.flatnonzero(train.encoded.label >= 0)
+    if len(known) > _MAX_TRAIN:
+        rng = np.random.default_rng(seed)
+        known = np.sort(rng.choice(known, _MAX_TRAIN, replace=False))
+    train, test = train.take(known), test.take(np.flatnonzero(test.encoded.label >= 0))
+    label, wanted = train.encoded.label, test.encoded.label
+    majority = np.argmax(np.bincount(label))
+    out = {"majority": float((wanted == majority).mean())}
+    if len(np.unique(label)) < 2:
+        return out | {"tfidf": out["majority"]}
+    texts = train.texts()
+    groups = train.encoded.group
+    penalty = _INVERSE_PENALTIES[1]
+    folds = min(_FOLDS, len(np.unique(groups)))
+    if folds > 1:
+        cuts = list(GroupKFold(folds).split(texts, label, groups))
+        if all(len(np.unique(label[rows])) > 1 for rows, _ in cuts):
+            scores = [
+                cross_val_score(_model(c), texts, label, cv=cuts).mean() for c in _INVERSE_PENALTIES
+            ]
+            penalty = _INVERSE_PENALTIES[int(np.argmax(scores))]
+    predicted = _model(penalty).fit(texts, label).predict(test.texts())
+    return out | {"tfidf": float((predicted == wanted).mean())}
+
+
+def _model(inverse_penalty: float):
+    # Words as the tokenizer has written them, punctuation and single letters too.
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True)
+    return make_pipeline(words, LogisticRegression(C=inverse_penalty, max_iter=1000))
