@@ -20,7 +20,8 @@ class Scale:
       seeds: of every setting.
       measure: the result that is compared.
       measure_label: what a reader calls it.
-      setting: data, net and budget, in a few words.
+      data: data and net, in a few words.
+      epochs: of a cell; None for those of the config.
     """
 
     variant: str
@@ -28,7 +29,13 @@ class Scale:
     seeds: Sequence[int]
     measure: str
     measure_label: str
-    setting: str
+    data: str
+    epochs: float | None = None
+
+    @property
+    def setting(self) -> str:
+        """Data, net and length in a few words."""
+        return self.data if self.epochs is None else f"{self.data}, {self.epochs:g} epochs"
 
     def config(self, method: str) -> str:
         """The config of a method at this size."""
@@ -60,7 +67,8 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             (0, 1, 2),
             "few_shot/1",
             _ONE_LABEL,
-            "8x8 digits, small conv net, batch 256, 40 epochs",
+            "8x8 digits, small conv net",
+            40.0,
         ),
         # A minute a cell on two CPU cores, for what means nothing on grey digits.
         "small_shapes": Scale(
@@ -69,7 +77,8 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             (0, 1, 2),
             "linear/top1",
             "top-1, linear probe, %",
-            "2048 generated shapes of 32x32, small conv net, batch 256, 30 epochs",
+            "2048 generated shapes of 32x32, small conv net",
+            30.0,
         ),
         # Some minutes a cell on one accelerator.
         "shapes": Scale(
@@ -78,7 +87,8 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             (0,),
             "linear/top1",
             "top-1, linear probe, %",
-            "100,000 generated shapes of 64x64, ResNet-18, batch 1024, 20 epochs",
+            "100,000 generated shapes of 64x64, ResNet-18",
+            20.0,
         ),
         # The papers'.
         "imagenet": Scale(
@@ -87,7 +97,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             (0,),
             "linear/top1",
             "top-1, linear probe, %",
-            "ImageNet, ResNet-50, linear probe",
+            "ImageNet, ResNet-50",
         ),
     }
 )

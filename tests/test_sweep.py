@@ -1,6 +1,8 @@
 """Sweeps as a user runs them: a grid, a failing cell, an interruption, the collected results."""
 
 import csv
+import dataclasses
+import itertools
 import json
 import runpy
 import signal
@@ -14,6 +16,8 @@ from ssl_jax import config as config_lib
 from ssl_jax import data, grid, sweep
 from ssl_jax.data import known, subsplit
 from ssl_jax.errors import UserError
+from ssl_jax.report import ablation
+from ssl_jax.report.ablation import Curve
 from tests.test_end_to_end import ROOT, TINY, environment, wait_for_step
 from tests.test_end_to_end import run as train
 
@@ -90,7 +94,16 @@ def test_a_grid_with_a_failing_cell(file, tmp_path):
     assert (tmp_path / "t=0.1,seed=0" / "metrics.jsonl").stat().st_mtime_ns == before
     listed = run(file, tmp_path, "--dry_run")
     assert listed.returncode == 0 and listed.stdout.count("finished") == 2
-    assert "0 examples to go" in listed.stdout
+    assert "2 cells: 2 finished" in listed.stdout
+    assert "512 examples in all (steps x batch); 0 examples to go" in listed.stdout
+    # What a machine left of a results.json when it went down is no result.
+    path = tmp_path / "t=0.5,seed=0" / "results.json"
+    whole = path.read_text()
+    path.write_text(whole[:-20])
+    listed = run(file, tmp_path, "--dry_run")
+    assert "2 cells: 1 finished, 1 begun" in listed.stdout
+    assert "512 examples in all (steps x batch); 256 examples to go" in listed.stdout
+    path.write_text(whole)
     other = tmp_path / "other"
     one = run(file, other, "--cell=1")
     assert one.returncode == 0, one.stderr
@@ -131,6 +144,116 @@ def test_what_is_wrong_is_said_before_anything_runs(file, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_ablation_is_averaged_over_seeds_and_drawn(file, tmp_path, capsys):
+    cells = tuple(
+        grid.Cell({"l2": True, "t": t, "seed": seed}, "configs/simclr.py:digits",
+                  {"method.temperature": t, "seed": seed, "steps": 20})
+        for t in (0.05, 0.1, 0.5, 1.0) for seed in (0, 1)
+    )  # fmt: skip
+    shared = dict(x="t", x_label="temperature", series="l2", published="simclr_table_5")
+    curves = (
+        Curve(measure="few_shot/1", measure_label="top-1", **shared),
+        Curve(measure="train/entropy", measure_label="entropy", percent=False,
+              published_measure="entropy", **shared),
+    )  # fmt: skip
+    swept = grid.Sweep("Temperatures", cells, setting="digits", curves=curves)
+    for cell in cells[:-1]:  # the last one is not finished
+        folder = tmp_path / cell.name
+        folder.mkdir()
+        t, seed = cell.labels["t"], cell.labels["seed"]
+        of_z, of_h = {"few_shot/1": 0.2}, {"few_shot/1": t / 2 + seed / 10}
+        found = {"step": 20, "results": {"SimCLR, z": of_z, "SimCLR": of_h}}
+        (folder / "results.json").write_text(json.dumps(found))
+        (folder / "config.json").write_text(config_lib.to_json(cell.load()))
+        lines = [{"step": step, "train/entropy": step + t} for step in range(1, 21)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    rows = sweep.collect(swept, epath.Path(tmp_path))
+    said = capsys.readouterr().out
+    assert len(rows) == 7 and rows[1]["z/few_shot/1"] == 0.2
+    assert rows[0]["train/entropy"] == pytest.approx(19.5 + 0.05)  # steps 19 and 20
+    assert "mean ± std over 2 seeds" in said and "7 of 8 cells" in said
+    assert "7.5 ± 7.1" in said and "19.55 ± 0.00" in said
+    # Ours grows with t; published: 59.7, 64.4, 60.7, 58.0.
+    assert "top-1 beside SimCLR (Chen et al. 2020), Table 5: Spearman −0.40 over 4" in said
+    assert "entropy beside SimCLR (Chen et al. 2020), Table 5: Spearman 1.00 over 4" in said
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    # A curve over what the cells do not have is refused at once.
+    wrong = dict(measure="few_shot/1", measure_label="top-1", x_label="", x="tau")
+    with pytest.raises(UserError, match="over 'tau', and its cells have the labels l2, t, seed"):
+        grid.Sweep("", cells, curves=(Curve(**wrong),))
+    with pytest.raises(UserError, match="has no cells"):
+        grid.Sweep("empty", ())
+
+
+def test_published_settings_are_cells_of_the_papers_variant():
+    """Else a label is spelled differently, and a point would silently stand beside nothing."""
+    unswept = {"AutoAugment", "supervised"}  # columns and rows that only the papers have
+    for path in (ROOT / "configs" / "ablations").glob("*.py"):
+        for curve in (swept := grid.load(f"{path}:imagenet")).curves:
+            for point in ablation.published_points(curve):
+                if unswept & {point.x, point.series} or curve.published_measure == "order":
+                    continue
+                wanted = {curve.x: point.x, **curve.where}
+                wanted |= {curve.series: point.series} if curve.series else {}
+                found = [cell for cell in swept.cells if wanted.items() <= cell.labels.items()]
+                assert found, (path.name, wanted)
+
+
+def test_small_settings_stand_for_published_ones():
+    for path in (ROOT / "configs" / "ablations").glob("*.py"):
+        for variant in runpy.run_path(str(path))["VARIANTS"]:
+            swept = grid.load(f"{path}:{variant}")
+            rows = [
+                {**cell.labels, **{c.measure.format(**cell.labels): 0.5 for c in swept.curves}}
+                for cell in swept.cells
+            ]
+            for curve in swept.curves:
+                table = ablation.table_of(curve)
+                if table is None or not table.rows:
+                    continue
+                points = ablation.points(rows, swept.labels, curve)
+                beside = [point for point in points if point.published is not None]
+                assert len(beside) >= (2 if curve.published.startswith("moco") else 3), path.name
+
+
+# One cell of each that no other test trains.
+SMALL = {
+    "moco_negatives": ("digits", "dictionary=bank,K=64,m=0.99,seed=0"),
+    "moco_v2": ("small_shapes", "recipe=MLP,_aug+,_cos,seed=0"),
+    "simclr_augmentations": ("small_shapes", "first=crop,second=color,seed=0"),
+    "simclr_batch_size": ("digits", "scaling=sqrt,epochs=40,batch=32,seed=0"),
+    "simclr_color": ("small_shapes", "training=SimCLR,strength=1_+_blur,seed=0"),
+    "simclr_head": ("digits", "head=none,dim=128,seed=0"),
+    "simclr_knows": ("small_shapes", "task=sobel,seed=0"),
+    "simclr_losses": ("digits", "loss=NT-Xent,setting=0.1,lr=0.003,seed=0"),
+    "simclr_temperature": ("digits", "l2=False,t=10.0,seed=0"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_cell_of_each_ablation_runs_and_is_drawn(name, tmp_path):
+    variant, cell = SMALL[name]
+    source = f"configs/ablations/{name}.py:{variant}"
+    small = ["model.widths=(4,8,8)", "eval.few_shot.draws=2", "eval.linear.num_l2=2"]
+    done = run(source, tmp_path, f"--cell={cell}", "--set=steps=4",
+               *(f"--set={text}" for text in small))  # fmt: skip
+    log = tmp_path / cell / "log.txt"
+    assert done.returncode == 0, log.read_text() if log.exists() else done.stderr
+    collected = run(source, tmp_path, "--collect", "--set=steps=4",
+                    *(f"--set={text}" for text in small))  # fmt: skip
+    assert collected.returncode == 0, collected.stderr
+    assert (tmp_path / "results.png").exists(), collected.stdout
+    (row,) = csv.DictReader((tmp_path / "results.csv").open())
+    for curve in grid.load(source).curves:
+        if all(str(value) == row[label] for label, value in curve.where.items()):
+            assert 0 <= float(row[curve.measure.format(**row)]) < 10, curve.measure
+
+
+def test_every_ablation_has_a_cell_that_is_run():
+    assert set(SMALL) == {path.stem for path in (ROOT / "configs" / "ablations").glob("*.py")}
+
+
 def test_cells_have_names_of_their_own():
     cell = grid.Cell({"m": "a/b c", "seed": 1}, "x.py")
     assert cell.name == "m=a_b_c,seed=1"
@@ -166,6 +289,10 @@ def test_settings_reach_every_cell_as_text():
         assert config.eval.baselines is False and config.method.l2_normalize is True
         assert config.optimizer.base_lr == 0.01 and config.method.temperature == t
         assert cell.name == f"t={t}"
+    # A length given for all takes the place of the other kind in the cells.
+    long = grid.Sweep("", (dataclasses.replace(cells[0], overrides={"epochs": 9.0}),))
+    config = long.with_overrides({"steps": "3"}).cells[0].load()
+    assert (config.steps, config.epochs) == (3, None)
     for values, message in (
         ({"init_from": "x", "method.temperature": "1"}, r"cells .* differ in it \(0.1, 0.5\)"),
         ({}, "this sweep needs --set=init_from=..., the run to start from"),
@@ -217,14 +344,18 @@ def test_the_learning_rate_of_a_linear_probe_is_chosen_without_the_test_split(tm
 
 
 def all_sweeps():
-    for path in (ROOT / "configs" / "sweeps").glob("*.py"):
+    files = (ROOT / "configs").glob("sweeps/*.py"), (ROOT / "configs").glob("ablations/*.py")
+    for path in itertools.chain(*files):
         for variant in runpy.run_path(str(path))["VARIANTS"]:
             yield f"{path}:{variant}"
 
 
-def test_every_cell_of_the_projects_sweeps_loads():
+def test_the_cells_of_the_projects_sweeps_load():
     for source in all_sweeps():
-        for cell in grid.load(source).cells:
+        # One of each kind: the others differ in values only.
+        cells = grid.load(source).cells
+        kinds = {(cell.config.partition(":")[0], *cell.overrides): cell for cell in cells}
+        for cell in kinds.values():
             cell.load()
 
 

@@ -76,4 +76,4 @@ def get_sweep(variant: str = "digits") -> Sweep:
         for scaling in ("linear", "sqrt")
     )
     title = "SimCLR: batch size and learning-rate scaling"
-    return Sweep(title, tuple(cells), setting=scale.setting, curves=curves)
+    return Sweep(title, tuple(cells), setting=scale.data, curves=curves)

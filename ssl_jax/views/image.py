@@ -87,7 +87,8 @@ def make_views(
     Returns:
       A function to be called under jit. Its `keys` `[n]` are one an image; its `images` are uint8
       `[n h w c]`, or `[n v h w c]` with v >= num_views crops made on the host, of which view j
-      takes the j-th. With the batch sharded over devices, images stay where they are.
+      takes the j-th, or with one that all views share. With the batch sharded over devices, images
+      stay where they are.
 
     Raises:
       UserError: an op, parameter, view or value that does not exist; when called, too few
@@ -121,17 +122,20 @@ def make_views(
 def _check_images(images: jax.Array, num_views: int) -> None:
     if images.ndim not in (4, 5):
         raise ValueError(f"images must be [n h w c] or [n v h w c], got shape {images.shape}")
-    if images.ndim == 5 and images.shape[1] < num_views:
+    if images.ndim == 5 and 1 < images.shape[1] < num_views:
         raise UserError(
             f"{num_views} views were asked of {images.shape[1]} host crops an image; "
-            f"set data.host_views={num_views}, or 0 to crop on the device"
+            f"set data.host_views={num_views}, 1 for one crop that all views share, or 0 to crop "
+            "on the device"
         )
 
 
 def _sources(images: jax.Array, members: Sequence[int]) -> jax.Array:
     """What the views `members` (g consecutive ones) are made of: `[n g h w c]`."""
-    if images.ndim == 5:
+    if images.ndim == 5 and images.shape[1] > 1:
         return images[:, members[0] : members[-1] + 1]
+    if images.ndim == 5:
+        images = images[:, 0]
     return jnp.broadcast_to(images[:, None], (images.shape[0], len(members), *images.shape[1:]))
 
 

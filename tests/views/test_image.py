@@ -132,6 +132,8 @@ def test_host_crops():
     crops = np.stack([make_images(height=24, width=24), 255 - make_images(height=24, width=24)], 1)
     views = run({"ops": ()}, crops)
     np.testing.assert_allclose(views, crops / np.float32(255), atol=1e-6)
+    shared = run({"ops": ()}, crops[:, :1], num_views=3)
+    np.testing.assert_allclose(shared, crops[:, [0, 0, 0]] / np.float32(255), atol=1e-6)
     config = {"ops": ("flip", "solarize"), "overrides": {"1": {"solarize": {"p": 1.0}}}}
     assert run(config, crops).shape == (8, 2, 24, 24, 3)
     with pytest.raises(UserError, match=r"3 views were asked of 2 host crops.*host_views=3"):

@@ -1,0 +1,85 @@
+"""SimCLR's augmentations alone and in pairs (Chen et al. 2020, Fig. 5)
+
+    python -m ssl_jax.sweep --config=configs/ablations/simclr_augmentations.py:small_shapes \
+        --workdir=runs/augmentations
+
+Variants:
+  small_shapes  2048 generated images in colour: an hour on two CPU cores; the digits are grey
+  shapes        generated images, ResNet-18: some hours on one accelerator
+  imagenet      the paper's: ResNet-50, batch 4096, 100 epochs
+
+One view of each image is changed, by a row's operation and then by a column's; the other stays as
+it is. On the diagonal there is one operation. Of ImageNet both views are of one random crop, made
+on the host. The paper prints its matrix as a picture; of it only what the text says is published
+here. Cells are configs of this file, e.g. simclr_augmentations.py:small_shapes,crop,color.
+"""
+
+from ml_collections import ConfigDict
+
+from ssl_jax import config as config_lib
+from ssl_jax import recipes, scales
+from ssl_jax.grid import Cell, Curve, Sweep, product
+
+FILE = "configs/ablations/simclr_augmentations.py"
+VARIANTS = ("small_shapes", "shapes", "imagenet")
+OPERATIONS = {
+    "crop": ("random_resized_crop",),
+    "cutout": ("cutout",),
+    "color": ("color_jitter", "grayscale"),
+    "sobel": ("sobel",),
+    "noise": ("gaussian_noise",),
+    "blur": ("gaussian_blur",),
+    "rotate": ("random_rotate90",),
+}
+
+
+def get_config(variant: str = "small_shapes,crop,color") -> ConfigDict:
+    """SimCLR with one view changed by one or two operations, "SIZE,FIRST,SECOND"."""
+    size, *names = variant.split(",")
+    recipes.check_variant(FILE, size, VARIANTS)
+    for name in names:
+        recipes.check_variant(f"{FILE}:{size}", name, tuple(OPERATIONS))
+    config = config_lib.load(f"configs/simclr.py:{size}")
+    views = config.views
+    crop = views.get("random_resized_crop", ConfigDict(dict(size=224, scale=(0.08, 1.0))))
+    ops = tuple(op for name in dict.fromkeys(names) for op in OPERATIONS[name])
+    if size == "imagenet":
+        config.data.host_views = 1
+    config.views = ConfigDict(
+        dict(
+            ops=(),
+            overrides={"0": dict(ops=ops)},
+            random_resized_crop=crop,
+            cutout=dict(p=1.0),
+            color_jitter=dict(strength=1.0, p=0.8),
+            grayscale=dict(p=0.2),
+            sobel=dict(p=1.0),
+            gaussian_noise=dict(p=1.0),
+            gaussian_blur=dict(p=1.0, **({"kernel_size": 3} if size == "small_shapes" else {})),
+        )
+    )
+    return config
+
+
+def get_sweep(variant: str = "small_shapes") -> Sweep:
+    """The matrix of one variant."""
+    scale = scales.scale(FILE, variant, VARIANTS)
+    cells = [
+        Cell(
+            labels,
+            f"{FILE}:{variant},{labels['first']},{labels['second']}",
+            {"seed": labels["seed"], **scale.overrides},
+        )
+        for labels in product(first=OPERATIONS, second=OPERATIONS, seed=scale.seeds[:1])
+    ]
+    curve = Curve(
+        measure=scale.measure,
+        measure_label=scale.measure_label,
+        x="second",
+        x_label="second",
+        series="first",
+        matrix=True,
+        published="simclr_figure_5",
+    )
+    title = "SimCLR: augmentations of one view, alone and in pairs"
+    return Sweep(title, tuple(cells), setting=scale.setting, curves=(curve,))
