@@ -22,7 +22,7 @@ BATCHES = {
 }
 EPOCHS = {"digits": (40,), "shapes": (10, 40), "imagenet": (100, 200, 400, 800)}
 # The batch at which both rules agree, and the learning rate there.
-AGREED = {"digits": (512, 1.0), "shapes": (2048, 2.4), "imagenet": (4096, 4.8)}
+AGREED = {"digits": (512, 2.0), "shapes": (2048, 2.4), "imagenet": (4096, 4.8)}
 # Which published batch and length a smaller one stands for.
 STANDS_FOR = {
     "digits": {"batch": {32: 256, 128: 1024, 512: 4096}, "epochs": {40: 100}},
