@@ -201,7 +201,7 @@ def _text(value: Any) -> str:
 def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[Any]) -> None:
     levels = _levels(points, "x")
     place = {level: i for i, level in enumerate(levels)}
-    ends = []
+    ends, last = [], max(place[p.x] for p in points if p.mean is not None)
     all_series = _levels(points, "series")
     apart = 0.08 if any(point.std for point in points) else 0.0
     for number, series in enumerate(all_series):
@@ -213,7 +213,16 @@ def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[
         axes.errorbar(x, y, yerr=[p.std or 0 for p in valued], color=colour, lw=1.8, marker="o",
                       markersize=5, capsize=0, elinewidth=1.4)  # fmt: skip
         if valued and series is not None:
-            ends.append((x[-1], y[-1], curve.names.get(series, _text(series)), colour))
+            name = curve.names.get(series, _text(series))
+            if place[valued[-1].x] == last:
+                ends.append((x[-1], y[-1], name, colour))
+            else:  # to its right are other lines; above it, on the side where its own is not
+                falls = len(y) > 1 and y[-1] < y[-2]
+                top = x[-1], y[-1] + (valued[-1].std or 0)
+                side = {"xytext": (-4, 10), "ha": "left"}
+                if not falls:
+                    side = {"xytext": (6, 10), "ha": "right"}
+                _name(axes, name, top, colour, **side)
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(5))
     names = [_text(level) for level in levels]
@@ -221,7 +230,7 @@ def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[
     axes.set_xticks(range(len(levels)), [n.replace(" ", "\n", 1) if long else n for n in names])
     axes.set_xlim(-0.35, len(levels) - 0.65 + 0.16 * len(levels) * bool(ends))
     axes.set_xlabel(curve.x_label)
-    axes.margins(y=0.12)
+    axes.margins(y=0.15)
     _pad_flat(axes)
     low, high = axes.get_ylim()
     for point in points:
@@ -246,9 +255,14 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
     for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
         y = max([y, *(other + apart for other in heights)])
         heights.append(y)
-        axes.annotate(name, (x, y), xytext=(7, 0), textcoords="offset points", va="center",
-                      color=colour, fontsize=10, fontweight="bold", annotation_clip=False,
-                      path_effects=_HALO)  # fmt: skip
+        _name(axes, name, (x, y), colour, xytext=(7, 0))
+
+
+def _name(axes: Axes, name: str, xy: tuple[float, float], colour: str, **where: Any) -> None:
+    axes.annotate(
+        name, xy, textcoords="offset points", va="center", color=colour, fontsize=10,
+        fontweight="bold", annotation_clip=False, path_effects=_HALO, **where,
+    )  # fmt: skip
 
 
 def _matrix(axes: Axes, curve: Curve, points: Sequence[Point]) -> None:
