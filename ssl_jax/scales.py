@@ -37,6 +37,11 @@ class Scale:
         """Data, net and length in a few words."""
         return self.data if self.epochs is None else f"{self.data}, {self.epochs:g} epochs"
 
+    def lasting(self, epochs: float) -> Scale:
+        """The same at another length."""
+        overrides = {**self.overrides, "epochs": epochs, "checkpoint.every_epochs": epochs}
+        return dataclasses.replace(self, overrides=overrides, epochs=epochs)
+
     def config(self, method: str) -> str:
         """The config of a method at this size."""
         return f"configs/{method}.py:{self.variant}"

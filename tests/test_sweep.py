@@ -221,7 +221,7 @@ SMALL = {
     "moco_negatives": ("digits", "dictionary=bank,K=64,m=0.99,seed=0"),
     "moco_v2": ("small_shapes", "recipe=MLP,_aug+,_cos,seed=0"),
     "simclr_augmentations": ("small_shapes", "first=crop,second=color,seed=0"),
-    "simclr_batch_size": ("digits", "scaling=sqrt,epochs=40,batch=32,seed=0"),
+    "simclr_batch_size": ("digits", "scaling=sqrt,epochs=20,batch=32,seed=0"),
     "simclr_color": ("small_shapes", "training=SimCLR,strength=1_+_blur,seed=0"),
     "simclr_head": ("digits", "head=none,dim=128,seed=0"),
     "simclr_knows": ("small_shapes", "task=sobel,seed=0"),
