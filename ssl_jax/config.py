@@ -18,6 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ssl_jax import pretrained_config
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.method import DataSpec
 
@@ -32,6 +33,7 @@ def base_config() -> ConfigDict:
     config.seed = 0
     config.batch_size = 256  # global: over all devices of all hosts
     config.init_from = placeholder(str)  # a run, or a file of weights: see ssl_jax/init_from.py
+    config.init_weights = True  # False: of init_from only the model and the tokenizer
     config.micro_batch_size = placeholder(int)  # examples encoded at a time, over all devices
     config.epochs = placeholder(float)  # the length of the run is one of epochs and steps
     config.steps = placeholder(int)
@@ -58,7 +60,8 @@ def base_config() -> ConfigDict:
 
     config.method = ConfigDict()
     config.model = ConfigDict()
-    # resnet18 ... resnet200, vit_ti16 ... vit_h14, convnet; of text: bert_tiny ... roberta_large
+    # resnet18 ... resnet200, vit_ti16 ... vit_h14, convnet; of text: bert_tiny ... roberta_large;
+    # init_from: that of the run or folder that this one starts from
     config.model.name = placeholder(str)
     # Options of the encoder; unset ones keep the encoder's own defaults.
     config.model.width = placeholder(float)  # multiplier of a ResNet's channels
@@ -196,7 +199,9 @@ def load(source: str) -> ConfigDict:
 
 
 def resolve(config: ConfigDict, overrides: dict[str, Any] | None = None) -> ConfigDict:
-    """Checks the shared keys and settles `epochs` against `steps`. Returns a locked copy.
+    """Checks the shared keys and settles what depends on others. Returns a locked copy.
+
+    That is `epochs` against `steps`, and what is left to `init_from` (`ssl_jax.pretrained_config`).
 
     Args:
       config: what `get_config` returned, with command line overrides already in it.
@@ -204,7 +209,8 @@ def resolve(config: ConfigDict, overrides: dict[str, Any] | None = None) -> Conf
         clears the other.
 
     Raises:
-      UserError: an unknown key, both or neither of epochs and steps, or a bad value.
+      UserError: an unknown key, both or neither of epochs and steps, a bad value, or nothing at
+        `init_from`.
     """
     config = config.copy_and_resolve_references()
     overrides = overrides or {}
@@ -213,6 +219,8 @@ def resolve(config: ConfigDict, overrides: dict[str, Any] | None = None) -> Conf
     elif "epochs" in overrides and "steps" not in overrides:
         config.steps = None
     _check_keys(config, base_config(), "")
+    with config.unlocked():
+        pretrained_config.fill_in(config)
     if (config.epochs is None) == (config.steps is None):
         raise UserError(
             f"set exactly one of epochs and steps (they are {config.epochs} and {config.steps})"

@@ -14,13 +14,16 @@ from etils import epath
 from rich.console import Console
 
 from ssl_jax import data, evals, metrics, preflight, report, showcase
+from ssl_jax.evals import text_baselines
 from ssl_jax.experiment import Experiment
 from ssl_jax.probing import Prober, raw_pixels
+from ssl_jax.storage import write_whole
 from ssl_jax.train_state import TrainState
 
 _RESULTS = "results.json"
 _RAW, _UNTRAINED = "raw pixels", "untrained encoder"
 _UNIGRAM = "unigram"
+_BASELINES = {"majority": "most frequent class", "tfidf": "TF-IDF, logistic"}
 
 
 def is_finished(workdir: epath.Path, step: int) -> bool:
@@ -128,15 +131,10 @@ def _task_results(
     Args:
       results: of the probes, to whose rows these are added.
     """
-    from ssl_jax.evals import text_metrics
-
     found = {}
-    if experiment.config.eval.baselines:
-        found = text_metrics.baselines(prober.train, prober.test)
-        found = {
-            name: {f"task/{metric}": value for metric, value in scores.items()}
-            for name, scores in found.items()
-        }
+    if experiment.config.eval.baselines and prober.task == "classify":
+        simple = text_baselines.baselines(prober.train, prober.test, seed=prober.config.seed)
+        found = {_BASELINES[name]: {"task/accuracy": value} for name, value in simple.items()}
     title = experiment.method.title
     scores = prober.task_scores(lambda batch: apply(state.params, state.buffers, batch))
     return {**found, title: {**results.pop(title, {}), **scores}}

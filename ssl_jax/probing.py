@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ssl_jax import data, evals, parallel
 from ssl_jax.errors import UserError
 from ssl_jax.evals import features as features_lib
-from ssl_jax.evals import held_out, transformations
+from ssl_jax.evals import held_out, text_metrics, transformations
 from ssl_jax.experiment import Experiment
 
 PyTree = Any
@@ -208,28 +208,32 @@ class Prober:
     def task_scores(self, encode: Encode) -> dict[str, float]:
         """How well a method does what the texts are labelled for: flat, e.g. {"task/f1": 0.9}.
 
-        Nothing is fitted, so the train split is not looked at. Which metrics, and of which of the
-        method's outputs, says `ssl_jax.evals.text_metrics`.
+        Nothing is fitted, so the train split is not looked at. Which scores there are, says the
+        data set; see `ssl_jax.evals.text_metrics`.
 
         Raises:
-          UserError: the method does not make what the metrics take.
+          UserError: the method does not make what is scored, or the data set is of another task, or
+            has no labels.
         """
-        from ssl_jax.evals import text_metrics
+        if self.test.spec.task != self.task:
+            raise UserError(
+                f"{self.dataset} is of the task {self.test.spec.task}, and this run has learned "
+                f"{self.task}"
+            )
+        wanted = text_metrics.PREDICTIONS[self.task]
 
-        metric = text_metrics.for_source(self.test)
-
-        def outputs(batch: Any) -> dict[str, jax.Array]:
+        def predictions(batch: Any) -> dict[str, jax.Array]:
             found = encode(batch)
-            missing = [name for name in metric.outputs if name not in found]
-            if missing:
+            if not set(wanted) <= set(found):
                 raise UserError(
-                    f"the task {self.test.spec.task!r} of {self.dataset} is scored by "
-                    f"{', '.join(missing)}, and this method makes {', '.join(sorted(found))}"
+                    f"the task {self.task!r} is scored by {' and '.join(wanted)}, and this method "
+                    f"makes {', '.join(sorted(found))}"
                 )
-            return {name: found[name] for name in metric.outputs}
+            return {name: found[name] for name in wanted}
 
-        scores = metric(self.features(outputs, self.test))
-        return {f"task/{name}": value for name, value in scores.items()}
+        score = text_metrics.for_source(self.test)
+        found = score(self.features(predictions, self.test))
+        return {f"task/{name}": value for name, value in found.items()}
 
     def held_out(self, score: Encode) -> tuple[dict[str, float], dict[str, float]]:
         """How well what is hidden of the test split is predicted.

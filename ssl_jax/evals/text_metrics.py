@@ -29,6 +29,14 @@ from ssl_jax.evals import answers
 
 Predictions = Mapping[str, np.ndarray]
 
+# Task -> the predictions that it is scored by, see above.
+PREDICTIONS = {
+    "classify": ("logits",),
+    "regress": ("prediction",),
+    "tags": ("tags",),
+    "span": ("start", "end"),
+}
+
 
 def for_source(
     source: TaskSource, *, null_threshold: float | None = 0.0

@@ -216,6 +216,37 @@ def check(config: Mapping[str, Any], module: TextEncoder) -> None:
         raise UserError(f"config.json belongs to another encoder; set {settings}")
 
 
+def model_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options of `make_encoder`, but the vocabulary, of an encoder with this config.json.
+
+    Args:
+      config: its contents.
+      where: its path, for messages.
+
+    Raises:
+      UserError: the encoder is one that is not known here.
+    """
+    kind, act = config.get("model_type"), config.get("hidden_act", "gelu")
+    if kind not in FAMILIES or act not in _ACTIVATIONS:
+        raise UserError(
+            f"{where} says model_type {kind!r} and hidden_act {act!r}; encoders of "
+            f"{' and '.join(FAMILIES)} with {', '.join(_ACTIVATIONS)} can be read"
+        )
+    dim = config.get("hidden_size", 768)
+    rows = config.get("max_position_embeddings", 512)
+    return {
+        "name": f"{kind}_base",
+        "dim": dim,
+        "depth": config.get("num_hidden_layers", 12),
+        "num_heads": config.get("num_attention_heads", 12),
+        "mlp_ratio": config.get("intermediate_size", 4 * dim) / dim,
+        "max_length": rows - (config.get("pad_token_id", 1) + 1 if kind == "roberta" else 0),
+        "num_types": config.get("type_vocab_size", 2),
+        "activation": _ACTIVATIONS[act],
+        "norm_eps": config.get("layer_norm_eps", 1e-12),
+    }
+
+
 def description(module: TextEncoder, vocabulary: Vocabulary, params: PyTree) -> dict[str, Any]:
     """What config.json says of an encoder and the heads there are."""
     kind = family(module)

@@ -103,7 +103,8 @@ def _results(inputs: ReportInputs) -> str:
     summary = summarise(inputs.results)
     if not summary.columns:
         return ""
-    notes = ["Accuracy in %; the best of a column is bold."]
+    what = summary.heading.partition(",")[0].capitalize()
+    notes = [f"{what} in %; the best of a column is bold."]
     if summary.shots():
         notes.append("Few-shot: a classifier fitted to that many labels a class, mean ± standard "
                      "deviation over draws of the labels.")  # fmt: skip
@@ -121,6 +122,15 @@ def _headline(summary: Summary) -> str:
     key = next((key for key, _ in summary.columns if key in first and key in last), None)
     if len(names) < 2 or key is None:
         return ""
+    if key.startswith("task/"):
+        baseline = names[-2]  # the strongest one that needs no pretraining
+        gain = 100 * (last[key].mean - summary.rows[baseline][key].mean)
+        side = "above" if gain >= 0 else "below"
+        return (
+            f'<p class="lead">The trained net gets <b>{_percent(last[key])}</b> right: '
+            f"<b>{abs(gain):.1f} points {side}</b> {esc(baseline)} "
+            f"({_percent(summary.rows[baseline][key])}).</p>"
+        )
     gain = 100 * (last[key].mean - first[key].mean)
     shots = summary.shots()
     how = {"knn/top1": "A kNN classifier reaches", "linear/top1": "A linear classifier reaches"}

@@ -20,6 +20,19 @@ _PROBES = {
     "accuracy/top1": "own head",
     **{f"{name}/mlp/top1": name for name in ("color", "rotation", "noise", "sobel")},
 }
+# Scores of labelled text that are shares, or correlations, of which 1 is the best.
+_TASKS = {
+    "task/accuracy": "accuracy",
+    "task/f1": "F1",
+    "task/macro_f1": "macro F1",
+    "task/matthews": "Matthews",
+    "task/pearson": "Pearson",
+    "task/spearman": "Spearman",
+    "task/exact_match": "exact match",
+    "task/entity_f1": "entity F1",
+    "task/entity_precision": "precision",
+    "task/entity_recall": "recall",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +64,11 @@ class Summary:
         means = [scores[key].mean for scores in self.rows.values() if key in scores]
         return max(means, default=-math.inf)
 
+    @property
+    def heading(self) -> str:
+        """What the scores are."""
+        return "score, %" if any(key in _TASKS for key, _ in self.columns) else "accuracy, %"
+
     def shots(self) -> list[int]:
         """Labels a class of the few-shot columns."""
         return [shots for key, _ in self.columns if (shots := _shots(key)) is not None]
@@ -64,12 +82,14 @@ def summarise(results: Results) -> Summary:
         rows[name] = {
             key: Score(float(value), _finite(metrics.get(f"{key}_std")))
             for key, value in metrics.items()
-            if (key in _PROBES or _shots(key) is not None) and _finite(value) is not None
+            if (key in _PROBES or key in _TASKS or _shots(key) is not None)
+            and _finite(value) is not None
         }
     present = {key for scores in rows.values() for key in scores}
     few_shot = sorted((key for key in present if _shots(key) is not None), key=_shots)
     columns = [(key, _few_shot_heading(_shots(key))) for key in few_shot]
-    columns += [(key, heading) for key, heading in _PROBES.items() if key in present]
+    fixed = {**_TASKS, **_PROBES}
+    columns += [(key, heading) for key, heading in fixed.items() if key in present]
     return Summary(tuple(columns), rows)
 
 
@@ -103,7 +123,7 @@ def summary_table(results: Results, *, title: str | None = None) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("accuracy, %", min_width=17)
+    table.add_column(summary.heading, min_width=17)
     for _, heading in summary.columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, scores in summary.rows.items():
