@@ -164,6 +164,11 @@ def product(**axes: Iterable[Any]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
+def by_seed(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """All settings with the first seed, then all with the next: what is finished shows them all."""
+    return tuple(sorted(cells, key=lambda cell: cell.labels[ablation.SEED]))
+
+
 def parse_settings(given: Iterable[str]) -> dict[str, str]:
     """{"key": "value"} of the texts "key=value", the values as the training command takes them.
 

@@ -262,6 +262,10 @@ def test_cells_have_names_of_their_own():
     with pytest.raises(UserError, match="different labels"):
         grid.Sweep("", (cell, grid.Cell({"m": "a"}, "x.py")))
     assert grid.product(a=(1, 2), b="xy")[1] == {"a": 1, "b": "y"}
+    cells = [grid.Cell(labels, "x.py") for labels in grid.product(a="xy", seed=(0, 1))]
+    assert [cell.name for cell in grid.by_seed(cells)] == [
+        "a=x,seed=0", "a=y,seed=0", "a=x,seed=1", "a=y,seed=1",
+    ]  # fmt: skip
 
 
 def test_settings_reach_every_cell_as_text():

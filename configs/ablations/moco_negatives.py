@@ -13,7 +13,7 @@ tables are published here.
 """
 
 from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep
+from ssl_jax.grid import Cell, Curve, Sweep, by_seed
 
 VARIANTS = ("digits", "shapes", "imagenet")
 BATCH = {"digits": 64, "shapes": 256, "imagenet": 256}
@@ -85,4 +85,4 @@ def get_sweep(variant: str = "digits") -> Sweep:
         ),
     )
     title = "MoCo: dictionaries and momentum"
-    return Sweep(title, tuple(cells), setting=scale.setting, curves=curves)
+    return Sweep(title, by_seed(cells), setting=scale.setting, curves=curves)

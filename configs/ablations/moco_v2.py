@@ -13,7 +13,7 @@ On ImageNet the MLP head comes with its own temperature, 0.2 for 0.07.
 
 from ssl_jax import config as config_lib
 from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, product
+from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("small_shapes", "shapes", "imagenet")
 RECIPES = {  # name -> what it has of MLP, aug+ and cos
@@ -60,4 +60,4 @@ def get_sweep(variant: str = "small_shapes") -> Sweep:
         published="moco_v2",
     )
     title = "From MoCo v1 to v2"
-    return Sweep(title, tuple(cells), setting=scale.setting, curves=(curve,))
+    return Sweep(title, by_seed(cells), setting=scale.setting, curves=(curve,))

@@ -12,7 +12,7 @@ the paper; here it is the largest of a small variant. LARS in all of them.
 """
 
 from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, product
+from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("digits", "shapes", "imagenet")
 BATCHES = {
@@ -50,7 +50,6 @@ def get_sweep(variant: str = "digits") -> Sweep:
                 **scale.overrides,
                 "batch_size": labels["batch"],
                 "epochs": float(labels["epochs"]),
-                "checkpoint.every_epochs": 10.0,
                 "optimizer.name": "lars",
                 "optimizer.lr_scaling": labels["scaling"],
                 "optimizer.base_lr": float(f"{base_lr[labels['scaling']]:.6g}"),
@@ -77,4 +76,4 @@ def get_sweep(variant: str = "digits") -> Sweep:
         for scaling in ("linear", "sqrt")
     )
     title = "SimCLR: batch size and learning-rate scaling"
-    return Sweep(title, tuple(cells), setting=scale.data, curves=curves)
+    return Sweep(title, by_seed(cells), setting=scale.data, curves=curves)

@@ -14,7 +14,7 @@ The paper's last column, AutoAugment, and its supervised row are published value
 
 from ssl_jax import config as config_lib
 from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, product
+from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("small_shapes", "shapes", "imagenet")
 STRENGTHS = {"1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "1": 1.0, "1 + blur": 1.0}
@@ -47,4 +47,4 @@ def get_sweep(variant: str = "small_shapes") -> Sweep:
         published="simclr_table_1",
     )
     title = "SimCLR: strength of colour distortion"
-    return Sweep(title, tuple(cells), setting=scale.setting, curves=(curve,))
+    return Sweep(title, by_seed(cells), setting=scale.setting, curves=(curve,))

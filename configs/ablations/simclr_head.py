@@ -12,7 +12,7 @@ as bars without numbers, so ours are ranked beside the order that its text state
 """
 
 from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, product
+from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("digits", "shapes", "imagenet")
 DIMENSIONS = {
@@ -56,5 +56,5 @@ def get_sweep(variant: str = "digits") -> Sweep:
         Curve(measure=f"z/{scale.measure}", measure_label=f"g(h): {scale.measure_label}",
               **{**shared, "published": None}),
     )  # fmt: skip
-    return Sweep("SimCLR: the projection head g", tuple(cells), setting=scale.setting,
+    return Sweep("SimCLR: the projection head g", by_seed(cells), setting=scale.setting,
                  curves=curves)  # fmt: skip

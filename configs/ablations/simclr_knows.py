@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import config as config_lib
 from ssl_jax import recipes, scales
-from ssl_jax.grid import Cell, Curve, Sweep, product
+from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
 
 FILE = "configs/ablations/simclr_knows.py"
 VARIANTS = ("small_shapes", "shapes", "imagenet")
@@ -73,4 +73,4 @@ def get_sweep(variant: str = "small_shapes") -> Sweep:
         )
     )
     title = "SimCLR: what h and g(h) know"
-    return Sweep(title, tuple(cells), setting=scale.setting, curves=curves)
+    return Sweep(title, by_seed(cells), setting=scale.setting, curves=curves)

@@ -13,7 +13,7 @@ the train split that is held back; the paper does so on ImageNet's validation sp
 """
 
 from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep
+from ssl_jax.grid import Cell, Curve, Sweep, by_seed
 
 VARIANTS = ("digits", "shapes", "imagenet")
 TEMPERATURES, MARGINS = (0.1, 0.2, 0.5, 1.0), (0.0, 0.4, 0.8, 1.6)
@@ -63,4 +63,4 @@ def get_sweep(variant: str = "digits") -> Sweep:
         published="simclr_table_4",
     )
     title = "SimCLR: contrastive losses"
-    return Sweep(title, tuple(cells), setting=scale.setting, curves=(curve,))
+    return Sweep(title, by_seed(cells), setting=scale.setting, curves=(curve,))

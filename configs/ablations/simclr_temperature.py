@@ -11,7 +11,7 @@ Contrastive accuracy and entropy are those of the training batches at the end of
 """
 
 from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, product
+from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("digits", "shapes", "imagenet")
 TEMPERATURES = {True: (0.05, 0.1, 0.5, 1.0), False: (10.0, 100.0)}  # with l2 normalisation or not
@@ -61,4 +61,4 @@ def get_sweep(variant: str = "digits") -> Sweep:
         ),
     )
     title = "SimCLR: temperature, with and without l2 normalisation"
-    return Sweep(title, tuple(cells), setting=scale.setting, curves=curves)
+    return Sweep(title, by_seed(cells), setting=scale.setting, curves=curves)
