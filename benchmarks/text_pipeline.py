@@ -151,15 +151,30 @@ def of_rows(root: pathlib.Path, num_documents: int) -> object:
     return table
 
 
-def synthetic_cache(root: pathlib.Path, num_documents: int) -> TokenCache:
-    """A cache of random tokens in documents of log-normal length, 270 tokens in the median."""
+def synthetic_cache(
+    root: pathlib.Path, num_documents: int, median: float = 270, deviation: float = 1.1
+) -> TokenCache:
+    """A cache of random tokens in documents of log-normal length.
+
+    Args:
+      root: where to; it must not be there yet.
+      num_documents: so many.
+      median: tokens of a document.
+      deviation: standard deviation of the logarithm of their number.
+    """
     root.mkdir()
+    mean_sentence = 24.5
     rng = np.random.default_rng(0)
     made = tokenizer.train(lambda: ["a few words"] * 4, "wordpiece", 60)
     (root / "tokenizer.json").write_text(made.to_json())
     shards = []
     for number, chosen in enumerate(np.array_split(np.arange(num_documents), 8)):
-        sentences = np.maximum(np.exp(rng.normal(2.4, 1.1, len(chosen))).astype(np.int64), 1)
+        sentences = np.maximum(
+            np.exp(rng.normal(np.log(median / mean_sentence), deviation, len(chosen))).astype(
+                np.int64
+            ),
+            1,
+        )
         sizes = rng.integers(5, 45, sentences.sum()).astype(np.uint32)
         shard = Shard(
             tokens=rng.integers(5, made.vocabulary.size, sizes.sum()).astype(np.uint16),

@@ -23,7 +23,7 @@ TINY = {
     "model.attention_dropout": 0.0,
     "data.options.vocab_size": 400,
     "dtype": "float32",
-    **bert_tpu.PLAIN,
+    **bert_tpu.UNROLLED,
 }
 BATCH = 8
 

@@ -1,0 +1,116 @@
+"""BERT-small, forwards and backwards, on a CPU beside PyTorch: python -m benchmarks.bert_cpu
+
+Tokens a second of loss and gradient of masked language modelling in float32, without dropout and
+without the optimizer: 4 layers of 512 dimensions, 30,522 words, all rows full, a seventh of their
+tokens hidden. Weights are random, the hidden places the same on all sides. The sides:
+
+  ssl_jax              the method's own `encode` and `objective`
+  torch                the BERT of `transformers`, logits of the hidden tokens alone, as ssl_jax
+  torch, all logits    the same, called as its documentation says: logits of all tokens
+
+Every side runs in a process of its own, on as many threads as there are cores; all take turns
+within a round, and a ratio is the median over rounds. Goal: ssl_jax at least as fast as torch. The
+torch sides need torch and transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks import bert_sides, turns
+
+SIDES = ("ssl_jax", "torch", "torch, all logits")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="bert_small")
+    parser.add_argument("--batch", type=int, default=32, help="rows")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.serve:
+        turns.serve((jax_side if given.serve == SIDES[0] else torch_side)(given))
+        return
+    from rich.console import Console
+
+    from benchmarks import machine
+
+    sizes = ["--model", given.model, "--batch", str(given.batch), "--length", str(given.length)]
+    command = ["-m", "benchmarks.bert_cpu", *sizes, "--serve"]
+    sides = {name: turns.Side([*command, name]) for name in given.sides}
+    rounds = turns.rounds(sides, given.rounds)
+    first, tokens = given.sides[0], given.batch * given.length
+    table = machine.table(
+        f"{given.model}, {given.batch} rows of {given.length} tokens, {given.rounds} rounds",
+        *("side", "tokens/s", f"{first} over it", "min", "max", "first loss"),
+        packages=("torch", "transformers") if set(given.sides) & set(SIDES[1:]) else (),
+    )
+    for name, side in sides.items():
+        ratios = [now[name] / now[first] for now in rounds]
+        table.add_row(
+            name, f"{statistics.median(tokens / now[name] for now in rounds):,.0f}",
+            *(f"{f(ratios):.2f}" for f in (statistics.median, min, max)), f"{side.value:.3f}",
+        )  # fmt: skip
+    Console(width=100).print(table)
+
+
+def experiment(given: argparse.Namespace) -> Any:
+    return bert_sides.experiment(
+        given.model, given.batch, given.length, dtype="float32", scan_layers=False, remat="none"
+    )
+
+
+def jax_side(given: argparse.Namespace) -> Callable[[], float]:
+    import jax
+    import jax.numpy as jnp
+
+    ours = experiment(given)
+    method = ours.method
+    rows = bert_sides.texts(given.batch, given.length, method.max_predictions)
+    of_text = ("segment", "position")
+    given_text = bert_sides.batch(given.batch, given.length)
+    views = {
+        "text": {"tokens": rows["tokens"], **{name: given_text[name] for name in of_text}},
+        "positions": rows["positions"],
+        "targets": rows["targets"],
+        "weights": np.ones(rows["positions"].shape, np.float32),
+    }
+
+    def loss(params: Any, views: Any) -> jax.Array:
+        fixed = dict(ema_params=None, key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
+        return method.loss(params, {}, views, **fixed)[0]
+
+    views = jax.device_put(views)
+    params = ours.init_state().params
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(params, views).compile()
+    return lambda: float(jax.block_until_ready(compiled(params, views))[0])
+
+
+def torch_side(given: argparse.Namespace) -> Callable[[], float]:
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    ours = experiment(given)
+    net = bert_sides.torch_net(ours)
+    loss = bert_sides.torch_loss(net, ours, everywhere=given.serve == SIDES[2])
+
+    def step() -> float:
+        net.zero_grad(set_to_none=True)
+        found = loss()
+        found.backward()
+        return float(found.detach())
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
