@@ -8,6 +8,7 @@ is the matched one.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from ssl_jax.data import glue_tasks, tables, tfds_text
@@ -40,6 +41,8 @@ class Glue(Examples):
         self.aliases = self.about.aliases
         self.class_names, self.metrics = self.about.class_names, self.about.metrics
         self._location = f"glue/{self.about.prepared}"
+        with contextlib.suppress(ImportError):  # without it, the next line says so
+            import tensorflow_datasets.text  # noqa: F401  TFDS does not know glue before
         _, self._builder = tfds_lib.open_builder(self._location, data_dir)
 
     def read(self, split: str) -> Iterator[Text | Words]:

@@ -97,8 +97,9 @@ class TfdsExamples(Examples):
         known = _SPLITS.get(self._builder.name, ())
         self.splits = tfds_lib.splits(location, self._builder, known)
         self._keys = Keys(found, text_pair_key, label_key)
-        if task == "classify" and isinstance(features.get(label_key), tfds.features.ClassLabel):
-            self.class_names = tuple(features[label_key].names)
+        label = dict(features.items()).get(label_key)
+        if task == "classify" and isinstance(label, tfds.features.ClassLabel):
+            self.class_names = tuple(label.names)
 
     def read(self, split: str) -> Iterator[Text | Words]:
         names = None if self.class_names is None else {self._keys.label: self.class_names}

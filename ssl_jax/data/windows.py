@@ -84,12 +84,16 @@ def _found(question: Question, text: str, said: int) -> int:
     for begin in (said + shift for shift in shifts):
         if begin >= 0 and context.startswith(text, begin) and text:
             return begin
-    there = context[max(said, 0) : max(said, 0) + max(len(text), 10)]
+    there = context[max(said, 0) :][: max(len(text), 10)]
     elsewhere = context.find(text) if text else -1
-    hint = f"; it begins at {elsewhere:,}" if elsewhere >= 0 else "; it is nowhere in the text"
+    if elsewhere < 0:
+        what = "is nowhere in its text"
+    else:
+        what = (
+            f"is at character {elsewhere:,} of its text, not {said:,}, where {there!r:.60} stands"
+        )
     raise UserError(
-        f"{question.where}: the answer {text!r:.60} is not at character {said:,} of its text, "
-        f"where {there!r:.60} stands{hint if text else ''}; repair it or leave the question out"
+        f"{question.where}: the answer {text!r:.60} {what}; repair it or leave the question out"
     )
 
 
