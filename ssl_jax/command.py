@@ -26,7 +26,8 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
     imported together.
 
     A mistake of the user's (UserError, an unknown flag or config key) and what may end a run
-    (RunError) are one line on stderr and exit code 1; anything else keeps its traceback.
+    (RunError) are one line on stderr and exit code 1. The loss of another process of the same run
+    is one line too, with exit code `parallel.LOST_PROCESS`. Anything else keeps its traceback.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
@@ -38,11 +39,16 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
             _stop(f"unexpected argument {argv[1]!r}; options are written --name=value")
         try:
             return main()
-        except (UserError, RunError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            parallel.leave(1)
-        except Exception:
+        except Exception as error:
             # The other processes of a job wait for this one in collectives: leave at once.
+            if reason := parallel.lost_process(error):
+                print(f"error: another process of this run is gone ({reason}); the same command, "
+                      "again in all processes, goes on from the last checkpoint",
+                      file=sys.stderr)  # fmt: skip
+                parallel.leave(parallel.LOST_PROCESS)
+            if isinstance(error, (UserError, RunError)):
+                print(f"error: {error}", file=sys.stderr)
+                parallel.leave(1)
             if jax.process_count() == 1:
                 raise
             traceback.print_exc()

@@ -16,7 +16,6 @@ import importlib.util
 import json
 import math
 import numbers
-import os
 import socket
 import struct
 import time
@@ -27,6 +26,7 @@ from absl import logging
 from etils import epath
 
 from ssl_jax.errors import UserError
+from ssl_jax.storage import is_object_store, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 SEGMENTS_DIR = "metrics"
@@ -34,10 +34,6 @@ SEGMENT_BYTES = 256 * 1024  # an object is closed once it holds this much
 UPLOAD_SECONDS = 30.0  # between two uploads, unless flush() asks for one
 
 Row = dict[str, Any]
-
-
-def _is_object_store(path: epath.Path) -> bool:
-    return "://" in os.fspath(path)
 
 
 # ---------------------------------------------------------------------------------------- reading
@@ -88,18 +84,9 @@ def _drop_after(workdir: epath.Path, step: int | None) -> None:
         if kept == data:
             continue
         if kept or path.name == METRICS_FILE:
-            _replace(path, kept)
+            write_whole(path, kept)
         else:
             path.unlink()
-
-
-def _replace(path: epath.Path, data: bytes) -> None:
-    if _is_object_store(path):  # an object appears whole or not at all
-        path.write_bytes(data)
-        return
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -167,7 +154,7 @@ class _ObjectStream:
 
 
 def _open_rows(workdir: epath.Path) -> _Stream:
-    if not _is_object_store(workdir):
+    if not is_object_store(workdir):
         return _FileStream(workdir / METRICS_FILE)
     # Named by the writer's start: a probe of a run that still trains must not hit its segments.
     began = time.time_ns()
@@ -188,7 +175,7 @@ class _TensorBoard:
         start = Event(wall_time=time.time(), file_version="brain.Event:2")
         header = _record(start)
         now = f"{time.time():.6f}.{socket.gethostname()}"
-        if _is_object_store(directory):
+        if is_object_store(directory):
             self._stream: _Stream = _ObjectStream(
                 lambda i: directory / f"events.out.tfevents.{now}.{i:05d}", header=header
             )

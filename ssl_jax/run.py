@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ from ssl_jax import (
     parallel,
     preflight,
     progress,
+    storage,
 )
 from ssl_jax import config as config_lib
 from ssl_jax.early_stopping import EarlyStopping
@@ -27,7 +30,7 @@ from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
 from ssl_jax.model_flops import model_flops
 from ssl_jax.probing import Prober, check_names
-from ssl_jax.signals import StopRequest
+from ssl_jax.signals import SharedStop, StopRequest
 from ssl_jax.train_state import TrainState
 from ssl_jax.watch import Watch
 
@@ -88,10 +91,10 @@ class Run:
         if self.primary:
             try:
                 self.workdir.mkdir(parents=True, exist_ok=True)
-                path.write_text(config_lib.to_json(self.config))
+                storage.write_whole(path, config_lib.to_json(self.config))
                 tokenizer = self.source.tokenizer_json()
                 if tokenizer is not None:  # for exports and for whoever reads the ids
-                    (self.workdir / "tokenizer.json").write_text(tokenizer)
+                    storage.write_whole(self.workdir / "tokenizer.json", tokenizer)
             except OSError as error:
                 raise UserError(f"--workdir={self.workdir} cannot be written: {error}") from error
 
@@ -159,7 +162,8 @@ class Run:
         train_step = self.experiment.compile_train_step()
         meter = self._meter(start)
         watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
-        profiler = _Profiler(self.config.profile_steps, str(self.workdir / "profile"))
+        profiler = _Profiler(self.config.profile_steps, self.workdir / "profile")
+        shared_stop = SharedStop(stop, start, self.config.log.every_steps)
         step, early = start, False
         with bar, self.batches(start) as batches, profiler:
             for step in range(start + 1, total + 1):
@@ -168,7 +172,7 @@ class Run:
                 profiler.step(step)
                 state, values, outputs = train_step(state, batch)
                 watch.step(step, values, outputs)
-                stopping = self._stopping(step, stop)
+                stopping = shared_stop.after(step)
                 if stopping or self._due(step):
                     watch.flush()  # waits for the device, which is time of the steps
                     with meter.pause():
@@ -233,13 +237,6 @@ class Run:
             or bool(every and step % every == 0)
         )
 
-    def _stopping(self, step: int, stop: StopRequest) -> bool:
-        """Whether a signal asks to stop now; all processes get the same answer at the same step."""
-        if jax.process_count() == 1:
-            return bool(stop)
-        # Agreeing takes a collective, so several processes ask only at logging steps.
-        return step % self.config.log.every_steps == 0 and parallel.any_process(bool(stop))
-
     @contextlib.contextmanager
     def batches(self, start: int) -> Iterator[Iterator[Any]]:
         """Global device batches from the update after `start` to the end."""
@@ -292,9 +289,10 @@ class Run:
 class _Profiler:
     """Traces the updates `first` to `last` into workdir/profile, for xprof or Perfetto."""
 
-    def __init__(self, steps: tuple[int, ...], directory: str):
+    def __init__(self, steps: tuple[int, ...], directory: epath.Path):
         self._first, self._last = steps or (0, 0)
         self._directory = directory
+        self._local: tempfile.TemporaryDirectory | None = None  # JAX cannot write elsewhere
         self._running = False
 
     def step(self, step: int) -> None:
@@ -302,13 +300,18 @@ class _Profiler:
         if self._running and step > self._last:
             self.close()
         if step == self._first:
-            jax.profiler.start_trace(self._directory)
+            if storage.is_object_store(self._directory):
+                self._local = tempfile.TemporaryDirectory()
+            jax.profiler.start_trace(self._local.name if self._local else str(self._directory))
             self._running = True
 
     def close(self) -> None:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
+            if self._local:
+                storage.upload(pathlib.Path(self._local.name), self._directory)
+                self._local.cleanup()
 
     def __enter__(self) -> _Profiler:
         return self

@@ -32,7 +32,7 @@ from ssl_jax.checkpoint.errors import (
 )
 from ssl_jax.checkpoint.manifest import FILENAME, ITEM, Entry, Manifest, finite_metrics
 from ssl_jax.errors import UserError
-from ssl_jax.parallel.distributed import any_process, from_first_process
+from ssl_jax.parallel.distributed import any_process, from_first_process, lost_process
 
 _log = logging.getLogger(__name__)
 
@@ -220,6 +220,8 @@ class Checkpointer:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
+        if lost_process(error):
+            return  # nobody left to finish a save with, or to tell
         try:
             self.close()
         except CheckpointError as failure:

@@ -9,7 +9,10 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ssl_jax.storage import is_object_store
+
 _DELETED = ".deleted"
+_WHOLE = "commit_success.txt"  # Orbax writes it last, where it cannot rename
 _LEFTOVER = re.compile(rf"\d+({re.escape(_DELETED)}|\.orbax-checkpoint-tmp.*)")
 
 
@@ -40,7 +43,9 @@ def delete(directory: epath.Path, step: int) -> None:
     path = directory / str(step)
     if jax.process_index() != 0 or not path.exists():
         return
-    if not _is_remote(path):
+    if is_object_store(path):  # no renaming there: what marks the step as whole goes first
+        (path / _WHOLE).unlink(missing_ok=True)
+    else:
         path = path.rename(directory / f"{step}{_DELETED}")
     path.rmtree(missing_ok=True)
 
@@ -55,10 +60,6 @@ def delete_leftovers(directory: epath.Path) -> None:
     whole = {str(step) for step in committed(directory)}
     for path in directory.iterdir():
         # Object stores cannot rename: there a step has its final name while it is written.
-        unfinished = _is_remote(path) and path.name.isdigit() and path.name not in whole
+        unfinished = is_object_store(path) and path.name.isdigit() and path.name not in whole
         if unfinished or _LEFTOVER.fullmatch(path.name):
             path.rmtree(missing_ok=True)
-
-
-def _is_remote(path: epath.Path) -> bool:
-    return "://" in str(path)

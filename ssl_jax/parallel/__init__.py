@@ -1,11 +1,14 @@
 """Devices, processes, and where arrays live on them."""
 
 from ssl_jax.parallel.distributed import (
+    LOST_PROCESS,
     any_process,
     barrier,
+    from_all_processes,
     from_first_process,
     initialize,
     leave,
+    lost_process,
     skip_absent_tpu,
 )
 from ssl_jax.parallel.global_arrays import gather, to_global
@@ -27,6 +30,7 @@ from ssl_jax.parallel.sharding import (
 )
 
 __all__ = [
+    "LOST_PROCESS",
     "MIN_SHARDED_SIZE",
     "Prefetcher",
     "abstract_with",
@@ -35,12 +39,14 @@ __all__ = [
     "batch_sharding",
     "batch_shards",
     "check_batch_size",
+    "from_all_processes",
     "from_first_process",
     "gather",
     "init_sharded",
     "initialize",
     "leave",
     "local_rows",
+    "lost_process",
     "make_mesh",
     "peak_flops",
     "prefetch_to_device",

@@ -6,6 +6,7 @@ import glob
 import importlib.util
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -179,6 +180,30 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+LOST_PROCESS = 128 + signal.SIGABRT
+"""Exit code after another process of the run is gone; JAX's heartbeats end a process so, too."""
+
+_OF_ANOTHER = re.compile(
+    r"\b(gloo|nccl|peer|socket|heartbeats?|coordination|distributed service)|"
+    r"^(UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED)\b",
+    re.IGNORECASE,
+)
+
+
+def lost_process(error: BaseException | None) -> str | None:
+    """Why another process must be gone if this error ended a step or a save here, else None.
+
+    A process that waits in a collective learns it from the network at once where that tells it
+    (Gloo, NCCL), and otherwise from missing heartbeats. Errors of memory or of the program's own,
+    which would come again, are none of these.
+    """
+    while error is not None and jax.process_count() > 1:
+        if isinstance(error, jax.errors.JaxRuntimeError) and _OF_ANOTHER.search(str(error)):
+            return str(error).strip().splitlines()[0]
+        error = error.__cause__
+    return None
+
+
 def any_process(flag: bool) -> bool:
     """True on every process if `flag` is true on one of them.
 
@@ -189,6 +214,17 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return bool(flag)
     return bool(multihost_utils.process_allgather(np.asarray(flag, np.int32)).any())
+
+
+def from_all_processes(numbers: Sequence[int]) -> np.ndarray:
+    """Each process's list of (32-bit) integers, on every process: int32 `[processes numbers]`.
+
+    As `any_process`, to be called by all at the same point.
+    """
+    mine = np.asarray(numbers, np.int32)
+    return np.atleast_2d(
+        mine if jax.process_count() == 1 else multihost_utils.process_allgather(mine)
+    )
 
 
 def from_first_process(numbers: Sequence[int]) -> list[int]:

@@ -11,6 +11,7 @@ from etils import epath
 from ssl_jax.report.inputs import HiddenToken, Passage, ReportInputs
 from ssl_jax.report.tables import summary_table
 from ssl_jax.report.texts import held_out_table
+from ssl_jax.storage import write_whole
 
 __all__ = [
     "PAGE_NAME",
@@ -42,5 +43,5 @@ def write(workdir: epath.PathLike, inputs: ReportInputs) -> epath.Path:
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / PAGE_NAME
-    path.write_text(render(inputs.named(workdir.name)), encoding="utf-8")
+    write_whole(path, render(inputs.named(workdir.name)))
     return path

@@ -70,6 +70,7 @@ def test_one_process_agrees_with_itself():
     assert parallel.any_process(True) is True
     assert parallel.any_process(False) is False
     assert parallel.from_first_process([3, 5]) == [3, 5]
+    np.testing.assert_array_equal(parallel.from_all_processes([3, 5]), [[3, 5]])
     parallel.barrier("test")
 
 
@@ -109,6 +110,7 @@ def test_two_processes(tmp_path):
         assert parallel.any_process(rank == 1) and not parallel.any_process(False)
         assert parallel.from_first_process([7, 8] if rank == 0 else [1]) == [7, 8]
         assert parallel.from_first_process([] if rank == 0 else [1]) == []
+        assert parallel.from_all_processes([rank, 7]).tolist() == [[0, 7], [1, 7]]
         parallel.barrier("here")
 
         # Batches, on meshes whose batch axes, or whose tensor axis, span the processes.
@@ -246,3 +248,27 @@ def test_signal_handlers_of_the_program_stay():
     out, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
     assert {"[0] stopped together", "[1] stopped together"} <= set(out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "text, lost",
+    [
+        ("UNKNOWN: [external/gloo/transport/tcp/pair.cc:547] Connection closed by peer", True),
+        ("INTERNAL: Gloo all-reduce failed: Read timeout", True),
+        ("INTERNAL: NCCL operation ncclGroupEnd() failed: remote process exited", True),
+        ("UNAVAILABLE: failed to connect to all addresses", True),
+        ("DEADLINE_EXCEEDED: Barrier timed out", True),
+        ("RESOURCE_EXHAUSTED: out of memory allocating 9 bytes", False),
+        ("INTERNAL: during context [post-optimization]: binary op", False),
+        ("INVALID_ARGUMENT: shapes differ", False),
+    ],
+)
+def test_what_tells_that_another_process_is_gone(monkeypatch, text, lost):
+    error = jax.errors.JaxRuntimeError(text)
+    assert distributed.lost_process(error) is None  # there is no other
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    assert distributed.lost_process(error) == (text if lost else None)
+    saving = RuntimeError("saving step 3 failed")
+    saving.__cause__ = error
+    assert bool(distributed.lost_process(saving)) is lost
+    assert distributed.lost_process(ValueError(text)) is None

@@ -1,0 +1,38 @@
+"""Where a run's files live: a file system, or an object store such as gs://."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from etils import epath
+
+
+def is_object_store(path: epath.PathLike) -> bool:
+    """Whether objects are stored there: they cannot be appended to or renamed, but appear whole."""
+    return "://" in os.fspath(path)
+
+
+def write_whole(path: epath.Path, content: str | bytes) -> None:
+    """Writes a file such that nobody ever finds half of it, whenever this process is killed.
+
+    Args:
+      path: the file, whose folder exists; what it held before is replaced.
+      content: text is written as UTF-8.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if is_object_store(path):
+        path.write_bytes(data)
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def upload(folder: pathlib.Path, target: epath.Path) -> None:
+    """Copies the files of a local folder, and of the folders in it, to below `target`."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            copy = target / file.relative_to(folder).as_posix()
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
