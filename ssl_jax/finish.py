@@ -104,7 +104,7 @@ def finish(
         record["stopped_early"] = True
     if predicted:
         record["held_out"] = predicted
-    (epath.Path(workdir) / _RESULTS).write_text(json.dumps(record, indent=2) + "\n")
+    write_whole(epath.Path(workdir) / _RESULTS, json.dumps(record, indent=2) + "\n")
 
 
 def _representations(experiment: Experiment, apply, state: TrainState):
