@@ -86,7 +86,7 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
 def _pydoc(config: ConfigDict) -> None:
     """The rows and the net of configs/bert.py:pydoc, whose pretraining has trained no pooler."""
     config.batch_size = 32
-    config.epochs = 10.0
+    config.epochs = 3.0
     config.data.name = "pydoc"
     config.data.options.update(task="classify", sequence_length=64, vocab_size=4096)
     config.model.update(name="bert_tiny", pool="mean", dropout=0.1)

@@ -63,7 +63,7 @@ class EarlyStopping:
             config.checkpoint.best_mode,
             section.patience,
             section.min_delta,
-            final == "best" or section.patience > 0,
+            takes_best(config),
         )
 
     def stops(self, rows: Iterable[Mapping[str, Any]]) -> bool:
@@ -92,6 +92,12 @@ class EarlyStopping:
                 f"checkpoint.best_metric is {self.metric!r}, and the evaluations measure "
                 f"{', '.join(sorted(found)) or 'nothing'}.{nearest(self.metric, found)}"
             )
+
+
+def takes_best(config: ConfigDict) -> bool:
+    """Whether a run's results are those of its best checkpoint; older runs' configs do not say."""
+    final = config.eval.get("final_checkpoint", "last")
+    return final == "best" or config.get("early_stopping", {}).get("patience", 0) > 0
 
 
 def _check_choice(config: ConfigDict, key: str) -> None:

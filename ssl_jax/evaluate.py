@@ -1,7 +1,7 @@
 """Probes a checkpoint: python -m ssl_jax.evaluate --workdir=runs/x --evals=knn,linear,few_shot
 
-On the training set's own labels, or on another data set with --data. Prints a table and writes
-workdir/evaluations/<step>_<data>.json.
+On the training set's own labels, or on another data set with --data; a model of labelled texts is
+scored by what it predicts. Prints a table and writes workdir/evaluations/<step>_<data>.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from ssl_jax.probing import Prober
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run.")
-    flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
+    flags.DEFINE_integer(
+        "step", None, "The checkpoint's step; default: the latest, or the best if the run took it."
+    )
     flags.DEFINE_string("data", None, "Data set to probe on, e.g. tfds:cifar10; default: its own.")
     flags.DEFINE_list(
         "evals", None, f"Of {', '.join(evals.names())}; default: those of the config."
@@ -48,9 +50,12 @@ def main() -> int:
     encoder = pretrained.load_experiment(given.workdir, experiment, given.step)
     with jax.set_mesh(experiment.mesh):
         values, predicted = {}, {}
-        if prober.labelled or given.evals or not experiment.predicts:
-            names = tuple(given.evals or config.eval.final_names)
+        names = tuple(given.evals or config.eval.final_names)
+        scored = experiment.predicts or prober.task
+        if names and (prober.labelled or given.evals or not scored):
             values = prober.evaluate(encoder.encode, names)
+        if prober.task and not given.evals:
+            values |= prober.task_scores(encoder.encode)
         if experiment.predicts and not given.evals:
             score = experiment.held_out_fn()
             found, guessed = prober.held_out(

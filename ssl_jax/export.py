@@ -2,7 +2,8 @@
 
     torchvision   a ResNet under torchvision's names
     timm          a ResNet or Vision Transformer under timm's names
-    hf            BERT or RoBERTa with its heads, for from_pretrained of the transformers library
+    hf            BERT or RoBERTa with its heads, for from_pretrained of the transformers library:
+                  those of pretraining, or the one that was fine-tuned
     safetensors   any encoder under our own names ("params/...", "buffers/...")
 
 OUT/model.safetensors holds the weights in float32, OUT/config.json the architecture and what its
@@ -32,7 +33,9 @@ from etils import epath
 
 from ssl_jax import command, data, interchange, pretrained
 from ssl_jax.errors import RunError, UserError
-from ssl_jax.interchange import hugging_face
+from ssl_jax.interchange import hugging_face, task_heads
+from ssl_jax.interchange.task_heads import TaskHeads
+from ssl_jax.labelled import Labelled
 from ssl_jax.models import Net, TextEncoder
 from ssl_jax.models.transformer import text_encoder_of
 from ssl_jax.models.vit import sincos_positions
@@ -57,14 +60,15 @@ def main() -> int:
         if not getattr(given, name):
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
     run = pretrained.load(given.workdir, given.step, dtype="float32", ema=given.ema)
-    if "encoder" not in run.params:
+    weights = {**run.buffers.get("frozen", {}), **run.params}  # a frozen encoder's are buffers
+    if "encoder" not in weights:
         raise UserError(
             f"{given.workdir}: method {run.config.method.name} has no encoder to export"
         )
     if given.to == "hf":
-        return _to_transformers(run, given.workdir, given.output)
+        return _to_transformers(run, weights, given.workdir, given.output)
     params, buffers = (
-        jax.tree.map(np.asarray, part.get("encoder", {})) for part in (run.params, run.buffers)
+        jax.tree.map(np.asarray, part.get("encoder", {})) for part in (weights, run.buffers)
     )
     state = (
         {f"params/{path}": x for path, x in by_path(params).items()}
@@ -84,21 +88,51 @@ def main() -> int:
     return 0
 
 
-def _to_transformers(run: pretrained.Pretrained, workdir: str, output: str) -> int:
+def _to_transformers(
+    run: pretrained.Pretrained, weights: dict[str, Any], workdir: str, output: str
+) -> int:
     module = text_encoder_of(run.experiment.method)
     if module is None:
         raise UserError(f"{run.config.model.name} is no encoder of text; use --to=timm")
     vocabulary = run.experiment.spec.vocabulary
-    params = jax.tree.map(np.asarray, run.params)
+    params = jax.tree.map(np.asarray, weights)
     tokenizer = _tokenizer(run, workdir)
-    count = hugging_face.write(output, params, module, vocabulary, tokenizer)
+    heads = _task_heads(run, module)
+    count = hugging_face.write(output, params, module, vocabulary, tokenizer, heads)
     print(f"{os.path.join(output, 'model.safetensors')}: {count} arrays, step {run.step}")
+    if "head" in params and heads is None:
+        print(
+            f"without its head: transformers has none on model.pool={module.pool} as here, see "
+            "ssl_jax/interchange/task_heads.py"
+        )
     if tokenizer is None:
         print(
             f"without its tokenizer: neither {workdir} nor {run.config.data.name} has one at hand"
         )
     print(_compare_tokens(output, params["encoder"], module, vocabulary.size))
     return 0
+
+
+def _task_heads(run: pretrained.Pretrained, module: TextEncoder) -> TaskHeads | None:
+    """What the head of a run that has learned from labelled texts is in transformers."""
+    method, task = run.experiment.method, run.experiment.spec.task
+    if "head" not in run.params or not isinstance(method, Labelled):
+        return None
+    head = method.classifier.head.module
+    names = run.config.data.options.get("class_names", None)
+    try:
+        names = names or data.from_config(run.config.data, seed=0).class_names
+    except (UserError, OSError):
+        names = None
+    return task_heads.make(
+        hugging_face.family(module),
+        task or "classify",
+        head.num_outputs,
+        pool=module.pool,
+        dense=head.dense,
+        dropout=head.dropout,
+        class_names=names,
+    )
 
 
 def _tokenizer(run: pretrained.Pretrained, workdir: str) -> str | None:

@@ -8,8 +8,9 @@
     bert-base-uncased/          a folder of BERT's or RoBERTa's of the transformers library
 
 Of a run everything is taken that the new run has too, under the same path and in the same shape:
-its encoder, and its heads if the method is the same; so it is of a folder of transformers. Of a
-file only the encoder is. Whether layers are scanned may differ.
+its encoder, and its heads if the method is the same; so it is of a folder of transformers, where a
+head fine-tuned on labelled texts has to be of the same task. Of a file only the encoder is. Whether
+layers are scanned may differ.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def _of_transformers(
     path = next((path for path in paths if os.path.exists(path)), None)
     if path is None:
         raise UserError(f"init_from={folder} has neither {' nor '.join(names)}")
-    arrays, others = hugging_face.from_hugging_face(interchange.read(path), config, module)
+    arrays, others = hugging_face.from_hugging_face(
+        interchange.read(path), config, module, experiment.spec.task
+    )
     arrays = {f"params/{path}": x for path, x in arrays.items()}
     loaded, missing, unused = _match(arrays, experiment)
     return loaded, _lines(loaded, missing, [*unused, *others], f"{config['model_type']}, ")

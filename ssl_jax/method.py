@@ -162,6 +162,9 @@ class Method(abc.ABC):
     def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
         """Representations in evaluation mode, float32: `h` [n d], and `z` [n d'] if there is one.
 
+        A method that learns from labels has what it predicts too, classes as int32.
+
+
         `batch["image"]` is a uint8 canvas [n h w c] as the data source delivers it.
         """
 

@@ -4,12 +4,15 @@ from ssl_jax import pretrained
 
 encoder = pretrained.load("runs/demo")
 h = encoder.features(images)["h"]  # images uint8 [n h w c] -> float32 [n d]
+
+classifier = pretrained.load("runs/finetuned")
+logits = classifier.text_features(["one text", "another"])["logits"]  # float32 [n c]
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +22,9 @@ from ml_collections import ConfigDict
 
 from ssl_jax import checkpoint, data, optim, parallel
 from ssl_jax import config as config_lib
+from ssl_jax.data.encoded import framed_texts
+from ssl_jax.data.tokenizer import Tokenizer
+from ssl_jax.early_stopping import takes_best
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
 from ssl_jax.paths import by_path, replace
@@ -35,6 +41,7 @@ class Pretrained:
       experiment: the method and nets.
       step: the update the checkpoint was saved at.
       params, buffers: its state, on the devices.
+      workdir: of the run.
     """
 
     config: ConfigDict
@@ -43,6 +50,7 @@ class Pretrained:
     params: PyTree
     buffers: PyTree
     _apply: Callable[..., dict[str, jax.Array]]
+    workdir: str = ""
 
     def encode(self, batch: Any) -> dict[str, jax.Array]:
         """Features of a device batch: {"h": [n d], "z": [n d']}, float32."""
@@ -62,6 +70,8 @@ class Pretrained:
           UserError: not uint8, or a wrong shape or number of channels.
         """
         images = np.asarray(images)
+        if "image" not in self.experiment.spec.arrays:
+            raise UserError(f"{self.workdir} reads text; text_features takes some")
         channels = self.experiment.spec.arrays["image"].shape[-1]
         if images.ndim == 3 and channels == 1:
             images = images[..., None]
@@ -81,11 +91,65 @@ class Pretrained:
                 out.setdefault(name, []).append(np.asarray(value)[: len(chunk)])
         return {name: np.concatenate(parts) for name, parts in out.items()}
 
+    def text_features(
+        self,
+        texts: Sequence[str],
+        second: Sequence[str] | None = None,
+        *,
+        batch_size: int = 64,
+    ) -> dict[str, np.ndarray]:
+        """Features, and what it predicts, of texts in memory.
+
+        Args:
+          texts: what the tokenizer of the run reads. A text that is too long is cut at its end.
+          second: as many texts, each of which is the second of a pair.
+          batch_size: texts encoded at a time.
+
+        Returns:
+          {"h": [n d]} float32, and of a run that has learned from labels "logits" [n c],
+          "prediction" [n], "tags" int32 [n l] or "start" and "end" [n l].
+
+        Raises:
+          UserError: the run reads no text or has no tokenizer, or there are no texts.
+        """
+        rows = self._text_rows(list(texts), None if second is None else list(second))
+        out: dict[str, list[np.ndarray]] = {}
+        count = len(rows["tokens"])
+        size = min(batch_size, count)
+        for start in range(0, count, size):
+            chunk = {name: array[start : start + size] for name, array in rows.items()}
+            filled = {
+                name: np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
+                for name, array in chunk.items()
+            }
+            for name, value in self.encode(filled).items():
+                out.setdefault(name, []).append(np.asarray(value)[: len(chunk["tokens"])])
+        return {name: np.concatenate(parts) for name, parts in out.items()}
+
+    def _text_rows(self, texts: list[str], second: list[str] | None) -> dict[str, np.ndarray]:
+        """A row of tokens a text, as the arrays of a batch."""
+        spec = self.experiment.spec
+        path = epath.Path(self.workdir) / "tokenizer.json"
+        if spec.vocabulary is None:
+            raise UserError(f"{self.workdir} reads images; features takes some")
+        if not path.exists():
+            raise UserError(f"{self.workdir} has no tokenizer.json to read texts with")
+        if not texts or (second is not None and len(second) != len(texts)):
+            raise UserError(
+                f"text_features takes one text or more, and as many second ones; got {len(texts)} "
+                f"and {0 if second is None else len(second)}"
+            )
+        return framed_texts(
+            Tokenizer.from_json(path.read_text()), spec.arrays["tokens"].shape[0], texts, second
+        )
+
 
 def load(
     workdir: str, step: int | None = None, *, dtype: str | None = None, ema: bool = False
 ) -> Pretrained:
-    """Loads a run's encoder: the latest checkpoint, or the one of `step`.
+    """Loads a run's encoder: of the latest checkpoint, or of `step`.
+
+    Of a run whose results are those of its best checkpoint, that one is the default.
 
     Args:
       dtype: of the activations; what the run had by default.
@@ -113,7 +177,12 @@ def load_experiment(
             name = experiment.config.method.name
             raise UserError(f"{workdir} keeps no moving average: method {name} has none")
         prefixes.append(f"opt_state/{average}")
-    with checkpoint.Checkpointer(workdir, read_only=True) as saves:
+    chosen = experiment.config.checkpoint
+    with checkpoint.Checkpointer(
+        workdir, read_only=True, best_metric=chosen.best_metric, best_mode=chosen.best_mode
+    ) as saves:
+        if step is None and takes_best(experiment.config):
+            step = saves.best_step()
         restored = saves.restore_parameters(
             step, prefixes=prefixes, sharding=parallel.replicated(experiment.mesh)
         )
@@ -130,6 +199,7 @@ def load_experiment(
         _shaped_like(state.params, parts["params"]),
         _shaped_like(state.buffers, parts["buffers"]),
         experiment.features_fn(),
+        workdir,
     )
 
 

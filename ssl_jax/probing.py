@@ -12,6 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ssl_jax import data, evals, parallel
+from ssl_jax.data import labelled_text
 from ssl_jax.errors import UserError
 from ssl_jax.evals import features as features_lib
 from ssl_jax.evals import held_out, text_metrics, transformations
@@ -105,9 +106,16 @@ class Prober:
                 f"{self.dataset} is other text than the run's, which has no tokenizer.json to "
                 "read it with; copy the one of its token cache into the workdir"
             )
-        names = ("rows", "sequence_length", "word_start", "vocabulary", "cache_dir")
-        kept = {name: options[name] for name in names if name in options}
-        return ConfigDict({**kept, "tokenizer": self.tokenizer})
+        names = ["sequence_length", "vocabulary", "cache_dir"]
+        more = {"tokenizer": self.tokenizer}
+        if self.task is None:
+            names += ["rows", "word_start"]
+        elif labelled_text.has_tasks(self.dataset.partition(":")[0]):
+            names += ["stride", "query_length", "class_names"]
+            more["task"] = self.task
+        else:  # a corpus, whose documents are cut into rows
+            more["rows"] = "padded"
+        return ConfigDict({name: options[name] for name in names if name in options} | more)
 
     @property
     def labelled(self) -> bool:

@@ -48,7 +48,9 @@ class Run:
         self.workdir = epath.Path(workdir)
         self.primary = jax.process_index() == 0
         self.source = data.from_config(config.data, seed=config.seed)
-        self.config = config_lib.with_data_facts(config, self.source.spec, self.source.available)
+        self.config = config_lib.with_data_facts(
+            config, self.source.spec, self.source.available, self.source.class_names
+        )
         self.experiment = Experiment.build(self.config, self.source.spec)
         check_names(self.experiment)
         parallel.check_batch_size(config.batch_size, self.experiment.mesh)

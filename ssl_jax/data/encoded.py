@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -190,6 +190,27 @@ def encode(
     if not builder.names:
         raise UserError(f"{title} has no examples")
     return builder.built()
+
+
+def framed_texts(
+    made: Tokenizer, length: int, texts: Sequence[str], second: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Texts, or pairs of them, as rows of tokens: `tokens`, `segment`, `position` and `type`.
+
+    Args:
+      made: the tokenizer.
+      length: of a row.
+      texts: what stands in a row each.
+      second: as many texts that stand behind them, or None.
+    """
+    pairs = second if second is not None else [None] * len(texts)
+    examples = [
+        Text(f"text {i}", first, other, None)
+        for i, (first, other) in enumerate(zip(texts, pairs, strict=True))
+    ]
+    options = TaskOptions("classify", sequence_length=length)
+    encoded = encode(examples, made, options, lambda name, where: -1, "texts")
+    return Frame.of(made).arrays(encoded, np.arange(len(texts)), length)
 
 
 def truncated(a: np.ndarray, b: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:

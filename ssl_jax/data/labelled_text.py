@@ -44,6 +44,11 @@ def is_task(kind: str, options: Mapping[str, Any]) -> bool:
     return kind in _ALWAYS or "task" in options
 
 
+def has_tasks(kind: str) -> bool:
+    """Whether data sets of a kind can be labelled text."""
+    return kind in (*_ALWAYS, *_ON_REQUEST)
+
+
 def dataset(kind: str, location: str, request: Request, options: Mapping[str, Any]) -> Task:
     """Opens a data set of labelled text.
 

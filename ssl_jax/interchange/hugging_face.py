@@ -1,7 +1,9 @@
 """BERT and RoBERTa as the `transformers` library has them: names, config.json, tokenizer files.
 
-What is written loads as BertForPreTraining, BertForMaskedLM or RobertaForMaskedLM; what is read may
-be any of their folders, the published ones included. Beside the names three things differ there:
+What is written loads as BertForPreTraining, BertForMaskedLM or RobertaForMaskedLM, and of a run
+fine-tuned on labelled texts as Bert- or RobertaForSequenceClassification and so on (`task_heads`);
+what is read may be any of their folders, the published ones included. Beside the names three things
+differ there:
 
 - query, key and value are three matrices, here one;
 - position 0 stands in row `pad id + 1` of RoBERTa's table (2 in the published models); what stands
@@ -20,7 +22,9 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.errors import UserError
+from ssl_jax.interchange import task_heads
 from ssl_jax.interchange.files import write_safetensors
+from ssl_jax.interchange.task_heads import TaskHeads
 from ssl_jax.method import Vocabulary
 from ssl_jax.models.layers import restack
 from ssl_jax.models.transformer import TextEncoder
@@ -76,8 +80,14 @@ def family(module: TextEncoder) -> str:
     return "roberta" if module.position_offset else "bert"
 
 
-def _entries(family: str, depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(our path, their names): one name, or three that stand side by side in ours."""
+def _entries(
+    family: str, depth: int, heads: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(our path, their names): one name, or three that stand side by side in ours.
+
+    Args:
+      heads: modules of what stands on the encoder, ours -> theirs; default those of pretraining.
+    """
 
     def module(path: str, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         kinds = {"bias": "bias"}
@@ -97,13 +107,17 @@ def _entries(family: str, depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield f"{here}/attn/qkv/{ours}", names
         for path, name in _LAYER.items():
             yield from module(f"{here}/{path}", f"{there}.{name}")
-    yield from module("encoder/pooler", f"{family}.pooler.dense")
-    for path, name in _HEADS[family].items():
+    if heads is None:
+        heads = {"encoder/pooler": f"{family}.pooler.dense", **_HEADS[family]}
+    for path, name in heads.items():
         yield from module(path, name)
 
 
 def to_hugging_face(
-    params: PyTree, module: TextEncoder, vocabulary: Vocabulary
+    params: PyTree,
+    module: TextEncoder,
+    vocabulary: Vocabulary,
+    heads: TaskHeads | None = None,
 ) -> dict[str, np.ndarray]:
     """Parameters under the names of `transformers`, float32.
 
@@ -111,17 +125,18 @@ def to_hugging_face(
       params: a method's, with an "encoder" and perhaps heads; layers may be stacked.
       module: the encoder.
       vocabulary: of its tokens.
+      heads: of a method that learns from labelled texts, what its head is there.
 
     Raises:
       UserError: `transformers` has no such RoBERTa.
     """
     kind = family(module)
-    if kind == "roberta" and module.activation != "gelu":
+    if kind == "roberta" and module.activation != "gelu" and heads is None:
         raise UserError(
             "RoBERTa in transformers has the exact GELU in its head, whatever the layers have; "
             f"this one has model.activation={module.activation}; --to=safetensors keeps our names"
         )
-    entries = list(_entries(kind, module.depth))
+    entries = list(_entries(kind, module.depth, heads and heads.modules))
     arrays = restack(by_path(params), [path for path, _ in entries])
     state = {}
     for path, names in entries:
@@ -138,7 +153,10 @@ def to_hugging_face(
 
 
 def from_hugging_face(
-    state: Mapping[str, np.ndarray], config: Mapping[str, Any], module: TextEncoder
+    state: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    module: TextEncoder,
+    task: str | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Parameters out of the weights of a folder.
 
@@ -146,6 +164,8 @@ def from_hugging_face(
       state: name -> array, of BertModel, BertForMaskedLM and so on.
       config: what its config.json says.
       module: the encoder they are for.
+      task: what the method does with labelled texts, see `DataSpec`; the head of a folder of the
+        same task is taken too.
 
     Returns:
       (arrays, unused): path -> array, layers apart and as many as there are there; and the names
@@ -160,8 +180,9 @@ def from_hugging_face(
     depth = 1 + max(
         (int(m[1]) for m in map(re.compile(r".*\.layer\.(\d+)\.").match, state) if m), default=-1
     )
+    heads = task_heads.stored(config, kind, task, module.pooler)
     arrays, used = {}, set()
-    for path, names in _entries(kind, depth):
+    for path, names in _entries(kind, depth, heads):
         if not all(name in state for name in names):
             continue
         used |= set(names)
@@ -247,10 +268,17 @@ def model_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def description(module: TextEncoder, vocabulary: Vocabulary, params: PyTree) -> dict[str, Any]:
+def description(
+    module: TextEncoder,
+    vocabulary: Vocabulary,
+    params: PyTree,
+    heads: TaskHeads | None = None,
+) -> dict[str, Any]:
     """What config.json says of an encoder and the heads there are."""
     kind = family(module)
-    if "token_head" not in params:
+    if heads is not None:
+        architecture = heads.architecture
+    elif "token_head" not in params:
         architecture = {"bert": "BertModel", "roberta": "RobertaModel"}[kind]
     elif kind == "roberta":
         architecture = "RobertaForMaskedLM"
@@ -279,6 +307,7 @@ def description(module: TextEncoder, vocabulary: Vocabulary, params: PyTree) -> 
         "bos_token_id": vocabulary.cls,
         "eos_token_id": vocabulary.sep,
         "torch_dtype": "float32",
+        **(heads.settings if heads else {}),
     }
 
 
@@ -288,21 +317,22 @@ def write(
     module: TextEncoder,
     vocabulary: Vocabulary,
     tokenizer: str | None = None,
+    heads: TaskHeads | None = None,
 ) -> int:
     """Writes a folder for `from_pretrained`.
 
     Args:
       folder: made if missing.
-      params, module, vocabulary: as of `to_hugging_face`.
+      params, module, vocabulary, heads: as of `to_hugging_face`.
       tokenizer: the contents of a tokenizer.json, or None: the folder is then without one.
 
     Returns:
       How many arrays it holds.
     """
-    state = to_hugging_face(params, module, vocabulary)
+    state = to_hugging_face(params, module, vocabulary, heads)
     os.makedirs(folder, exist_ok=True)
     write_safetensors(os.path.join(folder, "model.safetensors"), state)
-    files = {"config.json": _json(description(module, vocabulary, params))}
+    files = {"config.json": _json(description(module, vocabulary, params, heads))}
     if tokenizer is not None:
         files |= tokenizer_files(tokenizer, module, vocabulary)
     for name, text in files.items():

@@ -13,6 +13,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
+
 from ssl_jax.labelled import Labelled, LabelledOptions, check_task, make_parts
 from ssl_jax.losses.labels import span_cross_entropy
 from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
@@ -57,7 +59,7 @@ class QuestionAnswering(Labelled):
 
 def _allowed(context: Array) -> Array:
     """Where an answer may lie, bool [n l]: in the text, or at cls where there is none."""
-    return context.at[:, 0].set(True)
+    return context | (jnp.arange(context.shape[1]) == 0)
 
 
 def make(config: Any, spec: DataSpec, total_steps: int) -> QuestionAnswering:

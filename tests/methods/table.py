@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ssl_jax import config as config_lib
+from tests.methods import labelled_texts
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
 BATCH = 16
@@ -32,6 +33,22 @@ TEXT = {
     "optimizer.base_lr": 1e-3,
     "eval.online": False,
 }
+# Texts with labels, all of whose examples are for training.
+LABELLED = {
+    **{key: value for key, value in TEXT.items() if key != "data.name"},
+    "model.name": "bert_tiny",
+    "model.attention_dropout": 0.0,
+    "dtype": "float32",
+    "data.split": "train",
+    "data.num_examples": None,
+    "data.num_classes": None,
+    "eval.test_split": "train",
+    "eval.validation_split": None,
+    "eval.final_checkpoint": "last",
+    "early_stopping.patience": 0,
+    "steps": 100,
+}
+LABELLED_OPTIONS = dict(tokenizer="wordpiece", vocab_size=120, sequence_length=32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,6 +336,50 @@ ROWS = {
             "model.depth": 2,
             "model.scan_layers": True,
             "model.remat": "dots",
+        },
+        embeds=False,
+        slow=True,
+    ),
+    "supervised-text": Row(
+        "finetune.py:csv",
+        {
+            **LABELLED,
+            "data.name": f"csv:{labelled_texts.path('reviews.csv')}",
+            "data.options": ConfigDict(LABELLED_OPTIONS),
+            "model.depth": 2,
+            "model.scan_layers": True,
+            "model.pool": "pooler",
+        },
+        embeds=False,
+        slow=True,
+    ),
+    "regression": Row(
+        "finetune.py:roberta_stsb",
+        {
+            **LABELLED,
+            "data.name": f"csv:{labelled_texts.path('pairs.tsv')}",
+            "data.options": ConfigDict(
+                dict(LABELLED_OPTIONS, task="regress", text_key="first", text_pair_key="second")
+            ),
+        },
+        embeds=False,
+        slow=True,
+    ),
+    "token-classification": Row(
+        "finetune.py:conll",
+        {
+            **LABELLED,
+            "data.name": f"conll:{labelled_texts.path('names.txt')}",
+            "data.options": ConfigDict(LABELLED_OPTIONS),
+        },
+        embeds=False,
+    ),
+    "question-answering": Row(
+        "finetune.py:squad",
+        {
+            **LABELLED,
+            "data.name": f"squad:{labelled_texts.path('questions.json')}",
+            "data.options": ConfigDict(dict(LABELLED_OPTIONS, stride=8, query_length=8)),
         },
         embeds=False,
         slow=True,

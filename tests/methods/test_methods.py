@@ -114,7 +114,7 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(name, three_steps):
     whole = features(state.params, state.buffers, batch)
     part = features(state.params, state.buffers, jax.tree.map(lambda x: x[:4], batch))
     for key, value in whole.items():
-        assert value.dtype == np.float32 and len(value) == 8
+        assert value.dtype in (np.float32, np.int32) and len(value) == 8
         np.testing.assert_allclose(value[:4], part[key], rtol=1e-5, atol=1e-6)
 
 

@@ -1,0 +1,96 @@
+r"""Fine-tuning against training from scratch, each at a learning rate chosen for it.
+
+    python -m ssl_jax.sweep --config=configs/sweeps/finetune.py:pydoc --workdir=runs/rates \
+        --set=init_from=runs/bert
+    python -m ssl_jax.sweep --config=configs/sweeps/finetune.py:pydoc_final --workdir=runs/final \
+        --set=init_from=runs/bert
+
+`pydoc` trains configs/finetune.py:pydoc on 85% of the train split's documents at several learning
+rates and scores it on the rest, with the weights of the pretrained run and without them; tokenizer,
+net and length are the same. The test split is not looked at. `pydoc_final` trains on the whole
+train split at the rates that were best (RATES), three seeds each, and scores the test split.
+
+`glue_TASK` is BERT's grid on a task of GLUE, glue_rte for instance: learning rates and batches of
+Devlin et al. 2018, App. A.3, scored on dev, where the paper chose too.
+"""
+
+from ssl_jax import config, recipes
+from ssl_jax.grid import Cell, Sweep, product
+
+STARTS = {"pretrained": True, "scratch": False}  # -> init_weights
+BASE_LRS = (3e-4, 1e-3, 3e-3)
+RATES = {"pretrained": 1e-3, "scratch": 1e-3}
+GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
+VARIANTS = ("pydoc", "pydoc_final", *(f"glue_{task}" for task in GLUE))
+NEEDS = {"init_from": "the pretrained run, e.g. --set=init_from=runs/bert"}
+_SHORT = {
+    "eval.every_epochs": 0.0,
+    "eval.baselines": False,
+    "log.tensorboard": False,
+    "log.report": False,
+}
+
+
+def get_sweep(variant: str = "pydoc") -> Sweep:
+    """The grid of one variant."""
+    recipes.check_variant("configs/sweeps/finetune.py", variant, VARIANTS)
+    if variant == "pydoc":
+        return _rates()
+    return _final() if variant == "pydoc_final" else _glue(variant)
+
+
+def _rates() -> Sweep:
+    held_out = {"data.split": "train[:85%]", "eval.test_split": "train[85%:]"}
+    cells = [
+        Cell(
+            labels,
+            "configs/finetune.py:pydoc",
+            {
+                "init_weights": STARTS[labels["start"]],
+                "optimizer.base_lr": labels["base_lr"],
+                **held_out,
+                **_SHORT,
+            },
+        )
+        for labels in product(start=STARTS, base_lr=BASE_LRS)
+    ]
+    return Sweep("learning rates of fine-tuning", tuple(cells), needs=NEEDS, metric="task/accuracy")
+
+
+def _final() -> Sweep:
+    cells = [
+        Cell(
+            labels,
+            "configs/finetune.py:pydoc",
+            {
+                "init_weights": STARTS[labels["start"]],
+                "optimizer.base_lr": RATES[labels["start"]],
+                "seed": labels["seed"],
+                **_SHORT,
+            },
+        )
+        for labels in product(start=STARTS, seed=(0, 1, 2))
+    ]
+    return Sweep("fine-tuned and from scratch", tuple(cells), needs=NEEDS, metric="task/accuracy")
+
+
+def _glue(variant: str) -> Sweep:
+    recipe = f"configs/finetune.py:{variant}"
+    cells = [
+        Cell(
+            labels,
+            recipe,
+            {
+                "optimizer.base_lr": labels["base_lr"],
+                "batch_size": labels["batch_size"],
+                "epochs": labels["epochs"],
+                "eval.every_epochs": 0.0,
+                "log.report": False,
+            },
+        )
+        for labels in product(
+            base_lr=(2e-5, 3e-5, 5e-5), batch_size=(16, 32), epochs=(2.0, 3.0, 4.0)
+        )
+    ]
+    metric = config.load(recipe).checkpoint.best_metric.removeprefix("eval/")
+    return Sweep(f"BERT's grid on {variant}", tuple(cells), needs=NEEDS, metric=metric)
