@@ -13,6 +13,7 @@ import importlib.util
 import json
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -292,7 +293,12 @@ class Length:
         return cls(per_epoch, total, evals, max(every, 1))
 
 
-def with_data_facts(config: ConfigDict, spec: DataSpec, available: int | None = None) -> ConfigDict:
+def with_data_facts(
+    config: ConfigDict,
+    spec: DataSpec,
+    available: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> ConfigDict:
     """A copy whose data section says what the data turned out to be.
 
     A workdir's config then describes the run without the data at hand.
@@ -301,6 +307,8 @@ def with_data_facts(config: ConfigDict, spec: DataSpec, available: int | None = 
       config: the resolved config.
       spec: of what the run trains on.
       available: examples in the split, where `data.labelled_fraction` left some of them out.
+      class_names: what its classes are called, by number. Kept where texts have a task, so that
+        other texts with the same classes have the same numbers.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -308,6 +316,8 @@ def with_data_facts(config: ConfigDict, spec: DataSpec, available: int | None = 
         config.data.num_classes = spec.num_classes
         if spec.vocabulary is not None:
             config.data.options.vocabulary = ConfigDict(dataclasses.asdict(spec.vocabulary))
+        if spec.task is not None and class_names is not None:
+            config.data.options.class_names = tuple(class_names)
         if "image" in spec.arrays:
             image = spec.arrays["image"].shape
             config.data.channels = image[-1]
