@@ -47,6 +47,7 @@ class Panel:
     percent: bool = False
     from_zero: bool = False
     typical: bool = False  # the median says more than the last value
+    log: bool = False
 
     def keys(self, known: Sequence[str]) -> list[str]:
         return [k for k in known if re.fullmatch(self.pattern, k) and "few_shot" not in k]
@@ -57,7 +58,7 @@ TRAINING = (
     Panel("Contrastive accuracy", r"train/contrastive_accuracy", percent=True),
     Panel("Contrastive entropy (nats)", r"train/entropy"),
     Panel("Accuracy", r"train/accuracy|eval/held_out/accuracy", percent=True),
-    Panel("Perplexity", r"train/perplexity|eval/held_out/perplexity"),
+    Panel("Perplexity", r"train/perplexity|eval/held_out/perplexity", log=True),
     Panel("Next sentence told from a random one", r"train/next_accuracy", percent=True),
     Panel("Learning rate", r"train/(?:lr|learning_rate)(?:/.+)?"),
     Panel("Tokens a second", r"train/tokens_per_s", from_zero=True, typical=True),
@@ -165,7 +166,7 @@ def _chart(
         lines.append(Line(label, *thin(x, y), slot=slot))
     svg = figures.line_chart(
         name, panel.title, lines, alerts=alerts, percent=panel.percent,
-        from_zero=panel.from_zero, size=size,
+        from_zero=panel.from_zero, log=panel.log, size=size,
     )  # fmt: skip
     single = len(lines) == 1
     key = () if single else tuple((line.label, line.slot, False) for line in lines)
@@ -188,9 +189,10 @@ def _value(y: np.ndarray, panel: Panel) -> str:
 def _short_labels(keys: Sequence[str]) -> list[str]:
     """What tells keys apart: "collapse/rankme_h", "collapse/rankme_z" -> "h", "z"."""
     words = [re.split(r"[/_]", key) for key in keys]
-    while len(words) > 1 and all(len(w) > 1 and w[0] == words[0][0] for w in words):
-        words = [w[1:] for w in words]
-    return [" ".join(w) for w in words]
+    for end, rest in ((0, slice(1, None)), (-1, slice(None, -1))):
+        while len(words) > 1 and all(len(w) > 1 and w[end] == words[0][end] for w in words):
+            words = [w[rest] for w in words]
+    return [" ".join(w).removeprefix("eval ") for w in words]
 
 
 def probe_charts(rows: Rows, results: Results) -> list[Chart]:

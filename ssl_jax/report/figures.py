@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ssl_jax.report.markup import short
 
@@ -104,6 +104,7 @@ def line_chart(
     alerts: Sequence[float] = (),
     percent: bool = False,
     from_zero: bool = False,
+    log: bool = False,
     x_label: str = "step",
     x_ticks: Sequence[float] | None = None,
     error_bars: bool = False,
@@ -117,6 +118,7 @@ def line_chart(
       alerts: x of vertical marks.
       percent: y is a fraction and is shown in %.
       from_zero: the y axis starts at 0.
+      log: the y axis is logarithmic, if all values are positive.
       error_bars: draw `spread` as bars rather than a band.
       size: in pixels, as the page shows it unscaled.
     """
@@ -126,13 +128,15 @@ def line_chart(
             axes.axhline(level.y, color=series_colour(level.slot), lw=1.1, ls=(0, (4, 3)))
         for alert in alerts:
             axes.axvline(alert, color=ALERT, lw=1, alpha=0.5)
-        for line in lines:
+        for line in sorted(lines, key=lambda line: -len(line.x)):  # sparse ones on top
             _draw_line(axes, line, error_bars)
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(x_label, fontsize=11)
         _limit_x(axes, lines)
         _limit_y(axes, lines, levels, percent)
+        if log:
+            _log_y(axes, lines)
         top = axes.dataLim.y1
         if from_zero and np.isfinite(top) and top > 0:
             axes.set_ylim(min(0.0, axes.dataLim.y0), 1.06 * top)
@@ -182,6 +186,18 @@ def _limit_y(axes: Axes, lines: Sequence[Line], levels: Sequence[Level], percent
     elif values.max() - values.min() <= 1e-9 * abs(values.max()):  # flat: no magnified rounding
         pad = 0.1 * abs(values.max()) or 1.0
         axes.set_ylim(values.min() - pad, values.max() + pad)
+
+
+def _log_y(axes: Axes, lines: Sequence[Line]) -> None:
+    values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines])
+    if not len(values) or values.min() <= 0 or values.max() <= 1.05 * values.min():
+        return
+    formatter = axes.yaxis.get_major_formatter()
+    axes.set_yscale("log")
+    few = values.max() < 30 * values.min()  # then powers of ten are too far apart
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
+    axes.yaxis.set_major_formatter(formatter)
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def scatter_map(

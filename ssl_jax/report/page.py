@@ -74,6 +74,8 @@ def _facts(inputs: ReportInputs) -> str:
         ("steps", f"{steps:,}" if steps is not None else flat.get("steps")),
         ("optimizer", flat.get("optimizer.name")),
         ("temperature", flat.get("method.temperature")),
+        ("tokens a row", flat.get("data.options.sequence_length")),
+        ("rows", flat.get("data.options.rows")),
         ("seed", flat.get("seed")),
     ]
     items = "".join(

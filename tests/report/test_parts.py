@@ -111,6 +111,32 @@ def test_charts_take_what_there_is():
     assert spread.last == "0.5"
 
 
+def test_charts_of_a_language_model():
+    rows = [{"step": s, "train/accuracy": 0.1, "train/perplexity": 4096.0 / s,
+             "train/tokens_per_s": 1e4, "train/padding_share": 0.25, "train/mfu": 0.5}
+            for s in range(1, 41)]  # fmt: skip
+    rows[-1] |= {"eval/held_out/accuracy": 0.2, "eval/held_out/perplexity": 100.0}
+    charts = {chart.title: chart for chart in curves.training_charts(rows)}
+    assert list(charts) == [
+        "Accuracy", "Perplexity", "Tokens a second", "Share of padding", "Model FLOP utilisation",
+    ]  # fmt: skip
+    assert [label for label, _, _ in charts["Accuracy"].key] == ["held out", "train"]
+    assert charts["Share of padding"].last == "median 25.0%"
+    ticks = re.findall(r"<text[^>]*>(\d+)</text>", charts["Perplexity"].svg)
+    assert {"100", "1000"} <= set(ticks) and "2000" not in ticks
+
+
+@pytest.mark.parametrize(
+    ("values", "logarithmic"),
+    [([2.0, 9.0, 40.0], True), ([0.0, 9.0, 40.0], False), ([3.0, 3.0, 3.0], False), ([], False)],
+)
+def test_a_logarithmic_axis_where_there_is_a_logarithm(values, logarithmic):
+    line = figures.Line("a", np.arange(float(len(values))), np.array(values))
+    svg = figures.line_chart("x", "t", [line], log=True)
+    ticks = re.findall(r"<text[^>]*>(\d+)</text>", svg)
+    assert ({"5", "10", "20"} <= set(ticks)) == logarithmic
+
+
 def test_probe_charts_compare_with_the_baselines():
     rows = [{"step": s, "eval/knn/top1": 0.8, "train/online/accuracy": 0.7, "eval/few_shot/2": 0.5,
              "eval/few_shot/10": 0.6, "eval/few_shot/10_std": 0.1} for s in (10, 20)]  # fmt: skip
