@@ -5,9 +5,11 @@ import json
 import random
 import re
 
+import numpy as np
 import pytest
 
 from ssl_jax.data import corpus, jsonl, parquet, pydoc, text, tokenizer
+from ssl_jax.data.pydoc_groups import GROUP_OF, GROUPS
 from ssl_jax.errors import UserError
 
 
@@ -316,3 +318,31 @@ def test_pydoc_imports_nothing():
     pydoc.divided.cache_clear()
     pydoc.divided()
     assert not {"antigravity", "turtle", "pydoc_data.topics"} & (set(sys.modules) - before)
+
+
+def test_pydoc_groups():
+    made = pydoc.examples("", "classify")
+    open_ = pydoc.examples("", "classify", hide_names=False)
+    assert made.description != open_.description and len(made.class_names) == 9
+    counts = {}
+    for split in made.splits:
+        hidden, shown = documents(made, split), documents(open_, split)
+        assert [one[0] for one in hidden] == [one[0] for one in shown]
+        counts[split] = np.bincount([label for _, _, label in hidden], minlength=9)
+        for name, given, label in hidden:
+            top = name.split(".")[0]
+            assert made.class_names[label] == GROUP_OF[top]
+            assert top.strip("_").lower() not in words(given), name
+    # Each class is on both sides, and none is most of it.
+    assert counts["train"].min() > 20 and counts["test"].min() > 1
+    assert counts["train"].max() < 0.3 * counts["train"].sum()
+    (logger,) = [text for name, text, _ in documents(made, "train") if name == "logging.handlers"]
+    assert "module" in logger
+    # A module is in one group.
+    listed = [module for modules in GROUPS.values() for module in modules.split()]
+    assert len(set(listed)) == len(listed)
+    # What is of no group, beside the topics, is little: parts of some system, of the interpreter.
+    found = [one for split in pydoc.divided().values() for one in split if one.group != "topics"]
+    assert sum(one.group not in GROUP_OF for one in found) < 0.03 * len(found)
+    with pytest.raises(UserError, match="'tags'; it is one of classify"):
+        pydoc.examples("", "tags")
