@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ssl_jax import data, parallel, report
+from ssl_jax.data.tokenizer import Tokenizer
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment, question_keys
 from ssl_jax.probing import Prober
@@ -27,7 +28,7 @@ _NEIGHBOURS = 8
 def words(experiment: Experiment, prober: Prober, state: TrainState) -> dict[str, Any]:
     """What the report shows of a language model: its guesses, and the neighbours of words."""
     source, method = prober.test, experiment.method
-    pieces = _pieces(source.cache.tokenizer)
+    pieces = _pieces(Tokenizer.from_json(source.tokenizer_json()))
     batch = source.batch(np.linspace(0, len(source) - 1, min(_PASSAGES, len(source))).astype(int))
     ask = jax.jit(functools.partial(method.guesses, count=_GUESSES))
     found = ask(state.params, state.buffers, question_keys(batch["index"]), batch)
