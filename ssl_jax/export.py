@@ -142,7 +142,7 @@ def _tokenizer(run: pretrained.Pretrained, workdir: str) -> str | None:
         return path.read_text()
     try:
         source = data.from_config(run.config.data, seed=0)
-        return source.cache.tokenizer.to_json()
+        return source.tokenizer_json()
     except (UserError, OSError):
         return None
 
