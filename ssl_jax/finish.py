@@ -72,10 +72,12 @@ def finish(
     if prober.task:
         results |= _task_results(experiment, prober, apply, state, results)
     predicted = _held_out(experiment, prober, state)
-    if experiment.spec.vocabulary is None:
-        shown = showcase.pictures(experiment, prober, apply, state, source)
-    else:
-        shown = showcase.words(experiment, prober, state)
+    shown = {}
+    if experiment.config.log.report:
+        if experiment.spec.vocabulary is None:
+            shown = showcase.pictures(experiment, prober, apply, state, source)
+        else:
+            shown = showcase.words(experiment, prober, state)
     if not primary:
         return
     if results:
