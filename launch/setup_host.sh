@@ -31,19 +31,24 @@ apt_install() {
 }
 
 is_new_enough() {
-    "$1" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+can_make_venv() {
+    "$1" -c 'import ensurepip, venv' >/dev/null 2>&1
 }
 
 make_venv() {
     local venv=$1 python
     for python in python3 python3.13 python3.12 python3.11; do
-        if is_new_enough "$python"; then
-            "$python" -m venv "$venv"
-            return
-        fi
+        is_new_enough "$python" || continue
+        can_make_venv "$python" || apt_install "$python-venv" # which Debian and Ubuntu leave out
+        "$python" -m venv "$venv"
+        return
     done
     echo "no Python 3.11 or newer here: uv fetches one"
-    python3 -m pip install --quiet --user uv || die "neither Python 3.11 nor pip of an older one"
+    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv \
+        || die "neither Python 3.11 nor pip of an older one"
     python3 -m uv venv --quiet --seed --python 3.12 "$venv"
 }
 

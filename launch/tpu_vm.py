@@ -242,8 +242,10 @@ def _summary(found: list[dict[str, Any]]) -> str:
 
 
 def _tail(done: Result) -> str:
-    lines = [line.strip() for line in (done.err + done.out).splitlines() if line.strip()]
-    return lines[-1] if lines else f"exit code {done.code}"
+    """The line that says most: the last error, or just the last."""
+    lines = [line.strip() for line in (done.out + done.err).splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or [f"exit code {done.code}"])[-1].removeprefix("error: ")
 
 
 def smooth(vm: TpuVm, job: Job) -> Execute:

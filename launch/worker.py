@@ -59,9 +59,10 @@ class Job:
         supervise += [f"--commit={code}", f"--max_restarts={self.max_restarts}", "--"]
         supervise += ["../.venv/bin/python", "-m", "ssl_jax.train"]
         supervise += [f"--config={self.config}", f"--workdir={self.workdir}", *self.extra]
+        # In a folder of its own until it is whole, in case this is done twice at a time.
         fetch = (
-            f"rm -rf part && mkdir part && gcloud storage cat {shlex.quote(self.archive)} "
-            f"| tar -xz -C part && mv part {code}"
+            f"mkdir part.$$ && gcloud storage cat {shlex.quote(self.archive)} "
+            f"| tar -xz -C part.$$ && {{ mv -T part.$$ {code} || rm -rf part.$$; }}"
         )
         return "; ".join(
             (

@@ -78,10 +78,12 @@ class Programs:
         return path.read_text().splitlines() if path.exists() else []
 
 
-# python: makes an environment whose python notes what pip is asked.
-VENV = """
+def python3(*, new_enough=True, has_venv=True):
+    """A Python, whose environments have a python that notes what pip is asked."""
+    return f"""
 case "$*" in
-    "-c "*) exit %d ;;
+    "-c import sys;"*) exit {int(not new_enough)} ;;
+    "-c import ensurepip"*) exit {int(not has_venv)} ;;
     *"venv "*)
         for last; do :; done
         mkdir -p "$last/bin"
@@ -119,7 +121,7 @@ def set_up(host, *options, code=0):
 
 
 def test_set_up_installs_once(host):
-    host.add("python3", VENV % 0)
+    host.add("python3", python3())
     set_up(host, "--extras=tpu,gcs")
     installs = ["venv-python -m pip install --quiet --disable-pip-version-check -e .[tpu,gcs]"]
     assert host.calls[-2:] == ["python3 -m venv .venv", *installs]
@@ -133,15 +135,24 @@ def test_set_up_installs_once(host):
 
 def test_an_old_python_fetches_a_newer_one(host):
     for name in ("python3", "python3.11", "python3.12", "python3.13"):
-        host.add(name, VENV % 1)
+        host.add(name, python3(new_enough=False))
     set_up(host, "--venv=../elsewhere")
     assert "python3 -m pip install --quiet --user uv" in host.calls
     assert "python3 -m uv venv --quiet --seed --python 3.12 ../elsewhere" in host.calls
     assert host.calls[-1].endswith("-e .")
 
 
+def test_what_debian_leaves_out_is_installed(host):
+    host.add("python3", python3(has_venv=False))
+    set_up(host)
+    install = host.calls.index("python3 -m venv .venv") - 1
+    assert host.calls[install].startswith("apt-get") and host.calls[install].endswith(
+        "python3-venv"
+    )
+
+
 def test_buckets_are_mounted_once(host):
-    host.add("python3", VENV % 0)
+    host.add("python3", python3())
     path = host.folder / "data"
     installs = f"printf '#!/bin/bash\\necho \"gcsfuse $*\" >>{host.folder}/calls\\n" \
                f"echo \"${{@: -1}}\" >>{host.folder}/mounted\\n' >{host.bin}/gcsfuse; " \

@@ -204,6 +204,7 @@ def test_a_dry_run_prints_what_a_real_one_does(world, queued):
         assert "configs/tiny.py" in archive.getnames()
 
 
+@pytest.mark.slow
 def test_arguments_reach_the_process_and_logs_show_it(world):
     (world.bucket / "go").touch()
     world.run(TWO_WORKERS, "--keep", "--", "--config.note=it's here")
@@ -223,6 +224,7 @@ def test_arguments_reach_the_process_and_logs_show_it(world):
     assert world("delete") == world("status") == "x: not there\n"
 
 
+@pytest.mark.slow
 def test_the_same_command_takes_up_what_is_there(world):
     (world.bucket / "go").touch()
     world.run("--keep")
@@ -325,9 +327,6 @@ def test_ctrl_c_leaves_everything_alone(world):
     assert "interrupted: x and the run on it are left as they are" in err
     assert "Traceback" not in err
     assert world.verbs == ["create"]
-    (world.bucket / "go").touch()
-    world.run()
-    assert world.verbs == ["create", "create", "delete"]
 
 
 def test_only_what_is_committed_runs(world, repository):
