@@ -39,10 +39,9 @@ from ssl_jax.method import (
     hyper_parameters,
 )
 from ssl_jax.models import Net, PairHead, make_encoder, token_head
-from ssl_jax.models.transformer import TEXT_FAMILIES
+from ssl_jax.models.transformer import text_inputs
+from ssl_jax.one_text import check_length, check_text_model
 from ssl_jax.views.tokens import ROUNDINGS, Masked, mask_tokens, most_predictions
-
-_TEXT = ("tokens", "segment", "position", "type")  # of a batch, what an encoder takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +127,7 @@ class Bert(Method):
 
     def _text(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What the encoder takes of a batch."""
-        taken = _TEXT if self.encoder.module.num_types > 1 else _TEXT[:-1]
-        return {name: batch[name] for name in taken if name in batch}
+        return text_inputs(self.encoder.module, batch)
 
     def _visit(self, keys: Array, index: Array) -> Array:
         """Keys of the masks: of this visit, or of one of those that were drawn beforehand."""
@@ -303,23 +301,14 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> Bert:
         raise UserError(f"{config.data.name} is no text; BERT needs some, e.g. data.name=pydoc")
     length = spec.arrays["tokens"].shape[0]
     _check(hyper, spec, length)
-    family = (config.model.name or "").partition("_")[0]
-    if family not in TEXT_FAMILIES:
-        raise UserError(
-            f"model {config.model.name!r} does not read text; use bert_base, roberta_base or the "
-            "like"
-        )
+    check_text_model(config, spec)
     encoder = make_encoder(
         **config.model,
         vocab_size=spec.vocabulary.size,
         pooler=hyper.next_sentence,
         dtype=config.dtype,
     )
-    if length > encoder.module.max_length:
-        raise UserError(
-            f"rows have {length} tokens but model.max_length is {encoder.module.max_length}; "
-            "make the rows shorter or max_length larger"
-        )
+    check_length(spec, encoder.module)
     return Bert(
         hyper=hyper,
         encoder=encoder,
