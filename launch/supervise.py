@@ -24,8 +24,8 @@ each, and waits.
 
 DIR holds `state.json`, `train.log` and the lock that tells whether a supervisor is alive. `status`
 prints one line, `SUPERVISED {"state": ..., "exit_codes": [...], "last_line": ..., ...}`. States are
-`absent`, `running`, `waiting` (for the next restart), `finished`, `failed`, `stopped`, and `lost`:
-the supervisor is gone but left no verdict, as after a reboot.
+`absent`, `running`, `waiting` (for the next restart), `finished`, `failed`, `stopped` (by `stop`),
+`terminated` (by SIGTERM), and `lost`: the supervisor is gone but left no verdict.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from typing import IO, Any
 MARK = "SUPERVISED "
 HEALTHY_SECONDS = 1800.0  # a process that was up for so long starts a new count of restarts
 LONGEST_DELAY = 300.0
+ASKED = "stop"  # the file by which `stop` says that it was not the machine
 OTHER_COMMAND = 3  # exit code of `start` where something else is running
 
 _PR_SET_PDEATHSIG = 1
@@ -109,6 +110,7 @@ def start(directory: pathlib.Path, arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return OTHER_COMMAND
+    (directory / ASKED).unlink(missing_ok=True)
     _write(directory, _first_state(arguments))
     # The lock goes with the open file, so it is held from here on until the supervisor ends.
     with (directory / "supervisor.log").open("ab") as log:
@@ -162,13 +164,13 @@ class Supervisor:
             if code == 0:
                 return self._end("finished")
             if self.stopping:
-                return self._end("stopped")
+                return self._end_early()
             if not may_restart(code) or in_a_row >= self.arguments.max_restarts:
                 return self._end("failed")
             self._update("waiting")
             self._wait(min(self.arguments.delay * 2**in_a_row, LONGEST_DELAY))
             if self.stopping:
-                return self._end("stopped")
+                return self._end_early()
             in_a_row += 1
             self.state["restarts"] += 1
 
@@ -206,6 +208,9 @@ class Supervisor:
         self.state["state"] = name
         _write(self.directory, self.state)
 
+    def _end_early(self) -> int:
+        return self._end("stopped" if (self.directory / ASKED).exists() else "terminated")
+
     def _end(self, name: str) -> int:
         self._update(name)
         return 0 if name == "finished" else 1
@@ -221,6 +226,7 @@ def stop(directory: pathlib.Path, grace: float) -> int:
     if not _alive(directory):
         print("nothing is running")
         return 0
+    (directory / ASKED).touch()
     end = time.monotonic() + grace
     told = set()
     while _alive(directory):

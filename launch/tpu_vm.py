@@ -68,11 +68,12 @@ class Launcher:
 
     def run(self) -> int:
         self._checked(self.job.upload())
-        started = False
+        started, last = False, ""
         while True:
             state = self._state()
-            self._say(f"{state or 'not there'}")
-            verdict = None
+            if state != last:
+                self._say(state or "not there")
+            last, verdict = state, None
             if state is None:
                 started = False
                 self._create()
@@ -96,6 +97,7 @@ class Launcher:
             done = self.execute(self.vm.describe())
             if done.code == 0:
                 state, _, accelerator = done.out.strip().partition("\t")
+                accelerator = accelerator.rpartition("/")[2]
                 if accelerator and accelerator != self.vm.slice.accelerator_type:
                     raise UserError(
                         f"{self.vm.name} is a {accelerator}, not {self.vm.slice}; delete it, or "
@@ -113,9 +115,9 @@ class Launcher:
         self._say(f"creating {self.vm.slice}{', spot' if self.vm.spot else ''}")
         done = self.execute(self.vm.create())
         kind = cloud_tpu.kind_of(done)
-        if done.code == 0 or kind == "exists":
+        if done.code == 0:
             return
-        if kind not in cloud_tpu.RETRIED:
+        if kind not in cloud_tpu.RETRIED | {"exists"}:  # it may just be going
             raise cloud_tpu.explain(done, self.vm)
         self._attempt(cloud_tpu.message_of(done), done)
 
@@ -159,7 +161,7 @@ class Launcher:
             return self._finished()
         if "stopped" in states:
             raise UserError(f"somebody has stopped the run; {self.vm.name} is still there")
-        if "failed" in states and not _killed(found):
+        if "failed" in states and not _lost_a_peer(found):
             return self._failed(found)
         if not set(states) <= {"running", "waiting", "finished"}:
             self._attempt(_summary(found))
@@ -224,13 +226,16 @@ class Launcher:
             time.sleep(seconds)
 
 
-def _killed(found: list[dict[str, Any]]) -> bool:
-    """Whether a worker's process was killed, so that others may have failed for want of it.
+def _lost_a_peer(found: list[dict[str, Any]]) -> bool:
+    """Whether workers may have failed only because another one's process was killed.
 
-    SIGABRT (134) does not count: so die those whose peer has left with an error.
+    SIGABRT (134) does not count as killed: so die those whose peer has left with an error. One that
+    was killed again and again, until it failed, has itself to blame.
     """
-    codes = {code for one in found for code in one["exit_codes"]}
-    return any(code > 128 and code not in (130, 134) for code in codes)
+    killed = any(
+        code > 128 and code not in (130, 134) for one in found for code in one["exit_codes"]
+    )
+    return killed and all(one["exit_codes"][-1] < 128 for one in found if one["state"] == "failed")
 
 
 def _summary(found: list[dict[str, Any]]) -> str:

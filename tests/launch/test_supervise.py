@@ -124,7 +124,9 @@ def test_a_machine_that_goes_down_is_not_told_twice(directory):
     time.sleep(0.2)
     assert status(directory)["state"] == "running"  # the process is left to its own signal
     os.kill(found["pid"], signal.SIGTERM)
-    assert wait_for(directory, "stopped")["exit_codes"] == [143]  # and not started again
+    assert wait_for(directory, "terminated")["exit_codes"] == [143]  # and not started again
+    start_saving(directory)  # but after the reboot
+    assert supervise("stop", directory) == "stopped\n"
 
 
 def test_without_its_supervisor_it_saves_and_ends(directory):

@@ -13,6 +13,8 @@ import time
 
 import pytest
 
+from launch import tpu_vm
+
 ROOT = pathlib.Path(__file__).parents[2]
 PYTHON = os.path.realpath(sys.executable)  # without the virtual environment: it starts faster
 
@@ -149,6 +151,7 @@ def test_preempted_and_created_again_it_goes_on_and_finishes(world):
     out = world.run(TWO_WORKERS, "--spot", "--mount=data:/data", "--", "--config.seed=3")
     assert world.verbs == ["create", "delete", "create", "delete"]
     assert "the TPU VM was PREEMPTED; again in" in out
+    assert out.count(": READY") == 2  # said once, not at every look
     assert "x: finished: gs://bucket/runs/x" in out
     command = (
         "compute tpus tpu-vm create x --accelerator-type=v4-16 --version=tpu-ubuntu2204-base "
@@ -248,6 +251,7 @@ ACCELERATOR = (
     "ERROR: (gcloud.compute.tpus.tpu-vm.create) INVALID_ARGUMENT: Cloud TPU received a bad "
     'request. the accelerator v4-8 was not found in zone "us-central2-b" [EID: 0x1]'
 )
+EXISTS = "ERROR: (gcloud.compute.tpus.queued-resources.create) ALREADY_EXISTS: Resource x exists"
 BUCKET = "ERROR: (gcloud.storage.cp) HTTPError 404: The specified bucket does not exist."
 
 
@@ -264,6 +268,10 @@ BUCKET = "ERROR: (gcloud.storage.cp) HTTPError 404: The specified bucket does no
         (
             {"create": [{"code": 1, "err": CAPACITY}] * 4},
             "gave up after 3 attempts in a row: There",
+        ),
+        (
+            {"create": [{"code": 1, "err": EXISTS}] * 4},
+            "gave up after 3 attempts in a row: ALREADY_EXISTS",
         ),
         ({"describe": [None, *[{"code": 1, "err": "ERROR: HTTPError 503"}] * 4]}, "gave up after"),
     ],
@@ -310,9 +318,31 @@ def test_an_error_of_the_training_command_ends_it_and_is_shown(world):
 def test_a_killed_process_is_started_again(world):
     (world.bucket / "go").touch()
     (world.folder / "fail").write_text("137")
-    world.run("--keep", "--max_restarts=0")
+    world.run("--keep")
     assert world.verbs == ["create"]
-    assert "exit codes 0" in world("status")
+    assert "finished, exit codes 137, 0" in world("status")
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_every_time_has_failed(world):
+    (world.folder / "fail").write_text("137")
+    out = world.run("--max_restarts=0", code=1)
+    assert "error: worker 0 failed with exit code 137" in out
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([("failed", [1]), ("running", [])], False),
+        ([("failed", [1]), ("running", [134])], False),  # its peer left with an error
+        ([("failed", [1]), ("running", [137])], True),  # its peer was killed
+        ([("running", [134, 134]), ("failed", [137, 137])], False),  # no memory, every time
+        ([("failed", [130]), ("failed", [130])], False),
+    ],
+)
+def test_who_is_to_blame(codes, expected):
+    found = [{"state": state, "exit_codes": list(seen)} for state, seen in codes]
+    assert tpu_vm._lost_a_peer(found) is expected
 
 
 def test_ctrl_c_leaves_everything_alone(world):
