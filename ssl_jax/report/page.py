@@ -74,8 +74,7 @@ def _facts(inputs: ReportInputs) -> str:
         ("steps", f"{steps:,}" if steps is not None else flat.get("steps")),
         ("optimizer", flat.get("optimizer.name")),
         ("temperature", flat.get("method.temperature")),
-        ("tokens a row", flat.get("data.options.sequence_length")),
-        ("rows", flat.get("data.options.rows")),
+        ("rows", _rows(flat)),
         ("seed", flat.get("seed")),
     ]
     items = "".join(
@@ -84,6 +83,12 @@ def _facts(inputs: ReportInputs) -> str:
         if value is not None
     )
     return f'<dl class="facts">{items}</dl>' if items else ""
+
+
+def _rows(flat: Mapping[str, Any]) -> str | None:
+    """Of text: what a row is, and its tokens."""
+    kind, length = (flat.get(f"data.options.{key}") for key in ("rows", "sequence_length"))
+    return f"{kind}, {length} tokens" if kind and length else None
 
 
 def _first_warning(inputs: ReportInputs) -> str:

@@ -19,7 +19,7 @@ PASSAGE = report.Passage(
 def test_page_shows_guesses_in_the_text_and_escapes_it():
     page = report.render(
         report.ReportInputs(
-            config={},
+            config={"data": {"options": {"rows": "packed", "sequence_length": 64}}},
             held_out=HELD_OUT,
             passages=[PASSAGE],
             word_neighbours={"raise": [("raised", 0.43), ("<i>", 0.1)]},
@@ -30,6 +30,7 @@ def test_page_shows_guesses_in_the_text_and_escapes_it():
     assert '<li class="right"><b>load</b> 25%</li>' in page
     assert "<b>raised</b> 0.43" in page and "<b>&lt;i&gt;</b> 0.10" in page
     assert '<td><span class="best">152.6</span></td>' in page  # lower is better
+    assert "<dt>rows</dt><dd>packed, 64 tokens</dd>" in page
     assert "<td>471.1</td>" in page and "<td>–</td>" in page
 
 
