@@ -70,7 +70,7 @@ def finish(
         if found:
             results[name] = found
     if prober.task:
-        results |= _task_results(experiment, prober, apply, state, results)
+        results |= _task_results(experiment, prober, apply, state, source, results)
     predicted = _held_out(experiment, prober, state)
     shown = {}
     if experiment.config.log.report:
@@ -126,16 +126,22 @@ def _representations(experiment: Experiment, apply, state: TrainState):
 
 
 def _task_results(
-    experiment: Experiment, prober: Prober, apply, state: TrainState, results: dict
+    experiment: Experiment,
+    prober: Prober,
+    apply,
+    state: TrainState,
+    source: data.Source,
+    results: dict[str, dict[str, float]],
 ) -> dict[str, dict[str, float]]:
     """Predictor -> how well it does what the texts are labelled for; the method last.
 
     Args:
+      source: what the method has learned from, and the baselines too.
       results: of the probes, to whose rows these are added.
     """
     found = {}
     if experiment.config.eval.baselines and prober.task == "classify":
-        simple = text_baselines.baselines(prober.train, prober.test, seed=prober.config.seed)
+        simple = text_baselines.baselines(source, prober.test, seed=prober.config.seed)
         found = {_BASELINES[name]: {"task/accuracy": value} for name, value in simple.items()}
     title = experiment.method.title
     scores = prober.task_scores(lambda batch: apply(state.params, state.buffers, batch))
