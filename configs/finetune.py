@@ -90,7 +90,7 @@ def _pydoc(config: ConfigDict) -> None:
     config.data.name = "pydoc"
     config.data.options.update(task="classify", sequence_length=64, vocab_size=4096)
     config.model.update(name="bert_tiny", pool="mean", dropout=0.1)
-    _optimizer(config, 1e-3)
+    _optimizer(config, 3e-4)
     config.eval.update(baselines=True, batch_size=256)
 
 
