@@ -8,8 +8,8 @@ r"""Fine-tuning against training from scratch, at learning rates chosen on held-
 `pydoc` trains configs/finetune.py:pydoc on 85% of the train split's documents at several learning
 rates and scores it on the rest: with the weights of the pretrained run and without them, with all
 labels and with a tenth of them. Tokenizer, net and length are the same, and the test split is not
-looked at. `pydoc_final` trains on the whole train split, three seeds each, at the rate that was best
-on average, the same for both starts, and scores the test split. At 3e-3 nothing was learned.
+looked at. `pydoc_final` trains on the whole train split, three seeds each, at the rate that was
+best on average, the same for both starts, and scores the test split. At 3e-3 nothing was learned.
 
 `glue_TASK` is BERT's grid on a task of GLUE, glue_rte for instance: learning rates and batches of
 Devlin et al. 2018, App. A.3, scored on dev, where the paper chose too.
