@@ -45,7 +45,10 @@ RESULTS = "results.csv"
 FIGURE = "results.png"
 LOG = "log.txt"
 # What the table of means shows of a sweep that has no curves.
-HEADLINES = ("few_shot/1", "few_shot/8", "knn/top1", "linear/top1", "accuracy/top1")
+HEADLINES = (
+    "few_shot/1", "few_shot/8", "knn/top1", "linear/top1", "accuracy/top1", "task/accuracy",
+    "task/f1", "task/matthews", "task/spearman", "task/entity_f1",
+)  # fmt: skip
 
 
 def define_flags() -> None:

@@ -9,7 +9,8 @@ r"""Fine-tuning against training from scratch, at learning rates chosen on held-
 rates and scores it on the rest: with the weights of the pretrained run and without them, with all
 labels and with a tenth of them. Tokenizer, net and length are the same, and the test split is not
 looked at. `pydoc_final` trains on the whole train split, three seeds each, at the rate that was
-best on average, the same for both starts, and scores the test split. At 3e-3 nothing was learned.
+best on average, the same for both starts, and scores the test split. At 3e-3 the training loss had
+not moved half-way through, so that rate is not in the grid.
 
 `glue_TASK` is BERT's grid on a task of GLUE, glue_rte for instance: learning rates and batches of
 Devlin et al. 2018, App. A.3, scored on dev, where the paper chose too.
