@@ -75,5 +75,6 @@ def get_sweep(variant: str = "digits") -> Sweep:
         )
         for scaling in ("linear", "sqrt")
     )
+    setting = f"{scale.data}, LARS"
     title = "SimCLR: batch size and learning-rate scaling"
-    return Sweep(title, by_seed(cells), setting=scale.data, curves=curves)
+    return Sweep(title, by_seed(cells), setting=setting, curves=curves)

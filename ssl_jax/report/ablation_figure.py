@@ -250,12 +250,13 @@ def _pad_flat(axes: Axes) -> None:
 def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Names at the right of the lines' last points, those at one place moved apart."""
     low, high = axes.get_ylim()
-    apart = 0.075 * (high - low)
+    apart = 0.085 * (high - low)
+    right = max((x for x, *_ in ends), default=0.0)  # clear of all error bars
     heights: list[float] = []
-    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
+    for _, y, name, colour in sorted(ends, key=lambda end: end[1]):
         y = max([y, *(other + apart for other in heights)])
         heights.append(y)
-        _name(axes, name, (x, y), colour, xytext=(7, 0))
+        _name(axes, name, (right, y), colour, xytext=(7, 0))
 
 
 def _name(axes: Axes, name: str, xy: tuple[float, float], colour: str, **where: Any) -> None:
