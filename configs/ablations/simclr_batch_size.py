@@ -3,7 +3,7 @@
     python -m ssl_jax.sweep --config=configs/ablations/simclr_batch_size.py:digits --workdir=runs/b
 
 Variants:
-  digits    the embedded digits at one length, two seeds: five minutes on two CPU cores
+  digits    the embedded digits at one length, two seeds: ten minutes on two CPU cores
   shapes    generated images, ResNet-18: about two hours on one accelerator
   imagenet  the paper's: ResNet-50, batches of 256 to 8192, 100 to 800 epochs
 

@@ -3,7 +3,7 @@
     python -m ssl_jax.sweep --config=configs/ablations/simclr_head.py:digits --workdir=runs/head
 
 Variants:
-  digits    the embedded digits, two seeds: five minutes on two CPU cores
+  digits    the embedded digits, two seeds: ten minutes on two CPU cores
   shapes    generated images, ResNet-18: about an hour on one accelerator
   imagenet  the paper's: ResNet-50, batch 4096, 100 epochs
 
