@@ -11,7 +11,6 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_score
-from sklearn.pipeline import Pipeline, make_pipeline
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.data.task_source import TaskSource
@@ -57,26 +56,27 @@ def baselines(train: TaskSource, test: TaskSource, *, seed: int = 0) -> dict[str
 
 
 def _tfidf(train: TaskSource, test: TaskSource) -> float:
-    label, texts = train.encoded.label, train.texts()
-    groups = train.encoded.group
-    rare = 2 if len(texts) >= _MANY else 1
+    label, groups, texts = train.encoded.label, train.encoded.group, train.texts()
+    words = TfidfVectorizer(
+        ngram_range=(1, 2),
+        min_df=2 if len(texts) >= _MANY else 1,
+        token_pattern=r"\S+",  # words as the tokenizer has written them
+        sublinear_tf=True,
+    )
+    x = words.fit_transform(texts)
     penalty = _INVERSE_PENALTIES[1]
     folds = min(_FOLDS, len(np.unique(groups)))
     if folds > 1:
-        cuts = list(GroupKFold(folds).split(texts, label, groups))
+        cuts = list(GroupKFold(folds).split(x, label, groups))
         if all(len(np.unique(label[rows])) > 1 for rows, _ in cuts):
             scores = [
-                cross_val_score(_model(one, rare), texts, label, cv=cuts).mean()
+                cross_val_score(_classifier(one), x, label, cv=cuts).mean()
                 for one in _INVERSE_PENALTIES
             ]
             penalty = _INVERSE_PENALTIES[int(np.argmax(scores))]
-    predicted = _model(penalty, rare).fit(texts, label).predict(test.texts())
+    predicted = _classifier(penalty).fit(x, label).predict(words.transform(test.texts()))
     return float((predicted == test.encoded.label).mean())
 
 
-def _model(inverse_penalty: float, min_texts: int) -> Pipeline:
-    # Words as the tokenizer has written them, punctuation and single letters too.
-    words = TfidfVectorizer(
-        ngram_range=(1, 2), min_df=min_texts, token_pattern=r"\S+", sublinear_tf=True
-    )
-    return make_pipeline(words, LogisticRegression(C=inverse_penalty, max_iter=1000, tol=1e-3))
+def _classifier(inverse_penalty: float) -> LogisticRegression:
+    return LogisticRegression(C=inverse_penalty, max_iter=1000, tol=1e-3)
