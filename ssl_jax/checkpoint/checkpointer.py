@@ -33,6 +33,7 @@ from ssl_jax.checkpoint.errors import (
 from ssl_jax.checkpoint.manifest import FILENAME, ITEM, Entry, Manifest, finite_metrics
 from ssl_jax.errors import UserError
 from ssl_jax.parallel.distributed import any_process, from_first_process, lost_process
+from ssl_jax.storage import is_object_store
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +75,10 @@ class Checkpointer:
         if best_mode not in ("max", "min"):
             raise UserError(f"checkpoint.best_mode={best_mode!r}: use 'max' or 'min'")
         quiet.silence_orbax()
-        self.directory = epath.Path(workdir).expanduser().absolute() / "checkpoints"
+        workdir = epath.Path(workdir)
+        if not is_object_store(workdir):  # `absolute` would make a local path of gs://
+            workdir = workdir.expanduser().absolute()
+        self.directory = workdir / "checkpoints"
         self._keep_latest, self._keep_best = keep_latest, keep_best
         self._best_metric, self._best_mode = best_metric, best_mode
         self._read_only = read_only

@@ -5,10 +5,12 @@ with which a page says how to be quick. Blocks marked `python file=PATH` or `app
 written to the copy. Blocks marked `console` need an account somewhere and are not run.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -47,7 +49,7 @@ def run(page, folder):
     (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (tools / "python").chmod(0o755)
     git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@example.org"]
-    (folder / ".gitignore").write_text(".bin/\nruns/\n__pycache__/\n")
+    (folder / ".gitignore").write_text(".bin/\npage.log\nruns/\n__pycache__/\n")
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "copy"]):
         subprocess.run([*git, *command], cwd=folder, check=True)
     environment = {
@@ -58,12 +60,21 @@ def run(page, folder):
     }
     if "tests/methods" in page.read_text():  # the shared tests want the devices they are given
         del environment["XLA_FLAGS"]
-    done = subprocess.run(
-        ["bash", "-c", script(page)], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=MINUTES * 60,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
+    log = folder / "page.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            ["bash", "-c", script(page)], cwd=folder, env=environment, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        code = process.wait(timeout=MINUTES * 60)
+    except subprocess.TimeoutExpired:
+        code = f"none after {MINUTES} minutes"
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # also what the page has left running
+            os.killpg(process.pid, signal.SIGKILL)
+    assert code == 0, f"exit code {code}\n{log.read_text()}"
+    return log.read_text()
 
 
 def page(name):
