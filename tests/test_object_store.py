@@ -154,7 +154,7 @@ def test_killed_stopped_and_resumed_on_gs_it_is_the_run_of_a_local_workdir(workd
     assert {path.name for path in workdir.iterdir()} == local - {"metrics.jsonl"} | {"metrics"}
     assert "</html>" in (workdir / "report.html").read_text()
     assert json.loads((workdir / "results.json").read_text())["step"] == STEPS
-    assert list(workdir.glob("profile/**/*.xplane.pb"))
+    assert list(workdir.glob("profile/plugins/profile/*/*.xplane.pb"))
     boards = sorted((workdir / "tensorboard").iterdir())
     assert len(boards) >= 3  # of each start; later ones hide what the killed one had too much
     assert max(_steps(boards)) == STEPS
