@@ -66,7 +66,10 @@ def test_what_the_config_says():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"early_stopping__patience": -1}, "early_stopping.patience is -1 and min_delta 0.0; use 0"),
+        (
+            {"early_stopping__patience": -1},
+            "early_stopping.patience is -1 and min_delta 0.0; use 0",
+        ),
         ({"eval__final_checkpoint": "bets"}, r"is 'bets'; use one of last, best. Did you mean"),
         ({"checkpoint__best_metric": ""}, "early_stopping.patience needs checkpoint.best_metric"),
         ({"eval__every_epochs": 0.0}, "needs evaluations to choose by; set eval.every_epochs"),
