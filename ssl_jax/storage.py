@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import pathlib
 
+import fsspec.config
 from etils import epath
+
+# gcsfs would remember what it has listed: a process would not see what others, such as a sweep's
+# cells or an evaluation, write after that.
+fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 def is_object_store(path: epath.PathLike) -> bool:
