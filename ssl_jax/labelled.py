@@ -17,6 +17,7 @@ layer with tanh, which BERT's sentence pairs have trained; "cls", the first toke
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Any, ClassVar
 
@@ -80,6 +81,23 @@ class Labelled(Method):
 
     def views(self, keys: Array, batch: Batch) -> PyTree:
         return {"x": self.view.train(keys, batch), **{name: batch[name] for name in self.targets}}
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        del ema_params
+        (h, outputs), updates = self.forward(params, buffers, views["x"], train=True, key=key)
+        return {"h": h, **self.score(outputs, views)}, updates
+
+    @abc.abstractmethod
+    def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
+        """What `objective` needs of the head's outputs and the targets, a row an example."""
 
     def forward(
         self, params: PyTree, buffers: PyTree, x: Any, *, train: bool, key: Array | None = None

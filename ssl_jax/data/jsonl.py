@@ -15,7 +15,7 @@ from typing import Any
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data import tables
 from ssl_jax.data.tables import Keys, Record
-from ssl_jax.data.tasks import FileExamples, Text, Words, check_task
+from ssl_jax.data.tasks import FileExamples, Text, Words, check_pairs, check_task
 from ssl_jax.errors import UserError, nearest
 
 
@@ -57,8 +57,7 @@ def examples(
       UserError: no file matches, or a bad value.
     """
     check_task(task, ("classify", "regress", "tags"))
-    if task == "tags" and text_pair_key is not None:
-        raise UserError("text_pair_key is for pairs of texts, and task=tags has none; leave it out")
+    check_pairs(task, text_pair_key)
     return LabelledLines(location, task, errors, Keys(text_key, text_pair_key, label_key))
 
 

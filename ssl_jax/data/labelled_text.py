@@ -60,10 +60,7 @@ def dataset(kind: str, location: str, request: Request, options: Mapping[str, An
     Raises:
       UserError: an unknown option, or a bad value, or there is no such data set.
     """
-    for name in ("image_size", "channels", "host_views"):
-        value = getattr(request, name)
-        if value:
-            raise UserError(f"data.{name} is {value}, but {kind} is text; leave it unset")
+    request.refuse_image_options(kind)
     task = _task_of(kind, location, options)
     make = _maker(kind)
     own = keyword_only(make)

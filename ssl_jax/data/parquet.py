@@ -16,7 +16,7 @@ from typing import Any
 from ssl_jax.data import corpus as corpus_lib
 from ssl_jax.data import tables
 from ssl_jax.data.tables import Keys, Record
-from ssl_jax.data.tasks import FileExamples, Text, Words, check_task
+from ssl_jax.data.tasks import FileExamples, Text, Words, check_pairs, check_task
 from ssl_jax.errors import UserError, nearest
 
 _ROWS = 256  # read at a time
@@ -56,8 +56,7 @@ def examples(
       UserError: no file matches, or pyarrow is not installed.
     """
     check_task(task, ("classify", "regress", "tags"))
-    if task == "tags" and text_pair_key is not None:
-        raise UserError("text_pair_key is for pairs of texts, and task=tags has none; leave it out")
+    check_pairs(task, text_pair_key)
     _check_pyarrow(location)
     return LabelledRows("parquet", location, task, keys=Keys(text_key, text_pair_key, label_key))
 

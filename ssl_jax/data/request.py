@@ -51,6 +51,13 @@ class Request:
                 "data.host_views=0"
             )
 
+    def refuse_image_options(self, name: str) -> None:
+        """Raises UserError if something that only images have is asked of a data set of text."""
+        for option in ("image_size", "channels", "host_views"):
+            value = getattr(self, option)
+            if value:
+                raise UserError(f"data.{option} is {value}, but {name} is text; leave it unset")
+
 
 def keyword_only(function: Callable[..., Any]) -> set[str]:
     """The names of a function's keyword-only arguments: the options of a kind of data set."""

@@ -270,6 +270,12 @@ def check_task(task: Any, allowed: Sequence[str] = tuple(TASKS)) -> None:
         )
 
 
+def check_pairs(task: str, text_pair_key: str | None) -> None:
+    """Raises UserError if a second text is named and examples of the task have one only."""
+    if task == "tags" and text_pair_key is not None:
+        raise UserError("text_pair_key is for pairs of texts, and task=tags has none; leave it out")
+
+
 def task_spec(
     options: TaskOptions, vocabulary: Vocabulary, num_examples: int, num_classes: int | None
 ) -> DataSpec:

@@ -99,10 +99,7 @@ def dataset(kind: str, location: str, request: Request, options: Mapping[str, An
     Raises:
       UserError: an unknown option, or a bad value, or there is no such data set.
     """
-    for name in ("image_size", "channels", "host_views"):
-        value = getattr(request, name)
-        if value:
-            raise UserError(f"data.{name} is {value}, but {kind} is text; leave it unset")
+    request.refuse_image_options(kind)
     made = open_text(kind, location, options, OPTIONS)
     return Text(made, TextOptions.of(options), request.seed, options)
 

@@ -27,19 +27,8 @@ class QuestionAnswering(Labelled):
     title: ClassVar[str] = "question answering"
     targets: ClassVar[tuple[str, ...]] = ("span", "context")
 
-    def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: PyTree,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
-    ) -> tuple[PyTree, PyTree]:
-        del ema_params
-        (h, logits), updates = self.forward(params, buffers, views["x"], train=True, key=key)
-        allowed = _allowed(views["context"])
-        return {"h": h, **span_cross_entropy(logits, views["span"], allowed)}, updates
+    def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
+        return span_cross_entropy(outputs, views["span"], _allowed(views["context"]))
 
     def objective(
         self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array

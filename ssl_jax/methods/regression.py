@@ -27,19 +27,9 @@ class Regression(Labelled):
     title: ClassVar[str] = "regression"
     targets: ClassVar[tuple[str, ...]] = ("target",)
 
-    def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: PyTree,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
-    ) -> tuple[PyTree, PyTree]:
-        del ema_params
-        (h, y), updates = self.forward(params, buffers, views["x"], train=True, key=key)
-        errors, weights = squared_error(y[:, 0], views["target"])
-        return {"h": h, "errors": errors, "weights": weights}, updates
+    def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
+        errors, weights = squared_error(outputs[:, 0], views["target"])
+        return {"errors": errors, "weights": weights}
 
     def objective(
         self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array

@@ -51,18 +51,8 @@ class Supervised(Labelled):
 
     hyper: HyperParameters
 
-    def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: PyTree,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
-    ) -> tuple[PyTree, PyTree]:
-        del ema_params
-        (h, logits), updates = self.forward(params, buffers, views["x"], train=True, key=key)
-        return {"h": h, "logits": logits, "label": views["label"]}, updates
+    def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
+        return {"logits": outputs, "label": views["label"]}
 
     def objective(
         self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array

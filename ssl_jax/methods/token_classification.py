@@ -27,18 +27,8 @@ class TokenClassification(Labelled):
     title: ClassVar[str] = "token classification"
     targets: ClassVar[tuple[str, ...]] = ("tags",)
 
-    def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: PyTree,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
-    ) -> tuple[PyTree, PyTree]:
-        del ema_params
-        (h, logits), updates = self.forward(params, buffers, views["x"], train=True, key=key)
-        return {"h": h, **tag_cross_entropy(logits, views["tags"])}, updates
+    def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
+        return tag_cross_entropy(outputs, views["tags"])
 
     def objective(
         self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
