@@ -33,8 +33,8 @@ from benchmarks import machine
 from benchmarks.text_pipeline import synthetic_cache
 from ssl_jax import config as config_lib
 from ssl_jax import data
-from ssl_jax.data import rows, text_source
-from ssl_jax.data.token_cache import TokenCache
+from ssl_jax.data.text import rows, text_source
+from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.experiment import Experiment
 
 # Of the synthetic corpora: tokens in the median, and the standard deviation of the logarithm.

@@ -29,8 +29,9 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import machine
-from ssl_jax.data import prepare, rows, text, text_source, token_cache, tokenizer
-from ssl_jax.data.token_cache import Shard, TokenCache
+from ssl_jax.data.kinds import text
+from ssl_jax.data.text import prepare, rows, text_source, token_cache, tokenizer
+from ssl_jax.data.text.token_cache import Shard, TokenCache
 
 VOCAB_SIZE = 8000
 DOCUMENTS_AT_ONCE = 256  # given to encode_batch; more take more memory and no less time

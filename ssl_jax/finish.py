@@ -14,7 +14,6 @@ from etils import epath
 from rich.console import Console
 
 from ssl_jax import data, evals, metrics, preflight, report, showcase
-from ssl_jax.evals import text_baselines
 from ssl_jax.experiment import Experiment
 from ssl_jax.probing import Prober, raw_pixels
 from ssl_jax.storage import write_whole
@@ -141,6 +140,8 @@ def _task_results(
     """
     found = {}
     if experiment.config.eval.baselines and prober.task == "classify":
+        from ssl_jax.evals import text_baselines  # scikit-learn takes a second to import
+
         simple = text_baselines.baselines(source, prober.test, seed=prober.config.seed)
         found = {_BASELINES[name]: {"task/accuracy": value} for name, value in simple.items()}
     title = experiment.method.title

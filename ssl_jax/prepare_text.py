@@ -20,8 +20,9 @@ import numpy as np
 from absl import flags
 
 from ssl_jax import command, data
-from ssl_jax.data import prepare, rows, text_source, workers
-from ssl_jax.data.token_cache import TokenCache
+from ssl_jax.data import workers
+from ssl_jax.data.text import prepare, rows, text_source
+from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.errors import UserError
 
 # Flags that are options of some kinds of corpus: those given are handed on.

@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 
 from ssl_jax import checkpoint, data, optim, parallel
 from ssl_jax import config as config_lib
-from ssl_jax.data.encoded import framed_texts
-from ssl_jax.data.tokenizer import Tokenizer
+from ssl_jax.data.labelled.encoded import framed_texts
+from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.early_stopping import takes_best
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment

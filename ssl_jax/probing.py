@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ssl_jax import data, evals, parallel
-from ssl_jax.data import labelled_text
+from ssl_jax.data.labelled import labelled_text
 from ssl_jax.errors import UserError
 from ssl_jax.evals import features as features_lib
 from ssl_jax.evals import held_out, text_metrics, transformations

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ssl_jax import data, parallel, report
-from ssl_jax.data.tokenizer import Tokenizer
+from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment, question_keys
 from ssl_jax.probing import Prober

@@ -5,10 +5,10 @@
 
     source = data.load("text:/data/books/*.txt", tokenizer="wordpiece", sequence_length=512)
 
-Kinds of source, one file each. Of images: `digits`, `shapes`, `folder:PATH`, `tfds:NAME`,
-`tar:PATTERN`. Of text: `pydoc`, `text:PATTERN`, `jsonl:PATTERN`, `parquet:PATTERN`, `tfds:NAME`,
-and `tokens:DIR`, a corpus whose tokens are prepared (`ssl_jax.prepare_text`). Of labelled text:
-`csv:PATTERN`, `glue:NAME`, `squad:PATTERN`, `conll:PATTERN`, and `jsonl:PATTERN`,
+Kinds of source, one file each in `kinds`. Of images: `digits`, `shapes`, `folder:PATH`,
+`tfds:NAME`, `tar:PATTERN`. Of text: `pydoc`, `text:PATTERN`, `jsonl:PATTERN`, `parquet:PATTERN`,
+`tfds:NAME`, and `tokens:DIR`, a corpus whose tokens are prepared (`ssl_jax.prepare_text`). Of
+labelled text: `csv:PATTERN`, `glue:NAME`, `squad:PATTERN`, `conll:PATTERN`, and `jsonl:PATTERN`,
 `parquet:PATTERN`, `tfds:NAME` and `pydoc` with the option `task`.
 
 The stream is a pure function of (seed, step): the data state of a run is its step.
@@ -22,14 +22,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.data import labelled_text, subsplit, text_source
+from ssl_jax.data import subsplit
 from ssl_jax.data.cache import in_memory
 from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.known import facts_of
+from ssl_jax.data.labelled import labelled_text
 from ssl_jax.data.pipeline import batches, epoch_batches
 from ssl_jax.data.request import Request, check_options, keyword_only
 from ssl_jax.data.sampler import batch_indices, epoch_order
 from ssl_jax.data.source import Source, image_spec
+from ssl_jax.data.text import text_source
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.method import DataSpec
 
@@ -226,6 +228,6 @@ def _open(name: str, options: dict[str, Any]) -> Any:
         return labelled_text.dataset(kind, location, request, own)
     if text_source.is_text(kind, own):
         return text_source.dataset(kind, location, request, own)
-    dataset = importlib.import_module(f"ssl_jax.data.{kind}").dataset
+    dataset = importlib.import_module(f"ssl_jax.data.kinds.{kind}").dataset
     check_options(kind, own, keyword_only(dataset), common)
     return dataset(location, request, **own)

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.data import counter
+from ssl_jax.data.labelled.task_source import TaskSource
 from ssl_jax.data.source import ImageSource, Source
-from ssl_jax.data.task_source import TaskSource
 from ssl_jax.errors import UserError, nearest
 
 UNLABELLED = ("drop", "keep")

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ssl_jax.data import digits, glue_tasks, shapes
+from ssl_jax.data.kinds import digits, shapes
+from ssl_jax.data.labelled import glue_tasks
 
 
 @dataclasses.dataclass(frozen=True)

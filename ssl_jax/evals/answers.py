@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssl_jax.data.task_source import TaskSource
-from ssl_jax.data.windows import best_context
+from ssl_jax.data.labelled.task_source import TaskSource
+from ssl_jax.data.labelled.windows import best_context
 from ssl_jax.errors import UserError
 
 N_BEST = 20  # starts, and ends, of a window that are looked at

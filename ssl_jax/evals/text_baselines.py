@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_score
 from threadpoolctl import threadpool_limits
 
-from ssl_jax.data.task_source import TaskSource
+from ssl_jax.data.labelled.task_source import TaskSource
 from ssl_jax.errors import UserError
 
 _INVERSE_PENALTIES = (1.0, 10.0, 100.0)

@@ -12,6 +12,8 @@ Predictions are arrays with a row for each row of the source, in its order:
 
 Which scores there are, `source.metrics` names, the first the one that counts most. Shares are in
 [0, 1]. A score that is not defined is 0, such as a correlation with a constant.
+
+SciPy and scikit-learn take a second and more to import, and so are where they are needed.
 """
 
 from __future__ import annotations
@@ -19,11 +21,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics as sklearn_metrics
 
-from ssl_jax.data.task_source import TaskSource
-from ssl_jax.data.tasks import ENTITY_TAG
+from ssl_jax.data.labelled.task_source import TaskSource
+from ssl_jax.data.labelled.tasks import ENTITY_TAG
 from ssl_jax.errors import UserError
 from ssl_jax.evals import answers
 
@@ -70,27 +70,33 @@ def accuracy(predicted: np.ndarray, label: np.ndarray) -> float:
 
 def matthews(predicted: np.ndarray, label: np.ndarray) -> float:
     """Matthews' correlation of classes, in [-1, 1]; int [n] both. 0 where either is constant."""
-    return float(sklearn_metrics.matthews_corrcoef(label, predicted))
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(label, predicted))
 
 
 def f1(predicted: np.ndarray, label: np.ndarray) -> float:
     """F1 of class 1 of two; int [n] both."""
-    return float(sklearn_metrics.f1_score(label, predicted, pos_label=1, zero_division=0))
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(label, predicted, pos_label=1, zero_division=0))
 
 
 def macro_f1(predicted: np.ndarray, label: np.ndarray) -> float:
     """The mean of F1 over the classes that are there or were predicted; int [n] both."""
-    return float(sklearn_metrics.f1_score(label, predicted, average="macro", zero_division=0))
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(label, predicted, average="macro", zero_division=0))
 
 
 def pearson(predicted: np.ndarray, target: np.ndarray) -> float:
     """Pearson's correlation; float [n] both. 0 where either is constant."""
-    return _correlation(stats.pearsonr, predicted, target)
+    return _correlation("pearsonr", predicted, target)
 
 
 def spearman(predicted: np.ndarray, target: np.ndarray) -> float:
     """Spearman's correlation of ranks; float [n] both. 0 where either is constant."""
-    return _correlation(stats.spearmanr, predicted, target)
+    return _correlation("spearmanr", predicted, target)
 
 
 def rmse(predicted: np.ndarray, target: np.ndarray) -> float:
@@ -98,11 +104,13 @@ def rmse(predicted: np.ndarray, target: np.ndarray) -> float:
     return float(np.sqrt(np.mean((predicted - target) ** 2)))
 
 
-def _correlation(of: Callable, predicted: np.ndarray, target: np.ndarray) -> float:
+def _correlation(name: str, predicted: np.ndarray, target: np.ndarray) -> float:
+    from scipy import stats
+
     predicted, target = (np.asarray(values, np.float64) for values in (predicted, target))
     if len(target) < 2 or np.ptp(predicted) == 0 or np.ptp(target) == 0:
         return 0.0
-    return float(of(predicted, target).statistic)
+    return float(getattr(stats, name)(predicted, target).statistic)
 
 
 _CLASSES = {"accuracy": accuracy, "matthews": matthews, "f1": f1, "macro_f1": macro_f1}

@@ -9,12 +9,12 @@ from PIL import Image
 
 from ssl_jax import data, parallel, preflight
 from ssl_jax.config import base_config
-from ssl_jax.data import shapes
 from ssl_jax.data.few_labels import FewLabels, label_order
+from ssl_jax.data.kinds import shapes
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
 from ssl_jax.probing import Prober
-from tests.data.test_tar import png, write
+from tests.data.kinds.test_tar import png, write
 from tests.methods.table import ROWS
 
 

@@ -6,7 +6,8 @@ from PIL import Image
 
 from ssl_jax import data
 from ssl_jax.config import base_config
-from ssl_jax.data import digits, known, shapes
+from ssl_jax.data import known
+from ssl_jax.data.kinds import digits, shapes
 from ssl_jax.errors import UserError
 
 

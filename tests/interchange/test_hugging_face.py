@@ -8,6 +8,7 @@ import pytest
 
 from ssl_jax import checkpoint, data, export, init_from, parallel
 from ssl_jax import config as config_lib
+from ssl_jax.data.text import tokenizer
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
 from ssl_jax.interchange import hugging_face
@@ -172,7 +173,7 @@ def test_a_run_goes_out_by_the_command_and_comes_in(tmp_path):
     assert settings["mask_token"] == "[MASK]" and settings["model_max_length"] == 32
     # The tokenizer reads texts as the run's does.
     source = data.from_config(experiment.config.data, seed=0)
-    again = data.tokenizer.load(f"{tmp_path}/out")
+    again = tokenizer.load(f"{tmp_path}/out")
     assert again.vocabulary == source.cache.vocabulary
     # Scanned or not, it comes in again, heads and all.
     for scan_layers in (False, True):

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from ssl_jax import export, interchange  # noqa: E402
-from ssl_jax.data import tokenizer  # noqa: E402
+from ssl_jax.data.text import tokenizer  # noqa: E402
 from ssl_jax.interchange import hugging_face  # noqa: E402
 from ssl_jax.models import make_encoder  # noqa: E402
 from ssl_jax.models.layers import restack  # noqa: E402

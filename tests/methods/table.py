@@ -61,6 +61,7 @@ class Row:
       untrained: regexes of parameters that are meant to get no gradient.
       slow: tested with the slow tests; another row covers most of the method.
       embeds: whether there is an embedding for the collapse monitor; a classifier has none.
+      rounding: how far five steps of SGD may be from those of another number of devices.
     """
 
     config: str
@@ -68,6 +69,7 @@ class Row:
     untrained: tuple[str, ...] = ()
     embeds: bool = True
     slow: bool = False
+    rounding: float = 2e-5
 
     def load(self, **more: Any) -> ConfigDict:
         """The tiny config; keyword arguments are further overrides, with __ for dots."""
@@ -208,6 +210,7 @@ ROWS = {
             "steps": 100,
         },
         untrained=("^encoder/patch_embed/",),
+        rounding=5e-4,
         slow=True,
     ),
     # With nets this small, a learning rate of 0.1 magnifies rounding tenfold a step.

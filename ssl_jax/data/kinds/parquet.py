@@ -1,0 +1,135 @@
+"""`parquet:PATTERN`: Parquet files with a document a row. Needs pyarrow.
+
+    parquet:/data/fineweb/*.parquet
+    parquet:/data/reviews/{split}-*.parquet
+
+Without `{split}` in the pattern everything is `train`. Files are read a few rows at a time. With
+the option `task` each row is a labelled example; of task=tags its text is a list of words and its
+label a list of their classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ssl_jax.data.labelled import tables
+from ssl_jax.data.labelled.tables import Keys, Record
+from ssl_jax.data.labelled.tasks import FileExamples, Text, Words, check_pairs, check_task
+from ssl_jax.data.text import corpus as corpus_lib
+from ssl_jax.errors import UserError, nearest
+
+_ROWS = 256  # read at a time
+
+
+def corpus(location: str, *, text_key: str = "text", label_key: str | None = None) -> ParquetFiles:
+    """The files that match `location`: a path with *, **, ?, {a,b}, {000..010} or {split}.
+
+    Args:
+      text_key: the column of the text.
+      label_key: the column of the label, integers or classes' names; default none.
+
+    Raises:
+      UserError: no file matches, or pyarrow is not installed.
+    """
+    _check_pyarrow(location)
+    return ParquetFiles("parquet", location, text_key=text_key, label_key=label_key)
+
+
+def examples(
+    location: str,
+    task: str,
+    *,
+    text_key: str = "text",
+    text_pair_key: str | None = None,
+    label_key: str | None = "label",
+) -> LabelledRows:
+    """The labelled examples in the files that match `location`.
+
+    Args:
+      location: the pattern.
+      task: classify, regress or tags.
+      text_key, text_pair_key: columns of the text, and of a second one if there are pairs.
+      label_key: column of the label; None: there are no labels.
+
+    Raises:
+      UserError: no file matches, or pyarrow is not installed.
+    """
+    check_task(task, ("classify", "regress", "tags"))
+    check_pairs(task, text_pair_key)
+    _check_pyarrow(location)
+    return LabelledRows("parquet", location, task, keys=Keys(text_key, text_pair_key, label_key))
+
+
+def _check_pyarrow(location: str) -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise UserError(f"parquet:{location} needs pyarrow: pip install pyarrow") from None
+
+
+class LabelledRows(FileExamples):
+    """Parquet files of labelled examples."""
+
+    def __init__(self, kind: str, location: str, task: str, *, keys: Keys):
+        super().__init__(kind, location, task)
+        self._keys = keys
+
+    def read_file(self, path: str) -> Iterator[Text | Words]:
+        return tables.examples(self._records(path), self.task, self._keys)
+
+    def _records(self, path: str) -> Iterator[Record]:
+        options = dict(zip(("text_key", "text_pair_key", "label_key"), self._keys, strict=True))
+        used = {option: key for option, key in options.items() if key is not None}
+        for number, row in enumerate(_rows(path, used)):
+            fields = dict(zip(used.values(), row, strict=True))
+            yield Record(f"{path}, row {number}", fields)
+
+
+class ParquetFiles(corpus_lib.FileCorpus):
+    """Parquet files."""
+
+    def file_parts(self, path: str) -> Iterator[corpus_lib.Part]:
+        options = self.description["options"]
+        keys = {name: options[name] for name in ("text_key", "label_key") if options[name]}
+        for number, row in enumerate(_rows(path, keys)):
+            yield from self._document(path, number, *row)
+
+    def _document(
+        self, path: str, number: int, text: object, label: object = None
+    ) -> Iterator[corpus_lib.Part]:
+        where = f"{path}, row {number}"
+        if not isinstance(text, str):
+            key = self.description["options"]["text_key"]
+            raise UserError(f"{where}: column {key!r} is {text!r:.40}, not a text")
+        corpus_lib.check_label(label, where)
+        return corpus_lib.documents(f"{path}:{number}", text, label)
+
+
+def _rows(path: str, keys: Mapping[str, str]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a file, of which only some columns are read.
+
+    Args:
+      path: of the file.
+      keys: option -> the column that it names.
+
+    Raises:
+      UserError: there is no such column, or the file cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            present = file.schema_arrow.names
+            for option, key in keys.items():
+                if key not in present:
+                    raise UserError(
+                        f"{path} has no column {key!r}; columns: {', '.join(present)}."
+                        f"{nearest(key, present)} Set data.options.{option}"
+                    )
+            for batch in file.iter_batches(_ROWS, columns=list(keys.values())):
+                columns = (batch.column(key).to_pylist() for key in keys.values())
+                yield from zip(*columns, strict=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None

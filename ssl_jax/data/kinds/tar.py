@@ -1,0 +1,178 @@
+"""`tar:PATTERN`: WebDataset-style shards, read at random.
+
+    tar:/data/imagenet-train-{0000..0146}.tar
+    tar:/data/imagenet-{split}-*.tar            {split} becomes the split's name
+
+An example is the files of one shard that share a name up to its first dot: an image (`n01.jpg`) and
+perhaps its label, `n01.cls` (an integer as text) or `n01.json` with a key "label". Every process
+scans the headers of the shards once and then reads straight at the members' offsets. Examples come
+in the order of the shards, which their writers have usually shuffled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import tarfile
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssl_jax.data import patterns
+from ssl_jax.data.image import Canvas
+from ssl_jax.data.kinds.folder import EXTENSIONS
+from ssl_jax.data.names import Names
+from ssl_jax.data.request import Request
+from ssl_jax.data.source import EncodedSource
+from ssl_jax.errors import UserError
+
+_IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
+_BLOCK = 512
+
+
+def dataset(location: str, request: Request) -> Shards:
+    """The shards whose paths match `location`: a path with {a,b}, {000..010}, *, ? or {split}."""
+    if "://" in location:
+        raise UserError(f"tar:{location} is not a local path; mount the bucket (gcsfuse)")
+    return Shards(os.path.expanduser(location), request.canvas(), request.strict)
+
+
+class Shards:
+    """Shards by pattern. Without `{split}` in it they are all `train`."""
+
+    def __init__(self, pattern: str, canvas: Canvas, strict: bool):
+        self._pattern, self._canvas, self._strict = pattern, canvas, strict
+
+    @functools.cached_property
+    def splits(self) -> tuple[str, ...]:
+        return patterns.splits("tar", self._pattern)
+
+    def source(self, split: str) -> TarSource:
+        """Scans the shards of a split.
+
+        Raises:
+          UserError: there are none, or no images in them, or one cannot be read at random.
+        """
+        shards = patterns.files("tar", self._pattern, split)
+        members: list[Member] = []
+        problems: dict[str, str] = {}
+        for number, shard in enumerate(shards):
+            found, error = scan(shard, number)
+            members += found
+            if error and self._strict:
+                raise UserError(f"{shard}: {error}; data.strict=False would use the rest")
+            if error:
+                problems[shard] = f"{error}; of its images, {len(found)} are used"
+        if not members:
+            raise UserError(f"no images ({', '.join(sorted(_IMAGES))}) in tar:{self._pattern}")
+        labels = np.array([member.label for member in members], np.int32)
+        labelled = bool((labels >= 0).any())
+        return TarSource(
+            name=f"tar:{self._pattern}[{split}]",
+            canvas=self._canvas,
+            strict=self._strict,
+            shards=tuple(shards),
+            places=np.array([member[:3] for member in members], np.int64),
+            names=Names(member.name for member in members),
+            labels=labels if labelled else None,
+            num_classes=int(labels.max()) + 1 if labelled else None,
+            problems=problems,
+        )
+
+
+@dataclasses.dataclass
+class TarSource(EncodedSource):
+    """Members of tar files; `names` are the members' names.
+
+    Attributes:
+      shards: paths of the tar files.
+      places: int64 [len 3], of each image its shard, first byte and number of bytes.
+    """
+
+    shards: tuple[str, ...] = dataclasses.field(kw_only=True)
+    places: np.ndarray = dataclasses.field(kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def _example(self, index: int) -> tuple[bytes, int]:
+        shard, offset, length = self.places[index].tolist()
+        with open(self.shards[shard], "rb", buffering=0) as file:
+            encoded = os.pread(file.fileno(), length, offset)
+        return encoded, -1 if self.labels is None else int(self.labels[index])
+
+    def example_name(self, index: int) -> str:
+        return f"{self.shards[self.places[index, 0]]}:{self.names[index]}"
+
+    def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
+        return super()._rows(rows) | {"places": self.places[rows]}
+
+
+class Member(NamedTuple):
+    """An image in a shard: where its bytes are, what it is called, its label (-1 = none)."""
+
+    shard: int
+    offset: int
+    length: int
+    name: str
+    label: int
+
+
+def scan(path: str, shard: int) -> tuple[list[Member], str | None]:
+    """The images of one tar file, and what is wrong with it if something is.
+
+    Args:
+      path: the tar file.
+      shard: number to give it in the result.
+
+    Raises:
+      UserError: it is compressed, or not a tar file at all.
+    """
+    images: dict[str, Member] = {}
+    labels: dict[str, int] = {}
+    end = 0
+    error = None
+    try:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            size = os.fstat(file.fileno()).st_size
+            while (info := tar.next()) is not None:
+                tar.members = []  # or it keeps every header it has seen
+                end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
+                if not info.isfile():
+                    continue
+                if info.offset_data + info.size > size:
+                    break
+                key, extension = _key(info.name)
+                if extension in _IMAGES:
+                    images[key] = Member(shard, info.offset_data, info.size, info.name, -1)
+                elif extension in ("cls", "json"):
+                    content = tar.extractfile(info).read()
+                    labels[key] = _label(content, extension, labels.get(key, -1))
+            if os.pread(file.fileno(), _BLOCK, end) != bytes(_BLOCK):  # what a tar file ends with
+                error = f"truncated: {size:,} bytes, and no end of archive"
+    except tarfile.ReadError as problem:
+        if end == 0:
+            raise UserError(
+                f"{path} is not an uncompressed tar file ({problem}); decompress it, members of "
+                "compressed ones cannot be read at random"
+            ) from None
+        error = f"broken at byte {end:,}"
+    return [image._replace(label=labels.get(key, -1)) for key, image in images.items()], error
+
+
+def _key(name: str) -> tuple[str, str]:
+    """What the files of one example share, and the extension: `a/b.seg.png` is a/b and seg.png."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _label(content: bytes, extension: str, default: int) -> int:
+    """The label in a .cls or .json member, else `default`."""
+    try:
+        found = int(content) if extension == "cls" else json.loads(content)["label"]
+        return found if isinstance(found, int) and found >= 0 else default
+    except (ValueError, KeyError, TypeError):
+        return default

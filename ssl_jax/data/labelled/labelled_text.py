@@ -1,0 +1,323 @@
+"""Data sets of labelled text: opened by name, with their tokenizer and their classes."""
+
+from __future__ import annotations
+
+import abc
+import collections
+import functools
+import importlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data.labelled import glue_tasks
+from ssl_jax.data.labelled.encoded import Encoded, encode
+from ssl_jax.data.labelled.task_source import TaskSource
+from ssl_jax.data.labelled.tasks import (
+    OPTIONS,
+    Examples,
+    Question,
+    TaskOptions,
+    Words,
+    check_task,
+    scores_of,
+    task_spec,
+)
+from ssl_jax.data.names import Names
+from ssl_jax.data.request import Request, check_options, keyword_only
+from ssl_jax.data.text import prepare, tokenizer
+from ssl_jax.data.text.corpus import Corpus
+from ssl_jax.data.text.rows import ragged_arange
+from ssl_jax.data.text.token_cache import TokenCache
+from ssl_jax.data.text.tokenizer import Tokenizer
+from ssl_jax.errors import UserError, nearest
+from ssl_jax.method import DataSpec, Vocabulary
+
+# Kinds that are labelled text whatever the options say, and what their task is by default.
+_ALWAYS = {"csv": "classify", "conll": "tags", "glue": None, "squad": "span"}
+_ON_REQUEST = ("jsonl", "parquet", "pydoc", "tfds")
+
+
+def is_task(kind: str, options: Mapping[str, Any]) -> bool:
+    """Whether a data set is labelled text, as far as its kind and its options say."""
+    return kind in _ALWAYS or "task" in options
+
+
+def has_tasks(kind: str) -> bool:
+    """Whether data sets of a kind can be labelled text."""
+    return kind in (*_ALWAYS, *_ON_REQUEST)
+
+
+def dataset(kind: str, location: str, request: Request, options: Mapping[str, Any]) -> Task:
+    """Opens a data set of labelled text.
+
+    Args:
+      kind, location: its name.
+      request: what is asked of every data set; nothing of it is for text.
+      options: further ones, by name.
+
+    Raises:
+      UserError: an unknown option, or a bad value, or there is no such data set.
+    """
+    request.refuse_image_options(kind)
+    task = _task_of(kind, location, options)
+    make = _maker(kind)
+    own = keyword_only(make)
+    check_options(kind, options, own, OPTIONS)
+    read = TaskOptions.of(task, options)
+    found = make(location, task, **{name: value for name, value in options.items() if name in own})
+    return (Passages if isinstance(found, Corpus) else Labelled)(found, read)
+
+
+def _maker(kind: str) -> Any:
+    module = "tfds_text" if kind == "tfds" else kind
+    return importlib.import_module(f"ssl_jax.data.kinds.{module}").examples
+
+
+def _task_of(kind: str, location: str, options: Mapping[str, Any]) -> str:
+    """The task that a name and options say.
+
+    Raises:
+      UserError: there is no such task, or the kind of data set has none.
+    """
+    if kind not in (*_ALWAYS, *_ON_REQUEST):
+        raise UserError(
+            f"data.options.task is {options['task']!r}, but {kind} has no labels to learn a task "
+            f"from; kinds that have: {', '.join((*_ALWAYS, *_ON_REQUEST))}"
+        )
+    given = options.get("task")
+    if kind == "glue":
+        known = glue_tasks.task(location).task
+        if given not in (None, known):
+            raise UserError(f"data.options.task is {given!r}, but glue:{location} is {known}")
+        return known
+    task = _ALWAYS.get(kind) if given is None else given
+    check_task(task)
+    return task
+
+
+class Task(abc.ABC):
+    """A data set of labelled text, in all its splits.
+
+    Attributes:
+      splits: their names.
+      aliases: further names of splits.
+      name: of the data set.
+      metrics: names of its scores, None for those of its task.
+    """
+
+    name: str
+    splits: tuple[str, ...]
+    aliases: Mapping[str, str] = MappingProxyType({})
+    metrics: tuple[str, ...] | None = None
+
+    def __init__(self, options: TaskOptions):
+        self.options = options
+
+    @abc.abstractmethod
+    def make_tokenizer(self) -> Tokenizer:
+        """Reads the tokenizer from files, or trains it on the train split."""
+
+    @abc.abstractmethod
+    def find_classes(self) -> tuple[str, ...]:
+        """The names of the classes by number, where the options do not say them."""
+
+    @abc.abstractmethod
+    def encode(self, split: str) -> Encoded:
+        """The examples of a split."""
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What makes the tokens.
+
+        Raises:
+          UserError: it cannot be read, or is another one than `options.vocabulary` says.
+        """
+        made, asked = self.make_tokenizer(), self.options.vocabulary
+        if asked not in (None, made.vocabulary):
+            raise UserError(
+                f"tokenizer {self.options.tokenizer.tokenizer} has {_words(made.vocabulary)}, not "
+                f"{_words(asked)} (data.options.vocabulary); use the tokenizer the run began with"
+            )
+        return made
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes by number; None of tasks without classes."""
+        if self.options.task in ("regress", "span"):
+            return None
+        return self.options.class_names or self.find_classes()
+
+    def source(self, split: str) -> TaskSource:
+        """The rows of a split.
+
+        Raises:
+          UserError: something in it cannot be read, or is of no class that is known.
+        """
+        return TaskSource(
+            name=f"{self.name}[{split}]",
+            num_classes=None if self.class_names is None else len(self.class_names),
+            class_names=self.class_names,
+            encoded=self.encode(split),
+            options=self.options,
+            tokenizer=self.tokenizer,
+            metrics=self.metrics or scores_of(self.options.task, self.class_names),
+        )
+
+
+class Labelled(Task):
+    """Examples that stand for themselves."""
+
+    def __init__(self, examples: Examples, options: TaskOptions):
+        super().__init__(options)
+        self._examples = examples
+        self.name, self.splits, self.aliases = examples.name, examples.splits, examples.aliases
+        self.metrics = examples.metrics
+
+    def make_tokenizer(self) -> Tokenizer:
+        options = self.options.tokenizer
+        options.identity()  # checks them
+        if not options.trained:
+            return options.load()
+        return tokenizer.train(
+            lambda: _texts(self._examples), options.tokenizer, options.vocab_size,
+            lowercase=options.lowercase is not False,
+        )  # fmt: skip
+
+    def find_classes(self) -> tuple[str, ...]:
+        return self._examples.class_names or _found_classes(self._examples)
+
+    def encode(self, split: str) -> Encoded:
+        number_of = {name: number for number, name in enumerate(self.class_names or ())}
+
+        def class_of(name: Any, where: str) -> int:
+            if name is None:
+                return -1
+            if name not in number_of:
+                known = ", ".join(list(number_of)[:12]) + (", ..." if len(number_of) > 12 else "")
+                raise UserError(
+                    f"{where}: {name!r:.40} is no class; classes: {known}."
+                    f"{nearest(str(name), number_of)} data.options.class_names names them all"
+                )
+            return number_of[name]
+
+        examples = self._examples.read(split)
+        return encode(examples, self.tokenizer, self.options, class_of, f"{self.name}[{split}]")
+
+
+class Passages(Task):
+    """The documents of a corpus cut into rows, each of its document's class.
+
+    Every token of the corpus is in one row. They are those of a token cache, prepared when it is
+    first needed.
+    """
+
+    def __init__(self, corpus: Corpus, options: TaskOptions):
+        super().__init__(options)
+        if options.class_names not in (None, corpus.class_names):
+            raise UserError(
+                f"the classes of {corpus.description['kind']} are {', '.join(corpus.class_names)}, "
+                f"not {', '.join(options.class_names)}; leave data.options.class_names out"
+            )
+        self._corpus = corpus
+        self.name, self.splits = corpus.description["kind"], tuple(corpus.splits)
+
+    @functools.cached_property
+    def _cache(self) -> TokenCache:
+        folder, workers = self.options.cache_dir, self.options.prepare_workers
+        return prepare.cached(self._corpus, self.options.tokenizer, folder, workers=workers)
+
+    def make_tokenizer(self) -> Tokenizer:
+        return self._cache.tokenizer
+
+    def find_classes(self) -> tuple[str, ...]:
+        return self._corpus.class_names
+
+    def encode(self, split: str) -> Encoded:
+        documents = self._cache.documents
+        chosen = np.asarray(documents.splits[split], np.int64)
+        sizes, room = documents.num_tokens[chosen], self.options.length - 2
+        tokens = np.empty(int(sizes.sum()), np.uint32)
+        begins = np.cumsum(sizes) - sizes
+        self._cache.read(documents.token_start[chosen], sizes, tokens, begins)
+        rows = -(-sizes // room)
+        inside = ragged_arange(rows) * room
+        start = np.repeat(begins, rows) + inside
+        length = np.minimum(np.repeat(sizes, rows) - inside, room)
+        return Encoded(
+            tokens=tokens,
+            start=np.stack([start, start], axis=1),
+            length=np.stack([length, np.full_like(length, -1)], axis=1),
+            group=np.repeat(np.arange(len(chosen)), rows),
+            names=Names(self._cache.names[document] for document in np.repeat(chosen, rows)),
+            item=np.arange(len(start)),
+            label=np.repeat(documents.label[chosen], rows),
+        )
+
+
+def _texts(examples: Examples) -> Iterator[str]:
+    """The texts of the split that a tokenizer is trained on."""
+    for example in examples.read(examples.label_source()):
+        if isinstance(example, Words):
+            yield " ".join(example.words)
+        elif isinstance(example, Question):
+            yield from (example.question, example.context)
+        else:
+            yield from (text for text in (example.first, example.second) if text is not None)
+
+
+def _found_classes(examples: Examples) -> tuple[str, ...]:
+    """The classes that the labels of a split name: numbers by size, all else by the alphabet."""
+    split = examples.label_source()
+    counts: collections.Counter[str] = collections.Counter()
+    number = 0
+    for example in examples.read(split):
+        number += 1
+        labels = example.tags or () if isinstance(example, Words) else (example.label,)
+        counts.update(label for label in labels if label is not None)
+    if len(counts) < 2:
+        has = f"only the class {next(iter(counts))!r}" if counts else "no labels"
+        raise UserError(
+            f"{examples.name}[{split}] has {has}, and classes are learned from at least two; check "
+            "data.options.label_key, or name the classes by data.options.class_names"
+        )
+    if examples.task == "classify" and len(counts) > max(number // 2, 20):
+        raise UserError(
+            f"{examples.name}[{split}] has {len(counts):,} different labels on {number:,} texts, "
+            f"such as {next(iter(counts))!r:.40}; set data.options.label_key to what is the class"
+        )
+    if all(name.isdecimal() or name.removeprefix("-").isdecimal() for name in counts):
+        return tuple(sorted(counts, key=int))
+    return tuple(sorted(counts, key=lambda name: (name != "O", name)))
+
+
+def _words(vocabulary: Vocabulary) -> str:
+    return f"{vocabulary.size:,} tokens with mask {vocabulary.mask} and pad {vocabulary.pad}"
+
+
+def spec_without_data(
+    kind: str, location: str, options: Mapping[str, Any], num_examples: int, num_classes: int | None
+) -> DataSpec:
+    """The DataSpec that a name and options describe, for dry runs.
+
+    The vocabulary is the option `vocabulary`; else that of the tokenizer's files, if it is one of
+    files; else that of a trained tokenizer of `vocab_size`.
+
+    Raises:
+      UserError: a bad value, or the classes are not said.
+    """
+    task = _task_of(kind, location, options)
+    check_options(kind, options, keyword_only(_maker(kind)), OPTIONS)
+    read = TaskOptions.of(task, options)
+    vocabulary = read.vocabulary
+    if vocabulary is None and not read.tokenizer.trained:
+        vocabulary = read.tokenizer.load().vocabulary
+    elif vocabulary is None:
+        vocabulary = tokenizer.family_vocabulary(
+            read.tokenizer.tokenizer, read.tokenizer.vocab_size
+        )
+    if num_classes is None and read.class_names is not None:
+        num_classes = len(read.class_names)
+    return task_spec(read, vocabulary, num_examples, num_classes)

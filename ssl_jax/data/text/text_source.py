@@ -1,0 +1,344 @@
+"""Text as a source: rows of token ids, read from a token cache.
+
+A batch has `tokens` int32 [n l]; `segment` int32 [n l], the number of the packed text a token
+belongs to, from 1, and 0 for padding; `position` int32 [n l], within that text. Pairs also have
+`type` int32 [n l], 0 for cls A sep and 1 for B sep, and `next` int32 [n], 0 where B follows A and 1
+where it is random. On request there is `word_start` bool [n l]. Of all: `label`, the document's
+where a row has one (rows=padded), and `index`.
+
+Of a corpus the cache is prepared when it is first needed. A sub-split such as `train[:90%]` cuts
+between documents, drawn at random: no document is on both sides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from ssl_jax.data import counter
+from ssl_jax.data.request import Request, check_options, keyword_only
+from ssl_jax.data.source import Arrays, Problem, Source
+from ssl_jax.data.text import prepare, tokenizer
+from ssl_jax.data.text.corpus import Corpus
+from ssl_jax.data.text.prepare import TokenizerOptions
+from ssl_jax.data.text.rows import Plan, Reader, RowOptions, plan
+from ssl_jax.data.text.token_cache import TokenCache
+from ssl_jax.errors import UserError
+from ssl_jax.method import DataSpec, Vocabulary
+
+CACHE = "~/.cache/ssl_jax/text"
+_DOCUMENTS = 6  # keeps the order of documents in sub-splits apart from the other streams
+
+
+@dataclasses.dataclass(frozen=True)
+class TextOptions:
+    """The options of every data set of text, beside those of its own kind.
+
+    Attributes:
+      tokenizer: which one a corpus is prepared with.
+      rows: what rows are like.
+      cache_dir: below which caches of corpora are prepared.
+      prepare_workers: processes that prepare one; 0: this process alone.
+      vocabulary: what the tokens must be, where it is known from elsewhere (a run's config).
+    """
+
+    tokenizer: TokenizerOptions
+    rows: RowOptions
+    cache_dir: str = CACHE
+    prepare_workers: int = 0
+    vocabulary: Vocabulary | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> TextOptions:
+        """Reads them from keyword arguments, of which it takes those in `OPTIONS`.
+
+        Raises:
+          UserError: a bad value.
+        """
+
+        def taken(kind: type) -> dict[str, Any]:
+            names = {field.name for field in dataclasses.fields(kind)}
+            return {name: value for name, value in values.items() if name in names}
+
+        own = {name: values[name] for name in ("cache_dir", "prepare_workers") if name in values}
+        facts = values.get("vocabulary")
+        if facts is not None:
+            facts = Vocabulary(**dict(facts) | {"special": tuple(facts["special"])})
+        return cls(
+            TokenizerOptions(**taken(TokenizerOptions)), RowOptions(**taken(RowOptions)),
+            vocabulary=facts, **own,
+        )  # fmt: skip
+
+
+OPTIONS = frozenset(
+    field.name for kind in (TokenizerOptions, RowOptions) for field in dataclasses.fields(kind)
+) | {"cache_dir", "prepare_workers", "vocabulary"}
+
+
+def is_text(kind: str, options: Mapping[str, Any]) -> bool:
+    """Whether a data set is text, as far as its kind and its options say."""
+    if kind == "tfds":
+        return bool((OPTIONS | {"text_key"}) & set(options))
+    return kind in ("pydoc", "text", "jsonl", "parquet", "tokens")
+
+
+def dataset(kind: str, location: str, request: Request, options: Mapping[str, Any]) -> Text:
+    """Opens a data set of text.
+
+    Args:
+      kind, location: its name.
+      request: what is asked of every data set; of it, only the seed is for text.
+      options: further ones, by name.
+
+    Raises:
+      UserError: an unknown option, or a bad value, or there is no such data set.
+    """
+    request.refuse_image_options(kind)
+    made = open_text(kind, location, options, OPTIONS)
+    return Text(made, TextOptions.of(options), request.seed, options)
+
+
+def open_text(
+    kind: str, location: str, options: Mapping[str, Any], common: Collection[str] = ()
+) -> Corpus | TokenCache:
+    """The corpus, or the cache, that a name and options say.
+
+    Args:
+      kind, location: the name.
+      options: by name; those in `common` are for others.
+
+    Raises:
+      UserError: an unknown option, or a bad value, or there is no such data set.
+    """
+    file = "tfds_text" if kind == "tfds" else kind
+    module = importlib.import_module(f"ssl_jax.data.kinds.{file}")
+    make = module.cache if kind == "tokens" else module.corpus
+    own = keyword_only(make)
+    check_options(kind, options, own, common)
+    return make(location, **{name: value for name, value in options.items() if name in own})
+
+
+class Text:
+    """A corpus or a token cache, in all its splits."""
+
+    def __init__(
+        self, made: Corpus | TokenCache, options: TextOptions, seed: int, given: Mapping[str, Any]
+    ):
+        self._made, self._options, self._seed, self._given = made, options, seed, given
+        self.splits: tuple[str, ...] = tuple(made.splits)
+
+    @functools.cached_property
+    def cache(self) -> TokenCache:
+        """The tokens, prepared now if they are not yet."""
+        options = self._options
+        if isinstance(self._made, TokenCache):
+            cache = self._made
+            _check_tokenizer(cache, options.tokenizer, self._given)
+        else:
+            cache = prepare.cached(
+                self._made, options.tokenizer, options.cache_dir, workers=options.prepare_workers
+            )
+        if options.vocabulary not in (None, cache.vocabulary):
+            raise UserError(
+                f"the tokens in {cache.directory} are those of {_words(cache.vocabulary)}, not of "
+                f"{_words(options.vocabulary)} (data.options.vocabulary); use the tokenizer the "
+                "run began with"
+            )
+        return cache
+
+    def source(self, split: str) -> TextSource:
+        """The rows of a split.
+
+        Raises:
+          UserError: the cache is broken, or cannot be prepared.
+        """
+        cache = self.cache
+        chosen = cache.documents.splits[split]
+        return TextSource(
+            name=f"{cache.directory}[{split}]",
+            cache=cache,
+            chosen=np.arange(chosen.start, chosen.stop),
+            options=self._options.rows,
+            seed=self._seed,
+        )
+
+
+def _words(vocabulary: Vocabulary) -> str:
+    return f"{vocabulary.size:,} tokens with mask {vocabulary.mask} and pad {vocabulary.pad}"
+
+
+def _check_tokenizer(cache: TokenCache, asked: TokenizerOptions, given: Mapping[str, Any]) -> None:
+    """Raises UserError if the options name another tokenizer than the cache's."""
+    size = cache.vocabulary.size
+    if asked.vocab_size not in (None, size):
+        raise UserError(
+            f"vocab_size is {asked.vocab_size:,}, but the tokens in {cache.directory} are those of "
+            f"{size:,}; set data.options.vocab_size={size}"
+        )
+    if "tokenizer" not in given:
+        return
+    made_with = cache.manifest["identity"]["tokenizer"]
+    if asked.trained:
+        same = made_with.get("tokenizer", asked.tokenizer) == asked.tokenizer
+    else:
+        same = asked.load().digest == cache.manifest["tokenizer"]["hash"]
+    if not same:
+        raise UserError(
+            f"the tokens in {cache.directory} are not those of tokenizer {asked.tokenizer}; leave "
+            "data.options.tokenizer out, or prepare the corpus with it"
+        )
+
+
+@dataclasses.dataclass
+class TextSource(Source):
+    """Rows of the documents `chosen`.
+
+    Attributes:
+      cache: the tokens.
+      chosen: int64 [d], numbers of documents, in the order in which they are gone through.
+      options: what rows are like.
+      seed: of what is random about pairs.
+    """
+
+    cache: TokenCache = dataclasses.field(kw_only=True)
+    chosen: np.ndarray = dataclasses.field(kw_only=True)
+    options: RowOptions = dataclasses.field(kw_only=True)
+    seed: int = dataclasses.field(default=0, kw_only=True)
+
+    in_memory: ClassVar[bool] = True  # or the system's cache of the files: nothing to compute
+    unit: ClassVar[str] = "row"
+
+    def __post_init__(self) -> None:
+        if self.options.rows == "padded":  # the one kind whose rows are of one document
+            self.num_classes = self.cache.num_classes
+            self.class_names = self.cache.class_names
+            self.names = _RowNames(self.cache, self.plan.document)
+            if self.num_classes is not None:
+                self.labels = self.cache.documents.label[self.plan.document]
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """Which tokens each row consists of."""
+        return plan(self.cache, self.chosen, self.options, self.seed)
+
+    @functools.cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.cache, self.plan, self.options)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    @property
+    def spec(self) -> DataSpec:
+        return text_spec(self.options, self.cache.vocabulary, len(self), self.num_classes)
+
+    @property
+    def padding_share(self) -> float:
+        """Share of padding among the tokens of all rows, in [0, 1)."""
+        return 1 - self.plan.num_tokens / (len(self) * self.options.sequence_length)
+
+    def tokenizer_json(self) -> str:
+        return self.cache.tokenizer.to_json()
+
+    @property
+    def tokens_per_example(self) -> float:
+        return self.plan.num_tokens / len(self)
+
+    @property
+    def extent(self) -> int:
+        return len(self.chosen)
+
+    def select(self, start: int, stop: int) -> TextSource:
+        order = np.argsort(counter.bits(counter.key(0, _DOCUMENTS), self.chosen))
+        return dataclasses.replace(self, chosen=self.chosen[np.sort(order[start:stop])])
+
+    def joined(self, others: Sequence[TextSource]) -> TextSource:
+        chosen = np.concatenate([self.chosen, *(other.chosen for other in others)])
+        return dataclasses.replace(self, chosen=chosen)
+
+    def padding(self, key: str) -> int:
+        if key == "tokens":
+            return self.cache.vocabulary.pad
+        return -1 if key == "next" else super().padding(key)
+
+    def read(
+        self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
+    ) -> tuple[Arrays, list[Problem]]:
+        del positions, seed, step  # nothing random
+        arrays = self._reader.read(indices)
+        if self.labels is None:
+            arrays["label"] = np.full(len(indices), -1, np.int32)
+        else:
+            arrays["label"] = self.labels[indices]
+        return arrays | {"index": indices.astype(np.int32)}, []
+
+
+class _RowNames(Sequence[str]):
+    """The names of the rows' documents."""
+
+    def __init__(self, cache: TokenCache, document: np.ndarray):
+        self._cache, self._document = cache, document
+
+    def __len__(self) -> int:
+        return len(self._document)
+
+    def __getitem__(self, at: int) -> str:
+        return self._cache.names[int(self._document[at])]
+
+
+def text_spec(
+    options: RowOptions, vocabulary: Vocabulary, num_examples: int, num_classes: int | None
+) -> DataSpec:
+    """The DataSpec of rows of text."""
+    row, one = (options.sequence_length,), ()
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "tokens": (row, np.int32), "segment": (row, np.int32), "position": (row, np.int32),
+    }  # fmt: skip
+    if options.rows == "pairs":
+        shapes |= {"type": (row, np.int32), "next": (one, np.int32)}
+    if options.word_start:
+        shapes["word_start"] = (row, np.bool_)
+    shapes |= {"label": (one, np.int32), "index": (one, np.int32)}
+    return DataSpec(
+        arrays={name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()},
+        num_examples=num_examples,
+        num_classes=num_classes if options.rows == "padded" else None,
+        vocabulary=vocabulary,
+    )
+
+
+def spec_without_data(
+    kind: str, location: str, options: Mapping[str, Any], num_examples: int, num_classes: int | None
+) -> DataSpec:
+    """The DataSpec that a name and options describe, for dry runs.
+
+    The vocabulary is the option `vocabulary`; else that of the tokenizer's files, if it is one of
+    files; else that of a trained tokenizer of `vocab_size`.
+
+    Raises:
+      UserError: a bad value, or what says what the tokens are is not there.
+    """
+    read = TextOptions.of(options)
+    vocabulary = read.vocabulary
+    if vocabulary is None and not read.tokenizer.trained:
+        vocabulary = read.tokenizer.load().vocabulary
+    elif vocabulary is None and kind == "tokens" and read.tokenizer.vocab_size is None:
+        directory = os.path.expanduser(location)
+        if not os.path.isdir(directory):
+            raise UserError(
+                f"tokens:{location} is not there to say what its tokens are; set "
+                "data.options.vocab_size and data.options.tokenizer (wordpiece, bpe or a path)"
+            )
+        vocabulary = TokenCache(directory).vocabulary
+    elif vocabulary is None:
+        vocabulary = tokenizer.family_vocabulary(
+            read.tokenizer.tokenizer, read.tokenizer.vocab_size
+        )
+    return text_spec(read.rows, vocabulary, num_examples, num_classes)

@@ -1,0 +1,239 @@
+"""Tokenizers: trained ones, published files, and what the rest asks of them."""
+
+import json
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ssl_jax.data.text import tokenizer
+from ssl_jax.errors import UserError
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog; it jumped again and was jumping still.",
+    "Naïve façades, 42 übermäßig lange Wörter! (And what of [MASK] or </s>?)\n\n  x = f(1)\ty",
+    "Brown dogs and lazy foxes were fixing boxes. Nothing is quicker than a fox.",
+] * 4
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return {
+        family: tokenizer.train(lambda: iter(TEXTS), family, size)
+        for family, size in (("wordpiece", 150), ("bpe", 350))
+    }
+
+
+def tokens(made, text):
+    return [made.backend.id_to_token(i) for i in made.encode([text])[0].tolist()]
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "bpe"])
+def test_special_ids_and_vocabulary(trained, family):
+    made = trained[family]
+    names = tokenizer.FAMILIES[family]
+    for kind, name in names.items():
+        assert made.backend.token_to_id(name) == getattr(made.vocabulary, kind)
+    assert made.vocabulary.special == tuple(range(5))
+    assert made.vocabulary == tokenizer.family_vocabulary(family, made.vocabulary.size)
+    assert list(names) == (
+        ["pad", "unk", "cls", "sep", "mask"]
+        if family == "wordpiece"
+        else ["cls", "pad", "sep", "unk", "mask"]
+    )
+
+
+def test_default_sizes_are_those_of_the_published_models():
+    assert tokenizer.family_vocabulary("wordpiece").size == 30_522
+    assert tokenizer.family_vocabulary("bpe").size == 50_265
+
+
+TRAIN = """
+import sys
+from ssl_jax.data.text import tokenizer
+texts = {texts!r}
+for family, size in (("wordpiece", 150), ("bpe", 350)):
+    print(tokenizer.train(lambda: iter(texts), family, size).digest)
+"""
+
+
+def test_training_is_the_same_in_every_process(trained):
+    # The library alone is not: hash tables decide the ids of WordPiece's continuing letters.
+    command = [sys.executable, "-c", TRAIN.format(texts=TEXTS)]
+    for _ in range(2):
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert out.split() == [trained["wordpiece"].digest, trained["bpe"].digest]
+
+
+def test_byte_level_bpe_gives_the_text_back(trained):
+    made = trained["bpe"]
+    for text in (*TEXTS[:3], "  two  blanks ", "日本語 and 😀", "\ttab\r\n\n"):
+        ids, lengths = made.encode([text, "", text])
+        assert lengths.tolist() == [len(ids) // 2, 0, len(ids) // 2]
+        assert made.decode(ids[: lengths[0]]) == text
+
+
+def test_wordpiece_gives_the_words_back(trained):
+    made = trained["wordpiece"]
+    ids, _ = made.encode(["The  QUICK brown fox,\njumped."])
+    assert made.decode(ids) == "the quick brown fox, jumped."
+    assert made.decode(made.encode(["naïve façades"])[0]) == "naive facades"
+    cased = tokenizer.train(lambda: iter(TEXTS), "wordpiece", 300, lowercase=False)
+    assert cased.decode(cased.encode(["Naïve Brown fox"])[0]) == "Naïve Brown fox"
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "bpe"])
+def test_text_that_looks_like_a_special_token_is_text(trained, family):
+    made = trained[family]
+    ids, _ = made.encode(["[MASK] <mask> [CLS] <s> </s> [SEP] [PAD] <pad>"])
+    unknown = made.vocabulary.unk
+    assert not set(ids.tolist()) & set(made.vocabulary.special) - {unknown}
+
+
+BLANKS = [" ", "  ", "\n", "\t ", "\r\n", "\u00a0", "\u2003 ", "\x1c", "\x0b", "\u200b", "\x85"]
+OTHERS = [
+    "fox", "jumps!", "don't", "'self", "...", "naïve", "e\u0301", "\u0301", "日本", "ΣΑΣ", "İ", "ǅ",
+    "=\u0338", "42", "½", "²", "😀", "\x00", "\ufffd", "\x07", "\x7f", "_", "[MASK]", "a" * 120,
+    "'s", "،", "x=1;", "“Is", "it?”", "’s", "e.g.", "3.5", "١", "x\x1fy", "\x1f.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "bpe"])
+def test_what_is_remembered_is_what_the_library_makes(trained, family, monkeypatch):
+    made = tokenizer.Tokenizer.from_json(trained[family].to_json())
+    assert made._words is not None
+    monkeypatch.setattr(tokenizer, "_REMEMBERED", 300)  # so that it has to forget
+    draw = random.Random(0)
+    for _ in range(60):
+        texts = [
+            "".join(draw.choice(draw.choice([BLANKS, OTHERS])) for _ in range(draw.randrange(30)))
+            for _ in range(20)
+        ]
+        texts = [text.strip("\x1c\x1f") for text in texts]  # no text ends so: it is stripped
+        expected = [
+            encoding.ids for encoding in made.backend.encode_batch(texts, add_special_tokens=False)
+        ]
+        ids, lengths = made.encode(texts)
+        assert lengths.tolist() == list(map(len, expected))
+        assert ids.tolist() == [i for own in expected for i in own]
+        assert len(made._words._known) <= 300
+        assert all(len(piece or "") <= 32 for piece in made._words._known)
+
+
+def test_only_pieces_known_to_be_independent_are_remembered(trained):
+    parts = json.loads(trained["bpe"].to_json())
+    parts["pre_tokenizer"]["add_prefix_space"] = True
+    other = tokenizer.Tokenizer.from_json(json.dumps(parts))
+    assert other._words is None and other.decode(other.encode(["fox"])[0]) == " fox"
+    parts = json.loads(trained["wordpiece"].to_json())
+    token = parts["added_tokens"][0] | {"content": "lazy dog", "special": False, "id": 150}
+    parts["added_tokens"].append(token)
+    made = tokenizer.Tokenizer.from_json(json.dumps(parts))
+    assert made._words is None and 150 in made.encode(["the lazy dog"])[0]
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "bpe"])
+def test_json_round_trip(trained, family):
+    made = trained[family]
+    again = tokenizer.Tokenizer.from_json(made.to_json())
+    assert again.digest == made.digest and again.vocabulary == made.vocabulary
+    for here, there in zip(made.encode(TEXTS), again.encode(TEXTS), strict=True):
+        np.testing.assert_array_equal(here, there)
+
+
+def test_word_starts(trained):
+    text = "the quickest foxes unquestionably"
+    for made in trained.values():
+        starts = made.word_starts()
+        assert starts.shape == (made.vocabulary.size,) and starts[list(range(5))].all()
+        ids = made.encode([" " + text])[0]
+        assert len(ids) > 4 and starts[ids].sum() == 4
+        words = np.split(ids, np.flatnonzero(starts[ids])[1:])
+        # A byte-level word begins with its blank; of WordPiece's, glue the pieces.
+        glued = [made.decode(word).replace(" ##", "").strip() for word in words]
+        assert glued == text.split()
+
+
+VOCAB = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+         "the", "fox", "##es", "un", "##want", "##ed", "run", "##ning", ",", "!"]  # fmt: skip
+
+
+def test_a_published_vocab_txt(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(VOCAB) + "\n")
+    made = tokenizer.load(str(path))
+    vocabulary = made.vocabulary
+    assert (vocabulary.size, vocabulary.pad, vocabulary.unk) == (16, 0, 2)
+    assert (vocabulary.cls, vocabulary.sep, vocabulary.mask) == (3, 4, 5)
+    # The example of Google's tokenization_test.py.
+    assert made.encode(["UNwant\u00e9d,running"])[0].tolist() == [9, 10, 11, 14, 12, 13]
+    assert tokens(made, "the fox ran!") == ["the", "fox", "[UNK]", "!"]
+    assert tokenizer.load(str(tmp_path)).digest == made.digest  # the folder
+    path.write_text("\n".join([*VOCAB, "Fox"]) + "\n")  # a capital: the cased model
+    assert tokens(tokenizer.load(str(path)), "Fox fox") == ["Fox", "fox"]
+    assert tokens(tokenizer.load(str(path), lowercase=True), "Fox fox") == ["fox", "fox"]
+
+
+def test_published_bpe_files(tmp_path):
+    letters = ["l", "o", "w", "e", "r", "Ġ", "lo", "low", "er", "Ġlow"]
+    vocab = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+    vocab |= {token: i for i, token in enumerate(letters, 4)} | {"<mask>": 14}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    with pytest.raises(UserError, match="lacks the file beside it: merges.txt"):
+        tokenizer.load(str(tmp_path))
+    merges = "#version: 0.2\nl o\nlo w\ne r\nĠ low\n"
+    (tmp_path / "merges.txt").write_text(merges, encoding="utf-8")
+    made = tokenizer.load(str(tmp_path / "vocab.json"))
+    assert tokens(made, "lower low") == ["low", "er", "Ġlow"]
+    vocabulary = made.vocabulary
+    assert (vocabulary.cls, vocabulary.pad, vocabulary.sep, vocabulary.unk) == (0, 1, 2, 3)
+    assert vocabulary.mask == 14 and vocabulary.size == 15
+    assert vocabulary.special == (0, 1, 2, 3, 14)
+
+
+def test_gpt2_files_get_the_special_tokens_they_lack(tmp_path):
+    vocab = {"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    vocabulary = tokenizer.load(str(tmp_path)).vocabulary
+    assert (vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.sep) == (3, 3, 3, 3)
+    assert vocabulary.mask == 4 and vocabulary.size == 5 and vocabulary.special == (3, 4)
+
+
+def test_any_tokenizer_json(trained, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(trained["bpe"].to_json())
+    assert tokenizer.load(str(path)).digest == trained["bpe"].digest
+    assert tokenizer.load(str(tmp_path)).digest == trained["bpe"].digest
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "{}", "cannot be read"),
+        ("tokenizer.json", "no json", "cannot be read"),
+        ("vocab.txt", "the\nfox\n[PAD]\n[CLS]\n[SEP]\n[MASK]\n", "lacks [UNK]: no vocab.txt of"),
+        ("vocab.txt", b"\xff\xfe", "cannot be read"),
+        ("other.bin", b"\x00", "cannot be read"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as caught:
+        tokenizer.load(str(path))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_bad_values(tmp_path):
+    with pytest.raises(UserError, match="unknown kind of tokenizer 'wordpeace'.*'wordpiece'"):
+        tokenizer.train(lambda: iter(TEXTS), "wordpeace")
+    with pytest.raises(UserError, match="neither wordpiece nor bpe nor a file.*'wordpiece'"):
+        tokenizer.load("wordpeice")
+    with pytest.raises(UserError, match="vocab_size is 100; a bpe tokenizer needs at least 261"):
+        tokenizer.train(lambda: iter(TEXTS), "bpe", 100)
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        tokenizer.load(str(tmp_path))
