@@ -116,7 +116,7 @@ def experiment(given: argparse.Namespace, count: int, *, scanned: bool) -> Exper
 def jax_side(given: argparse.Namespace) -> Callable[[], float]:
     (count,) = given.batch
     ours = experiment(given, count, scanned="scanned" in given.serve)
-    step = ours.compile_train_step()
+    step = ours.compiled_train_step
     shardings = {name: array.sharding for name, array in ours.abstract_batch().items()}
     batch = jax.device_put(bert_sides.batch(count, given.length), shardings)
     state = ours.init_state()

@@ -94,7 +94,7 @@ def compile_step(topology: str | None, batch_size: int, changes: dict[str, Any])
     experiment = build(topology, batch_size, changes)
     with tpu.quiet() if topology else contextlib.nullcontext():
         began = time.process_time()
-        step = experiment.compile_train_step()
+        step = experiment.compiled_train_step
         seconds = time.process_time() - began
     program = compiled.read(step)
     return Figures(

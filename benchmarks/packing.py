@@ -77,7 +77,7 @@ def compare(cache: TokenCache, length: int, given: argparse.Namespace) -> list[s
     sources = {kind: source(cache, kind, length) for kind in ("packed", "padded")}
     experiment = build(sources["packed"], count, given.model)
     changed = difference(experiment, sources)
-    step = experiment.compile_train_step()  # of the shapes, which are the same on both sides
+    step = experiment.compiled_train_step  # of the shapes, which are the same on both sides
     with contextlib.ExitStack() as stack, jax.set_mesh(experiment.mesh):
         run = {
             kind: stack.enter_context(training(experiment, step, one, given.steps))

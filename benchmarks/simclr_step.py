@@ -62,7 +62,7 @@ def _step(batch_size: int, image_size: int) -> tuple[Callable[[], jax.Array], fl
     config.data.image_size = image_size
     config = config_lib.resolve(config)
     experiment = Experiment.build(config, data.spec_from_config(config.data))
-    compiled = experiment.compile_train_step()
+    compiled = experiment.compiled_train_step
     rng = np.random.default_rng(0)
     host = {
         name: rng.integers(0, 255 if name == "image" else 1000, array.shape).astype(array.dtype)

@@ -52,7 +52,7 @@ def compile_step(batch_size: int, method: type[SimCLR]) -> tuple[compiled.Progra
     fields = {field.name: getattr(experiment.method, field.name) for field in
               dataclasses.fields(experiment.method)}  # fmt: skip
     experiment = dataclasses.replace(experiment, method=method(**fields))
-    executable = experiment.compile_train_step()
+    executable = experiment.compiled_train_step
     return compiled.read(executable), executable.cost_analysis()["bytes accessed"]
 
 

@@ -52,7 +52,7 @@ def _bare(config, steps: int) -> float:
     """Steps a second of the compiled step on a fixed device batch."""
     with tempfile.TemporaryDirectory() as workdir:
         run = Run(config, workdir)
-        step = run.experiment.compile_train_step()
+        step = run.experiment.compiled_train_step
         with run.saves, jax.set_mesh(run.mesh), run.batches(0) as batches:
             state, batch = run.experiment.init_state(), next(batches)
             state, values, _ = step(state, batch)

@@ -57,7 +57,7 @@ def main() -> int:
         if prober.task and not given.evals:
             values |= prober.task_scores(encoder.encode)
         if experiment.predicts and not given.evals:
-            score = experiment.held_out_fn()
+            score = experiment.held_out
             found, guessed = prober.held_out(
                 lambda batch: score(encoder.params, encoder.buffers, batch)
             )

@@ -22,6 +22,8 @@ from ssl_jax.config import Length
 
 PyTree = Any
 
+_LEVEL = "xla_backend_optimization_level"
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -82,18 +84,22 @@ class Experiment:
         """Classes of the online probe, None where there is none."""
         return self.spec.num_classes if self.config.eval.online else None
 
+    @functools.cached_property
     def _init(self) -> Callable[..., PyTree]:
-        return train_state.make_init(
+        """One function for shapes and values: JAX traces it once for both."""
+        init = train_state.make_init(
             self.method,
             self.tx,
             seed=self.config.seed,
             probe_classes=self.probe_classes,
         )
+        return functools.partial(init, self.spec.batch(self.config.batch_size))
 
     @functools.cached_property
     def abstract_state(self) -> train_state.TrainState:
         """The state's shapes, dtypes and shardings; allocates nothing."""
-        shapes = jax.eval_shape(self._init(), self.spec.batch(self.config.batch_size))
+        with jax.set_mesh(self.mesh):
+            shapes = jax.eval_shape(jax.jit(self._init), None)
         shardings = parallel.state_shardings(shapes, self.mesh, self.config.mesh.rules)
         return parallel.abstract_with(shardings, shapes)
 
@@ -116,11 +122,17 @@ class Experiment:
         Args:
           loaded: weights to start from, see `ssl_jax.init_from`.
         """
-        batch = self.spec.batch(self.config.batch_size)
         with jax.set_mesh(self.mesh):
-            init = functools.partial(self._init(), batch)
-            return jax.jit(init, out_shardings=self.state_shardings)(loaded)
+            return self._jitted_init(loaded)
 
+    @functools.cached_property
+    def _jitted_init(self) -> Callable[..., PyTree]:
+        options = None
+        if self.mesh.devices.flat[0].platform == "cpu" and _LEVEL not in os.getenv("XLA_FLAGS", ""):
+            options = {_LEVEL: 1}  # it runs once, and optimising it takes seconds
+        return jax.jit(self._init, out_shardings=self.state_shardings, compiler_options=options)
+
+    @functools.cached_property
     def train_step(self) -> Any:
         """The train step, jitted with its shardings, the state donated."""
         return jax.jit(
@@ -131,17 +143,19 @@ class Experiment:
             out_shardings=(self.state_shardings, None, None),
         )
 
-    def compile_train_step(self) -> Any:
+    @functools.cached_property
+    def compiled_train_step(self) -> Any:
         """The train step compiled ahead of time for this experiment's devices and shapes."""
         with jax.set_mesh(self.mesh):
-            return self.train_step().lower(self.abstract_state, self.abstract_batch()).compile()
+            return self.train_step.lower(self.abstract_state, self.abstract_batch()).compile()
 
     @property
     def predicts(self) -> bool:
         """Whether the method says how well it predicts what is hidden of held-out examples."""
         return type(self.method).held_out is not method_lib.Method.held_out
 
-    def held_out_fn(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
+    @functools.cached_property
+    def held_out(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
         """(params, buffers, batch) -> the method's held-out scores, jitted.
 
         What is hidden of an example depends on its index alone, so that scores of different steps
@@ -154,7 +168,8 @@ class Experiment:
 
         return apply
 
-    def features_fn(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
+    @functools.cached_property
+    def features(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
         """(params, buffers, batch) -> the method's features, jitted."""
         return jax.jit(self.method.features)
 

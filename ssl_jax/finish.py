@@ -53,7 +53,7 @@ def finish(
       last_step: of the run, where the state is not that of its end but its best.
     """
     primary = jax.process_index() == 0
-    apply = experiment.features_fn()
+    apply = experiment.features
     results: dict[str, dict[str, float]] = {}
     section = experiment.config.eval
     chosen = tuple(section.final_names) if prober.labelled else ()
@@ -155,7 +155,7 @@ def _held_out(
     """Predictor -> how well it names what is hidden of the test split; the method last."""
     if not experiment.predicts:
         return {}
-    score = experiment.held_out_fn()
+    score = experiment.held_out
     found, guessed = prober.held_out(lambda batch: score(state.params, state.buffers, batch))
     return {**({_UNIGRAM: guessed} if guessed else {}), experiment.method.title: found}
 

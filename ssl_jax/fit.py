@@ -116,7 +116,7 @@ def check(experiment: Experiment, wanted: tpu.Slice) -> Fit:
     program = None
     try:
         with tpu.quiet():
-            step = experiment.compile_train_step()
+            step = experiment.compiled_train_step
         placed, peak = True, compiled.peak_bytes(step)
         # A libtpu newer than jaxlib may write programs that jaxlib does not understand.
         with contextlib.suppress(jax.errors.JaxRuntimeError), tpu.quiet(always=True):

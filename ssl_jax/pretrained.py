@@ -198,7 +198,7 @@ def load_experiment(
         step,
         _shaped_like(state.params, parts["params"]),
         _shaped_like(state.buffers, parts["buffers"]),
-        experiment.features_fn(),
+        experiment.features,
         workdir,
     )
 

@@ -65,8 +65,8 @@ class Run:
             best_metric=config.checkpoint.best_metric,
             best_mode=config.checkpoint.best_mode,
         )
-        self._features = self.experiment.features_fn()
-        self._held_out = self.experiment.held_out_fn()
+        self._features = self.experiment.features
+        self._held_out = self.experiment.held_out
 
     @functools.cached_property
     def prober(self) -> Prober:
@@ -161,7 +161,7 @@ class Run:
         total = self.length.total_steps
         evaluated = [row for row in rows if self.stopping.metric in row]
         bar = progress.ProgressBar(total, start, primary=self.primary)
-        train_step = self.experiment.compile_train_step()
+        train_step = self.experiment.compiled_train_step
         meter = self._meter(start)
         watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
         profiler = _Profiler(self.config.profile_steps, self.workdir / "profile")

@@ -85,6 +85,7 @@ def classifier(trained, **method):
     return Experiment.build(config, data.spec_from_config(config.data))
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_and_a_teacher_find_their_weights(trained, tmp_path):
     source = pretrained.load(str(trained))
     run(trained, f"--output={tmp_path}", "--to=timm", module="ssl_jax.export")
@@ -99,6 +100,7 @@ def test_a_frozen_encoder_and_a_teacher_find_their_weights(trained, tmp_path):
             np.testing.assert_array_equal(statistics[path], leaf, err_msg=path)
 
 
+@pytest.mark.slow
 def test_our_own_names(trained, tmp_path):
     run(trained, f"--output={tmp_path}", "--to=safetensors", module="ssl_jax.export")
     state = interchange.read(f"{tmp_path}/model.safetensors")
@@ -109,6 +111,7 @@ def test_our_own_names(trained, tmp_path):
     assert "buffers/batch_stats/stem/norm/mean" in state
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said_in_one_line(trained, tmp_path):
     out = f"--output={tmp_path}/out"
     for arguments, message in (

@@ -11,7 +11,7 @@ def test_every_output_asked_for_has_a_row_and_h_is_the_last():
     config = ROWS["simclr"].load(eval__features=("h", "z"), eval__baselines=True)
     source = data.from_config(config.data, seed=0)
     experiment = Experiment.build(config, source.spec)
-    state, apply = experiment.init_state(), experiment.features_fn()
+    state, apply = experiment.init_state(), experiment.features
     batch = source.batch(np.arange(4))
     found = list(finish._representations(experiment, apply, state))
     assert [(name, feature) for name, _, feature in found] == [

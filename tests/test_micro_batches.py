@@ -93,7 +93,7 @@ def bn_run(devices, steps=2, **overrides):
         "simclr", devices, optimizer__name="sgd", optimizer__base_lr=0.1,
         optimizer__warmup_steps=0, optimizer__weight_decay=0.0, **overrides,
     )  # fmt: skip
-    state, step = experiment.init_state(), experiment.compile_train_step()
+    state, step = experiment.init_state(), experiment.compiled_train_step
     with jax.set_mesh(experiment.mesh):
         for batch in batches(experiment, source, steps):
             state, metrics, _ = step(state, batch)
@@ -118,7 +118,7 @@ def test_batch_statistics_are_those_of_a_micro_batch_over_all_devices():
 
 def program(micro_batch_size, batch=256):
     experiment, _ = build("simclr", 8, batch_size=batch, micro_batch_size=micro_batch_size)
-    return experiment, compiled.read(experiment.compile_train_step())
+    return experiment, compiled.read(experiment.compiled_train_step)
 
 
 def test_nothing_large_is_communicated_inside_the_loop():

@@ -36,7 +36,7 @@ class Watched:
 def watch(row: str, *, steps: int, every: int = 2, **overrides: Any) -> Watched:
     """Trains the tiny method of that row for `steps` and asks the monitor every few of them."""
     experiment, source = build(row, batch_size=BATCH, steps=steps, eval__online=False, **overrides)
-    state, step = experiment.init_state(), experiment.compile_train_step()
+    state, step = experiment.init_state(), experiment.compiled_train_step
     diagnose, monitor = jax.jit(collapse.diagnostics), collapse.Monitor()
     losses, rows, causes = [], [], []
     with jax.set_mesh(experiment.mesh):

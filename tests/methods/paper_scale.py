@@ -25,7 +25,7 @@ def trace_step(name, **overrides):
     experiment = build(name, **overrides)
     state, batch = experiment.abstract_state, experiment.abstract_batch()
     with jax.set_mesh(experiment.mesh):
-        after, metrics, outputs = jax.eval_shape(experiment.train_step(), state, batch)
+        after, metrics, outputs = jax.eval_shape(experiment.train_step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     before = by_path(state)
     for path, leaf in by_path(after).items():

@@ -77,7 +77,7 @@ def test_the_teacher_is_a_supervised_run_that_stays_as_it_is():
     np.testing.assert_allclose(encoded["teacher_logits"], expected, rtol=1e-4, atol=1e-5)
 
     before = jax.tree.map(np.asarray, by_path(state.buffers["teacher"]))
-    run = experiment.train_step()
+    run = experiment.train_step
     with jax.set_mesh(experiment.mesh):
         for _ in range(3):
             state, _, _ = run(state, batch)
@@ -98,7 +98,7 @@ def test_a_student_learns_what_its_teacher_says_without_labels():
     teacher = state.buffers["teacher"]
     teacher = {**teacher, "params": {**teacher["params"], "head": loud}}
     state = state.replace(buffers={**state.buffers, "teacher": teacher})
-    run, agreement = experiment.train_step(), []
+    run, agreement = experiment.train_step, []
     with jax.set_mesh(experiment.mesh):
         for i in range(60):
             batch = source.batch((np.arange(128) + 128 * i) % 1024)
@@ -133,7 +133,7 @@ def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     experiment = Experiment.build(config, spec, mesh)
     state, batch = experiment.abstract_state, experiment.abstract_batch()
     with jax.set_mesh(mesh):
-        after, metrics, outputs = jax.eval_shape(experiment.train_step(), state, batch)
+        after, metrics, outputs = jax.eval_shape(experiment.train_step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for path, leaf in by_path(after).items():
         assert leaf.shape == by_path(state)[path].shape, path

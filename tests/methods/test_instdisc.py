@@ -44,7 +44,7 @@ def test_embeddings_are_of_unit_length_and_features_stand_before_the_linear_laye
     views = views_of(experiment, source, range(8))
     encoded, _ = encode(experiment, state, views)
     np.testing.assert_allclose(np.linalg.norm(encoded["v"], axis=1), 1, rtol=1e-5)
-    features = experiment.features_fn()(state.params, state.buffers, source.batch(np.arange(4)))
+    features = experiment.features(state.params, state.buffers, source.batch(np.arange(4)))
     assert features["h"].shape == (4, 8)
     np.testing.assert_allclose(np.linalg.norm(features["z"], axis=1), 1, rtol=1e-5)
     assert set(state.params["projector"]) == {"dense1"}  # one layer, with a bias
@@ -97,7 +97,7 @@ def test_z_is_estimated_at_the_first_step_and_kept(tiny):
 def test_the_bank_follows_the_images_of_each_batch(tiny):
     experiment, source = tiny
     momentum = experiment.method.hyper.bank_momentum
-    state, step = experiment.init_state(), experiment.compile_train_step()
+    state, step = experiment.init_state(), experiment.compiled_train_step
     seen = set()
     with jax.set_mesh(experiment.mesh):
         for batch in batches(experiment, source, 3):

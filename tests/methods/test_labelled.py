@@ -113,7 +113,7 @@ def descend(name, devices, micro_batch_size):
         batch["label"][[1, 2, 3, 9]] = -1  # unevenly
     batch = parallel.to_global(batch, experiment.mesh, np.arange(BATCH), BATCH)
     with jax.set_mesh(experiment.mesh):
-        state, metrics, _ = experiment.train_step()(experiment.init_state(), batch)
+        state, metrics, _ = experiment.train_step(experiment.init_state(), batch)
     return metrics, by_path(state.params)
 
 
@@ -145,12 +145,12 @@ def test_it_learns_what_there_is_to_learn(name):
     experiment, source = build(
         name, steps=120, optimizer__base_lr=5e-3, optimizer__warmup_steps=10, batch_size=32, **PLAIN
     )
-    state, step = experiment.init_state(), experiment.train_step()
+    state, step = experiment.init_state(), experiment.train_step
     with data.batches(source, batch_size=32, seed=0, num_steps=120) as stream:
         for batch in stream:
             state, metrics, _ = step(state, batch)
     whole = source.batch(np.arange(len(source)))
-    found = experiment.features_fn()(state.params, state.buffers, whole)
+    found = experiment.features(state.params, state.buffers, whole)
     scores = text_metrics.for_source(source)(jax.device_get(found))
     score, least = LEAST[name]
     assert scores[score] > least, scores
@@ -168,8 +168,8 @@ def test_a_frozen_encoder_stays_and_the_head_learns():
     assert made.token_vectors(state.params) is None
     before = jax.tree.map(np.asarray, state.buffers)
     head = jax.tree.map(np.asarray, state.params)
-    state, _, _ = experiment.train_step()(state, source.batch(np.arange(BATCH)))
-    state, _, _ = experiment.train_step()(state, source.batch(np.arange(BATCH)))
+    state, _, _ = experiment.train_step(state, source.batch(np.arange(BATCH)))
+    state, _, _ = experiment.train_step(state, source.batch(np.arange(BATCH)))
     for path, leaf in by_path(state.buffers).items():
         np.testing.assert_array_equal(leaf, by_path(before)[path], err_msg=path)
     assert all(np.any(x != by_path(head)[path]) for path, x in by_path(state.params).items())

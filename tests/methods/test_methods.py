@@ -29,7 +29,7 @@ def batches(experiment, source, steps):
 
 def run(experiment, source, steps):
     """States, metrics and outputs of some steps; the states are copies."""
-    state, compiled, history = experiment.init_state(), experiment.compile_train_step(), []
+    state, compiled, history = experiment.init_state(), experiment.compiled_train_step, []
     with jax.set_mesh(experiment.mesh):
         for batch in batches(experiment, source, steps):
             state, metrics, outputs = compiled(state, batch)
@@ -109,7 +109,7 @@ def test_gradients_reach_what_they_should(name, three_steps):
 
 def test_features_do_not_depend_on_the_rest_of_the_batch(name, three_steps):
     experiment, source, state, _ = three_steps(name)
-    features = experiment.features_fn()
+    features = experiment.features
     batch = source.batch(np.arange(8))
     whole = features(state.params, state.buffers, batch)
     part = features(state.params, state.buffers, jax.tree.map(lambda x: x[:4], batch))
@@ -181,7 +181,7 @@ def test_a_checkpoint_brings_the_whole_state_back(name, three_steps, tmp_path):
     # And the next step goes on from it.
     with jax.set_mesh(experiment.mesh):
         batch = next(batches(experiment, source, 1))
-        state, metrics, _ = experiment.compile_train_step()(restored, batch)
+        state, metrics, _ = experiment.compiled_train_step(restored, batch)
     assert int(state.step) == 4 and np.isfinite(metrics["loss"])
 
 

@@ -89,7 +89,7 @@ def test_equal_logits_give_the_log_of_their_number():
 
 def test_keys_take_the_place_of_the_oldest(tiny):
     experiment, source = tiny
-    state, step = experiment.init_state(), experiment.compile_train_step()
+    state, step = experiment.init_state(), experiment.compiled_train_step
     first = np.asarray(state.buffers["queue"])
     np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-5)
     history = [first]
@@ -115,7 +115,7 @@ def test_the_loss_is_info_nce_against_the_queue_before_its_keys_enter(tiny):
     state = experiment.init_state()
     (batch,) = batches(experiment, source, 1)
     with jax.set_mesh(experiment.mesh):
-        after, metrics, outputs = experiment.compile_train_step()(experiment.init_state(), batch)
+        after, metrics, outputs = experiment.compiled_train_step(experiment.init_state(), batch)
     q, k = np.asarray(outputs["z"][:, 0], np.float64), np.asarray(outputs["z"][:, 1], np.float64)
     positive = np.sum(q * k, axis=1) / 0.5
     negative = q @ np.asarray(state.buffers["queue"], np.float64).T / 0.5
@@ -137,7 +137,7 @@ def test_the_key_encoder_approaches_the_query_encoder_geometrically():
     query, key = by_path(state.params), by_path(state.ema_params)
     # The step donates its state.
     query, key = ({p: np.asarray(x) for p, x in tree.items()} for tree in (query, key))
-    step = experiment.compile_train_step()
+    step = experiment.compiled_train_step
     with jax.set_mesh(experiment.mesh):
         for batch in batches(experiment, source, steps):
             state, _, _ = step(state, batch)
@@ -212,7 +212,7 @@ def test_the_bank_serves_keys_and_is_updated_by_queries():
     bank = np.asarray(state.buffers["bank"])
     (batch,) = batches(experiment, source, 1)
     with jax.set_mesh(experiment.mesh):
-        after, metrics, outputs = experiment.compile_train_step()(state, batch)
+        after, metrics, outputs = experiment.compiled_train_step(state, batch)
     q, index = np.asarray(outputs["z"][:, 0]), np.asarray(batch["index"])
     assert outputs["z"].shape == (16, 1, 8)  # one view
     mixed = 0.5 * bank[index] + 0.5 * q
@@ -283,7 +283,7 @@ def test_images_are_sent_once_and_never_gathered(micro_batch_size):
     experiment, _ = build(
         "moco-v1", 8, batch_size=256, method__num_negatives=512, micro_batch_size=micro_batch_size
     )
-    program = compiled.read(experiment.compile_train_step())
+    program = compiled.read(experiment.compiled_train_step)
     images = 32 * 16 * 16 * 4  # bytes of one view on a device
     keys = 32 * 8 * 4
     exchanged = [c for c in program.collectives if c.kind == "all-to-all"]
@@ -323,7 +323,7 @@ def test_a_run_goes_on_from_its_checkpoint_on_fewer_devices(tmp_path):
         for devices in (8, 4, 1):
             other, _ = build("moco-v1", devices, **SGD)
             state, _ = saves.restore(other.abstract_state)
-            step = other.compile_train_step()
+            step = other.compiled_train_step
             with jax.set_mesh(other.mesh):
                 for i, batch in enumerate(batches(other, source, 4)):
                     if i >= 2:
@@ -401,7 +401,7 @@ def test_groups_have_to_be_a_multiple_of_the_devices():
         "moco-v1", 8, method__bn_groups=4, batch_size=32, method__num_negatives=64
     )
     with pytest.raises(UserError, match="bn_groups 4.*multiple of the 8 devices.*use 8"):
-        experiment.compile_train_step()
+        _ = experiment.compiled_train_step
 
 
 def test_the_preflight_says_what_the_dictionary_is(tiny):

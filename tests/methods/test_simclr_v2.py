@@ -105,7 +105,7 @@ def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     experiment = paper_scale(variant)
     state, batch = experiment.abstract_state, experiment.abstract_batch()
     with jax.set_mesh(experiment.mesh):
-        after, metrics, outputs = jax.eval_shape(experiment.train_step(), state, batch)
+        after, metrics, outputs = jax.eval_shape(experiment.train_step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for path, leaf in by_path(after).items():
         assert leaf.shape == by_path(state)[path].shape, path

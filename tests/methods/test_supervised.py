@@ -48,7 +48,7 @@ def step(experiment, batch, state=None):
     rows = np.arange(experiment.config.batch_size)
     batch = parallel.to_global(batch, experiment.mesh, rows, len(rows))
     with jax.set_mesh(experiment.mesh):
-        return experiment.train_step()(state, batch)
+        return experiment.train_step(state, batch)
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_a_head_of_zeros_starts_from_equal_logits_and_alone():
     experiment, source = build("supervised", method__zero_init_head=True, **SGD)
     state = experiment.init_state()
     first = jax.tree.map(np.asarray, by_path(state.params))
-    features = experiment.features_fn()(state.params, state.buffers, source.batch(np.arange(4)))
+    features = experiment.features(state.params, state.buffers, source.batch(np.arange(4)))
     assert not np.any(features["logits"])
     state, metrics, _ = step(experiment, source.batch(np.arange(16)), state)
     np.testing.assert_allclose(metrics["loss"], np.log(10), rtol=1e-6)
@@ -134,7 +134,7 @@ def test_fine_tuning_starts_from_the_first_layer_of_the_projection_head(frozen):
     pretrained, _, _ = step(given, source.batch(np.arange(16)))
     there = by_path({"params": pretrained.params, "buffers": pretrained.buffers})
     batch = source.batch(np.arange(5))
-    expected = given.features_fn()(pretrained.params, pretrained.buffers, batch)
+    expected = given.features(pretrained.params, pretrained.buffers, batch)
 
     experiment, _ = build("supervised", method__freeze_encoder=frozen)
     state = experiment.init_state()
@@ -146,7 +146,7 @@ def test_fine_tuning_starts_from_the_first_layer_of_the_projection_head(frozen):
         "params/head/bias",
     }
     begun = replace(here, taken)
-    features = experiment.features_fn()(begun["params"], begun["buffers"], batch)
+    features = experiment.features(begun["params"], begun["buffers"], batch)
     np.testing.assert_allclose(features["h"], expected["h"], rtol=1e-5, atol=1e-6)
     head = begun["params"]["head"]
     logits = np.asarray(expected["ft"], np.float64) @ head["kernel"] + head["bias"]
@@ -206,7 +206,7 @@ def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     experiment = Experiment.build(config, spec, mesh)
     state, batch = experiment.abstract_state, experiment.abstract_batch()
     with jax.set_mesh(mesh):
-        after, metrics, outputs = jax.eval_shape(experiment.train_step(), state, batch)
+        after, metrics, outputs = jax.eval_shape(experiment.train_step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for path, leaf in by_path(after).items():
         assert leaf.shape == by_path(state)[path].shape, path

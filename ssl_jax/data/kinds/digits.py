@@ -7,6 +7,8 @@ class, drawn once and for all; `train` is the rest.
 from __future__ import annotations
 
 import functools
+import importlib.util
+import pathlib
 
 import numpy as np
 
@@ -54,11 +56,24 @@ class Digits:
 @functools.cache
 def _load() -> tuple[np.ndarray, np.ndarray]:
     """All images, uint8 [1797 8 8 1] over the whole range 0..255, and labels int32 [1797]."""
+    pixels, labels = np.split(_table(), [IMAGE_SIZE**2], axis=1)
+    images = np.round(pixels * (255 / 16)).astype(np.uint8)
+    return images.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1), labels[:, 0].astype(np.int32)
+
+
+def _table() -> np.ndarray:
+    """float64 [1797 65]: 64 pixels of 0 to 16, and the label.
+
+    From the file itself where it lies as usual: `sklearn.datasets` takes over a second to import.
+    """
+    package = importlib.util.find_spec("sklearn").origin
+    file = pathlib.Path(package).parent / "datasets" / "data" / "digits.csv.gz"
+    if file.exists():
+        return np.loadtxt(file, delimiter=",")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-    return images, bunch.target.astype(np.int32)
+    return np.column_stack([bunch.data, bunch.target])
 
 
 def split_rows(labels: np.ndarray) -> dict[str, np.ndarray]:
