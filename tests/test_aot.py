@@ -38,6 +38,7 @@ def run(*arguments, before="pass"):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_json_is_all_that_is_printed_and_figures_are_of_the_slices():
     done = run(*TINY, "--topology=v5litepod-4,v4:2x2x1", "--json")

@@ -26,6 +26,7 @@ def trained(tmp_path_factory):
     return workdir, run(workdir, *TINY_CLASSIFIER).stdout
 
 
+@pytest.mark.slow
 def test_it_trains_on_a_part_and_is_scored_by_its_own_logits(trained):
     workdir, said = trained
     assert "144 labelled examples of 1,438, the others left out, 10 classes" in said
@@ -51,6 +52,7 @@ def test_it_trains_on_a_part_and_is_scored_by_its_own_logits(trained):
     assert "nothing to do" in run(workdir, *TINY_CLASSIFIER).stdout
 
 
+@pytest.mark.slow
 def test_evaluate_says_the_same(trained):
     workdir, _ = trained
     said = run(workdir, "--evals=accuracy", module="ssl_jax.evaluate").stdout
@@ -62,6 +64,7 @@ def test_evaluate_says_the_same(trained):
     np.testing.assert_allclose(values["accuracy/top5"], results["accuracy/top5"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_its_encoder_is_exported(trained, tmp_path):
     workdir, _ = trained
     run(workdir, f"--output={tmp_path}", "--to=safetensors", module="ssl_jax.export")

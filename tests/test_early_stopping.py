@@ -122,6 +122,7 @@ def test_a_run_stops_and_its_results_are_those_of_the_best_checkpoint(stopped):
     assert "nothing to do" in run(workdir, *STOPS).stdout
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_decides_the_same(stopped, tmp_path):
     """Its last checkpoint is there, its results are not: it ends without another step."""
     workdir, _ = stopped

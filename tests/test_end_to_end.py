@@ -267,6 +267,7 @@ def test_the_same_seed_gives_the_same_losses_and_devices_do_not_matter(finished)
     np.testing.assert_allclose([eight[s] for s in steps], [one[s] for s in steps], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_path):
     # A learning rate that overflows: the first updates are saved, then the loss is not a number.
     arguments = (*TINY, "--config.optimizer.base_lr=1e30", "--config.checkpoint.every_steps=1",
@@ -301,6 +302,7 @@ def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     np.testing.assert_allclose(encoder.features(images)["h"], h, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished(1), workdir)

@@ -100,6 +100,7 @@ def bn_run(devices, steps=2, **overrides):
     return state, metrics
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_those_of_a_micro_batch_over_all_devices():
     one, metrics1 = bn_run(1, micro_batch_size=8)
     eight, metrics8 = bn_run(8, micro_batch_size=8)
@@ -121,6 +122,7 @@ def program(micro_batch_size, batch=256):
     return experiment, compiled.read(experiment.compiled_train_step)
 
 
+@pytest.mark.slow
 def test_nothing_large_is_communicated_inside_the_loop():
     """Only batch statistics are; the gradients are summed once, behind the loop."""
     experiment, found = program(32)

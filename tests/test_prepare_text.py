@@ -70,6 +70,7 @@ def test_from_files_to_batches(tmp_path):
     assert "something else (corpus.options.document: paragraph -> file); choose" in errors[0]
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path):
     write_corpus(tmp_path / "a.txt")
     arguments = [

@@ -71,6 +71,11 @@ def run(config, workdir, *arguments):
 def test_a_grid_with_a_failing_cell(file, tmp_path):
     listed = run(f"{file}:broken", tmp_path, "--dry_run")
     assert listed.returncode == 1 and "nowhere" in listed.stderr  # no data, no length
+    one = run(file, tmp_path, "--cell=1")  # one cell may be asked for
+    assert one.returncode == 0, one.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["t=0.5,seed=0"]
+    collected = run(file, tmp_path, "--collect")
+    assert "1 of 2 cells" in collected.stdout and (tmp_path / "results.csv").exists()
     done = run(f"{file}:broken", tmp_path)
     assert done.returncode == 1, done.stderr
     assert "[1/3] t=0.0,seed=0: FAILED with exit code 1" in done.stdout
@@ -87,7 +92,7 @@ def test_a_grid_with_a_failing_cell(file, tmp_path):
         raw = found["results"]["raw pixels"]["knn/top1"]
         assert float(row["raw pixels/knn/top1"]) == raw
 
-    # Again: the finished ones are skipped, and one cell may be asked for.
+    # Again: the finished ones are skipped.
     before = (tmp_path / "t=0.1,seed=0" / "metrics.jsonl").stat().st_mtime_ns
     again = run(file, tmp_path)
     assert again.returncode == 0 and again.stdout.count("finished") == 2
@@ -104,12 +109,6 @@ def test_a_grid_with_a_failing_cell(file, tmp_path):
     assert "2 cells: 1 finished, 1 begun" in listed.stdout
     assert "512 examples in all (steps x batch); 256 examples to go" in listed.stdout
     path.write_text(whole)
-    other = tmp_path / "other"
-    one = run(file, other, "--cell=1")
-    assert one.returncode == 0, one.stderr
-    assert [p.name for p in other.iterdir()] == ["t=0.5,seed=0"]
-    collected = run(file, other, "--collect")
-    assert "1 of 2 cells" in collected.stdout and (other / "results.csv").exists()
 
 
 @pytest.mark.slow

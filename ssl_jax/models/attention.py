@@ -75,6 +75,8 @@ def attention(
         implementation = choose_implementation(
             query, key, masked=mask is not None, segmented=segment is not None
         )
+    if implementation == "splash" and query.shape[0] % ambient.shards():
+        implementation = "xla"  # a row to initialise a net with is not split over devices
     if implementation == "splash":
         return _splash(query, key, value, mask=mask, segment=segment, causal=causal)
     if segment is not None:
@@ -118,6 +120,7 @@ def choose_implementation(
             and lengths[0] % _TILES[0] == 0
             and query.dtype == jnp.bfloat16
             and _splits_rows_only()
+            and query.shape[0] % ambient.shards() == 0
         )
         return "splash" if fits else "xla"
     fits = (

@@ -289,6 +289,7 @@ def _agreement_only(z):
     return jnp.sum((z[:, 0] - z[:, 1]) ** 2, axis=-1).mean()
 
 
+@pytest.mark.slow
 def test_real_runs():
     """A contrastive run stays silent; the same run without negatives collapses, and it is told."""
     healthy, collapsing = _pretrain(_nt_xent), _pretrain(_agreement_only)

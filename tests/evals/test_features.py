@@ -143,6 +143,7 @@ with jax.set_mesh(mesh):  # the other process's devices are in the ambient mesh
 """
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_alike():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

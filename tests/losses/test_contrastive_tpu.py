@@ -10,11 +10,11 @@ from benchmarks.contrastive_tpu import Case, compile_case
 @pytest.mark.parametrize(
     "case",
     [
-        Case("v5e:1x1", 2**14, "float32", "blockwise", 32),
-        Case("v5e:1x1", 2**17, "bfloat16", "blockwise", 224),
+        pytest.param(Case("v5e:1x1", 2**14, "float32", "blockwise", 32), marks=pytest.mark.slow),
+        pytest.param(Case("v5e:1x1", 2**17, "bfloat16", "blockwise", 224), marks=pytest.mark.slow),
         Case("v5e:4x4", 2**17, "bfloat16", "blockwise", 56),
-        Case("v5e:4x4", 2**20, "bfloat16", "blockwise", 320),
-        Case("v5e:4x4", 2**20, "bfloat16", "ring", 100),
+        pytest.param(Case("v5e:4x4", 2**20, "bfloat16", "blockwise", 320), marks=pytest.mark.slow),
+        pytest.param(Case("v5e:4x4", 2**20, "bfloat16", "ring", 100), marks=pytest.mark.slow),
     ],
     ids=lambda case: f"{case.topology}-{case.views}-{case.implementation}",
 )

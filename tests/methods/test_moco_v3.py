@@ -189,6 +189,7 @@ def test_the_recipes_are_the_papers():
         np.testing.assert_allclose(peaks[variant], expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_vits_are_the_papers():
     """12 heads also in ViT-S; fixed positions; Table 1 has 22 and 86 million parameters."""
     for variant, millions in (("vit_s16", 21.6), ("vit_b16", 85.7)):

@@ -113,6 +113,7 @@ def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     assert outputs["z"].shape == (experiment.config.batch_size, 2, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "parameters"),
     [("imagenet", 23_508_032), ("imagenet_sk", 35_215_584), ("imagenet_big", 794_704_160)],

@@ -259,6 +259,7 @@ def test_the_recipes_are_the_papers(variant, examples, peak, epochs):
         assert mask["encoder"]["stage1"]["block1"]["conv1"]["kernel"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "pretraining"),
     [

@@ -207,12 +207,17 @@ def test_the_fused_kernel_runs_where_it_can(changes, expected):
         ({"data": 8}, {"dtype": jnp.float32}, "xla"),
         ({"data": 8}, {"lengths": (128, 128)}, "xla"),
         ({"data": 8}, {"lengths": (512, 1024)}, "xla"),
+        ({"data": 8}, {"rows": 1}, "xla"),  # of which a net is initialised
     ],
 )
 def test_the_tpu_kernel_runs_where_it_can(mesh, changes, expected):
-    case = dict(dtype=jnp.bfloat16, lengths=(512, 512), masked=False, segmented=True) | changes
+    case = dict(
+        dtype=jnp.bfloat16, lengths=(512, 512), masked=False, segmented=True, rows=8
+    )  # fmt: skip
+    case |= changes
     query, key = (
-        jax.ShapeDtypeStruct((8, length, 12, 64), case["dtype"]) for length in case["lengths"]
+        jax.ShapeDtypeStruct((case["rows"], length, 12, 64), case["dtype"])
+        for length in case["lengths"]
     )
     flags = {name: case[name] for name in ("masked", "segmented")}
     with jax.set_mesh(parallel.make_mesh(**mesh)) if mesh else contextlib.nullcontext():
