@@ -1,5 +1,6 @@
 """The commands as a user types them: train, resume, evaluate, embed, report."""
 
+import functools
 import json
 import os
 import pathlib
@@ -62,8 +63,10 @@ def run(workdir, *arguments, devices=1, module="ssl_jax.train", check=True, time
 
 
 def start(workdir, *arguments, devices=1):
+    # A job in the background ignores SIGINT and hands that on.
+    reset = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
-        command(workdir, *arguments), env=environment(devices), cwd=ROOT,
+        command(workdir, *arguments), env=environment(devices), cwd=ROOT, preexec_fn=reset,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

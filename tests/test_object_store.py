@@ -174,6 +174,49 @@ def test_killed_stopped_and_resumed_on_gs_it_is_the_run_of_a_local_workdir(workd
     np.testing.assert_array_equal(there["h"], here["h"])
 
 
+SWEEP = """
+from ssl_jax.grid import Cell, Sweep
+
+def get_sweep(variant=""):
+    return Sweep("one", (Cell({"seed": 0}, "configs/simclr.py:digits", {"seed": 0}),))
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_on_gs_and_what_goes_on_from_its_run(workdir, tmp_path):
+    file = tmp_path / "one.py"
+    file.write_text(SWEEP)
+    changes = [flag.removeprefix("--config.") for flag in TINY[1:] if "steps" not in flag]
+    settings = [f"--set={text}" for text in (*changes, "steps=4", "log.every_steps=1")]
+    sweep = (f"--config={file}", *settings)
+    assert "1 of 1 cells" in run(workdir, *sweep, module="ssl_jax.sweep")
+    assert "1 finished" in run(workdir, *sweep, "--dry_run", module="ssl_jax.sweep")
+    assert (workdir / "results.csv").read_text().count("\n") == 2
+    cell = workdir / "seed=0"
+    assert "loss" in (cell / "log.txt").read_text()
+
+    run(cell, f"--output={tmp_path}/out", "--to=safetensors", module="ssl_jax.export")
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size > 1000
+    quick = [flag for flag in TINY if "profile_steps" not in flag and ".steps=" not in flag]
+    output = run(tmp_path / "next", *quick, "--config.steps=2", f"--config.init_from={cell}")
+    assert f"starts from {cell}: step 4, " in output
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_workdir_on_gs(workdir):
+    short = [flag for flag in TINY if "profile_steps" not in flag and ".steps=" not in flag]
+    short.append("--config.steps=12")
+    together = [sys.executable, "launch/multiprocess_local.py", "--num_processes=2", "--"]
+    done = subprocess.run(
+        [*together, *command(workdir, *short)],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(losses(workdir)) == list(range(1, 13))
+    assert Manifest.read(workdir / "checkpoints" / "12").arrays
+    assert "nothing to do" in run(workdir, *short)
+
+
 def _steps(boards):
     """Of the events in TensorBoard's files: a record is a length, 4 bytes, the event, 4 bytes."""
     from tensorboardX.proto.event_pb2 import Event
