@@ -62,12 +62,18 @@ def flip(path, position, bit=0):
     path.write_bytes(content)
 
 
+def flip_kernel(workdir, step, byte):
+    """Flips a bit of params/conv/kernel where its bytes lie, in whichever file that is."""
+    kernel = np.asarray(make_state(step)["params"]["conv"]["kernel"])
+    found = [
+        (path, path.read_bytes().find(kernel[0, :15].tobytes())) for path in files(workdir, step)
+    ]
+    ((path, position),) = [(path, position) for path, position in found if position >= 0]
+    flip(path, position + byte)
+
+
 def test_flipped_bit_names_the_array_and_falls_back(workdir, caplog):
-    path = data_file(workdir, 2)
-    kernel = np.asarray(make_state(2)["params"]["conv"]["kernel"])
-    position = path.read_bytes().find(kernel[:, :15].tobytes()[:60])
-    assert position >= 0, "the array's bytes are expected in the data file"
-    flip(path, position + 30)
+    flip_kernel(workdir, 2, byte=30)
     like = make_state(0)
     message = r"params/conv/kernel differs from what was saved$"
     with Checkpointer(workdir) as checkpointer:
@@ -172,9 +178,7 @@ def test_nothing_good_left(workdir):
 
 
 def test_parameters_are_verified_too(workdir):
-    kernel = np.asarray(make_state(2)["params"]["conv"]["kernel"])
-    path = data_file(workdir, 2)
-    flip(path, path.read_bytes().find(kernel[:, :15].tobytes()[:60]))
+    flip_kernel(workdir, 2, byte=0)
     with Checkpointer(workdir) as checkpointer:
         _, step = checkpointer.restore_parameters(prefixes=("opt_state",))
         assert step == 2  # what is not read is not judged
