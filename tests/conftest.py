@@ -21,3 +21,19 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "ssl_jax_test_xla_cache")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+# Files that take minutes; they are begun first, so that the workers finish at about the same time.
+_LONG = (
+    "tests/docs/test_pages.py",
+    "tests/test_end_to_end.py",
+    "tests/test_sweep.py",
+    "tests/methods/test_methods.py",
+    "tests/test_object_store.py",
+    "tests/test_preemption.py",
+    "tests/test_export.py",
+    "tests/launch/test_colab.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.nodeid.split("::")[0] not in _LONG)

@@ -108,6 +108,7 @@ def stopped(tmp_path_factory):
     return workdir, run(workdir, *STOPS).stdout
 
 
+@pytest.mark.slow
 def test_a_run_stops_and_its_results_are_those_of_the_best_checkpoint(stopped):
     workdir, said = stopped
     assert "2 evaluations without a better eval/knn/top1" in said

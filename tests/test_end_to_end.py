@@ -228,10 +228,8 @@ def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_p
     np.testing.assert_allclose(list(pieces.values()), list(whole.values()), rtol=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("signum", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_next_start_goes_on(signum, code, finished, tmp_path):
     arguments = (*TINY, "--config.checkpoint.every_steps=1000")
     process = start(tmp_path, *arguments)

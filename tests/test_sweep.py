@@ -68,6 +68,7 @@ def run(config, workdir, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_grid_with_a_failing_cell(file, tmp_path):
     listed = run(f"{file}:broken", tmp_path, "--dry_run")
     assert listed.returncode == 1 and "nowhere" in listed.stderr  # no data, no length

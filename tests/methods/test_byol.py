@@ -122,6 +122,7 @@ def test_a_constant_tau(tiny):
     assert "decay 0.9" in dict(method.preflight(16))["target"]
 
 
+@pytest.mark.slow
 def test_one_micro_batch_is_the_whole_batch():
     """The target's parameters pass through the shard_map that splits the batch."""
     sgd = dict(optimizer__name="sgd", optimizer__base_lr=0.1, optimizer__warmup_steps=0)

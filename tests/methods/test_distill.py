@@ -44,6 +44,7 @@ def test_the_objective_mixes_teacher_and_labels(weight):
     np.testing.assert_allclose(aux.metrics["agreement"], agreement)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_a_supervised_run_that_stays_as_it_is():
     """It answers in evaluation mode what that run answers, and three steps do not change it."""
     trained, source = build("supervised")

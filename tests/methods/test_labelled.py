@@ -175,6 +175,7 @@ def test_a_frozen_encoder_stays_and_the_head_learns():
     assert all(np.any(x != by_path(head)[path]) for path, x in by_path(state.params).items())
 
 
+@pytest.mark.slow
 def test_dropout_stands_where_berts_and_robertas_do():
     """Every output differs between keys only if dropout is on, in the head alone as well."""
     for name, layers in ((NAMES[0], 1), (NAMES[1], 2)):

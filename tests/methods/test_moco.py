@@ -298,6 +298,7 @@ def test_images_are_sent_once_and_never_gathered(micro_batch_size):
     assert not [c for c in program.collectives if c.kind in ("collective-permute",)]
 
 
+@pytest.mark.slow
 def test_micro_batches_have_groups_of_their_own_on_any_devices():
     options = dict(batch_size=32, micro_batch_size=16, method__num_negatives=64, **SGD)
     one, history1 = run(*build("moco-v1", 1, **options), 2)

@@ -48,6 +48,7 @@ def test_each_view_has_its_own_forward_pass_and_predicts_the_other():
     np.testing.assert_allclose(np.std(z[0], axis=0), 1, atol=0.02)
 
 
+@pytest.mark.slow
 def test_the_predictors_learning_rate_stays_while_the_others_fall():
     """Plain gradient descent on a gradient of ones over the whole run of the imagenet recipe."""
     recipe = paper_scale.build("simsiam.py:imagenet").config.optimizer
