@@ -372,6 +372,7 @@ def test_two_processes_train_the_run_that_one_trains(finished, tmp_path):
     np.testing.assert_allclose([two[s] for s in steps], [one[s] for s in steps], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_without_labels(tmp_path):
     """Unlabelled, of mixed sizes, one of them broken: trains, reports, embeds."""
     rng = np.random.default_rng(0)

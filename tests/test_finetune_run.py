@@ -42,6 +42,7 @@ def finetuned(tmp_path_factory):
     return folder, said
 
 
+@pytest.mark.slow
 def test_model_and_tokenizer_come_from_the_pretrained_run(finetuned):
     folder, said = finetuned
     config = pretrained.read_config(folder / "run")

@@ -43,6 +43,7 @@ def forward(method, params, buffers, view):
     return h, z, {**buffers, "encoder": encoder, "projector": projector}
 
 
+@pytest.mark.slow
 def test_every_view_has_its_own_forward_pass_online_and_in_the_target(tiny):
     method = tiny[0].method
     params, target, buffers, views = drawn(tiny)

@@ -147,6 +147,7 @@ def test_bad_values_are_named(change, message):
         build(**change)
 
 
+@pytest.mark.slow
 def test_the_memory_gives_negatives_of_earlier_steps():
     """The loss sees the queue of before the step; the step's keys then replace the oldest."""
     experiment, source = build(method__memory_size=16, batch_size=8)
