@@ -1,6 +1,7 @@
 """Eight virtual CPU devices for the whole suite, and a compilation cache shared between runs."""
 
 import os
+import signal
 import tempfile
 from importlib import metadata
 
@@ -21,6 +22,10 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "ssl_jax_test_xla_cache")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+# A job in the background ignores SIGINT and hands that on to the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Files that take minutes; they are begun first, so that the workers finish at about the same time.
 _LONG = (

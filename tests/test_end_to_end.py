@@ -1,6 +1,5 @@
 """The commands as a user types them: train, resume, evaluate, embed, report."""
 
-import functools
 import json
 import os
 import pathlib
@@ -63,10 +62,8 @@ def run(workdir, *arguments, devices=1, module="ssl_jax.train", check=True, time
 
 
 def start(workdir, *arguments, devices=1):
-    # A job in the background ignores SIGINT and hands that on.
-    reset = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
-        command(workdir, *arguments), env=environment(devices), cwd=ROOT, preexec_fn=reset,
+        command(workdir, *arguments), env=environment(devices), cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -357,9 +354,10 @@ def test_what_the_readme_promises_of_the_digits_recipe(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_run_that_one_trains(finished, tmp_path):
-    """And round a ring the run that the whole matrix trains."""
-    how = "--config.method.implementation=ring", "--config.method.block_size=32"
+@pytest.mark.parametrize("implementation", ["blockwise", "ring"])
+def test_two_processes_train_the_run_that_one_trains(finished, tmp_path, implementation):
+    """And tile by tile the run that the whole matrix trains."""
+    how = f"--config.method.implementation={implementation}", "--config.method.block_size=32"
     done = subprocess.run(
         [sys.executable, "launch/multiprocess_local.py", "--num_processes=2", "--",
          *command(tmp_path, *TINY, *how)],

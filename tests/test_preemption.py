@@ -144,11 +144,17 @@ def lose(workdir, processes, rank, step):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An uninterrupted run of two processes."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    with Job(workdir, 2) as job:
-        job.finishes()
-    return workdir
+    """Uninterrupted runs, by number of processes."""
+    runs = {}
+
+    def get(processes):
+        if processes not in runs:
+            runs[processes] = tmp_path_factory.mktemp("whole") / str(processes)
+            with Job(runs[processes], processes) as job:
+                job.finishes()
+        return runs[processes]
+
+    return get
 
 
 @pytest.mark.slow
@@ -160,20 +166,30 @@ def test_two_processes_lose_each_of_them_and_end_bit_identically(whole, tmp_path
     with Job(workdir, 2) as job:
         job.finishes()
         assert "continuing from step" in job.output()
-    assert losses(workdir) == losses(whole)
-    assert final_digests(workdir) == final_digests(whole)
+    assert losses(workdir) == losses(whole(2))
+    assert final_digests(workdir) == final_digests(whole(2))
 
 
 @pytest.mark.slow
-def test_four_processes_lose_one_are_stopped_and_go_on_as_one(whole, tmp_path):
+def test_four_processes_lose_one_and_end_bit_identically(whole, tmp_path):
+    workdir = tmp_path / "run"
+    lose(workdir, 4, rank=2, step=20)
+    with Job(workdir, 4) as job:
+        job.finishes()
+    assert losses(workdir) == losses(whole(4))
+    assert final_digests(workdir) == final_digests(whole(4))
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_as_four_and_then_as_one(whole, tmp_path):
     """On the same batches: the losses are those of two all along, but for rounding."""
     workdir = tmp_path / "run"
-    lose(workdir, 4, rank=2, step=5)
+    stop_all(workdir, 2, step=5)
     stop_all(workdir, 4, step=20)
     with Job(workdir, 1) as job:
         job.finishes()
         assert "continuing from step" in job.output()
-    pieces, expected = losses(workdir), losses(whole)
+    pieces, expected = losses(workdir), losses(whole(2))
     assert pieces.keys() == expected.keys()
     np.testing.assert_allclose(
         [pieces[step] for step in expected], list(expected.values()), rtol=2e-5

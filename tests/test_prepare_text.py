@@ -1,6 +1,5 @@
 """The command that prepares token caches, as a program."""
 
-import functools
 import os
 import signal
 import subprocess
@@ -18,9 +17,7 @@ VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "##s", "."]
 def start(*arguments, **kwargs):
     command = [sys.executable, "-m", "ssl_jax.prepare_text", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A job in the background ignores SIGINT and hands that on.
-    reset = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, preexec_fn=reset, **pipes, **kwargs)
+    return subprocess.Popen(command, **pipes, **kwargs)
 
 
 def run(*arguments):

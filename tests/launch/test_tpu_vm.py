@@ -1,6 +1,5 @@
 """The TPU VM launcher against a `gcloud` that plays the cloud; what workers run really runs."""
 
-import functools
 import json
 import os
 import pathlib
@@ -103,13 +102,10 @@ class World:
             "FAKE_WORKERS": "2" if TWO_WORKERS in options else "1",
         }
         common = ("--name=x", "--zone=us-central2-b")
-        # A job in the background ignores SIGINT and hands that on.
-        reset = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         return subprocess.Popen(
             [PYTHON, "-S", "launch/tpu_vm.py", action, *common, *options],
             cwd=self.root,
             env=environment,
-            preexec_fn=reset,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -97,7 +97,10 @@ def test_every_mesh_gives_the_oracles_value_and_gradient(implementation, mesh):
 
 
 @pytest.mark.parametrize("implementation", ["blockwise", "ring"])
-@pytest.mark.parametrize("temperature", [0.01, 0.025, 0.5])
+@pytest.mark.parametrize(
+    "temperature",
+    [0.01, 0.025, 0.5, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.02, 100.0))],
+)
 def test_any_temperature_on_one_device(implementation, temperature):
     za, zb = embeddings(n=24)
     check(za, zb, temperature, implementation=implementation, block_size=16)

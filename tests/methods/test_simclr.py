@@ -71,7 +71,10 @@ def test_features_come_from_before_the_projector(tiny):
 
 @pytest.mark.parametrize(
     "variant",
-    ["imagenet", *(pytest.param(v, marks=pytest.mark.slow) for v in ("small_shapes", "cifar10"))],
+    [
+        "imagenet",
+        *(pytest.param(v, marks=pytest.mark.slow) for v in ("small_shapes", "shapes", "cifar10")),
+    ],
 )
 def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     config = config_lib.resolve(config_lib.load(f"{CONFIGS}/simclr.py:{variant}"))
