@@ -32,6 +32,7 @@ from benchmarks import machine
 from ssl_jax.data.kinds import text
 from ssl_jax.data.text import prepare, rows, text_source, token_cache, tokenizer
 from ssl_jax.data.text.token_cache import Shard, TokenCache
+from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 
 VOCAB_SIZE = 8000
 DOCUMENTS_AT_ONCE = 256  # given to encode_batch; more take more memory and no less time
@@ -115,7 +116,7 @@ def cache(root: pathlib.Path, path: str, workers: int) -> float:
     directory = root / "cache"
     began = time.perf_counter()
     made = prepare.prepare(
-        text.corpus(f"{root}/text/*.txt"), prepare.TokenizerOptions(path), str(directory),
+        text.corpus(f"{root}/text/*.txt"), TokenizerOptions(path), str(directory),
         workers=workers, shard_characters=1 << 22, say=lambda line: None,
     )  # fmt: skip
     len(source(made, "packed", 512))

@@ -51,6 +51,9 @@ class Vocabulary:
     mask: int
     special: tuple[int, ...]
 
+    def __str__(self) -> str:
+        return f"{self.size:,} tokens with mask {self.mask} and pad {self.pad}"
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:

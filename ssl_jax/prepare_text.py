@@ -23,6 +23,7 @@ from ssl_jax import command, data
 from ssl_jax.data import workers
 from ssl_jax.data.text import prepare, rows, text_source
 from ssl_jax.data.text.token_cache import TokenCache
+from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 from ssl_jax.errors import UserError
 
 # Flags that are options of some kinds of corpus: those given are handed on.
@@ -64,7 +65,7 @@ def main() -> int:
             "and 1"
         )
     options = {name: given[name].value for name in CORPUS_FLAGS if given[name].value is not None}
-    tokenizer = prepare.TokenizerOptions(
+    tokenizer = TokenizerOptions(
         given.tokenizer, given.vocab_size, given.lowercase, given.tokenizer_fraction
     )
     directory = os.path.expanduser(given.output)

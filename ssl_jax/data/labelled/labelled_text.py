@@ -33,7 +33,7 @@ from ssl_jax.data.text.rows import ragged_arange
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.method import DataSpec, Vocabulary
+from ssl_jax.method import DataSpec
 
 # Kinds that are labelled text whatever the options say, and what their task is by default.
 _ALWAYS = {"csv": "classify", "conll": "tags", "glue": None, "squad": "span"}
@@ -138,8 +138,8 @@ class Task(abc.ABC):
         made, asked = self.make_tokenizer(), self.options.vocabulary
         if asked not in (None, made.vocabulary):
             raise UserError(
-                f"tokenizer {self.options.tokenizer.tokenizer} has {_words(made.vocabulary)}, not "
-                f"{_words(asked)} (data.options.vocabulary); use the tokenizer the run began with"
+                f"tokenizer {self.options.tokenizer.tokenizer} has {made.vocabulary}, not "
+                f"{asked} (data.options.vocabulary); use the tokenizer the run began with"
             )
         return made
 
@@ -293,10 +293,6 @@ def _found_classes(examples: Examples) -> tuple[str, ...]:
     return tuple(sorted(counts, key=lambda name: (name != "O", name)))
 
 
-def _words(vocabulary: Vocabulary) -> str:
-    return f"{vocabulary.size:,} tokens with mask {vocabulary.mask} and pad {vocabulary.pad}"
-
-
 def spec_without_data(
     kind: str, location: str, options: Mapping[str, Any], num_examples: int, num_classes: int | None
 ) -> DataSpec:
@@ -311,13 +307,7 @@ def spec_without_data(
     task = _task_of(kind, location, options)
     check_options(kind, options, keyword_only(_maker(kind)), OPTIONS)
     read = TaskOptions.of(task, options)
-    vocabulary = read.vocabulary
-    if vocabulary is None and not read.tokenizer.trained:
-        vocabulary = read.tokenizer.load().vocabulary
-    elif vocabulary is None:
-        vocabulary = tokenizer.family_vocabulary(
-            read.tokenizer.tokenizer, read.tokenizer.vocab_size
-        )
+    vocabulary = read.vocabulary or read.tokenizer.vocabulary()
     if num_classes is None and read.class_names is not None:
         num_classes = len(read.class_names)
     return task_spec(read, vocabulary, num_examples, num_classes)

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from ssl_jax.data import patterns
-from ssl_jax.data.text.prepare import TokenizerOptions
+from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.method import DataSpec, Vocabulary
 

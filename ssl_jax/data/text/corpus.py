@@ -75,6 +75,12 @@ class Corpus(abc.ABC):
     description: dict[str, Any]
     class_names: tuple[str, ...] | None = None
 
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        location = self.description.get("location")
+        return self.description["kind"] + (f":{location}" if location else "")
+
     @abc.abstractmethod
     def parts(self, split: str) -> Iterator[Part]:
         """The documents of a split, the same ones in the same order at every call.

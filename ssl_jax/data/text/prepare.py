@@ -8,126 +8,30 @@ was made from is the one just read.
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from typing import Any, NamedTuple
+from concurrent.futures import BrokenExecutor
+from typing import Any
 
-import numpy as np
-
-from ssl_jax.data import counter
-from ssl_jax.data.text import token_cache, tokenizer
-from ssl_jax.data.text.corpus import Corpus, Part, hash_of, sentences
-from ssl_jax.data.text.token_cache import Shard, TokenCache
+from ssl_jax.data.text import token_cache
+from ssl_jax.data.text.corpus import Corpus, Part, hash_of
+from ssl_jax.data.text.shard_makers import Makers, Task
+from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer import Tokenizer
-from ssl_jax.data.workers import init_worker
+from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 from ssl_jax.errors import RunError, UserError
 
 SHARD = 1 << 25  # characters of a shard, about 16 MB of tokens
-_AT_ONCE = 1 << 20  # characters tokenized at a time: their encodings take fifty times as much
-_SAMPLE = 4  # keeps the draw of documents apart from the other streams
 _LOCK = ".lock"
 _LINE_SECONDS = 5.0
 
 Say = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerOptions:
-    """Which tokenizer a corpus is prepared with.
-
-    Attributes:
-      tokenizer: "wordpiece" or "bpe", trained on the split `train`; or the path of a tokenizer's
-        files (see `tokenizer.load`).
-      vocab_size: of a trained tokenizer; default 30,522 and 50,265.
-      lowercase: of WordPiece, whether text is lower-cased; default for a trained one: yes.
-      tokenizer_fraction: share of the documents a trained tokenizer sees, in (0, 1].
-    """
-
-    tokenizer: str = "wordpiece"
-    vocab_size: int | None = None
-    lowercase: bool | None = None
-    tokenizer_fraction: float = 1.0
-
-    @property
-    def trained(self) -> bool:
-        return self.tokenizer in tokenizer.FAMILIES
-
-    def load(self) -> Tokenizer:
-        """The tokenizer of files.
-
-        Raises:
-          UserError: they cannot be read, or are of another size than `vocab_size`.
-        """
-        loaded = tokenizer.load(self.tokenizer, lowercase=self.lowercase)
-        if self.vocab_size not in (None, loaded.vocabulary.size):
-            raise UserError(
-                f"vocab_size is {self.vocab_size}, but tokenizer {self.tokenizer} has "
-                f"{loaded.vocabulary.size:,} tokens; leave vocab_size out"
-            )
-        return loaded
-
-    def identity(self) -> dict[str, Any]:
-        """What tells tokenizers apart, JSON.
-
-        Raises:
-          UserError: as `load`, or a bad value.
-        """
-        if not 0 < self.tokenizer_fraction <= 1:
-            raise UserError(
-                f"tokenizer_fraction is {self.tokenizer_fraction}; use a number above 0 and up to 1"
-            )
-        if self.lowercase is not None and self.tokenizer == "bpe":
-            raise UserError("lowercase is an option of WordPiece; leave it out for tokenizer=bpe")
-        if not self.trained:
-            return {"hash": self.load().digest}
-        values = dataclasses.asdict(self)
-        values["vocab_size"] = self.vocab_size or tokenizer.VOCAB_SIZES[self.tokenizer]
-        values["lowercase"] = self.tokenizer == "wordpiece" and self.lowercase is not False
-        return values
-
-    def make(self, corpus: Corpus) -> Tokenizer:
-        """Loads or trains the tokenizer.
-
-        Raises:
-          UserError: as `load` and `tokenizer.train`, or there is nothing to train on.
-        """
-        if not self.trained:
-            return self.load()
-        split = "train" if "train" in corpus.splits else corpus.splits[0]
-        found = False
-
-        def texts() -> Iterator[str]:
-            nonlocal found
-            kept, number = True, 0
-            for part in corpus.parts(split):
-                if not part.continues:
-                    kept = _drawn(number, self.tokenizer_fraction)
-                    number += 1
-                if kept:
-                    found = True
-                    yield part.text
-
-        lowercase = self.lowercase is not False
-        made = tokenizer.train(texts, self.tokenizer, self.vocab_size, lowercase=lowercase)
-        if not found:
-            raise UserError(f"{_title(corpus)}[{split}] has no text to train a tokenizer on")
-        return made
-
-
-def _drawn(number: int, fraction: float) -> bool:
-    return (
-        fraction == 1 or counter.uniform(counter.key(0, _SAMPLE), np.array([number]))[0] < fraction
-    )
 
 
 def identity(corpus: Corpus, options: TokenizerOptions, shard_characters: int) -> dict[str, Any]:
@@ -163,7 +67,7 @@ def cached(
     if os.path.exists(os.path.join(directory, token_cache.MANIFEST)):
         return TokenCache(directory)
     say(
-        f"preparing the tokens of {_title(corpus)} once, in {directory} (for a large corpus: "
+        f"preparing the tokens of {corpus.title} once, in {directory} (for a large corpus: "
         "python -m ssl_jax.prepare_text, with several processes)"
     )
     return prepare(corpus, options, directory, workers=workers, say=say)
@@ -292,15 +196,6 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-class _Task(NamedTuple):
-    """A shard to be made."""
-
-    path: str
-    parts: list[Part]
-    labels: list[int]  # of each part
-    facts: dict[str, Any]
-
-
 class _Preparation:
     """One run of `prepare`, once it is alone in its directory."""
 
@@ -318,7 +213,7 @@ class _Preparation:
         self._tokenizer = self._settle_tokenizer()
         self._began = self._said = time.monotonic()
         records: dict[str, list[dict[str, Any]]] = {split: [] for split in self._corpus.splits}
-        with _Makers(self._workers, self._tokenizer) as makers:
+        with Makers(self._workers, self._tokenizer) as makers:
             for split in self._corpus.splits:
                 for record in self._made_or_kept(split, makers):
                     records[split].append(record)
@@ -348,13 +243,13 @@ class _Preparation:
         with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
             return Tokenizer.from_json(file.read())
         if self._options.trained:
-            self._say(f"training a {self._options.tokenizer} tokenizer on {_title(self._corpus)}")
+            self._say(f"training a {self._options.tokenizer} tokenizer on {self._corpus.title}")
         made = self._options.make(self._corpus)
         self._say(f"tokenizer of {made.vocabulary.size:,} tokens: {path}")
         token_cache.write_file(path, made.to_json().encode())
         return made
 
-    def _made_or_kept(self, split: str, makers: _Makers) -> Iterator[dict[str, Any]]:
+    def _made_or_kept(self, split: str, makers: Makers) -> Iterator[dict[str, Any]]:
         """The records of a split's shards, in order."""
         for number, (parts, characters) in enumerate(
             _shards(self._corpus, split, self._characters)
@@ -374,7 +269,7 @@ class _Preparation:
                 yield from makers.keep(kept)
             else:
                 self._made += characters
-                yield from makers.make(_Task(path, parts, labels, facts))
+                yield from makers.make(Task(path, parts, labels, facts))
         yield from makers.rest()
 
     def _label(self, part: Part) -> int:
@@ -398,7 +293,7 @@ class _Preparation:
             self._say(f"{split}: shard {len(records):,}, {tokens:,} tokens, {rate:.1f} MB/s")
 
     def _check(self, split: str, facts: dict[str, Any]) -> None:
-        where = f"{_title(self._corpus)}[{split}]"
+        where = f"{self._corpus.title}[{split}]"
         if not facts["shards"]:
             notes = "; ".join(self._corpus.notes())
             raise UserError(f"{where} has no text" + (f": {notes}" if notes else ""))
@@ -444,131 +339,3 @@ def _split_facts(records: list[dict[str, Any]]) -> dict[str, Any]:
     totals = {key: sum(record[key] for record in records) for key in keys}
     documents = sum(record["documents"] - record["continues"] for record in records)
     return totals | {"documents": documents, "shards": records}
-
-
-def _title(corpus: Corpus) -> str:
-    location = corpus.description.get("location")
-    return corpus.description["kind"] + (f":{location}" if location else "")
-
-
-def make_shard(task: _Task, made: Tokenizer) -> dict[str, Any]:
-    """Tokenizes and writes a shard. Returns its record."""
-    dtype = token_cache.dtype_of(made.vocabulary)
-    ids: list[np.ndarray] = []
-    lengths: list[np.ndarray] = []
-    pieces: list[str] = []
-    owners: list[int] = []  # the document of each piece
-    document, waiting = -1, 0
-
-    def encode() -> None:
-        nonlocal pieces, waiting
-        found, counts = made.encode(pieces)
-        ids.append(found.astype(dtype))
-        lengths.append(counts)
-        pieces, waiting = [], 0
-
-    starts = []
-    for row, part in enumerate(task.parts):
-        if not part.continues or row == 0:
-            document += 1
-            starts.append(row)
-        cut = sentences(part.text)
-        owners += [document] * len(cut)
-        pieces += cut
-        waiting += len(part.text)
-        if waiting >= _AT_ONCE:
-            encode()
-    encode()
-    counts = np.concatenate(lengths)
-    some = counts > 0
-    encoded = [os.fsencode(task.parts[row].name) for row in starts]
-    shard = Shard(
-        tokens=np.concatenate(ids),
-        sentence_tokens=counts[some].astype(np.uint32),
-        document_sentences=np.bincount(np.array(owners)[some], minlength=len(starts)).astype(
-            np.uint32
-        ),
-        label=np.array([task.labels[row] for row in starts], np.int32),
-        names=np.frombuffer(b"".join(encoded), np.uint8),
-        name_ends=np.cumsum([len(name) for name in encoded], dtype=np.int64),
-    )
-    return token_cache.write_shard(task.path, shard, task.facts)
-
-
-class _Makers:
-    """Makes shards, here or in worker processes, and hands back their records in order."""
-
-    def __init__(self, workers: int, made: Tokenizer):
-        self._workers, self._tokenizer = workers, made
-        self._pool: ProcessPoolExecutor | None = None
-        self._waiting: collections.deque[Any] = collections.deque()
-
-    def keep(self, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Takes a shard that is there."""
-        self._waiting.append(record)
-        yield from self._ready(2 * self._workers)
-
-    def make(self, task: _Task) -> Iterator[dict[str, Any]]:
-        """Takes a shard to be made."""
-        if self._workers == 0:
-            self._waiting.append(make_shard(task, self._tokenizer))
-        elif self._pool is None and not any(isinstance(one, _Task) for one in self._waiting):
-            self._waiting.append(task)  # if it stays the only one, no process is worth its start
-        else:
-            pool = self._started()
-            for i, one in enumerate(self._waiting):
-                if isinstance(one, _Task):
-                    self._waiting[i] = pool.submit(_in_worker, one)
-            self._waiting.append(pool.submit(_in_worker, task))
-        yield from self._ready(2 * self._workers)
-
-    def rest(self) -> Iterator[dict[str, Any]]:
-        """Waits for all that is left."""
-        yield from self._ready(0)
-
-    def _ready(self, allowed: int) -> Iterator[dict[str, Any]]:
-        """The records that are there, and so many that at most `allowed` are waited for."""
-        while self._waiting:
-            first = self._waiting[0]
-            if isinstance(first, _Task):
-                if allowed:
-                    return
-                first = make_shard(first, self._tokenizer)
-            if isinstance(first, Future):
-                if len(self._waiting) <= allowed and not first.done():
-                    return
-                first = first.result()
-            self._waiting.popleft()
-            yield first
-
-    def _started(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self._workers,
-                multiprocessing.get_context("spawn"),
-                initializer=_init_maker,
-                initargs=(self._tokenizer.to_json(),),
-            )
-        return self._pool
-
-    def __enter__(self) -> _Makers:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-_tokenizer_here: Tokenizer | None = None
-
-
-def _init_maker(text: str) -> None:
-    """Runs first in every worker process."""
-    global _tokenizer_here
-    init_worker()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _tokenizer_here = Tokenizer.from_json(text)
-
-
-def _in_worker(task: _Task) -> dict[str, Any]:
-    return make_shard(task, _tokenizer_here)

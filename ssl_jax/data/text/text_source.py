@@ -25,11 +25,11 @@ import numpy as np
 from ssl_jax.data import counter
 from ssl_jax.data.request import Request, check_options, keyword_only
 from ssl_jax.data.source import Arrays, Problem, Source
-from ssl_jax.data.text import prepare, tokenizer
+from ssl_jax.data.text import prepare
 from ssl_jax.data.text.corpus import Corpus
-from ssl_jax.data.text.prepare import TokenizerOptions
 from ssl_jax.data.text.rows import Plan, Reader, RowOptions, plan
 from ssl_jax.data.text.token_cache import TokenCache
+from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 from ssl_jax.errors import UserError
 from ssl_jax.method import DataSpec, Vocabulary
 
@@ -147,8 +147,8 @@ class Text:
             )
         if options.vocabulary not in (None, cache.vocabulary):
             raise UserError(
-                f"the tokens in {cache.directory} are those of {_words(cache.vocabulary)}, not of "
-                f"{_words(options.vocabulary)} (data.options.vocabulary); use the tokenizer the "
+                f"the tokens in {cache.directory} are those of {cache.vocabulary}, not of "
+                f"{options.vocabulary} (data.options.vocabulary); use the tokenizer the "
                 "run began with"
             )
         return cache
@@ -168,10 +168,6 @@ class Text:
             options=self._options.rows,
             seed=self._seed,
         )
-
-
-def _words(vocabulary: Vocabulary) -> str:
-    return f"{vocabulary.size:,} tokens with mask {vocabulary.mask} and pad {vocabulary.pad}"
 
 
 def _check_tokenizer(cache: TokenCache, asked: TokenizerOptions, given: Mapping[str, Any]) -> None:
@@ -326,10 +322,8 @@ def spec_without_data(
       UserError: a bad value, or what says what the tokens are is not there.
     """
     read = TextOptions.of(options)
-    vocabulary = read.vocabulary
-    if vocabulary is None and not read.tokenizer.trained:
-        vocabulary = read.tokenizer.load().vocabulary
-    elif vocabulary is None and kind == "tokens" and read.tokenizer.vocab_size is None:
+    vocabulary, made = read.vocabulary, read.tokenizer
+    if vocabulary is None and made.trained and kind == "tokens" and made.vocab_size is None:
         directory = os.path.expanduser(location)
         if not os.path.isdir(directory):
             raise UserError(
@@ -337,8 +331,4 @@ def spec_without_data(
                 "data.options.vocab_size and data.options.tokenizer (wordpiece, bpe or a path)"
             )
         vocabulary = TokenCache(directory).vocabulary
-    elif vocabulary is None:
-        vocabulary = tokenizer.family_vocabulary(
-            read.tokenizer.tokenizer, read.tokenizer.vocab_size
-        )
-    return text_spec(read.rows, vocabulary, num_examples, num_classes)
+    return text_spec(read.rows, vocabulary or made.vocabulary(), num_examples, num_classes)

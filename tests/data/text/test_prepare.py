@@ -13,8 +13,8 @@ import pytest
 
 from ssl_jax.data.kinds import text
 from ssl_jax.data.text import prepare, token_cache
-from ssl_jax.data.text.prepare import TokenizerOptions
 from ssl_jax.data.text.token_cache import TokenCache
+from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 from ssl_jax.errors import RunError, UserError
 
 BPE = TokenizerOptions("bpe", 300)
@@ -265,7 +265,7 @@ KILLED = """
 import sys
 from ssl_jax.data.kinds import text
 from ssl_jax.data.text import prepare
-from ssl_jax.data.text.prepare import TokenizerOptions
+from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 
 if __name__ == "__main__":
     prepare.prepare(

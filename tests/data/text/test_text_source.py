@@ -11,7 +11,7 @@ from ssl_jax import data
 from ssl_jax.config import base_config, from_json, to_json, with_data_facts
 from ssl_jax.data.kinds import text
 from ssl_jax.data.text import prepare, text_source
-from ssl_jax.data.text.prepare import TokenizerOptions
+from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 from ssl_jax.errors import UserError
 
 

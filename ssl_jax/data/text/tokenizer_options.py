@@ -1,0 +1,117 @@
+"""Which tokenizer a corpus is prepared with: one of files, or one trained on the corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data import counter
+from ssl_jax.data.text import tokenizer
+from ssl_jax.data.text.corpus import Corpus
+from ssl_jax.data.text.tokenizer import Tokenizer
+from ssl_jax.errors import UserError
+from ssl_jax.method import Vocabulary
+
+_SAMPLE = 4  # keeps the draw of documents apart from the other streams
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerOptions:
+    """Which tokenizer a corpus is prepared with.
+
+    Attributes:
+      tokenizer: "wordpiece" or "bpe", trained on the split `train`; or the path of a tokenizer's
+        files (see `tokenizer.load`).
+      vocab_size: of a trained tokenizer; default 30,522 and 50,265.
+      lowercase: of WordPiece, whether text is lower-cased; default for a trained one: yes.
+      tokenizer_fraction: share of the documents a trained tokenizer sees, in (0, 1].
+    """
+
+    tokenizer: str = "wordpiece"
+    vocab_size: int | None = None
+    lowercase: bool | None = None
+    tokenizer_fraction: float = 1.0
+
+    @property
+    def trained(self) -> bool:
+        return self.tokenizer in tokenizer.FAMILIES
+
+    def load(self) -> Tokenizer:
+        """The tokenizer of files.
+
+        Raises:
+          UserError: they cannot be read, or are of another size than `vocab_size`.
+        """
+        loaded = tokenizer.load(self.tokenizer, lowercase=self.lowercase)
+        if self.vocab_size not in (None, loaded.vocabulary.size):
+            raise UserError(
+                f"vocab_size is {self.vocab_size}, but tokenizer {self.tokenizer} has "
+                f"{loaded.vocabulary.size:,} tokens; leave vocab_size out"
+            )
+        return loaded
+
+    def identity(self) -> dict[str, Any]:
+        """What tells tokenizers apart, JSON.
+
+        Raises:
+          UserError: as `load`, or a bad value.
+        """
+        if not 0 < self.tokenizer_fraction <= 1:
+            raise UserError(
+                f"tokenizer_fraction is {self.tokenizer_fraction}; use a number above 0 and up to 1"
+            )
+        if self.lowercase is not None and self.tokenizer == "bpe":
+            raise UserError("lowercase is an option of WordPiece; leave it out for tokenizer=bpe")
+        if not self.trained:
+            return {"hash": self.load().digest}
+        values = dataclasses.asdict(self)
+        values["vocab_size"] = self.vocab_size or tokenizer.VOCAB_SIZES[self.tokenizer]
+        values["lowercase"] = self.tokenizer == "wordpiece" and self.lowercase is not False
+        return values
+
+    def vocabulary(self) -> Vocabulary:
+        """That of the tokenizer's files, or of a trained tokenizer, which need not be there yet.
+
+        Raises:
+          UserError: as `load`, or a trained one cannot be of this size.
+        """
+        if not self.trained:
+            return self.load().vocabulary
+        return tokenizer.family_vocabulary(self.tokenizer, self.vocab_size)
+
+    def make(self, corpus: Corpus) -> Tokenizer:
+        """Loads or trains the tokenizer.
+
+        Raises:
+          UserError: as `load` and `tokenizer.train`, or there is nothing to train on.
+        """
+        if not self.trained:
+            return self.load()
+        split = "train" if "train" in corpus.splits else corpus.splits[0]
+        found = False
+
+        def texts() -> Iterator[str]:
+            nonlocal found
+            kept, number = True, 0
+            for part in corpus.parts(split):
+                if not part.continues:
+                    kept = _drawn(number, self.tokenizer_fraction)
+                    number += 1
+                if kept:
+                    found = True
+                    yield part.text
+
+        lowercase = self.lowercase is not False
+        made = tokenizer.train(texts, self.tokenizer, self.vocab_size, lowercase=lowercase)
+        if not found:
+            raise UserError(f"{corpus.title}[{split}] has no text to train a tokenizer on")
+        return made
+
+
+def _drawn(number: int, fraction: float) -> bool:
+    return (
+        fraction == 1 or counter.uniform(counter.key(0, _SAMPLE), np.array([number]))[0] < fraction
+    )
