@@ -112,3 +112,15 @@ def test_a_workdir_that_is_no_run(module, tmp_path):
     assert done.stderr.strip().splitlines() == [
         f"error: {tmp_path} is not a run: it has no config.json"
     ]
+
+
+def test_what_takes_seconds_to_import_waits_until_it_is_needed():
+    code = (
+        "import sys; import ssl_jax.train; from ssl_jax import evals, finish, run; evals.names(); "
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    heavy = {"scipy", "sklearn", "matplotlib", "tensorflow", "tensorflow_datasets", "torch"}
+    assert not heavy & set(done.stdout.split())

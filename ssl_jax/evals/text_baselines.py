@@ -7,11 +7,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, cross_val_score
-from threadpoolctl import threadpool_limits
 
 from ssl_jax.data.labelled.task_source import TaskSource
 from ssl_jax.errors import UserError
@@ -49,6 +47,8 @@ def baselines(train: TaskSource, test: TaskSource, *, seed: int = 0) -> dict[str
     out = {"majority": float((wanted == majority).mean())}
     if len(np.unique(label)) < 2 or not any(train.texts()):
         return out | {"tfidf": out["majority"]}
+    from threadpoolctl import threadpool_limits
+
     # Sparse arithmetic gains nothing from the threads of a BLAS, which get into each other's way.
     with threadpool_limits(1):
         out["tfidf"] = _tfidf(train, test)
@@ -56,6 +56,10 @@ def baselines(train: TaskSource, test: TaskSource, *, seed: int = 0) -> dict[str
 
 
 def _tfidf(train: TaskSource, test: TaskSource) -> float:
+    # Imported where it is needed: that takes a second.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.model_selection import GroupKFold, cross_val_score
+
     label, groups, texts = train.encoded.label, train.encoded.group, train.texts()
     words = TfidfVectorizer(
         ngram_range=(1, 2),
@@ -78,5 +82,7 @@ def _tfidf(train: TaskSource, test: TaskSource) -> float:
     return float((predicted == test.encoded.label).mean())
 
 
-def _classifier(inverse_penalty: float) -> LogisticRegression:
+def _classifier(inverse_penalty: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=inverse_penalty, max_iter=1000, tol=1e-3)
