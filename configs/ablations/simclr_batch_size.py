@@ -3,7 +3,8 @@
     python -m ssl_jax.sweep --config=configs/ablations/simclr_batch_size.py:digits --workdir=runs/b
 
 Variants:
-  digits    the embedded digits at one length, two seeds: ten minutes on two CPU cores
+  digits    the embedded digits at two lengths, two seeds: three quarters of an hour on two CPU
+            cores
   shapes    generated images, ResNet-18: about two hours on one accelerator
   imagenet  the paper's: ResNet-50, batches of 256 to 8192, 100 to 800 epochs
 
@@ -20,12 +21,12 @@ BATCHES = {
     "shapes": (128, 512, 2048),
     "imagenet": (256, 512, 1024, 2048, 4096, 8192),
 }
-EPOCHS = {"digits": (20,), "shapes": (10, 40), "imagenet": (100, 200, 400, 800)}
+EPOCHS = {"digits": (20, 80), "shapes": (10, 40), "imagenet": (100, 200, 400, 800)}
 # The batch at which both rules agree, and the learning rate there.
 AGREED = {"digits": (512, 2.0), "shapes": (2048, 2.4), "imagenet": (4096, 4.8)}
 # Which published batch and length a smaller one stands for.
 STANDS_FOR = {
-    "digits": {"batch": {32: 256, 128: 1024, 512: 4096}, "epochs": {20: 100}},
+    "digits": {"batch": {32: 256, 128: 1024, 512: 4096}, "epochs": {20: 100, 80: 400}},
     "shapes": {"batch": {128: 256, 512: 1024, 2048: 4096}, "epochs": {10: 100, 40: 400}},
     "imagenet": {},
 }
