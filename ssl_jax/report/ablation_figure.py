@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -158,6 +158,7 @@ def _panels(
 ) -> None:
     """One row of panels; those of one measure share their vertical axis."""
     all_axes = np.ravel(part.subplots(1, len(curves), squeeze=False))
+    ends: list[tuple[Axes, list[_End]]] = []
     for number, (axes, curve, of_one) in enumerate(zip(all_axes, curves, points, strict=True)):
         heading = titles[number] + _only(curve)
         if number in correlations:
@@ -170,7 +171,7 @@ def _panels(
         elif curve.matrix:
             _matrix(axes, curve, of_one)
         else:
-            _lines(axes, curve, of_one, colours)
+            ends.append((axes, _lines(axes, curve, of_one, colours)))
     for group in ablation.groups(curves):
         members = [
             axes
@@ -180,6 +181,8 @@ def _panels(
         limits = [axes.get_ylim() for axes in members]
         for axes in members:
             axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    for axes, of_axes in ends:  # once it is known how far apart names must be
+        _name_ends(axes, of_axes)
 
 
 def _only(curve: Curve) -> str:
@@ -198,7 +201,17 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[Any]) -> None:
+class _End(NamedTuple):
+    """The last point of a line, and the line's name."""
+
+    x: float
+    y: float
+    name: str
+    colour: str
+
+
+def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[Any]) -> list[_End]:
+    """Draws the lines of a panel. Returns the ends of those that reach its right side."""
     levels = _levels(points, "x")
     place = {level: i for i, level in enumerate(levels)}
     ends, last = [], max(place[p.x] for p in points if p.mean is not None)
@@ -215,7 +228,7 @@ def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[
         if valued and series is not None:
             name = curve.names.get(series, _text(series))
             if place[valued[-1].x] == last:
-                ends.append((x[-1], y[-1], name, colour))
+                ends.append(_End(x[-1], y[-1], name, colour))
             else:  # to its right are other lines; above it, on the side where its own is not
                 falls = len(y) > 1 and y[-1] < y[-2]
                 top = x[-1], y[-1] + (valued[-1].std or 0)
@@ -237,7 +250,7 @@ def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[
         if point.mean is None and point.note:
             axes.text(place[point.x], low + 0.03 * (high - low), point.note, ha="center",
                       color=MUTED, fontsize=9.5)  # fmt: skip
-    _name_ends(axes, ends)
+    return ends
 
 
 def _pad_flat(axes: Axes) -> None:
@@ -247,7 +260,7 @@ def _pad_flat(axes: Axes) -> None:
         axes.set_ylim(low - 0.5, high + 0.5)
 
 
-def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+def _name_ends(axes: Axes, ends: Sequence[_End]) -> None:
     """Names at the right of the lines' last points, those at one place moved apart."""
     low, high = axes.get_ylim()
     apart = 0.085 * (high - low)
