@@ -183,6 +183,27 @@ def test_the_figure_shows_ours_and_the_published_points():
     assert mean == pytest.approx(55.0) and low_high[0] < 20 and low_high[1] > 80
 
 
+def test_names_of_lines_that_end_together_do_not_overlap():
+    """Also where another panel of the measure has a much wider range."""
+    curves = [
+        Curve(measure="a", measure_label="a, %", x="x", x_label="x", series="s", where={"side": s})
+        for s in ("wide", "narrow")
+    ]
+    measured = [
+        {"side": side, "s": s, "x": x, "a": 0.5 + scale * (s + x) / 100}
+        for side, scale in (("wide", 10), ("narrow", 0.1))
+        for s in (1, 2, 3)
+        for x in (0, 1)
+    ]
+    with rc_context(ablation_figure._STYLE):
+        figure = ablation_figure.figure("t", "s", measured, ("side", "s", "x"), curves)
+        figure.canvas.draw()
+        for axes in panels(figure):
+            boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda b: b.y0)
+            assert len(boxes) == 3
+            assert all(a.y1 <= b.y0 + 1 for a, b in zip(boxes, boxes[1:], strict=False))
+
+
 def test_a_setting_that_fails_and_one_without_values():
     curve = Curve(measure="a", measure_label="a, %", x="m", x_label="m", published="moco_momentum")
     measured = [{"m": m, "a": 0.1 + m / 2} for m in (0.0, 0.9, 0.99)]
