@@ -1,6 +1,7 @@
 """Ablations: means over seeds, what stands beside them, rank correlations, the figure."""
 
 import io
+import itertools
 import math
 
 import matplotlib.image
@@ -201,7 +202,7 @@ def test_names_of_lines_that_end_together_do_not_overlap():
         for axes in panels(figure):
             boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda b: b.y0)
             assert len(boxes) == 3
-            assert all(a.y1 <= b.y0 + 1 for a, b in zip(boxes, boxes[1:], strict=False))
+            assert all(a.y1 <= b.y0 + 1 for a, b in itertools.pairwise(boxes))
 
 
 def test_a_setting_that_fails_and_one_without_values():
