@@ -14,7 +14,8 @@ At the end the results of all finished cells stand in DIR/results.csv, a row a c
 steps, and what its probes found; their means over seeds are printed. An ablation is drawn beside
 its published curve in DIR/results.png, and how the orders of the two agree is printed. A sweep that
 chooses something says which cell was the best. Exit codes: 0 all cells asked for are finished, 1 a
-cell failed, 143 and 130 after SIGTERM and SIGINT, which the running cell survives saved.
+cell failed, 143 and 130 after SIGTERM and SIGINT, which the running cell survives saved. With
+--cell the exit code is the cell's own, 128 + n of one that signal n has killed.
 """
 
 from __future__ import annotations
@@ -75,13 +76,15 @@ def main() -> int:
     if given.dry_run:
         _list(sweep, cells, workdir)
         return 0
-    failed, stopped = ([], 0) if given.collect else _run(cells, workdir)
+    failed, stopped = ({}, 0) if given.collect else _run(cells, workdir)
     if stopped:
         return stopped
     if given.cell is None:
         collect(sweep, workdir)
-    for cell in failed:
-        print(f"failed: {cell.name}, see {workdir / cell.name / LOG}")
+    for name in failed:
+        print(f"failed: {name}, see {workdir / name / LOG}")
+    if given.cell is not None and failed:
+        return failed[cells[0].name]
     return 1 if failed else 0
 
 
@@ -97,58 +100,90 @@ def _find(sweep: Sweep, wanted: str) -> Cell:
     )
 
 
-def _run(cells: tuple[Cell, ...], workdir: epath.Path) -> tuple[list[Cell], int]:
+def _run(cells: tuple[Cell, ...], workdir: epath.Path) -> tuple[dict[str, int], int]:
     """Runs the cells that are not finished.
 
     Returns:
-      Those that failed, and the exit code where a signal stopped the sweep (else 0).
+      Names of those that failed, each with its exit code, and the exit code where a signal stopped
+      the sweep (else 0).
     """
-    failed = []
-    for number, cell in enumerate(cells, 1):
-        at = f"[{number}/{len(cells)}] {cell.name}"
-        if results_of(cell, workdir) is not None:
-            print(f"{at}: finished", flush=True)
-            continue
-        print(f"{at}: runs", flush=True)
-        try:
-            code = _train(cell, workdir)
-        except OSError as error:  # no process, or no room for its log
-            print(f"{at}: FAILED: {error}", flush=True)
-            failed.append(cell)
-            continue
-        if code in (130, 143):
-            print("stopped; the same command continues", flush=True)
-            return failed, code
-        if code:
-            print(f"{at}: FAILED with exit code {code}", flush=True)
-            failed.append(cell)
+    failed = {}
+    with _Forwarded() as signals:
+        for number, cell in enumerate(cells, 1):
+            at = f"[{number}/{len(cells)}] {cell.name}"
+            if results_of(cell, workdir) is not None:
+                print(f"{at}: finished", flush=True)
+                continue
+            print(f"{at}: runs", flush=True)
+            try:
+                code = _train(cell, workdir, signals)
+            except OSError as error:  # no process, or no room for its log
+                print(f"{at}: FAILED: {error}", flush=True)
+                failed[cell.name] = 1
+                continue
+            # Before it can save, a cell dies of the signal itself.
+            stopped = 128 + signals.received if signals.received else code
+            if stopped in (130, 143):
+                print("stopped; the same command continues", flush=True)
+                return failed, stopped
+            if code:
+                print(f"{at}: FAILED with exit code {code}", flush=True)
+                failed[cell.name] = code
     return failed, 0
 
 
-def _train(cell: Cell, workdir: epath.Path) -> int:
-    """The training command in a process of its own, so that nothing of it reaches the next cell."""
+class _Forwarded:
+    """Hands SIGTERM and SIGINT on to the cell that runs.
+
+    Attributes:
+      received: the last one, 0 before there is any.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._process: subprocess.Popen | None = None
+
+    def start(self, arguments: list[str]) -> subprocess.Popen:
+        """Starts a cell, which also gets a signal that came while none ran."""
+        # In a session of its own, so that Ctrl-C reaches it once: from here.
+        self._process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        if self.received:
+            self._process.send_signal(self.received)
+        return self._process
+
+    def _forward(self, number: int, frame: Any) -> None:
+        del frame
+        self.received = number
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def __enter__(self) -> _Forwarded:
+        signals = (signal.SIGTERM, signal.SIGINT)
+        self._previous = {number: signal.signal(number, self._forward) for number in signals}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def _train(cell: Cell, workdir: epath.Path, signals: _Forwarded) -> int:
+    """The training command in a process of its own, so that nothing of it reaches the next cell.
+
+    Returns:
+      Its exit code; 128 + n if signal n killed it.
+    """
     folder = workdir / cell.name
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [sys.executable, "-m", "ssl_jax.train", *cell.flags, f"--workdir={folder}"]
-    # In a session of its own, so that Ctrl-C reaches it once: from here.
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
-
-    def forward(number: int, frame: Any) -> None:
-        del frame
-        process.send_signal(number)
-
-    previous = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        with (folder / LOG).open("wb") as log:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-        return process.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with signals.start(arguments) as process, (folder / LOG).open("wb") as log:
+        for line in process.stdout:
+            log.write(line)
+            log.flush()
+    code = process.wait()
+    return code if code >= 0 else 128 - code
 
 
 def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:

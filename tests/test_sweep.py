@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 from etils import epath
@@ -127,6 +128,37 @@ def test_an_interrupted_sweep_continues(file, tmp_path):
     assert list((cell / "checkpoints").iterdir())
     assert not (tmp_path / "results.csv").exists()
     assert "begun" in run(f"{file}:long", tmp_path, "--dry_run").stdout
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_a_cell_starts_stops_the_sweep_and_fails_nothing(
+    signum, code, file, tmp_path
+):
+    process = subprocess.Popen(
+        command(file, tmp_path), env=environment(), cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    first = process.stdout.readline()
+    assert first.endswith(": runs\n"), first + process.stdout.read()
+    process.send_signal(signum)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == code, rest
+    assert "the same command continues" in rest and "FAILED" not in rest
+    assert rest.count(": runs") == 0  # no other cell has begun
+
+
+def test_the_exit_code_of_one_cell_is_that_of_its_training(file, tmp_path, monkeypatch, capsys):
+    """So that a supervisor can tell what a restart may mend; of a whole sweep it is 1."""
+    python = tmp_path / "python"  # whatever it is to run is killed for want of memory
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    given = dict(config=str(file), workdir=str(tmp_path / "runs"), set=[])
+    for cell, code in (("0", 137), (None, 1)):
+        flags = types.SimpleNamespace(**given, cell=cell, dry_run=False, collect=False)
+        monkeypatch.setattr(sweep, "flags", types.SimpleNamespace(FLAGS=flags))
+        assert sweep.main() == code
+        assert "FAILED with exit code 137" in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_said_before_anything_runs(file, tmp_path):
