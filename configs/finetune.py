@@ -10,7 +10,7 @@ Variants:
   glue_TASK        BERT's recipe for a task of GLUE: glue_cola, and so on of sst2, mrpc, qqp,
                    stsb, mnli, qnli, rte, wnli
   roberta_TASK     RoBERTa's
-  squad            answers to questions, SQuAD 1.1, by BERT's recipe
+  squad, squad2    answers to questions, SQuAD 1.1, or 2.0 where some have none, by BERT's recipe
   conll            named entities, by BERT's recipe
 
 `init_from` is a run or a folder of the transformers library. Model and tokenizer are those found
@@ -55,6 +55,7 @@ VARIANTS = (
     *(f"glue_{task}" for task in GLUE),
     *(f"roberta_{task}" for task in GLUE),
     "squad",
+    "squad2",
     "conll",
 )
 
@@ -78,6 +79,7 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
         "glue": lambda: _glue(config, task),
         "roberta": lambda: _roberta(config, task),
         "squad": lambda: _squad(config),
+        "squad2": lambda: _squad2(config),
         "conll": lambda: _conll(config),
     }[family]()
     return config
@@ -91,6 +93,7 @@ def _pydoc(config: ConfigDict) -> None:
     config.data.options.update(task="classify", sequence_length=64, vocab_size=4096)
     config.model.update(name="bert_tiny", pool="mean", dropout=0.1)
     _optimizer(config, 3e-4)
+    config.optimizer.schedule = "linear"
     config.eval.update(baselines=True, batch_size=256)
 
 
@@ -116,12 +119,14 @@ def _bert(config: ConfigDict, *, base_lr: float) -> None:
 
 
 def _optimizer(config: ConfigDict, base_lr: float, warmup: float = 0.1) -> None:
-    """As released: AdamW without bias correction, clipping at 1, the rate falls on a line."""
+    """As released: AdamW without bias correction, clipping at 1; the rate falls on a line that
+    begins with the run and not where the warm-up ends.
+    """
     config.optimizer.update(
         name="adamw",
         base_lr=base_lr,
         lr_scaling="none",
-        schedule="linear",
+        schedule="linear_unshifted",
         warmup_epochs=warmup * config.get_oneway_ref("epochs"),
         weight_decay=0.01,
         bias_correction=False,
@@ -166,14 +171,13 @@ def _roberta(config: ConfigDict, task: str) -> None:
     config.method.head = "dense"
     config.model.update(pool="cls", dropout=0.1, attention_dropout=0.1)
     _optimizer(config, base_lr, warmup=0.06)
-    config.optimizer.update(weight_decay=0.1, b2=0.98, bias_correction=True, clip_norm=0.0)
+    config.optimizer.update(
+        schedule="linear", weight_decay=0.1, b2=0.98, bias_correction=True, clip_norm=0.0
+    )
 
 
 def _squad(config: ConfigDict) -> None:
-    """The released command: 2 epochs at 3e-5, rows of 384 tokens, windows every 128.
-
-    For SQuAD 2.0 it is the same: --config.data.name=squad:/data/squad/{split}-v2.0.json
-    """
+    """The released command: 2 epochs at 3e-5, rows of 384 tokens, windows every 128."""
     config.epochs = 2.0
     config.method.name = "question_answering"
     config.data.name = "squad:/data/squad/{split}-v1.1.json"
@@ -183,6 +187,17 @@ def _squad(config: ConfigDict) -> None:
     config.model.pool = "mean"  # nothing stands on it
     config.eval.test_split = "dev"
     config.checkpoint.best_metric = "eval/task/f1"
+
+
+def _squad2(config: ConfigDict) -> None:
+    """The same; how sure an answer must be is chosen on dev, which is scored, as in section 5.3.
+
+    For a threshold that has seen no labels: --config.eval.null_threshold=0.
+    """
+    _squad(config)
+    config.data.name = "squad:/data/squad/{split}-v2.0.json"
+    config.data.num_examples = 132_000  # windows, about
+    config.eval.null_threshold = None
 
 
 def _conll(config: ConfigDict) -> None:

@@ -143,6 +143,10 @@ def base_config() -> ConfigDict:
     # What needs no training too: raw pixels and the untrained encoder; of text for a task the most
     # frequent class, and logistic regression on TF-IDF.
     config.eval.baselines = False
+    # Of questions that may have no answer: by how much the score of none must exceed that of the
+    # best one. None: what is best for F1 on the very split that is scored, as papers do on dev.
+    config.eval.null_threshold = placeholder(float)
+    config.eval.null_threshold = 0.0
     config.eval.knn = ConfigDict(dict(k=200, temperature=0.07))
     config.eval.few_shot = ConfigDict(dict(shots=(1, 2, 4, 8), draws=20, l2=0.1))
     config.eval.mlp = ConfigDict(dict(hidden_dim=256, max_epochs=200))

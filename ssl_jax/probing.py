@@ -239,7 +239,7 @@ class Prober:
                 )
             return {name: found[name] for name in wanted}
 
-        score = text_metrics.for_source(self.test)
+        score = text_metrics.for_source(self.test, null_threshold=self.config.eval.null_threshold)
         found = score(self.features(predictions, self.test))
         return {f"task/{name}": value for name, value in found.items()}
 

@@ -286,6 +286,15 @@ def test_every_ablation_has_a_cell_that_is_run():
     assert set(SMALL) == {path.stem for path in (ROOT / "configs" / "ablations").glob("*.py")}
 
 
+def test_batches_of_the_paper_warm_up_for_ten_epochs_however_long_they_train():
+    for cell in grid.load("configs/ablations/simclr_batch_size.py:imagenet").cells:
+        config = cell.load()
+        assert config.optimizer.warmup_epochs == 10 and config.epochs in (100, 200, 400, 800)
+        assert config.optimizer.base_lr == pytest.approx(
+            {"linear": 0.3, "sqrt": 0.075}[cell.labels["scaling"]]
+        )
+
+
 def test_cells_have_names_of_their_own():
     cell = grid.Cell({"m": "a/b c", "seed": 1}, "x.py")
     assert cell.name == "m=a_b_c,seed=1"

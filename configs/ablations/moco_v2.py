@@ -8,7 +8,7 @@ Variants:
   shapes        generated images, ResNet-18: about an hour on one accelerator
   imagenet      the paper's: ResNet-50, batch 256, 200 epochs, and 800 at last
 
-On ImageNet the MLP head comes with its own temperature, 0.2 for 0.07.
+On ImageNet the MLP head comes with its own temperature, 0.2 for 0.07; small variants keep theirs.
 """
 
 from ssl_jax import config as config_lib
@@ -33,8 +33,9 @@ def get_sweep(variant: str = "small_shapes") -> Sweep:
     ops = tuple(base.views.ops)
     crop = ops[:1] if ops[0] == "random_resized_crop" else ()
     normalize = ops[-1:] if ops[-1] == "normalize" else ()
+    temperature = {"method.temperature": 0.2} if variant == "imagenet" else {}
     changes = {
-        "mlp": {"method.projector_layers": 2, "method.temperature": 0.2},
+        "mlp": {"method.projector_layers": 2, **temperature},
         "aug": {
             "views.ops": (
                 *crop, "color_jitter", "grayscale", "gaussian_blur", "flip", *normalize,

@@ -3,7 +3,7 @@
     python -m ssl_jax.sweep --config=configs/ablations/simclr_batch_size.py:digits --workdir=runs/b
 
 Variants:
-  digits    the embedded digits at two lengths, two seeds: three quarters of an hour on two CPU
+  digits    the embedded digits at two lengths, two seeds: a quarter of an hour on two CPU
             cores
   shapes    generated images, ResNet-18: about two hours on one accelerator
   imagenet  the paper's: ResNet-50, batches of 256 to 8192, 100 to 800 epochs
@@ -24,6 +24,7 @@ BATCHES = {
 EPOCHS = {"digits": (20, 80), "shapes": (10, 40), "imagenet": (100, 200, 400, 800)}
 # The batch at which both rules agree, and the learning rate there.
 AGREED = {"digits": (512, 2.0), "shapes": (2048, 2.4), "imagenet": (4096, 4.8)}
+WARMUP = {"imagenet": 10.0}  # epochs, of any length; else a tenth of the run
 # Which published batch and length a smaller one stands for.
 STANDS_FOR = {
     "digits": {"batch": {32: 256, 128: 1024, 512: 4096}, "epochs": {20: 100, 80: 400}},
@@ -55,7 +56,7 @@ def get_sweep(variant: str = "digits") -> Sweep:
                 "optimizer.lr_scaling": labels["scaling"],
                 "optimizer.base_lr": float(f"{base_lr[labels['scaling']]:.6g}"),
                 "optimizer.weight_decay": 1e-6,
-                "optimizer.warmup_epochs": labels["epochs"] / 10,
+                "optimizer.warmup_epochs": WARMUP.get(variant, labels["epochs"] / 10),
                 "seed": labels["seed"],
             },
         )

@@ -4,10 +4,12 @@ import collections
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
-from ssl_jax import data
+from ssl_jax import config as config_lib
+from ssl_jax import data, parallel, probing
 from ssl_jax.errors import UserError
 from ssl_jax.evals import answers, text_baselines, text_metrics
 
@@ -197,6 +199,19 @@ def asked(tmp_path):
     path.write_text(json.dumps({"data": [{"paragraphs": [{"context": TEXT, "qas": qas}]}]}))
     options = OPTIONS | {"stride": 8, "query_length": 6}
     return data.load(f"squad:{path}", **options)
+
+
+@pytest.mark.parametrize(("variant", "f1"), [("squad", 2 / 3), ("squad2", 1.0)])
+def test_the_config_says_how_sure_an_answer_must_be(variant, f1, asked, monkeypatch):
+    config = config_lib.load(f"configs/finetune.py:{variant}")
+    config.data.options.update(OPTIONS, stride=8, query_length=6)
+    prober = probing.Prober(config, parallel.make_mesh(devices=jax.devices()[:1]))
+    monkeypatch.setattr(probing.Prober, "test", asked)
+    logits = logits_of(asked, 5.0)
+    monkeypatch.setattr(prober, "features", lambda encode, source: logits)
+    scores = prober.task_scores(None)
+    assert scores["task/f1"] == pytest.approx(f1)
+    assert ("task/null_threshold" in scores) == (variant == "squad2")
 
 
 def logits_of(source, spans):
