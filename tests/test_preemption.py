@@ -36,7 +36,10 @@ TINY = (
     "--config.log.report=False",
 )
 HEARTBEAT_SECONDS = 15  # this machine may be busy with other tests
-HANGING = 1500  # seconds after which a test gives up; nothing else depends on time
+# How long others may outlive one that is gone: the heartbeat timeout, and some of the machine's own
+# slowness. Far from JAX's hour, and from never.
+OUTLIVED = HEARTBEAT_SECONDS + 60
+HANGING = 1500  # seconds after which a test gives up
 
 
 class Job:
@@ -136,7 +139,9 @@ def lose(workdir, processes, rank, step):
     with Job(workdir, processes) as job:
         job.wait_for_step(step)
         job.kill(rank)
+        began = time.monotonic()
         codes = job.exit_codes()
+        assert time.monotonic() - began < OUTLIVED, job.output()
         assert codes.pop(rank) == -signal.SIGKILL
         # Ended by an error of the network, or by JAX as it misses heartbeats.
         assert set(codes) <= {128 + signal.SIGABRT, -signal.SIGABRT}, job.output()

@@ -18,13 +18,18 @@ from launch import tpu_vm
 ROOT = pathlib.Path(__file__).parents[2]
 PYTHON = os.path.realpath(sys.executable)  # without the virtual environment: it starts faster
 
-# Trains to step 5, and on to 10 once the bucket has the file `go`. Saves at every step.
+# Trains to step 5, and on to 10 once the bucket has the file `go`. Saves into --workdir at every
+# step, and writes down from which step it was started, and how.
 TRAIN = """
-import os, pathlib, signal, sys, time
+import json, os, pathlib, signal, sys, time
 world = pathlib.Path(os.environ["FAKE_WORLD"])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-saved = world / "bucket" / "runs" / ("step-" + os.environ["WORKER"])
+(workdir,) = [a for a in sys.argv if a.startswith("--workdir=gs://")]
+saved = world / workdir.removeprefix("--workdir=gs://") / ("step-" + os.environ["WORKER"])
+saved.parent.mkdir(parents=True, exist_ok=True)
 step = int(saved.read_text()) if saved.exists() else 0
+with (world / "starts.jsonl").open("a") as file:
+    file.write(json.dumps([os.environ["WORKER"], step, sys.argv[1:]]) + "\\n")
 print("arguments:", *sys.argv[1:])
 print("continuing from step", step, flush=True)
 failing = world / "fail"
@@ -159,7 +164,15 @@ def test_preempted_and_created_again_it_goes_on_and_finishes(world):
     )
     assert [" ".join(call) for call in world.calls if "create" in call] == [command, command]
     for worker in range(2):
-        assert (world.bucket / "runs" / f"step-{worker}").read_text() == "10"
+        assert (world.bucket / "runs" / "x" / f"step-{worker}").read_text() == "10"
+    # The second TPU VM trains by the same command, and goes on where the first one was.
+    lines = (world.folder / "starts.jsonl").read_text().splitlines()
+    starts = sorted(json.loads(line) for line in lines)
+    assert [(worker, step) for worker, step, _ in starts] == [
+        (worker, step) for worker in "01" for step in (0, 5)
+    ]
+    command = ["--config=configs/tiny.py:small", "--workdir=gs://bucket/runs/x", "--config.seed=3"]
+    assert all(arguments == command for *_, arguments in starts), starts
     setups = (world.folder / "setup.txt").read_text().splitlines()
     assert setups == ["setup --venv=../.venv --extras=tpu,gcs --mount=data:/data"] * 4
 
@@ -387,7 +400,7 @@ def test_another_run_in_its_place_is_told(world):
     out = world.run(TWO_WORKERS, code=1)
     assert "x is a v4-8, not v4:2x2x2 (v4-16); delete it, or choose another --name" in out
     (world.bucket / "go").unlink()
-    for step in world.bucket.glob("runs/step-*"):
+    for step in world.bucket.glob("runs/x/step-*"):
         step.write_text("0")
     world.plan(ssh=[None, {"until": "continuing", "code": 1, "err": "ERROR: PERMISSION_DENIED"}])
     world.run("--max_attempts=0", code=1)  # one that is left running
