@@ -272,6 +272,24 @@ def test_a_job_runs_the_commit(cluster):
     assert os.listdir(code.parent) == [sha]
 
 
+def test_a_dry_run_prints_what_a_job_runs(cluster):
+    (cluster.folder / "code").write_text("0")
+    given = ("train", "--config=c.py", "--workdir=runs/x", "--config.note=it's here")
+    printed = subprocess.run(
+        ["bash", str(LAUNCH / "slurm.sbatch"), "--dry_run", *given], cwd=cluster.checkout,
+        env={**cluster.environment, "SLURM_JOB_ID": ""}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert cluster.calls == [] and not (cluster.checkout / "runs").exists()
+    # The printed lines are commands: they do what the job does after them.
+    subprocess.run(
+        ["bash", "-euc", printed], cwd=cluster.checkout, env=cluster.environment, check=True
+    )
+    expected = list(cluster.calls)
+    assert expected[0].startswith("srun ") and expected[-1].startswith("in ")
+    finish(submit(cluster, *given), 0)
+    assert cluster.calls[len(expected) :] == expected
+
+
 def test_a_cell_of_a_job_array(cluster):
     (cluster.folder / "code").write_text("0")
     job = submit(cluster, "sweep", "--config=s.py", "--workdir=/data/x",
