@@ -79,10 +79,13 @@ def _imagenet(config: ConfigDict, *, epochs: int) -> None:
 
 
 def _vit(config: ConfigDict, name: str) -> None:
-    """Paper, Sec. 4 and 5, and the released code: ViT-S has 12 heads, and all is decayed."""
+    """Paper, Sec. 4 and 5, and the released code: ViT-S has 12 heads, and all is decayed.
+
+    Positions are in the order of the released checkpoints too.
+    """
     _imagenet_data(config, crop_min=0.08)
     config.epochs = 300.0
-    config.model.update(name=name, positions="sincos", num_heads=12)
+    config.model.update(name=name, positions="sincos_row_first", num_heads=12)
     config.method.update(
         temperature=0.2,
         projector_layers=3,

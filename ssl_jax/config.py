@@ -77,7 +77,7 @@ def base_config() -> ConfigDict:
     config.model.depth = placeholder(int)
     config.model.num_heads = placeholder(int)
     config.model.mlp_ratio = placeholder(float)
-    config.model.positions = placeholder(str)  # learned, or sincos (fixed)
+    config.model.positions = placeholder(str)  # ViT: learned, sincos, sincos_row_first (MoCo v3)
     config.model.cls_token = placeholder(bool)
     config.model.pool = placeholder(str)  # cls or mean; of text also pooler
     config.model.drop_path = placeholder(float)  # of the last layer; 0 in the first

@@ -11,10 +11,11 @@ inputs are: RGB images with values in [0, 1], not standardised any further unles
 encoder of text gets the transformers library's config.json and the tokenizer's files.
 
 With PyTorch and the library at hand, their model is built, loads the file, and its features on
-images of the run's own data set (on random tokens, of text) are compared with ours: a difference
-above 1e-3 of the features' size fails the command. Where they are not installed, or do not fit each
-other, the command says that it was not compared. `--ema` takes the moving average of the weights
-(momentum, target or teacher encoder).
+images of the run's own data set (on noise where it is not at hand, on random tokens of text) are
+compared with ours: a difference above 1e-3 of the features' size fails the command. Where they are
+not installed, do not fit each other, or have no such model (a ResNet of another width), the command
+says that it was not compared. `--ema` takes the moving average of the weights (momentum, target or
+teacher encoder).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import importlib
 import importlib.util
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,6 +46,8 @@ from ssl_jax.paths import by_path
 TARGETS = ("torchvision", "timm", "hf", "safetensors")
 TOLERANCE = 1e-3
 _COMPARED = 8
+# timm has one for every depth there is here.
+_TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 def define_flags() -> None:
@@ -84,7 +88,7 @@ def main() -> int:
         file.write("\n")
     print(f"{path}: {len(state)} arrays, step {run.step}")
     if given.to != "safetensors":
-        print(_compare(given.to, path, run))
+        print(_compare(given.to, path, state, run))
     return 0
 
 
@@ -176,7 +180,9 @@ def _compare_tokens(folder: str, params: Any, module: TextEncoder, vocab_size: i
             f"transformers makes other tokens of {folder}: they differ by {difference:.2g} of "
             "their size"
         )
-    return f"compared with transformers on {_COMPARED} texts: tokens differ by {difference:.1g}"
+    return (
+        f"compared with transformers on {_COMPARED} random texts: tokens differ by {difference:.1g}"
+    )
 
 
 def missing(*libraries: str, needed: str | None = None) -> str | None:
@@ -233,7 +239,7 @@ def _named(to: str, params: Any, buffers: Any, run: pretrained.Pretrained) -> di
     if vit and "pos_embed" not in params:
         patch, dim = params["patch_embed"]["proj"]["kernel"].shape[1:4:2]
         side = _image_side(run) // patch
-        sincos = sincos_positions((side, side), dim)
+        sincos = sincos_positions((side, side), dim, run.config.model.positions)
     return interchange.to_torch(params, buffers, sincos=sincos)
 
 
@@ -262,16 +268,22 @@ def _description(to: str, run: pretrained.Pretrained, arrays: int) -> dict[str, 
     }
 
 
-def _compare(to: str, path: str, run: pretrained.Pretrained) -> str:
+def _compare(
+    to: str, path: str, state: Mapping[str, np.ndarray], run: pretrained.Pretrained
+) -> str:
     """What the other library's model makes of the file, against ours.
+
+    Args:
+      state: what is in the file.
 
     Raises:
       RunError: the features differ.
     """
-    reason = missing("torch", to)
+    # The net first: the reason is then the same wherever the command runs.
+    reason = _no_such_net(to, run.config.model, state) or missing("torch", to)
     if reason:
         return f"not compared with {to}: {reason}"
-    images = _images(run)
+    images, of = _images(run)
     ours = np.asarray(run.encode({"image": images})["h"])
     method = run.experiment.method
     seen = np.asarray(method.eval_view(images), np.float32)
@@ -281,18 +293,20 @@ def _compare(to: str, path: str, run: pretrained.Pretrained) -> str:
         raise RunError(
             f"{to} makes other features of {path}: they differ by {difference:.2g} of their size"
         )
-    return f"compared with {to} on {len(images)} images: features differ by {difference:.1g}"
+    return f"compared with {to} on {len(images)} {of}: features differ by {difference:.1g}"
 
 
-def _images(run: pretrained.Pretrained) -> np.ndarray:
-    """Images of the run's data set; noise where the data are not at hand."""
+def _images(run: pretrained.Pretrained) -> tuple[np.ndarray, str]:
+    """Images of the run's data set, and what they are; noise where the data are not at hand."""
+    name = run.config.data.name
     shape = (_COMPARED, *run.experiment.spec.arrays["image"].shape[-3:])
     try:
         source = data.from_config(run.config.data, seed=0)
         images = source.batch(np.arange(min(_COMPARED, len(source))))["image"]
-        return images if images.ndim == 4 else images[:, 0]
+        return images if images.ndim == 4 else images[:, 0], f"images of {name}"
     except (UserError, OSError):
-        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        return noise, f"images of noise, as {name} is not at hand"
 
 
 def torch_features(to: str, path: str, model: Any, images: np.ndarray) -> np.ndarray:
@@ -319,6 +333,18 @@ def torch_features(to: str, path: str, model: Any, images: np.ndarray) -> np.nda
         return net(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
 
 
+def _no_such_net(to: str, model: Any, state: Mapping[str, Any]) -> str | None:
+    """Why a library has no model for weights under its names, None if it has one."""
+    if "patch_embed.proj.weight" in state:
+        return None
+    width = state["conv1.weight"].shape[0]
+    if width != 64:
+        return f"it has no ResNet whose first layer has {width} channels"
+    if to == "torchvision" and model.name not in _TORCHVISION_RESNETS:
+        return f"it has no {model.name}"
+    return None
+
+
 def _torch_model(to: str, model: Any, shape: tuple[int, ...], state: Any) -> Any:
     import torch
 
@@ -343,9 +369,9 @@ def _torch_model(to: str, model: Any, shape: tuple[int, ...], state: Any) -> Any
             init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
             global_pool="token" if (model.get("pool", None) or "cls") == "cls" else "avg",
         )  # fmt: skip
+    if reason := _no_such_net(to, model, state):
+        raise UserError(f"{to}: {reason}")
     width = state["conv1.weight"].shape[0]
-    if width != 64:
-        raise UserError(f"{to} has no ResNet whose first layer has {width} channels")
     if to == "torchvision":
         import torchvision
 

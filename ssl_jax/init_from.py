@@ -10,7 +10,8 @@
 Of a run everything is taken that the new run has too, under the same path and in the same shape:
 its encoder, and its heads if the method is the same; so it is of a folder of transformers, where a
 head fine-tuned on labelled texts has to be of the same task. Of a file only the encoder is. Whether
-layers are scanned may differ.
+layers are scanned may differ. A Vision Transformer's fixed positions are no weights, but have to be
+the same.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ssl_jax import checkpoint, interchange, parallel
+from ssl_jax import checkpoint, interchange, parallel, pretrained
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
 from ssl_jax.interchange import hugging_face
 from ssl_jax.models.layers import restack
 from ssl_jax.models.transformer import text_encoder_of
-from ssl_jax.models.vit import resize_positions
+from ssl_jax.models.vit import FIXED_POSITIONS, resize_positions, vit_of
 from ssl_jax.paths import by_path
 
 Loaded = dict[str, dict[str, Any]]
@@ -48,7 +49,8 @@ def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
       `Experiment.init_state`; and what was matched and what not, for people.
 
     Raises:
-      UserError: there is nothing at `source`, or nothing in it fits.
+      UserError: there is nothing at `source`, nothing in it fits, or a Vision Transformer there has
+        other positions than this one, whose are fixed.
     """
     folder, _, step = source.partition("@")
     if (epath.Path(folder) / "config.json").exists() and (
@@ -75,7 +77,20 @@ def _of_run(folder: str, step: str, experiment: Experiment) -> tuple[Loaded, lis
     if restored is None:
         raise UserError(f"init_from={folder}: the run has no checkpoint yet")
     found, at = restored
-    loaded, missing, unused = _match(_flat(found), experiment)
+    arrays = _flat(found)
+    vit = vit_of(experiment.method)
+    if (
+        vit
+        and vit.positions in FIXED_POSITIONS
+        and "params/encoder/patch_embed/proj/kernel" in arrays
+    ):
+        theirs = pretrained.read_config(folder).model.positions or "learned"
+        if theirs != vit.positions:
+            raise UserError(
+                f"init_from={folder} has model.positions={theirs} and this run "
+                f"{vit.positions}; set model.positions={theirs}"
+            )
+    loaded, missing, unused = _match(arrays, experiment)
     return loaded, _lines(loaded, missing, unused, f"step {at}, ")
 
 
@@ -116,15 +131,22 @@ def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     weights, prefix = interchange.strip_prefix(interchange.read(path))
     # The encoder as another run would have it, wherever this method keeps it.
     encoder: dict[str, dict[str, Any]] = {"params": {}, "buffers": {}}
-    for path, leaf in _wanted(experiment).items():
-        part, _, below = (experiment.method.origin(path) or "").partition("/encoder/")
+    for own, leaf in _wanted(experiment).items():
+        part, _, below = (experiment.method.origin(own) or "").partition("/encoder/")
         if part in encoder and below:
             encoder[part][below] = leaf
     if not encoder["params"]:
         raise UserError("init_from with a file of weights needs a method that has an encoder")
-    found, lacking, unused = interchange.from_torch(
-        weights, _nested(encoder["params"]), _nested(encoder["buffers"])
-    )
+    vit = vit_of(experiment.method)
+    try:
+        found, lacking, unused = interchange.from_torch(
+            weights,
+            _nested(encoder["params"]),
+            _nested(encoder["buffers"]),
+            positions=vit.positions if vit else None,
+        )
+    except UserError as error:
+        raise UserError(f"init_from={path}: {error}") from error
     arrays = {
         f"{part}/encoder/{below}": value
         for part, members in found.items()

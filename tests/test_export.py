@@ -1,6 +1,7 @@
 """Weights out of a run and into another, through the commands."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def build(trained, **changes):
 def test_out_under_timms_names_and_in_again(trained, tmp_path):
     done = run(trained, f"--output={tmp_path}/out", "--to=timm", module="ssl_jax.export")
     assert "arrays, step 3" in done.stdout
-    assert (
-        "not compared with timm: torch is not installed" in done.stdout or "has no" in done.stdout
-    )
+    # With PyTorch at hand or without.
+    reason = "not compared with timm: it has no ResNet whose first layer has 8 channels\n"
+    assert done.stdout.endswith(reason)
     described = json.loads((tmp_path / "out" / "config.json").read_text())
     assert described["architecture"]["name"] == "resnet18" and described["image_size"] == 16
     state = interchange.read(f"{tmp_path}/out/model.safetensors")
@@ -154,3 +155,23 @@ def test_a_library_that_cannot_be_imported_is_named_with_the_reason(tmp_path, mo
     assert export.missing("json", "fits_nothing", needed="Net") == (
         "fits_nothing is installed but cannot be imported (operator x::y does not exist)"
     )
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "channels", "message"),
+    [
+        ("torchvision", "resnet200", 64, "it has no resnet200"),
+        ("torchvision", "resnet50", 128, "it has no ResNet whose first layer has 128 channels"),
+        ("timm", "resnet50", 8, "it has no ResNet whose first layer has 8 channels"),
+        ("timm", "resnet200", 64, None),
+        ("torchvision", "resnet18", 64, None),
+    ],
+)
+def test_a_net_that_the_library_does_not_have_is_not_compared(
+    to, name, channels, message, monkeypatch
+):
+    monkeypatch.setattr(export, "missing", lambda *libraries: "torch is not installed")
+    run = types.SimpleNamespace(config=ConfigDict({"model": {"name": name}}))
+    state = {"conv1.weight": np.zeros((channels, 3, 7, 7), np.float32)}
+    said = export._compare(to, "model.safetensors", state, run)
+    assert said == f"not compared with {to}: {message or 'torch is not installed'}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.errors import UserError
+from ssl_jax.models.vit import FIXED_POSITIONS, sincos_positions
 from ssl_jax.paths import by_path
 
 PyTree = Any
@@ -171,13 +172,19 @@ def to_torch(
 
 
 def from_torch(
-    state: Mapping[str, np.ndarray], params: PyTree, buffers: PyTree
+    state: Mapping[str, np.ndarray],
+    params: PyTree,
+    buffers: PyTree,
+    *,
+    positions: str | None = None,
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str], list[str]]:
     """An encoder's arrays out of a state dict in the names of torchvision or timm.
 
     Args:
       state: without a prefix, see `strip_prefix`.
       params, buffers: what the encoder has, arrays or shapes.
+      positions: of a Vision Transformer that learns none, which fixed ones it adds. A state's are
+        compared with them; with None given they count as unused.
 
     Returns:
       (found, missing, unused): {"params": {path: array}, "buffers": {path: array}}; the names that
@@ -185,7 +192,7 @@ def from_torch(
       A Vision Transformer's positions come as they are there, [side side d], also for another side.
 
     Raises:
-      UserError: see `entries`.
+      UserError: see `entries`; or the state's positions are others than the encoder adds.
     """
     found: dict[str, dict[str, np.ndarray]] = {"params": {}, "buffers": {}}
     missing, used = [], set()
@@ -211,8 +218,8 @@ def from_torch(
     if "cls_token" in ours:
         put("params", "cls_token", "cls_token", _optional(state, "cls_token"))
     if "pos_embed/grid" in ours:
-        positions = _optional(state, "pos_embed")
-        tokens = None if positions is None else positions.reshape(-1, positions.shape[-1])
+        stored = _optional(state, "pos_embed")
+        tokens = None if stored is None else stored.reshape(-1, stored.shape[-1])
         has_cls = "cls_token" in ours
         grid = ours["pos_embed/grid"].shape
         fits = tokens is not None and tokens.shape[-1] == grid[2]
@@ -223,14 +230,45 @@ def from_torch(
             used.add("pos_embed")
             found["params"]["pos_embed/grid"] = tokens[int(has_cls) :].reshape(side, side, -1)
         else:
-            put("params", "pos_embed/grid", "pos_embed", positions)
+            put("params", "pos_embed/grid", "pos_embed", stored)
         if has_cls:
-            put("params", "pos_embed/cls", "pos_embed", tokens[0] if fits else positions)
-    elif "pos_embed" in state:
-        used.add("pos_embed")  # fixed here
+            put("params", "pos_embed/cls", "pos_embed", tokens[0] if fits else stored)
+    elif positions is not None and "pos_embed" in state:  # fixed here
+        stored, dim = _numpy(state["pos_embed"]), ours["patch_embed/proj/kernel"].shape[-1]
+        if stored.shape[-1] == dim:
+            _check_fixed(stored.reshape(-1, dim), positions)
+            used.add("pos_embed")
+        else:
+            missing.append(f"pos_embed has shape {stored.shape}, not {dim} channels")
     ignored = ("num_batches_tracked",)
     unused = [name for name in state if name not in used and not name.endswith(ignored)]
     return found, missing, unused
+
+
+# Far above the rounding of positions kept in half precision, far below what tells them apart.
+_SAME_POSITIONS = 1e-2
+
+
+def _check_fixed(tokens: np.ndarray, positions: str) -> None:
+    """Raises `UserError` unless a file's positions [t d] are those a ViT adds without learning any.
+
+    The grid is the file's, a square, so this holds for images of any size; the class token's
+    position, if there is one, has to be zero.
+    """
+    side, dim = math.isqrt(len(tokens)), tokens.shape[-1]
+    num_cls = len(tokens) - side * side
+
+    def alike(kind: str) -> bool:
+        grid = sincos_positions((side, side), dim, kind).reshape(-1, dim)
+        fixed = np.concatenate([np.zeros((num_cls, dim)), grid])
+        return np.allclose(tokens, fixed, rtol=0, atol=_SAME_POSITIONS)
+
+    found = [kind for kind in FIXED_POSITIONS if num_cls <= 1 and alike(kind)]
+    if positions not in found:
+        raise UserError(
+            f"its pos_embed is not what model.positions={positions} adds to the patches; set "
+            f"model.positions={found[0] if found else 'learned'}, as it is there"
+        )
 
 
 # The parts of the files of MoCo, DINO and others to prefer where they hold several encoders.

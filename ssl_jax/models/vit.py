@@ -4,7 +4,8 @@
 
 Layers are pre-norm with an exact GELU; LayerNorm has epsilon 1e-6 and works in float32, whatever
 the dtype of the activations. What self-supervised papers vary are options: fixed sin-cos positions
-(MoCo v3, MAE) or learned ones (DINO), LayerScale (DINOv2), stochastic depth, pooling.
+(MoCo v3 and MAE, each in its order) or learned ones (DINO), LayerScale (DINOv2), stochastic depth,
+pooling.
 
 - Learned positions belong to the grid of the first image the net saw. Images of another size get
   them resized (bicubic), so DINO's small crops and fine-tuning at a higher resolution need nothing.
@@ -44,7 +45,9 @@ SIZES = {
     "l": dict(dim=1024, depth=24, num_heads=16),
     "h": dict(dim=1280, depth=32, num_heads=16),
 }
-POSITIONS = ("learned", "sincos")
+# Fixed positions: the column in the first half of the channels (MAE, timm), or the row (MoCo v3).
+FIXED_POSITIONS = ("sincos", "sincos_row_first")
+POSITIONS = ("learned", *FIXED_POSITIONS)
 POOLS = ("cls", "mean")
 KERNEL_INITS = ("xavier", "normal")
 _STD = 0.02
@@ -195,7 +198,7 @@ class ViT(nn.Module):
       depth: layers.
       num_heads: of each layer.
       mlp_ratio: width of a layer's MLP over `dim`.
-      positions: "learned" or "sincos" (fixed).
+      positions: "learned", or fixed: "sincos" as MAE's, "sincos_row_first" as MoCo v3's.
       cls_token: whether there is a class token.
       pool: h is the class token ("cls") or the mean of the patch tokens ("mean").
       drop_path: probability that an example skips a branch of the last layer; it rises linearly
@@ -245,8 +248,9 @@ class ViT(nn.Module):
             x.astype(self.dtype)
         )  # (n, gh, gw, d)
         n, grid = x.shape[0], x.shape[1:3]
-        if self.positions == "sincos":
-            positions, of_cls = jnp.asarray(sincos_positions(grid, self.dim)), None
+        if self.positions in FIXED_POSITIONS:
+            fixed = sincos_positions(grid, self.dim, self.positions)
+            positions, of_cls = jnp.asarray(fixed), None
         else:
             learned = LearnedPositions(self.dim, self.cls_token, name="pos_embed")
             positions, of_cls = learned(grid)
@@ -285,12 +289,17 @@ def layer_norm(dtype: Any, name: str | None) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
 
 
-def sincos_positions(grid: tuple[int, int], dim: int) -> np.ndarray:
+def sincos_positions(grid: tuple[int, int], dim: int, positions: str = "sincos") -> np.ndarray:
     """Fixed positions of a grid: float32 `[rows columns dim]`.
 
     The first half of the channels is of the column, the second of the row, each sin then cos at
-    dim/4 frequencies from 1 down to almost 1/10000 (MAE, He et al. 2022; in MoCo v3 the row comes
-    first).
+    dim/4 frequencies from 1 down to almost 1/10000 (MAE, He et al. 2022). MoCo v3's released code
+    has the row first: its meshgrid of columns and rows is indexed "ij".
+
+    Args:
+      grid: (rows, columns).
+      dim: channels, divisible by 4.
+      positions: one of `FIXED_POSITIONS`.
     """
     frequency = 1.0 / 10000 ** (np.arange(dim // 4) / (dim / 4))
 
@@ -300,7 +309,8 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> np.ndarray:
 
     rows, columns = encode(grid[0])[:, None], encode(grid[1])[None, :]
     rows, columns = np.broadcast_arrays(rows, columns)
-    return np.concatenate([columns, rows], axis=-1).astype(np.float32)
+    halves = (rows, columns) if positions == "sincos_row_first" else (columns, rows)
+    return np.concatenate(halves, axis=-1).astype(np.float32)
 
 
 def resize_positions(positions: Array, grid: tuple[int, int]) -> Array:
@@ -371,8 +381,8 @@ def vit(
         )
     if dim % num_heads:
         raise UserError(f"dim {dim} does not divide into {num_heads} heads")
-    if positions == "sincos" and dim % 4:
-        raise UserError(f"sincos positions need a dim that 4 divides, not {dim}")
+    if positions in FIXED_POSITIONS and dim % 4:
+        raise UserError(f"{positions} positions need a dim that 4 divides, not {dim}")
     if pool == "cls" and not cls_token:
         raise UserError("pool 'cls' needs a class token; set cls_token=True or pool='mean'")
     if not 0 <= drop_path < 1:
@@ -393,3 +403,13 @@ def vit(
         attention=attention,
         dtype=dtype,
     )
+
+
+def vit_of(method: Any) -> ViT | None:
+    """The ViT of a method that pretrained weights are for: a teacher's, or the one that it trains.
+
+    None if that is no ViT.
+    """
+    holder = getattr(method, "teacher", getattr(method, "classifier", method))
+    module = getattr(getattr(holder, "encoder", None), "module", None)
+    return module if isinstance(module, ViT) else None

@@ -6,10 +6,10 @@ import numpy as np
 from ssl_jax.models import make_encoder
 
 
-def perturbed(size, **model):
+def perturbed(size, channels=3, **model):
     """(net, params, buffers) with every weight, bias and statistic random."""
     net = make_encoder(**model)
-    image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    image = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
     shapes = jax.eval_shape(net.init, jax.random.key(0), image)
     rng = np.random.default_rng(0)
 

@@ -1,11 +1,7 @@
 """Names of other libraries, and their files, without those libraries."""
 
-import collections
-import io
 import os
 import pickle
-import sys
-import types
 import zipfile
 
 import numpy as np
@@ -13,7 +9,9 @@ import pytest
 
 from ssl_jax import interchange
 from ssl_jax.errors import UserError
+from ssl_jax.models.vit import FIXED_POSITIONS, sincos_positions
 from ssl_jax.paths import by_path
+from tests.interchange import torch_files
 from tests.interchange.nets import perturbed
 
 RESNET = dict(name="resnet18")
@@ -32,6 +30,47 @@ def test_to_torch_and_back(model):
         assert found[part].keys() == by_path(tree).keys()
         for path, leaf in by_path(tree).items():
             np.testing.assert_array_equal(found[part][path], leaf, err_msg=path)
+
+
+SMALL = dict(name="vit_ti16", depth=1, patch_size=4, dim=16, num_heads=4)
+
+
+@pytest.mark.parametrize("positions", FIXED_POSITIONS)
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_fixed_positions_go_out_and_are_compared_when_they_come_in(positions, cls_token):
+    pool = "cls" if cls_token else "mean"
+    _, params, buffers = perturbed(12, **SMALL, positions=positions, cls_token=cls_token, pool=pool)
+    grid = sincos_positions((3, 3), 16, positions)
+    state = interchange.to_torch(params, buffers, sincos=grid)
+    assert state["pos_embed"].shape == (1, 9 + cls_token, 16)
+    np.testing.assert_array_equal(state["pos_embed"][0, int(cls_token) :], grid.reshape(9, 16))
+    assert not cls_token or not state["pos_embed"][0, 0].any()
+
+    def read(state, positions=positions):
+        return interchange.from_torch(state, params, buffers, positions=positions)
+
+    found, missing, unused = read(state)
+    assert not missing and not unused and found["params"].keys() == by_path(params).keys()
+    # In half precision, and of images of another size, they are the same positions.
+    assert read({**state, "pos_embed": state["pos_embed"].astype(np.float16)})[2] == []
+    larger = sincos_positions((5, 5), 16, positions).reshape(1, 25, 16)
+    assert read({**state, "pos_embed": larger})[2] == []
+    (other,) = set(FIXED_POSITIONS) - {positions}
+    with pytest.raises(UserError, match=f"model.positions={other} adds .*=({positions}), as it is"):
+        read(state, other)
+    # Learned ones, fixed ones with one for the class token, and those of another grid.
+    rng = np.random.default_rng(0)
+    for stored in (
+        rng.normal(size=state["pos_embed"].shape),
+        np.concatenate([np.ones((1, 1, 16)), grid.reshape(1, 9, 16)], axis=1),
+        np.zeros((1, 7, 16)),
+    ):
+        with pytest.raises(UserError, match="set model.positions=learned, as it is there"):
+            read({**state, "pos_embed": stored.astype(np.float32)})
+    # Of another width nothing can be said but that; and not compared is not used.
+    _, missing, unused = read({**state, "pos_embed": np.zeros((1, 9, 8), np.float32)})
+    assert missing == ["pos_embed has shape (1, 9, 8), not 16 channels"]
+    assert read(state, None)[2] == ["pos_embed"]
 
 
 def test_the_names_are_torchvisions():
@@ -94,11 +133,6 @@ def test_weights_of_something_else():
 # ---------------------------------------------------------------- PyTorch's files, without PyTorch
 
 
-class Storage:
-    def __init__(self, array, kind):
-        self.array, self.kind = array, kind
-
-
 class Evil:
     """Calls a command when it is unpickled by a reader that lets it."""
 
@@ -109,62 +143,7 @@ class Evil:
         return os.system, (self.command,)
 
 
-@pytest.fixture
-def torch_modules(monkeypatch):
-    """Just enough of torch's names for pickles to refer to."""
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    for name in ("FloatStorage", "HalfStorage", "LongStorage"):
-        setattr(torch, name, type(name, (), {"__module__": "torch"}))
-
-    def _rebuild_tensor_v2(*arguments):
-        raise AssertionError("only to be named")
-
-    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = (
-        "torch._utils", "_rebuild_tensor_v2",
-    )  # fmt: skip
-    utils._rebuild_tensor_v2 = _rebuild_tensor_v2
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)
-    return torch, utils
-
-
-def write_torch(path, tree, modules, *, offset=0):
-    torch, utils = modules
-    storages = []
-
-    class Tensor:
-        def __init__(self, array):
-            self.array = array
-
-        def __reduce__(self):
-            array = self.array
-            kind = {"f4": torch.FloatStorage, "f2": torch.HalfStorage, "i8": torch.LongStorage}
-            storage = Storage(np.ascontiguousarray(array), kind[array.dtype.str[1:]])
-            strides = tuple(s // array.itemsize for s in array.strides)
-            rest = (False, collections.OrderedDict())
-            return utils._rebuild_tensor_v2, (storage, offset, array.shape, strides, *rest)
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, thing):
-            if not isinstance(thing, Storage):
-                return None
-            storages.append(thing.array)
-            return ("storage", thing.kind, str(len(storages) - 1), "cpu", thing.array.size)
-
-    def wrap(node):
-        if isinstance(node, dict):
-            return {key: wrap(value) for key, value in node.items()}
-        return Tensor(node) if isinstance(node, np.ndarray) else node
-
-    buffer = io.BytesIO()
-    Pickler(buffer, protocol=2).dump(wrap(tree))
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", buffer.getvalue())
-        for number, array in enumerate(storages):
-            archive.writestr(f"archive/data/{number}", array.tobytes())
-
-
-def test_a_torch_file_is_read_and_nothing_in_it_runs(tmp_path, torch_modules):
+def test_a_torch_file_is_read_and_nothing_in_it_runs(tmp_path):
     rng = np.random.default_rng(0)
     weights = {
         "a.weight": rng.normal(size=(3, 4)).astype(np.float32),
@@ -173,7 +152,7 @@ def test_a_torch_file_is_read_and_nothing_in_it_runs(tmp_path, torch_modules):
     }
     trap = tmp_path / "ran"
     tree = {"epoch": 3, "args": Evil(f"touch {trap}"), "state_dict": weights}
-    write_torch(tmp_path / "x.pth", tree, torch_modules)
+    torch_files.write(tmp_path / "x.pth", tree)
     read = interchange.read(str(tmp_path / "x.pth"))
     assert read.keys() == weights.keys()
     for name, value in weights.items():
@@ -184,7 +163,7 @@ def test_a_torch_file_is_read_and_nothing_in_it_runs(tmp_path, torch_modules):
     assert trap.exists()
 
 
-def test_bad_files_are_named(tmp_path, torch_modules):
+def test_bad_files_are_named(tmp_path):
     def refuse(name, message):
         with pytest.raises(UserError, match=message):
             interchange.read(str(tmp_path / name))
@@ -195,9 +174,9 @@ def test_bad_files_are_named(tmp_path, torch_modules):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme", "hello")
     refuse("other.zip", "no data.pkl")
-    write_torch(tmp_path / "empty.pth", {"epoch": 1}, torch_modules)
+    torch_files.write(tmp_path / "empty.pth", {"epoch": 1})
     refuse("empty.pth", "holds no state dict")
-    write_torch(tmp_path / "far.pth", {"a": np.zeros(4, np.float32)}, torch_modules, offset=2)
+    torch_files.write(tmp_path / "far.pth", {"a": np.zeros(4, np.float32)}, offset=2)
     refuse("far.pth", "beyond its storage")
     good = (tmp_path / "far.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(good[: len(good) // 2])

@@ -3,26 +3,15 @@
 Every weight and statistic is away from 0 and 1, so none can be forgotten or swapped unseen.
 """
 
-import contextlib
-
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-torch = pytest.importorskip("torch")
-
-# Without these operators of its compiled part torchvision does not import on some builds of torch.
-_library = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms", "roi_align"):
-    with contextlib.suppress(RuntimeError):
-        _library.define(f"{_name}(Tensor x) -> Tensor")
-
-pytest.importorskip("timm")
-pytest.importorskip("torchvision")
-
-from ml_collections import ConfigDict  # noqa: E402
-
-from ssl_jax import export, interchange  # noqa: E402
-from tests.interchange.nets import images, perturbed  # noqa: E402
+from ssl_jax import export, init_from, interchange
+from ssl_jax.paths import replace
+from tests.interchange.nets import images, perturbed
+from tests.interchange.peers import features, timm, torch
+from tests.interchange.test_init_from import SIDE, VIT, experiment_of
 
 CASES = [
     ("torchvision", 64, dict(name="resnet18")),
@@ -47,8 +36,6 @@ def test_features_are_equal(to, size, model, tmp_path):
 
 def test_a_torch_checkpoint_comes_in(tmp_path):
     """timm's own random weights, saved by torch.save below a prefix, as training scripts do."""
-    import timm
-
     theirs = timm.create_model("resnet18", num_classes=0)
     generator = torch.Generator().manual_seed(0)
     state = {
@@ -64,12 +51,45 @@ def test_a_torch_checkpoint_comes_in(tmp_path):
     assert prefix == "module.encoder_q."
     found, missing, unused = interchange.from_torch(weights, params, buffers)
     assert not missing and not unused
-    from ssl_jax.paths import replace
-
     params, buffers = replace(params, found["params"]), replace(buffers, found["buffers"])
     x = images(64)
     (ours, _), _ = net.apply(params, buffers, x, train=False)
-    theirs.eval()
-    with torch.no_grad():
-        expected = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+    expected = features(theirs, x)
     assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("indexing", ["ij", "xy"])
+def test_a_vit_with_fixed_positions_comes_in(indexing, tmp_path):
+    """timm's own ViT, its positions those of MoCo v3 ("ij") or MAE, as MoCo v3's file has it."""
+    theirs = timm.models.vision_transformer.VisionTransformer(
+        img_size=SIDE, patch_size=4, in_chans=1, num_classes=0, embed_dim=16, depth=2, num_heads=4
+    )
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: 0.3 * torch.randn(x.shape, generator=generator)
+        for name, x in theirs.state_dict().items()
+    }
+    angle = 10000.0 ** -(torch.arange(4) / 4)
+    grids = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing=indexing)
+    parts = [f(g.reshape(-1, 1) * angle) for g in grids for f in (torch.sin, torch.cos)]
+    state["pos_embed"] = torch.cat([torch.zeros(1, 16), torch.cat(parts, dim=1)])[None]
+    theirs.load_state_dict(state)
+    path = str(tmp_path / "vit.pth.tar")
+    members = {f"module.base_encoder.{name}": x for name, x in state.items()}
+    torch.save({"epoch": 300, "state_dict": members}, path)
+
+    right, wrong = "sincos_row_first", "sincos"
+    if indexing == "xy":
+        right, wrong = wrong, right
+    x = images(SIDE)[..., :1]
+    expected = features(theirs, x)
+    for positions in (right, "learned"):
+        model = dict(VIT, positions=positions)
+        loaded, lines = init_from.load(path, experiment_of(model))
+        assert len(lines) == 1 and "names below 'module.base_encoder.'" in lines[0]
+        net, params, _ = perturbed(SIDE, channels=1, **model)
+        found = {name.removeprefix("encoder/"): leaf for name, leaf in loaded["params"].items()}
+        (ours, _), _ = net.apply(replace(params, found), {}, x, train=False)
+        assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
+    with pytest.raises(ValueError, match=f"set model.positions={right}, as it is there"):
+        init_from.load(path, experiment_of(dict(VIT, positions=wrong)))

@@ -49,6 +49,7 @@ def apply(net, params, x=IMAGES, *more, train=False, key=None):
         ("vit_h14", {}, 1280 * 1000 + 1000, 632_045_800),
         # Fixed positions are no parameters: 197 vectors less.
         ("vit_b16", {"positions": "sincos"}, 0, 85_798_656 - 197 * 768),
+        ("vit_b16", {"positions": "sincos_row_first"}, 0, 85_798_656 - 197 * 768),
         # MoCo v3's 12 heads are as many parameters as 6.
         ("vit_s16", {"num_heads": 12}, 0, 21_665_664),
         ("vit_b16", {"layer_scale": 1e-5}, 0, 85_798_656 + 24 * 768),
@@ -165,6 +166,7 @@ def oracle(images, state, heads, positions=None):
         {},
         {"layer_scale": 0.1, "num_heads": 4},
         {"positions": "sincos", "qkv_bias": False},
+        {"positions": "sincos_row_first"},
         {"cls_token": False, "pool": "mean"},
         {"pool": "mean", "positions": "sincos"},
     ],
@@ -173,7 +175,7 @@ def oracle(images, state, heads, positions=None):
 def test_the_net_matches_the_oracle(options):
     net = tiny(**options)
     params = drawn(net)
-    fixed = sincos_positions((3, 2), 8).reshape(6, 8) if options.get("positions") else None
+    fixed = by_formula((3, 2), 8, options["positions"]) if options.get("positions") else None
     tokens = oracle(IMAGES, to_timm(params), options.get("num_heads", 2), fixed)
     h, out = apply(net, params)
     first = 0 if options.get("cls_token") is False else 1
@@ -183,15 +185,42 @@ def test_the_net_matches_the_oracle(options):
     np.testing.assert_array_equal(out["h"], h)
 
 
-def test_sincos_positions_by_their_formula():
-    positions = sincos_positions((3, 5), 12)
+def by_formula(grid, dim, positions):
+    """Fixed positions [t d], number by number."""
+    rows, columns = grid
+    out = np.empty((rows, columns, dim))
+    for row, column, i in np.ndindex(rows, columns, dim // 4):
+        order = (row, column) if positions == "sincos_row_first" else (column, row)
+        omega = 10000 ** (-i / (dim / 4))
+        expected = [f(x * omega) for x in order for f in (math.sin, math.cos)]
+        out[row, column, i :: dim // 4] = expected
+    return out.reshape(rows * columns, dim)
+
+
+@pytest.mark.parametrize("order", ["sincos", "sincos_row_first"])
+def test_sincos_positions_by_their_formula(order):
+    positions = sincos_positions((3, 5), 12, order)
     assert positions.shape == (3, 5, 12) and positions.dtype == np.float32
-    for row in range(3):
-        for column in range(5):
-            for i in range(3):
-                omega = 10000 ** (-i / 3)
-                expected = [f(x * omega) for x in (column, row) for f in (math.sin, math.cos)]
-                np.testing.assert_allclose(positions[row, column, i::3], expected, atol=1e-6)
+    np.testing.assert_allclose(positions.reshape(15, 12), by_formula((3, 5), 12, order), atol=1e-6)
+    # The row and the column of one patch, away from the diagonal: sin of 2, at frequency 1.
+    first, second = (2, 1) if order == "sincos_row_first" else (1, 2)
+    np.testing.assert_allclose(positions[2, 1, [0, 6]], np.sin([first, second]), atol=1e-6)
+    np.testing.assert_array_equal(
+        sincos_positions((3, 5), 12), sincos_positions((3, 5), 12, "sincos")
+    )
+
+
+def test_positions_as_mocov3_and_mae_number_their_patches():
+    """Over a flattened square grid: a meshgrid indexed "ij" against one indexed "xy"."""
+    side, dim = 4, 16
+    angle = 1 / 10000 ** (np.arange(dim // 4) / (dim // 4))
+    for order, indexing in (("sincos_row_first", "ij"), ("sincos", "xy")):
+        grids = np.meshgrid(np.arange(side), np.arange(side), indexing=indexing)
+        parts = [f(np.outer(g.ravel(), angle)) for g in grids for f in (np.sin, np.cos)]
+        expected = np.concatenate(parts, axis=1).reshape(side, side, dim)
+        np.testing.assert_allclose(
+            sincos_positions((side, side), dim, order), expected, atol=1e-6, err_msg=order
+        )
 
 
 def test_positions_are_resized_for_images_of_another_size():
@@ -346,6 +375,7 @@ def test_initialisers():
         (dict(attention="flash"), r"unknown attention 'flash'; known are auto, xla, cudnn"),
         (dict(num_heads=3), r"dim 8 does not divide into 3 heads"),
         (dict(dim=6, positions="sincos"), r"sincos positions need a dim that 4 divides, not 6"),
+        (dict(dim=6, positions="sincos_row_first"), r"sincos_row_first positions need a dim"),
         (dict(cls_token=False), r"pool 'cls' needs a class token"),
         (dict(drop_path=1.0), r"drop_path is 1.0; it must be at least 0 and below 1"),
         (dict(depth=0), r"depth 0.*all must be positive"),
