@@ -48,7 +48,7 @@ def _imagenet(config: ConfigDict) -> None:
     config.data.update(
         name="tfds:imagenet2012", image_size=224, host_views=2, workers=16, prefetch=2
     )
-    config.model.update(name="resnet50")
+    config.model.update(name="resnet50", kernel_init="he_fan_out")
     config.views = ConfigDict(
         dict(
             ops=("flip", "color_jitter", "grayscale", "gaussian_blur", "solarize", "normalize"),

@@ -55,7 +55,7 @@ def _imagenet(config: ConfigDict) -> None:
         workers=16,
         prefetch=2,
     )
-    config.model.update(name="resnet50")
+    config.model.update(name="resnet50", kernel_init="he_fan_out")
     config.views = ConfigDict(
         dict(
             ops=("color_jitter", "grayscale", "gaussian_blur", "flip", "normalize"),

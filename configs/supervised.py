@@ -3,18 +3,23 @@
     python -m ssl_jax.train --config=configs/supervised.py:VARIANT --workdir=runs/supervised
 
 Variants:
-  digits              8x8 handwritten digits with all their labels: half a minute on two CPU cores
-  cifar10             ResNet-18 with a 3x3 stem from scratch (needs tfds:cifar10 prepared)
-  imagenet            ResNet-50 from scratch, Goyal et al. 2017, https://arxiv.org/abs/1706.02677
-  finetune            SimCLR's fine-tuning on 1% of ImageNet's labels (App. B.5)
-  finetune_v2         SimCLR v2's, from the first layer of the projection head
-  finetune_vit        ViT-B/16 on all of ImageNet with layer-wise learning rates (MAE, App. A.1)
-  linear              a linear classifier on a frozen ResNet-50, with random crops, as SimCLR's
-  linear_moco         as MoCo's, v1 and v2
-  linear_moco_v3      as MoCo v3's
-  linear_moco_v3_vit  the same of a ViT-S/16; for a ViT-B/16: --config.model.name=vit_b16
-  linear_lars         as SimSiam's
-  linear_digits       on the encoder of a `digits` variant
+  digits               8x8 handwritten digits with all their labels: half a minute on two CPU cores
+  cifar10              ResNet-18 with a 3x3 stem from scratch (needs tfds:cifar10 prepared)
+  imagenet             ResNet-50 from scratch, Goyal et al. 2017, https://arxiv.org/abs/1706.02677
+  finetune             SimCLR's fine-tuning on 1% of ImageNet's labels (App. B.5)
+  finetune_v2          SimCLR v2's, from the first layer of the projection head
+  finetune_vit         ViT-B/16 on all of ImageNet with layer-wise learning rates (MAE, App. A.1)
+  finetune_vit_large   the same of a ViT-L/16; for a ViT-H/14: --config.model.name=vit_h14
+                       --config.model.drop_path=0.3
+  linear               a linear classifier on a frozen ResNet-50, with random crops, as SimCLR's
+  linear_moco          as MoCo's, v1 and v2
+  linear_moco_v3       as MoCo v3's
+  linear_moco_v3_vit   the same of a ViT-S/16; for a ViT-B/16: --config.model.name=vit_b16
+  linear_lars          as SimSiam's
+  linear_byol          as BYOL's
+  linear_barlow_twins  as Barlow Twins'
+  linear_vicreg        as VICReg's
+  linear_digits        on the encoder of a `digits` variant
 
 All but the first three start from a pretrained run: --config.init_from=runs/simclr. The learning
 rate of a linear probe is chosen by configs/sweeps/linear.py.
@@ -35,11 +40,15 @@ VARIANTS = (
     "finetune",
     "finetune_v2",
     "finetune_vit",
+    "finetune_vit_large",
     "linear",
     "linear_moco",
     "linear_moco_v3",
     "linear_moco_v3_vit",
     "linear_lars",
+    "linear_byol",
+    "linear_barlow_twins",
+    "linear_vicreg",
     "linear_digits",
 )
 
@@ -68,11 +77,15 @@ def get_config(variant: str = "digits") -> ConfigDict:
         "finetune": _finetune,
         "finetune_v2": _finetune_v2,
         "finetune_vit": _finetune_vit,
+        "finetune_vit_large": _finetune_vit_large,
         "linear": _linear,
         "linear_moco": _linear_moco,
         "linear_moco_v3": _linear_moco_v3,
         "linear_moco_v3_vit": _linear_moco_v3_vit,
         "linear_lars": _linear_lars,
+        "linear_byol": _linear_byol,
+        "linear_barlow_twins": _linear_barlow_twins,
+        "linear_vicreg": _linear_vicreg,
         "linear_digits": _linear_digits,
     }[variant](config)
     return config
@@ -174,7 +187,8 @@ def _finetune_v2(config: ConfigDict) -> None:
 def _finetune_vit(config: ConfigDict) -> None:
     """MAE, Table 9, without RandAugment, erasing, mixup and cutmix, which views do not have.
 
-    Published with them: 83.6 top-1.
+    The rates of the layers fall to the input, of as many as the model has. Published with those
+    views: 83.6 top-1.
     """
     _imagenet_images(config, "tfds:imagenet2012", epochs=100.0, batch_size=1024)
     config.model.update(name="vit_b16", positions="sincos", pool="mean", drop_path=0.1)
@@ -187,8 +201,20 @@ def _finetune_vit(config: ConfigDict) -> None:
         weight_decay=0.05,
         warmup_epochs=5.0,
         exclude=r"(bias|scale|cls_token)$",
+        groups=ConfigDict(dict(layerwise=dict(decay=0.65))),
     )
-    _layer_decay(config, 0.65, depth=12)
+
+
+def _finetune_vit_large(config: ConfigDict) -> None:
+    """The released command for ViT-L; that for ViT-H differs in stochastic depth alone.
+
+    Published with the views of `finetune_vit`: 85.9 top-1 (ViT-L), 86.9 (ViT-H).
+    """
+    _finetune_vit(config)
+    config.epochs = 50.0
+    config.model.update(name="vit_l16", drop_path=0.2)
+    config.optimizer.base_lr = 1e-3
+    config.optimizer.groups.layerwise.decay = 0.75
 
 
 def _linear(config: ConfigDict) -> None:
@@ -223,7 +249,7 @@ def _linear_moco_v3(config: ConfigDict) -> None:
 def _linear_moco_v3_vit(config: ConfigDict) -> None:
     """The same at 30 times the rate. Published, 300 epochs: 73.2 (ViT-S), 76.7 (ViT-B)."""
     _linear_moco_v3(config)
-    config.model.update(name="vit_s16", positions="sincos", num_heads=12)
+    config.model.update(name="vit_s16", positions="sincos_row_first", num_heads=12)
     config.optimizer.base_lr = 3.0
 
 
@@ -234,7 +260,32 @@ def _linear_lars(config: ConfigDict) -> None:
     """
     _linear_imagenet(config, epochs=90.0, batch_size=4096)
     config.views.ops = ("flip", "normalize")
-    config.optimizer.update(name="lars", base_lr=0.1, lr_scaling="linear")
+    config.optimizer.update(
+        name="lars",
+        base_lr=0.1,
+        lr_scaling="linear",
+        momentum_order="lr_outside",  # it is torch's SGD that LARC hands its gradients to
+    )
+
+
+def _linear_byol(config: ConfigDict) -> None:
+    """Paper, App. C, and the released code. Published, ResNet-50: 74.3 top-1 (1000 epochs)."""
+    _linear_imagenet(config, epochs=80.0, batch_size=1024)
+    config.views.ops = ("flip", "normalize")
+    config.optimizer.update(base_lr=0.2, lr_scaling="linear", nesterov=True)
+
+
+def _linear_barlow_twins(config: ConfigDict) -> None:
+    """The released code, which decays the bias too. Published, ResNet-50: 73.2 top-1."""
+    _linear_imagenet(config, epochs=100.0, batch_size=256)
+    config.views.ops = ("flip", "normalize")
+    config.optimizer.update(base_lr=0.3, lr_scaling="none", weight_decay=1e-6, exclude="")
+
+
+def _linear_vicreg(config: ConfigDict) -> None:
+    """The same at the rate of VICReg's released command. Published, ResNet-50: 73.2 top-1."""
+    _linear_barlow_twins(config)
+    config.optimizer.base_lr = 0.02
 
 
 def _linear_digits(config: ConfigDict) -> None:
@@ -270,14 +321,3 @@ def _imagenet_images(config: ConfigDict, name: str, *, epochs: float, batch_size
     config.eval.linear.num_l2 = 6
     config.log.every_steps = 50
     config.checkpoint.every_epochs = 1.0
-
-
-def _layer_decay(config: ConfigDict, decay: float, *, depth: int) -> None:
-    """Layer i of a ViT learns at base_lr * decay^(depth + 1 - i), and i is 0 of what makes tokens.
-
-    The groups refer to base_lr, so they follow it when it is set on the command line.
-    """
-    base_lr = config.optimizer.get_oneway_ref("base_lr")
-    config.optimizer.groups = ConfigDict()
-    for i, name in enumerate(["embed", *(f"layer{i + 1}" for i in range(depth))]):
-        config.optimizer.groups[name] = ConfigDict(dict(base_lr=base_lr * decay ** (depth + 1 - i)))

@@ -4,10 +4,10 @@ r"""The learning rate of a linear probe, chosen on a part of the train split hel
         --set=init_from=runs/simclr
 
 The variants are those of configs/supervised.py that probe: digits is linear_digits, and linear,
-linear_moco, linear_moco_v3, linear_moco_v3_vit and linear_lars are of ImageNet. A cell learns from
-99% of the train split (digits: 80%) at one learning rate, and its accuracy is that on the rest. The
-test split is not looked at. With the rate that is best, the probe is then trained once on all of
-the train split and scored on the test split:
+linear_moco, linear_moco_v3, linear_moco_v3_vit, linear_lars, linear_byol, linear_barlow_twins and
+linear_vicreg are of ImageNet. A cell learns from 99% of the train split (digits: 80%) at one
+learning rate, and its accuracy is that on the rest. The test split is not looked at. With the rate
+that is best, the probe is then trained once on all of the train split and scored on the test split:
 
     python -m ssl_jax.train --config=configs/supervised.py:linear_digits --workdir=runs/linear \
         --config.init_from=runs/simclr --config.optimizer.base_lr=RATE
@@ -23,6 +23,9 @@ VARIANTS = (
     "linear_moco_v3",
     "linear_moco_v3_vit",
     "linear_lars",
+    "linear_byol",
+    "linear_barlow_twins",
+    "linear_vicreg",
 )
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the rate in the recipe
 

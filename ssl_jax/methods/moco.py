@@ -158,7 +158,11 @@ class MoCo(TwoViews):
             "end_to_end": f"the batch's {n - 1:,} other keys, with gradient",
             "bank": f"{hyper.num_negatives:,} rows a step of a bank of {self.num_examples:,}",
         }[hyper.dictionary]
-        if hyper.bn_groups is None:
+        if hyper.dictionary == "bank":
+            groups = hyper.bn_groups or 1
+            statistics = "of the whole batch" if groups == 1 else f"of {groups} groups"
+            statistics += ", of queries alone: keys are rows of the bank"
+        elif hyper.bn_groups in (None, 1):
             statistics = "of the whole batch, the same examples for queries and keys"
         else:
             statistics = f"of {hyper.bn_groups} groups, keys in other groups than their queries"

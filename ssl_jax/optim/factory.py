@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,12 +16,15 @@ from ssl_jax.optim.lars import lars
 from ssl_jax.optim.masks import path_mask
 from ssl_jax.optim.schedules import Schedule, make_schedule
 from ssl_jax.optim.trust import scale_by_trust_ratio
-from ssl_jax.paths import path_string
+from ssl_jax.paths import STACKED, path_string
 
 PyTree = Any
 OPTIMIZERS = ("lars", "adamw", "sgd", "lamb")
 # Keys that concern all parameters at once, so no group may override them.
 GLOBAL_KEYS = ("clip_norm", "groups")
+# An entry of `groups` that is about all layers: the net says how many there are.
+LAYERWISE = "layerwise"
+_LAYER = re.compile(r"layer([1-9]\d*)")
 _OTHERS = "_others"  # label of the parameters that no entry of `groups` concerns
 
 
@@ -38,7 +42,10 @@ def make_optimizer(
 
     Args:
       config: the config's optimizer section. `groups` maps a group's name to overrides of the
-        section's other keys, e.g. `{"predictor": {"schedule": "constant"}}`.
+        section's other keys, e.g. `{"predictor": {"schedule": "constant"}}`. Its entry
+        `{"layerwise": {"decay": d}}` multiplies the rates of a net of n layers, whatever else sets
+        them: those of group "embed" by d^(n + 1), of "layer1" by d^n, and so on to d for the last
+        layer; what follows it keeps its rate.
       batch_size: global batch, images; with the next two, what `make_schedule` needs.
       total_steps: length of the run.
       steps_per_epoch: of it.
@@ -67,15 +74,19 @@ def make_optimizer(
         parts.append(optax.clip_by_global_norm(clip_norm))
 
     groups = dict(config.get("groups") or {})
+    layerwise = groups.pop(LAYERWISE, None)
+    param_group = param_group or (lambda path: "default")
     default = _one_group(config, make_schedule(config, **lengths))
     if groups:
         transforms = {_OTHERS: default}
         for name, overrides in groups.items():
             merged = _override(config, name, overrides)
             transforms[name] = _one_group(merged, make_schedule(merged, **lengths))
-        parts.append(_by_group(transforms, param_group or (lambda path: "default")))
+        parts.append(_by_group(transforms, param_group))
     else:
         parts.append(default)
+    if layerwise is not None:
+        parts.append(_by_layer(_decay(layerwise), param_group))
 
     if ema_decay is not None:
         parts.append(track_ema(ema_decay, ema_filter))
@@ -167,3 +178,47 @@ def _by_group(
         return partition.init(params)
 
     return optax.GradientTransformationExtraArgs(init, partition.update)
+
+
+def _decay(layerwise: Mapping[str, Any]) -> float:
+    where = f"optimizer.groups.{LAYERWISE}"
+    for key in layerwise:
+        if key != "decay":
+            raise UserError(
+                f"unknown config key {where}.{key}; known keys: decay.{nearest(key, ['decay'])}"
+            )
+    if "decay" not in layerwise:
+        raise UserError(f"{where} says no decay; set {where}.decay, e.g. 0.75")
+    decay = layerwise["decay"]
+    if not 0 < decay <= 1:
+        raise UserError(f"{where}.decay is {decay}; use a number above 0, at most 1")
+    return decay
+
+
+def _by_layer(decay: float, param_group: Callable[[str], str]) -> optax.GradientTransformation:
+    """Multiplies updates, and so the rates of any optimizer, by powers of `decay`."""
+
+    def factors(tree: PyTree) -> PyTree:
+        names = jax.tree_util.tree_map_with_path(
+            lambda path, _: param_group(path_string(path)), tree
+        )
+        present = set(jax.tree.leaves(names))
+        layers = {int(found[1]) for found in map(_LAYER.fullmatch, present) if found}
+        if layers != set(range(1, len(layers) + 1)) or not layers:
+            advice = "; set model.scan_layers=False, as stacked layers share one rate"
+            raise UserError(
+                f"optimizer.groups.{LAYERWISE} needs groups layer1, layer2 and so on, and the "
+                f"method's are {', '.join(sorted(present))}{advice if STACKED in present else ''}"
+            )
+        powers = {f"layer{i}": len(layers) + 1 - i for i in layers} | {"embed": len(layers) + 1}
+        return jax.tree.map(lambda name: decay ** powers.get(name, 0), names)
+
+    def init(params: PyTree) -> optax.OptState:
+        factors(params)
+        return optax.EmptyState()
+
+    def update(updates: PyTree, state: optax.OptState, params: PyTree | None = None):
+        del params
+        return jax.tree.map(lambda u, factor: u * factor, updates, factors(updates)), state
+
+    return optax.GradientTransformation(init, update)

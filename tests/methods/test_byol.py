@@ -134,13 +134,6 @@ def test_one_micro_batch_is_the_whole_batch():
         np.testing.assert_allclose(got, leaf, rtol=1e-3, atol=2e-5, err_msg=path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["cifar10", "imagenet"])
-def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
-    experiment, outputs = paper_scale.trace_step(f"byol.py:{variant}")
-    assert outputs["z"].shape[:2] == (experiment.config.batch_size, 2)
-
-
 def test_the_nets_are_the_papers():
     params = paper_scale.build("byol.py:imagenet").abstract_state.params
     counts = {name: count_parameters(net) for name, net in params.items()}
@@ -153,6 +146,7 @@ def test_the_nets_are_the_papers():
         ("imagenet", 1000, 3.2, 1.5e-6, 0.996),
         ("imagenet300", 300, 4.8, 1e-6, 0.99),
         ("imagenet100", 100, 7.2, 1e-6, 0.99),
+        ("imagenet40", 40, 7.2, 1e-6, 0.97),
     ],
 )
 def test_the_imagenet_recipes_are_the_released_codes(variant, epochs, peak, weight_decay, tau):

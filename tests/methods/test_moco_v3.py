@@ -150,12 +150,9 @@ def test_the_frozen_patch_projection_keeps_every_bit():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "variant", ["cifar10", "imagenet", "imagenet300", "imagenet1000", "vit_s16", "vit_b16"]
-)
-def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
-    experiment, outputs = paper_scale.trace_step(f"moco_v3.py:{variant}")
-    assert outputs["z"].shape == (experiment.config.batch_size, 2, 256)
+@pytest.mark.parametrize("variant", ["imagenet", "vit_s16"])
+def test_the_heads_are_the_papers(variant):
+    experiment = paper_scale.build(f"moco_v3.py:{variant}")
     params = experiment.abstract_state.params
     vit = variant.startswith("vit")
     assert len(params["projector"]) == (6 - 1 if vit else 3)  # a norm without affine has none
@@ -164,9 +161,6 @@ def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
     assert all(set(layer) == {"kernel"} for name, layer in heads.items() if "dense" in name)
     norms = set(experiment.abstract_state.buffers["predictor"]["batch_stats"])
     assert norms == ({"norm1", "norm2"} if vit else {"norm1"})
-    assert outputs["h"].shape[1] == {"cifar10": 512, "vit_s16": 384, "vit_b16": 768}.get(
-        variant, 2048
-    )
 
 
 def test_the_recipes_are_the_papers():

@@ -47,13 +47,6 @@ def test_the_configs_weights_are_those_of_the_loss():
     np.testing.assert_allclose(loss, total, rtol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["cifar10", "imagenet", "imagenet100"])
-def test_the_whole_step_of_a_paper_scale_config_traces_without_data(variant):
-    experiment, outputs = paper_scale.trace_step(f"vicreg.py:{variant}")
-    assert outputs["z"].shape[:2] == (experiment.config.batch_size, 2)
-
-
 @pytest.mark.parametrize(
     ("variant", "batch_size", "epochs", "peak"),
     [("imagenet", 2048, 1000, 1.6), ("imagenet100", 512, 100, 0.6)],

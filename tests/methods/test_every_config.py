@@ -1,0 +1,103 @@
+"""Every variant of every config: its whole train step, traced at full scale without data."""
+
+import ast
+import re
+import runpy
+
+import pytest
+
+from tests.methods.paper_scale import trace_step
+from tests.methods.table import CONFIGS
+
+# A second or two each. All that are not here are traced with the slow tests.
+QUICK = {
+    "barlow_twins.py:digits",
+    "bert.py:pydoc",
+    "byol.py:digits",
+    "distill.py:digits",
+    "finetune.py:pydoc",
+    "instdisc.py:digits",
+    "moco_v1.py:digits",
+    "moco_v1.py:small_shapes",
+    "moco_v2.py:digits",
+    "moco_v3.py:digits",
+    "roberta.py:pydoc",
+    "simclr.py:digits",
+    "simclr.py:imagenet",
+    "simclr.py:small_shapes",
+    "simclr_v2.py:digits",
+    "simsiam.py:digits",
+    "supervised.py:digits",
+    "supervised.py:linear_digits",
+    "vicreg.py:digits",
+}
+# What the command line or the data would say, by the start of a variant's name.
+PYDOC = {"data.num_examples": 10_000}
+# Layers are the pretrained run's, and traced as one: what differs here is the data and the head.
+BERT = {"model.name": "bert_base", "model.scan_layers": True}
+SAID = {
+    "bert.py:pydoc": PYDOC,
+    "roberta.py:pydoc": PYDOC,
+    "distill.py": {"init_from": "runs/teacher"},  # read by the train command only
+    "finetune.py:pydoc": {**PYDOC, "data.num_classes": 10, "model.name": "bert_tiny"},
+    "finetune.py:csv": {**BERT, "data.num_examples": 10_000, "data.num_classes": 2},
+    "finetune.py:glue": BERT,
+    "finetune.py:squad": BERT,
+    "finetune.py:conll": BERT,
+    "finetune.py:roberta": {**BERT, "model.name": "roberta_base"},
+    "simclr.py:folder": {"data.name": "folder:images", "data.num_examples": 10_000},
+}
+ONE_VIEW = ("instdisc.py", "moco_v1.py:bank")
+
+
+def shipped():
+    """File -> its variants, of all that a command takes as --config for one run."""
+    return {
+        path.name: runpy.run_path(str(path))["VARIANTS"] for path in sorted(CONFIGS.glob("*.py"))
+    }
+
+
+VARIANTS = [f"{file}:{variant}" for file, variants in shipped().items() for variant in variants]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in VARIANTS],
+)
+def test_the_whole_step_traces_without_data(name):
+    said = {}
+    for start, changes in SAID.items():
+        said |= changes if name.startswith(start) else {}
+    experiment, outputs = trace_step(name, **said)
+    config = experiment.config
+    assert outputs.keys() & {"h", "z"}
+    for key, array in outputs.items():
+        assert array.shape[0] == config.batch_size, key
+    if "z" in outputs:
+        views = 1 if name.startswith(ONE_VIEW) else 2
+        assert outputs["z"].shape == (config.batch_size, views, config.method.output_dim)
+
+
+def test_no_variant_is_left_out():
+    """Of what is on disk, every variant is traced, now or with the slow tests."""
+    (mark,) = test_the_whole_step_traces_without_data.pytestmark
+    traced = {param.values[0] for param in mark.args[1]}
+    assert traced == {f"{file}:{name}" for file, names in shipped().items() for name in names}
+    assert traced >= QUICK
+    assert {name.partition(":")[0] for name in QUICK} == set(shipped())  # one of every file
+    for start in (*SAID, *ONE_VIEW):
+        assert any(name.startswith(start) for name in traced), start
+
+
+def test_every_file_tells_of_its_variants():
+    for file, variants in shipped().items():
+        text = ast.get_docstring(ast.parse((CONFIGS / file).read_text()))
+        table = text.partition("Variants:\n")[2].partition("\n\n")[0]
+        entries = re.findall(r"^  (\w+(?:, \w+)*)  ", table, re.MULTILINE)
+        told = [name for entry in entries for name in entry.split(", ")]
+        assert len(told) == len(set(told)), file
+        patterns = {name: re.compile(name.replace("TASK", r"\w+")) for name in told}
+        for name, pattern in patterns.items():
+            assert any(map(pattern.fullmatch, variants)), (file, name)
+        for variant in variants:
+            assert any(pattern.fullmatch(variant) for pattern in patterns.values()), (file, variant)
