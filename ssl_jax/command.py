@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -82,8 +81,11 @@ def read_config() -> ConfigDict:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     source = _config_source(argv)
-    if source and not os.path.exists(source.partition(":")[0]):
-        _stop(f"config file {source.partition(':')[0]!r} does not exist")
+    if source:
+        try:
+            config_lib.check_file(source.partition(":")[0])
+        except UserError as error:
+            _stop(str(error))
     whole = sys.argv
     try:
         sys.argv, options = _split_options(argv)  # where the config flag looks for its overrides
@@ -92,7 +94,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
             with flags.FLAGS.config.unlocked():
                 flags.FLAGS.config.data.options.update(options)
         return rest
-    except (flags.Error, UserError, OSError, AttributeError, KeyError, TypeError) as error:
+    except (
+        flags.Error, UserError, OSError, SyntaxError, AttributeError, KeyError, TypeError
+    ) as error:  # fmt: skip
         # The flag library buries what is wrong with a config file or a key: look for it first.
         try:
             line = _wrong_config(argv)
@@ -143,6 +147,10 @@ def _wrong_config(argv: Sequence[str]) -> str | None:
     source = _config_source(argv)
     if not source:
         return None
+    if flags.FLAGS["config"].flag_type() == "string":  # of a sweep
+        given = [a.lstrip("-") for a in argv if a.lstrip("-").startswith("config.")]
+        setting = given[0].removeprefix("config.") if given else ""
+        return f"--{given[0]}: every cell is set by --set={setting}" if given else None
     config = config_lib.load(source)
     for argument in argv[1:]:
         name = argument.lstrip("-").partition("=")[0]

@@ -115,7 +115,9 @@ def base_config() -> ConfigDict:
     config.optimizer.momentum_order = "lr_inside"  # of LARS: lr_inside (SimCLR), lr_outside (BYOL)
     config.optimizer.clip_norm = 0.0  # global gradient norm; 0: off
     config.optimizer.exclude = r"(bias|scale)$"  # parameters neither decayed nor adapted
-    config.optimizer.groups = ConfigDict()  # per param_group: overrides of the keys above
+    # Per param_group: overrides of the keys above; layerwise=dict(decay=0.65) lets a ViT's rates fall
+    # from layer to layer towards the input.
+    config.optimizer.groups = ConfigDict()
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # -1: all devices that fsdp and tensor leave
@@ -188,18 +190,41 @@ def base_config() -> ConfigDict:
     return config
 
 
+def check_file(path: str) -> None:
+    """Raises `UserError` if there is no such file or it is no Python file."""
+    if not os.path.exists(path):
+        raise UserError(f"config file {path!r} does not exist")
+    if os.path.isdir(path) or not path.endswith(".py"):
+        raise UserError(f"{path} is no config file; write e.g. configs/simclr.py:digits")
+
+
+NOT_NEGATIVE = (
+    "optimizer.base_lr", "optimizer.weight_decay", "optimizer.clip_norm", "eval.every_epochs",
+    "eval.collapse_every_steps", "checkpoint.every_epochs", "early_stopping.patience",
+)  # fmt: skip
+
+
 def load(source: str) -> ConfigDict:
     """The config of "FILE.py" or "FILE.py:VARIANT", not yet resolved.
 
     Raises:
-      UserError: there is no such file, or the file has no such variant.
+      UserError: there is no such file, it is no config file, or has no such variant.
     """
     path, _, variant = source.partition(":")
-    if not os.path.exists(path):
-        raise UserError(f"config file {path!r} does not exist")
+    check_file(path)
     spec = importlib.util.spec_from_file_location("_config_file", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"config file {path}, line {error.lineno}: {error.msg}") from error
+    if not hasattr(module, "get_config"):
+        sweep = hasattr(module, "get_sweep")
+        raise UserError(
+            f"{path} is a sweep: python -m ssl_jax.sweep --config={source} --workdir=..."
+            if sweep
+            else f"{path} has no function get_config"
+        )
     return module.get_config(variant) if variant else module.get_config()
 
 
@@ -231,7 +256,12 @@ def resolve(config: ConfigDict, overrides: dict[str, Any] | None = None) -> Conf
             f"set exactly one of epochs and steps (they are {config.epochs} and {config.steps})"
         )
     if not (config.epochs or 0) > 0 and not (config.steps or 0) > 0:
-        raise UserError(f"the run has no length: epochs={config.epochs}, steps={config.steps}")
+        key = "steps" if config.epochs is None else "epochs"
+        raise UserError(f"{key} is {config[key]}; a run needs more than 0")
+    for path in NOT_NEGATIVE:
+        section, _, key = path.partition(".")
+        if (config[section][key] or 0) < 0:
+            raise UserError(f"{path} is {config[section][key]}; it must not be negative")
     if config.batch_size < 1:
         raise UserError(f"batch_size is {config.batch_size}; it must be at least 1")
     if config.dtype not in DTYPES:

@@ -69,6 +69,10 @@ def main() -> int:
         raise UserError(
             f"{given.workdir}: method {run.config.method.name} has no encoder to export"
         )
+    try:
+        os.makedirs(given.output, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={given.output} is no folder: {error.strerror}") from error
     if given.to == "hf":
         return _to_transformers(run, weights, given.workdir, given.output)
     params, buffers = (
@@ -80,7 +84,6 @@ def main() -> int:
         if given.to == "safetensors"
         else _named(given.to, params, buffers, run)
     )
-    os.makedirs(given.output, exist_ok=True)
     path = os.path.join(given.output, "model.safetensors")
     interchange.write_safetensors(path, state)
     with open(os.path.join(given.output, "config.json"), "w", encoding="utf-8") as file:
@@ -238,24 +241,26 @@ def _named(to: str, params: Any, buffers: Any, run: pretrained.Pretrained) -> di
     sincos = None
     if vit and "pos_embed" not in params:
         patch, dim = params["patch_embed"]["proj"]["kernel"].shape[1:4:2]
-        side = _image_side(run) // patch
+        side = _image_shape(run)[0] // patch
         sincos = sincos_positions((side, side), dim, run.config.model.positions)
     return interchange.to_torch(params, buffers, sincos=sincos)
 
 
-def _image_side(run: pretrained.Pretrained) -> int:
-    """Pixels on a side of what the encoder sees in evaluation."""
+def _image_shape(run: pretrained.Pretrained) -> tuple[int, int]:
+    """(pixels on a side, channels) of what the encoder sees in evaluation."""
     method = run.experiment.method
     image = run.experiment.spec.batch(1)["image"]
     image = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
-    return jax.eval_shape(method.eval_view, image).shape[1]
+    return jax.eval_shape(method.eval_view, image).shape[2:]
 
 
 def _description(to: str, run: pretrained.Pretrained, arrays: int) -> dict[str, Any]:
     model = {key: value for key, value in run.config.model.to_dict().items() if value is not None}
     vocabulary = run.experiment.spec.vocabulary
     if vocabulary is None:
-        inputs = {"image_size": _image_side(run), "input": "RGB, values in [0, 1]"}
+        side, channels = _image_shape(run)
+        colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+        inputs = {"image_size": side, "input": f"{colours}, values in [0, 1]"}
     else:
         inputs = {"input": "tokens", "vocabulary": dataclasses.asdict(vocabulary)}
     return {

@@ -78,18 +78,8 @@ def _of_run(folder: str, step: str, experiment: Experiment) -> tuple[Loaded, lis
         raise UserError(f"init_from={folder}: the run has no checkpoint yet")
     found, at = restored
     arrays = _flat(found)
-    vit = vit_of(experiment.method)
-    if (
-        vit
-        and vit.positions in FIXED_POSITIONS
-        and "params/encoder/patch_embed/proj/kernel" in arrays
-    ):
-        theirs = pretrained.read_config(folder).model.positions or "learned"
-        if theirs != vit.positions:
-            raise UserError(
-                f"init_from={folder} has model.positions={theirs} and this run "
-                f"{vit.positions}; set model.positions={theirs}"
-            )
+    if "params/encoder/patch_embed/proj/kernel" in arrays:
+        _check_positions(folder, pretrained.read_config(folder).model, experiment)
     loaded, missing, unused = _match(arrays, experiment)
     return loaded, _lines(loaded, missing, unused, f"step {at}, ")
 
@@ -128,7 +118,10 @@ def _of_transformers(
 
 
 def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
-    weights, prefix = interchange.strip_prefix(interchange.read(path))
+    weights = interchange.read(path)
+    if weights and all(name.startswith(("params/", "buffers/")) for name in weights):
+        return _of_own_file(path, weights, experiment)
+    weights, prefix = interchange.strip_prefix(weights)
     # The encoder as another run would have it, wherever this method keeps it.
     encoder: dict[str, dict[str, Any]] = {"params": {}, "buffers": {}}
     for own, leaf in _wanted(experiment).items():
@@ -154,6 +147,33 @@ def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     }
     loaded, _, _ = _match(arrays, experiment)
     return loaded, _lines(loaded, lacking, unused, f"names below {prefix!r}, " if prefix else "")
+
+
+def _of_own_file(
+    path: str, weights: Mapping[str, Any], experiment: Experiment
+) -> tuple[Loaded, list[str]]:
+    """An encoder under our own names, as `export --to=safetensors` writes it."""
+    beside = epath.Path(path).parent / "config.json"
+    if beside.exists() and "params/patch_embed/proj/kernel" in weights:
+        _check_positions(path, json.loads(beside.read_text())["architecture"], experiment)
+    parts = (name.split("/", 1) for name in weights)
+    renamed = {f"{part}/encoder/{below}": f"{part}/{below}" for part, below in parts}
+    arrays = {name: weights[own] for name, own in renamed.items()}
+    loaded, missing, unused = _match(arrays, experiment)
+    origin = experiment.method.origin
+    lacking = [name for name in missing if (origin(name) or "").split("/")[1:2] == ["encoder"]]
+    return loaded, _lines(loaded, lacking, [renamed[name] for name in unused], "")
+
+
+def _check_positions(source: str, model: Mapping[str, Any], experiment: Experiment) -> None:
+    """Raises `UserError` where a Vision Transformer of fixed positions starts from others."""
+    vit = vit_of(experiment.method)
+    theirs = model.get("positions") or "learned"
+    if vit and vit.positions in FIXED_POSITIONS and theirs != vit.positions:
+        raise UserError(
+            f"init_from={source} has model.positions={theirs} and this run {vit.positions}; set "
+            f"model.positions={theirs}"
+        )
 
 
 def _match(

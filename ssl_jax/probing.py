@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import data, evals, parallel
 from ssl_jax.data.labelled import labelled_text
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, nearest
 from ssl_jax.evals import features as features_lib
 from ssl_jax.evals import held_out, text_metrics, transformations
 from ssl_jax.experiment import Experiment
@@ -49,7 +49,7 @@ class Prober:
         self.tokenizer = str(path) if path is not None and path.exists() else None
         self.mesh = mesh
         spec = data.spec_from_config(config.data)
-        self._arrays = spec.arrays
+        self._arrays, self._num_classes = spec.arrays, spec.num_classes
         # What the run's texts are labelled for, see `DataSpec`; None where they are not.
         self.task: str | None = spec.task
         self.dataset = dataset or config.eval.data or config.data.name
@@ -84,6 +84,38 @@ class Prober:
         Raises:
           UserError: the data set or the split does not exist.
         """
+        return data.from_config(self._section(split), seed=self.config.seed)
+
+    def check_splits(self, *, held_out: bool) -> None:
+        """Looks for the splits that will be scored, before a run takes its hours.
+
+        Args:
+          held_out: whether the method is scored on what is hidden of the test split.
+
+        Raises:
+          UserError: there is no such split.
+        """
+        section = self.config.eval
+        labelled = self._num_classes or (section.data and "image" in self._arrays)
+        wanted = []
+        if section.transformations or (labelled and (section.names or section.final_names)):
+            wanted = ["train_split", "test_split", "validation_split"]
+        elif self.task or held_out:
+            wanted = ["test_split", "validation_split"]
+        for key in wanted:
+            split = section[key]
+            if split is None:
+                continue
+            missing, splits = data.missing_splits(self._section(split))
+            if missing:
+                raise UserError(
+                    f"eval.{key} is {split!r}, and {self.dataset} has no split {missing[0]!r}, "
+                    f"only {', '.join(splits)}.{nearest(missing[0], splits)} Score on a part that "
+                    f"is not trained on: data.split='{splits[0]}[:90%]' eval.{key}='{splits[0]}[90%:]'"
+                )
+
+    def _section(self, split: str) -> ConfigDict:
+        """The config's data section for a split, as evaluation reads it."""
         section = self.config.data.copy_and_resolve_references()
         section.unlock()
         if self.dataset != section.name:  # another data set keeps the canvas, not the options
@@ -92,7 +124,7 @@ class Prober:
         section.labelled_fraction = None  # what a run may learn from; probes have all labels
         if "image" in self._arrays:
             section.options.center = self.config.eval.center
-        return data.from_config(section, seed=self.config.seed)
+        return section
 
     def _options_elsewhere(self, options: ConfigDict) -> ConfigDict:
         """Of the run's data options, those that hold for another data set.

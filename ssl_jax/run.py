@@ -25,6 +25,7 @@ from ssl_jax import (
     storage,
 )
 from ssl_jax import config as config_lib
+from ssl_jax.checkpoint import steps
 from ssl_jax.early_stopping import EarlyStopping
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment
@@ -67,6 +68,7 @@ class Run:
         )
         self._features = self.experiment.features
         self._held_out = self.experiment.held_out
+        self.prober.check_splits(held_out=self.experiment.predicts)
 
     @functools.cached_property
     def prober(self) -> Prober:
@@ -83,8 +85,10 @@ class Run:
         """Writes config.json, or checks that the one there says the same."""
         path = self.workdir / "config.json"
         if path.exists():
-            changes = config_lib.difference(config_lib.from_json(path.read_text()), self.config)
-            if changes and not allow_change:
+            found = config_lib.from_json(path.read_text())
+            changes = config_lib.difference(found, self.config)
+            # Of a run that ended before its first step nothing is lost.
+            if changes and not allow_change and (self._has_begun() or "optimizer" not in found):
                 raise UserError(
                     f"{self.workdir} holds a run of another config ({'; '.join(changes)}); choose "
                     "another --workdir, or continue with --allow_config_change"
@@ -99,6 +103,11 @@ class Run:
                     storage.write_whole(self.workdir / "tokenizer.json", tokenizer)
             except OSError as error:
                 raise UserError(f"--workdir={self.workdir} cannot be written: {error}") from error
+
+    def _has_begun(self) -> bool:
+        """Whether a run in the workdir has logged or saved anything."""
+        saved = steps.committed(self.workdir / "checkpoints")
+        return bool(saved or metrics.read_metrics(self.workdir))
 
     def execute(self, *, and_finish: bool = True) -> int:
         """Trains to the end and, with `and_finish`, probes and reports. Returns the exit code."""

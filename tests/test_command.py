@@ -55,6 +55,17 @@ WRONG = [
         ("--workdir=x", "--config=configs/bert.py", "--config.data.options.rows=pair"),
         "Did you mean 'pairs'?",
     ),
+    (("--workdir=x", "--config=configs"), "configs is no config file"),
+    (("--workdir=x", "--config=README.md"), "README.md is no config file"),
+    (
+        ("--workdir=x", "--config=configs/sweeps/methods.py:digits"),
+        "is a sweep: python -m ssl_jax.sweep --config=configs/sweeps/methods.py:digits",
+    ),
+    (("--workdir=x", "--config=configs/simclr.py", "--config.steps=-4"), "steps is -4; a run"),
+    (
+        ("--workdir=x", "--config=configs/simclr.py", "--config.optimizer.base_lr=-1"),
+        "optimizer.base_lr is -1.0; it must not be negative",
+    ),
     (("--workdr=x",), "workdr"),
     (("stray",), "unexpected argument 'stray'"),
     (
@@ -101,6 +112,22 @@ def test_so_it_is_for_the_command_itself():
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: unexpected argument 'stray'")
+
+
+def test_a_config_file_with_a_mistake_is_named_with_its_line(tmp_path):
+    (tmp_path / "c.py").write_text("x = 1\ndef get_config(:\n")
+    done = run("--workdir=x", f"--config={tmp_path}/c.py")
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line == f"error: config file {tmp_path}/c.py, line 2: invalid syntax"
+
+
+def test_a_sweep_says_how_keys_of_its_cells_are_set():
+    sweep = "--config=configs/ablations/simclr_temperature.py:digits"
+    done = run(sweep, "--workdir=x", "--dry_run", "--config.epochs=3", module="ssl_jax.sweep")
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line == "error: --config.epochs=3: every cell is set by --set=epochs=3"
 
 
 @pytest.mark.parametrize("module", ["ssl_jax.evaluate", "ssl_jax.embed"])

@@ -83,7 +83,7 @@ def test_lengths():
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"dtype": "float16"}, "float16.*float32, bfloat16"),
-        ({"epochs": -1.0}, "no length"),
+        ({"epochs": -1.0}, "epochs is -1.0; a run needs more than 0"),
         ({"profile_steps": (1, 2, 3)}, "profile_steps"),
     ],
 )

@@ -1,6 +1,7 @@
 """Weights out of a run and into another, through the commands."""
 
 import json
+import os
 import types
 
 import numpy as np
@@ -110,6 +111,20 @@ def test_our_own_names(trained, tmp_path):
         state["params/stem/conv/kernel"], source.params["encoder"]["stem"]["conv"]["kernel"]
     )
     assert "buffers/batch_stats/stem/norm/mean" in state
+    mode = os.stat(f"{tmp_path}/model.safetensors").st_mode & 0o777
+    assert mode == os.stat(f"{tmp_path}/config.json").st_mode & 0o777
+    described = json.loads((tmp_path / "config.json").read_text())
+    assert described["input"] == "RGB, values in [0, 1]" and described["image_size"] == 16
+    # And in again: all of the encoder, and nothing else.
+    loaded, lines = init_from.load(str(tmp_path), build(trained))
+    assert lines == [lines[0]] and f"{len(state)} arrays" in lines[0]
+    for name, array in state.items():
+        part, _, below = name.partition("/")
+        np.testing.assert_array_equal(loaded[part][f"encoder/{below}"], array, err_msg=name)
+    blocked = run(trained, f"--output={tmp_path}/config.json", "--to=safetensors",
+                  module="ssl_jax.export", check=False)  # fmt: skip
+    assert blocked.returncode == 1 and "config.json is no folder: File exists" in blocked.stderr
+    assert len(blocked.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -47,6 +47,7 @@ __all__ = [
     "in_memory",
     "kind_of",
     "load",
+    "missing_splits",
     "spec_from_config",
     "split_size",
     "splits",
@@ -129,9 +130,27 @@ def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
       UserError: as `load` and `FewLabels.select`.
     """
     few = FewLabels.of(section)
-    source = load(
-        section.name,
-        section.split,
+    source = load(section.name, section.split, **_options_of(section, seed))
+    return source if few is None else few.select(source)
+
+
+def missing_splits(section: ConfigDict) -> tuple[list[str], tuple[str, ...]]:
+    """Of the splits that a config's data section names, those that its data set lacks.
+
+    Returns:
+      (names, what splits there are). The data set is opened, no example of it read.
+
+    Raises:
+      UserError: as `load`, but for the split.
+    """
+    opened = _open(section.name, _options_of(section, seed=0))
+    aliases = getattr(opened, "aliases", {})
+    return subsplit.missing(section.split, opened.splits, aliases), tuple(opened.splits)
+
+
+def _options_of(section: ConfigDict, seed: int) -> dict[str, Any]:
+    """The keyword arguments of `load` in a config's data section."""
+    return dict(
         image_size=section.image_size,
         channels=section.channels,
         strict=section.strict,
@@ -140,7 +159,6 @@ def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
         host_crop_scale=tuple(section.host_crop_scale),
         **section.options.to_dict(),
     )
-    return source if few is None else few.select(source)
 
 
 def spec_from_config(section: ConfigDict) -> DataSpec:

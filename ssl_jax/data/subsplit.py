@@ -27,6 +27,25 @@ class Part(NamedTuple):
     stop: int
 
 
+def missing(
+    text: str, splits: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
+    """The names in a sub-split that are no splits, without asking how large splits are.
+
+    Raises:
+      UserError: malformed.
+    """
+    known = {*splits, *aliases, "all"}
+    return [name for name in _names(text) if name not in known]
+
+
+def _names(text: str) -> list[str]:
+    matches = [_PART.fullmatch(piece.strip()) for piece in text.split("+")]
+    if None in matches:
+        raise UserError(f"split {text!r} is malformed; {_FORMS}")
+    return [match["split"] for match in matches]
+
+
 def parse(
     text: str,
     splits: Sequence[str],

@@ -37,6 +37,9 @@ _NESTS = ("state_dict", "model_state_dict", "model", "teacher", "student", "netw
 def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], **metadata: str) -> None:
     """Writes arrays under their names, with text beside them."""
     save_file(dict(arrays), path, metadata={"format": "pt", **metadata})
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)  # it is written for the owner alone, unlike other files
 
 
 def read(path: str) -> dict[str, np.ndarray]:
