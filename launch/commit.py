@@ -3,17 +3,20 @@
 Everywhere the same `git archive` goes out: TPU VMs fetch it from the run's own folder in the
 bucket, images are built from it, SLURM jobs unpack it. So what ran can be named, and editing files
 while a job waits in a queue changes nothing. Uncommitted changes are refused, unless one says that
-they do not matter.
+they do not matter; a dry run says that they would be.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 import pathlib
 import subprocess
+import sys
+from collections.abc import Sequence
 
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, nearest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -24,18 +27,24 @@ class Commit:
 
     Attributes:
       sha: its 40 hexadecimal digits.
+      changed: whether configs are looked up among the files as they are, for a dry run with changes
+        that would have to be committed first.
     """
 
     sha: str
+    changed: bool = False
 
     @classmethod
-    def find(cls, revision: str = "HEAD", *, allow_uncommitted: bool = False) -> Commit:
+    def find(
+        cls, revision: str = "HEAD", *, allow_uncommitted: bool = False, dry_run: bool = False
+    ) -> Commit:
         """The commit of a revision.
 
         Args:
           revision: anything git knows as a commit.
           allow_uncommitted: with HEAD, leave out changes that are not committed instead of
             refusing them.
+          dry_run: say on standard error that changes would be refused, and go on.
 
         Raises:
           UserError: this is no git checkout, there is no such revision, or there are changes.
@@ -49,14 +58,18 @@ class Commit:
         if found.returncode:
             raise UserError(f"--commit={revision}: git knows no such commit")
         changes = _git("status", "--porcelain").stdout.splitlines()
-        if changes and revision == "HEAD" and not allow_uncommitted:
+        refused = bool(changes) and revision == "HEAD" and not allow_uncommitted
+        if refused:
             listing = ", ".join(line[3:] for line in changes[:3])
             more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-            raise UserError(
+            told = (
                 f"uncommitted changes would not run: {listing}{more}; commit them, or launch the "
                 "last commit without them: --allow_uncommitted"
             )
-        return cls(found.stdout.strip())
+            if not dry_run:
+                raise UserError(told)
+            print(f"note: without --dry_run this is refused: {told}", file=sys.stderr)
+        return cls(found.stdout.strip(), changed=refused)
 
     @property
     def short(self) -> str:
@@ -71,14 +84,50 @@ class Commit:
         """A config of the commit, `FILE.py` or `FILE.py:VARIANT`, relative to the repository.
 
         Raises:
-          UserError: the commit has no such file.
+          UserError: the commit has no such file, or the file has no such variant.
         """
         path, separator, variant = config.partition(":")
         relative = os.path.relpath(ROOT / path, ROOT)
-        if _git("cat-file", "-e", f"{self.sha}:{relative}").returncode:
+        text = self._read(relative)
+        if text is None:
             where = "is not committed" if (ROOT / path).exists() else "does not exist"
             raise UserError(f"--config={config}: {relative} {where} ({self.short})")
+        variants = _variants(text)
+        # Of an ablation's config there may be more behind a comma.
+        if variant and variants and not {variant, variant.partition(",")[0]} & set(variants):
+            raise UserError(
+                f"--config={config}: {relative} has no variant {variant!r}; variants: "
+                f"{', '.join(variants)}.{nearest(variant, variants)}"
+            )
         return f"{relative}{separator}{variant}"
+
+    def _read(self, relative: str) -> str | None:
+        """A file of the commit, None if there is none."""
+        if self.changed:
+            path = ROOT / relative
+            kept = ("--cached", "--others", "--exclude-standard")  # what could be committed
+            if not path.is_file() or not _git("ls-files", *kept, "--", relative).stdout:
+                return None
+            return path.read_text(encoding="utf-8")
+        found = _git("cat-file", "blob", f"{self.sha}:{relative}")
+        return None if found.returncode else found.stdout
+
+
+def _variants(text: str) -> Sequence[str] | None:
+    """What a config's `VARIANTS` names, read without running it; None where that does not say."""
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError):  # perhaps of a newer Python than this one
+        return None
+    for node in body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "VARIANTS":
+            try:
+                found = ast.literal_eval(node.value)
+            except ValueError:  # it is computed
+                return None
+            listed = isinstance(found, (tuple, list)) and all(isinstance(v, str) for v in found)
+            return found if listed else None
+    return None
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:

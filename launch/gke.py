@@ -11,7 +11,7 @@ It needs Python, git and `kubectl` (`image` needs `docker`), no JAX. `image` bui
 `launch/Dockerfile` from the archive of a commit (HEAD, with nothing uncommitted) and pushes it
 under the commit's name; `apply` runs that image, so that is the code which runs. `render` prints
 what `apply` applies: `launch/gke_jobset.yaml`, filled in. `--dry_run` prints the commands and runs
-none.
+none; what is not committed it only notes.
 
 What happens when a pod ends depends on its exit code and on how many hosts there are.
 
@@ -39,6 +39,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # nothing is installed here
 
+from launch import buckets
 from launch.commit import ROOT, Commit
 from launch.shell import Command, execute, rehearse, show
 from ssl_jax import tpu_slices
@@ -70,7 +71,7 @@ def manifest(given: argparse.Namespace, commit: Commit) -> str:
         "annotations": _annotations(commit, exclusive=not alone),
         "slices": given.slices,
         "completions": given.sweep_cells if sweep else slice_.hosts,
-        "parallelism": given.parallel if sweep else slice_.hosts,
+        "parallelism": (given.parallel or 1) if sweep else slice_.hosts,
         "grace_seconds": given.grace_seconds,
         "service_account": given.service_account,
         "host_network": True if given.slices > 1 else None,  # faster between slices
@@ -92,10 +93,16 @@ def _check(given: argparse.Namespace, slice_: tpu_slices.Slice) -> None:
         raise UserError(  # names of Jobs and pods are made from it, with at most 63 characters
             f"--name={given.name}: small letters, digits and hyphens, up to 40, a letter first"
         )
-    for name in ("slices", "parallel", "sweep_cells"):
+    least = dict(slices=1, parallel=1, sweep_cells=1, max_restarts=0, grace_seconds=1)
+    for name, bound in least.items():
         number = getattr(given, name)
-        if number is not None and number < 1:
-            raise UserError(f"--{name}={number}: at least 1")
+        if number is not None and number < bound:
+            raise UserError(f"--{name}={number}: at least {bound}")
+    if given.parallel is not None and given.sweep_cells is None:
+        raise UserError(
+            f"--parallel={given.parallel} is how many cells of a sweep run at a time; say how many "
+            "it has by --sweep_cells, or leave it out"
+        )
     if given.slices > 1 and slice_.hosts == 1:
         raise UserError(
             f"--slices={given.slices}: {slice_} has one host, and GKE joins only slices of several"
@@ -191,9 +198,7 @@ def _volumes(mounts: list[str]) -> dict[str, Any]:
     """Buckets, by GKE's driver for Cloud Storage FUSE."""
     volumes, places = [], []
     for number, mount in enumerate(mounts):
-        bucket, separator, path = mount.partition(":")
-        if not (bucket and separator and path.startswith("/")):
-            raise UserError(f"--mount={mount}: written BUCKET:/PATH")
+        bucket, path = buckets.split_mount(mount)
         name = f"bucket-{number}"
         attributes = {"bucketName": bucket, "mountOptions": "implicit-dirs"}
         driver = {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True}
@@ -261,7 +266,9 @@ def image(given: argparse.Namespace) -> int:
 
 
 def _commit(given: argparse.Namespace) -> Commit:
-    return Commit.find(given.commit, allow_uncommitted=given.allow_uncommitted)
+    return Commit.find(
+        given.commit, allow_uncommitted=given.allow_uncommitted, dry_run=given.dry_run
+    )
 
 
 def _selector(given: argparse.Namespace) -> str:
@@ -327,16 +334,14 @@ def _add_flags(parser: argparse.ArgumentParser, action: str) -> None:
     flag("--service_account", help="of Kubernetes, with access to the buckets")
     flag("--mount", action="append", default=[], metavar="BUCKET:/PATH", help="mount a bucket")
     flag("--sweep_cells", type=int, help="--config is a sweep of so many cells")
-    flag("--parallel", type=int, default=1, help="cells at a time")
+    flag("--parallel", type=int, help="cells at a time; default: 1")
 
 
 def main() -> int:
     given = _parse_arguments()
     try:
-        if given.action in ("render", "apply") and not given.workdir.startswith("gs://"):
-            raise UserError(
-                f"--workdir={given.workdir}: a pod's disk goes when it goes; use gs://BUCKET/PATH"
-            )
+        if given.action in ("render", "apply"):
+            buckets.check_workdir(given.workdir, "a pod")
         return globals()[given.action](given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

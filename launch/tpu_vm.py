@@ -20,8 +20,8 @@ It needs Python, git and the Google Cloud SDK, no JAX. `run` does, with `gcloud`
 
 Everything may be interrupted: Ctrl-C leaves the TPU VM and the run alone, and the same command
 takes up where they are. `--dry_run` prints the commands of a run in which nothing goes wrong, and
-runs none of them. Exit codes: 0 finished, 1 errors (the TPU VM stays, for a look at it), 130 and
-143 interrupted.
+runs none of them; what is not committed it only notes. Exit codes: 0 finished, 1 errors (the TPU VM
+stays, for a look at it), 130 and 143 interrupted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # nothing is installed here
 
-from launch import cloud_tpu, worker
+from launch import buckets, cloud_tpu, worker
 from launch.cloud_tpu import TpuVm
 from launch.commit import Commit
 from launch.shell import Command, Execute, Result, execute, rehearse, show
@@ -268,7 +268,9 @@ def smooth(vm: TpuVm, job: Job) -> Execute:
 
 
 def run(vm: TpuVm, given: argparse.Namespace) -> int:
-    commit = Commit.find(given.commit, allow_uncommitted=given.allow_uncommitted)
+    commit = Commit.find(
+        given.commit, allow_uncommitted=given.allow_uncommitted, dry_run=given.dry_run
+    )
     job = Job(
         name=vm.name,
         commit=commit,
@@ -379,14 +381,12 @@ def _vm(given: argparse.Namespace) -> TpuVm:
     )
     if given.action != "run":
         return TpuVm(**common)
-    if not given.workdir.startswith("gs://"):
-        raise UserError(
-            f"--workdir={given.workdir}: a TPU VM's disk goes when it goes; use gs://BUCKET/PATH"
-        )
+    buckets.check_workdir(given.workdir, "a TPU VM")
     for mount in given.mount:
-        bucket, separator, path = mount.partition(":")
-        if not (bucket and separator and path.startswith("/")):
-            raise UserError(f"--mount={mount}: written BUCKET:/PATH")
+        buckets.split_mount(mount)
+    for name in ("max_restarts", "max_attempts", "poll_seconds", "retry_seconds"):
+        if not getattr(given, name) >= 0:
+            raise UserError(f"--{name}={getattr(given, name):g}: at least 0")
     slice_ = tpu_slices.parse(given.accelerator)
     if given.runtime_version is None:
         _ = slice_.runtime_version  # not every generation has one

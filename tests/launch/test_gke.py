@@ -149,7 +149,7 @@ def test_mounted_buckets():
 
 
 def test_a_sweep_runs_a_cell_a_pod():
-    config = "--config=configs/sweeps/methods.py:cifar10"
+    config = "--config=configs/sweeps/methods.py:digits"
     options = ("--accelerator=v5e:2x4", config, "--sweep_cells=12", "--parallel=4")
     jobset = rendered(*options, "--max_restarts=3")
     _, spec = check(jobset)
@@ -158,6 +158,7 @@ def test_a_sweep_runs_a_cell_a_pod():
     assert container["args"][0] == "ssl_jax.sweep"
     assert "--cell=$(JOB_COMPLETION_INDEX)" in container["args"]
     assert spec["backoffLimitPerIndex"] == 3 and "backoffLimit" not in spec
+    assert check(rendered(*options[:-1]))[1]["parallelism"] == 1
     assert spec["podFailurePolicy"]["rules"][-1]["action"] == "FailIndex"  # the others go on
 
 
@@ -170,14 +171,20 @@ def test_nothing_of_the_template_is_left(tmp_path):
     ("options", "message"),
     [
         (("--workdir=runs/x",), "a pod's disk goes when it goes; use gs://BUCKET/PATH"),
+        (("--workdir=gs://",), "--workdir=gs:// is no path in a bucket; use gs://BUCKET/PATH"),
+        (("--workdir=gs://bucket/",), "--workdir=gs://bucket/ is no path in a bucket"),
         (("--accelerator=v5e:4x7",), "Did you mean 'v5e:4x8'?"),
         (("--accelerator=v2-8",), "GKE does not offer v2"),
         (("--name=X",), "--name=X: small letters"),
         (("--accelerator=v5e:2x4", "--slices=2"), "has one host"),
         (("--sweep_cells=3",), "use v5e:1x1 (v5litepod-1) or v5e:2x2 (v5litepod-4) or v5e:2x4"),
         (("--slices=0",), "--slices=0: at least 1"),
+        (("--accelerator=v5e:2x4", "--max_restarts=-4"), "--max_restarts=-4: at least 0"),
+        (("--grace_seconds=0",), "--grace_seconds=0: at least 1"),
+        (("--parallel=4",), "--parallel=4 is how many cells of a sweep run at a time; say how"),
         (("--mount=bucket",), "--mount=bucket: written BUCKET:/PATH"),
         (("--config=configs/no.py",), "configs/no.py does not exist"),
+        (("--config=configs/simclr.py:imgenet",), "Did you mean 'imagenet'?"),
     ],
 )
 def test_bad_command_lines(options, message):
@@ -230,6 +237,13 @@ def test_a_dry_run_prints_what_a_real_one_does(recorder):
     command = (recorder / "calls").read_text().strip()
     given = (recorder / "stdin-kubectl-apply").read_text()
     assert text == f"{command} <<'END'\n{given}END\n"
+
+
+def test_a_dry_run_only_notes_what_is_not_committed():
+    options = [option for option in RUN if option != "--allow_uncommitted"]
+    text = gke("apply", *RUN, "--dry_run")
+    note = gke("apply", *options, "--dry_run").removeprefix(text)  # it may be that all is committed
+    assert note == "" or note.startswith("note: without --dry_run this is refused: uncommitted ch")
 
 
 def test_the_image_is_a_commits(recorder):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -13,7 +14,10 @@ import time
 
 import pytest
 
+from launch import commit as commit_lib
 from launch import tpu_vm
+from launch.commit import Commit
+from ssl_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 PYTHON = os.path.realpath(sys.executable)  # without the virtual environment: it starts faster
@@ -381,8 +385,22 @@ def test_only_what_is_committed_runs(world, repository):
         out = world.run(code=1)
         assert "would not run: configs/tiny.py, configs/new.py; commit them, or" in out
         assert world.calls == []
-        world.run("--allow_uncommitted", "--dry_run")
-        world.run("--commit=HEAD~0", "--dry_run")
+        text = world.run("--allow_uncommitted", "--dry_run")
+        assert world.run("--commit=HEAD~0", "--dry_run") == text
+        # A dry run alone says that it would be refused, and prints the same.
+        told = world.run("--dry_run").removeprefix(text)
+        assert told == f"note: without --dry_run this is refused: {out.removeprefix('error: ')}"
+        extra.write_text('VARIANTS = ("one", "two")\n')
+        assert "configs/new.py:one" in world.run("--dry_run", "--config=configs/new.py:one")
+        out = world.run("--dry_run", "--config=configs/new.py:won", code=1)
+        assert "has no variant 'won'; variants: one, two. Did you mean 'two'?" in out
+        ignored = repository / "configs" / "__pycache__" / "tiny.py"
+        ignored.parent.mkdir(exist_ok=True)
+        ignored.touch()
+        for name in (ignored, repository.parent):  # nothing that could be committed
+            out = world.run("--dry_run", f"--config={name}", code=1)
+            assert " is not committed (" in out
+        assert world.calls == []
         out = world.run("--config=configs/new.py", "--allow_uncommitted", code=1)
         assert "configs/new.py is not committed" in out
         out = world.run("--config=configs/no.py", "--allow_uncommitted", code=1)
@@ -391,6 +409,45 @@ def test_only_what_is_committed_runs(world, repository):
     finally:
         git(repository, "checkout", "--quiet", "configs/tiny.py")
         extra.unlink()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("configs/simclr.py", None),
+        ("configs/simclr.py:imagenet", None),
+        ("configs/simclr.py:imgenet", "configs/simclr.py has no variant 'imgenet'; variants: digi"),
+        ("configs/supervised.py:linear_moco", None),
+        ("configs/supervised.py:linearmoco", "Did you mean 'linear_moco'?"),
+        ("configs/ablations/simclr_augmentations.py:small_shapes,crop,color", None),
+        ("configs/ablations/simclr_augmentations.py:shapez,crop", "Did you mean 'shapes'?"),
+        ("configs/sweeps/finetune.py:glue_any", None),  # its variants are computed
+    ],
+)
+def test_a_variant_that_its_config_does_not_have(config, message):
+    commit = Commit.find(allow_uncommitted=True)
+    if message is None:
+        assert commit.check_config(config) == config
+        return
+    with pytest.raises(UserError) as caught:
+        commit.check_config(config)
+    assert message in str(caught.value) and str(caught.value).startswith(f"--config={config}: ")
+
+
+def test_configs_named_in_these_files_have_their_variants():
+    files = [path for path in (ROOT / "launch").iterdir() if path.is_file()]
+    named = re.findall(r"(configs/[\w/]+\.py):(\w+)", "".join(map(pathlib.Path.read_text, files)))
+    assert len(named) > 4
+    for path, variant in named:
+        assert variant in commit_lib._variants((ROOT / path).read_text()), (path, variant)
+
+
+def test_files_that_do_not_say_their_variants():
+    for text in (
+        "", "VARIANTS = (*X,)", "VARIANTS = 3", "VARIANTS = (1, 2)", "def f(", "a.b = 1\nx = y = 2"
+    ):  # fmt: skip
+        assert commit_lib._variants(text) is None
+    assert commit_lib._variants("import no\nVARIANTS = ['a', 'b']") == ["a", "b"]
 
 
 @pytest.mark.slow
@@ -413,6 +470,10 @@ def test_another_run_in_its_place_is_told(world):
     ("options", "message"),
     [
         (("--workdir=runs/x",), "a TPU VM's disk goes when it goes; use gs://BUCKET/PATH"),
+        (("--workdir=gs://",), "--workdir=gs:// is no path in a bucket; use gs://BUCKET/PATH"),
+        (("--workdir=gs:///runs/x",), "is no path in a bucket"),
+        (("--max_restarts=-4",), "--max_restarts=-4: at least 0"),
+        (("--poll_seconds=-0.5",), "--poll_seconds=-0.5: at least 0"),
         (("--accelerator=v4-17",), "Did you mean 'v4-16'?"),
         (("--accelerator=tpu7x-8",), "does not offer tpu7x as TPU VMs"),
         (("--name=X_1",), "--name=X_1: small letters"),
