@@ -17,6 +17,7 @@ from rich.console import Console
 from ssl_jax import command, data, evals, parallel, pretrained, report
 from ssl_jax.errors import UserError
 from ssl_jax.experiment import Experiment, use_compilation_cache
+from ssl_jax.finish import shown_name
 from ssl_jax.probing import Prober
 
 
@@ -68,7 +69,7 @@ def main() -> int:
     if jax.process_index() == 0:
         print(f"{given.workdir}, step {encoder.step}, on {prober.dataset}")
         if values:
-            Console().print(report.summary_table({experiment.method.title: values}))
+            Console().print(report.summary_table({shown_name(experiment): values}))
         if predicted:
             Console().print(report.held_out_table(predicted))
             values = values | {"held_out": predicted}

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ssl_jax import data, evals, metrics, preflight, report, showcase
 from ssl_jax.experiment import Experiment
+from ssl_jax.labelled import Labelled
 from ssl_jax.probing import Prober, raw_pixels
 from ssl_jax.storage import write_whole
 from ssl_jax.train_state import TrainState
@@ -79,25 +80,29 @@ def finish(
             shown = showcase.words(experiment, prober, state)
     if not primary:
         return
+    last_step = int(state.step) if last_step is None else last_step
+    shown_results = _as_shown(experiment, results)
     if results:
-        Console().print(report.summary_table(results))
+        Console().print(report.summary_table(shown_results))
     if predicted:
         Console().print(report.held_out_table(predicted))
     if experiment.config.log.report:
         config = experiment.config
         inputs = report.ReportInputs(
             config=config.to_dict(),
-            method=experiment.method.title,
+            method=shown_name(experiment),
             dataset=config.data.name,
+            last_step=last_step,
+            total_steps=experiment.length.total_steps,
+            best_step=int(state.step),
             rows=metrics.read_metrics(workdir),
-            results=results,
+            results=shown_results,
             held_out=predicted,
             preflight=preflight.text(lines),
             environment=environment(),
             **shown,
         )
         print(f"report: {report.write(workdir, inputs)}", flush=True)
-    last_step = int(state.step) if last_step is None else last_step
     record = {"step": last_step, "results": results, "environment": environment()}
     if last_step != int(state.step):
         record["best_step"] = int(state.step)
@@ -106,6 +111,33 @@ def finish(
     if predicted:
         record["held_out"] = predicted
     write_whole(epath.Path(workdir) / _RESULTS, json.dumps(record, indent=2) + "\n")
+
+
+def shown_name(experiment: Experiment) -> str:
+    """What people call the trained net.
+
+    Of a method that learns from labels that is the encoder and what became of it: "supervised" does
+    not say whether it was fine-tuned.
+    """
+    method, config = experiment.method, experiment.config
+    if not isinstance(method, Labelled):
+        return method.title
+    pretrained = config.init_from is not None and config.init_weights
+    if method.hyper.freeze_encoder:
+        how = "frozen" if pretrained else "frozen, untrained"
+    else:
+        how = "fine-tuned" if pretrained else "from scratch"
+    return f"{config.model.name}, {how}"
+
+
+def _as_shown(
+    experiment: Experiment, results: dict[str, dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """`results`, which results.json has under the method's title, under the name people know."""
+    title, shown = experiment.method.title, shown_name(experiment)
+    names = {f"{title}, {one}": f"{shown}, {one}" for one in experiment.config.eval.features}
+    names[title] = shown
+    return {names.get(name, name): scores for name, scores in results.items()}
 
 
 def _representations(experiment: Experiment, apply, state: TrainState):

@@ -1,8 +1,12 @@
 """The end of a run: what is probed, under which names."""
 
-import numpy as np
+import json
+import types
 
-from ssl_jax import data, finish, probing
+import numpy as np
+import pytest
+
+from ssl_jax import data, finish, metrics, probing, showcase
 from ssl_jax.experiment import Experiment
 from tests.methods.table import ROWS
 
@@ -25,3 +29,56 @@ def test_every_output_asked_for_has_a_row_and_h_is_the_last():
     for name, encode, feature in found[1:]:  # nothing has been trained
         np.testing.assert_array_equal(encode(batch)[feature], expected[feature], err_msg=name)
     probing.check_names(experiment)
+
+
+def built(row, **changes):
+    """An experiment, as if its config said `changes` too, and its source."""
+    config = ROWS[row].load(eval__baselines=False)
+    source = data.from_config(config.data, seed=0)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    return Experiment.build(config, source.spec), source
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "name"),
+    [
+        ("simclr", {"init_from": "runs/x"}, "SimCLR"),
+        ("supervised", {}, "convnet, from scratch"),
+        ("supervised", {"init_from": "runs/x"}, "convnet, fine-tuned"),
+        ("supervised", {"init_from": "runs/x", "init_weights": False}, "convnet, from scratch"),
+        ("supervised", {"init_from": "runs/x", "method.freeze_encoder": True}, "convnet, frozen"),
+        ("supervised", {"method.freeze_encoder": True}, "convnet, frozen, untrained"),
+    ],
+)
+def test_a_net_is_shown_under_the_name_that_people_know(row, changes, name):
+    experiment, _ = built(row, **changes)
+    title = experiment.method.title
+    assert finish.shown_name(experiment) == name
+    found = finish._as_shown(experiment, {"raw pixels": {}, f"{title}, h": {}, title: {}})
+    assert list(found) == ["raw pixels", f"{name}, h", name]
+
+
+def test_the_report_of_a_run_that_stopped_early(monkeypatch, tmp_path):
+    """It says so, and draws what there is; results.json keeps the method's own name."""
+    changes = {"init_from": "runs/bert", "log.report": True, "log.every_steps": 10}
+    experiment, source = built("supervised-text", **changes)
+    with metrics.MetricWriter(tmp_path, tensorboard=False) as writer:
+        for step in (1, 2):
+            writer.write(step, {"eval/task/accuracy": 0.5})
+    scores = {"task/accuracy": 0.5, "task/macro_f1": 0.25}
+    prober = types.SimpleNamespace(
+        labelled=False, task="classify", task_scores=lambda encode: scores
+    )
+    monkeypatch.setattr(showcase, "words", lambda *_: {})
+    state = experiment.init_state()
+    finish.finish(experiment, prober, state, source, tmp_path, [("a", "b")], last_step=2)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["results"] == {"supervised": scores} and results["stopped_early"]
+    page = (tmp_path / "report.html").read_text()
+    total = experiment.length.total_steps
+    name = f"{experiment.config.model.name}, fine-tuned"
+    assert f'<th scope="row">{name}</th>' in page and f"{name} on " in page
+    assert f"<b>Stopped early</b> at step 2 of {total}" in page
+    assert "The run ended after 2 steps" in page and "Evaluations over time" in page
+    assert "The results are those of <b>step 0</b>, the best" in page

@@ -12,7 +12,7 @@ import numpy as np
 from ssl_jax.report import figures
 from ssl_jax.report.figures import Level, Line
 from ssl_jax.report.inputs import Results
-from ssl_jax.report.tables import Summary, summarise
+from ssl_jax.report.tables import TASKS, Summary, summarise
 
 Rows = Sequence[Mapping[str, Any]]
 MAX_POINTS = 300  # of a line; more are averaged in bins
@@ -81,6 +81,8 @@ _PROBE_NAMES = {
     "accuracy": "own classifier",
     "online": "online probe",
 }
+_TASK = "eval/task/"
+_NOT_SHARES = {"rmse": "Root mean square error"}
 _HIDDEN = re.compile(r"train/(?:steps_per_s|step|epoch)")
 
 
@@ -195,6 +197,31 @@ def _short_labels(keys: Sequence[str]) -> list[str]:
     return [" ".join(w).removeprefix("eval ") for w in words]
 
 
+def has_tasks(rows: Rows) -> bool:
+    """Whether there is anything for `task_charts`."""
+    return any(key.startswith(_TASK) for key in numeric_keys(rows))
+
+
+def task_charts(rows: Rows) -> list[Chart]:
+    """How well texts were told while training: shares on one chart, other scores on their own."""
+    known = [key for key in numeric_keys(rows) if key.startswith(_TASK)]
+    headings = {f"eval/{key}": heading for key, heading in TASKS.items()}
+    shares = [key for key in headings if key in known]
+    charts = []
+    if shares:
+        lines = [
+            Line(headings[key], *thin(*series(rows, key)), slot=slot)
+            for slot, key in enumerate(shares)
+        ]
+        charts.append(_probe_chart("tasks", "Score", lines, []))
+    others = [(key, key.removeprefix(_TASK)) for key in known if key not in headings]
+    panels = [
+        Panel(_NOT_SHARES.get(name, name.replace("_", " ").capitalize()), re.escape(key))
+        for key, name in others
+    ]
+    return charts + _charts(panels, rows, "task", size=(540, 280))
+
+
 def probe_charts(rows: Rows, results: Results) -> list[Chart]:
     """Probe accuracies over the steps, beside what the representations of `results` reach."""
     baselines = dict(list(results.items())[:-1])
@@ -264,5 +291,5 @@ def label_efficiency_chart(results: Results) -> Chart | None:
         lines.append(Line(name, np.array(shots) * shift, mean, spread, slot=slot, dots=True))
     title = "Few-shot accuracy"
     svg = figures.line_chart("efficiency", title, lines, percent=True, x_label="labels a class",
-                             x_ticks=shots, error_bars=True, size=(400, 262))  # fmt: skip
+                             x_ticks=shots, error_bars=True, size=(360, 250))  # fmt: skip
     return Chart(title, svg, tuple((line.label, line.slot, False) for line in lines))

@@ -44,6 +44,8 @@ class ReportInputs:
       method: as papers write it, e.g. "SimCLR".
       dataset: what it was trained on, e.g. "digits".
       date: of the page; today if empty.
+      last_step, total_steps: where the run ended, and where it would have if it did not stop early.
+      best_step: the step whose state the results are of.
       rows: metric rows, `{"step": int, "train/loss": float, ...}`, in any order. Texts under
         "warning" become warnings unless `warnings` is given.
       results: representation -> its probe scores, e.g. `{"raw pixels": {"few_shot/1": 0.60,
@@ -73,6 +75,9 @@ class ReportInputs:
     method: str = ""
     dataset: str = ""
     date: str = ""
+    last_step: int | None = None
+    total_steps: int | None = None
+    best_step: int | None = None
     rows: Sequence[Mapping[str, Any]] = ()
     results: Results = dataclasses.field(default_factory=dict)
     held_out: Results = dataclasses.field(default_factory=dict)

@@ -24,7 +24,7 @@ def render(inputs: ReportInputs) -> str:
     sections = [
         ("results", "Results", texts.held_out_section(inputs) + _results(inputs)),
         ("training", "Training", _training(inputs)),
-        ("probes", "Probes over time", _probes(inputs)),
+        ("probes", _probes_title(inputs), _probes(inputs)),
         ("map", "Map of the representation", galleries.maps_of(inputs)),
         ("neighbours", "Nearest neighbours", galleries.neighbour_gallery(inputs)),
         ("views", "Augmented views", galleries.view_gallery(inputs)),
@@ -37,7 +37,8 @@ def render(inputs: ReportInputs) -> str:
     ]
     sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
-    body = [_header(inputs), f"<nav>{links}</nav>", _facts(inputs), _first_warning(inputs)]
+    body = [_header(inputs), f"<nav>{links}</nav>", _facts(inputs), _ending(inputs)]
+    body.append(_first_warning(inputs))
     body += [
         f'<section id="{name}"><h2>{title}</h2>\n{content}</section>'
         for name, title, content in sections
@@ -66,12 +67,18 @@ def _header(inputs: ReportInputs) -> str:
 
 def _facts(inputs: ReportInputs) -> str:
     flat = flatten(inputs.config)
-    steps = max((int(row["step"]) for row in inputs.rows), default=None)
+    steps = _last_step(inputs)
+    epochs = flat.get("epochs")
+    took = f"{steps:,}" if steps is not None else flat.get("steps")
+    if _stopped_early(inputs):
+        took = f"{took} of {inputs.total_steps:,}"
+        if epochs is not None:
+            epochs = f"{epochs * steps / inputs.total_steps:.4g} of {_value(epochs)}"
     facts = [
         ("encoder", flat.get("model.name")),
         ("batch size", flat.get("batch_size")),
-        ("epochs", flat.get("epochs")),
-        ("steps", f"{steps:,}" if steps is not None else flat.get("steps")),
+        ("epochs", epochs),
+        ("steps", took),
         ("optimizer", flat.get("optimizer.name")),
         ("temperature", flat.get("method.temperature")),
         ("rows", _rows(flat)),
@@ -83,6 +90,40 @@ def _facts(inputs: ReportInputs) -> str:
         if value is not None
     )
     return f'<dl class="facts">{items}</dl>' if items else ""
+
+
+def _last_step(inputs: ReportInputs) -> int | None:
+    if inputs.last_step is not None:
+        return inputs.last_step
+    return max((int(row["step"]) for row in inputs.rows), default=None)
+
+
+def _stopped_early(inputs: ReportInputs) -> bool:
+    last, total = inputs.last_step, inputs.total_steps
+    return last is not None and total is not None and last < total
+
+
+def _ending(inputs: ReportInputs) -> str:
+    """Where the run ended, if before its end, and whose state the results are of."""
+    flat = flatten(inputs.config)
+    metric, patience = flat.get("checkpoint.best_metric"), flat.get("early_stopping.patience")
+    code = f"<code>{esc(metric)}</code>" if metric else ""
+    parts = []
+    if _stopped_early(inputs):
+        why = ""
+        if code and patience:
+            looks = "evaluation" if patience == 1 else "evaluations"
+            why = f": {patience} {looks} in a row without a better {code}"
+        parts.append(
+            f"<b>Stopped early</b> at step {inputs.last_step:,} of {inputs.total_steps:,}{why}."
+        )
+    best = inputs.best_step
+    if best is not None and (parts or best != inputs.last_step):
+        by = f", the best by {code}" if code else ", the best"
+        if best == inputs.last_step:
+            by = ": no earlier one was better"
+        parts.append(f"The results are those of <b>step {best:,}</b>{by}.")
+    return f'<p class="ending">{" ".join(parts)}</p>' if parts else ""
 
 
 def _rows(flat: Mapping[str, Any]) -> str | None:
@@ -111,15 +152,15 @@ def _results(inputs: ReportInputs) -> str:
     if not summary.columns:
         return ""
     what = summary.heading.partition(",")[0].capitalize()
-    notes = [f"{what} in %; the best of a column is bold."]
+    compared = any(summary.best(key) is not None for key, _ in summary.columns)
+    notes = [f"{what} in %; the best of a column is bold." if compared else f"{what} in %."]
     if summary.shots():
         notes.append("Few-shot: a classifier fitted to that many labels a class, mean ± standard "
                      "deviation over draws of the labels.")  # fmt: skip
-    table = f'<div>{_summary_table(summary)}<p class="note">{" ".join(notes)}</p></div>'
     chart = curves.label_efficiency_chart(inputs.results)
     figure = f"<figure>{_chart(chart)}</figure>" if chart else ""
-    side_by_side = " pair" if figure and len(summary.columns) <= 6 else ""
-    return f'{_headline(summary)}<div class="table-and-chart{side_by_side}">{table}{figure}</div>'
+    table = f'<div>{_summary_table(summary)}<p class="note">{" ".join(notes)}</p></div>'
+    return f'{_headline(summary)}<div class="table-and-chart">{table}{figure}</div>'
 
 
 def _headline(summary: Summary) -> str:
@@ -142,12 +183,14 @@ def _headline(summary: Summary) -> str:
     shots = summary.shots()
     how = {"knn/top1": "A kNN classifier reaches", "linear/top1": "A linear classifier reaches"}
     start = how.get(key, "Accuracy is")
+    # One that is told by its own head is no classifier on features.
+    on = f" on the features of {esc(names[-1])}" if key != "accuracy/top1" else ""
     if shots and key.startswith("few_shot/"):
         labels = "one label" if shots[0] == 1 else f"{shots[0]} labels"
         start = f"With {labels} a class, a classifier reaches"
     side = "above" if gain >= 0 else "below"
     return (
-        f'<p class="lead">{start} <b>{_percent(last[key])}</b> on {esc(names[-1])} features: '
+        f'<p class="lead">{start} <b>{_percent(last[key])}</b>{on}: '
         f"<b>{abs(gain):.1f} points {side}</b> {esc(names[0])} ({_percent(first[key])}).</p>"
     )
 
@@ -206,7 +249,7 @@ def _chart(chart: Chart) -> str:
 def _training(inputs: ReportInputs) -> str:
     charts = curves.training_charts(inputs.rows)
     if not charts:
-        return "<p>No training metrics were recorded for this run.</p>"
+        return f"<p>{_why_no_training(inputs)}</p>"
     known = curves.numeric_keys(inputs.rows)
     notes = ["Beside each title: the last value."]
     if "train/contrastive_accuracy" in known:
@@ -217,9 +260,34 @@ def _training(inputs: ReportInputs) -> str:
     return f'<p class="note">{" ".join(notes)}</p>' + _charts(charts)
 
 
+def _why_no_training(inputs: ReportInputs) -> str:
+    every, steps = flatten(inputs.config).get("log.every_steps"), _last_step(inputs)
+    if every is None or steps is None or every <= steps:
+        return "No training metrics were recorded for this run."
+    took = f"{steps:,} step" + "s" * (steps != 1)
+    return (f"The run ended after {took}, before the first training metrics: they are written "
+            f"every {every:,} steps (<code>log.every_steps</code>).")  # fmt: skip
+
+
+def _probes_title(inputs: ReportInputs) -> str:
+    return "Evaluations over time" if curves.has_tasks(inputs.rows) else "Probes over time"
+
+
 def _probes(inputs: ReportInputs) -> str:
-    charts = curves.probe_charts(inputs.rows, inputs.results)
-    return _charts(charts, wide=True) if charts else ""
+    scores = curves.task_charts(inputs.rows)
+    charts = scores + curves.probe_charts(inputs.rows, inputs.results)
+    note = f'<p class="note">{_evaluated_on(inputs)}</p>' if scores else ""
+    return note + _charts(charts, wide=True) if charts else ""
+
+
+def _evaluated_on(inputs: ReportInputs) -> str:
+    """Which texts the scores over time are of, and which those of the table."""
+    flat = flatten(inputs.config)
+    validation, test = flat.get("eval.validation_split"), flat.get("eval.test_split")
+    if validation is None or validation == test:
+        return "Of the test split, as the results above."
+    return (f"Of the validation split, <code>{esc(validation)}</code>; the results above are of "
+            f"the test split, <code>{esc(test)}</code>.")  # fmt: skip
 
 
 def _collapse(inputs: ReportInputs) -> str:

@@ -21,7 +21,7 @@ _PROBES = {
     **{f"{name}/mlp/top1": name for name in ("color", "rotation", "noise", "sobel")},
 }
 # Scores of labelled text that are shares, or correlations, of which 1 is the best.
-_TASKS = {
+TASKS = {
     "task/accuracy": "accuracy",
     "task/f1": "F1",
     "task/macro_f1": "macro F1",
@@ -59,15 +59,15 @@ class Summary:
     columns: tuple[tuple[str, str], ...]
     rows: Mapping[str, Mapping[str, Score]]
 
-    def best(self, key: str) -> float:
-        """The highest mean of a column, -inf if it has none."""
+    def best(self, key: str) -> float | None:
+        """The highest mean of a column, None where there are no two to compare."""
         means = [scores[key].mean for scores in self.rows.values() if key in scores]
-        return max(means, default=-math.inf)
+        return max(means) if len(means) > 1 else None
 
     @property
     def heading(self) -> str:
         """What the scores are."""
-        return "score, %" if any(key in _TASKS for key, _ in self.columns) else "accuracy, %"
+        return "score, %" if any(key in TASKS for key, _ in self.columns) else "accuracy, %"
 
     def shots(self) -> list[int]:
         """Labels a class of the few-shot columns."""
@@ -82,13 +82,13 @@ def summarise(results: Results) -> Summary:
         rows[name] = {
             key: Score(float(value), _finite(metrics.get(f"{key}_std")))
             for key, value in metrics.items()
-            if (key in _PROBES or key in _TASKS or _shots(key) is not None)
+            if (key in _PROBES or key in TASKS or _shots(key) is not None)
             and _finite(value) is not None
         }
     present = {key for scores in rows.values() for key in scores}
     few_shot = sorted((key for key in present if _shots(key) is not None), key=_shots)
     columns = [(key, _few_shot_heading(_shots(key))) for key in few_shot]
-    fixed = {**_TASKS, **_PROBES}
+    fixed = {**TASKS, **_PROBES}
     columns += [(key, heading) for key, heading in fixed.items() if key in present]
     return Summary(tuple(columns), rows)
 

@@ -26,8 +26,11 @@ def _columns(held_out: Results) -> list[str]:
     return [key for key in _COLUMNS if any(key in row for row in held_out.values())]
 
 
-def _best(held_out: Results, key: str) -> float:
+def _best(held_out: Results, key: str) -> float | None:
+    """None where there are no two to compare."""
     values = [row[key] for row in held_out.values() if key in row]
+    if len(values) < 2:
+        return None
     return min(values) if key in _LOWER_IS_BETTER else max(values)
 
 
@@ -46,7 +49,8 @@ def held_out_table(held_out: Results) -> Table:
         cells = []
         for key in columns:
             text = _COLUMNS[key][1](row[key]) if key in row else "–"
-            cells.append(Text(text, "bold" if row.get(key) == _best(held_out, key) else ""))
+            best = key in row and row[key] == _best(held_out, key)
+            cells.append(Text(text, "bold" if best else ""))
         table.add_row(Text(name), *cells)
     return table
 
@@ -70,10 +74,10 @@ def held_out_section(inputs: ReportInputs) -> str:
         kind = ' class="trained"' if name == names[-1] and len(names) > 1 else ""
         rows.append(f'<tr{kind}><th scope="row">{esc(name)}</th>{"".join(cells)}</tr>')
     return (
-        f'<div class="scroll"><table class="summary"><thead><tr><th></th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        '<div class="table-and-chart"><div><div class="scroll"><table class="summary">'
+        f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="note">Of the same hidden tokens of text that was not trained on. Unigram: each '
-        "token guessed by its frequency in the training text.</p>"
+        "token guessed by its frequency in the training text.</p></div></div>"
     )
 
 

@@ -56,7 +56,7 @@ def test_summary_table_fits_eighty_columns():
 def test_summary_marks_the_best_of_a_column():
     summary = tables.summarise(RESULTS)
     assert summary.best("few_shot/1") == 0.752
-    assert summary.best("linear/top1") == 0.99
+    assert summary.best("linear/top1") is None  # one alone is not the best of anything
     assert summary.shots() == [1, 8]
     assert str(summary.rows["SimCLR"]["few_shot/1"]) == "75.2 ± 3.1"
 
@@ -137,6 +137,9 @@ def test_a_logarithmic_axis_where_there_is_a_logarithm(values, logarithmic):
     assert ({"5", "10", "20"} <= set(ticks)) == logarithmic
 
 
+RESULTS_OVER_TIME = [{"step": 1, "eval/knn/top1": 0.5, "train/loss": 1.0}]
+
+
 def test_probe_charts_compare_with_the_baselines():
     rows = [{"step": s, "eval/knn/top1": 0.8, "train/online/accuracy": 0.7, "eval/few_shot/2": 0.5,
              "eval/few_shot/10": 0.6, "eval/few_shot/10_std": 0.1} for s in (10, 20)]  # fmt: skip
@@ -145,6 +148,21 @@ def test_probe_charts_compare_with_the_baselines():
         "kNN", "online probe, training batches", "kNN, raw pixels",
     ]  # fmt: skip
     assert [label for label, _, _ in shots.key] == ["2 labels a class", "10 labels a class"]
+
+
+def test_charts_of_a_task_over_time():
+    rows = [{"step": s, "eval/task/accuracy": 0.8, "eval/task/macro_f1": 0.4,
+             "eval/task/rmse": 2.5} for s in (1, 2)]  # fmt: skip
+    shares, rmse = curves.task_charts(rows)
+    assert shares.title == "Score"
+    assert [label for label, _, _ in shares.key] == ["accuracy", "macro F1"]
+    assert (rmse.title, rmse.last) == (
+        "Root mean square error",
+        "2.5",
+    )  # of another unit, so not in %
+    assert "%" in shares.svg and "%" not in rmse.svg
+    assert curves.has_tasks(rows)
+    assert not curves.has_tasks(RESULTS_OVER_TIME) and not curves.task_charts(RESULTS_OVER_TIME)
 
 
 def test_label_efficiency_needs_two_numbers_of_labels():

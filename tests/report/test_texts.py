@@ -45,4 +45,9 @@ def test_console_table_marks_the_best():
     text = console.export_text(styles=True)
     bold = [part.split("\x1b[0m")[0].strip() for part in text.split("\x1b[1m")[1:]]
     assert {"152.6", "19.3"} <= set(bold) and not {"471.1", "6.3"} & set(bold)
-    assert "71.0" in text
+    assert "71.0" in text and "71.0" not in bold  # nothing to compare it with
+
+
+def test_one_predictor_alone_is_not_the_best():
+    page = report.render(report.ReportInputs(config={}, held_out={"BERT": HELD_OUT["BERT"]}))
+    assert "<td>152.6</td>" in page and 'class="best"' not in page
