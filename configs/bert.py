@@ -15,7 +15,7 @@ ssl_jax.prepare_text) or a raw one, e.g. `text:/data/wiki/*.txt`. The paper's is
 English Wikipedia, 3.3 billion words; its vocabulary is --config.data.options.tokenizer=vocab.txt.
 
 The paper drops out attention weights, which fused kernels cannot do. At 512 tokens
---config.model.attention_dropout=0 takes a fifth of the memory traffic away, as compiled for TPUs v5e.
+--config.model.attention_dropout=0 takes a fifth of the memory traffic away, compiled for TPUs v5e.
 A run goes on with the `model.scan_layers` it began with; `init_from` takes weights of either kind.
 
 Published: GLUE 79.6 (base) and 82.1 (large) on average; SQuAD 1.1 F1 88.5 and 90.9 (dev).

@@ -115,8 +115,8 @@ def base_config() -> ConfigDict:
     config.optimizer.momentum_order = "lr_inside"  # of LARS: lr_inside (SimCLR), lr_outside (BYOL)
     config.optimizer.clip_norm = 0.0  # global gradient norm; 0: off
     config.optimizer.exclude = r"(bias|scale)$"  # parameters neither decayed nor adapted
-    # Per param_group: overrides of the keys above; layerwise=dict(decay=0.65) lets a ViT's rates fall
-    # from layer to layer towards the input.
+    # Per param_group: overrides of the keys above; layerwise=dict(decay=0.65) lets a ViT's rates
+    # fall from layer to layer towards the input.
     config.optimizer.groups = ConfigDict()
 
     config.mesh = ConfigDict()

@@ -58,7 +58,7 @@ def main() -> int:
         (_write_npz if output.suffix == ".npz" else _write_parquet)(output, columns)
         shape = "x".join(map(str, columns[given.features[0]].shape))
         print(f"{shape} features of {prober.dataset}, step {encoder.step}: {output}")
-        if note := source.problem_summary():
+        if note := source.problem_summary("left out"):
             print(note)
     return 0
 

@@ -74,7 +74,7 @@ def main() -> int:
     except OSError as error:
         raise UserError(f"--output={given.output} is no folder: {error.strerror}") from error
     if given.to == "hf":
-        return _to_transformers(run, weights, given.workdir, given.output)
+        return _to_transformers(run, weights, str(run.workdir), given.output)
     params, buffers = (
         jax.tree.map(np.asarray, part.get("encoder", {})) for part in (weights, run.buffers)
     )

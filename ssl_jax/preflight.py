@@ -46,6 +46,7 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
         *_micro_batches(experiment),
         *said_by_method,
         *_padding(experiment, source),
+        *_notes(experiment, source),
         ("length", f"{length.total_steps:,} steps = {epochs:g} epochs of "
                    f"{length.steps_per_epoch:,} steps"
                    + _dropped(spec.num_examples, config.batch_size)),
@@ -61,6 +62,13 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
                   f"{config.checkpoint.keep_latest} and the best {config.checkpoint.keep_best} by "
                   f"{config.checkpoint.best_metric}"),
     ]  # fmt: skip
+
+
+def _notes(experiment: Experiment, source: data.Source | None) -> list[tuple[str, str]]:
+    # How many labels data.labelled_fraction leaves is said with the data.
+    if source is None or data.FewLabels.of(experiment.config.data) is not None:
+        return []
+    return [("note", note) for note in source.notes()]
 
 
 def _data(experiment: Experiment) -> str:

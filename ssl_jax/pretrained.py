@@ -2,17 +2,20 @@
 
 from ssl_jax import pretrained
 
-encoder = pretrained.load("runs/demo")
+encoder = pretrained.load("runs/demo")  # or "runs/demo@450", its checkpoint of step 450
 h = encoder.features(images)["h"]  # images uint8 [n h w c] -> float32 [n d]
 
 classifier = pretrained.load("runs/finetuned")
 logits = classifier.text_features(["one text", "another"])["logits"]  # float32 [n c]
+names = [classifier.class_names[i] for i in logits.argmax(axis=1)]
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+import os
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +45,8 @@ class Pretrained:
       step: the update the checkpoint was saved at.
       params, buffers: its state, on the devices.
       workdir: of the run.
+      class_names: what the classes are called, by number: of labelled text as the run has saved
+        them, of images as the data set has them if it is at hand; else None.
     """
 
     config: ConfigDict
@@ -51,6 +56,22 @@ class Pretrained:
     buffers: PyTree
     _apply: Callable[..., dict[str, jax.Array]]
     workdir: str = ""
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...] | None:
+        section = self.config.data.copy_and_resolve_references()
+        saved = section.options.get("class_names", None)
+        if saved is not None:
+            return tuple(map(str, saved))
+        if section.num_classes is None or "image" not in self.experiment.spec.arrays:
+            return None
+        section.unlock()
+        section.labelled_fraction = None  # all labels have the same names
+        try:
+            names = data.from_config(section, seed=self.config.seed).class_names
+        except (UserError, OSError):  # the data are elsewhere
+            return None
+        return names if names is not None and len(names) == section.num_classes else None
 
     def encode(self, batch: Any) -> dict[str, jax.Array]:
         """Features of a device batch: {"h": [n d], "z": [n d']}, float32."""
@@ -101,7 +122,8 @@ class Pretrained:
         """Features, and what it predicts, of texts in memory.
 
         Args:
-          texts: what the tokenizer of the run reads. A text that is too long is cut at its end.
+          texts: a list of what the tokenizer of the run reads. A text that is too long is cut at
+            its end.
           second: as many texts, each of which is the second of a pair.
           batch_size: texts encoded at a time.
 
@@ -110,9 +132,12 @@ class Pretrained:
           "prediction" [n], "tags" int32 [n l] or "start" and "end" [n l].
 
         Raises:
-          UserError: the run reads no text or has no tokenizer, or there are no texts.
+          UserError: the run reads no text or has no tokenizer, or there are no texts, or something
+            else than a list of them.
         """
-        rows = self._text_rows(list(texts), None if second is None else list(second))
+        rows = self._text_rows(
+            _listed(texts, "texts"), None if second is None else _listed(second, "second")
+        )
         out: dict[str, list[np.ndarray]] = {}
         count = len(rows["tokens"])
         size = min(batch_size, count)
@@ -144,6 +169,23 @@ class Pretrained:
         )
 
 
+def _listed(texts: Iterable[str], name: str) -> list[str]:
+    """The texts of an argument.
+
+    Raises:
+      UserError: it is one string, or holds something else than strings.
+    """
+    if isinstance(texts, str):
+        raise UserError(f"{name} is one string, {texts!r:.40}; put it into a list: [text]")
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            pairs = isinstance(text, (tuple, list))
+            way_out = "give the second ones of pairs as second=[...]" if pairs else "give strings"
+            raise UserError(f"{name}[{i}] is {text!r:.40}, not a text; {way_out}")
+    return texts
+
+
 def load(
     workdir: str, step: int | None = None, *, dtype: str | None = None, ema: bool = False
 ) -> Pretrained:
@@ -152,18 +194,33 @@ def load(
     Of a run whose results are those of its best checkpoint, that one is the default.
 
     Args:
+      workdir: of the run; "runs/x@450" says the step too, as in `init_from`.
+      step: of the checkpoint.
       dtype: of the activations; what the run had by default.
       ema: the moving average of the parameters, where they have one.
 
     Raises:
       UserError: no such run or step, or it keeps no moving average.
     """
+    workdir, step = _at_step(os.fspath(workdir), step)
     config = read_config(workdir)
     if dtype is not None:
         config.dtype = dtype
     spec = data.spec_from_config(config.data)
     mesh = parallel.make_mesh(devices=jax.devices()[:1]) if jax.process_count() == 1 else None
     return load_experiment(workdir, Experiment.build(config, spec, mesh), step, ema=ema)
+
+
+def _at_step(workdir: str, step: int | None) -> tuple[str, int | None]:
+    """The workdir and the step of RUN@STEP."""
+    folder, at, number = workdir.rpartition("@")
+    if not at or (epath.Path(workdir) / "config.json").exists():
+        return workdir, step
+    if not number.isdecimal():
+        raise UserError(f"{workdir} is not a run; after @ stands a step, a number")
+    if step not in (None, int(number)):
+        raise UserError(f"{workdir} says step {number}, and step={step}; leave one of them out")
+    return folder, int(number)
 
 
 def load_experiment(

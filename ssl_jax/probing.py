@@ -108,10 +108,11 @@ class Prober:
                 continue
             missing, splits = data.missing_splits(self._section(split))
             if missing:
+                part = splits[0]
                 raise UserError(
                     f"eval.{key} is {split!r}, and {self.dataset} has no split {missing[0]!r}, "
                     f"only {', '.join(splits)}.{nearest(missing[0], splits)} Score on a part that "
-                    f"is not trained on: data.split='{splits[0]}[:90%]' eval.{key}='{splits[0]}[90%:]'"
+                    f"is not trained on: data.split='{part}[:90%]' eval.{key}='{part}[90%:]'"
                 )
 
     def _section(self, split: str) -> ConfigDict:
@@ -271,7 +272,8 @@ class Prober:
                 )
             return {name: found[name] for name in wanted}
 
-        score = text_metrics.for_source(self.test, null_threshold=self.config.eval.null_threshold)
+        threshold = self.config.eval.get("null_threshold", 0.0)  # older runs' configs have none
+        score = text_metrics.for_source(self.test, null_threshold=threshold)
         found = score(self.features(predictions, self.test))
         return {f"task/{name}": value for name, value in found.items()}
 

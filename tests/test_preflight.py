@@ -60,3 +60,18 @@ def test_state_bytes_shrink_with_fsdp():
 def test_the_text_is_aligned():
     text = preflight.text([("a", "x"), ("long label", "y")])
     assert text == "a           x\nlong label  y"
+
+
+def test_notes_of_the_data_are_said(tmp_path):
+    path = tmp_path / "a.csv"
+    lines = ["text,label", *(f"some words {i},{i % 2 or ''}" for i in range(30))]
+    lines += [f"other words {i},2" for i in range(30)]
+    path.write_text("\n".join(lines))
+    config = ROWS["supervised-text"].load(data__name=f"csv:{path}")
+    source = data.from_config(config.data, seed=0)
+    experiment = Experiment.build(
+        config, source.spec, parallel.make_mesh(devices=jax.devices()[:1])
+    )
+    (note,) = source.notes()
+    assert "15 of 60 rows" in note and "no label" in note
+    assert ("note", note) in preflight.lines(experiment, source)

@@ -50,10 +50,16 @@ def test_from_files_to_batches(tmp_path):
     assert (code, errors) == (0, [])
     assert lines[0] == f"tokenizer of 9 tokens: {tmp_path}/cache/tokenizer.json"
     assert lines[1].startswith("train: 50 documents, ")
-    assert [line.split()[3] for line in lines[2:]] == [
+    text = "\n".join(documents)
+    tokens = len(text.split()) + text.count("ones") + text.count("twos") + text.count(".")
+    assert lines[2] == (
+        f"note: {text.count('three') / tokens:.1%} of the tokens of train are [UNK]: the tokenizer "
+        "hardly knows this text; use one that fits it, e.g. tokenizer=bpe"
+    )
+    assert [line.split()[3] for line in lines[3:]] == [
         "packed,", "padded,", "full_sentences,", "pairs,"
     ]  # fmt: skip
-    assert all(line.endswith("% padding") for line in lines[2:])
+    assert all(line.endswith("% padding") for line in lines[3:])
     source = data.load(f"tokens:{tmp_path}/cache", rows="padded", sequence_length=64)
     first = source.batch(np.array([0]))["tokens"][0]
     ids = {"one": [5], "two": [6], "ones": [5, 7], "twos": [6, 7], "three.": [1, 8]}
@@ -65,6 +71,23 @@ def test_from_files_to_batches(tmp_path):
     code, lines, errors = run(*arguments, "--document=file")
     assert (code, lines) == (1, []) and len(errors) == 1
     assert "something else (corpus.options.document: paragraph -> file); choose" in errors[0]
+
+
+def test_a_small_corpus_gives_fewer_tokens_than_asked_for(tmp_path):
+    write_corpus(tmp_path / "a.txt", 50)
+    arguments = [
+        f"--data=text:{tmp_path}/a.txt", "--workers=0", f"--output={tmp_path}/cache",
+        "--vocab_size=30522",
+    ]  # fmt: skip
+    code, lines, errors = run(*arguments)
+    assert (code, errors) == (0, []) and lines[0].startswith("training a wordpiece tokenizer")
+    size = int(lines[1].split()[2])
+    assert lines[1].startswith("tokenizer of ") and 10 < size < 100
+    assert lines[3:] == [
+        f"note: the text makes no more than {size} tokens, not the 30,522 of vocab_size; a run "
+        f"that sets the size takes data.options.vocab_size={size}"
+    ]
+    assert len(data.load(f"tokens:{tmp_path}/cache", sequence_length=64, vocab_size=size))
 
 
 @pytest.mark.slow

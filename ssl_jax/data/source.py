@@ -148,16 +148,23 @@ class Source(abc.ABC):
         for problem in problems:
             self.problems.setdefault(problem.name, problem.error)
 
-    def problem_summary(self) -> str | None:
-        """One line on `problems`, None if there are none."""
+    def problem_summary(self, done: str = "replaced by the next readable one") -> str | None:
+        """One line on `problems`, None if there are none.
+
+        Args:
+          done: what became of them; features of a whole split leave them out.
+        """
         if not self.problems:
             return None
         name, error = next(iter(self.problems.items()))
         plural = "s" if len(self.problems) > 1 else ""
         return (
-            f"{len(self.problems)} unreadable {self.unit}{plural} replaced by the next readable "
-            f"one; first: {name} ({error})"
+            f"{len(self.problems)} unreadable {self.unit}{plural} {done}; first: {name} ({error})"
         )
+
+    def notes(self) -> list[str]:
+        """Lines on what is worth knowing of it before something is learned from it."""
+        return []
 
 
 @dataclasses.dataclass

@@ -102,6 +102,30 @@ class TaskSource(Source):
         """The same rows with these classes, int32 [len], -1 for none."""
         return dataclasses.replace(self, encoded=dataclasses.replace(self.encoded, label=labels))
 
+    def notes(self) -> list[str]:
+        missing = int(np.count_nonzero(~self._labelled))
+        if not missing:
+            return []
+        have = "has" if missing == 1 else "have"
+        return [
+            f"{missing:,} of {len(self):,} rows of {self.name} {have} no label: nothing is learned "
+            "from what has none, and it is not scored"
+        ]
+
+    @property
+    def _labelled(self) -> np.ndarray:
+        """Which rows have a label, bool [len]; of tags, one word of them is enough."""
+        if self.task == "regress":
+            return ~np.isnan(self.encoded.target)
+        if self.task == "tags":
+            first, size = self.encoded.start[:, 0], self.encoded.length[:, 0]
+            known = np.concatenate([[0], np.cumsum(self.encoded.tags >= 0)])
+            return known[first + size] > known[first]
+        if self.task == "span":
+            asked = [question.answers is not None for question in self.encoded.questions]
+            return np.array(asked)[self.encoded.item]
+        return self.encoded.label >= 0
+
     def tokenizer_json(self) -> str:
         return self.tokenizer.to_json()
 

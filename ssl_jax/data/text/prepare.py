@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
@@ -30,6 +30,7 @@ from ssl_jax.errors import RunError, UserError
 SHARD = 1 << 25  # characters of a shard, about 16 MB of tokens
 _LOCK = ".lock"
 _LINE_SECONDS = 5.0
+_UNKNOWN = 0.05  # share of a split's tokens from which on it is said that they are unknown ones
 
 Say = Callable[[str], None]
 
@@ -233,9 +234,27 @@ class _Preparation:
                 f"{split}: {facts['documents']:,} documents, {facts['tokens']:,} tokens, "
                 f"{facts['characters'] / max(facts['tokens'], 1):.2f} characters a token"
             )
-        for note in self._corpus.notes():
+        for note in (*self._corpus.notes(), *self._notes(splits)):
             self._say(f"note: {note}")
         return TokenCache(self._directory)
+
+    def _notes(self, splits: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+        """Where the tokenizer is not what was asked for, or does not suit the text."""
+        vocabulary, asked = self._tokenizer.vocabulary, self._options.wanted_size
+        if asked is not None and vocabulary.size < asked:
+            yield (
+                f"the text makes no more than {vocabulary.size:,} tokens, not the {asked:,} of "
+                "vocab_size; a run that sets the size takes "
+                f"data.options.vocab_size={vocabulary.size}"
+            )
+        for split, facts in splits.items():
+            share = facts["unknown"] / max(facts["tokens"], 1)
+            if share > _UNKNOWN:
+                name = self._tokenizer.backend.id_to_token(vocabulary.unk)
+                yield (
+                    f"{share:.1%} of the tokens of {split} are {name}: the tokenizer hardly knows "
+                    "this text; use one that fits it, e.g. tokenizer=bpe"
+                )
 
     def _settle_tokenizer(self) -> Tokenizer:
         """The tokenizer of an earlier attempt, or a new one, which is written down."""
@@ -337,5 +356,7 @@ def _text_hash(parts: Sequence[Part], labels: Sequence[int]) -> str:
 def _split_facts(records: list[dict[str, Any]]) -> dict[str, Any]:
     keys = ("characters", "sentences", "tokens")
     totals = {key: sum(record[key] for record in records) for key in keys}
+    # Shards that were kept may be older than this count.
+    totals["unknown"] = sum(record.get("unknown", 0) for record in records)
     documents = sum(record["documents"] - record["continues"] for record in records)
     return totals | {"documents": documents, "shards": records}

@@ -57,11 +57,11 @@ def make_shard(task: Task, made: Tokenizer) -> dict[str, Any]:
         if waiting >= _AT_ONCE:
             encode()
     encode()
-    counts = np.concatenate(lengths)
+    counts, tokens = np.concatenate(lengths), np.concatenate(ids)
     some = counts > 0
     encoded = [os.fsencode(task.parts[row].name) for row in starts]
     shard = Shard(
-        tokens=np.concatenate(ids),
+        tokens=tokens,
         sentence_tokens=counts[some].astype(np.uint32),
         document_sentences=np.bincount(np.array(owners)[some], minlength=len(starts)).astype(
             np.uint32
@@ -70,7 +70,8 @@ def make_shard(task: Task, made: Tokenizer) -> dict[str, Any]:
         names=np.frombuffer(b"".join(encoded), np.uint8),
         name_ends=np.cumsum([len(name) for name in encoded], dtype=np.int64),
     )
-    return token_cache.write_shard(task.path, shard, task.facts)
+    unknown = int(np.count_nonzero(tokens == made.vocabulary.unk))
+    return token_cache.write_shard(task.path, shard, {**task.facts, "unknown": unknown})
 
 
 class Makers:

@@ -39,6 +39,11 @@ class TokenizerOptions:
     def trained(self) -> bool:
         return self.tokenizer in tokenizer.FAMILIES
 
+    @property
+    def wanted_size(self) -> int | None:
+        """Tokens of a trained tokenizer, of which a small corpus gives fewer; None of files."""
+        return self.vocab_size or tokenizer.VOCAB_SIZES[self.tokenizer] if self.trained else None
+
     def load(self) -> Tokenizer:
         """The tokenizer of files.
 
@@ -68,7 +73,7 @@ class TokenizerOptions:
         if not self.trained:
             return {"hash": self.load().digest}
         values = dataclasses.asdict(self)
-        values["vocab_size"] = self.vocab_size or tokenizer.VOCAB_SIZES[self.tokenizer]
+        values["vocab_size"] = self.wanted_size
         values["lowercase"] = self.tokenizer == "wordpiece" and self.lowercase is not False
         return values
 

@@ -154,6 +154,9 @@ def test_unreadable_images_are_replaced_by_the_next_readable_one(tmp_path):
     first = next(name for name in names if name in bad)
     start = "3 unreadable images replaced by the next readable one; first: "
     assert summary.startswith(f"{start}{tmp_path}/{first} (") and "\n" not in summary
+    assert source.problem_summary("left out") == summary.replace(
+        "replaced by the next readable one", "left out"
+    )
     assert load(tmp_path).problem_summary() is None
 
 

@@ -210,6 +210,9 @@ def test_questions(tmp_path, published, family):
         assert covered == len(ids)
         assert (batch["span"][rows, 0] > 0).any() == (answer is not None)
     assert source.encoded.questions[2].answers == () and source.encoded.questions[3].answers is None
+    unknown = int((source.encoded.item == 3).sum())
+    (note,) = source.notes()
+    assert note.startswith(f"{unknown} of {len(source)} rows of ")
     # Where tokens stand in the text, without the blanks in front of them.
     run = source.encoded.start[0, 1]
     begin, end = source.encoded.offsets[run : run + len(ids)].T

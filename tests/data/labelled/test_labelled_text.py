@@ -150,6 +150,31 @@ def test_records(tmp_path, kind):
     assert batch["tags"][batch["tags"] >= 0].tolist() == [1, 0, 2] and len(source) == 3
 
 
+@pytest.mark.parametrize(
+    ("task", "rows"),
+    [
+        ("classify", [("good", 1), ("bad", 0), ("so", None), ("it is", ""), ("well", 1)]),
+        ("regress", [("good", 0.5), ("bad", "2"), ("so", None), ("it is", " "), ("well", 1)]),
+        (
+            "tags",
+            [(["good"], ["A"]), (["bad", "so"], ["", "O"]), (["so"] * 20, [""] * 20), ([], [])],
+        ),
+    ],
+)
+def test_rows_without_a_label_are_told(tmp_path, task, rows):
+    path = tmp_path / "a.jsonl"
+    for some in (rows, rows[:2]):
+        write(path, *(json.dumps({"text": text, "label": label}) for text, label in some))
+        source = load(f"jsonl:{path}", task=task)
+        missing = {"classify": 2, "regress": 2, "tags": 3}[task]  # one sentence is two rows
+        note = (
+            f"{missing} of 5 rows of jsonl:{path}[train] have no label: nothing is learned from "
+            "what has none, and it is not scored"
+        )
+        assert source.notes() == ([note] if some is rows else [])
+    assert source.take(np.array([0])).notes() == []
+
+
 def test_pairs_are_framed_as_the_tokenizer_frames_them(tmp_path, published):
     """Against the library: its template, its truncation, its types.
 

@@ -129,6 +129,24 @@ def test_large_vocabularies_take_four_bytes(finished, tmp_path):
     assert decoded(cache, "test") == documents["test"]
 
 
+def test_unknown_tokens_are_counted_and_told(tmp_path):
+    vocabulary = tmp_path / "tokenizer" / "vocab.txt"
+    vocabulary.parent.mkdir()
+    vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n")
+    (tmp_path / "train.txt").write_text("a b a b\n\n" * 10 + "c")
+    (tmp_path / "test.txt").write_text("a c d b\n\nb")
+    published, lines = TokenizerOptions(str(vocabulary)), []
+    cache = make(
+        f"{tmp_path}/{{split}}.txt", tmp_path / "cache", published, shard_characters=9,
+        say=lines.append,
+    )  # fmt: skip
+    splits = cache.manifest["splits"]
+    assert {split: splits[split]["unknown"] for split in splits} == {"train": 1, "test": 2}
+    assert len(splits["train"]["shards"]) > 2
+    (note,) = [line for line in lines if line.startswith("note: ")]  # 1 of 41 is not worth one
+    assert note.startswith("note: 40.0% of the tokens of test are [UNK]: the tokenizer hardly")
+
+
 def test_documents_may_go_on_in_the_next_shard(tmp_path, monkeypatch):
     monkeypatch.setattr("ssl_jax.data.text.corpus.PART", 400)
     long = " ".join(f"word{i}" for i in range(1000))
@@ -382,7 +400,9 @@ def test_a_cache_is_prepared_on_first_use(finished, tmp_path):
         cache = prepare.cached(text.corpus(pattern), BPE, str(tmp_path), say=lines.append)
         assert decoded(cache, "test") == documents["test"]
     assert lines[0].startswith("preparing the tokens of text:")
-    assert [line.split(":")[0] for line in lines[3:]] == ["train", "test"]  # and no second time
+    # And no second time.
+    assert [line.split(":")[0] for line in lines[3:]] == ["train", "test", "note"]
+    assert f"no more than {cache.vocabulary.size} tokens, not the 300 of vocab_size" in lines[5]
     (folder,) = tmp_path.iterdir()
     assert str(folder) in lines[0]
     prepare.cached(text.corpus(pattern), TokenizerOptions("bpe", 290), str(tmp_path), say=print)
