@@ -200,7 +200,7 @@ def check_file(path: str) -> None:
 
 NOT_NEGATIVE = (
     "optimizer.base_lr", "optimizer.weight_decay", "optimizer.clip_norm", "eval.every_epochs",
-    "eval.collapse_every_steps", "checkpoint.every_epochs", "early_stopping.patience",
+    "eval.collapse_every_steps", "checkpoint.every_epochs",
 )  # fmt: skip
 
 
