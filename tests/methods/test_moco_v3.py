@@ -189,7 +189,7 @@ def test_the_vits_are_the_papers():
     for variant, millions in (("vit_s16", 21.6), ("vit_b16", 85.7)):
         experiment = paper_scale.build(f"moco_v3.py:{variant}")
         module = experiment.method.encoder.module
-        assert (module.num_heads, module.positions) == (12, "sincos")
+        assert (module.num_heads, module.positions) == (12, "sincos_row_first")
         encoder = experiment.abstract_state.params["encoder"]
         np.testing.assert_allclose(count_parameters(encoder) / 1e6, millions, atol=0.1)
         frozen = [path for path in by_path(encoder) if "patch_embed" in path]
