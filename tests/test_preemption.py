@@ -196,7 +196,7 @@ def test_two_processes_go_on_as_four_and_then_as_one(whole, tmp_path):
         assert "continuing from step" in job.output()
     pieces, expected = losses(workdir), losses(whole(2))
     assert pieces.keys() == expected.keys()
-    # Rounding, 1e-6 at first, grows in sixty steps; another batch would be another loss by percents.
+    # Rounding, 1e-6 at first, grows in sixty steps; other batches would be off by percents.
     np.testing.assert_allclose(
         [pieces[step] for step in expected], list(expected.values()), rtol=1e-4
     )
