@@ -84,7 +84,6 @@ def test_no_variant_is_left_out():
     traced = {param.values[0] for param in mark.args[1]}
     assert traced == {f"{file}:{name}" for file, names in shipped().items() for name in names}
     assert traced >= QUICK
-    assert {name.partition(":")[0] for name in QUICK} == set(shipped())  # one of every file
     for start in (*SAID, *ONE_VIEW):
         assert any(name.startswith(start) for name in traced), start
 
