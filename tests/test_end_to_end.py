@@ -47,7 +47,7 @@ def environment(devices=1):
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # a quarter less time for a language model
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # less time for a language model
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
         "--xla_backend_optimization_level=1",
     }
