@@ -26,6 +26,10 @@ from ssl_jax.method import DataSpec
 DTYPES = ("float32", "bfloat16")
 # Sections whose keys depend on a name in them; their readers check the keys.
 OPEN_SECTIONS = ("method", "views", "optimizer.groups", "data.options")
+NOT_NEGATIVE = (
+    "optimizer.base_lr", "optimizer.weight_decay", "optimizer.clip_norm", "eval.every_epochs",
+    "eval.collapse_every_steps", "checkpoint.every_epochs",
+)  # fmt: skip
 
 
 def base_config() -> ConfigDict:
@@ -196,12 +200,6 @@ def check_file(path: str) -> None:
         raise UserError(f"config file {path!r} does not exist")
     if os.path.isdir(path) or not path.endswith(".py"):
         raise UserError(f"{path} is no config file; write e.g. configs/simclr.py:digits")
-
-
-NOT_NEGATIVE = (
-    "optimizer.base_lr", "optimizer.weight_decay", "optimizer.clip_norm", "eval.every_epochs",
-    "eval.collapse_every_steps", "checkpoint.every_epochs",
-)  # fmt: skip
 
 
 def load(source: str) -> ConfigDict:

@@ -102,17 +102,20 @@ class Prober:
             wanted = ["train_split", "test_split", "validation_split"]
         elif self.task or held_out:
             wanted = ["test_split", "validation_split"]
-        for key in wanted:
-            split = section[key]
-            if split is None:
-                continue
-            missing, splits = data.missing_splits(self._section(split))
+        wanted = [key for key in wanted if section[key] is not None]
+        if not wanted:
+            return
+        found, splits = data.missing_splits(
+            self._section(section.test_split), [section[key] for key in wanted]
+        )
+        for key, missing in zip(wanted, found, strict=True):
             if missing:
                 part = splits[0]
                 raise UserError(
-                    f"eval.{key} is {split!r}, and {self.dataset} has no split {missing[0]!r}, "
-                    f"only {', '.join(splits)}.{nearest(missing[0], splits)} Score on a part that "
-                    f"is not trained on: data.split='{part}[:90%]' eval.{key}='{part}[90%:]'"
+                    f"eval.{key} is {section[key]!r}, and {self.dataset} has no split "
+                    f"{missing[0]!r}, only {', '.join(splits)}.{nearest(missing[0], splits)} Score "
+                    f"on a part that is not trained on: data.split='{part}[:90%]' "
+                    f"eval.{key}='{part}[90%:]'"
                 )
 
     def _section(self, split: str) -> ConfigDict:

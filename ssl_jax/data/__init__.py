@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -134,18 +135,22 @@ def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
     return source if few is None else few.select(source)
 
 
-def missing_splits(section: ConfigDict) -> tuple[list[str], tuple[str, ...]]:
-    """Of the splits that a config's data section names, those that its data set lacks.
+def missing_splits(
+    section: ConfigDict, wanted: Sequence[str]
+) -> tuple[list[list[str]], tuple[str, ...]]:
+    """What of some splits and sub-splits the data set of a config's data section lacks.
 
     Returns:
-      (names, what splits there are). The data set is opened, no example of it read.
+      (of each one wanted the names that are no splits, what splits there are). The data set is
+      opened once, no example of it read.
 
     Raises:
-      UserError: as `load`, but for the split.
+      UserError: as `load`, but for a split that is not there.
     """
     opened = _open(section.name, _options_of(section, seed=0))
     aliases = getattr(opened, "aliases", {})
-    return subsplit.missing(section.split, opened.splits, aliases), tuple(opened.splits)
+    missing = [subsplit.missing(text, opened.splits, aliases) for text in wanted]
+    return missing, tuple(opened.splits)
 
 
 def _options_of(section: ConfigDict, seed: int) -> dict[str, Any]:

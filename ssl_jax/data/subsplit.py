@@ -36,14 +36,15 @@ def missing(
       UserError: malformed.
     """
     known = {*splits, *aliases, "all"}
-    return [name for name in _names(text) if name not in known]
+    return [piece["split"] for piece in _pieces(text) if piece["split"] not in known]
 
 
-def _names(text: str) -> list[str]:
-    matches = [_PART.fullmatch(piece.strip()) for piece in text.split("+")]
-    if None in matches:
+def _pieces(text: str) -> list[re.Match[str]]:
+    """What stands between the `+`, each with its split, start and stop."""
+    pieces = [_PART.fullmatch(piece.strip()) for piece in text.split("+")]
+    if None in pieces:
         raise UserError(f"split {text!r} is malformed; {_FORMS}")
-    return [match["split"] for match in matches]
+    return pieces
 
 
 def parse(
@@ -65,10 +66,7 @@ def parse(
       UserError: malformed, an unknown split, a slice beyond the split's end, or an empty one.
     """
     parts = []
-    for piece in text.split("+"):
-        match = _PART.fullmatch(piece.strip())
-        if match is None:
-            raise UserError(f"split {text!r} is malformed; {_FORMS}")
+    for match in _pieces(text):
         name = aliases.get(match["split"], match["split"])
         if name == "all" and name not in splits:
             if match["start"] is not None:
