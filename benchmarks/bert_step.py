@@ -31,7 +31,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from benchmarks import bert_sides, turns
+from benchmarks import bert_sides, turns, updates
 from ssl_jax.experiment import Experiment
 from ssl_jax.model_flops import model_flops
 
@@ -116,18 +116,7 @@ def experiment(given: argparse.Namespace, count: int, *, scanned: bool) -> Exper
 def jax_side(given: argparse.Namespace) -> Callable[[], float]:
     (count,) = given.batch
     ours = experiment(given, count, scanned="scanned" in given.serve)
-    step = ours.compiled_train_step
-    shardings = {name: array.sharding for name, array in ours.abstract_batch().items()}
-    batch = jax.device_put(bert_sides.batch(count, given.length), shardings)
-    state = ours.init_state()
-
-    def call() -> float:
-        nonlocal state
-        for _ in range(given.steps):
-            state, values, _ = step(state, batch)
-        return float(values["loss"])
-
-    return call
+    return updates.repeated(ours, bert_sides.batch(count, given.length), given.steps)
 
 
 def product_side(given: argparse.Namespace) -> Callable[[], float]:

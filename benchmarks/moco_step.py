@@ -28,10 +28,9 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
-from benchmarks import turns
+from benchmarks import turns, updates
 from ssl_jax import config as config_lib
 from ssl_jax import data
 from ssl_jax.experiment import Experiment
@@ -112,21 +111,11 @@ def images(count: int, size: int) -> np.ndarray:
 
 def jax_side(given: argparse.Namespace) -> Callable[[], float]:
     ours = experiment(given)
-    step = ours.compiled_train_step
     (count,) = given.batch
     host = {name: np.zeros(x.shape, x.dtype) for name, x in ours.spec.batch(count).items()}
     host["image"] = images(count, given.image_size)
     host["index"] = np.arange(count, dtype=np.int32)
-    shardings = {name: array.sharding for name, array in ours.abstract_batch().items()}
-    batch, state = jax.device_put(host, shardings), ours.init_state()
-
-    def call() -> float:
-        nonlocal state
-        for _ in range(given.steps):
-            state, values, _ = step(state, batch)
-        return float(values["loss"])
-
-    return call
+    return updates.repeated(ours, host, given.steps)
 
 
 def torch_side(given: argparse.Namespace) -> Callable[[], float]:
