@@ -20,8 +20,14 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["ssl_jax", "ssl_jax.*"]),
-    package_data={"ssl_jax.report": ["*.html", "*.css", "*.js", "*.json"]},
+    # Configs stand at the top of a checkout and are installed as ssl_jax.configs.
+    packages=[
+        *find_packages(include=["ssl_jax", "ssl_jax.*"]),
+        *(f"ssl_jax.{name}" for name in find_packages(include=["configs", "configs.*"])),
+    ],
+    package_dir={"ssl_jax": "ssl_jax", "ssl_jax.configs": "configs"},
+    package_data={"ssl_jax.report": ["*.html", "*.css"], "ssl_jax.sweeps": ["*.json"]},
+    entry_points={"console_scripts": ["ssl_jax=ssl_jax.cli.app:main"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.7.2",

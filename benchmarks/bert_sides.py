@@ -14,7 +14,7 @@ import numpy as np
 
 from ssl_jax import config as config_lib
 from ssl_jax import data
-from ssl_jax.experiment import Experiment
+from ssl_jax.experiment.build import Experiment
 
 VOCAB_SIZE = 30_522
 _FIRST_WORD = 1000  # before it stand special and unused tokens, in BERT's vocabulary

@@ -5,7 +5,7 @@
 Tokens a second of whole updates (masks drawn on the device, loss, gradient, AdamW) in bfloat16 with
 float32 weights, on batches of full rows that stay on the device. What share of the rate of a large
 bfloat16 matrix product they reach counts the arithmetic that the definition asks for, see
-`ssl_jax.model_flops`; the product is timed in the same rounds. The sides:
+`ssl_jax.experiment.flops`; the product is timed in the same rounds. The sides:
 
   ssl_jax           the train step of `configs/bert.py`, unrolled, nothing computed again
   ssl_jax, scanned  with scan_layers and remat=dots, as its paper-scale variants run
@@ -32,8 +32,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import bert_sides, turns, updates
-from ssl_jax.experiment import Experiment
-from ssl_jax.model_flops import model_flops
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.experiment.flops import model_flops
 
 SIDES = ("ssl_jax", "ssl_jax, scanned", "torch")
 PRODUCT = "product"

@@ -26,10 +26,10 @@ from typing import Any
 
 import jax
 
-from ssl_jax import compiled, data, parallel
 from ssl_jax import config as config_lib
-from ssl_jax.experiment import Experiment
-from ssl_jax.parallel import tpu
+from ssl_jax import data, hlo, parallel
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.hardware import tpu
 
 CONFIG = "configs/bert.py:base"
 SLICES = ("v5e:1x1", "v5e:2x2", "v5e:2x4")
@@ -42,7 +42,7 @@ class Figures:
     Attributes:
       devices: of the slice.
       flops: of the program's matrix products.
-      temp_bytes, peak_bytes: see `ssl_jax.compiled.Program`.
+      temp_bytes, peak_bytes: see `ssl_jax.hlo.Program`.
       seconds: processor time of lowering and compiling.
     """
 
@@ -96,7 +96,7 @@ def compile_step(topology: str | None, batch_size: int, changes: dict[str, Any])
         began = time.process_time()
         step = experiment.compiled_train_step
         seconds = time.process_time() - began
-    program = compiled.read(step)
+    program = hlo.read(step)
     return Figures(
         devices=experiment.mesh.size,
         flops=program.flops,

@@ -16,9 +16,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import compiled, parallel
+from ssl_jax import hlo, parallel
+from ssl_jax.hardware import tpu
 from ssl_jax.losses import nt_xent
-from ssl_jax.parallel import tpu
 
 DIMENSIONS = 128
 
@@ -74,7 +74,7 @@ def compile_case(case: Case) -> Figures:
 
     with jax.set_mesh(mesh):
         step = jax.jit(jax.value_and_grad(loss, (0, 1)), out_shardings=(None, (rows, rows)))
-        program = compiled.read(step.lower(z, z).compile())
+        program = hlo.read(step.lower(z, z).compile())
     n, d, chips = case.views, DIMENSIONS, mesh.size
     bound = (4 if chips == 1 else 6) * n * n * d / chips
     wire = (chips - 1) / chips * n * (2 * d + 4)

@@ -17,8 +17,8 @@ import jax
 
 from ssl_jax import config as config_lib
 from ssl_jax import data
-from ssl_jax import fit as fitting
-from ssl_jax.parallel import tpu
+from ssl_jax.experiment import tpu_fit as fitting
+from ssl_jax.hardware import tpu
 
 CONFIG = "configs/moco_v1.py:imagenet"
 _IMAGES = 200 * 1_281_167

@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks import turns, updates
 from ssl_jax import config as config_lib
 from ssl_jax import data
-from ssl_jax.experiment import Experiment
+from ssl_jax.experiment.build import Experiment
 
 SIDES = ("ssl_jax", "torch")
 NETS = {"resnet50": "resnet50", "vit_b16": "vit_base_patch16_224"}

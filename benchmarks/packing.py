@@ -35,7 +35,7 @@ from ssl_jax import config as config_lib
 from ssl_jax import data
 from ssl_jax.data.text import rows, text_source
 from ssl_jax.data.text.token_cache import TokenCache
-from ssl_jax.experiment import Experiment
+from ssl_jax.experiment.build import Experiment
 
 # Of the synthetic corpora: tokens in the median, and the standard deviation of the logarithm.
 # Wikipedia's articles are about as long as the first, paragraphs of prose as the second.

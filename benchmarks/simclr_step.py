@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks import machine
 from ssl_jax import config as config_lib
 from ssl_jax import data
-from ssl_jax.experiment import Experiment
+from ssl_jax.experiment.build import Experiment
 
 CONFIG = "configs/simclr.py:imagenet"
 

@@ -3,7 +3,7 @@
 Nothing runs: the TPU compiler (extra `aot`) says how many bytes of HBM a step moves. A ResNet-50
 step is bound by them. Compared are the step as it is, both views of every image in one forward
 pass, and the same step with a forward pass for each view. Goals: at most 385 MB a view, and at
-least 1.25 times that with two passes. Bytes are counted twice: by `ssl_jax.compiled`, which leaves
+least 1.25 times that with two passes. Bytes are counted twice: by `ssl_jax.hlo`, which leaves
 out what stays in on-chip memory, and by XLA's cost analysis, which does not (and counts a loop's
 body once; this step has no loop).
 """
@@ -16,11 +16,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import compiled, data, parallel
 from ssl_jax import config as config_lib
-from ssl_jax.experiment import Experiment
+from ssl_jax import data, hlo, parallel
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.hardware import tpu
 from ssl_jax.methods.simclr import SimCLR
-from ssl_jax.parallel import tpu
 
 CONFIG = "configs/simclr.py:imagenet"
 
@@ -42,7 +42,7 @@ class TwoPasses(SimCLR):
         return {"h": made[0][0], "z": z}, {"encoder": encoder, "projector": projector}
 
 
-def compile_step(batch_size: int, method: type[SimCLR]) -> tuple[compiled.Program, float]:
+def compile_step(batch_size: int, method: type[SimCLR]) -> tuple[hlo.Program, float]:
     """One train step of the paper's recipe at this batch, and the bytes XLA's analysis counts."""
     config = config_lib.load(CONFIG)
     config.batch_size = batch_size
@@ -53,7 +53,7 @@ def compile_step(batch_size: int, method: type[SimCLR]) -> tuple[compiled.Progra
               dataclasses.fields(experiment.method)}  # fmt: skip
     experiment = dataclasses.replace(experiment, method=method(**fields))
     executable = experiment.compiled_train_step
-    return compiled.read(executable), executable.cost_analysis()["bytes accessed"]
+    return hlo.read(executable), executable.cost_analysis()["bytes accessed"]
 
 
 def main() -> None:

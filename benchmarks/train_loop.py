@@ -17,9 +17,9 @@ from rich.console import Console
 
 from benchmarks import machine
 from ssl_jax import config as config_lib
-from ssl_jax import metrics
-from ssl_jax.experiment import use_compilation_cache
-from ssl_jax.run import Run
+from ssl_jax.experiment.build import use_compilation_cache
+from ssl_jax.run import metrics
+from ssl_jax.run.loop import Run
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax.experiment import Experiment
+from ssl_jax.experiment.build import Experiment
 
 
 def repeated(experiment: Experiment, batch: Mapping[str, Any], steps: int) -> Callable[[], float]:

@@ -1,6 +1,6 @@
 """Barlow Twins (Zbontar et al. 2021), https://arxiv.org/abs/2103.03230
 
-    python -m ssl_jax.train --config=configs/barlow_twins.py:VARIANT --workdir=runs/barlow
+    python -m ssl_jax train --config=configs/barlow_twins.py:VARIANT --workdir=runs/barlow
 
 Variants:
   digits    8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -11,8 +11,8 @@ Published (linear probe on ImageNet): 73.5 top-1, 91.0 top-5 for the released mo
 """
 
 from ml_collections import ConfigDict
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("digits", "cifar10", "imagenet")
@@ -20,7 +20,7 @@ VARIANTS = ("digits", "cifar10", "imagenet")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/barlow_twins.py", variant, VARIANTS)
+    common.check_variant("configs/barlow_twins.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -112,5 +112,5 @@ def _digits(config: ConfigDict) -> None:
     65.5, untrained encoder 56.8), 91.3 with kNN (raw pixels 94.8).
     An off-diagonal weight of 0.03 gave 73.8, and with it an output_dim of 64 gave 75.2.
     """
-    recipes.digits(config)
+    common.digits(config)
     config.method.update(hidden_dim=256, output_dim=256)

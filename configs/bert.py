@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2018), https://arxiv.org/abs/1810.04805
 
-    python -m ssl_jax.train --config=configs/bert.py:VARIANT --workdir=runs/bert
+    python -m ssl_jax train --config=configs/bert.py:VARIANT --workdir=runs/bert
 
 Variants:
   pydoc      a small BERT on the documentation that comes with Python: minutes on two CPU cores
@@ -11,7 +11,7 @@ Variants:
   large_512  the same of BERT-large
 
 All but pydoc take a prepared corpus, `--config.data.name=tokens:DIR` (python -m
-ssl_jax.prepare_text) or a raw one, e.g. `text:/data/wiki/*.txt`. The paper's is BooksCorpus with
+ssl_jax prepare_text) or a raw one, e.g. `text:/data/wiki/*.txt`. The paper's is BooksCorpus with
 English Wikipedia, 3.3 billion words; its vocabulary is --config.data.options.tokenizer=vocab.txt.
 
 The paper drops out attention weights, which fused kernels cannot do. At 512 tokens
@@ -22,8 +22,8 @@ Published: GLUE 79.6 (base) and 82.1 (large) on average; SQuAD 1.1 F1 88.5 and 9
 """
 
 from ml_collections import ConfigDict
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("pydoc", "base", "large", "base_512", "large_512")
@@ -32,7 +32,7 @@ PHASES = {128: (900_000, 20), 512: (100_000, 77)}  # length -> steps, masked tok
 
 def get_config(variant: str = "pydoc") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/bert.py", variant, VARIANTS)
+    common.check_variant("configs/bert.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -54,7 +54,7 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
 
 def _pydoc(config: ConfigDict) -> None:
     """Masked tokens alone: 0.4 million tokens of documentation are too few to learn pairs from."""
-    recipes.pydoc(config)
+    common.pydoc(config)
     config.data.options.update(tokenizer="wordpiece", rows="packed")
     config.method.update(next_sentence=False, num_masks=0)
     config.model.name = "bert_tiny"
@@ -97,4 +97,4 @@ def _paper(config: ConfigDict, model: str, length: int) -> None:
         eps=1e-6,
         clip_norm=1.0,
     )
-    recipes.text_at_scale(config)
+    common.text_at_scale(config)

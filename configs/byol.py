@@ -1,6 +1,6 @@
 """BYOL (Grill et al. 2020), https://arxiv.org/abs/2006.07733
 
-    python -m ssl_jax.train --config=configs/byol.py:VARIANT --workdir=runs/byol
+    python -m ssl_jax train --config=configs/byol.py:VARIANT --workdir=runs/byol
 
 Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -14,8 +14,8 @@ Published (linear probe on ImageNet): 74.3 top-1, 91.6 top-5 after 1000 epochs; 
 """
 
 from ml_collections import ConfigDict
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("digits", "cifar10", "imagenet", "imagenet300", "imagenet100", "imagenet40")
@@ -30,7 +30,7 @@ PRESETS = {
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/byol.py", variant, VARIANTS)
+    common.check_variant("configs/byol.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -129,5 +129,5 @@ def _digits(config: ConfigDict) -> None:
     Measured on train[80%:], after training on the rest: 78.7 with one label a class (raw pixels
     65.5, untrained encoder 56.8), 96.2 with kNN (raw pixels 94.8).
     """
-    recipes.digits(config)
+    common.digits(config)
     config.method.update(target_decay=0.97, hidden_dim=256, output_dim=64)

@@ -1,6 +1,6 @@
 r"""Distillation, the last step of SimCLR v2 (Chen et al. 2020), https://arxiv.org/abs/2006.10029
 
-    python -m ssl_jax.train --config=configs/distill.py:VARIANT --workdir=runs/distill \
+    python -m ssl_jax train --config=configs/distill.py:VARIANT --workdir=runs/distill \
         --config.init_from=runs/teacher
 
 The teacher is a run of configs/supervised.py, such as :digits, or :finetune_v2 for ImageNet. With
@@ -15,8 +15,8 @@ Variants:
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("digits", "imagenet", "imagenet_big")
@@ -24,7 +24,7 @@ VARIANTS = ("digits", "imagenet", "imagenet_big")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/distill.py", variant, VARIANTS)
+    common.check_variant("configs/distill.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -45,7 +45,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 def _digits(config: ConfigDict) -> None:
     """The views and the encoder of configs/supervised.py:digits."""
-    recipes.digits(config, epochs=60.0, noise_p=0.5)
+    common.digits(config, epochs=60.0, noise_p=0.5)
 
 
 def _imagenet(config: ConfigDict) -> None:

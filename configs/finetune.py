@@ -1,6 +1,6 @@
 """Fine-tuning a pretrained BERT or RoBERTa on labelled text
 
-    python -m ssl_jax.train --config=configs/finetune.py:pydoc --config.init_from=runs/bert \
+    python -m ssl_jax train --config=configs/finetune.py:pydoc --config.init_from=runs/bert \
         --workdir=runs/finetuned
 
 Variants:
@@ -28,8 +28,8 @@ chosen on the dev split, of 2e-5, 3e-5 and 5e-5 (App. A.3): configs/sweeps/finet
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 # Task of GLUE -> labelled examples for training, and the score by which it is known.
@@ -62,7 +62,7 @@ VARIANTS = (
 
 def get_config(variant: str = "pydoc") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/finetune.py", variant, VARIANTS)
+    common.check_variant("configs/finetune.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(name="supervised", freeze_encoder=False, head="linear", head_dropout=0.1)

@@ -1,6 +1,6 @@
 """InstDisc (Wu et al. 2018), https://arxiv.org/abs/1805.01978
 
-    python -m ssl_jax.train --config=configs/instdisc.py:VARIANT --workdir=runs/instdisc
+    python -m ssl_jax train --config=configs/instdisc.py:VARIANT --workdir=runs/instdisc
 
 Variants:
   digits    8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -13,8 +13,8 @@ neighbours of v (41.0 with ResNet-18).
 """
 
 from ml_collections import ConfigDict
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("digits", "cifar10", "imagenet", "softmax")
@@ -22,7 +22,7 @@ VARIANTS = ("digits", "cifar10", "imagenet", "softmax")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/instdisc.py", variant, VARIANTS)
+    common.check_variant("configs/instdisc.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -117,5 +117,5 @@ def _digits(config: ConfigDict) -> None:
 
     On train[80%:], one label a class gave 75.2% at t = 0.2 and 83.8% at t = 0.5 (one seed).
     """
-    recipes.digits(config)
+    common.digits(config)
     config.method.update(num_negatives=512, temperature=0.5, output_dim=64)

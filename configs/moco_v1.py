@@ -1,6 +1,6 @@
 """MoCo v1 (He et al. 2020), https://arxiv.org/abs/1911.05722
 
-    python -m ssl_jax.train --config=configs/moco_v1.py:VARIANT --workdir=runs/moco_v1
+    python -m ssl_jax train --config=configs/moco_v1.py:VARIANT --workdir=runs/moco_v1
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -16,8 +16,8 @@ Published (linear probe on ImageNet): 60.6 top-1; 58.0 with a memory bank.
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("digits", "small_shapes", "shapes", "cifar10", "imagenet", "end_to_end", "bank")
@@ -25,7 +25,7 @@ VARIANTS = ("digits", "small_shapes", "shapes", "cifar10", "imagenet", "end_to_e
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/moco_v1.py", variant, VARIANTS)
+    common.check_variant("configs/moco_v1.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -140,13 +140,13 @@ def _digits(config: ConfigDict) -> None:
 
     On train[80%:], one label a class gave 77.0% at t = 0.2 and 82.7% at t = 0.5 (one seed).
     """
-    recipes.digits(config)
+    common.digits(config)
     config.method.update(num_negatives=512, momentum=0.98, temperature=0.5, output_dim=64)
 
 
 def _small_shapes(config: ConfigDict) -> None:
     """A small conv net on 2048 generated 32x32 images, the colours of v1, and its schedule."""
-    recipes.small_shapes(config)
+    common.small_shapes(config)
     config.method.update(num_negatives=1024, momentum=0.98, temperature=0.2, output_dim=64)
     _shapes_views(config, size=32)
     config.optimizer.update(schedule="step", milestones=(0.6, 0.8))

@@ -1,6 +1,6 @@
 """MoCo v2 (Chen et al. 2020b), https://arxiv.org/abs/2003.04297
 
-    python -m ssl_jax.train --config=configs/moco_v2.py:VARIANT --workdir=runs/moco_v2
+    python -m ssl_jax train --config=configs/moco_v2.py:VARIANT --workdir=runs/moco_v2
 
 Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -14,8 +14,8 @@ accuracy on CIFAR-10 is 82.6.
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("digits", "cifar10", "imagenet", "imagenet800")
@@ -23,7 +23,7 @@ VARIANTS = ("digits", "cifar10", "imagenet", "imagenet800")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/moco_v2.py", variant, VARIANTS)
+    common.check_variant("configs/moco_v2.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -123,5 +123,5 @@ def _digits(config: ConfigDict) -> None:
 
     On train[80%:], one label a class gave 72.8% at t = 0.2 and 80.9% at t = 0.5 (one seed).
     """
-    recipes.digits(config)
+    common.digits(config)
     config.method.update(num_negatives=512, momentum=0.98, temperature=0.5, output_dim=64)

@@ -1,6 +1,6 @@
 """MoCo v3 (Chen et al. 2021), https://arxiv.org/abs/2104.02057
 
-    python -m ssl_jax.train --config=configs/moco_v3.py:VARIANT --workdir=runs/moco_v3
+    python -m ssl_jax train --config=configs/moco_v3.py:VARIANT --workdir=runs/moco_v3
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -16,8 +16,8 @@ epochs; ViT-S 73.2, ViT-B 76.7.
 """
 
 from ml_collections import ConfigDict
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = (
@@ -35,7 +35,7 @@ PRESETS = {100: (0.6, 1e-6, 0.99), 300: (0.3, 1e-6, 0.99), 1000: (0.3, 1.5e-6, 0
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/moco_v3.py", variant, VARIANTS)
+    common.check_variant("configs/moco_v3.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -164,5 +164,5 @@ def _digits(config: ConfigDict) -> None:
 
     On train[80%:], one label a class gave 78.9% at t = 0.5 and 78.7% at t = 1 (one seed).
     """
-    recipes.digits(config)
+    common.digits(config)
     config.method.update(temperature=0.5, momentum=0.97, hidden_dim=256, output_dim=64)

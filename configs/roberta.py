@@ -1,6 +1,6 @@
 """RoBERTa (Liu et al. 2019), https://arxiv.org/abs/1907.11692
 
-    python -m ssl_jax.train --config=configs/roberta.py:VARIANT --workdir=runs/roberta
+    python -m ssl_jax train --config=configs/roberta.py:VARIANT --workdir=runs/roberta
 
 Variants:
   pydoc  a small RoBERTa on the documentation that comes with Python: minutes on two CPU cores
@@ -9,14 +9,14 @@ Variants:
 
 BERT without the next sentence: rows of full sentences, a new mask at every visit, a byte-level
 vocabulary. base and large take a prepared corpus, `--config.data.name=tokens:DIR` (python -m
-ssl_jax.prepare_text --tokenizer=DIR_OF_VOCAB_JSON_AND_MERGES), the paper's of 160 GB.
+ssl_jax prepare_text --tokenizer=DIR_OF_VOCAB_JSON_AND_MERGES), the paper's of 160 GB.
 
 Published (large): SQuAD 2.0 F1 89.4, MNLI-m 90.2, SST-2 96.4 (dev); base: MNLI 87.6, SST-2 94.8.
 """
 
 from ml_collections import ConfigDict
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("pydoc", "base", "large")
@@ -26,7 +26,7 @@ RATES = {"base": (6e-4, 24_000), "large": (4e-4, 30_000)}
 
 def get_config(variant: str = "pydoc") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/roberta.py", variant, VARIANTS)
+    common.check_variant("configs/roberta.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -39,7 +39,7 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
         )
     )
     if variant == "pydoc":
-        recipes.pydoc(config)
+        common.pydoc(config)
         config.data.options.update(tokenizer="bpe", rows="full_sentences")
         config.model.name = "roberta_tiny"
     else:
@@ -71,4 +71,4 @@ def _paper(config: ConfigDict, size: str) -> None:
         b2=0.98,
         eps=1e-6,
     )
-    recipes.text_at_scale(config)
+    common.text_at_scale(config)

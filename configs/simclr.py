@@ -1,6 +1,6 @@
 """SimCLR (Chen et al. 2020), https://arxiv.org/abs/2002.05709
 
-    python -m ssl_jax.train --config=configs/simclr.py:VARIANT --workdir=runs/simclr
+    python -m ssl_jax train --config=configs/simclr.py:VARIANT --workdir=runs/simclr
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -13,8 +13,8 @@ Variants:
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("digits", "small_shapes", "shapes", "cifar10", "imagenet", "folder")
@@ -22,7 +22,7 @@ VARIANTS = ("digits", "small_shapes", "shapes", "cifar10", "imagenet", "folder")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/simclr.py", variant, VARIANTS)
+    common.check_variant("configs/simclr.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -112,13 +112,13 @@ def _digits(config: ConfigDict) -> None:
     The noise is what counts: on train[80%:], one label a class gave 72.8% without it and 82.2% with
     it (mean of two seeds, same affine range).
     """
-    recipes.digits(config)
+    common.digits(config)
     config.method.update(temperature=0.5, hidden_dim=128, output_dim=64)
 
 
 def _small_shapes(config: ConfigDict) -> None:
     """A small conv net on 2048 generated 32x32 images."""
-    recipes.small_shapes(config)
+    common.small_shapes(config)
     config.method.update(temperature=0.2, hidden_dim=128, output_dim=64)
 
 

@@ -1,6 +1,6 @@
 """SimCLR v2 (Chen et al. 2020), https://arxiv.org/abs/2006.10029
 
-    python -m ssl_jax.train --config=configs/simclr_v2.py:VARIANT --workdir=runs/simclr_v2
+    python -m ssl_jax train --config=configs/simclr_v2.py:VARIANT --workdir=runs/simclr_v2
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -14,8 +14,8 @@ Fine-tuning with few labels is configs/supervised.py:finetune_v2, distillation c
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("digits", "cifar10", "imagenet", "imagenet_sk", "imagenet_big")
@@ -24,7 +24,7 @@ SELECTIVE_KERNELS = dict(stem="deep", shortcut="pool", sk_ratio=0.0625)
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/simclr_v2.py", variant, VARIANTS)
+    common.check_variant("configs/simclr_v2.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -116,5 +116,5 @@ def _cifar10(config: ConfigDict) -> None:
 
 def _digits(config: ConfigDict) -> None:
     """The views, the encoder and the optimizer of configs/simclr.py:digits."""
-    recipes.digits(config)
+    common.digits(config)
     config.method.update(temperature=0.5, output_dim=64)

@@ -1,6 +1,6 @@
 """SimSiam (Chen & He 2021), https://arxiv.org/abs/2011.10566
 
-    python -m ssl_jax.train --config=configs/simsiam.py:VARIANT --workdir=runs/simsiam
+    python -m ssl_jax train --config=configs/simsiam.py:VARIANT --workdir=runs/simsiam
 
 Variants:
   digits    8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -11,8 +11,8 @@ Published (linear probe on ImageNet): 68.1 top-1 after 100 epochs.
 """
 
 from ml_collections import ConfigDict
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("digits", "cifar10", "imagenet")
@@ -20,7 +20,7 @@ VARIANTS = ("digits", "cifar10", "imagenet")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/simsiam.py", variant, VARIANTS)
+    common.check_variant("configs/simsiam.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -106,5 +106,5 @@ def _digits(config: ConfigDict) -> None:
     Measured on train[80%:], after training on the rest: 80.6 with one label a class (raw pixels
     65.5, untrained encoder 56.8), 96.5 with kNN (raw pixels 94.8).
     """
-    recipes.digits(config)
+    common.digits(config)
     config.method.update(hidden_dim=256, output_dim=256, predictor_dim=64)

@@ -1,6 +1,6 @@
 """Supervised learning: baselines, fine-tuning, few labels, a linear probe with augmentation
 
-    python -m ssl_jax.train --config=configs/supervised.py:VARIANT --workdir=runs/supervised
+    python -m ssl_jax train --config=configs/supervised.py:VARIANT --workdir=runs/supervised
 
 Variants:
   digits               8x8 handwritten digits with all their labels: half a minute on two CPU cores
@@ -29,8 +29,8 @@ Fewer labels, of any data set and in every variant: --config.data.labelled_fract
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = (
@@ -55,7 +55,7 @@ VARIANTS = (
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/supervised.py", variant, VARIANTS)
+    common.check_variant("configs/supervised.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -97,7 +97,7 @@ def _digits(config: ConfigDict) -> None:
     The classifier sees clean images when it counts: on train[80%:] it got 98.6% right with noise in
     every view, 99.7% with noise in half of them.
     """
-    recipes.digits(config, epochs=60.0, noise_p=0.5)
+    common.digits(config, epochs=60.0, noise_p=0.5)
 
 
 def _cifar10(config: ConfigDict) -> None:
@@ -290,7 +290,7 @@ def _linear_vicreg(config: ConfigDict) -> None:
 
 def _linear_digits(config: ConfigDict) -> None:
     """The views of pretraining, half of them without noise."""
-    recipes.digits(config, epochs=60.0, noise_p=0.5)
+    common.digits(config, epochs=60.0, noise_p=0.5)
     _linear_probe(config)
     config.optimizer.update(base_lr=0.3, lr_scaling="none", nesterov=True)
     config.eval.update(every_epochs=0.0, baselines=False)

@@ -1,6 +1,6 @@
 """VICReg (Bardes et al. 2022), https://arxiv.org/abs/2105.04906
 
-    python -m ssl_jax.train --config=configs/vicreg.py:VARIANT --workdir=runs/vicreg
+    python -m ssl_jax train --config=configs/vicreg.py:VARIANT --workdir=runs/vicreg
 
 Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -12,8 +12,8 @@ Published (linear probe on ImageNet): 73.2 top-1 after 1000 epochs.
 """
 
 from ml_collections import ConfigDict
+from ssl_jax.configs import common
 
-from ssl_jax import recipes
 from ssl_jax.config import base_config
 
 VARIANTS = ("digits", "cifar10", "imagenet", "imagenet100")
@@ -21,7 +21,7 @@ VARIANTS = ("digits", "cifar10", "imagenet", "imagenet100")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    recipes.check_variant("configs/vicreg.py", variant, VARIANTS)
+    common.check_variant("configs/vicreg.py", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -121,5 +121,5 @@ def _digits(config: ConfigDict) -> None:
     Measured on train[80%:], after training on the rest: 80.9 with one label a class (raw pixels
     65.5, untrained encoder 56.8), 95.8 with kNN (raw pixels 94.8).
     """
-    recipes.digits(config)
+    common.digits(config)
     config.method.update(hidden_dim=256, output_dim=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 # As Cloud Storage names buckets; behind it a path, so that a run does not fill the bucket itself.
 _WORKDIR = re.compile(r"gs://[a-z0-9][-._a-z0-9]{1,220}[a-z0-9]/[^/].*")

@@ -1,7 +1,7 @@
 """TPU VMs by way of `gcloud`: the commands, the states, and what went wrong.
 
-A TPU VM is a whole slice, with as many workers (hosts) as `ssl_jax.tpu_slices` says. Asked for as a
-queued resource it waits in Google's queue until there is capacity; otherwise creating it fails
+A TPU VM is a whole slice; `ssl_jax.hardware.tpu_slices` says how many workers (hosts) it has. Asked
+for as a queued resource it waits in the queue until there is capacity; otherwise creating it fails
 where there is none.
 """
 
@@ -11,8 +11,8 @@ import dataclasses
 import re
 
 from launch.shell import Command, Result
-from ssl_jax.errors import UserError
-from ssl_jax.tpu_slices import Slice
+from ssl_jax.core.errors import UserError
+from ssl_jax.hardware.tpu_slices import Slice
 
 READY = frozenset({"READY", "ACTIVE"})
 # Of these nothing comes back: the TPU VM has to be deleted and created again.

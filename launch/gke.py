@@ -23,7 +23,7 @@ What happens when a pod ends depends on its exit code and on how many hosts ther
   again, nothing is started again.
 
 `--slices=4` trains on four slices together (multislice). `--sweep_cells=12 --parallel=4` runs the
-cells of a sweep, `python -m ssl_jax.sweep --cell=N`, each on a slice of one host, four at a time;
+cells of a sweep, `python -m ssl_jax sweep --cell=N`, each on a slice of one host, four at a time;
 the cell's number is JOB_COMPLETION_INDEX.
 """
 
@@ -42,8 +42,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # nothing 
 from launch import buckets
 from launch.commit import ROOT, Commit
 from launch.shell import Command, execute, rehearse, show
-from ssl_jax import tpu_slices
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
+from ssl_jax.hardware import tpu_slices
 
 TEMPLATE = ROOT / "launch" / "gke_jobset.yaml"
 _NULL = re.compile(r"^.*: null( +#.*)?\n", re.MULTILINE)
@@ -143,10 +143,10 @@ def _image(image: str, commit: Commit) -> str:
 
 
 def _arguments(given: argparse.Namespace, config: str) -> list[str]:
-    """Of the image, which begins with `python -m`."""
-    command, cell = "ssl_jax.train", []
+    """Of the image, which begins with `python -m ssl_jax`."""
+    command, cell = "train", []
     if given.sweep_cells is not None:
-        command, cell = "ssl_jax.sweep", ["--cell=$(JOB_COMPLETION_INDEX)"]
+        command, cell = "sweep", ["--cell=$(JOB_COMPLETION_INDEX)"]
     extra = [argument.replace("$(", "$$(") for argument in given.extra]  # else Kubernetes' own
     return [command, f"--config={config}", f"--workdir={given.workdir}", *cell, *extra]
 

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

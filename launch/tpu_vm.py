@@ -40,8 +40,8 @@ from launch.cloud_tpu import TpuVm
 from launch.commit import Commit
 from launch.shell import Command, Execute, Result, execute, rehearse, show
 from launch.worker import Job
-from ssl_jax import tpu_slices
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
+from ssl_jax.hardware import tpu_slices
 
 HEALTHY_SECONDS = 600.0  # of training, after which attempts are counted from nought
 LONGEST_WAIT = 600.0

@@ -57,7 +57,7 @@ class Job:
         setup += [f"--mount={mount}" for mount in self.mounts]
         supervise = ["../.venv/bin/python", "launch/supervise.py", "start", "--dir=.."]
         supervise += [f"--commit={code}", f"--max_restarts={self.max_restarts}", "--"]
-        supervise += ["../.venv/bin/python", "-m", "ssl_jax.train"]
+        supervise += ["../.venv/bin/python", "-m", "ssl_jax", "train"]
         supervise += [f"--config={self.config}", f"--workdir={self.workdir}", *self.extra]
         # In a folder of its own until it is whole, in case this is done twice at a time.
         fetch = (

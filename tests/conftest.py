@@ -30,12 +30,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Files that take minutes; they are begun first, so that the workers finish at about the same time.
 _LONG = (
     "tests/docs/test_pages.py",
-    "tests/test_end_to_end.py",
-    "tests/test_sweep.py",
+    "tests/end_to_end/test_train.py",
+    "tests/sweeps/test_sweep.py",
     "tests/methods/test_methods.py",
-    "tests/test_object_store.py",
-    "tests/test_preemption.py",
-    "tests/test_export.py",
+    "tests/end_to_end/test_object_store.py",
+    "tests/end_to_end/test_preemption.py",
+    "tests/cli/test_export.py",
     "tests/launch/test_colab.py",
 )
 

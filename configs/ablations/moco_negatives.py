@@ -1,6 +1,6 @@
 """MoCo's dictionaries, by the number of negatives and by momentum (He et al. 2020, Sec. 4.1)
 
-    python -m ssl_jax.sweep --config=configs/ablations/moco_negatives.py:digits --workdir=runs/moco
+    python -m ssl_jax sweep --config=configs/ablations/moco_negatives.py:digits --workdir=runs/moco
 
 Variants:
   digits    the embedded digits, three seeds: half an hour on two CPU cores
@@ -12,8 +12,9 @@ queue with other momenta of the key encoder. Of the paper's Fig. 3 only the valu
 tables are published here.
 """
 
-from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, by_seed
+from ssl_jax.configs import scales
+
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed
 
 VARIANTS = ("digits", "shapes", "imagenet")
 BATCH = {"digits": 64, "shapes": 256, "imagenet": 256}

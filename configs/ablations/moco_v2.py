@@ -1,6 +1,6 @@
 """From MoCo v1 to v2: MLP head, more augmentation, cosine schedule (Chen et al. 2020b, Table 1)
 
-    python -m ssl_jax.sweep --config=configs/ablations/moco_v2.py:small_shapes --workdir=runs/v2
+    python -m ssl_jax sweep --config=configs/ablations/moco_v2.py:small_shapes --workdir=runs/v2
 
 Variants:
   small_shapes  2048 generated images in colour, three seeds: half an hour on two CPU cores; grey
@@ -11,9 +11,10 @@ Variants:
 On ImageNet the MLP head comes with its own temperature, 0.2 for 0.07; small variants keep theirs.
 """
 
+from ssl_jax.configs import scales
+
 from ssl_jax import config as config_lib
-from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("small_shapes", "shapes", "imagenet")
 RECIPES = {  # name -> what it has of MLP, aug+ and cos

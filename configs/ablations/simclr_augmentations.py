@@ -1,6 +1,6 @@
 """SimCLR's augmentations alone and in pairs (Chen et al. 2020, Fig. 5)
 
-    python -m ssl_jax.sweep --config=configs/ablations/simclr_augmentations.py:small_shapes \
+    python -m ssl_jax sweep --config=configs/ablations/simclr_augmentations.py:small_shapes \
         --workdir=runs/augmentations
 
 Variants:
@@ -15,10 +15,10 @@ here. Cells are configs of this file, e.g. simclr_augmentations.py:small_shapes,
 """
 
 from ml_collections import ConfigDict
+from ssl_jax.configs import common, scales
 
 from ssl_jax import config as config_lib
-from ssl_jax import recipes, scales
-from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 FILE = "configs/ablations/simclr_augmentations.py"
 VARIANTS = ("small_shapes", "shapes", "imagenet")
@@ -36,9 +36,9 @@ OPERATIONS = {
 def get_config(variant: str = "small_shapes,crop,color") -> ConfigDict:
     """SimCLR with one view changed by one or two operations, "SIZE,FIRST,SECOND"."""
     size, *names = variant.split(",")
-    recipes.check_variant(FILE, size, VARIANTS)
+    common.check_variant(FILE, size, VARIANTS)
     for name in names:
-        recipes.check_variant(f"{FILE}:{size}", name, tuple(OPERATIONS))
+        common.check_variant(f"{FILE}:{size}", name, tuple(OPERATIONS))
     config = config_lib.load(f"configs/simclr.py:{size}")
     views = config.views
     crop = views.get("random_resized_crop", ConfigDict(dict(size=224, scale=(0.08, 1.0))))

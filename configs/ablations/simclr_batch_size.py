@@ -1,6 +1,6 @@
 """Batch size, training length and learning-rate scaling of SimCLR (Chen et al. 2020, Table B.1)
 
-    python -m ssl_jax.sweep --config=configs/ablations/simclr_batch_size.py:digits --workdir=runs/b
+    python -m ssl_jax sweep --config=configs/ablations/simclr_batch_size.py:digits --workdir=runs/b
 
 Variants:
   digits    the embedded digits at two lengths, two seeds: a quarter of an hour on two CPU
@@ -12,8 +12,9 @@ The learning rate is scaled with the batch or with its root. Both rules agree at
 the paper; here it is the largest of a small variant. LARS in all of them.
 """
 
-from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
+from ssl_jax.configs import scales
+
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("digits", "shapes", "imagenet")
 BATCHES = {

@@ -1,6 +1,6 @@
 """Strength of SimCLR's colour distortion (Chen et al. 2020, Table 1)
 
-    python -m ssl_jax.sweep --config=configs/ablations/simclr_color.py:small_shapes \
+    python -m ssl_jax sweep --config=configs/ablations/simclr_color.py:small_shapes \
         --workdir=runs/color
 
 Variants:
@@ -12,9 +12,10 @@ Variants:
 The paper's last column, AutoAugment, and its supervised row are published values only.
 """
 
+from ssl_jax.configs import scales
+
 from ssl_jax import config as config_lib
-from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("small_shapes", "shapes", "imagenet")
 STRENGTHS = {"1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "1": 1.0, "1 + blur": 1.0}

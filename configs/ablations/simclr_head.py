@@ -1,6 +1,6 @@
 """SimCLR's projection head, by kind and output dimension (Chen et al. 2020, Fig. 8)
 
-    python -m ssl_jax.sweep --config=configs/ablations/simclr_head.py:digits --workdir=runs/head
+    python -m ssl_jax sweep --config=configs/ablations/simclr_head.py:digits --workdir=runs/head
 
 Variants:
   digits    the embedded digits, two seeds: ten minutes on two CPU cores
@@ -11,8 +11,9 @@ Both h, the encoder's output, and z = g(h), the head's, are probed. The paper dr
 as bars without numbers, so ours are ranked beside the order that its text states.
 """
 
-from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
+from ssl_jax.configs import scales
+
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("digits", "shapes", "imagenet")
 DIMENSIONS = {

@@ -1,6 +1,6 @@
 """What h and g(h) know of how an image was changed (SimCLR, Chen et al. 2020, Table 3)
 
-    python -m ssl_jax.sweep --config=configs/ablations/simclr_knows.py:small_shapes \
+    python -m ssl_jax sweep --config=configs/ablations/simclr_knows.py:small_shapes \
         --workdir=runs/knows
 
 Variants:
@@ -15,10 +15,10 @@ of this file, e.g. simclr_knows.py:small_shapes,rotation.
 """
 
 from ml_collections import ConfigDict
+from ssl_jax.configs import common, scales
 
 from ssl_jax import config as config_lib
-from ssl_jax import recipes, scales
-from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 FILE = "configs/ablations/simclr_knows.py"
 VARIANTS = ("small_shapes", "shapes", "imagenet")
@@ -34,8 +34,8 @@ WIDTHS = {"small_shapes": 128, "shapes": 512, "imagenet": 2048}  # of h
 def get_config(variant: str = "small_shapes,rotation") -> ConfigDict:
     """SimCLR with the operation of one task added to its augmentations, "SIZE,TASK"."""
     size, _, task = variant.partition(",")
-    recipes.check_variant(FILE, size, VARIANTS)
-    recipes.check_variant(f"{FILE}:{size}", task, tuple(ADDED))
+    common.check_variant(FILE, size, VARIANTS)
+    common.check_variant(f"{FILE}:{size}", task, tuple(ADDED))
     config = config_lib.load(f"configs/simclr.py:{size}")
     config.views.ops = (*config.views.ops, *ADDED[task])
     config.views.update(ADDED[task])

@@ -1,6 +1,6 @@
 """Contrastive losses of SimCLR, with and without semi-hard mining (Chen et al. 2020, Table 4)
 
-    python -m ssl_jax.sweep --config=configs/ablations/simclr_losses.py:digits --workdir=runs/losses
+    python -m ssl_jax sweep --config=configs/ablations/simclr_losses.py:digits --workdir=runs/losses
 
 Variants:
   digits    the embedded digits, two seeds: half an hour on two CPU cores
@@ -12,8 +12,9 @@ or margin, of ImageNet also the learning rate). The small variants choose and co
 the train split that is held back; the paper does so on ImageNet's validation split.
 """
 
-from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, by_seed
+from ssl_jax.configs import scales
+
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed
 
 VARIANTS = ("digits", "shapes", "imagenet")
 TEMPERATURES, MARGINS = (0.1, 0.2, 0.5, 1.0), (0.0, 0.4, 0.8, 1.6)

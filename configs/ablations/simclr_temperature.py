@@ -1,6 +1,6 @@
 """Temperature and l2 normalisation in SimCLR's loss (Chen et al. 2020, Table 5)
 
-    python -m ssl_jax.sweep --config=configs/ablations/simclr_temperature.py:digits --workdir=runs/t
+    python -m ssl_jax sweep --config=configs/ablations/simclr_temperature.py:digits --workdir=runs/t
 
 Variants:
   digits    the embedded digits, three seeds: ten minutes on two CPU cores
@@ -10,8 +10,9 @@ Variants:
 Contrastive accuracy and entropy are those of the training batches at the end of the run.
 """
 
-from ssl_jax import scales
-from ssl_jax.grid import Cell, Curve, Sweep, by_seed, product
+from ssl_jax.configs import scales
+
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("digits", "shapes", "imagenet")
 TEMPERATURES = {True: (0.05, 0.1, 0.5, 1.0), False: (10.0, 100.0)}  # with l2 normalisation or not

@@ -1,8 +1,8 @@
 r"""Fine-tuning against training from scratch, at learning rates chosen on held-out texts.
 
-    python -m ssl_jax.sweep --config=configs/sweeps/finetune.py:pydoc --workdir=runs/rates \
+    python -m ssl_jax sweep --config=configs/sweeps/finetune.py:pydoc --workdir=runs/rates \
         --set=init_from=runs/bert
-    python -m ssl_jax.sweep --config=configs/sweeps/finetune.py:pydoc_final --workdir=runs/final \
+    python -m ssl_jax sweep --config=configs/sweeps/finetune.py:pydoc_final --workdir=runs/final \
         --set=init_from=runs/bert
 
 `pydoc` trains configs/finetune.py:pydoc on 85% of the train split's documents at several learning
@@ -16,8 +16,10 @@ not moved half-way through, so that rate is not in the grid.
 Devlin et al. 2018, App. A.3, scored on dev, where the paper chose too.
 """
 
-from ssl_jax import config, recipes
-from ssl_jax.grid import Cell, Sweep, product
+from ssl_jax.configs import common
+
+from ssl_jax import config
+from ssl_jax.sweeps.grid import Cell, Sweep, product
 
 STARTS = {"pretrained": True, "scratch": False}  # -> init_weights
 BASE_LRS = (3e-4, 1e-3)
@@ -37,7 +39,7 @@ _SHORT = {
 
 def get_sweep(variant: str = "pydoc") -> Sweep:
     """The grid of one variant."""
-    recipes.check_variant("configs/sweeps/finetune.py", variant, VARIANTS)
+    common.check_variant("configs/sweeps/finetune.py", variant, VARIANTS)
     if variant == "pydoc":
         return _rates()
     return _final() if variant == "pydoc_final" else _glue(variant)

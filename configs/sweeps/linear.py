@@ -1,6 +1,6 @@
 r"""The learning rate of a linear probe, chosen on a part of the train split held back for it.
 
-    python -m ssl_jax.sweep --config=configs/sweeps/linear.py:digits --workdir=runs/rates \
+    python -m ssl_jax sweep --config=configs/sweeps/linear.py:digits --workdir=runs/rates \
         --set=init_from=runs/simclr
 
 The variants are those of configs/supervised.py that probe: digits is linear_digits, and linear,
@@ -9,12 +9,14 @@ linear_vicreg are of ImageNet. A cell learns from 99% of the train split (digits
 learning rate, and its accuracy is that on the rest. The test split is not looked at. With the rate
 that is best, the probe is then trained once on all of the train split and scored on the test split:
 
-    python -m ssl_jax.train --config=configs/supervised.py:linear_digits --workdir=runs/linear \
+    python -m ssl_jax train --config=configs/supervised.py:linear_digits --workdir=runs/linear \
         --config.init_from=runs/simclr --config.optimizer.base_lr=RATE
 """
 
-from ssl_jax import config, recipes
-from ssl_jax.grid import Cell, Sweep
+from ssl_jax.configs import common
+
+from ssl_jax import config
+from ssl_jax.sweeps.grid import Cell, Sweep
 
 VARIANTS = (
     "digits",
@@ -32,7 +34,7 @@ FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the rate in the recipe
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
-    recipes.check_variant("configs/sweeps/linear.py", variant, VARIANTS)
+    common.check_variant("configs/sweeps/linear.py", variant, VARIANTS)
     recipe = "configs/supervised.py:" + ("linear_digits" if variant == "digits" else variant)
     share = "80%" if variant == "digits" else "99%"
     held_out = {

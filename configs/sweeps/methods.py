@@ -1,13 +1,14 @@
 """Every method on the embedded digits, three seeds each: the table of the README.
 
-    python -m ssl_jax.sweep --config=configs/sweeps/methods.py:digits --workdir=runs/methods
+    python -m ssl_jax sweep --config=configs/sweeps/methods.py:digits --workdir=runs/methods
 
 `validation` holds back the last fifth of the training split instead of the test split: recipes are
 chosen with it.
 """
 
-from ssl_jax import recipes
-from ssl_jax.grid import Cell, Sweep, product
+from ssl_jax.configs import common
+
+from ssl_jax.sweeps.grid import Cell, Sweep, product
 
 METHODS = (
     "simclr",
@@ -26,7 +27,7 @@ VARIANTS = ("digits", "validation")
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
-    recipes.check_variant("configs/sweeps/methods.py", variant, VARIANTS)
+    common.check_variant("configs/sweeps/methods.py", variant, VARIANTS)
     overrides = {}
     if variant == "validation":
         overrides = {

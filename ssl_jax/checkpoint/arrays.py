@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ssl_jax.checkpoint.errors import DamagedCheckpointError
-from ssl_jax.paths import path_string
+from ssl_jax.core.tree_paths import path_string
 
 
 def flatten(state: Any) -> dict[str, Any]:

@@ -31,9 +31,9 @@ from ssl_jax.checkpoint.errors import (
     NonFiniteStateError,
 )
 from ssl_jax.checkpoint.manifest import FILENAME, ITEM, Entry, Manifest, finite_metrics
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.storage import is_object_store
 from ssl_jax.parallel.distributed import any_process, from_first_process, lost_process
-from ssl_jax.storage import is_object_store
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """What can go wrong with a checkpoint. Each message is one line: what, where and what is left."""
 
-from ssl_jax.errors import RunError
+from ssl_jax.core.errors import RunError
 
 
 class CheckpointError(RunError):

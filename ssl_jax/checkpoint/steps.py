@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from ssl_jax.storage import is_object_store
+from ssl_jax.core.storage import is_object_store
 
 _DELETED = ".deleted"
 _WHOLE = "commit_success.txt"  # Orbax writes it last, where it cannot rename

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data import counter
 from ssl_jax.data.labelled.task_source import TaskSource
 from ssl_jax.data.source import ImageSource, Source
-from ssl_jax.errors import UserError, nearest
 
 UNLABELLED = ("drop", "keep")
 _LABELS = 3  # keeps this stream apart from the shuffle's and the crops' of the same seed

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter
-from ssl_jax.errors import UserError
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the upright image
 Boxes = Callable[[int, int], Sequence[Box]]  # (width, height) -> boxes

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 SPLIT = "{split}"
 _BRACES = re.compile(r"\{([^{}]*)\}")

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.sampler import batch_indices, check_batch_size
 from ssl_jax.data.source import Problem, Source
 from ssl_jax.data.workers import cores, init_worker
-from ssl_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 

@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.image import Canvas
-from ssl_jax.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)

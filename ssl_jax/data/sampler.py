@@ -11,8 +11,8 @@ import functools
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter
-from ssl_jax.errors import UserError
 
 _SHUFFLE = 1  # keeps the shuffle's stream apart from the crops' of the same seed
 

@@ -14,11 +14,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import DataSpec
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.names import Names
-from ssl_jax.errors import UserError
-from ssl_jax.method import DataSpec
 
 # So many unreadable images in a row mean that the data set is broken, not a few files.
 MAX_REPLACEMENTS = 100

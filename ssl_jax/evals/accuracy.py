@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.evals.scores import rank_of_label
 
 NEEDS_LABELS = True

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled.task_source import TaskSource
 from ssl_jax.data.labelled.windows import best_context
-from ssl_jax.errors import UserError
 
 N_BEST = 20  # starts, and ends, of a window that are looked at
 MAX_LENGTH = 30  # tokens of an answer

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 Encode = Callable[[Mapping[str, Any]], Mapping[str, jax.Array]]
 Gather = Callable[[dict[str, Any]], Mapping[str, np.ndarray]]

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 Array = jax.Array
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 NEEDS_LABELS = True
 

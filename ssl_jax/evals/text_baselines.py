@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled.task_source import TaskSource
-from ssl_jax.errors import UserError
 
 _INVERSE_PENALTIES = (1.0, 10.0, 100.0)
 _FOLDS = 3

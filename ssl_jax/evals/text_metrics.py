@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled.task_source import TaskSource
 from ssl_jax.data.labelled.tasks import ENTITY_TAG
-from ssl_jax.errors import UserError
 from ssl_jax.evals import answers
 
 Predictions = Mapping[str, np.ndarray]

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.views.color import grayscale
 from ssl_jax.views.filters import gaussian_noise, sobel
 from ssl_jax.views.geometry import rotate90

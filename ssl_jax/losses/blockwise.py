@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import ambient
-from ssl_jax.ambient import ROWS, WHOLE
+from ssl_jax.core import batch_axes
+from ssl_jax.core.batch_axes import ROWS, WHOLE
 from ssl_jax.losses.tiles import (
     NEVER,
     chunk_size,
@@ -100,8 +100,8 @@ def make_plan(n: int, *, ring: bool, block_size: int, shift: float | None) -> Pl
     Raises:
       ValueError: the images do not divide over the devices.
     """
-    shards = ambient.shards()
-    ambient.check_divisible(n, "images")
+    shards = batch_axes.shards()
+    batch_axes.check_divisible(n, "images")
     images = n // shards
     chunk = chunk_size(images, max(1, block_size // 2))
     schedule = "gathered"
@@ -109,7 +109,7 @@ def make_plan(n: int, *, ring: bool, block_size: int, shift: float | None) -> Pl
         schedule = "ring"
     elif shards == 1 and shift is not None:
         schedule = "triangular"
-    return Plan(schedule, chunk, images, ambient.batch_axes(), shards, shift)
+    return Plan(schedule, chunk, images, batch_axes.batch_axes(), shards, shift)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -130,7 +130,7 @@ def _forward(za: Array, zb: Array, plan: Plan) -> tuple[Negatives, Any]:
     def local(za: Array, zb: Array) -> tuple[_Stats, _Pair | None]:
         return walk(_Pair(_to_chunks(za, plan), _to_chunks(zb, plan)), plan)
 
-    stats, keys = ambient.on_each_device(local, (ROWS, ROWS), (ROWS, WHOLE))(za, zb)
+    stats, keys = batch_axes.on_each_device(local, (ROWS, ROWS), (ROWS, WHOLE))(za, zb)
     lse = stats.lse(plan)
 
     def images(x: Array) -> Array:  # (chunks of all devices, c) -> (n,)
@@ -162,7 +162,7 @@ def _backward(plan: Plan, residuals: Any, cotangent: Negatives) -> tuple[Array, 
         return _from_chunks(dz.a, plan, za.dtype), _from_chunks(dz.b, plan, zb.dtype)
 
     inputs = (ROWS, ROWS, WHOLE, ROWS, ROWS, ROWS)
-    over_devices = ambient.on_each_device(local, inputs, (ROWS, ROWS))
+    over_devices = batch_axes.on_each_device(local, inputs, (ROWS, ROWS))
     return over_devices(za, zb, keys, lse, cotangent.lse_a, cotangent.lse_b)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import ambient
+from ssl_jax.core import batch_axes
 from ssl_jax.losses import blockwise, pairs
 from ssl_jax.losses.blockwise import Negatives
 from ssl_jax.losses.tiles import (
@@ -192,9 +192,9 @@ def info_nce(
         missing = "in_batch=False" if not in_batch else "negatives_sharded=True"
         raise ValueError(f"info_nce with {missing} needs negatives")
     _check_negatives(negatives, d)
-    ambient.check_divisible(n, "queries")
+    batch_axes.check_divisible(n, "queries")
     if negatives_sharded:
-        ambient.check_divisible(len(negatives), "negatives")
+        batch_axes.check_divisible(len(negatives), "negatives")
 
     if l2_normalize:
         queries, keys = unit_length(queries, scale=1 / temperature), unit_length(keys)
@@ -259,7 +259,7 @@ def nt_logistic(
     _check_two("nt_logistic", za, zb)
     fixed = check_temperature(temperature)
     _check_how(implementation, ONE_SIDED, block_size)
-    ambient.check_divisible(len(za), "images")
+    batch_axes.check_divisible(len(za), "images")
     if l2_normalize:
         za, zb = unit_length(za, scale=1 / temperature), unit_length(zb)
     else:
@@ -317,7 +317,7 @@ def margin_triplet(
     if not isinstance(margin, jax.core.Tracer) and not margin >= 0:
         raise ValueError(f"margin must not be negative, got {margin}")
     _check_how(implementation, ONE_SIDED, block_size)
-    ambient.check_divisible(len(za), "images")
+    batch_axes.check_divisible(len(za), "images")
     if l2_normalize:
         za, zb = unit_length(za), unit_length(zb)
     plan = pairs.Plan(
@@ -346,7 +346,7 @@ def choose_implementation(
     Returns:
       (name, reason).
     """
-    shards = ambient.shards() if shards is None else shards
+    shards = batch_axes.shards() if shards is None else shards
     matrix, keys = (2 * n) ** 2 * 4 // shards, 2 * n * d * itemsize
     if matrix <= DENSE_BYTES:
         return "dense", f"the similarities take {_mebibytes(matrix)} a device"
@@ -367,7 +367,7 @@ def choose_one_sided(n: int, columns: int, *, shards: int | None = None) -> tupl
     Returns:
       (name, reason).
     """
-    shards = ambient.shards() if shards is None else shards
+    shards = batch_axes.shards() if shards is None else shards
     matrix = n * columns * 4 // shards
     if matrix <= DENSE_BYTES:
         return "dense", f"the similarities take {_mebibytes(matrix)} a device"

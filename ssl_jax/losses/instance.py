@@ -18,7 +18,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import ambient
+from ssl_jax.core import batch_axes
 from ssl_jax.losses import pairs
 from ssl_jax.losses.contrastive import BLOCK_SIZE, choose_one_sided, unit_length
 from ssl_jax.losses.tiles import check_temperature, chunk_size, product, row_products
@@ -100,7 +100,7 @@ def bank_logits(
     def compare(rows: Array) -> Array:  # [n c] -> [n c]
         return product("nd,ncd->nc", embeddings, bank[rows])
 
-    at_once = max(1, GATHERED_BYTES * ambient.shards() // (n * d * bank.dtype.itemsize))
+    at_once = max(1, GATHERED_BYTES * batch_axes.shards() // (n * d * bank.dtype.itemsize))
     chunk = chunk_size(m, at_once)
     if chunk == m:
         return compare(candidates) / temperature
@@ -189,7 +189,7 @@ def softmax_over_bank(
       ValueError: the temperature is not positive, or n does not divide over the devices.
     """
     check_temperature(temperature)
-    ambient.check_divisible(len(embeddings), "embeddings")
+    batch_axes.check_divisible(len(embeddings), "embeddings")
     bank = jax.lax.stop_gradient(jnp.asarray(bank))
     queries = embeddings / temperature
     how, _ = choose_one_sided(len(embeddings), len(bank))

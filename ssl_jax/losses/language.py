@@ -15,7 +15,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.ambient import ROWS, WHOLE, on_each_device
+from ssl_jax.core.batch_axes import ROWS, WHOLE, on_each_device
 from ssl_jax.losses.tiles import chunk_size as even_chunk
 from ssl_jax.losses.tiles import pad_rows
 

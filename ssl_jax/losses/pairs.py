@@ -35,8 +35,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from ssl_jax import ambient
-from ssl_jax.ambient import ROWS
+from ssl_jax.core import batch_axes
+from ssl_jax.core.batch_axes import ROWS
 from ssl_jax.losses.tiles import (
     NEVER,
     chunk_size,
@@ -111,7 +111,7 @@ def statistics(
     Returns:
       `Statistics` of [m]. Gradients reach q, k and number, those of them that are differentiated.
     """
-    axes, shards = ambient.batch_axes(), ambient.shards()
+    axes, shards = batch_axes.batch_axes(), batch_axes.shards()
     q, k = jnp.asarray(q), jnp.asarray(k)
 
     def deal(x: Array) -> Array:  # of all rows -> (shards, m / shards), one line a device
@@ -127,8 +127,8 @@ def statistics(
         parts = _of_columns(_gather(q, axes), k, numbers, None, plan)
         return _merge(jax.tree.map(deal, parts))
 
-    keys = ambient.WHOLE if columns == WHOLE else ROWS
-    return ambient.on_each_device(local, (ROWS, keys, ROWS), ROWS)(q, k, number)
+    keys = batch_axes.WHOLE if columns == WHOLE else ROWS
+    return batch_axes.on_each_device(local, (ROWS, keys, ROWS), ROWS)(q, k, number)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

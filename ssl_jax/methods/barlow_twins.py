@@ -20,10 +20,10 @@ import dataclasses
 from typing import Any, ClassVar
 
 from ssl_jax import losses
-from ssl_jax.errors import UserError
-from ssl_jax.method import Array, Aux, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, hyper_parameters
+from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models.heads import mlp_head
-from ssl_jax.two_views import TwoViews, nets_and_views
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,10 +25,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.losses import token_cross_entropy
-from ssl_jax.losses.language import CHUNK
-from ssl_jax.method import (
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import (
     Array,
     Aux,
     Batch,
@@ -38,9 +36,11 @@ from ssl_jax.method import (
     Vocabulary,
     hyper_parameters,
 )
+from ssl_jax.losses import token_cross_entropy
+from ssl_jax.losses.language import CHUNK
+from ssl_jax.methods.base.one_text import check_length, check_text_model
 from ssl_jax.models import Net, PairHead, make_encoder, token_head
 from ssl_jax.models.transformer import text_inputs
-from ssl_jax.one_text import check_length, check_text_model
 from ssl_jax.views.tokens import ROUNDINGS, Masked, mask_tokens, most_predictions
 
 

@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
 from ssl_jax.losses.classification import cross_entropy, distillation
-from ssl_jax.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
+from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import make_encoder
 from ssl_jax.models.classifier import Classifier, make_classifier
-from ssl_jax.one_view import OneView, make_one_view
 
 
 @dataclasses.dataclass(frozen=True)

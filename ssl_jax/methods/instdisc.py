@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
+from ssl_jax.methods.base.two_views import nets_and_views
 from ssl_jax.models import Net
 from ssl_jax.models.heads import mlp_head
-from ssl_jax.two_views import nets_and_views
 from ssl_jax.views import to_show
 
 LOSSES = ("nce", "softmax")

@@ -33,11 +33,11 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.methods.base.two_views import TwoViews, check_queue, nets_and_views
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.models.norm import apply_in_groups, check_groups, interleave
-from ssl_jax.two_views import TwoViews, check_queue, nets_and_views
 
 DICTIONARIES = ("queue", "end_to_end", "bank")
 

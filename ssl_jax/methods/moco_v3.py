@@ -27,12 +27,12 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.method import Array, Aux, DataSpec, PyTree, Schedule, hyper_parameters
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Schedule, hyper_parameters
+from ssl_jax.core.tree_paths import path_string
+from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.optim import cosine_ema
-from ssl_jax.paths import path_string
-from ssl_jax.two_views import TwoViews, nets_and_views
 
 FROZEN = "frozen"  # the optimizer group of frozen parameters
 OUTPUT_NORMS = ("none", "no_affine")

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ssl_jax.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
 from ssl_jax.losses.labels import span_cross_entropy
-from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 Texts without a target (nan) take no part: the loss is the sum over the others of the global batch
 over their number, however devices and micro-batches split it. Encoder and head are those of
-`ssl_jax.labelled`: BERT (Devlin et al. 2018, section 4.1) regresses as it classifies, with one
+`methods.base.labelled`: BERT (Devlin et al. 2018, section 4.1) regresses as it classifies, with one
 output.
 """
 
@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ssl_jax.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
 from ssl_jax.losses.labels import squared_error
-from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
 
 
 @dataclasses.dataclass(frozen=True)

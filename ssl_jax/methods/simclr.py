@@ -21,10 +21,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from ssl_jax import losses
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models import projection_head
-from ssl_jax.two_views import TwoViews, nets_and_views
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@
 Examples without a label (-1) take no part: the loss is the sum over the labelled examples of the
 global batch over their number, however devices and micro-batches split it.
 
-A text is its own view. Images and texts share everything else, see `ssl_jax.labelled`.
+A text is its own view. Images and texts share everything else, see `ssl_jax.methods.base.labelled`.
 
 Started from a pretrained run (`config.init_from`) it is
 
@@ -20,10 +20,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from ssl_jax.errors import UserError
-from ssl_jax.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
 from ssl_jax.losses.classification import cross_entropy
-from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ssl_jax.errors import UserError
-from ssl_jax.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
 from ssl_jax.losses.labels import tag_cross_entropy
-from ssl_jax.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
 
 
 @dataclasses.dataclass(frozen=True)

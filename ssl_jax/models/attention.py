@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import ambient
-from ssl_jax.ambient import ROWS
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.core import batch_axes
+from ssl_jax.core.batch_axes import ROWS
+from ssl_jax.core.errors import UserError, nearest
 
 Array = jax.Array
 
@@ -75,7 +75,7 @@ def attention(
         implementation = choose_implementation(
             query, key, masked=mask is not None, segmented=segment is not None
         )
-    if implementation == "splash" and query.shape[0] % ambient.shards():
+    if implementation == "splash" and query.shape[0] % batch_axes.shards():
         implementation = "xla"  # a row to initialise a net with is not split over devices
     if implementation == "splash":
         return _splash(query, key, value, mask=mask, segment=segment, causal=causal)
@@ -120,7 +120,7 @@ def choose_implementation(
             and lengths[0] % _TILES[0] == 0
             and query.dtype == jnp.bfloat16
             and _splits_rows_only()
-            and query.shape[0] % ambient.shards() == 0
+            and query.shape[0] % batch_axes.shards() == 0
         )
         return "splash" if fits else "xla"
     fits = (
@@ -203,7 +203,7 @@ def _splash(
     if segment is None:
         segment = jnp.zeros(query.shape[:2], jnp.int32)
     local = functools.partial(_splash_local, tile=tile, causal=causal, interpret=interpret)
-    return ambient.on_each_device(local, (ROWS,) * 4, ROWS)(query, key, value, segment)
+    return batch_axes.on_each_device(local, (ROWS,) * 4, ROWS)(query, key, value, segment)
 
 
 def _splash_local(

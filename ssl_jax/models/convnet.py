@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.models.norm import batch_norm
 
 # Output side up to which, on a CPU, patches are faster. Measured forward and backward on 512 views

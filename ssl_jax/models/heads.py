@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.models.functional import Net
 from ssl_jax.models.norm import batch_norm
 

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.paths import STACKED
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.tree_paths import STACKED
 
 Array = jax.Array
 

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax import ambient
-from ssl_jax.ambient import ROWS
-from ssl_jax.errors import UserError
+from ssl_jax.core import batch_axes
+from ssl_jax.core.batch_axes import ROWS
+from ssl_jax.core.errors import UserError
 from ssl_jax.models.functional import Net
 
 PyTree = Any
@@ -42,7 +42,7 @@ def batch_norm(*, train: bool, dtype: Any = jnp.float32, **options: Any) -> nn.B
         momentum=0.9,
         epsilon=1e-5,
         dtype=dtype,
-        axis_name=None if _in_group() else ambient.manual_axes() or None,
+        axis_name=None if _in_group() else batch_axes.manual_axes() or None,
         **options,
     )
 
@@ -88,8 +88,8 @@ def apply_in_groups(
     """
     if groups is None:
         return net.apply(params, buffers, x, train=True, key=key)
-    axes = ambient.manual_axes()
-    devices = jax.lax.axis_size(axes) if axes else ambient.shards()
+    axes = batch_axes.manual_axes()
+    devices = jax.lax.axis_size(axes) if axes else batch_axes.shards()
     check_groups(groups, len(x) * (devices if axes else 1), devices)
     here = groups // devices if axes else groups
     keys = None if key is None else jax.random.split(key, here)
@@ -155,7 +155,7 @@ def interleave(x: jax.Array, groups: int | None) -> jax.Array:
     """
     if groups in (None, 1):
         return x
-    return ambient.on_each_device(
+    return batch_axes.on_each_device(
         functools.partial(_interleave_local, groups=groups), (ROWS,), ROWS
     )(x)
 
@@ -166,7 +166,7 @@ def _interleave_local(x: jax.Array, *, groups: int) -> jax.Array:
     A group's number is (a, b) and a row's number in its group (c, d) with a and c below s: what is
     computed is the exchange of a and c. A device holds some values of a, with all b or some.
     """
-    axes = ambient.manual_axes()
+    axes = batch_axes.manual_axes()
     devices = jax.lax.axis_size(axes) if axes else 1
     check_groups(groups, len(x) * devices, devices)
     rows = len(x) * devices // groups

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.models.attention import attention, check_implementation
 
 Array = jax.Array

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssl_jax.paths import path_string
+from ssl_jax.core.tree_paths import path_string
 
 PyTree = Any
 

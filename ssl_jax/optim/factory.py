@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import optax
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.tree_paths import STACKED, path_string
 from ssl_jax.optim.adam import scale_by_adam
 from ssl_jax.optim.ema import track_ema
 from ssl_jax.optim.lars import lars
 from ssl_jax.optim.masks import path_mask
 from ssl_jax.optim.schedules import Schedule, make_schedule
 from ssl_jax.optim.trust import scale_by_trust_ratio
-from ssl_jax.paths import STACKED, path_string
 
 PyTree = Any
 OPTIMIZERS = ("lars", "adamw", "sgd", "lamb")

@@ -21,7 +21,7 @@ from typing import Any
 
 import optax
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.optim.masks import path_mask
 from ssl_jax.optim.trust import scale_by_trust_ratio
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ssl_jax.errors import UserError
-from ssl_jax.paths import path_string
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import path_string
 
 PyTree = Any
 

@@ -2,8 +2,8 @@
 
     u <- u * trust_coefficient * |w| / (|u| + eps)          (factor 1 if either norm is 0)
 
-w is one weight tensor. Of layers that are stacked in one array (`ssl_jax.paths.is_stacked`), each
-has norms of its own.
+w is one weight tensor. Layers stacked in one array (`core.tree_paths.is_stacked`) have a norm
+each.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssl_jax.paths import is_stacked, path_string
+from ssl_jax.core.tree_paths import is_stacked, path_string
 
 PyTree = Any
 

@@ -1,5 +1,6 @@
 """Devices, processes, and where arrays live on them."""
 
+from ssl_jax.hardware.peaks import peak_flops
 from ssl_jax.parallel.distributed import (
     LOST_PROCESS,
     any_process,
@@ -20,7 +21,6 @@ from ssl_jax.parallel.mesh import (
     make_mesh,
     replicated,
 )
-from ssl_jax.parallel.peaks import peak_flops
 from ssl_jax.parallel.prefetch import Prefetcher, prefetch_to_device
 from ssl_jax.parallel.sharding import (
     MIN_SHARDED_SIZE,

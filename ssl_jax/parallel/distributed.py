@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ssl_jax.errors import UserError
-from ssl_jax.parallel import tpu
+from ssl_jax.core.errors import UserError
+from ssl_jax.hardware import tpu
 
 _EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _HEARTBEAT = "SSL_JAX_HEARTBEAT_SECONDS"
@@ -68,7 +68,7 @@ _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 def skip_absent_tpu() -> None:
     """Keeps JAX from looking for TPUs where libtpu is installed but there are none.
 
-    libtpu is also what `ssl_jax.aot` compiles with, so machines without TPUs have it. JAX starts it
+    libtpu is also what `ssl_jax aot` compiles with, so machines without TPUs have it. JAX starts it
     before any other platform, and it then complains on standard error. A platform cannot be left
     out, so the others are named; where that might hide one, nothing is done. `JAX_PLATFORMS` stays
     in force. To be called before the backend starts.

@@ -15,8 +15,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.ambient import BATCH_AXES
-from ssl_jax.errors import UserError
+from ssl_jax.core.batch_axes import BATCH_AXES
+from ssl_jax.core.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 

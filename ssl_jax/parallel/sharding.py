@@ -16,8 +16,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.paths import path_string
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.tree_paths import path_string
 
 # A regular expression, and for each dimension an axis of the mesh, several of them, or None.
 Rule = tuple[str, Sequence[str | Sequence[str] | None]]

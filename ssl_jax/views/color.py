@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.views.ops import between, image_op, per_image, uniforms
 
 LUMA = (0.299, 0.587, 0.114)

@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.views.ops import between, image_op, per_image, uniforms
 from ssl_jax.views.resample import MIN_BLOCK, block_edges, resample_columns, resample_rows
 

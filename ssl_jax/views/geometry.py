@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.views.ops import between, image_op, per_image, uniforms
 from ssl_jax.views.resample import Method, Size, crop_and_resize
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.views.affine import random_affine
 from ssl_jax.views.color import color_jitter, grayscale, normalize, solarize, standardize
 from ssl_jax.views.filters import cutout, gaussian_blur, gaussian_noise, sobel

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.views import affine, color, filters, geometry
 from ssl_jax.views.resample import Size
 

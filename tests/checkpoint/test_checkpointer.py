@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
 from ssl_jax.checkpoint import Checkpointer, CheckpointError, NonFiniteStateError, steps
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 
 class State(flax.struct.PyTreeNode):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax import data, parallel, preflight
+from ssl_jax import data, parallel
 from ssl_jax.config import base_config
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.few_labels import FewLabels, label_order
 from ssl_jax.data.kinds import shapes
-from ssl_jax.errors import UserError
-from ssl_jax.experiment import Experiment
-from ssl_jax.probing import Prober
+from ssl_jax.experiment import preflight
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.run.probing import Prober
 from tests.data.kinds.test_tar import png, write
 from tests.methods.table import ROWS
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas, center_box, random_box
-from ssl_jax.errors import UserError
 
 
 def encode(image, kind="png", **options):

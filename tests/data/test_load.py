@@ -6,9 +6,9 @@ from PIL import Image
 
 from ssl_jax import data
 from ssl_jax.config import base_config
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import known
 from ssl_jax.data.kinds import digits, shapes
-from ssl_jax.errors import UserError
 
 
 def section(**values):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import patterns
-from ssl_jax.errors import UserError
 
 
 @pytest.fixture

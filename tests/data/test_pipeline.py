@@ -16,8 +16,8 @@ from PIL import Image
 
 import ssl_jax
 from ssl_jax import data
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import pipeline
-from ssl_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")

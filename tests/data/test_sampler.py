@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter, sampler
-from ssl_jax.errors import UserError
 
 
 def test_an_epoch_is_a_permutation_and_every_epoch_another_one():

@@ -2,8 +2,8 @@
 
 import pytest
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import subsplit
-from ssl_jax.errors import UserError
 
 SIZES = {"train": 1003, "test": 7, "extra": 50}
 

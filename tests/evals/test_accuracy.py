@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from ssl_jax import evals, parallel
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.evals import accuracy
-from ssl_jax.experiment import Experiment
-from ssl_jax.probing import Prober, check_names
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.run.probing import Prober, check_names
 from tests.methods.table import ROWS
 
 

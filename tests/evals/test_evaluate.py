@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import evals
 from ssl_jax.config import base_config
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 
 def _split(seed, n=200, classes=6, noise=1.0):

@@ -5,7 +5,7 @@ from jax.sharding import AxisType
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.evals import few_shot
 
 

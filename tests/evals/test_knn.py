@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.evals import knn
 
 

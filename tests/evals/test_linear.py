@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import AxisType
 from sklearn.linear_model import LogisticRegression
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.evals import linear
 from ssl_jax.evals.scores import row_mesh
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import evals
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 
 def _exclusive_or(seed, n):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from ssl_jax import config as config_lib
-from ssl_jax import data, parallel, probing
-from ssl_jax.errors import UserError
+from ssl_jax import data, parallel
+from ssl_jax.core.errors import UserError
 from ssl_jax.evals import answers, text_baselines, text_metrics
+from ssl_jax.run import probing
 
 OPTIONS = {"tokenizer": "wordpiece", "vocab_size": 200, "sequence_length": 32}
 

@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import data, parallel, probing
-from ssl_jax.errors import UserError
+from ssl_jax import data, parallel
+from ssl_jax.core.errors import UserError
 from ssl_jax.evals import transformations
-from ssl_jax.experiment import Experiment
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.run import probing
 from tests.methods.table import ROWS
 
 

@@ -54,7 +54,7 @@ def is_ours(pid):
         line = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return b"supervise.py" in line or b"ssl_jax.train" in line
+    return b"supervise.py" in line or b"ssl_jax\0train" in line
 
 
 def preempt(vm):

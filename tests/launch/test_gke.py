@@ -84,7 +84,7 @@ def test_a_slice_of_several_hosts():
     }  # fmt: skip
     assert pod["terminationGracePeriodSeconds"] == 120
     assert container["args"] == [
-        "ssl_jax.train",
+        "train",
         "--config=configs/simclr.py:imagenet",
         "--workdir=gs://bucket/runs/x",
         "--config.note=a: 'b' $$(c) null",  # Kubernetes makes $( of $$(
@@ -155,7 +155,7 @@ def test_a_sweep_runs_a_cell_a_pod():
     _, spec = check(jobset)
     _, container = pod_of(spec)
     assert (spec["completions"], spec["parallelism"]) == (12, 4)
-    assert container["args"][0] == "ssl_jax.sweep"
+    assert container["args"][0] == "sweep"
     assert "--cell=$(JOB_COMPLETION_INDEX)" in container["args"]
     assert spec["backoffLimitPerIndex"] == 3 and "backoffLimit" not in spec
     assert check(rendered(*options[:-1]))[1]["parallelism"] == 1

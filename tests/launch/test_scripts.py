@@ -262,7 +262,7 @@ def test_a_job_runs_the_commit(cluster):
     assert (code / "setup.py").read_text() == "# committed\n"
     python = cluster.checkout / ".venv" / "bin" / "python"
     arguments = (
-        f"-m ssl_jax.train --config=c.py --workdir={cluster.checkout}/runs/x --config.note=a b"
+        f"-m ssl_jax train --config=c.py --workdir={cluster.checkout}/runs/x --config.note=a b"
     )
     assert cluster.calls == [
         f"srun --kill-on-bad-exit=1 --gpu-bind=none --cpus-per-task=8 {python} {arguments}",
@@ -295,7 +295,7 @@ def test_a_cell_of_a_job_array(cluster):
     job = submit(cluster, "sweep", "--config=s.py", "--workdir=/data/x",
                  SLURM_ARRAY_JOB_ID="5", SLURM_ARRAY_TASK_ID="3")  # fmt: skip
     finish(job, 0)
-    assert cluster.calls[1] == "python -m ssl_jax.sweep --config=s.py --workdir=/data/x --cell=3"
+    assert cluster.calls[1] == "python -m ssl_jax sweep --config=s.py --workdir=/data/x --cell=3"
 
 
 def test_at_the_time_limit_it_saves_and_is_queued_again(cluster):

@@ -17,7 +17,7 @@ import pytest
 from launch import commit as commit_lib
 from launch import tpu_vm
 from launch.commit import Commit
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 PYTHON = os.path.realpath(sys.executable)  # without the virtual environment: it starts faster

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 
 from ssl_jax import config as config_lib
 from ssl_jax import data, parallel
-from ssl_jax.experiment import Experiment
-from ssl_jax.paths import by_path
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment.build import Experiment
 from tests.methods.table import CONFIGS
 
 

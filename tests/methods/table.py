@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ssl_jax import config as config_lib
 from tests.methods import labelled_texts
 
-CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 BATCH = 16
 # A short text that is always there, in a vocabulary of its own.
 TEXT_OPTIONS = dict(

@@ -9,12 +9,13 @@ import optax
 import pytest
 
 from ssl_jax import config as config_lib
-from ssl_jax import parallel, train_state
-from ssl_jax.errors import UserError
-from ssl_jax.method import DataSpec, Vocabulary
+from ssl_jax import parallel
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import DataSpec, Vocabulary
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment import train_step
 from ssl_jax.methods import bert
 from ssl_jax.models import count_parameters
-from ssl_jax.paths import by_path
 from tests.methods import paper_scale
 
 BATCH, LENGTH, V = 16, 24, 40
@@ -160,10 +161,10 @@ def test_logits_of_all_tokens_change_nothing():
 def descend(devices, micro_batch_size):
     """Metrics and parameters after a step of plain descent."""
     method, tx = make(), optax.sgd(1.0)
-    init = train_state.make_init(method, tx, seed=0)
+    init = train_step.make_init(method, tx, seed=0)
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
     batch = parallel.to_global(pairs(), mesh, np.arange(BATCH), BATCH)
-    step = train_state.make_train_step(method, tx, micro_batch_size=micro_batch_size)
+    step = train_step.make_train_step(method, tx, micro_batch_size=micro_batch_size)
     with jax.set_mesh(mesh):
         state = jax.device_put(jax.jit(init)(pairs()), parallel.replicated(mesh))
         state, metrics, _ = jax.jit(step)(state, batch)
@@ -274,8 +275,8 @@ def test_it_learns_what_there_is_to_learn():
     """A hidden token is its neighbours'; B follows A if it has A's token."""
     method = make(model__dim=32, model__num_heads=4)
     tx = optax.adam(optax.linear_schedule(0, 5e-3, 20))
-    state = jax.jit(train_state.make_init(method, tx, seed=0))(pairs(64))
-    step = jax.jit(train_state.make_train_step(method, tx))
+    state = jax.jit(train_step.make_init(method, tx, seed=0))(pairs(64))
+    step = jax.jit(train_step.make_train_step(method, tx))
     for i in range(150):
         state, metrics, _ = step(state, pairs(64, seed=i))
     assert metrics["accuracy"] > 0.9 and metrics["next_accuracy"] > 0.9, metrics

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ssl_jax import data, parallel
-from ssl_jax.experiment import Experiment
-from ssl_jax.paths import by_path
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment.build import Experiment
 from tests.methods import table
 from tests.methods.test_methods import run
 

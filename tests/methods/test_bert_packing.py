@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax import data
-from ssl_jax.experiment import Experiment
+from ssl_jax.experiment.build import Experiment
 from ssl_jax.losses import token_cross_entropy
 from tests.methods import table
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ssl_jax import data, losses, parallel
-from ssl_jax.errors import UserError
-from ssl_jax.experiment import Experiment
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
-from ssl_jax.paths import by_path
 from ssl_jax.views.recipe import read_recipes
 from tests.methods import paper_scale
 from tests.methods.collapsing import watch

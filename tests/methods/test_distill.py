@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ssl_jax import data, parallel
-from ssl_jax.errors import UserError
-from ssl_jax.experiment import Experiment
-from ssl_jax.paths import by_path, replace
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path, replace
+from ssl_jax.experiment.build import Experiment
 from tests.methods import paper_scale
 from tests.methods.table import ROWS
 

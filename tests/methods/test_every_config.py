@@ -2,10 +2,10 @@
 
 import ast
 import re
-import runpy
 
 import pytest
 
+from ssl_jax import config as config_lib
 from tests.methods.paper_scale import trace_step
 from tests.methods.table import CONFIGS
 
@@ -53,7 +53,9 @@ ONE_VIEW = ("instdisc.py", "moco_v1.py:bank")
 def shipped():
     """File -> its variants, of all that a command takes as --config for one run."""
     return {
-        path.name: runpy.run_path(str(path))["VARIANTS"] for path in sorted(CONFIGS.glob("*.py"))
+        f"{name}.py": config_lib.load_module(name)[0].VARIANTS
+        for name in config_lib.names()
+        if "/" not in name
     }
 
 

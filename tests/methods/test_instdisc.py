@@ -7,8 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax import data, parallel
-from ssl_jax.errors import UserError
-from ssl_jax.experiment import Experiment
+from ssl_jax.core.errors import UserError
+from ssl_jax.experiment.build import Experiment
 from tests.methods import paper_scale
 from tests.methods.table import ROWS
 from tests.methods.test_methods import batches, build, run

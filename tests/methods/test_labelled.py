@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import data, method, optim, parallel, train_state
-from ssl_jax.errors import UserError
+from ssl_jax import data, optim, parallel
+from ssl_jax.core import method
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path
 from ssl_jax.evals import text_metrics
-from ssl_jax.experiment import Experiment
-from ssl_jax.paths import by_path
+from ssl_jax.experiment import train_step
+from ssl_jax.experiment.build import Experiment
 from tests.methods.table import ROWS
 
 NAMES = ("supervised-text", "regression", "token-classification", "question-answering")
@@ -249,5 +251,5 @@ def test_text_of_a_corpus_with_labels_is_classified_too():
         {**ROWS[NAMES[0]].load().optimizer.to_dict(), "warmup_steps": 0},
         batch_size=8, total_steps=5, steps_per_epoch=5,
     )  # fmt: skip
-    state = jax.eval_shape(train_state.make_init(made, tx, seed=0), spec.batch(8))
+    state = jax.eval_shape(train_step.make_init(made, tx, seed=0), spec.batch(8))
     assert state.params["head"]["out"]["kernel"].shape == (16, 2)

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from ssl_jax import checkpoint, data, method, parallel
-from ssl_jax.experiment import Experiment
-from ssl_jax.paths import by_path
+from ssl_jax import checkpoint, data, parallel
+from ssl_jax.core import method
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment.build import Experiment
 from tests.methods import table
 
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import checkpoint, compiled, data, losses, optim, parallel
-from ssl_jax.errors import UserError
-from ssl_jax.experiment import Experiment
+from ssl_jax import checkpoint, data, hlo, losses, optim, parallel
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.norm import interleave
 from ssl_jax.optim import EmaState
-from ssl_jax.paths import by_path
 from tests.methods import paper_scale
 from tests.methods.table import BATCH, ROWS
 from tests.methods.test_methods import batches, build, run
@@ -309,7 +309,7 @@ def test_images_are_sent_once_and_never_gathered(micro_batch_size):
     experiment, _ = build(
         "moco-v1", 8, batch_size=256, method__num_negatives=512, micro_batch_size=micro_batch_size
     )
-    program = compiled.read(experiment.compiled_train_step)
+    program = hlo.read(experiment.compiled_train_step)
     images = 32 * 16 * 16 * 4  # bytes of one view on a device
     keys = 32 * 8 * 4
     exchanged = [c for c in program.collectives if c.kind == "all-to-all"]

@@ -9,9 +9,9 @@ import pytest
 
 from ssl_jax import config as config_lib
 from ssl_jax import data, losses, parallel
-from ssl_jax.errors import UserError
-from ssl_jax.experiment import Experiment
-from ssl_jax.method import hyper_parameters
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import hyper_parameters
+from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods import simclr
 from tests.methods.table import CONFIGS, ROWS
 

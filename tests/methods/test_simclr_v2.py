@@ -7,10 +7,10 @@ import pytest
 
 from ssl_jax import config as config_lib
 from ssl_jax import data, losses, parallel
-from ssl_jax.errors import UserError
-from ssl_jax.experiment import Experiment
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
-from ssl_jax.paths import by_path
 from tests.methods.table import CONFIGS, ROWS
 
 

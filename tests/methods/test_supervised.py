@@ -9,13 +9,14 @@ import pytest
 from flax import linen as nn
 
 from ssl_jax import config as config_lib
-from ssl_jax import data, optim, parallel, train_state
-from ssl_jax.errors import UserError
-from ssl_jax.experiment import Experiment
+from ssl_jax import data, optim, parallel
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path, replace
+from ssl_jax.experiment import train_step
+from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods import supervised
 from ssl_jax.models import Net
 from ssl_jax.models.classifier import make_classifier
-from ssl_jax.paths import by_path, replace
 from tests.methods.table import CONFIGS, ROWS
 
 SGD = dict(
@@ -398,8 +399,8 @@ def test_it_classifies_whatever_the_encoder_reads():
         {**load("cifar10").optimizer.to_dict(), "warmup_steps": 0},
         batch_size=32, total_steps=40, steps_per_epoch=40,
     )  # fmt: skip
-    state = jax.jit(train_state.make_init(method, tx, seed=0))(batch)
-    run = jax.jit(train_state.make_train_step(method, tx))
+    state = jax.jit(train_step.make_init(method, tx, seed=0))(batch)
+    run = jax.jit(train_step.make_train_step(method, tx))
     for _ in range(40):
         state, metrics, _ = run(state, batch)
     assert metrics["accuracy"] == 1.0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ssl_jax import data, losses, parallel
-from ssl_jax.errors import UserError
-from ssl_jax.experiment import Experiment
+from ssl_jax.core.errors import UserError
+from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
 from tests.methods import paper_scale
 from tests.methods.collapsing import watch

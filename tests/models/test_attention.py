@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from ssl_jax import parallel
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
+from ssl_jax.hardware import tpu
 from ssl_jax.models import attention as lib
 from ssl_jax.models.attention import attention, choose_implementation
-from ssl_jax.parallel import tpu
 
 RNG = np.random.default_rng(0)
 N, T, S, HEADS, D = 2, 5, 7, 3, 4

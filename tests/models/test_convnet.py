@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.models import make_encoder
 from ssl_jax.models.convnet import LARGEST_PATCH_MAP, conv3x3
 

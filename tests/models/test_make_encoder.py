@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.models import ENCODERS, make_encoder
 
 DEEP = ("resnet101", "resnet152", "resnet200")

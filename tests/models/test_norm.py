@@ -7,12 +7,13 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax import ambient, compiled, parallel
-from ssl_jax.ambient import ROWS, WHOLE
-from ssl_jax.errors import UserError
+from ssl_jax import hlo, parallel
+from ssl_jax.core import batch_axes
+from ssl_jax.core.batch_axes import ROWS, WHOLE
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path
 from ssl_jax.models import make_encoder
 from ssl_jax.models.norm import apply_in_groups, check_groups, interleave
-from ssl_jax.paths import by_path
 
 N, GROUPS = 32, 8
 NET = make_encoder("convnet", widths=(4, 8))
@@ -66,7 +67,7 @@ def test_devices_do_not_matter(devices, manual):
         return (h, out["stage1"]), after
 
     def spread(params, buffers, x):  # as micro-batches do it: each device its own rows
-        run = ambient.on_each_device(local, (WHOLE, WHOLE, ROWS), (ROWS, WHOLE))
+        run = batch_axes.on_each_device(local, (WHOLE, WHOLE, ROWS), (ROWS, WHOLE))
         (h, stage), after = run(params, buffers, x)
         weights = jnp.cos(jnp.arange(h.size, dtype=jnp.float32)).reshape(h.shape)
         return jnp.sum(weights * h), (h, stage, after)
@@ -93,7 +94,7 @@ def test_no_statistics_leave_a_device():
         placed = jax.device_put(x, parallel.batch_sharding(mesh))
         lowered = jax.jit(features, static_argnums=3)
         grouped, whole = (
-            compiled.read(lowered.lower(params, buffers, placed, groups).compile())
+            hlo.read(lowered.lower(params, buffers, placed, groups).compile())
             for groups in (GROUPS, None)
         )
     assert not grouped.collectives
@@ -153,7 +154,7 @@ def test_every_device_sends_its_rows_once(groups, rows):
     with jax.set_mesh(mesh):
         placed = jax.device_put(x, parallel.batch_sharding(mesh))
         step = jax.jit(lambda x: interleave(x, groups)).lower(placed).compile()
-    found = compiled.read(step).collectives
+    found = hlo.read(step).collectives
     assert [c.kind for c in found] == ["all-to-all"]
     assert found[0].bytes == x.nbytes // 8
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ssl_jax import optim
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path, is_stacked, replace
 from ssl_jax.models import Net, PairHead, count_parameters, make_encoder, token_head
 from ssl_jax.models.layers import restack
 from ssl_jax.models.transformer import Layer, mean_over_text
-from ssl_jax.paths import by_path, is_stacked, replace
 
 TINY = dict(
     name="bert_tiny", vocab_size=13, dim=8, depth=2, num_heads=2, mlp_ratio=2.0, max_length=12

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("libtpu", reason="the TPU compiler is in the extra `aot`")
 
-from ssl_jax import compiled, parallel
+from ssl_jax import hlo, parallel
+from ssl_jax.hardware import tpu
 from ssl_jax.models import make_encoder
-from ssl_jax.parallel import tpu
 
 
 def program(**options):
@@ -40,7 +40,7 @@ def test_the_fused_kernel_runs_in_scanned_layers_and_saves_the_matrix_of_a_head(
     # Forwards, once more for the backward pass, backwards.
     assert fused.as_text().count("tpu_custom_call") == 3
     assert plain.as_text().count("tpu_custom_call") == 0
-    fused, plain = compiled.read(fused), compiled.read(plain)
+    fused, plain = hlo.read(fused), hlo.read(plain)
     assert 0.95 < fused.flops / plain.flops < 1.15
     assert fused.unknown_loops == 0
     assert fused.temp_bytes < plain.temp_bytes

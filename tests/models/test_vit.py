@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.models import Net, count_parameters, make_encoder, vit
 from ssl_jax.models.vit import layer_norm, resize_positions, sincos_positions
 

@@ -8,7 +8,8 @@ import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import path_string
 from ssl_jax.optim import (
     OPTIMIZERS,
     ema_params,
@@ -16,7 +17,6 @@ from ssl_jax.optim import (
     make_schedule,
     path_mask,
 )
-from ssl_jax.paths import path_string
 
 RNG = np.random.default_rng(0)
 PARAMS = {

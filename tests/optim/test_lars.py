@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.optim import lars, path_mask, warmup_cosine
 
 STEPS = 6

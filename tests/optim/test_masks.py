@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import path_string
 from ssl_jax.models import make_encoder
 from ssl_jax.optim import count_excluded, path_mask
-from ssl_jax.paths import path_string
 
 PARAMS = {
     "encoder": {

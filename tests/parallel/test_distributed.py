@@ -14,7 +14,7 @@ import pytest
 
 from ssl_jax import parallel
 from ssl_jax.checkpoint import Checkpointer
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.parallel import distributed
 
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch" / "multiprocess_local.py"

@@ -5,7 +5,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 
 @pytest.mark.parametrize(

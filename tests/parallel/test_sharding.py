@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
-from ssl_jax.errors import UserError
-from ssl_jax.paths import path_string
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import path_string
 
 
 class EmaState(NamedTuple):

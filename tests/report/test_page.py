@@ -134,7 +134,7 @@ def full_inputs(**changes):
         "class_names": ("zero", "one", "two"), "split": "60 images of digits[test]",
         "originals": rng.integers(0, 256, (4, 12, 12, 1), dtype=np.uint8),
         "views": rng.random((4, 2, 10, 10, 1), np.float32),
-        "environment": {"jax": "0.10.2", "command": "python -m ssl_jax.train"},
+        "environment": {"jax": "0.10.2", "command": "python -m ssl_jax train"},
         **digits_like(60),
     }  # fmt: skip
     return report.ReportInputs(**(values | changes))
@@ -161,7 +161,7 @@ def test_full_page(full_page):
     for value in ("75.2", "± 3.1", "96.8", "the effective rank fell", "step 200", "batch  256"):
         assert value in text
     assert "With one label a class" in text and "14.9 points above raw pixels" in text
-    assert "optimizer" in text and "(crop, flip)" in text and "python -m ssl_jax.train" in text
+    assert "optimizer" in text and "(crop, flip)" in text and "python -m ssl_jax train" in text
 
 
 def test_policy_forbids_loading(full_page):
@@ -331,7 +331,7 @@ def test_arrays_that_do_not_belong_together(changes, message):
 
 def test_rows_as_json_gives_them(tmp_path):
     """Rows that went through a file draw the same page."""
-    from ssl_jax.metrics import MetricWriter, read_metrics
+    from ssl_jax.run.metrics import MetricWriter, read_metrics
 
     with MetricWriter(tmp_path, tensorboard=False) as writer:
         for row in rows(5):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.views import geometry, image, resample
 
 BOXES = np.array(  # top, left, height, width on a canvas of 40x56

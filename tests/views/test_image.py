@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.views import image, make_views
 
 SIMCLR = ("random_resized_crop", "flip", "color_jitter", "grayscale", "gaussian_blur")

@@ -5,7 +5,7 @@ import json
 import ml_collections
 import pytest
 
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.views import default_parameters, make_views
 from ssl_jax.views.recipe import OPS, Step, read_recipes
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import parallel
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 from ssl_jax.views.tokens import mask_tokens, most_predictions
 
 PAD, CLS, SEP, MASK = 0, 1, 2, 3

@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled.tasks import FileExamples, Words, check_task
 from ssl_jax.data.text import corpus as corpus_lib
-from ssl_jax.errors import UserError
 
 _DOCUMENT = "-DOCSTART-"
 # Not all that Unicode calls a blank: a word may hold one that does not break.

@@ -12,11 +12,11 @@ import csv
 import os
 from collections.abc import Iterator
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled import tables
 from ssl_jax.data.labelled.tables import Keys, Record
 from ssl_jax.data.labelled.tasks import FileExamples, Text, check_task
 from ssl_jax.data.text import corpus as corpus_lib
-from ssl_jax.errors import UserError
 
 _LONGEST = 1 << 24  # characters of a field; a quote that is left open would take the whole file
 _TABS = (".tsv", ".tab")

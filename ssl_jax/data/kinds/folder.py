@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import EncodedSource
-from ssl_jax.errors import UserError
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2",

@@ -12,11 +12,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled import tables
 from ssl_jax.data.labelled.tables import Keys, Record
 from ssl_jax.data.labelled.tasks import FileExamples, Text, Words, check_pairs, check_task
 from ssl_jax.data.text import corpus as corpus_lib
-from ssl_jax.errors import UserError, nearest
 
 
 def corpus(

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled import tables
 from ssl_jax.data.labelled.tables import Keys, Record
 from ssl_jax.data.labelled.tasks import FileExamples, Text, Words, check_pairs, check_task
 from ssl_jax.data.text import corpus as corpus_lib
-from ssl_jax.errors import UserError, nearest
 
 _ROWS = 256  # read at a time
 

@@ -29,10 +29,10 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds.pydoc_groups import GROUP_OF, GROUPS
 from ssl_jax.data.labelled.tasks import check_task
 from ssl_jax.data.text import corpus as corpus_lib
-from ssl_jax.errors import UserError
 
 SPLITS = ("train", "test")
 # Not part of every installation, or not the same in all, or not English.

@@ -11,11 +11,11 @@ import dataclasses
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import Arrays, ArraySource, ImageSource, Problem
-from ssl_jax.errors import UserError, nearest
 
 SHAPES = ("disc", "square", "triangle", "star", "cross", "ring")
 # Factor -> range from which it is drawn uniformly. Lengths are fractions of the image's side.

@@ -17,10 +17,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.kinds.jsonl import objects, whole_characters
 from ssl_jax.data.labelled.tasks import FileExamples, Question, check_task
 from ssl_jax.data.text import corpus as corpus_lib
-from ssl_jax.errors import UserError, nearest
 
 _PACKED = (".gz", ".bz2", ".xz")
 

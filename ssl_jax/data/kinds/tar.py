@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import patterns
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.kinds.folder import EXTENSIONS
 from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import EncodedSource
-from ssl_jax.errors import UserError
 
 _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 _BLOCK = 512

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.text import corpus as corpus_lib
-from ssl_jax.errors import UserError, nearest
 
 DOCUMENTS = ("paragraph", "file")
 

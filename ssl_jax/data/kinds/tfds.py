@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.known import TFDS
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import EncodedSource
 from ssl_jax.data.text import text_source
-from ssl_jax.errors import UserError, nearest
 
 _LABELS_AT_ONCE = 256  # records that a thread reads before it takes up others
 

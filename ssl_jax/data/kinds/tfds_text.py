@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds import tfds as tfds_lib
 from ssl_jax.data.labelled import tables
 from ssl_jax.data.labelled.tables import Keys, Record
 from ssl_jax.data.labelled.tasks import Examples, Text, Words, check_task
 from ssl_jax.data.text import corpus as corpus_lib
-from ssl_jax.errors import UserError
 
 # Of sets without their configs, as TFDS divides them; those that are prepared say so themselves.
 _SPLITS = {

@@ -1,11 +1,11 @@
-"""`tokens:DIR`: a token cache that `python -m ssl_jax.prepare_text` has made."""
+"""`tokens:DIR`: a token cache that `python -m ssl_jax prepare_text` has made."""
 
 from __future__ import annotations
 
 import os
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.text.token_cache import TokenCache
-from ssl_jax.errors import UserError
 
 
 def cache(location: str) -> TokenCache:
@@ -19,7 +19,7 @@ def cache(location: str) -> TokenCache:
         raise UserError(f"tokens:{location} is not a local path; copy or mount it (gcsfuse)")
     if not os.path.isdir(directory):
         raise UserError(
-            f"tokens:{location} is not a folder; make it: python -m ssl_jax.prepare_text "
+            f"tokens:{location} is not a folder; make it: python -m ssl_jax prepare_text "
             f"--data=text:PATTERN --output={location}"
         )
     return TokenCache(directory)

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Vocabulary
 from ssl_jax.data.labelled import windows
 from ssl_jax.data.labelled.tasks import Question, TaskOptions, Text, Words
 from ssl_jax.data.names import Names
 from ssl_jax.data.text.rows import ragged_arange
 from ssl_jax.data.text.tokenizer import FAMILIES, Tokenizer
-from ssl_jax.errors import UserError
-from ssl_jax.method import Vocabulary
 
 _AT_ONCE = 1024  # examples that are tokenized at a time
 _CHARACTERS = 256  # of a text that can matter, for each token of a row

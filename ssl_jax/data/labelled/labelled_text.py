@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import DataSpec
 from ssl_jax.data.labelled import glue_tasks
 from ssl_jax.data.labelled.encoded import Encoded, encode
 from ssl_jax.data.labelled.task_source import TaskSource
@@ -32,8 +34,6 @@ from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.rows import ragged_arange
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer import Tokenizer
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.method import DataSpec
 
 # Kinds that are labelled text whatever the options say, and what their task is by default.
 _ALWAYS = {"csv": "classify", "conll": "tags", "glue": None, "squad": "span"}

@@ -11,8 +11,8 @@ import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled.tasks import Text, Words
-from ssl_jax.errors import UserError, nearest
 
 
 class Record(NamedTuple):

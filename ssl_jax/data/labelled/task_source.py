@@ -23,12 +23,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from ssl_jax.core.method import DataSpec
 from ssl_jax.data import counter
 from ssl_jax.data.labelled.encoded import Encoded, Frame
 from ssl_jax.data.labelled.tasks import TaskOptions, task_spec
 from ssl_jax.data.source import Arrays, Problem, Source
 from ssl_jax.data.text.tokenizer import Tokenizer
-from ssl_jax.method import DataSpec
 
 _DOCUMENTS = 6  # keeps the order of documents in sub-splits apart from the other streams
 

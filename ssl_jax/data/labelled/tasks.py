@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import DataSpec, Vocabulary
 from ssl_jax.data import patterns
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.method import DataSpec, Vocabulary
 
 # Task -> scores that it has where a data set names none, the first the one that counts most; see
 # `ssl_jax.evals.text_metrics`.

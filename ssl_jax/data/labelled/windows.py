@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled.tasks import Question
 from ssl_jax.data.text.tokenizer import Tokenizer
-from ssl_jax.errors import UserError
 
 _ASTRAY = 3  # characters by which an answer may begin elsewhere than is said
 

@@ -20,8 +20,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data import patterns
-from ssl_jax.errors import UserError, nearest
 
 PART = 1 << 20  # characters of a part at most
 PROSE = 300  # a line of more characters holds several sentences

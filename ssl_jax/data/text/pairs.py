@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter
-from ssl_jax.errors import UserError
 
 _PAIRS = 5  # keeps these draws apart from the other streams of the same seed
 # Sentences of a document that are gone through one after the other; longer documents are cut into

@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
+from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.data.text import token_cache
 from ssl_jax.data.text.corpus import Corpus, Part, hash_of
 from ssl_jax.data.text.shard_makers import Makers, Task
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
-from ssl_jax.errors import RunError, UserError
 
 SHARD = 1 << 25  # characters of a shard, about 16 MB of tokens
 _LOCK = ".lock"
@@ -69,7 +69,7 @@ def cached(
         return TokenCache(directory)
     say(
         f"preparing the tokens of {corpus.title} once, in {directory} (for a large corpus: "
-        "python -m ssl_jax.prepare_text, with several processes)"
+        "python -m ssl_jax prepare_text, with several processes)"
     )
     return prepare(corpus, options, directory, workers=workers, say=say)
 

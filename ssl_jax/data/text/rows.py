@@ -18,11 +18,11 @@ import functools
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import Vocabulary
 from ssl_jax.data import counter
 from ssl_jax.data.text import packing, pairs
 from ssl_jax.data.text.token_cache import TokenCache
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.method import Vocabulary
 
 KINDS = ("packed", "padded", "full_sentences", "pairs")
 _CHAIN = 1024  # rows that are filled one after the other; chains are filled side by side

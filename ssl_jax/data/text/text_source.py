@@ -22,6 +22,8 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import DataSpec, Vocabulary
 from ssl_jax.data import counter
 from ssl_jax.data.request import Request, check_options, keyword_only
 from ssl_jax.data.source import Arrays, Problem, Source
@@ -30,8 +32,6 @@ from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.rows import Plan, Reader, RowOptions, plan
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
-from ssl_jax.errors import UserError
-from ssl_jax.method import DataSpec, Vocabulary
 
 CACHE = "~/.cache/ssl_jax/text"
 _DOCUMENTS = 6  # keeps the order of documents in sub-splits apart from the other streams

@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save
 
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Vocabulary
 from ssl_jax.data.names import Names
 from ssl_jax.data.text.tokenizer import Tokenizer
-from ssl_jax.errors import UserError
-from ssl_jax.method import Vocabulary
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -373,7 +373,7 @@ def read_manifest(directory: str) -> dict[str, Any]:
                 "again, it goes on where it stopped"
             ) from None
         raise UserError(
-            f"{directory} holds no token cache; make one: python -m ssl_jax.prepare_text "
+            f"{directory} holds no token cache; make one: python -m ssl_jax prepare_text "
             f"--data=text:PATTERN --output={directory}"
         ) from None
     except ValueError as error:

@@ -21,8 +21,8 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from ssl_jax.errors import UserError, nearest
-from ssl_jax.method import Vocabulary
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import Vocabulary
 
 # Family -> its special tokens in the order of their ids: those of BERT's uncased and cased models,
 # and of RoBERTa's, as their trainers number them.

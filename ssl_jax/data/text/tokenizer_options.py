@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Vocabulary
 from ssl_jax.data import counter
 from ssl_jax.data.text import tokenizer
 from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.tokenizer import Tokenizer
-from ssl_jax.errors import UserError
-from ssl_jax.method import Vocabulary
 
 _SAMPLE = 4  # keeps the draw of documents apart from the other streams
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ssl_jax import data
-from ssl_jax.errors import UserError
+from ssl_jax.core.errors import UserError
 
 
 def picture(value, size=(12, 10), mode="RGB"):

@@ -5,8 +5,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from ssl_jax import data
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds import shapes
-from ssl_jax.errors import UserError
 
 
 def test_digits_are_scikit_learns_over_the_whole_range():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ssl_jax import data
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.image import Canvas
-from ssl_jax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ssl_jax import data
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled import encoded, windows
 from ssl_jax.data.text import tokenizer
-from ssl_jax.errors import UserError
 
 FOX = "The quick brown fox, born 1887 in Łódź, jumps over the lazy dog. "
 CONTEXT = (

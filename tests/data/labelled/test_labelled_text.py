@@ -8,9 +8,9 @@ import pytest
 
 from ssl_jax import data
 from ssl_jax.config import base_config, from_json, to_json, with_data_facts
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled import glue_tasks, labelled_text
 from ssl_jax.data.text import tokenizer
-from ssl_jax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

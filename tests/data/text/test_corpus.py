@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds import jsonl, parquet, pydoc, text
 from ssl_jax.data.kinds.pydoc_groups import GROUP_OF, GROUPS
 from ssl_jax.data.text import corpus, tokenizer
-from ssl_jax.errors import UserError
 
 
 def documents(made, split="train"):

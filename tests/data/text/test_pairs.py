@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.text import pairs
-from ssl_jax.errors import UserError
 
 
 def corpus(num_documents, seed=0, longest=40, tokens=30):

@@ -11,11 +11,11 @@ import time
 import numpy as np
 import pytest
 
+from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.data.kinds import text
 from ssl_jax.data.text import prepare, token_cache
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
-from ssl_jax.errors import RunError, UserError
 
 BPE = TokenizerOptions("bpe", 300)
 

@@ -5,11 +5,11 @@ import time
 import numpy as np
 import pytest
 
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Vocabulary
 from ssl_jax.data.text import rows
 from ssl_jax.data.text.rows import RowOptions
 from ssl_jax.data.text.text_source import TextSource
-from ssl_jax.errors import UserError
-from ssl_jax.method import Vocabulary
 
 PAD, UNK, CLS, SEP, MASK = 3, 4, 0, 1, 2
 VOCABULARY = Vocabulary(100, pad=PAD, unk=UNK, cls=CLS, sep=SEP, mask=MASK, special=(0, 1, 2, 3, 4))

@@ -9,10 +9,10 @@ import pytest
 
 from ssl_jax import data
 from ssl_jax.config import base_config, from_json, to_json, with_data_facts
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds import text
 from ssl_jax.data.text import prepare, text_source
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
-from ssl_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")

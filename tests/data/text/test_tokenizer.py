@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.text import tokenizer
-from ssl_jax.errors import UserError
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog; it jumped again and was jumping still.",

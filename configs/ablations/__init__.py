@@ -1,0 +1,1 @@
+"""Sweeps that redraw a published curve, one file each."""

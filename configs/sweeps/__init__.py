@@ -1,0 +1,1 @@
+"""Sweeps over methods and settings, one file each."""

@@ -1,0 +1,228 @@
+"""Compiles the train step for TPUs without having one, and says whether it fits.
+
+    python -m ssl_jax aot --config=configs/simclr.py:imagenet --topology=v5e:8x8,v5e:4x4 [--json]
+
+The real train step goes through the real compiler for TPUs, which runs on any Linux machine:
+pip install 'ssl_jax[aot]'. Nothing is trained and no data are read; a data set that is not known
+needs data.num_examples (and data.num_classes, if it has labels) in the config. It takes seconds for
+a small net and minutes for a ResNet-50; a step that does not fit is often found out sooner.
+
+Per device it says: memory at the fullest moment against what programs can use; FLOPs, HBM traffic
+and bytes sent in a step, with the bodies of loops counted by their trips; from these and the chip's
+published peaks, the least time a step can take, and so the most images (of text: tokens, padding
+included) a second a chip. That is an upper bound, no prediction. Where the step does not fit, it
+says what to change.
+
+Exit codes: 0 all slices fit, 2 one of them does not, 1 for errors.
+
+--json prints a list with an object for each slice, and nothing else. All figures are of one device
+(a chip, or a core where a chip has two devices) and one step:
+
+    topology, accelerator_type      the slice's two names
+    chips, hosts, devices           of the slice
+    mesh                            {"data": 64, "fsdp": 1, "tensor": 1}
+    batch_size                      global
+    fits                            whether the compiler placed it
+    peak_bytes                      needed at the fullest moment; where it does not fit, what the
+                                    compiler asked for when it gave up, to 0.01 GiB
+    state_bytes                     of it, the training state
+    hbm_bytes, hbm_capacity_bytes   memory that a program can use, and that the device has
+    flops, bytes_accessed,          see `ssl_jax.hlo.Program`; null where it does not fit,
+    wire_bytes, unknown_loops       or the program cannot be read
+    seconds                         {"compute": ..., "hbm": ..., "ici": ...}: least time for each
+    step_seconds_bound              the longest of them
+    images_per_second_per_chip_bound, tokens_per_second_per_chip_bound
+                                    the one that suits the data; the other is null
+    collectives                     [{"kind", "group", "in_loop", "count", "bytes", "wire_bytes",
+                                    "op_name"}], summed by the first three
+    temporaries                     [{"shape", "bytes", "op_name", "source"}], the largest arrays
+                                    alive at the fullest moment (approximately)
+    advice                          what to change, as text; empty where it fits
+    compile_seconds
+"""
+
+from __future__ import annotations
+
+import json
+
+import jax
+from absl import flags
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ssl_jax import data
+from ssl_jax.cli import app
+from ssl_jax.core.errors import UserError
+from ssl_jax.experiment import preflight
+from ssl_jax.experiment import tpu_fit as fitting
+from ssl_jax.experiment.preflight import bytes_text
+from ssl_jax.experiment.tpu_fit import Fit
+from ssl_jax.hardware import tpu
+
+DOES_NOT_FIT = 2
+
+
+def define_flags() -> None:
+    app.define_config_flag()
+    flags.DEFINE_list(
+        "topology", None, "Slices, e.g. v5e:8x8,v4-32: topologies or accelerator types."
+    )
+    flags.DEFINE_bool("json", False, "Print JSON and nothing else.")
+
+
+def main() -> int:
+    given = flags.FLAGS
+    if not given.topology:
+        raise UserError("--topology is missing, e.g. --topology=v5e:8x8 or --topology=v5litepod-64")
+    # Whatever runs here runs on the CPU: the devices compiled for are not there.
+    jax.config.update("jax_platforms", "cpu")
+    slices = [tpu.parse(name) for name in given.topology]
+    config = app.read_config()
+    spec = data.spec_from_config(config.data)
+    experiments = [fitting.build(config, spec, wanted) for wanted in slices]
+    console = Console(highlight=False)
+    fits, advised = [], []
+    for wanted, experiment in zip(slices, experiments, strict=True):
+        if given.json:
+            fits.append(fitting.check(experiment, wanted))
+        else:
+            with console.status(f"compiling for {wanted}"):
+                fits.append(fitting.check(experiment, wanted))
+        advised.append(fitting.advice(fits[-1], experiment))
+    if given.json:
+        print(json.dumps([fitting.as_json(*pair) for pair in zip(fits, advised, strict=True)]))
+    elif len(fits) == 1:
+        _print_page(fits[0], advised[0])
+    else:
+        _print_table(console, fits, advised)
+    return 0 if all(fit.fits for fit in fits) else DOES_NOT_FIT
+
+
+def _print_page(fit: Fit, advised: list[str]) -> None:
+    config, program = fit.config, fit.program
+    micro = config.get("micro_batch_size", None)
+    axes = " x ".join(f"{name} {size}" for name, size in fit.mesh.items())
+    lines = [
+        ("slice", f"{fit.slice}: {fit.slice.chips} chips, {fit.slice.hosts} host"
+                  f"{'s' if fit.slice.hosts > 1 else ''}, mesh {axes}"),
+        ("batch", f"{config.batch_size} = {config.batch_size // fit.shards} a device x "
+                  f"{fit.shards}" + (f", micro_batch_size {micro}" if micro else "")),
+        ("memory", _memory(fit)),
+        ("", f"of it {bytes_text(fit.state_bytes)} state, {bytes_text(fit.batch_bytes)} batch"),
+    ]  # fmt: skip
+    if program is not None:
+        seconds = fit.seconds
+        lines += [
+            ("compute", f"{program.flops / 1e9:,.5g} GFLOP a device and step, at least "
+                        f"{_number(1e3 * seconds['compute'])} ms"),
+            ("HBM traffic", f"{bytes_text(program.bytes_accessed)}, at least "
+                            f"{_number(1e3 * seconds['hbm'])} ms"),
+            ("sent", f"{bytes_text(program.wire_bytes)}, at least "
+                     f"{_number(1e3 * seconds['ici'])} ms"),
+            ("upper bound", _bound(fit)),
+        ]  # fmt: skip
+        if program.unknown_loops:
+            lines.append(("note", f"{program.unknown_loops} loops whose trips depend on data are "
+                                  "counted as one trip"))  # fmt: skip
+    elif fit.fits:
+        lines.append(("note", "the installed jaxlib cannot read the program that the installed "
+                              "libtpu has made: no more is known of it"))  # fmt: skip
+    lines.append(("compiled in", f"{fit.compile_seconds:.0f} s"))
+    parts = [preflight.text(lines)]
+    if program is not None:
+        parts += [_columns(_collectives(fit))] * bool(program.collectives)
+        parts.append(_columns(_temporaries(fit)))
+    print("\n\n".join(parts))
+    print(*_advice_lines(advised), sep="\n", end="\n" * bool(advised))
+
+
+def _memory(fit: Fit) -> str:
+    there = f"{bytes_text(fit.peak_bytes)} of {bytes_text(fit.usable_bytes)} a device"
+    rest = bytes_text(abs(fit.usable_bytes - fit.peak_bytes))
+    return f"{there}: fits, {rest} left" if fit.fits else f"{there}: DOES NOT FIT, by {rest}"
+
+
+def _bound(fit: Fit) -> str:
+    seconds = fit.seconds
+    names = {"compute": "matrix units", "hbm": "HBM", "ici": "links"}
+    return (
+        f"{fit.per_second_per_chip_bound:,.0f} {fit.unit}/s a chip, by the "
+        f"{names[max(seconds, key=seconds.get)]} and published peaks; no prediction"
+    )
+
+
+def _collectives(fit: Fit) -> list[tuple[str, ...]]:
+    return [
+        ("collective", "devices", "count", "of arrays", "sent"),
+        *(
+            (
+                row["kind"] + (" (in a loop)" if row["in_loop"] else ""),
+                str(row["group"]),
+                str(row["count"]),
+                bytes_text(row["bytes"]),
+                bytes_text(row["wire_bytes"]),
+            )
+            for row in fitting.collectives_by_kind(fit.program)
+        ),
+    ]
+
+
+def _temporaries(fit: Fit) -> list[tuple[str, ...]]:
+    return [
+        ("largest arrays", "at the fullest moment", "made in", "by"),
+        *(
+            (bytes_text(one.bytes), one.shape, one.source, one.op_name.partition("/")[2])
+            for one in fit.program.temporaries
+            if one.bytes > 0.001 * fit.peak_bytes
+        ),
+    ]
+
+
+def _columns(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _print_table(console: Console, fits: list[Fit], advised: list[list[str]]) -> None:
+    # 80 columns wide.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("slice", no_wrap=True)
+    unit = f"{fits[0].unit}/s"
+    for column in ("memory, GiB", "fits", "TFLOP", "HBM GiB", "sent MiB", "ms", unit):
+        table.add_column(column, justify="right", no_wrap=True)
+    for fit in fits:
+        row = [
+            f"{fit.slice.topology}\n{fit.slice.accelerator_type}",
+            f"{fit.peak_bytes / tpu.GIB:.2f} of {fit.usable_bytes / tpu.GIB:.2f}",
+            "yes" if fit.fits else "[bold]NO[/]",
+        ]
+        if fit.program is not None:
+            row += [
+                _number(fit.program.flops / 1e12),
+                _number(fit.program.bytes_accessed / tpu.GIB),
+                _number(fit.program.wire_bytes / 2**20),
+                _number(1e3 * fit.step_seconds_bound),
+                _number(fit.per_second_per_chip_bound),
+            ]
+        table.add_row(*row)
+    console.print(table)
+    print(f"a device and step; ms at least, {unit} a chip at most, by published peaks")
+    for fit, lines in zip(fits, advised, strict=True):
+        if lines:
+            first, *rest = _advice_lines(lines)[1:]
+            print(f"\n{fit.slice}: {first}", *rest, sep="\n")
+
+
+def _advice_lines(advised: list[str]) -> list[str]:
+    return (
+        ["", "what makes it fit, or helps:", *(f"  {line}" for line in advised)] if advised else []
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

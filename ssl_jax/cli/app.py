@@ -1,0 +1,171 @@
+"""The entry point of all commands, and what they share: flags, one-line errors and exit codes.
+
+A command is a module of this package with `define_flags()`, `main() -> exit code`, and a docstring
+whose first line says what it is for.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import logging
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict
+
+import ssl_jax
+from ssl_jax import config as config_lib
+from ssl_jax import parallel
+from ssl_jax.core.errors import RunError, UserError, nearest
+
+# In the order in which --help lists them.
+COMMANDS = ("train", "evaluate", "embed", "export", "sweep", "aot", "prepare_text", "list")
+TAKES_ARGUMENTS = {"list"}
+_HELP = ("--help", "-h", "-help", "--helpshort", "--helpfull", "help")
+
+
+def main() -> None:
+    """Runs the command that the first argument names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in _HELP:
+        print(overview())
+        return
+    if name == "--version":
+        print(ssl_jax.__version__)
+        return
+    if name not in COMMANDS:
+        _stop(
+            f"unknown command {name!r}; commands: {', '.join(COMMANDS)}.{nearest(name, COMMANDS)}"
+        )
+    sys.argv = [f"{sys.argv[0]} {name}", *sys.argv[2:]]
+    command = importlib.import_module(f"ssl_jax.cli.{name}")
+    if any(argument in _HELP for argument in sys.argv[1:]):
+        command.define_flags()
+        print(f"{command.__doc__.strip()}\n\nOptions:\n{_flags_help(command.__name__)}")
+        return
+    run(command.main, command.define_flags)
+
+
+def overview() -> str:
+    """What `ssl_jax --help` prints: a line for each command."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary(name)}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "usage: ssl_jax COMMAND [--option=value ...]",
+            "",
+            *lines,
+            "",
+            "ssl_jax COMMAND --help describes one command.",
+        ]
+    )
+
+
+def summary(command: str) -> str:
+    """The first sentence of a command's docstring, without its example."""
+    path = pathlib.Path(__file__).with_name(f"{command}.py")
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return docstring.partition("\n")[0].partition(": ssl_jax ")[0].rstrip(".:")
+
+
+def _flags_help(module: str) -> str:
+    known = flags.FLAGS.flags_by_module_dict()
+    shown = [*known.get(module, []), *known.get(__name__, [])]
+    return "\n".join(
+        f"  --{flag.name}  {flag.help or ''}".rstrip()
+        + (f" (default: {flag.default})" if flag.default not in (None, False, []) else "")
+        for flag in shown
+    )
+
+
+def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> None:
+    """Defines and parses the flags, calls `main` and exits with what it returns (None: 0).
+
+    Flags are defined here and not when a command's module is imported, so that modules can be
+    imported together.
+
+    A mistake of the user's (UserError, an unknown flag or config key) and what may end a run
+    (RunError) are one line on stderr and exit code 1. The loss of another process of the same run
+    is one line too, with exit code `parallel.LOST_PROCESS`. Anything else keeps its traceback.
+    """
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
+    parallel.skip_absent_tpu()
+    define_flags()
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1 and not TAKES_ARGUMENTS.intersection(argv[0].split()):
+            _stop(f"unexpected argument {argv[1]!r}; options are written --name=value")
+        try:
+            return main()
+        except Exception as error:
+            # The other processes of a job wait for this one in collectives: leave at once.
+            if reason := parallel.lost_process(error):
+                print(f"error: another process of this run is gone ({reason}); the same command, "
+                      "again in all processes, goes on from the last checkpoint",
+                      file=sys.stderr)  # fmt: skip
+                parallel.leave(parallel.LOST_PROCESS)
+            if isinstance(error, (UserError, RunError)):
+                print(f"error: {error}", file=sys.stderr)
+                parallel.leave(1)
+            if jax.process_count() == 1:
+                raise
+            traceback.print_exc()
+            parallel.leave(1)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+# --config.KEY=VALUE becomes --override=KEY=VALUE: which keys there are, the config says.
+_KEY = "config."
+
+
+def define_config_flag() -> None:
+    """The flag --config=NAME[:VARIANT] with its overrides --config.key=value."""
+    flags.DEFINE_string("config", None, "Config: NAME or FILE.py, with :VARIANT if wanted.")
+    flags.DEFINE_multi_string("override", [], "KEY=VALUE; the same as --config.KEY=VALUE.")
+
+
+def read_config() -> ConfigDict:
+    """The resolved config of the flag, see `ssl_jax.config.resolve`.
+
+    Raises:
+      UserError: no --config, or what `load`, `apply` and `resolve` find.
+    """
+    source = flags.FLAGS.config
+    if source is None:
+        raise UserError("--config is missing, e.g. --config=simclr:digits")
+    overrides = {}
+    for text in flags.FLAGS.override:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--config.{key}: write --config.{key}=value")
+        overrides[key] = value
+    return config_lib.resolve(config_lib.apply(config_lib.load(source), overrides), overrides)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    arguments = list(argv)
+    for number, argument in enumerate(arguments):
+        name = argument.lstrip("-")
+        if not argument.startswith("-") or not name.startswith(_KEY):
+            continue
+        if "override" not in flags.FLAGS:  # of a sweep
+            setting = name.removeprefix(_KEY)
+            _stop(f"--{name}: every cell is set by --set={setting}")
+        arguments[number] = f"--override={name.removeprefix(_KEY)}"
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        _stop(str(error).splitlines()[0])
+
+
+def _stop(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,113 @@
+"""Writes features of examples: ssl_jax embed --workdir=runs/x --data=folder:/path --output=f.npz
+
+One row an example, in the order of the source: `h` float32 [n d] (and whatever else --features asks
+for), `label` int32 [n] (-1: none), `index` int32 [n], and `name`, the file's name where the source
+has files. Images that cannot be read are left out and counted. The output's suffix says the format:
+.npz or .parquet.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+
+from ssl_jax import data, parallel
+from ssl_jax.core.errors import UserError
+from ssl_jax.experiment.build import Experiment, use_compilation_cache
+from ssl_jax.pretrained import trained_run
+from ssl_jax.run.probing import Prober
+
+FORMATS = (".npz", ".parquet")
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The run.")
+    flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
+    flags.DEFINE_string("data", None, "Data set, e.g. folder:/path; default: the run's own.")
+    flags.DEFINE_string("split", "all", "Split to embed, e.g. test or train[:1000].")
+    flags.DEFINE_string("output", None, "File to write: .npz or .parquet.")
+    flags.DEFINE_list("features", ["h"], "Which features to write, e.g. h,z.")
+
+
+def main() -> int:
+    given = flags.FLAGS
+    for name in ("workdir", "output"):
+        if not given[name].value:
+            raise UserError(f"--{name} is missing")
+    output = epath.Path(given.output)
+    _check_format(output)
+    config = trained_run.read_config(given.workdir)
+    use_compilation_cache(config.compilation_cache)
+    parallel.initialize()
+
+    # Whatever devices there are, however many the run was trained on.
+    experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
+    prober = Prober(config, experiment.mesh, given.data, workdir=given.workdir)
+    source = prober.source(given.split)
+    encoder = trained_run.load_experiment(given.workdir, experiment, given.step)
+    wanted = tuple(given.features)
+    with jax.set_mesh(experiment.mesh):
+        features = prober.features(lambda batch: _chosen(encoder.encode(batch), wanted), source)
+    columns = _columns(features, source, wanted)
+    if jax.process_index() == 0:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        (_write_npz if output.suffix == ".npz" else _write_parquet)(output, columns)
+        shape = "x".join(map(str, columns[given.features[0]].shape))
+        print(f"{shape} features of {prober.dataset}, step {encoder.step}: {output}")
+        if note := source.problem_summary("left out"):
+            print(note)
+    return 0
+
+
+def _check_format(output: epath.Path) -> None:
+    if output.suffix not in FORMATS:
+        raise UserError(f"--output={output}: the suffix must be one of {', '.join(FORMATS)}")
+    if output.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise UserError("--output=*.parquet needs pyarrow: pip install pyarrow") from None
+
+
+def _chosen(found: Mapping[str, jax.Array], wanted: tuple[str, ...]) -> dict[str, jax.Array]:
+    """The features asked for; the host need not hold the others."""
+    for name in wanted:
+        if name not in found:
+            raise UserError(
+                f"--features: this method has no {name!r}; it has {', '.join(sorted(found))}"
+            )
+    return {name: found[name] for name in wanted}
+
+
+def _columns(
+    features: dict[str, np.ndarray], source: data.Source, wanted: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    columns = {name: features[name] for name in (*wanted, "label", "index")}
+    if source.names is not None:
+        columns["name"] = np.array([source.names[i] for i in features["index"]])
+    return columns
+
+
+def _write_npz(output: epath.Path, columns: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **columns)
+    output.write_bytes(buffer.getvalue())
+
+
+def _write_parquet(output: epath.Path, columns: dict[str, np.ndarray]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def column(array: np.ndarray) -> pa.Array:
+        if array.ndim == 1:
+            return pa.array(array)
+        return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({name: column(array) for name, array in columns.items()}), buffer)
+    output.write_bytes(buffer.getvalue())

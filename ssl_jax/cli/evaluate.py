@@ -1,0 +1,83 @@
+"""Evaluates a checkpoint: ssl_jax evaluate --workdir=runs/x --evals=knn,linear,few_shot
+
+On the training set's own labels, or on another data set with --data; a model of labelled texts is
+scored by what it predicts. Prints a table and writes workdir/evaluations/<step>_<data>.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jax
+from absl import flags
+from etils import epath
+from rich.console import Console
+
+from ssl_jax import data, evals, parallel, report
+from ssl_jax.core.errors import UserError
+from ssl_jax.experiment.build import Experiment, use_compilation_cache
+from ssl_jax.pretrained import trained_run
+from ssl_jax.run.final_results import shown_name
+from ssl_jax.run.probing import Prober
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The run.")
+    flags.DEFINE_integer(
+        "step", None, "The checkpoint's step; default: the latest, or the best if the run took it."
+    )
+    flags.DEFINE_string("data", None, "Data set to probe on, e.g. tfds:cifar10; default: its own.")
+    flags.DEFINE_list(
+        "evals", None, f"Of {', '.join(evals.names())}; default: those of the config."
+    )
+    flags.DEFINE_string("train_split", None, "Split to fit on; default: the config's.")
+    flags.DEFINE_string("test_split", None, "Split to score; default: the config's.")
+
+
+def main() -> int:
+    given = flags.FLAGS
+    if not given.workdir:
+        raise UserError("--workdir is missing, e.g. --workdir=runs/demo")
+    parallel.initialize()
+    config = trained_run.read_config(given.workdir)
+    use_compilation_cache(config.compilation_cache)
+    if given.train_split:
+        config.eval.train_split = given.train_split
+    if given.test_split:
+        config.eval.test_split = given.test_split
+    # Whatever devices there are, however many the run was trained on.
+    experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
+    prober = Prober(config, experiment.mesh, given.data, workdir=given.workdir)
+    encoder = trained_run.load_experiment(given.workdir, experiment, given.step)
+    with jax.set_mesh(experiment.mesh):
+        values, predicted = {}, {}
+        names = tuple(given.evals or config.eval.final_names)
+        scored = experiment.predicts or prober.task
+        if names and (prober.labelled or given.evals or not scored):
+            values = prober.evaluate(encoder.encode, names)
+        if prober.task and not given.evals:
+            values |= prober.task_scores(encoder.encode)
+        if experiment.predicts and not given.evals:
+            score = experiment.held_out
+            found, guessed = prober.held_out(
+                lambda batch: score(encoder.params, encoder.buffers, batch)
+            )
+            predicted = {
+                **({"unigram": guessed} if guessed else {}),
+                experiment.method.title: found,
+            }
+    if jax.process_index() == 0:
+        print(f"{given.workdir}, step {encoder.step}, on {prober.dataset}")
+        if values:
+            Console().print(report.summary_table({shown_name(experiment): values}))
+        if predicted:
+            Console().print(report.held_out_table(predicted))
+            values = values | {"held_out": predicted}
+        name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
+        path = epath.Path(given.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"step": encoder.step, "data": prober.dataset, **values}
+        path.write_text(json.dumps(record, indent=2) + "\n")
+        print(f"written to {path}")
+    return 0

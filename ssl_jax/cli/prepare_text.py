@@ -1,0 +1,100 @@
+"""Tokenises text into a cache on disk: ssl_jax prepare_text --data=text:/path/*.txt --output=DIR
+
+Reads a corpus (pydoc, text:PATTERN, jsonl:PATTERN, parquet:PATTERN or tfds:NAME), trains a
+tokenizer or takes one that is published (--tokenizer=bert/vocab.txt), and writes the tokens as
+memory-mapped shards, which runs then read as --config.data.name=tokens:DIR. Started again after an
+interruption it goes on where it stopped; the result is the same to the byte.
+
+    --tokenizer=wordpiece   BERT's; bpe: RoBERTa's and GPT-2's; or the path of vocab.txt,
+                            vocab.json (with merges.txt) or tokenizer.json, or their folder
+    --vocab_size=30522      of a tokenizer to be trained; 50265 by default for bpe
+    --document=paragraph    what a document of a text file is: between blank lines, or the file
+    --sequence_length=512   says how many rows there are of each kind, and how much of them pads
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from absl import flags
+
+from ssl_jax import data
+from ssl_jax.core.errors import UserError
+from ssl_jax.data import workers
+from ssl_jax.data.text import prepare, rows, text_source
+from ssl_jax.data.text.token_cache import TokenCache
+from ssl_jax.data.text.tokenizer_options import TokenizerOptions
+
+# Flags that are options of some kinds of corpus: those given are handed on.
+CORPUS_FLAGS = ("document", "errors", "text_key", "label_key", "data_dir")
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("data", None, "The corpus, e.g. text:/path/*.txt.")
+    flags.DEFINE_string("output", None, "Folder of the cache.")
+    flags.DEFINE_string("tokenizer", "wordpiece", "wordpiece, bpe, or a path of a tokenizer.")
+    flags.DEFINE_integer("vocab_size", None, "Tokens of a tokenizer to be trained.")
+    flags.DEFINE_bool("lowercase", None, "Of WordPiece: lower case without accents.")
+    flags.DEFINE_float("tokenizer_fraction", 1.0, "Share of the documents it is trained on.")
+    flags.DEFINE_integer("workers", None, "Processes; 0: this one alone; default one a core.")
+    flags.DEFINE_integer("shard_characters", prepare.SHARD, "Characters of a shard, at least.")
+    flags.DEFINE_integer("sequence_length", None, "Report rows of so many tokens.")
+    flags.DEFINE_string("document", None, "Of text:, what a document is: paragraph or file.")
+    flags.DEFINE_string("errors", None, "Bytes that are no UTF-8: strict or replace.")
+    flags.DEFINE_string("text_key", None, "Key, column or feature of the text.")
+    flags.DEFINE_string("label_key", None, "Key, column or feature of the label.")
+    flags.DEFINE_string("data_dir", None, "Of tfds:, where data sets are prepared.")
+
+
+def main() -> int:
+    given = flags.FLAGS
+    for name in ("data", "output"):
+        if not given[name].value:
+            raise UserError(f"--{name} is missing")
+    kind, location = data.kind_of(given.data)
+    if kind == "tokens" or not text_source.is_text(kind, {"text_key": None}):
+        raise UserError(
+            f"--data={given.data} is no corpus; corpora: pydoc, text:PATTERN, jsonl:PATTERN, "
+            "parquet:PATTERN, tfds:NAME"
+        )
+    count = workers.cores() if given.workers is None else given.workers
+    if count < 0 or given.shard_characters < 1:
+        raise UserError(
+            f"--workers={count} and --shard_characters={given.shard_characters} must be at least 0 "
+            "and 1"
+        )
+    options = {name: given[name].value for name in CORPUS_FLAGS if given[name].value is not None}
+    tokenizer = TokenizerOptions(
+        given.tokenizer, given.vocab_size, given.lowercase, given.tokenizer_fraction
+    )
+    directory = os.path.expanduser(given.output)
+    try:
+        corpus = text_source.open_text(kind, location, options)
+        cache = prepare.prepare(
+            corpus, tokenizer, directory, workers=count,
+            shard_characters=given.shard_characters, say=_say,
+        )  # fmt: skip
+        if given.sequence_length is not None:
+            _report(cache, given.sequence_length)
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on")
+        return 130
+    return 0
+
+
+def _report(cache: TokenCache, length: int) -> None:
+    """Says what rows of this length there are."""
+    for split in cache.splits:
+        chosen = np.array(cache.documents.splits[split])
+        for kind in rows.KINDS:
+            if kind == "pairs" and len(chosen) < 2:
+                continue
+            source = text_source.TextSource(
+                name=split, cache=cache, chosen=chosen, options=rows.RowOptions(kind, length)
+            )
+            _say(f"{split}: {len(source):,} rows {kind}, {source.padding_share:.1%} padding")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,85 @@
+"""What a config leaves to the pretrained run or folder that it starts from: "init_from" as a value.
+
+    model.name = "init_from"              the encoder there: its name, width, depth and so on
+    data.options.tokenizer = "init_from"  the tokenizer there, or where nothing is started from, one
+                                          trained on the data as if it were not set
+
+So that fine-tuning names a pretrained model once. What the config says of the model itself wins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from ssl_jax.core.errors import UserError
+
+SENTINEL = "init_from"
+# What an encoder is, not how it is trained or computed.
+_SHAPE = ("width", "stem", "shortcut", "sk_ratio", "widths", "strides", "patch_size", "dim",
+          "depth", "num_heads", "mlp_ratio", "positions", "cls_token", "layer_scale", "qkv_bias",
+          "max_length", "num_types", "activation", "norm_eps")  # fmt: skip
+
+
+def fill_in(config: ConfigDict) -> None:
+    """Replaces "init_from" by what stands there, in place.
+
+    Raises:
+      UserError: there is nothing to start from, or it does not say.
+    """
+    options = config.data.options
+    if options.get("tokenizer", None) == SENTINEL:
+        if config.init_from is None:
+            del options["tokenizer"]
+        else:
+            options.tokenizer = _folder(config.init_from)
+            if "vocab_size" in options:  # it has its own
+                del options["vocab_size"]
+    if config.model.name == SENTINEL:
+        if config.init_from is None:
+            raise UserError(
+                "the model is that of init_from, and that is not set: add "
+                "--config.init_from=runs/bert, or a folder of the transformers library; or name a "
+                "model to train from scratch, e.g. --config.model.name=bert_tiny"
+            )
+        for name, value in _model(config.init_from).items():
+            if name == "name" or config.model[name] is None:
+                config.model[name] = value
+
+
+def _folder(source: str) -> str:
+    """The folder of a run, without its step, or of a file of weights."""
+    folder = source.partition("@")[0]
+    return os.path.dirname(folder) if os.path.isfile(folder) else folder
+
+
+def _model(source: str) -> dict[str, Any]:
+    path = epath.Path(_folder(source)) / "config.json"
+    if not path.exists():
+        raise UserError(f"init_from={source} does not say what its model is: {path} is not there")
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if "model_type" in found:
+        return _of_transformers(found, str(path))
+    section = found.get("model")
+    if not isinstance(section, dict) or not section.get("name"):
+        raise UserError(f"{path} does not say what its model is; set model.name")
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in section.items()
+        if name in ("name", *_SHAPE) and value is not None
+    }
+
+
+def _of_transformers(found: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The options of an encoder like that of a config.json of the transformers library."""
+    from ssl_jax.pretrained.formats import hugging_face
+
+    return hugging_face.model_options(found, path)

@@ -1,0 +1,94 @@
+"""The config of a run as its workdir keeps it: as JSON, with what the data turned out to be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssl_jax.core.method import DataSpec
+
+
+def with_data_facts(
+    config: ConfigDict,
+    spec: DataSpec,
+    available: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> ConfigDict:
+    """A copy whose data section says what the data turned out to be.
+
+    A workdir's config then describes the run without the data at hand.
+
+    Args:
+      config: the resolved config.
+      spec: of what the run trains on.
+      available: examples in the split, where `data.labelled_fraction` left some of them out.
+      class_names: what its classes are called, by number. Kept where texts have a task, so that
+        other texts with the same classes have the same numbers.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.num_examples = available or spec.num_examples
+        config.data.num_classes = spec.num_classes
+        if spec.vocabulary is not None:
+            config.data.options.vocabulary = ConfigDict(dataclasses.asdict(spec.vocabulary))
+        if spec.task is not None and class_names is not None:
+            config.data.options.class_names = tuple(class_names)
+        if "image" in spec.arrays:
+            image = spec.arrays["image"].shape
+            config.data.channels = image[-1]
+            if image[-2] == image[-3]:
+                config.data.image_size = image[-2]
+    return config.lock()
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON, keys sorted: what `config.json` of a workdir holds."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=list) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Inverse of `to_json`; lists become tuples, absent values placeholders."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(tuples(item) for item in value)
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return value
+
+    return ConfigDict(tuples(json.loads(text)))
+
+
+# Keys in which a workdir's config may differ from the one given: they change how a run is watched
+# or how long it is, not what it computes at a step that both have.
+# `eval.online` is none: it decides whether a checkpoint holds a probe.
+FREE_KEYS = ("epochs", "steps", "early_stopping", "log", "eval", "checkpoint", "profile_steps",
+             "compilation_cache", "data.workers", "data.prefetch", "mesh")  # fmt: skip
+
+
+def difference(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Lines `key: old -> new` for every key that differs and is not one of FREE_KEYS."""
+    flat_old, flat_new = _flat(old.to_dict()), _flat(new.to_dict())
+    lines = []
+    for key in sorted(flat_old.keys() | flat_new.keys()):
+        free = any(key == name or key.startswith(name + ".") for name in FREE_KEYS)
+        if free and key != "eval.online":
+            continue
+        before, after = flat_old.get(key, "(absent)"), flat_new.get(key, "(absent)")
+        if before != after:
+            lines.append(f"{key}: {before} -> {after}")
+    return lines
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            out.update(_flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = json.loads(json.dumps(value, default=list))
+    return out

@@ -1,0 +1,293 @@
+"""What a method is: the contract between one objective and the one train step.
+
+A method is a frozen dataclass of hyper-parameters, nets and schedules whose functions are pure. Its
+state lives in two buckets. `params` receive gradients. `buffers` hold everything else: batch
+statistics, a queue, a memory bank, a centre, a frozen base network. The exponential moving average
+of the parameters (the "momentum", "target" or "teacher" encoder) is in neither: it is the state of
+an optax transform (`ssl_jax.optim.track_ema`), so the method only declares its decay.
+
+The loss is two functions. `encode` is what happens to each example for itself: the forward passes.
+`objective` is what compares the examples of the global batch. Between them a large batch can be cut
+into micro-batches whose activations never exist together (`ssl_jax.experiment.gradient_cache`).
+
+A new method is one file in `ssl_jax/methods/` with a `make` function, one file in `configs/` and
+one row in `tests/methods/table.py`. The train step knows no method by name.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import jax
+
+from ssl_jax.core.errors import UserError, nearest
+
+Array = jax.Array
+PyTree = Any
+Batch = Mapping[str, Array]
+Schedule = Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """What a method may know of the tokens of a text.
+
+    Attributes:
+      size: number of token ids, the special ones included.
+      pad, unk, cls, sep, mask: ids of the special tokens (RoBERTa's <s> and </s> are cls and sep).
+      special: all ids that stand for no text, sorted; the five above are among them.
+    """
+
+    size: int
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+    special: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.size:,} tokens with mask {self.mask} and pad {self.pad}"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """What a method may know of the data. Dry runs and compile-only runs have nothing else.
+
+    Attributes:
+      arrays: one example's arrays without the batch dimension. Of images: `image` uint8 [h w c] (or
+        [v h w c] when the host has cropped v views). Of text: `tokens` int32 [l], `segment` int32
+        [l] (number of the packed text a token belongs to, from 1; 0 = padding), `position` int32
+        [l] (within that text). Of all: `label` int32 [] (-1 = none), `index` int32 [].
+      num_examples: size of the training set.
+      num_classes: number of label classes, or None where there are no labels.
+      vocabulary: of the tokens; None where the data are no text.
+      task: what the labels of texts are, where they are for a task: "classify" (a class a text),
+        "regress" (`target` float32 []), "tags" (`tags` int32 [l], a class a word) or "span" (`span`
+        int32 [2], an answer's first and last token). Images have none.
+    """
+
+    arrays: Mapping[str, jax.ShapeDtypeStruct]
+    num_examples: int
+    num_classes: int | None = None
+    vocabulary: Vocabulary | None = None
+    task: str | None = None
+
+    def batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a batch of `batch_size` examples."""
+        return {
+            name: jax.ShapeDtypeStruct((batch_size, *array.shape), array.dtype)
+            for name, array in self.arrays.items()
+        }
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value.
+
+    Attributes:
+      buffers: the updated buffers.
+      metrics: scalars to log, name -> float32 [].
+      outputs: representations already computed on the way, without gradient: `h` [n d] feeds the
+        online probe, `z` [n v d] (v views) the collapse monitor. Leave out what there is not.
+    """
+
+    buffers: PyTree
+    metrics: dict[str, Array]
+    outputs: dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """Base of every method. All functions are pure and jittable; `n` is the global batch."""
+
+    # What papers call it.
+    title: ClassVar[str] = ""
+    # Decay of the parameters' moving average (a float or step -> float), None for no average.
+    ema_decay: ClassVar[float | Schedule | None] = None
+
+    @abc.abstractmethod
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        """Draws (params, buffers), both nested dicts, for batches shaped like `batch`."""
+
+    @abc.abstractmethod
+    def views(self, keys: Array, batch: Batch) -> PyTree:
+        """Makes what `encode` sees of a batch, on the device: augments, masks.
+
+        `keys` [n] are a key an example, so that an example's views do not depend on the others.
+        """
+
+    @abc.abstractmethod
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        """The forward passes.
+
+        Returns:
+          (encoded, updates): a tree of arrays with one row an example [n ...], all that `objective`
+          needs; and those entries of `buffers` that the passes changed, the batch statistics.
+        """
+
+    @abc.abstractmethod
+    def objective(
+        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        """The scalar loss over the global batch; `step` is the int32 number of the update."""
+
+    def loss(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+        step: Array,
+    ) -> tuple[Array, Aux]:
+        """`objective` of `encode`."""
+        encode_key, objective_key = jax.random.split(key)
+        encoded, updates = self.encode(
+            params, buffers, views, ema_params=ema_params, key=encode_key
+        )
+        return self.objective(params, {**buffers, **updates}, encoded, key=objective_key, step=step)
+
+    @abc.abstractmethod
+    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+        """Representations in evaluation mode, float32: `h` [n d], and `z` [n d'] if there is one.
+
+        A method that learns from labels has what it predicts too, classes as int32.
+
+
+        `batch["image"]` is a uint8 canvas [n h w c] as the data source delivers it.
+        """
+
+    def held_out(
+        self, params: PyTree, buffers: PyTree, keys: Array, batch: Batch
+    ) -> dict[str, Array] | None:
+        """How well what is hidden of examples is predicted, in evaluation mode; None: not at all.
+
+        Args:
+          keys: [n], a key an example, for what is hidden of it.
+
+        Returns:
+          Sums over each example, float32 [n]: `count` of what is predicted, its `loss` (nats) and
+          `hits`; the same behind a prefix for a second task ("next_count"). Of tokens also what was
+          to be predicted: `targets` int32 [n p] and `weights` float32 [n p], 0 for none.
+        """
+        del params, buffers, keys, batch
+        return None
+
+    def guesses(
+        self, params: PyTree, buffers: PyTree, keys: Array, batch: Batch, *, count: int
+    ) -> dict[str, Array] | None:
+        """What the model takes hidden tokens for, for people to look at; None if it hides none.
+
+        Args:
+          keys: [n], a key an example, for what is hidden of it.
+          count: k, guesses a token.
+
+        Returns:
+          `positions` int32 [n p], where tokens are hidden; `weights` float32 [n p], 0 where there
+          are fewer; `guesses` int32 [n p k], the likeliest first, and `shares` float32 [n p k].
+        """
+        del params, buffers, keys, batch, count
+        return None
+
+    def token_vectors(self, params: PyTree) -> Array | None:
+        """The table of token embeddings [v d], None where there is none."""
+        del params
+        return None
+
+    def example_views(self, keys: Array, batch: Batch) -> Array | None:
+        """The views as images in [0, 1], float [n v h w c], for people to look at; None if none."""
+        del keys, batch
+        return None
+
+    def ema_filter(self, path: str) -> bool:
+        """Whether the parameter at `path` ("encoder/stem/kernel") has a moving average."""
+        del path
+        return True
+
+    def param_group(self, path: str) -> str:
+        """The optimizer group of the parameter at `path`; groups are keys of optimizer.groups."""
+        del path
+        return "default"
+
+    def origin(self, path: str) -> str | None:
+        """Where in another run's state the array at `path` of this one's starts from.
+
+        Both paths begin with "params/" or "buffers/"; None leaves the array to chance. A method
+        that keeps a pretrained net elsewhere, frozen or as a teacher, says here what it was there.
+        """
+        return path
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        """Lines (label, text) that say what this method means at this global batch size."""
+        del batch_size
+        return []
+
+
+def load(config: Any, spec: DataSpec, total_steps: int) -> Method:
+    """Builds the method that `config.method.name` names.
+
+    Args:
+      config: the whole config; methods read it here and never again.
+      spec: what the data look like.
+      total_steps: length of the run, for schedules inside the method.
+
+    Raises:
+      UserError: no such method, or a key of a section is unknown or has a bad value.
+    """
+    name = config.method.name
+    known = names()
+    if name not in known:
+        raise UserError(
+            f"unknown method {name!r}; methods: {', '.join(known)}.{nearest(name, known)}"
+        )
+    return importlib.import_module(f"ssl_jax.methods.{name}").make(config, spec, total_steps)
+
+
+def names() -> list[str]:
+    """The methods there are: the files of `ssl_jax/methods/`."""
+    import ssl_jax.methods as package
+
+    return sorted(
+        module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg
+    )
+
+
+T = TypeVar("T")
+
+
+def hyper_parameters(cls: type[T], section: Mapping[str, Any], where: str) -> T:
+    """Reads a config section into the dataclass `cls`, whose fields are its only keys.
+
+    Args:
+      cls: a dataclass; its defaults hold where the section has no such key.
+      section: a ConfigDict or dict; the key `name` is skipped unless it is a field.
+      where: the section's path for error messages, e.g. "method".
+
+    Raises:
+      UserError: a key of the section is not a field of `cls`.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    values = {}
+    for key, value in dict(section).items():
+        if key in known:
+            values[key] = tuple(value) if isinstance(value, list) else value
+        elif key != "name":
+            raise UserError(
+                f"unknown config key {where}.{key}; known keys: "
+                f"{', '.join(sorted(known))}.{nearest(key, known)}"
+            )
+    return cls(**values)

@@ -1,0 +1,187 @@
+"""Everything that follows from a config and a data spec, before any array exists.
+
+Training, evaluation, embedding and compile-only runs all start from `Experiment.build`, so they
+cannot disagree about what a config means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from ssl_jax import optim, parallel
+from ssl_jax.config import Length
+from ssl_jax.core import method as method_lib
+from ssl_jax.experiment import gradient_cache, train_step
+
+PyTree = Any
+
+_LEVEL = "xla_backend_optimization_level"
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config made concrete.
+
+    Attributes:
+      config: the resolved config.
+      spec: what the training data look like.
+      length: steps in the run, and how often it evaluates and saves.
+      mesh: the devices.
+      method: the objective.
+      schedule: step -> learning rate (of the default parameter group).
+      tx: the optimizer.
+    """
+
+    config: ConfigDict
+    spec: method_lib.DataSpec
+    length: Length
+    mesh: jax.sharding.Mesh
+    method: method_lib.Method
+    schedule: Callable[[Any], Any]
+    tx: optax.GradientTransformation
+
+    @classmethod
+    def build(
+        cls, config: ConfigDict, spec: method_lib.DataSpec, mesh: jax.sharding.Mesh | None = None
+    ) -> Experiment:
+        """Builds it; with no mesh given, over all devices as `config.mesh` says.
+
+        Raises:
+          UserError: the config does not fit the data or the devices.
+        """
+        if mesh is None:
+            sizes = config.mesh
+            mesh = parallel.make_mesh(data=sizes.data, fsdp=sizes.fsdp, tensor=sizes.tensor)
+        gradient_cache.check_size(
+            config.micro_batch_size, config.batch_size, parallel.batch_shards(mesh)
+        )
+        length = Length.of(config, spec.num_examples)
+        method = method_lib.load(config, spec, length.total_steps)
+        lengths = dict(
+            batch_size=config.batch_size,
+            total_steps=length.total_steps,
+            steps_per_epoch=length.steps_per_epoch,
+        )
+        schedule = optim.make_schedule(config.optimizer, **lengths)
+        tx = optim.make_optimizer(
+            config.optimizer,
+            **lengths,
+            ema_decay=method.ema_decay,
+            ema_filter=method.ema_filter,
+            param_group=method.param_group,
+        )
+        return cls(config, spec, length, mesh, method, schedule, tx)
+
+    @property
+    def probe_classes(self) -> int | None:
+        """Classes of the online probe, None where there is none."""
+        return self.spec.num_classes if self.config.eval.online else None
+
+    @functools.cached_property
+    def _init(self) -> Callable[..., PyTree]:
+        """One function for shapes and values: JAX traces it once for both."""
+        init = train_step.make_init(
+            self.method,
+            self.tx,
+            seed=self.config.seed,
+            probe_classes=self.probe_classes,
+        )
+        return functools.partial(init, self.spec.batch(self.config.batch_size))
+
+    @functools.cached_property
+    def abstract_state(self) -> train_step.TrainState:
+        """The state's shapes, dtypes and shardings; allocates nothing."""
+        with jax.set_mesh(self.mesh):
+            shapes = jax.eval_shape(jax.jit(self._init), None)
+        shardings = parallel.state_shardings(shapes, self.mesh, self.config.mesh.rules)
+        return parallel.abstract_with(shardings, shapes)
+
+    @functools.cached_property
+    def state_shardings(self) -> PyTree:
+        """The sharding of every leaf of the state."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The global batch's shapes and shardings."""
+        rows = parallel.batch_sharding(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows)
+            for name, array in self.spec.batch(self.config.batch_size).items()
+        }
+
+    def init_state(self, loaded: Any = None) -> train_step.TrainState:
+        """The first state, created on its devices, already sharded.
+
+        Args:
+          loaded: weights to start from, see `ssl_jax.pretrained.init_from`.
+        """
+        with jax.set_mesh(self.mesh):
+            return self._jitted_init(loaded)
+
+    @functools.cached_property
+    def _jitted_init(self) -> Callable[..., PyTree]:
+        options = None
+        if self.mesh.devices.flat[0].platform == "cpu" and _LEVEL not in os.getenv("XLA_FLAGS", ""):
+            options = {_LEVEL: 1}  # it runs once, and optimising it takes seconds
+        return jax.jit(self._init, out_shardings=self.state_shardings, compiler_options=options)
+
+    @functools.cached_property
+    def train_step(self) -> Any:
+        """The train step, jitted with its shardings, the state donated."""
+        return jax.jit(
+            train_step.make_train_step(
+                self.method, self.tx, micro_batch_size=self.config.micro_batch_size
+            ),
+            donate_argnums=0,
+            out_shardings=(self.state_shardings, None, None),
+        )
+
+    @functools.cached_property
+    def compiled_train_step(self) -> Any:
+        """The train step compiled ahead of time for this experiment's devices and shapes."""
+        with jax.set_mesh(self.mesh):
+            return self.train_step.lower(self.abstract_state, self.abstract_batch()).compile()
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the method says how well it predicts what is hidden of held-out examples."""
+        return type(self.method).held_out is not method_lib.Method.held_out
+
+    @functools.cached_property
+    def held_out(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
+        """(params, buffers, batch) -> the method's held-out scores, jitted.
+
+        What is hidden of an example depends on its index alone, so that scores of different steps
+        are of the same questions.
+        """
+
+        @jax.jit
+        def apply(params: PyTree, buffers: PyTree, batch: Any) -> dict[str, jax.Array]:
+            return self.method.held_out(params, buffers, question_keys(batch["index"]), batch)
+
+        return apply
+
+    @functools.cached_property
+    def features(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
+        """(params, buffers, batch) -> the method's features, jitted."""
+        return jax.jit(self.method.features)
+
+
+def question_keys(index: jax.Array) -> jax.Array:
+    """The keys [n] of what is hidden of held-out examples, from their numbers int32 [n]."""
+    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(index)
+
+
+def use_compilation_cache(path: str) -> None:
+    """Keeps compiled programs in `path` between runs; an empty path changes nothing."""
+    if path and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(path))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -1,0 +1,159 @@
+"""What a config means, said before the first step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from ssl_jax import data, optim, parallel
+from ssl_jax.core.tree_paths import by_path, path_string
+from ssl_jax.experiment.build import Experiment
+
+
+def lines(experiment: Experiment, source: data.Source | None = None) -> list[tuple[str, str]]:
+    """(label, text) pairs: devices, batch, length, learning rate, parameters, memory, method.
+
+    Args:
+      experiment: what is going to run.
+      source: the training data, of whose rows of text it is said how much is padding.
+    """
+    config, spec, length = experiment.config, experiment.spec, experiment.length
+    mesh = experiment.mesh
+    state = experiment.abstract_state
+    devices = mesh.devices.reshape(-1)
+    rows = parallel.batch_shards(mesh)
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    epochs = length.total_steps / length.steps_per_epoch
+    peak = max(
+        float(experiment.schedule(step)) for step in _probe_steps(length.total_steps)
+    )  # of the schedule as it will run, clipped warm-up included
+    scaling = {
+        "linear": f"{config.optimizer.base_lr:g} x {config.batch_size}/256",
+        "sqrt": f"{config.optimizer.base_lr:g} x sqrt({config.batch_size})",
+        "none": f"{config.optimizer.base_lr:g}, not scaled",
+    }.get(config.optimizer.lr_scaling, "")
+    with jax.set_mesh(mesh):
+        said_by_method = experiment.method.preflight(config.batch_size)
+    counts = optim.count_excluded(state.params, config.optimizer.exclude)
+    return [
+        ("method", f"{config.method.name}, {config.model.name}, {config.dtype} activations"),
+        ("data", _data(experiment)),
+        ("devices", f"{devices.size} x {devices[0].device_kind} in {jax.process_count()} "
+                    f"process{'es' if jax.process_count() > 1 else ''}, mesh {axes}"),
+        ("batch", f"{config.batch_size} = {config.batch_size // rows} a device x {rows}"),
+        *_micro_batches(experiment),
+        *said_by_method,
+        *_padding(experiment, source),
+        *_notes(experiment, source),
+        ("length", f"{length.total_steps:,} steps = {epochs:g} epochs of "
+                   f"{length.steps_per_epoch:,} steps"
+                   + _dropped(spec.num_examples, config.batch_size)),
+        ("learning rate", f"peak {peak:.4g} ({scaling}), {config.optimizer.schedule}, "
+                          f"{config.optimizer.name}"),
+        *[("note", note) for note in optim.schedule_notes(
+            config.optimizer, batch_size=config.batch_size, total_steps=length.total_steps,
+            steps_per_epoch=length.steps_per_epoch)],
+        *_parameters(experiment, state.params, counts),
+        ("state", f"{bytes_text(state_bytes_per_device(state))} a device, of it "
+                  f"{bytes_text(state_bytes_per_device(state.params))} parameters"),
+        ("saves", f"every {length.checkpoint_every:,} steps, the latest "
+                  f"{config.checkpoint.keep_latest} and the best {config.checkpoint.keep_best} by "
+                  f"{config.checkpoint.best_metric}"),
+    ]  # fmt: skip
+
+
+def _notes(experiment: Experiment, source: data.Source | None) -> list[tuple[str, str]]:
+    # How many labels data.labelled_fraction leaves is said with the data.
+    if source is None or data.FewLabels.of(experiment.config.data) is not None:
+        return []
+    return [("note", note) for note in source.notes()]
+
+
+def _data(experiment: Experiment) -> str:
+    section, spec = experiment.config.data, experiment.spec
+    examples = f"{spec.num_examples:,} examples"
+    few = data.FewLabels.of(section)
+    if few is not None:
+        total = data.split_size(section)
+        labelled = few.labelled(total, spec.num_classes)
+        examples = (
+            f"{labelled:,} labelled examples of {total:,}, the others left out"
+            if few.unlabelled == "drop"
+            else f"{total:,} examples, {labelled:,} of them labelled"
+        )
+    classes = f"{spec.num_classes} classes" if spec.num_classes else "no labels"
+    return f"{section.name}[{section.split}], {examples}, {classes}"
+
+
+def _padding(experiment: Experiment, source: data.Source | None) -> list[tuple[str, str]]:
+    real = source and source.tokens_per_example
+    if not real:
+        return []
+    length = experiment.spec.arrays["tokens"].shape[0]
+    return [("padding", f"{1 - real / length:.1%}: of the {length} tokens of a row {real:.1f} are "
+                        "real on average")]  # fmt: skip
+
+
+def _micro_batches(experiment: Experiment) -> list[tuple[str, str]]:
+    config = experiment.config
+    size = config.micro_batch_size
+    if size is None:
+        return []
+    said = (
+        f"{config.batch_size // size} x {size}; every example is encoded twice (gradient caching)"
+    )
+    if any("batch_stats" in path for path in by_path(experiment.abstract_state.buffers)):
+        said += f", BatchNorm statistics are those of {size} examples and not {config.batch_size}"
+    return [("micro-batches", said)]
+
+
+def text(pairs: list[tuple[str, str]]) -> str:
+    """The pairs as aligned lines."""
+    width = max(len(label) for label, _ in pairs)
+    return "\n".join(f"{label:<{width}}  {content}" for label, content in pairs)
+
+
+def state_bytes_per_device(tree: Any) -> int:
+    """Bytes that one device holds of a tree of (abstract) arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _parameters(experiment: Experiment, params: Any, counts: Any) -> list[tuple[str, str]]:
+    groups: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path_string(path).partition("/")[0]
+        groups[name] = groups.get(name, 0) + leaf.size
+    parts = ", ".join(f"{name} {count:,}" for name, count in groups.items())
+    treatment = (
+        "decayed and adapted"
+        if experiment.config.optimizer.name in ("lars", "lamb")
+        else ("decayed")
+    )
+    return [
+        ("parameters", f"{sum(groups.values()):,}: {parts}"),
+        ("", f"{counts.included:,} {treatment}, {counts.excluded:,} not "
+             f"(exclude={experiment.config.optimizer.exclude!r})"),
+    ]  # fmt: skip
+
+
+def _probe_steps(total: int) -> list[int]:
+    return sorted({round(i * (total - 1) / 1000) for i in range(1001)}) if total > 1 else [0]
+
+
+def _dropped(num_examples: int, batch_size: int) -> str:
+    rest = num_examples % batch_size
+    return f", {rest} other examples left out of each epoch" if rest else ""
+
+
+def bytes_text(count: float) -> str:
+    """The count in the unit that suits it: 1.5 MiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

@@ -1,0 +1,242 @@
+"""What methods that learn from labels share: an encoder with a head, new or pretrained.
+
+From scratch such a method is the baseline. Started from a pretrained run (`config.init_from`) it is
+
+- fine-tuning, of everything;
+- with `freeze_encoder` a probe: the encoder's weights are then buffers, its BatchNorm runs in
+  evaluation mode and there is no dropout, so that it stays as it is to the bit.
+
+`optimizer.groups` may set a learning rate for each part of the net: its groups here are the parts
+of the encoder ("stem", "stage1"; of a Transformer "embed", "layer1", ..., "norm", "pooler"),
+"projector" and "head".
+
+Of a text, `model.pool` says what the head stands on: "pooler", the first token through a dense
+layer with tanh, which BERT's sentence pairs have trained; "cls", the first token, with `head`
+"dense" for RoBERTa, whose pretraining trains no such layer; or "mean", the mean of the tokens.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree
+from ssl_jax.methods.base.one_text import OneText, make_one_text
+from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.models import Net, make_encoder
+from ssl_jax.models.classifier import Classifier, TextHead, make_classifier
+
+# What makes tokens of an image.
+_EMBED = ("patch_embed", "cls_token", "pos_embed")
+HEADS = ("linear", "dense")
+_DROPOUT = 0.1  # of BERT's and RoBERTa's heads
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledOptions:
+    """The keys of `config.method` that they all have.
+
+    freeze_encoder: encoder and projector stay as they are and only the head learns.
+    head: of a text: "linear", a linear map, or "dense", a dense layer with tanh before it; None is
+      linear.
+    head_dropout: of a text: of what enters a layer of the head; None is 0.1.
+    """
+
+    freeze_encoder: bool = False
+    head: str | None = None
+    head_dropout: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled(Method):
+    """A head on an encoder.
+
+    Attributes:
+      hyper: the config's section.
+      classifier: encoder, projector and head.
+      view: what the encoder takes, made of batches.
+    """
+
+    # What of a batch the loss takes beside the head's outputs.
+    targets: ClassVar[tuple[str, ...]] = ("label",)
+
+    hyper: LabelledOptions
+    classifier: Classifier
+    view: OneView | OneText
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        keys = jax.random.split(key, batch["label"].shape[0])
+        views = jax.eval_shape(self.views, keys, batch)
+        x = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), views["x"])
+        params, buffers = self.classifier.init(key, x)
+        if self.hyper.freeze_encoder:
+            frozen = {name: params.pop(name) for name in list(params) if name != "head"}
+            buffers["frozen"] = frozen
+        return params, buffers
+
+    def views(self, keys: Array, batch: Batch) -> PyTree:
+        return {"x": self.view.train(keys, batch), **{name: batch[name] for name in self.targets}}
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: PyTree,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        del ema_params
+        (h, outputs), updates = self.forward(params, buffers, views["x"], train=True, key=key)
+        return {"h": h, **self.score(outputs, views)}, updates
+
+    @abc.abstractmethod
+    def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
+        """What `objective` needs of the head's outputs and the targets, a row an example."""
+
+    def forward(
+        self, params: PyTree, buffers: PyTree, x: Any, *, train: bool, key: Array | None = None
+    ) -> tuple[tuple[Array, Array], PyTree]:
+        """((h [n d], the head's outputs), entries of `buffers` that changed)."""
+        return self.classifier.apply(
+            {**params, **buffers.get("frozen", {})},
+            buffers,
+            x,
+            train=train and not self.hyper.freeze_encoder,
+            key=key,
+        )
+
+    def eval_view(self, images: Array) -> Array:
+        """uint8 images [n h w c] -> the view [n h' w' c] that features are computed from."""
+        return self.view.eval_view(images)
+
+    def example_views(self, keys: Array, batch: Batch) -> Array | None:
+        return self.view.show(keys, batch)
+
+    def token_vectors(self, params: PyTree) -> Array | None:
+        if not isinstance(self.view, OneText) or "encoder" not in params:
+            return None
+        return params["encoder"]["embed"]["token"]["embedding"]
+
+    def param_group(self, path: str) -> str:
+        net, _, rest = path.partition("/")
+        if net != "encoder":
+            return net
+        part = rest.partition("/")[0]
+        return "embed" if part in _EMBED else part
+
+    def origin(self, path: str) -> str | None:
+        """Where in a pretrained run's state the array at `path` of this one's comes from.
+
+        Paths begin with "params/" or "buffers/". A frozen encoder's weights were parameters there.
+        """
+        frozen = "buffers/frozen/"
+        return f"params/{path.removeprefix(frozen)}" if path.startswith(frozen) else path
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        del batch_size
+        lines = []
+        if isinstance(self.view, OneText):
+            head, pool = self.classifier.head.module, self.view.module.pool
+            on = {"tokens": "every token", "h": f"pool {pool}"}[self.classifier.reads]
+            dense = "dense layer with tanh and linear map" if head.dense else "linear map"
+            lines.append(("head", f"{dense} on {on}, dropout {head.dropout:g}"))
+        if self.hyper.freeze_encoder:
+            lines.append(("encoder", "frozen; only the classifier learns"))
+        return lines
+
+
+def make_parts(
+    config: Any,
+    spec: DataSpec,
+    hyper: LabelledOptions,
+    *,
+    num_outputs: int,
+    reads: str = "h",
+    projector_layers: int = 0,
+    hidden_dim: int | None = None,
+    zero_init: bool = False,
+) -> dict[str, Any]:
+    """The fields `hyper`, `classifier` and `view` of a `Labelled` method.
+
+    Args:
+      config: the whole config.
+      spec: of the data.
+      hyper: what has been read of its section `method`.
+      num_outputs: of the head.
+      reads, projector_layers, hidden_dim, zero_init: as of `Classifier` and `make_classifier`.
+
+    Raises:
+      UserError: a bad value, or a model that does not read such data.
+    """
+    if spec.vocabulary is None:
+        if hyper.head is not None or hyper.head_dropout is not None:
+            raise UserError(
+                f"method.head and method.head_dropout are for text, and {config.data.name} is "
+                "none; leave them unset"
+            )
+        view, head = make_one_view(config, spec), None
+        encoder = make_encoder(**config.model, dtype=config.dtype)
+        x = jax.ShapeDtypeStruct((1, *view.shape), config.dtype)
+    else:
+        if reads == "tokens" and config.model.pool == "pooler":
+            raise UserError(
+                f"model.pool is 'pooler', and the head of {config.method.name} stands on every "
+                "token; leave it unset"
+            )
+        view, encoder, x = make_one_text(config, spec)
+        head = _text_head(hyper, num_outputs, zero_init, config.dtype)
+    classifier = make_classifier(
+        encoder,
+        x,
+        num_classes=num_outputs,
+        projector_layers=projector_layers,
+        hidden_dim=hidden_dim,
+        zero_init=zero_init,
+        head=head,
+        dtype=config.dtype,
+    )
+    return dict(hyper=hyper, classifier=dataclasses.replace(classifier, reads=reads), view=view)
+
+
+def _text_head(hyper: LabelledOptions, num_outputs: int, zero_init: bool, dtype: str) -> Net:
+    kind = "linear" if hyper.head is None else hyper.head
+    dropout = _DROPOUT if hyper.head_dropout is None else hyper.head_dropout
+    if kind not in HEADS:
+        raise UserError(
+            f"method.head is {kind!r}; use one of {', '.join(HEADS)}.{nearest(kind, HEADS)}"
+        )
+    if not 0 <= dropout < 1:
+        raise UserError(f"method.head_dropout is {dropout}; use 0 for none, or a share below 1")
+    return Net(TextHead(num_outputs, kind == "dense", dropout, zero_init, jnp.dtype(dtype)))
+
+
+# Task -> the method that learns it.
+METHODS = {
+    "classify": "supervised",
+    "regress": "regression",
+    "tags": "token_classification",
+    "span": "question_answering",
+}
+
+
+def check_task(config: Any, spec: DataSpec, *wanted: str | None) -> None:
+    """Raises `UserError` unless the data's task, None where there is none, is a wanted one."""
+    if spec.task in wanted:
+        return
+    name = config.method.name
+    if spec.task is None:
+        task = next(task for task in wanted if task)
+        raise UserError(
+            f"{config.data.name} has no task, and method {name} needs one; set "
+            f"data.options.task={task}"
+        )
+    raise UserError(
+        f"method {name} does not learn the task {spec.task!r} of {config.data.name}; use "
+        f"method.name={METHODS[spec.task]}, or another data.options.task"
+    )

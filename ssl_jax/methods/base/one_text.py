@@ -1,0 +1,83 @@
+"""A text as a classifier's encoder takes it: what stands in the place of `OneView`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Array, Batch, DataSpec
+from ssl_jax.models import Net, TextEncoder, make_encoder
+from ssl_jax.models.transformer import TEXT_FAMILIES, text_inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class OneText:
+    """The arrays of a batch that an encoder takes, as they are: nothing is drawn.
+
+    Attributes:
+      module: the encoder.
+    """
+
+    module: TextEncoder
+
+    def train(self, keys: Array, batch: Batch) -> dict[str, Array]:
+        """`tokens`, `segment`, `position` and perhaps `type`, int32 [n l]."""
+        del keys
+        return self.evaluate(batch)
+
+    def evaluate(self, batch: Batch) -> dict[str, Array]:
+        """The same."""
+        return text_inputs(self.module, batch)
+
+    def show(self, keys: Array, batch: Batch) -> None:
+        """None: a text is no image."""
+        del keys, batch
+
+
+def make_one_text(config: Any, spec: DataSpec) -> tuple[OneText, Net, dict[str, Any]]:
+    """An encoder for the texts of a data set.
+
+    It has a pooler where `model.pool` asks for it: h is then BERT's pooled first token.
+
+    Returns:
+      (view, encoder, row): what the encoder takes of batches, and the shapes of a batch of one row.
+
+    Raises:
+      UserError: the model reads no text, or the rows are longer than it can be.
+    """
+    check_text_model(config, spec)
+    encoder = make_encoder(
+        **config.model,
+        vocab_size=spec.vocabulary.size,
+        pooler=config.model.pool == "pooler",
+        dtype=config.dtype,
+    )
+    check_length(spec, encoder.module)
+    view = OneText(encoder.module)
+    row = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in spec.batch(1).items()}
+    return view, encoder, view.evaluate(row)
+
+
+def check_text_model(config: Any, spec: DataSpec) -> None:
+    """Raises `UserError` unless the data are text and the model is one that reads some."""
+    if spec.vocabulary is None:
+        raise UserError(f"{config.data.name} is no text, and {config.method.name} needs some")
+    family = (config.model.name or "").partition("_")[0]
+    if family not in TEXT_FAMILIES:
+        raise UserError(
+            f"model {config.model.name!r} does not read text; use bert_base, roberta_base or the "
+            "like"
+        )
+
+
+def check_length(spec: DataSpec, module: TextEncoder) -> None:
+    """Raises `UserError` if rows are longer than the encoder has positions."""
+    length = spec.arrays["tokens"].shape[0]
+    if length > module.max_length:
+        raise UserError(
+            f"rows have {length} tokens but model.max_length is {module.max_length}; make the rows "
+            "shorter or max_length larger"
+        )

@@ -1,0 +1,132 @@
+"""What methods of two views share: the nets, and the way of the views through them.
+
+    x -> two random views -> h = f(view) -> z = g(h) -> p = q(z)
+
+f is the encoder, g the projector and q, where there is one, the predictor. `TwoViews` is a method
+but for its objective.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree
+from ssl_jax.models import Net, make_encoder
+from ssl_jax.views import to_show, train_and_eval
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoViews(Method):
+    """Two views of each image, each in a forward pass of its own.
+
+    BatchNorm's statistics in training are then those of one view's n images over all devices, and
+    the running statistics move twice a step. The released codes of BYOL, SimSiam, Barlow Twins and
+    VICReg do so. A method that wants the statistics of both views together overrides `encode`.
+
+    Attributes:
+      encoder: f.
+      projector: g.
+      predictor: q, or None.
+      recipe: (keys [n], images) -> views [n 2 h w c].
+      eval_view: images -> the view that features are computed from.
+      normalization: the views' (mean, std) by channel, None where they are in [0, 1].
+    """
+
+    encoder: Net
+    projector: Net
+    predictor: Net | None = None
+    recipe: Callable[[Array, Array], Array]
+    eval_view: Callable[[Array], Array]
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        encoder_key, projector_key, predictor_key = jax.random.split(key, 3)
+        keys = jax.random.split(key, batch["image"].shape[0])
+        views = jax.eval_shape(self.recipe, keys, batch["image"])  # (n, 2, h, w, c)
+        x = jnp.zeros((1, *views.shape[2:]), views.dtype)
+        params, buffers = {}, {}
+        params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
+        (h, _), _ = self.encoder.apply(params["encoder"], buffers["encoder"], x, train=False)
+        params["projector"], buffers["projector"] = self.projector.init(projector_key, h)
+        if self.predictor is not None:
+            z, _ = self.projector.apply(params["projector"], buffers["projector"], h, train=False)
+            params["predictor"], buffers["predictor"] = self.predictor.init(predictor_key, z)
+        return params, buffers
+
+    def views(self, keys: Array, batch: Batch) -> Array:
+        return self.recipe(keys, batch["image"])  # (n, 2, h, w, c)
+
+    def encode(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: Array,
+        *,
+        ema_params: PyTree | None,
+        key: Array,
+    ) -> tuple[PyTree, PyTree]:
+        """`h` [n d] of the first views, `z` [n 2 d'] and, if there is a predictor, `p` [n 2 d']."""
+        del ema_params
+        h, z, p = [], [], []
+        for view, view_key in enumerate(jax.random.split(key, 2)):
+            h_view, z_view, buffers = self.embed(params, buffers, views[:, view], key=view_key)
+            h.append(h_view)
+            z.append(z_view)
+            if self.predictor is not None:
+                p_view, updated = self.predictor.apply(
+                    params["predictor"], buffers["predictor"], z_view, train=True
+                )
+                p.append(p_view)
+                buffers = {**buffers, "predictor": updated}
+        encoded = {"h": h[0], "z": jnp.stack(z, axis=1)}
+        if self.predictor is not None:
+            encoded["p"] = jnp.stack(p, axis=1)
+        return encoded, {name: buffers[name] for name in params}  # an entry a net
+
+    def embed(
+        self, params: PyTree, buffers: PyTree, x: Array, *, key: Array
+    ) -> tuple[Array, Array, PyTree]:
+        """One forward pass in training: views [m h w c] to h [m d], z [m d'] and the buffers."""
+        (h, _), encoder = self.encoder.apply(
+            params["encoder"], buffers["encoder"], x, train=True, key=key
+        )
+        z, projector = self.projector.apply(
+            params["projector"], buffers["projector"], h, train=True
+        )
+        return h, z, {**buffers, "encoder": encoder, "projector": projector}
+
+    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+        x = self.eval_view(batch["image"])
+        (h, _), _ = self.encoder.apply(params["encoder"], buffers["encoder"], x, train=False)
+        z, _ = self.projector.apply(params["projector"], buffers["projector"], h, train=False)
+        return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
+
+    def example_views(self, keys: Array, batch: Batch) -> Array:
+        return to_show(self.recipe(keys, batch["image"]), self.normalization)
+
+
+def nets_and_views(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[str, Any]:
+    """The arguments of `TwoViews` that the config's sections model and views decide."""
+    image = spec.batch(1)["image"]
+    views = train_and_eval(config.views, image, num_views=num_views, dtype=config.dtype)
+    return dict(encoder=make_encoder(**config.model, dtype=config.dtype), **views._asdict())
+
+
+def check_queue(length: int, batch_size: int, where: str) -> None:
+    """Checks that a queue takes whole batches, of which each replaces the oldest one.
+
+    Raises:
+      UserError: its length is no multiple of the batch size; `where` is its config key.
+    """
+    if length % batch_size:
+        near = {max(length // batch_size, 1) * batch_size, (length // batch_size + 1) * batch_size}
+        raise UserError(
+            f"{where} {length} has to be a multiple of batch_size {batch_size}, whose keys replace "
+            f"the oldest ones of the queue; use {' or '.join(map(str, sorted(near)))}"
+        )

@@ -1,0 +1,14 @@
+"""Weights from and to the rest of the world: PyTorch's names, safetensors and torch files."""
+
+from ssl_jax.pretrained.formats.files import read, write_safetensors
+from ssl_jax.pretrained.formats.names import Entry, entries, from_torch, strip_prefix, to_torch
+
+__all__ = [
+    "Entry",
+    "entries",
+    "from_torch",
+    "read",
+    "strip_prefix",
+    "to_torch",
+    "write_safetensors",
+]

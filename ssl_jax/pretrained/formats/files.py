@@ -1,0 +1,155 @@
+"""Weights in files: safetensors, and PyTorch's own format read without running what is in it."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ssl_jax.core.errors import UserError
+
+_DTYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+# Under which key training scripts put the weights beside everything else.
+_NESTS = ("state_dict", "model_state_dict", "model", "teacher", "student", "network")
+
+
+def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], **metadata: str) -> None:
+    """Writes arrays under their names, with text beside them."""
+    save_file(dict(arrays), path, metadata={"format": "pt", **metadata})
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)  # it is written for the owner alone, unlike other files
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+    """The weights in a safetensors file or a PyTorch file.
+
+    A PyTorch file is a pickle, which can call anything when it is opened. Here nothing in it is
+    called: tensors are rebuilt from their bytes, objects of any other kind are skipped.
+
+    Returns:
+      name -> array.
+
+    Raises:
+      UserError: no such file, it is of neither kind, damaged, or holds no weights.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"there is no file {path}")
+    if zipfile.is_zipfile(path):
+        return _weights(_read_torch(path), path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is neither a safetensors file nor a PyTorch file of version 1.6 or newer "
+            f"({error}); an older one becomes one by torch.save(torch.load(...), ...)"
+        ) from error
+
+
+def _weights(tree: Any, path: str) -> dict[str, np.ndarray]:
+    for _ in range(3):
+        if not isinstance(tree, Mapping):
+            break
+        arrays = {str(k): v for k, v in tree.items() if isinstance(v, np.ndarray)}
+        if arrays:
+            return arrays
+        tree = next((tree[key] for key in _NESTS if isinstance(tree.get(key), Mapping)), None)
+    raise UserError(f"{path} holds no state dict: looked at its top and under {', '.join(_NESTS)}")
+
+
+class _Skipped:
+    """Stands for an object of a class that is not needed; does nothing whatever is done to it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Skipped:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Skipped:
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: Any, archive: zipfile.ZipFile, root: str):
+        super().__init__(file, encoding="utf-8")
+        self._archive, self._root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return _parameter
+        if module in ("torch", "torch.storage") and name in _DTYPES:
+            return _DTYPES[name]
+        return _Skipped
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or dtype is _Skipped:
+            return _Skipped()
+        raw = self._archive.read(f"{self._root}/data/{key}")
+        return np.frombuffer(raw, np.dtype(dtype), count=int(count))
+
+
+def _tensor(storage: Any, offset: int, shape: tuple, stride: tuple, *unused: Any) -> Any:
+    if not isinstance(storage, np.ndarray):
+        return _Skipped()
+    last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+    if min((0, offset, *shape, *stride)) < 0 or (math.prod(shape) and last >= len(storage)):
+        raise UserError(f"a tensor of shape {tuple(shape)} reaches beyond its storage")
+    steps = [s * storage.itemsize for s in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
+
+
+def _parameter(data: Any, *unused: Any) -> Any:
+    return data
+
+
+def _read_torch(path: str) -> Any:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            if not inside:
+                raise UserError(f"{path} is a zip file but not one of PyTorch: it has no data.pkl")
+            root = inside[0].removesuffix("/data.pkl")
+            return _Unpickler(io.BytesIO(archive.read(inside[0])), archive, root).load()
+    except UserError as error:
+        raise UserError(f"{path}: {error}" if path not in str(error) else str(error)) from error
+    except Exception as error:  # a damaged file fails in whatever way its bytes say
+        raise UserError(f"{path} cannot be read as a PyTorch file: {error}") from error

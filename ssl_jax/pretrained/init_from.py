@@ -1,0 +1,237 @@
+"""Where a run's first weights come from, if not from chance: `config.init_from`.
+
+    runs/simclr                 the latest checkpoint of a run
+    runs/simclr@500             its checkpoint of step 500
+    resnet50.safetensors        PyTorch names, torchvision's or timm's
+    moco_v2_800ep_pretrain.pth  a PyTorch file, read without running what is in it
+    exported/                   a folder with model.safetensors, as the export command writes it
+    bert-base-uncased/          a folder of BERT's or RoBERTa's of the transformers library
+
+Of a run everything is taken that the new run has too, under the same path and in the same shape:
+its encoder, and its heads if the method is the same; so it is of a folder of transformers, where a
+head fine-tuned on labelled texts has to be of the same task. Of a file only the encoder is. Whether
+layers are scanned may differ. A Vision Transformer's fixed positions are no weights, but have to be
+the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from ssl_jax import checkpoint, parallel
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.models.layers import restack
+from ssl_jax.models.transformer import text_encoder_of
+from ssl_jax.models.vit import FIXED_POSITIONS, resize_positions, vit_of
+from ssl_jax.pretrained import formats, trained_run
+from ssl_jax.pretrained.formats import hugging_face
+
+Loaded = dict[str, dict[str, Any]]
+_SHOWN = 4
+
+
+def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
+    """The weights to start from.
+
+    Args:
+      source: see the module.
+      experiment: the run that starts.
+
+    Returns:
+      (loaded, lines): {"params": {path: array}, "buffers": {path: array}}, to be given to
+      `Experiment.init_state`; and what was matched and what not, for people.
+
+    Raises:
+      UserError: there is nothing at `source`, nothing in it fits, or a Vision Transformer there has
+        other positions than this one, whose are fixed.
+    """
+    folder, _, step = source.partition("@")
+    if (epath.Path(folder) / "config.json").exists() and (
+        epath.Path(folder) / "checkpoints"
+    ).exists():
+        loaded, lines = _of_run(folder, step, experiment)
+    elif (config := _transformers_config(source)) is not None:
+        loaded, lines = _of_transformers(source, config, experiment)
+    else:
+        inside = os.path.join(source, "model.safetensors")
+        loaded, lines = _of_file(inside if os.path.isdir(source) else source, experiment)
+    if not any(loaded.values()):
+        raise UserError(f"init_from={source}: nothing in it fits this model; {'; '.join(lines)}")
+    return loaded, [f"{source}: {lines[0]}", *lines[1:]]
+
+
+def _of_run(folder: str, step: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
+    if step and not step.isdecimal():
+        raise UserError(f"init_from={folder}@{step}: after @ stands a step, a number")
+    with checkpoint.Checkpointer(folder, read_only=True) as saves:
+        restored = saves.restore_parameters(
+            int(step) if step else None, sharding=parallel.replicated(experiment.mesh)
+        )
+    if restored is None:
+        raise UserError(f"init_from={folder}: the run has no checkpoint yet")
+    found, at = restored
+    arrays = _flat(found)
+    if "params/encoder/patch_embed/proj/kernel" in arrays:
+        _check_positions(folder, trained_run.read_config(folder).model, experiment)
+    loaded, missing, unused = _match(arrays, experiment)
+    return loaded, _lines(loaded, missing, unused, f"step {at}, ")
+
+
+def _transformers_config(folder: str) -> dict[str, Any] | None:
+    """What a folder of the transformers library says of itself; None if it is none."""
+    path = os.path.join(folder, "config.json")
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return config if isinstance(config, dict) and "model_type" in config else None
+
+
+def _of_transformers(
+    folder: str, config: Mapping[str, Any], experiment: Experiment
+) -> tuple[Loaded, list[str]]:
+    module = text_encoder_of(experiment.method)
+    if module is None:
+        name = experiment.config.model.name
+        raise UserError(f"init_from={folder} holds an encoder of text; {name} is none")
+    names = ("model.safetensors", "pytorch_model.bin")
+    paths = [os.path.join(folder, name) for name in names]
+    path = next((path for path in paths if os.path.exists(path)), None)
+    if path is None:
+        raise UserError(f"init_from={folder} has neither {' nor '.join(names)}")
+    arrays, others = hugging_face.from_hugging_face(
+        formats.read(path), config, module, experiment.spec.task
+    )
+    arrays = {f"params/{path}": x for path, x in arrays.items()}
+    loaded, missing, unused = _match(arrays, experiment)
+    return loaded, _lines(loaded, missing, [*unused, *others], f"{config['model_type']}, ")
+
+
+def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
+    weights = formats.read(path)
+    if weights and all(name.startswith(("params/", "buffers/")) for name in weights):
+        return _of_own_file(path, weights, experiment)
+    weights, prefix = formats.strip_prefix(weights)
+    # The encoder as another run would have it, wherever this method keeps it.
+    encoder: dict[str, dict[str, Any]] = {"params": {}, "buffers": {}}
+    for own, leaf in _wanted(experiment).items():
+        part, _, below = (experiment.method.origin(own) or "").partition("/encoder/")
+        if part in encoder and below:
+            encoder[part][below] = leaf
+    if not encoder["params"]:
+        raise UserError("init_from with a file of weights needs a method that has an encoder")
+    vit = vit_of(experiment.method)
+    try:
+        found, lacking, unused = formats.from_torch(
+            weights,
+            _nested(encoder["params"]),
+            _nested(encoder["buffers"]),
+            positions=vit.positions if vit else None,
+        )
+    except UserError as error:
+        raise UserError(f"init_from={path}: {error}") from error
+    arrays = {
+        f"{part}/encoder/{below}": value
+        for part, members in found.items()
+        for below, value in members.items()
+    }
+    loaded, _, _ = _match(arrays, experiment)
+    return loaded, _lines(loaded, lacking, unused, f"names below {prefix!r}, " if prefix else "")
+
+
+def _of_own_file(
+    path: str, weights: Mapping[str, Any], experiment: Experiment
+) -> tuple[Loaded, list[str]]:
+    """An encoder under our own names, as `export --to=safetensors` writes it."""
+    beside = epath.Path(path).parent / "config.json"
+    if beside.exists() and "params/patch_embed/proj/kernel" in weights:
+        _check_positions(path, json.loads(beside.read_text())["architecture"], experiment)
+    parts = (name.split("/", 1) for name in weights)
+    renamed = {f"{part}/encoder/{below}": f"{part}/{below}" for part, below in parts}
+    arrays = {name: weights[own] for name, own in renamed.items()}
+    loaded, missing, unused = _match(arrays, experiment)
+    origin = experiment.method.origin
+    lacking = [name for name in missing if (origin(name) or "").split("/")[1:2] == ["encoder"]]
+    return loaded, _lines(loaded, lacking, [renamed[name] for name in unused], "")
+
+
+def _check_positions(source: str, model: Mapping[str, Any], experiment: Experiment) -> None:
+    """Raises `UserError` where a Vision Transformer of fixed positions starts from others."""
+    vit = vit_of(experiment.method)
+    theirs = model.get("positions") or "learned"
+    if vit and vit.positions in FIXED_POSITIONS and theirs != vit.positions:
+        raise UserError(
+            f"init_from={source} has model.positions={theirs} and this run {vit.positions}; set "
+            f"model.positions={theirs}"
+        )
+
+
+def _match(
+    arrays: Mapping[str, Any], experiment: Experiment
+) -> tuple[Loaded, list[str], list[str]]:
+    """(loaded, paths of this run that found nothing, paths of the other that were not used)."""
+    loaded: Loaded = {"params": {}, "buffers": {}}
+    missing, used = [], set()
+    wanted = _wanted(experiment)
+    origins = {path: experiment.method.origin(path) for path in wanted}
+    arrays = restack(arrays, [origin for origin in origins.values() if origin])
+    for path, leaf in wanted.items():
+        origin = origins[path]
+        if origin is None:
+            continue
+        value = arrays.get(origin)
+        if value is not None and value.shape != leaf.shape and origin.endswith("pos_embed/grid"):
+            value = resize_positions(value, leaf.shape[:2])  # images of another size
+        if value is None or value.shape != leaf.shape:
+            missing.append(path)
+            continue
+        used.add(origin)
+        part, _, below = path.partition("/")
+        loaded[part][below] = value
+    return loaded, missing, [path for path in arrays if path not in used]
+
+
+def _wanted(experiment: Experiment) -> dict[str, Any]:
+    state = experiment.abstract_state
+    return _flat({"params": state.params, "buffers": state.buffers})
+
+
+def _flat(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{part}/{path}": leaf
+        for part, tree in parts.items()
+        for path, leaf in by_path(tree).items()
+    }
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *above, name = path.split("/")
+        node = tree
+        for key in above:
+            node = node.setdefault(key, {})
+        node[name] = leaf
+    return tree
+
+
+def _lines(loaded: Loaded, fresh: list[str], unused: list[str], where: str) -> list[str]:
+    taken = sum(len(arrays) for arrays in loaded.values())
+    numbers = sum(int(np.prod(x.shape)) for arrays in loaded.values() for x in arrays.values())
+    lines = [f"{where}{taken} arrays, {numbers:,} numbers"]
+    for label, names in (("not found", fresh), ("not used", unused)):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            lines.append(f"{label}: {', '.join(names[:_SHOWN])}{more}")
+    return lines

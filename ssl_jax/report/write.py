@@ -1,0 +1,30 @@
+"""Renders and writes the report page of a run."""
+
+from __future__ import annotations
+
+from etils import epath
+
+from ssl_jax.core.storage import write_whole
+from ssl_jax.report.inputs import ReportInputs
+
+PAGE_NAME = "report.html"
+
+
+def render(inputs: ReportInputs) -> str:
+    """The page as one HTML document that loads nothing from anywhere."""
+    from ssl_jax.report import page  # matplotlib and scikit-learn load only where a page is made
+
+    return page.render(inputs)
+
+
+def write(workdir: epath.PathLike, inputs: ReportInputs) -> epath.Path:
+    """Writes `<workdir>/report.html` and returns its path.
+
+    Sections whose data are missing are left out. Takes seconds on two cores: the maps are drawn of
+    1500 points at most.
+    """
+    workdir = epath.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / PAGE_NAME
+    write_whole(path, render(inputs.named(workdir.name)))
+    return path

@@ -1,0 +1,117 @@
+"""When a run stops before its end, and which of its checkpoints its results are of.
+
+Both follow from the rows of its evaluations alone, which a resumed run reads again: it decides what
+the uninterrupted run would have decided.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssl_jax.core.errors import UserError, nearest
+
+FINAL_CHECKPOINTS = ("last", "best")
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping:
+    """Waits for a metric to improve.
+
+    Attributes:
+      metric: key of a row, e.g. "eval/knn/top1".
+      mode: "max" or "min".
+      patience: evaluations in a row without a better value after which the run stops; 0: never.
+      min_delta: by how much a value has to be better than the best before.
+      best: whether the run's results are those of the best checkpoint, instead of the last one.
+    """
+
+    metric: str
+    mode: str = "max"
+    patience: int = 0
+    min_delta: float = 0.0
+    best: bool = False
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> EarlyStopping:
+        """Reads it from a resolved config.
+
+        Raises:
+          UserError: a bad value, or nothing to choose by.
+        """
+        section, final = config.early_stopping, config.eval.final_checkpoint
+        if section.patience < 0 or section.min_delta < 0:
+            raise UserError(
+                f"early_stopping.patience is {section.patience} and min_delta {section.min_delta}; "
+                "use 0 (off) or more"
+            )
+        if final not in FINAL_CHECKPOINTS:
+            raise UserError(
+                f"eval.final_checkpoint is {final!r}; use one of {', '.join(FINAL_CHECKPOINTS)}."
+                f"{nearest(final, FINAL_CHECKPOINTS)}"
+            )
+        if section.patience:
+            _check_choice(config, "early_stopping.patience")
+        elif final == "best":
+            _check_choice(config, "eval.final_checkpoint=best")
+        return cls(
+            config.checkpoint.best_metric,
+            config.checkpoint.best_mode,
+            section.patience,
+            section.min_delta,
+            takes_best(config),
+        )
+
+    def stops(self, rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether the run ends after these rows, in the order of their steps.
+
+        Rows without the metric do not count; a value that is not finite is no improvement.
+        """
+        if not self.patience:
+            return False
+        sign = 1 if self.mode == "max" else -1
+        best, waited = -math.inf, 0
+        for row in rows:
+            value = row.get(self.metric)
+            if value is None:
+                continue
+            improved = math.isfinite(value) and sign * value > best + self.min_delta
+            best, waited = (sign * value, 0) if improved else (best, waited + 1)
+            if waited >= self.patience:
+                return True
+        return False
+
+    def check_measured(self, found: Mapping[str, float]) -> None:
+        """Raises `UserError` if a choice depends on the metric and an evaluation has not got it."""
+        if self.best and self.metric not in found:
+            raise UserError(
+                f"checkpoint.best_metric is {self.metric!r}, and the evaluations measure "
+                f"{', '.join(sorted(found)) or 'nothing'}.{nearest(self.metric, found)}"
+            )
+
+
+def takes_best(config: ConfigDict) -> bool:
+    """Whether a run's results are those of its best checkpoint; older runs' configs do not say."""
+    final = config.eval.get("final_checkpoint", "last")
+    return final == "best" or config.get("early_stopping", {}).get("patience", 0) > 0
+
+
+def _check_choice(config: ConfigDict, key: str) -> None:
+    """Raises `UserError` if there is nothing to choose a checkpoint by, but the test split."""
+    section, saves = config.eval, config.checkpoint
+    if not saves.best_metric:
+        raise UserError(f"{key} needs checkpoint.best_metric to choose by")
+    if not section.every_epochs:
+        raise UserError(f"{key} needs evaluations to choose by; set eval.every_epochs")
+    if saves.keep_best < 1:
+        raise UserError(f"{key} needs the best checkpoint; set checkpoint.keep_best=1")
+    if section.validation_split in (None, section.test_split, config.data.split):
+        raise UserError(
+            f"{key} chooses by eval.validation_split, which is {section.validation_split!r}; name "
+            "a split that is neither trained on nor the test split, for instance "
+            "data.split=train[:90%] and eval.validation_split=train[90%:]"
+        )

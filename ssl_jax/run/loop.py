@@ -1,0 +1,325 @@
+"""A run in its workdir: the loop, and everything that watches, saves and resumes it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from ssl_jax import checkpoint, data, parallel
+from ssl_jax import config as config_lib
+from ssl_jax.checkpoint import steps
+from ssl_jax.core import storage
+from ssl_jax.core.errors import UserError
+from ssl_jax.experiment import preflight
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.experiment.flops import model_flops
+from ssl_jax.experiment.train_step import TrainState
+from ssl_jax.pretrained import init_from
+from ssl_jax.run import final_results, metrics, progress
+from ssl_jax.run.early_stopping import EarlyStopping
+from ssl_jax.run.probing import Prober, check_names
+from ssl_jax.run.signals import SharedStop, StopRequest
+from ssl_jax.run.step_logger import Watch
+
+
+class Run:
+    """One run in its workdir: the loop and everything that watches it.
+
+    Args:
+      config: a resolved config.
+      workdir: where the run lives; made if missing, continued if it holds a run of this config.
+      allow_config_change: continue although the workdir's config differs.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: str, *, allow_config_change: bool = False):
+        self.workdir = epath.Path(workdir)
+        self.primary = jax.process_index() == 0
+        self.source = data.from_config(config.data, seed=config.seed)
+        self.config = config_lib.with_data_facts(
+            config, self.source.spec, self.source.available, self.source.class_names
+        )
+        self.experiment = Experiment.build(self.config, self.source.spec)
+        check_names(self.experiment)
+        parallel.check_batch_size(config.batch_size, self.experiment.mesh)
+        self.stopping = EarlyStopping.of(self.config)
+        self._settle_config(allow_config_change)
+        self.length = self.experiment.length
+        self.mesh = self.experiment.mesh
+        self.saves = checkpoint.Checkpointer(
+            self.workdir,
+            keep_latest=config.checkpoint.keep_latest,
+            keep_best=config.checkpoint.keep_best,
+            best_metric=config.checkpoint.best_metric,
+            best_mode=config.checkpoint.best_mode,
+        )
+        self._features = self.experiment.features
+        self._held_out = self.experiment.held_out
+        self.prober.check_splits(held_out=self.experiment.predicts)
+
+    @functools.cached_property
+    def prober(self) -> Prober:
+        """Loads the probes' splits when they are first needed."""
+        return Prober(self.config, self.mesh, workdir=self.workdir)
+
+    @functools.cached_property
+    def validator(self) -> Prober:
+        """The prober of evaluations while training, on `eval.validation_split` if there is one."""
+        split = self.config.eval.validation_split
+        return self.prober if split is None else self.prober.scored_on(split)
+
+    def _settle_config(self, allow_change: bool) -> None:
+        """Writes config.json, or checks that the one there says the same."""
+        path = self.workdir / "config.json"
+        if path.exists():
+            found = config_lib.from_json(path.read_text())
+            changes = config_lib.difference(found, self.config)
+            # Of a run that ended before its first step nothing is lost.
+            if changes and not allow_change and (self._has_begun() or "optimizer" not in found):
+                raise UserError(
+                    f"{self.workdir} holds a run of another config ({'; '.join(changes)}); choose "
+                    "another --workdir, or continue with --allow_config_change"
+                )
+        parallel.barrier("config")
+        if self.primary:
+            try:
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                storage.write_whole(path, config_lib.to_json(self.config))
+                tokenizer = self.source.tokenizer_json()
+                if tokenizer is not None:  # for exports and for whoever reads the ids
+                    storage.write_whole(self.workdir / "tokenizer.json", tokenizer)
+            except OSError as error:
+                raise UserError(f"--workdir={self.workdir} cannot be written: {error}") from error
+
+    def _has_begun(self) -> bool:
+        """Whether a run in the workdir has logged or saved anything."""
+        saved = steps.committed(self.workdir / "checkpoints")
+        return bool(saved or metrics.read_metrics(self.workdir))
+
+    def execute(self, *, and_finish: bool = True) -> int:
+        """Trains to the end and, with `and_finish`, probes and reports. Returns the exit code."""
+        lines = preflight.lines(self.experiment, self.source)
+        self._say(preflight.text(lines))
+        with StopRequest() as stop, self.saves, jax.set_mesh(self.mesh):
+            restored = self.saves.restore(self.experiment.abstract_state)
+            state, start = restored or (self._first_state(), 0)
+            rows = [r for r in metrics.read_metrics(self.workdir) if r["step"] <= start]
+            over = start >= self.length.total_steps or self.stopping.stops(rows)
+            if over and final_results.is_finished(self.workdir, start):
+                self._say(f"the run is finished (step {start}): nothing to do")
+                return 0
+            if restored:
+                self._say(f"continuing from step {start} of {self.length.total_steps}")
+            with self._writer(start) as writer:
+                step = start
+                if not over:
+                    state, step, over = self._train(state, start, writer, stop, rows)
+                if not over:
+                    self._say(f"stopped at step {step}, saved; the same command continues")
+                    return stop.exit_code
+                best = self.saves.best_step() if and_finish and self.stopping.best else None
+                if best not in (None, step):
+                    self._say(f"the results are those of step {best}, the best by "
+                              f"{self.stopping.metric}")  # fmt: skip
+                    del state  # two would not fit everywhere
+                    state, _ = self.saves.restore(self.experiment.abstract_state, best)
+                if and_finish:
+                    final_results.finish(
+                        self.experiment, self.prober, state, self.source, self.workdir, lines,
+                        last_step=step,
+                    )  # fmt: skip
+        return 0
+
+    def _first_state(self) -> TrainState:
+        if self.config.init_from is None or not self.config.init_weights:
+            return self.experiment.init_state()
+        loaded, lines = init_from.load(self.config.init_from, self.experiment)
+        self._say("\n".join(f"starts from {line}" if i == 0 else f"  {line}"
+                            for i, line in enumerate(lines)))  # fmt: skip
+        return self.experiment.init_state(loaded)
+
+    def _train(
+        self,
+        state: TrainState,
+        start: int,
+        writer: metrics.MetricWriter,
+        stop: StopRequest,
+        rows: list[metrics.Row],
+    ) -> tuple[TrainState, int, bool]:
+        """Steps from `start` to the end or a stop.
+
+        Args:
+          rows: those up to `start`.
+
+        Returns:
+          The state and its step, saved, and whether the run is over.
+        """
+        total = self.length.total_steps
+        evaluated = [row for row in rows if self.stopping.metric in row]
+        bar = progress.ProgressBar(total, start, primary=self.primary)
+        train_step = self.experiment.compiled_train_step
+        meter = self._meter(start)
+        watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
+        profiler = _Profiler(self.config.profile_steps, self.workdir / "profile")
+        shared_stop = SharedStop(stop, start, self.config.log.every_steps)
+        step, early = start, False
+        with bar, self.batches(start) as batches, profiler:
+            for step in range(start + 1, total + 1):
+                with meter.data_wait():
+                    batch = next(batches)
+                profiler.step(step)
+                state, values, outputs = train_step(state, batch)
+                watch.step(step, values, outputs)
+                stopping = shared_stop.after(step)
+                if stopping or self._due(step):
+                    watch.flush()  # waits for the device, which is time of the steps
+                    with meter.pause():
+                        watch.check_losses()
+                        evaluated.append(self._look_and_save(state, step, watch, writer, stopping))
+                        early = not stopping and self.stopping.stops(evaluated)
+                        if early:
+                            bar.message(f"step {step}: {self.stopping.patience} evaluations "
+                                        f"without a better {self.stopping.metric}")  # fmt: skip
+                if stopping or early:
+                    break
+            self.saves.wait()
+        return state, step, early or step == total
+
+    def _look_and_save(
+        self,
+        state: TrainState,
+        step: int,
+        watch: Watch,
+        writer: metrics.MetricWriter,
+        stopping: bool,
+    ) -> dict[str, float]:
+        """Probes where it is time, and saves with what the probes found, which it returns."""
+        every = self.length.eval_every
+        last = step == self.length.total_steps
+        values = {}
+        if every and (step % every == 0 or last) and not stopping:
+            values = self._look(state)
+        found = {f"eval/{name}": value for name, value in values.items()}
+        if values:
+            watch.evaluation(step, values)
+            self.stopping.check_measured(found)
+        writer.flush()  # a checkpoint promises its rows and those before
+        self.saves.save(step, state, metrics=found or None)
+        return found
+
+    def _look(self, state: TrainState) -> dict[str, float]:
+        """What the probes find, and how well held-out examples are predicted."""
+        values = {}
+        if self.validator.labelled and self.config.eval.names:
+            values |= self.validator.evaluate(
+                lambda batch: self._features(state.params, state.buffers, batch),
+                tuple(self.config.eval.names),
+            )
+        if self.validator.task:
+            values |= self.validator.task_scores(
+                lambda batch: self._features(state.params, state.buffers, batch)
+            )
+        if self.experiment.predicts:
+            found, _ = self.validator.held_out(
+                lambda batch: self._held_out(state.params, state.buffers, batch)
+            )
+            values |= {f"held_out/{name}": value for name, value in found.items()}
+        return values
+
+    def _due(self, step: int) -> bool:
+        """Whether to save, and perhaps probe, after this step."""
+        every = self.length.eval_every
+        return (
+            step == self.length.total_steps
+            or step % self.length.checkpoint_every == 0
+            or bool(every and step % every == 0)
+        )
+
+    @contextlib.contextmanager
+    def batches(self, start: int) -> Iterator[Iterator[Any]]:
+        """Global device batches from the update after `start` to the end."""
+        config = self.config
+        rows = parallel.local_rows(self.mesh, config.batch_size)
+        host = data.batches(
+            self.source,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start,
+            num_steps=self.length.total_steps - start,
+            rows=rows,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+        )
+
+        def put(batch: Any) -> Any:
+            return parallel.to_global(batch, self.mesh, rows, config.batch_size)
+
+        with host, parallel.prefetch_to_device(host, put, config.data.prefetch) as batches:
+            yield batches
+
+    def _meter(self, start: int) -> progress.Throughput:
+        """Speed, and utilisation where the device's peak is known."""
+        peak = parallel.peak_flops(self.mesh.devices.flat[0].device_kind)
+        return progress.Throughput(
+            self.config.batch_size,
+            tokens=self.source.tokens_per_example,
+            start_step=start,
+            flops_per_step=model_flops(self.experiment) if peak else None,
+            peak_flops=peak and peak * self.mesh.size,
+        )
+
+    def _writer(self, start: int) -> metrics.MetricWriter:
+        log = self.config.log
+        return metrics.MetricWriter(
+            self.workdir,
+            tensorboard=log.tensorboard,
+            wandb={"project": log.wandb_project} if log.wandb else None,
+            config=self.config.to_dict(),
+            resume_step=start,
+            primary=self.primary,
+        )
+
+    def _say(self, text: str) -> None:
+        if self.primary:
+            print(text, flush=True)
+
+
+class _Profiler:
+    """Traces the updates `first` to `last` into workdir/profile, for xprof or Perfetto."""
+
+    def __init__(self, steps: tuple[int, ...], directory: epath.Path):
+        self._first, self._last = steps or (0, 0)
+        self._directory = directory
+        self._local: tempfile.TemporaryDirectory | None = None  # JAX cannot write elsewhere
+        self._running = False
+
+    def step(self, step: int) -> None:
+        """To be called before the update that makes the state's step `step`."""
+        if self._running and step > self._last:
+            self.close()
+        if step == self._first:
+            if storage.is_object_store(self._directory):
+                self._local = tempfile.TemporaryDirectory()
+            jax.profiler.start_trace(self._local.name if self._local else str(self._directory))
+            self._running = True
+
+    def close(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+            if self._local:
+                storage.upload(pathlib.Path(self._local.name), self._directory)
+                self._local.cleanup()
+
+    def __enter__(self) -> _Profiler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,342 @@
+"""Metric rows of a run: written to its workdir, to TensorBoard and W&B, and read back.
+
+Rows are JSON objects, one a line, `{"step": 10, "train/loss": 4.2, ...}`. On a file system they are
+appended to `<workdir>/metrics.jsonl`. Objects of a store such as gs:// cannot be appended to, so
+there the rows go to segments `<workdir>/metrics/<start of the writer>-<number>.jsonl`, of which
+only the last, bounded one is ever rewritten: the bytes sent grow linearly with the run.
+`read_metrics` reads either, or both where a run has moved between the two.
+
+JSON knows no NaN or infinity. A non-finite value is written as `null`, which every reader takes for
+a missing number, and `read_metrics` gives it back as `nan`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import numbers
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from absl import logging
+from etils import epath
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.storage import is_object_store, write_whole
+
+METRICS_FILE = "metrics.jsonl"
+SEGMENTS_DIR = "metrics"
+SEGMENT_BYTES = 256 * 1024  # an object is closed once it holds this much
+UPLOAD_SECONDS = 30.0  # between two uploads, unless flush() asks for one
+
+Row = dict[str, Any]
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def read_metrics(workdir: epath.PathLike) -> list[Row]:
+    """All rows of a workdir in the order of their steps; null values come back as nan.
+
+    A last line torn by a killed process is dropped. Any other line that is no row is skipped with a
+    logged warning.
+    """
+    files = _row_files(epath.Path(workdir))
+    rows = [row for path in files for _, row in _lines(path, path.read_bytes())]
+    # Stable: rows of one step keep the order in which they were written.
+    return sorted(rows, key=lambda row: row["step"])
+
+
+def _row_files(workdir: epath.Path) -> list[epath.Path]:
+    segments = workdir / SEGMENTS_DIR
+    files = sorted(segments.glob("*.jsonl")) if segments.exists() else []
+    single = workdir / METRICS_FILE
+    return [*files, single] if single.exists() else list(files)
+
+
+def _lines(path: epath.Path, data: bytes) -> Iterator[tuple[bytes, Row]]:
+    """(line with its newline, parsed row) of every whole row in a file's bytes."""
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            row["step"] = int(row["step"])
+        except (ValueError, TypeError, KeyError):  # UnicodeDecodeError is a ValueError
+            if number < len(lines):
+                logging.warning("%s:%d is no metric row; skipped", path, number)
+            continue
+        yield line + b"\n", {k: math.nan if v is None else v for k, v in row.items()}
+
+
+def _drop_after(workdir: epath.Path, step: int | None) -> None:
+    """Removes rows past `step` (None: none) and torn lines, each file in one atomic replacement."""
+    # Backwards, so that a process killed on the way leaves no later row behind an earlier gap.
+    for path in reversed(_row_files(workdir)):
+        data = path.read_bytes()
+        rows = _lines(path, data)
+        kept = b"".join(line for line, row in rows if step is None or row["step"] <= step)
+        if kept == data:
+            continue
+        if kept or path.name == METRICS_FILE:
+            write_whole(path, kept)
+        else:
+            path.unlink()
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+class _Stream(Protocol):
+    """Where bytes are appended to."""
+
+    def append(self, data: bytes) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _FileStream:
+    """One file; every record reaches the kernel at once, so that only the machine can lose it."""
+
+    def __init__(self, path: epath.Path, header: bytes = b""):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        if header:
+            self.append(header)
+
+    def append(self, data: bytes) -> None:
+        self._file.write(data)
+        self._file.flush()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ObjectStream:
+    """Bounded objects, of which the last is rewritten as it grows."""
+
+    def __init__(self, path: Callable[[int], epath.Path], header: bytes = b""):
+        self._path, self._index, self._header = path, 0, header
+        self._data = bytearray(header)
+        self._dirty = False
+        self._uploaded = time.monotonic()
+
+    def append(self, data: bytes) -> None:
+        self._data += data
+        self._dirty = True
+        full = len(self._data) >= SEGMENT_BYTES
+        if full or time.monotonic() - self._uploaded >= UPLOAD_SECONDS:
+            self.flush()
+        if full:
+            self._index += 1
+            self._data = bytearray(self._header)
+
+    def flush(self) -> None:
+        if self._dirty:
+            path = self._path(self._index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(self._data))
+            self._dirty = False
+        self._uploaded = time.monotonic()
+
+    def close(self) -> None:
+        self.flush()
+
+
+def _open_rows(workdir: epath.Path) -> _Stream:
+    if not is_object_store(workdir):
+        return _FileStream(workdir / METRICS_FILE)
+    # Named by the writer's start: a probe of a run that still trains must not hit its segments.
+    began = time.time_ns()
+    return _ObjectStream(lambda i: workdir / SEGMENTS_DIR / f"{began}-{i:05d}.jsonl")
+
+
+class _TensorBoard:
+    """TensorBoard event files, written in the calling thread.
+
+    tensorboardX's own SummaryWriter hands events to a thread through a bounded queue: once that
+    thread has died of a full disk, the train loop would block on the queue. Here the error is
+    raised where it happens. Only its protocol buffers and checksum are used.
+    """
+
+    def __init__(self, directory: epath.Path, purge_step: int | None):
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        start = Event(wall_time=time.time(), file_version="brain.Event:2")
+        header = _record(start)
+        now = f"{time.time():.6f}.{socket.gethostname()}"
+        if is_object_store(directory):
+            self._stream: _Stream = _ObjectStream(
+                lambda i: directory / f"events.out.tfevents.{now}.{i:05d}", header=header
+            )
+        else:
+            self._stream = _FileStream(directory / f"events.out.tfevents.{now}", header=header)
+        if purge_step is not None:  # TensorBoard then hides events of that step and later ones
+            log = SessionLog(status=SessionLog.START)
+            self._stream.append(_record(Event(wall_time=time.time(), step=purge_step,
+                                              session_log=log)))  # fmt: skip
+
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        summary = Summary(
+            value=[
+                Summary.Value(tag=name, simple_value=value)
+                for name, value in values.items()
+                if not isinstance(value, str)
+            ]
+        )
+        self._stream.append(_record(Event(wall_time=time.time(), step=step, summary=summary)))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _record(event: Any) -> bytes:
+    """An event in TFRecord framing: length, its checksum, the bytes, their checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, struct.pack("<I", masked_crc32c(length)),
+                     data, struct.pack("<I", masked_crc32c(data))))  # fmt: skip
+
+
+class _Wandb:
+    """One W&B run a workdir, whose id is kept there: a resumed run goes on in the same one."""
+
+    def __init__(self, workdir: epath.Path, settings: Mapping[str, Any], config: Mapping | None):
+        import wandb
+
+        id_file = workdir / "wandb_id.txt"
+        settings = dict(settings)
+        if id_file.exists():
+            settings.setdefault("id", id_file.read_text().strip())
+        self._run = wandb.init(config=dict(config or {}), resume="allow", **settings)
+        id_file.write_text(self._run.id)
+        # W&B's own step may not go back, which it does when a run resumes; ours is a metric.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        self._run.log({"step": step, **values})
+
+    def flush(self) -> None:
+        """W&B uploads by itself."""
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MetricWriter:
+    """Writes metric rows to the workdir, and to TensorBoard and W&B when asked.
+
+    Only the primary process writes; elsewhere every call is a no-op. Call `flush` before a
+    checkpoint is committed: then no row up to its step can be lost, on an object store either.
+
+    Args:
+      workdir: the run's directory, local or on an object store.
+      tensorboard: also write event files to `<workdir>/tensorboard`.
+      wandb: keyword arguments of `wandb.init` (`project=...`), or None for no W&B.
+      config: the run's config as plain nested dicts, for W&B.
+      resume_step: the step the run continues from, 0 where it starts over: rows past it are
+        dropped, TensorBoard is told to hide its later events. None appends to whatever there is.
+      primary: whether this process writes (`jax.process_index() == 0`).
+
+    Raises:
+      UserError: W&B is asked for but not installed. Raised on every process, so that none is left
+        waiting for the others.
+    """
+
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        tensorboard: bool = True,
+        wandb: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        resume_step: int | None = None,
+        primary: bool = True,
+    ):
+        if wandb is not None and importlib.util.find_spec("wandb") is None:
+            raise UserError(
+                "W&B logging is on but wandb is not installed; pip install 'ssl_jax[wandb]' "
+                "or set --config.log.wandb=False"
+            )
+        self._workdir = epath.Path(workdir)
+        self._primary = primary
+        self._tensorboard = tensorboard
+        self._purge_step = None if resume_step is None else resume_step + 1
+        self._rows: _Stream | None = None
+        self._others: list[_TensorBoard | _Wandb] = []
+        if not primary:
+            return
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        _drop_after(self._workdir, resume_step)
+        self._rows = _open_rows(self._workdir)
+        if wandb is not None:
+            self._others.append(_Wandb(self._workdir, wandb, config))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one row. Values are numbers (Python, NumPy or 0-d arrays) or short texts.
+
+        Texts, e.g. `{"warning": "..."}`, stay out of TensorBoard.
+        """
+        if not self._primary:
+            return
+        if self._rows is None:
+            raise ValueError(f"write at step {step} after close()")
+        values = {name: _plain(value) for name, value in values.items()}
+        finite = {name: _or_null(value) for name, value in values.items()}
+        row = json.dumps({"step": int(step), **finite}, allow_nan=False)
+        self._rows.append(row.encode() + b"\n")
+        if self._tensorboard:  # opened by the first row: a run that has none leaves no event file
+            board = _TensorBoard(self._workdir / "tensorboard", self._purge_step)
+            self._others.append(board)
+            self._tensorboard = False
+        for other in self._others:
+            other.write(int(step), values)
+
+    def flush(self) -> None:
+        """Makes every row so far readable by others."""
+        for stream in self._open():
+            stream.flush()
+
+    def close(self) -> None:
+        """Flushes and closes; closing twice is fine."""
+        for stream in self._open():
+            stream.close()
+        self._rows, self._others = None, []
+
+    def _open(self) -> list[_Stream | _TensorBoard | _Wandb]:
+        return [*([self._rows] if self._rows else []), *self._others]
+
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _plain(value: Any) -> float | int | str:
+    if isinstance(value, str):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _or_null(value: float | int | str) -> float | int | str | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,299 @@
+"""The figure of an ablation: our points above or beside the published ones, for a talk or a README.
+
+Lines over settings at equal distances, in the paper's order, each named at its end; or matrices.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from matplotlib import patheffects, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
+
+from ssl_jax.sweeps import ablation
+from ssl_jax.sweeps.ablation import Curve, Point
+
+# Okabe and Ito's colours, which people with any colour vision tell apart, the dark ones first.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+INK, MUTED, RULE = "#1a1a1a", "#5f5f5f", "#dddddd"
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "text.color": INK,
+    "text.parse_math": False,  # names may hold a dollar sign
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+_PANEL, _WIDE_PANEL, _MATRIX = (3.4, 2.5), (4.4, 2.7), (4.6, 3.9)  # inches
+_HEADING = 0.62  # inches above a row of panels
+_HALO = [patheffects.withStroke(linewidth=3, foreground="white")]
+
+
+def save(
+    path: epath.PathLike,
+    title: str,
+    setting: str,
+    rows: Sequence[ablation.Row],
+    labels: Sequence[str],
+    curves: Sequence[Curve],
+) -> None:
+    """Draws `figure` and writes it as a PNG of 200 dots an inch."""
+    with rc_context(_STYLE):
+        drawn = figure(title, setting, rows, labels, curves)
+        with epath.Path(path).open("wb") as file:
+            drawn.savefig(file, format="png", dpi=200, facecolor="white")
+
+
+def figure(
+    title: str,
+    setting: str,
+    rows: Sequence[ablation.Row],
+    labels: Sequence[str],
+    curves: Sequence[Curve],
+) -> Figure:
+    """Our curves side by side, and the published ones below them; of a single one, to its right.
+
+    Args:
+      title: of the sweep.
+      setting: data, net and budget of the sweep's cells, in a few words.
+      rows: of the finished cells.
+      labels: of the cells.
+      curves: what to draw; each has some finished cells.
+
+    Raises:
+      ValueError: there is no point to draw.
+    """
+    ours = [ablation.points(rows, labels, curve) for curve in curves]
+    if not any(ours):
+        raise ValueError("none of the finished cells has what the curves show")
+    theirs = [ablation.published_points(curve) for curve in curves]
+    both = any(point.mean is not None for points in theirs for point in points)
+    beside = both and len(curves) == 1
+    width, height = _WIDE_PANEL if len(curves) == 1 else _PANEL
+    if any(curve.matrix for curve in curves):
+        width, height = _MATRIX
+    across, down = (2, 1) if beside else (len(curves), 1 + both)
+    size = max(across * width, 5.4), down * (height + _HEADING) + 0.45
+    drawn = Figure(figsize=size, layout="constrained")
+    drawn.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+    halves = np.ravel(drawn.subfigures(*((1, 2) if beside else (down, 1)), squeeze=False))
+    room = size[0] / (1 + beside)
+    _heading(halves[0], f"Measured: {setting}", room)
+    order = _colour_order(curves, ours, theirs)
+    titles = [curve.measure_label for curve in curves]
+    _panels(halves[0], curves, ours, order, titles, _correlations(curves, ours))
+    tables = list({curve.published: ablation.table_of(curve) for curve in curves}.values())
+    tables = [table for table in tables if table is not None]
+    if both:
+        where = [f"{table.paper}, {table.place}: {table.setting}" for table in tables]
+        _heading(halves[1], f"Published: {'; '.join(where)}", room)
+        _panels(halves[1], curves, theirs, order, [curve.published_label for curve in curves])
+    claims = [f"Published: {t.paper}, {t.place}: {t.claim}." for t in tables if t.claim]
+    if claims:
+        text = textwrap.fill(" ".join(claims), int(size[0] * 14))
+        drawn.supxlabel(text, x=0.012, ha="left", fontsize=9.5, color=MUTED)
+    return drawn
+
+
+def _heading(part: SubFigure, text: str, width: float) -> None:
+    text = "\n".join(textwrap.wrap(text, int(width * 13)))
+    part.suptitle(text, x=0.012, ha="left", fontsize=10, color=MUTED)
+
+
+def _colour_order(
+    curves: Sequence[Curve], ours: Sequence[Sequence[Point]], theirs: Sequence[Sequence[Point]]
+) -> list[Any]:
+    """The series, so that one of ours has the colour of the published one that it stands for."""
+    published = [point.series for of_one in theirs for point in of_one]
+    measured = [
+        _stands_for(curve, point.series)
+        for curve, of_one in zip(curves, ours, strict=True)
+        for point in of_one
+    ]
+    return list(dict.fromkeys(published + measured))
+
+
+def _stands_for(curve: Curve, series: Any) -> Any:
+    return curve.stands_for.get(curve.series, {}).get(series, series)
+
+
+def _correlations(
+    curves: Sequence[Curve], ours: Sequence[Sequence[Point]]
+) -> dict[int, ablation.Correlation]:
+    """The correlation of each group that has one, at its first curve's number."""
+    found = {}
+    for group in ablation.groups(curves):
+        numbers = [i for i, curve in enumerate(curves) if any(curve is one for one in group)]
+        value = ablation.correlation([point for i in numbers for point in ours[i]])
+        if value is not None:
+            found[numbers[0]] = value
+    return found
+
+
+def _panels(
+    part: SubFigure,
+    curves: Sequence[Curve],
+    points: Sequence[Sequence[Point]],
+    colours: Sequence[Any],
+    titles: Sequence[str],
+    correlations: Mapping[int, ablation.Correlation] = MappingProxyType({}),
+) -> None:
+    """One row of panels; those of one measure share their vertical axis."""
+    all_axes = np.ravel(part.subplots(1, len(curves), squeeze=False))
+    ends: list[tuple[Axes, list[_End]]] = []
+    for number, (axes, curve, of_one) in enumerate(zip(all_axes, curves, points, strict=True)):
+        heading = titles[number] + _only(curve)
+        if number in correlations:
+            heading += f"\nrank correlation {correlations[number]}"
+        axes.set_title(heading, loc="left", fontsize=10, color=INK)
+        if not any(point.mean is not None for point in of_one):
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "no value in print", ha="center", color=MUTED,
+                      transform=axes.transAxes)  # fmt: skip
+        elif curve.matrix:
+            _matrix(axes, curve, of_one)
+        else:
+            ends.append((axes, _lines(axes, curve, of_one, colours)))
+    for group in ablation.groups(curves):
+        members = [
+            axes
+            for axes, curve in zip(all_axes, curves, strict=True)
+            if any(curve is one for one in group) and not curve.matrix and axes.axison
+        ]
+        limits = [axes.get_ylim() for axes in members]
+        for axes in members:
+            axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    for axes, of_axes in ends:  # once it is known how far apart names must be
+        _name_ends(axes, of_axes)
+
+
+def _only(curve: Curve) -> str:
+    """What tells this panel from another of the same measure."""
+    return "".join(f", {key} {value}" for key, value in curve.where.items())
+
+
+def _levels(points: Sequence[Point], name: str) -> list[Any]:
+    """The different values of an axis: numbers by size, others in the order of the points."""
+    values = list(dict.fromkeys(getattr(point, name) for point in points))
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    return sorted(values) if numbers else values
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class _End(NamedTuple):
+    """The last point of a line, and the line's name."""
+
+    x: float
+    y: float
+    name: str
+    colour: str
+
+
+def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[Any]) -> list[_End]:
+    """Draws the lines of a panel. Returns the ends of those that reach its right side."""
+    levels = _levels(points, "x")
+    place = {level: i for i, level in enumerate(levels)}
+    ends, last = [], max(place[p.x] for p in points if p.mean is not None)
+    all_series = _levels(points, "series")
+    apart = 0.08 if any(point.std for point in points) else 0.0
+    for number, series in enumerate(all_series):
+        aside = apart * (number - (len(all_series) - 1) / 2)  # error bars beside each other
+        own = sorted((p for p in points if p.series == series), key=lambda p: place[p.x])
+        valued = [p for p in own if p.mean is not None]
+        colour = COLOURS[list(colours).index(_stands_for(curve, series)) % len(COLOURS)]
+        x, y = [place[p.x] + aside for p in valued], [p.mean for p in valued]
+        axes.errorbar(x, y, yerr=[p.std or 0 for p in valued], color=colour, lw=1.8, marker="o",
+                      markersize=5, capsize=0, elinewidth=1.4)  # fmt: skip
+        if valued and series is not None:
+            name = curve.names.get(series, _text(series))
+            if place[valued[-1].x] == last:
+                ends.append(_End(x[-1], y[-1], name, colour))
+            else:  # to its right are other lines; above it, on the side where its own is not
+                falls = len(y) > 1 and y[-1] < y[-2]
+                top = x[-1], y[-1] + (valued[-1].std or 0)
+                side = {"xytext": (-4, 10), "ha": "left"}
+                if not falls:
+                    side = {"xytext": (6, 10), "ha": "right"}
+                _name(axes, name, top, colour, **side)
+    axes.grid(axis="y")
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    names = [_text(level) for level in levels]
+    long = max(map(len, names)) * len(names) > 34
+    axes.set_xticks(range(len(levels)), [n.replace(" ", "\n", 1) if long else n for n in names])
+    axes.set_xlim(-0.35, len(levels) - 0.65 + 0.16 * len(levels) * bool(ends))
+    axes.set_xlabel(curve.x_label)
+    axes.margins(y=0.15)
+    _pad_flat(axes)
+    low, high = axes.get_ylim()
+    for point in points:
+        if point.mean is None and point.note:
+            axes.text(place[point.x], low + 0.03 * (high - low), point.note, ha="center",
+                      color=MUTED, fontsize=9.5)  # fmt: skip
+    return ends
+
+
+def _pad_flat(axes: Axes) -> None:
+    """A line that is flat to a tenth of a point is not blown up."""
+    low, high = axes.get_ylim()
+    if high - low < 1e-9 + 0.002 * abs(high):
+        axes.set_ylim(low - 0.5, high + 0.5)
+
+
+def _name_ends(axes: Axes, ends: Sequence[_End]) -> None:
+    """Names at the right of the lines' last points, those at one place moved apart."""
+    low, high = axes.get_ylim()
+    apart = 0.085 * (high - low)
+    right = max((x for x, *_ in ends), default=0.0)  # clear of all error bars
+    heights: list[float] = []
+    for _, y, name, colour in sorted(ends, key=lambda end: end[1]):
+        y = max([y, *(other + apart for other in heights)])
+        heights.append(y)
+        _name(axes, name, (right, y), colour, xytext=(7, 0))
+
+
+def _name(axes: Axes, name: str, xy: tuple[float, float], colour: str, **where: Any) -> None:
+    axes.annotate(
+        name, xy, textcoords="offset points", va="center", color=colour, fontsize=10,
+        fontweight="bold", annotation_clip=False, path_effects=_HALO, **where,
+    )  # fmt: skip
+
+
+def _matrix(axes: Axes, curve: Curve, points: Sequence[Point]) -> None:
+    across, down = _levels(points, "x"), _levels(points, "series")
+    values = np.full((len(down), len(across)), np.nan)
+    for point in points:
+        if point.mean is not None:
+            values[down.index(point.series), across.index(point.x)] = point.mean
+    shown = axes.imshow(values, cmap="cividis", aspect="equal")
+    for i, j in np.ndindex(values.shape):
+        if np.isfinite(values[i, j]):
+            light = shown.norm(values[i, j]) > 0.55
+            axes.text(j, i, f"{values[i, j]:.0f}", ha="center", va="center", fontsize=9.5,
+                      color="black" if light else "white")  # fmt: skip
+    names = [curve.names.get(value, _text(value)) for value in down]
+    axes.set_xticks(range(len(across)), [curve.names.get(v, _text(v)) for v in across])
+    axes.set_yticks(range(len(down)), names)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(curve.x_label)
+    axes.set_ylabel(curve.series)

@@ -1,0 +1,187 @@
+"""What a sweep is: cells, each a config with overrides and labels.
+
+A sweep is a Python file with `get_sweep(variant) -> Sweep`, as an experiment is one with
+`get_config(variant)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssl_jax import config as config_lib
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.sweeps import ablation
+from ssl_jax.sweeps.ablation import Curve
+
+_LENGTHS = {"epochs": "steps", "steps": "epochs"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+      labels: what tells it from the others, column -> value, e.g. {"method": "byol", "seed": 1}.
+      config: "FILE.py:variant".
+      overrides: config keys, dotted, and their values.
+    """
+
+    labels: Mapping[str, Any]
+    config: str
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its folder: `method=byol,seed=1`."""
+        text = ",".join(f"{key}={value}" for key, value in self.labels.items())
+        return re.sub(r"[^\w.,=+-]+", "_", text)
+
+    @property
+    def flags(self) -> list[str]:
+        """What the training command takes."""
+        overrides = [f"--config.{key}={value}" for key, value in self.overrides.items()]
+        return [f"--config={self.config}", *overrides]
+
+    def load(self) -> ConfigDict:
+        """The resolved config, as the training command reads it.
+
+        Raises:
+          UserError: the config file, its variant, a key or a value is wrong.
+        """
+        try:
+            config = config_lib.apply(config_lib.load(self.config), self.overrides)
+        except UserError as error:
+            raise UserError(f"cell {self.name}: {error}") from error
+        return config_lib.resolve(config, self.overrides)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A grid of runs.
+
+    Attributes:
+      title: one line.
+      cells: in the order in which they run; their names differ.
+      needs: config keys that the file leaves to `--set`, and what they are for.
+      metric: the result by which cells are compared, the highest being the best, e.g.
+        "accuracy/top1".
+      setting: data, net and budget of the cells, in a few words, for the figure.
+      curves: what the figure shows beside what has been published.
+    """
+
+    title: str
+    cells: tuple[Cell, ...]
+    needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metric: str | None = None
+    setting: str = ""
+    curves: tuple[Curve, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that every cell has."""
+        return tuple(self.cells[0].labels)
+
+    @property
+    def seeds(self) -> int:
+        """Different values of the label `seed`, 0 where there are not several."""
+        count = len({cell.labels.get(ablation.SEED) for cell in self.cells})
+        return count if count > 1 else 0
+
+    def __post_init__(self) -> None:
+        if not self.cells:
+            raise UserError(f"the sweep {self.title!r} has no cells")
+        names = [cell.name for cell in self.cells]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise UserError(f"cells of the sweep share a name: {', '.join(double)}")
+        columns = {tuple(cell.labels) for cell in self.cells}
+        if len(columns) > 1:
+            raise UserError(f"cells of the sweep have different labels: {sorted(columns)}")
+        for curve in self.curves:
+            ablation.table_of(curve)
+            for label in curve.labels:
+                if label not in self.labels:
+                    raise UserError(
+                        f"a curve of the sweep is over {label!r}, and its cells have the labels "
+                        f"{', '.join(self.labels)}.{nearest(label, self.labels)}"
+                    )
+
+    def with_overrides(self, values: Mapping[str, Any]) -> Sweep:
+        """The same sweep with further overrides in every cell, which win over the cells' own.
+
+        Raises:
+          UserError: one of the keys is what the cells differ in, or a key of `needs` is missing.
+        """
+        for key in values:
+            own = dict.fromkeys(
+                repr(cell.overrides[key]) for cell in self.cells if key in cell.overrides
+            )
+            if len(own) > 1:
+                raise UserError(
+                    f"--set={key}=...: the cells of this sweep differ in it ({', '.join(own)})"
+                )
+        for key, purpose in self.needs.items():
+            if key not in values:
+                raise UserError(f"this sweep needs --set={key}=..., {purpose}")
+        # As on the command line, a length in steps takes the place of one in epochs.
+        replaced = [other for key, other in _LENGTHS.items() if key in values]
+        cells = tuple(
+            dataclasses.replace(
+                cell,
+                overrides={k: v for k, v in cell.overrides.items() if k not in replaced} | values,
+            )
+            for cell in self.cells
+        )
+        return dataclasses.replace(self, cells=cells)
+
+
+def product(**axes: Iterable[Any]) -> list[dict[str, Any]]:
+    """Every combination, as dicts; the last axis varies fastest.
+
+    product(method=("byol", "simsiam"), seed=range(3))
+    """
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def by_seed(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """All settings with the first seed, then all with the next: what is finished shows them all."""
+    return tuple(sorted(cells, key=lambda cell: cell.labels[ablation.SEED]))
+
+
+def parse_settings(given: Iterable[str]) -> dict[str, str]:
+    """{"key": "value"} of the texts "key=value", the values as the training command takes them.
+
+    Raises:
+      UserError: one of them is not of that form, or a key is given twice.
+    """
+    values: dict[str, str] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        key = key.removeprefix("config.")
+        if not equals or not key:
+            raise UserError(f"--set={text}: write key=value, e.g. --set=init_from=runs/x")
+        if key in values:
+            raise UserError(f"--set gives {key} twice: {values[key]!r} and {value!r}")
+        values[key] = value
+    return values
+
+
+def load(source: str) -> Sweep:
+    """The sweep of "FILE.py" or "FILE.py:VARIANT".
+
+    Raises:
+      UserError: there is no such file or variant, or the file holds no sweep.
+    """
+    module, variant = config_lib.load_module(source)
+    if not hasattr(module, "get_sweep"):
+        raise UserError(
+            f"{source} holds no sweep: it has no get_sweep; sweeps are in configs/sweeps and "
+            "configs/ablations"
+        )
+    return module.get_sweep(variant) if variant else module.get_sweep()

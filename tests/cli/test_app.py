@@ -1,0 +1,157 @@
+"""Command lines that are wrong end in one clear line and exit code 1."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# Runs the train command once for every command line in a file, each in a process of its own, and
+# imports what takes seconds to import only once.
+EACH = """
+import json, os, pathlib, runpy, sys
+import ssl_jax.run.loop
+folder = pathlib.Path(sys.argv[1])
+codes = []
+for number, arguments in enumerate(json.loads((folder / "command_lines.json").read_text())):
+    child = os.fork()
+    if not child:
+        break
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    (folder / "codes.json").write_text(json.dumps(codes))
+    sys.exit()
+os.dup2(os.open(folder / f"{number}.stderr", os.O_WRONLY | os.O_CREAT), 2)
+sys.argv = ["ssl_jax", "train", *arguments]
+runpy.run_module("ssl_jax", run_name="__main__", alter_sys=True)
+"""
+
+
+def run(*arguments, module="train"):
+    return subprocess.run(
+        [sys.executable, "-m", "ssl_jax", module, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+WRONG = [
+    ((), "--workdir is missing"),
+    (("--workdir=x",), "--config is missing"),
+    (("--workdir=x", "--config=configs/nope.py"), "'configs/nope.py' does not exist"),
+    (("--workdir=x", "--config=configs/simclr.py:imagnet"), "Did you mean 'imagenet'?"),
+    (
+        ("--workdir=x", "--config=configs/simclr.py", "--config.optimizer.base_l=1"),
+        "unknown config key optimizer.base_l;",
+    ),
+    (
+        ("--workdir=x", "--config=configs/simclr.py", "--config.method.temprature=1"),
+        "Did you mean 'temperature'?",
+    ),
+    (("--workdir=x", "--config=configs/simclr.py", "--config.epochs=ten"), "'ten'"),
+    (
+        ("--workdir=x", "--config=configs/bert.py", "--config.data.options.sequence_lenth=9"),
+        "Did you mean 'sequence_length'?",
+    ),
+    (
+        ("--workdir=x", "--config=configs/bert.py", "--config.data.options.rows=pair"),
+        "Did you mean 'pairs'?",
+    ),
+    (("--workdir=x", "--config=configs"), "configs is no config file"),
+    (("--workdir=x", "--config=README.md"), "README.md is no config file"),
+    (
+        ("--workdir=x", "--config=configs/sweeps/methods.py:digits"),
+        "is a sweep: ssl_jax sweep --config=configs/sweeps/methods.py:digits",
+    ),
+    (("--workdir=x", "--config=configs/simclr.py", "--config.steps=-4"), "steps is -4; a run"),
+    (
+        ("--workdir=x", "--config=configs/simclr.py", "--config.optimizer.base_lr=-1"),
+        "optimizer.base_lr is -1.0; it must not be negative",
+    ),
+    (("--workdr=x",), "workdr"),
+    (("stray",), "unexpected argument 'stray'"),
+    (
+        ("--workdir=x", "--config=configs/simclr.py", "--config.data.name=digit"),
+        "Did you mean 'digits'?",
+    ),
+    (
+        ("--workdir=x", "--config=configs/simclr.py", "--config.batch_size=5000"),
+        "larger than the training set",
+    ),
+    (
+        ("--workdir=/proc/x", "--config=configs/simclr.py"),
+        "--workdir=/proc/x cannot be written",
+    ),
+    (
+        ("--workdir=x", "--config=configs/simclr.py", "--config.method.name=simclear"),
+        "Did you mean 'simclr'?",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Of each command line in WRONG: its exit code and what it wrote to stderr."""
+    folder = tmp_path_factory.mktemp("wrong")
+    (folder / "command_lines.json").write_text(json.dumps([arguments for arguments, _ in WRONG]))
+    subprocess.run([sys.executable, "-c", EACH, folder], check=True, timeout=120)
+    codes = json.loads((folder / "codes.json").read_text())
+    return [(code, (folder / f"{i}.stderr").read_text()) for i, code in enumerate(codes)]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)), ids=lambda i: " ".join(WRONG[i][0]))
+def test_a_wrong_command_line_is_one_line(outcomes, number):
+    code, stderr = outcomes[number]
+    assert code == 1, stderr
+    assert "Traceback" not in stderr
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), stderr
+    assert WRONG[number][1] in lines[0]
+
+
+def test_so_it_is_for_the_command_itself():
+    done = run("stray")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: unexpected argument 'stray'")
+
+
+def test_a_config_file_with_a_mistake_is_named_with_its_line(tmp_path):
+    (tmp_path / "c.py").write_text("x = 1\ndef get_config(:\n")
+    done = run("--workdir=x", f"--config={tmp_path}/c.py")
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line == f"error: config file {tmp_path}/c.py, line 2: invalid syntax"
+
+
+def test_a_sweep_says_how_keys_of_its_cells_are_set():
+    sweep = "--config=configs/ablations/simclr_temperature.py:digits"
+    done = run(sweep, "--workdir=x", "--dry_run", "--config.epochs=3", module="sweep")
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line == "error: --config.epochs=3: every cell is set by --set=epochs=3"
+
+
+@pytest.mark.parametrize("module", ["evaluate", "embed"])
+def test_a_workdir_that_is_no_run(module, tmp_path):
+    done = run(f"--workdir={tmp_path}", f"--output={tmp_path}/x.npz", module=module)
+    if module == "evaluate":
+        done = run(f"--workdir={tmp_path}", module=module)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines() == [
+        f"error: {tmp_path} is not a run: it has no config.json"
+    ]
+
+
+def test_what_takes_seconds_to_import_waits_until_it_is_needed():
+    code = (
+        "import sys; import ssl_jax.cli.train; from ssl_jax import evals; "
+        "from ssl_jax.run import final_results, loop; evals.names(); "
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    heavy = {"scipy", "sklearn", "matplotlib", "tensorflow", "tensorflow_datasets", "torch"}
+    assert not heavy & set(done.stdout.split())

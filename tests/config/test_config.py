@@ -1,0 +1,141 @@
+"""Unknown keys, the length of a run, and configs that survive a round trip."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from ssl_jax import config as config_lib
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import DataSpec
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def example(**changes):
+    config = config_lib.base_config()
+    config.epochs = 10.0
+    config.update(changes)
+    return config
+
+
+def test_a_default_config_resolves_and_is_locked():
+    config = config_lib.resolve(example())
+    with pytest.raises(AttributeError):
+        config.batchsize = 3
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [("bach_size", "batch_size"), ("optimizer.base_learning", "base_lr"), ("eval.kn", "knn")],
+)
+def test_an_unknown_key_names_the_nearest(path, near):
+    config = example()
+    section, _, key = path.rpartition(".")
+    node = config[section] if section else config
+    node[key] = 1
+    with pytest.raises(UserError, match=rf"unknown config key {path};.*{near}"):
+        config_lib.resolve(config)
+
+
+def test_a_section_in_place_of_a_value_and_back():
+    config = ConfigDict({**example().to_dict(), "seed": {}})
+    with pytest.raises(UserError, match="seed must be a value"):
+        config_lib.resolve(config)
+    config = ConfigDict({**example().to_dict(), "mesh": 3})
+    with pytest.raises(UserError, match="mesh must be a section"):
+        config_lib.resolve(config)
+
+
+def test_setting_steps_clears_epochs_and_back():
+    config = example()
+    config.steps = 7
+    resolved = config_lib.resolve(config, {"steps": 7})
+    assert resolved.epochs is None and resolved.steps == 7
+    config = config_lib.base_config()
+    config.steps = 100
+    config.epochs = 2.5
+    assert config_lib.resolve(config, {"epochs": 2.5}).steps is None
+    with pytest.raises(UserError, match="exactly one of epochs and steps"):
+        config_lib.resolve(config, {"steps": 1, "epochs": 2.0})
+    with pytest.raises(UserError, match="exactly one of epochs and steps"):
+        config_lib.resolve(config_lib.base_config())
+
+
+def test_lengths():
+    config = example(batch_size=100, epochs=2.5)
+    config.eval.every_epochs = 1.0
+    config.checkpoint.every_epochs = 0.5
+    length = config_lib.Length.of(config_lib.resolve(config), 1050)
+    assert length == config_lib.Length(
+        steps_per_epoch=10, total_steps=25, eval_every=10, checkpoint_every=5
+    )
+    with pytest.raises(UserError, match="batch_size 100 is larger than the training set of 99"):
+        config_lib.Length.of(config_lib.resolve(config), 99)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"dtype": "float16"}, "float16.*float32, bfloat16"),
+        ({"epochs": -1.0}, "epochs is -1.0; a run needs more than 0"),
+        ({"profile_steps": (1, 2, 3)}, "profile_steps"),
+    ],
+)
+def test_bad_values(changes, match):
+    with pytest.raises(UserError, match=match):
+        config_lib.resolve(example(**changes))
+
+
+def variants():
+    for name in config_lib.names():
+        module, _ = config_lib.load_module(name)
+        if hasattr(module, "get_config"):
+            for variant in module.VARIANTS:
+                yield f"{name}:{variant}"
+
+
+@pytest.mark.parametrize("source", list(variants()))
+def test_every_shipped_config_resolves_and_survives_json(source):
+    config = config_lib.load(source)
+    if config.model.name == "init_from":  # that of a pretrained run, of which there is none here
+        config.model.name = "bert_tiny"
+    resolved = config_lib.resolve(config)
+    text = config_lib.to_json(resolved)
+    json.loads(text)
+    again = config_lib.from_json(text)
+    assert again.to_dict() == resolved.to_dict()
+    assert config_lib.difference(again, resolved) == []
+
+
+def test_an_unknown_variant_names_the_nearest():
+    with pytest.raises(UserError, match="imagnet.*Did you mean 'imagenet'"):
+        config_lib.load(f"{ROOT}/configs/simclr.py:imagnet")
+
+
+def test_difference_leaves_out_how_a_run_is_watched():
+    old, new = example(), example()
+    new.log.every_steps = 3
+    new.epochs = 20.0
+    new.data.workers = 4
+    assert config_lib.difference(old, new) == []
+    new.seed = 5
+    new.optimizer.base_lr = 0.1
+    assert config_lib.difference(old, new) == ["optimizer.base_lr: 0.3 -> 0.1", "seed: 0 -> 5"]
+    new = example()
+    new.eval.online = False  # changes what a checkpoint holds
+    assert config_lib.difference(old, new) == ["eval.online: True -> False"]
+
+
+def test_data_facts_are_written_into_the_config():
+    spec = DataSpec({"image": jax.ShapeDtypeStruct((32, 32, 3), jnp.uint8)}, 1000, 10)
+    config = config_lib.with_data_facts(config_lib.resolve(example()), spec)
+    assert config.data.num_examples == 1000 and config.data.num_classes == 10
+    assert config.data.image_size == 32 and config.data.channels == 3
+    # What stands there is the split's size; the labelled fraction is of it.
+    config = config_lib.with_data_facts(config_lib.resolve(example()), spec, 10_000)
+    assert config.data.num_examples == 10_000

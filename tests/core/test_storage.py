@@ -1,0 +1,45 @@
+"""Files that appear whole, and copies of folders."""
+
+import os
+
+import pytest
+from etils import epath
+
+from ssl_jax.core import storage
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch):
+    path = epath.Path(tmp_path) / "results.json"
+    storage.write_whole(path, "old")
+    storage.write_whole(path, "grün")
+    assert path.read_bytes() == "grün".encode()
+
+    def full_disk(self, data):
+        with open(self, "wb") as file:
+            file.write(data[:1])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(path), "write_bytes", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        storage.write_whole(path, b"new")
+    assert path.read_text() == "grün"
+
+
+@pytest.mark.parametrize(
+    "path, expected", [("gs://bucket/run", True), ("/runs/x", False), ("runs/x:1", False)]
+)
+def test_object_stores(path, expected):
+    assert storage.is_object_store(epath.Path(path)) is expected
+
+
+def test_upload(tmp_path):
+    (tmp_path / "from" / "deep").mkdir(parents=True)
+    (tmp_path / "from" / "deep" / "a.pb").write_bytes(b"1")
+    (tmp_path / "from" / "b").write_bytes(b"2")
+    storage.upload(tmp_path / "from", epath.Path(tmp_path) / "to")
+    found = {
+        os.path.relpath(p, tmp_path / "to"): p.read_bytes()
+        for p in (tmp_path / "to").rglob("*")
+        if p.is_file()
+    }
+    assert found == {"deep/a.pb": b"1", "b": b"2"}

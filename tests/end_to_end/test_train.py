@@ -1,0 +1,428 @@
+"""The commands as a user types them: train, resume, evaluate, embed, report."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from ssl_jax import data
+from ssl_jax.checkpoint.manifest import Manifest
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.pretrained import trained_run
+from ssl_jax.run import metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = (
+    "--config=configs/simclr.py:digits",
+    "--config.model.widths=(4,8,8)",
+    "--config.method.hidden_dim=16",
+    "--config.method.output_dim=8",
+    "--config.batch_size=64",
+    "--config.steps=30",
+    "--config.optimizer.warmup_epochs=0.1",
+    "--config.eval.every_epochs=0",
+    "--config.eval.baselines=False",
+    "--config.eval.collapse_every_steps=10",
+    "--config.eval.names=('knn',)",
+    "--config.eval.final_names=('knn',)",
+    "--config.checkpoint.every_steps=8",
+    "--config.log.every_steps=1",
+    "--config.log.tensorboard=False",
+    "--config.log.report=False",
+)
+
+
+def command(workdir, *arguments, module="train"):
+    return [sys.executable, "-m", "ssl_jax", module, f"--workdir={workdir}", *arguments]
+
+
+def environment(devices=1):
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # less time for a language model
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=1",
+    }
+
+
+def run(workdir, *arguments, devices=1, module="train", check=True, timeout=240):
+    done = subprocess.run(
+        command(workdir, *arguments, module=module),
+        env=environment(devices), capture_output=True, text=True, timeout=timeout, cwd=ROOT,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def start(workdir, *arguments, devices=1):
+    return subprocess.Popen(
+        command(workdir, *arguments), env=environment(devices), cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for_step(process, workdir, step, timeout=120):
+    """Returns once the run has logged `step`."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached in {timeout} s")
+
+
+def final_leaves(workdir):
+    """The final parameters and buffers, path -> array."""
+    encoder = trained_run.load(str(workdir))
+    assert encoder.step == 30
+    leaves = by_path((encoder.params, encoder.buffers))
+    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
+
+
+def losses(workdir):
+    """step -> logged loss."""
+    rows = metrics.read_metrics(workdir)
+    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Uninterrupted runs, by number of devices."""
+    runs = {}
+
+    def get(devices):
+        if devices not in runs:
+            runs[devices] = tmp_path_factory.mktemp(f"whole{devices}")
+            run(runs[devices], *TINY, devices=devices)
+        return runs[devices]
+
+    return get
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_kill_9_and_the_same_command_again_is_bit_identical(devices, finished, tmp_path):
+    whole = finished(devices)
+    # 22 steps an epoch: the first kill is in the first epoch, the second in the second.
+    for step in (9, 25):
+        process = start(tmp_path, *TINY, devices=devices)
+        wait_for_step(process, tmp_path, step)
+        process.kill()
+        process.wait()
+    run(tmp_path, *TINY, devices=devices)
+    assert losses(tmp_path) == losses(whole)
+    expected = final_leaves(whole)
+    for path, leaf in final_leaves(tmp_path).items():
+        np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+
+
+STATES = {
+    "moco_v2": ("queue", "pointer", "ema"),
+    "instdisc": ("bank",),
+    "byol": ("ema", "predictor"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", STATES)
+def test_kill_9_loses_no_bit_of_a_queue_a_bank_an_average_or_a_predictor(method, tmp_path):
+    heads = () if method == "instdisc" else ("--config.method.hidden_dim=16",)
+    tiny = [a for a in TINY if "hidden_dim" not in a and not a.startswith("--config=")]
+    arguments = (f"--config=configs/{method}.py:digits", *tiny, *heads)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole, *arguments)
+    for step in (9, 25):
+        process = start(killed, *arguments)
+        wait_for_step(process, killed, step)
+        process.kill()
+        process.wait()
+    run(killed, *arguments)
+    assert losses(killed) == losses(whole)
+    saved, expected = (Manifest.read(d / "checkpoints" / "30").arrays for d in (killed, whole))
+    for part in STATES[method]:  # the states that this test is about are in it
+        assert any(part in name for name in expected), sorted(expected)
+    assert saved == expected  # every array of the state, by its digest
+
+
+TEXT = (
+    "--config=configs/bert.py:pydoc",
+    f"--config.data.name=text:{ROOT}/ssl_jax/*.py",
+    "--config.data.options.vocab_size=600",
+    "--config.data.split=train[:80%]",
+    "--config.eval.train_split=train[:80%]",
+    "--config.eval.test_split=train[80%:]",
+    "--config.model.dim=32",
+    "--config.model.dropout=0.1",
+    "--config.steps=30",
+    "--config.checkpoint.every_steps=4",
+    "--config.log.every_steps=1",
+    "--config.log.tensorboard=False",
+)
+
+
+def test_a_language_model_trains_is_scored_on_held_out_text_and_reported(tmp_path):
+    arguments = (*TEXT, f"--config.data.options.cache_dir={tmp_path}/cache")
+    output = run(tmp_path / "run", *arguments).stdout
+    assert "masked tokens named" in output and "unigram" in output
+    assert re.search(r"padding +\d+\.\d%: of the 64 tokens of a row \d\d\.\d are real", output)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["held_out"].keys() == {"unigram", "BERT"}
+    for scores in results["held_out"].values():
+        assert 0 <= scores["accuracy"] <= 1 and 1 < scores["perplexity"] < 2000
+    assert json.loads((tmp_path / "run" / "tokenizer.json").read_text())["model"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    for title in ("Hidden words", "Neighbours of words", "Tokens a second", "Share of padding"):
+        assert title in page
+    again = run(tmp_path / "run", module="evaluate").stdout
+    assert f"{results['held_out']['BERT']['perplexity']:,.1f}" in again  # the same questions
+    elsewhere = f"--data=text:{ROOT}/LICENSE"
+    output = f"--output={tmp_path}/h.npz"
+    run(tmp_path / "run", elsewhere, output, module="embed")
+    assert np.load(tmp_path / "h.npz")["h"].shape[1] == 32
+    rows = metrics.read_metrics(tmp_path / "run")
+    rows = [row for row in rows if "train/loss" in row]
+    assert all(row["train/tokens_per_s"] > 0 for row in rows)
+    assert 0 <= np.mean([row["train/padding_share"] for row in rows]) < 0.5
+
+
+@pytest.mark.slow
+def test_kill_9_of_a_language_model_is_bit_identical(tmp_path):
+    arguments = (*TEXT, f"--config.data.options.cache_dir={tmp_path}/cache")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole, *arguments)
+    for step in (9, 25):
+        process = start(killed, *arguments)
+        wait_for_step(process, killed, step)
+        process.kill()
+        process.wait()
+    run(killed, *arguments)
+    assert losses(killed) == losses(whole)
+    saved, expected = (Manifest.read(d / "checkpoints" / "30").arrays for d in (killed, whole))
+    assert saved == expected
+
+
+@pytest.mark.slow
+def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_path):
+    process = start(tmp_path, *TINY, devices=8)
+    wait_for_step(process, tmp_path, 9)
+    process.kill()
+    process.wait()
+    process = start(tmp_path, *TINY, devices=4)
+    wait_for_step(process, tmp_path, 17)
+    process.kill()
+    process.wait()
+    run(tmp_path, *TINY, devices=1)
+    whole, pieces = losses(finished(1)), losses(tmp_path)
+    assert whole.keys() == pieces.keys()
+    np.testing.assert_allclose(list(pieces.values()), list(whole.values()), rtol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_next_start_goes_on(signum, code, finished, tmp_path):
+    arguments = (*TINY, "--config.checkpoint.every_steps=1000")
+    process = start(tmp_path, *arguments)
+    wait_for_step(process, tmp_path, 7)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "saved; the same command continues" in output
+    again = run(tmp_path, *arguments)
+    assert "continuing from step" in again.stdout
+    assert losses(tmp_path) == losses(finished(1))
+
+
+def test_a_finished_run_is_a_no_op_and_more_steps_extend_it(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished(1), workdir)
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert "nothing to do" in run(workdir, *TINY).stdout
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    longer = [a.replace("steps=30", "steps=34") if ".steps=" in a else a for a in TINY]
+    assert "continuing from step 30 of 34" in run(workdir, *longer).stdout
+    assert json.loads((workdir / "results.json").read_text())["step"] == 34
+
+
+def test_a_workdir_of_another_config_is_refused(finished, tmp_path):
+    done = run(finished(1), *TINY, "--config.seed=1", check=False)
+    assert done.returncode == 1
+    assert "seed: 0 -> 1" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_losses_and_devices_do_not_matter(finished):
+    one, eight = losses(finished(1)), losses(finished(8))
+    # Adam turns rounding into visible differences late, so only the beginning is compared tightly.
+    steps = sorted(one)[:8]
+    np.testing.assert_allclose([eight[s] for s in steps], [one[s] for s in steps], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_non_finite_loss_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_path):
+    # A learning rate that overflows: the first updates are saved, then the loss is not a number.
+    arguments = (*TINY, "--config.optimizer.base_lr=1e30", "--config.checkpoint.every_steps=1",
+                 "--config.optimizer.warmup_steps=0", "--config.optimizer.name=sgd")  # fmt: skip
+    done = run(tmp_path, *arguments, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "at step" in error, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
+    workdir = finished(1)
+    done = run(workdir, "--evals=knn,few_shot", module="evaluate")
+    assert "kNN" in done.stdout
+    (record,) = (workdir / "evaluations").glob("*.json")
+    values = json.loads(record.read_text())
+    assert values["step"] == 30 and 0.1 < values["knn/top1"] <= 1
+    final = json.loads((workdir / "results.json").read_text())["results"]["SimCLR"]
+    np.testing.assert_allclose(values["knn/top1"], final["knn/top1"], atol=1e-6)
+
+    output = tmp_path / "features.npz"
+    # On three devices, over which the run's own batch of 64 would not divide.
+    arguments = (f"--output={output}", "--data=digits", "--split=test")
+    run(workdir, *arguments, devices=3, module="embed")
+    with np.load(output) as stored:
+        h, label = stored["h"], stored["label"]
+    source = data.load("digits", "test", channels=1)
+    np.testing.assert_array_equal(label, source.labels)
+    images = source.batch(np.arange(len(source)))["image"]
+    encoder = trained_run.load(str(workdir))
+    np.testing.assert_allclose(encoder.features(images)["h"], h, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished(1), workdir)
+    (workdir / "results.json").unlink()
+    saved = sorted((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    data_files = [f for f in (saved[-1] / "state").rglob("*") if f.is_file()]
+    victim = max(data_files, key=lambda f: f.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    done = run(workdir, *TINY)
+    assert "30" in done.stderr and f"continuing from step {saved[-2].name}" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert losses(workdir) == losses(finished(1))
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_with_one_line_and_leaves_the_older_checkpoint(finished, tmp_path):
+    process = start(tmp_path, *TINY, "--config.steps=12")
+    assert process.wait(timeout=120) == 0
+    limited = subprocess.run(
+        ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command(tmp_path, *TINY)],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert limited.returncode == 1, limited.stdout + limited.stderr
+    error = limited.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: saving step") and "step 12" in error, limited.stderr
+    again = run(tmp_path, *TINY)
+    assert "continuing from step 12 of 30" in again.stdout
+
+
+@pytest.mark.slow
+def test_what_the_readme_promises_of_the_digits_recipe(tmp_path):
+    """Three seeds of the demo: one label a class, at least 10 points above raw pixels, and 75%."""
+    gains, scores = [], []
+    for seed in range(3):
+        workdir = tmp_path / str(seed)
+        run(
+            workdir,
+            "--config=configs/simclr.py:digits",
+            f"--config.seed={seed}",
+            "--config.eval.every_epochs=0",
+            "--config.eval.final_names=('few_shot',)",
+            "--config.log.report=False",
+        )
+        results = json.loads((workdir / "results.json").read_text())["results"]
+        scores.append(results["SimCLR"]["few_shot/1"])
+        gains.append(scores[-1] - results["raw pixels"]["few_shot/1"])
+        assert not [row for row in metrics.read_metrics(workdir) if "warning" in row]
+    assert np.mean(gains) >= 0.10 and np.mean(scores) >= 0.75
+
+
+@pytest.mark.slow
+def test_what_the_readme_promises_of_the_embedded_text(tmp_path):
+    """BERT names hidden words far better than by frequency, and helps to tell texts apart."""
+    bert = tmp_path / "bert"
+    run(bert, "--config=configs/bert.py:pydoc", "--config.log.report=False",
+        "--config.eval.every_epochs=0", timeout=1500)  # fmt: skip
+    scores = json.loads((bert / "results.json").read_text())["held_out"]
+    assert scores["BERT"]["accuracy"] > 2.5 * scores["unigram"]["accuracy"]
+    assert scores["BERT"]["perplexity"] < 0.4 * scores["unigram"]["perplexity"]
+    accuracy = {}
+    for start in ("pretrained", "scratch"):
+        cell = f"start={start},labels=tenth,seed=0"
+        run(tmp_path, "--config=configs/sweeps/finetune.py:pydoc_final",
+            f"--set=init_from={bert}", f"--cell={cell}", module="sweep")  # fmt: skip
+        results = json.loads((tmp_path / cell / "results.json").read_text())["results"]
+        ((_, found),) = results.items()
+        accuracy[start] = found["task/accuracy"]
+    # 51.8 and 44.6 over three seeds, whose standard deviation is about a point.
+    assert accuracy["pretrained"] > accuracy["scratch"] + 0.03, accuracy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation", ["blockwise", "ring"])
+def test_two_processes_train_the_run_that_one_trains(finished, tmp_path, implementation):
+    """And tile by tile the run that the whole matrix trains."""
+    how = f"--config.method.implementation={implementation}", "--config.method.block_size=32"
+    done = subprocess.run(
+        [sys.executable, "launch/multiprocess_local.py", "--num_processes=2", "--",
+         *command(tmp_path, *TINY, *how)],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = losses(finished(1)), losses(tmp_path)
+    assert one.keys() == two.keys()
+    steps = sorted(one)[:8]  # Adam magnifies rounding later
+    np.testing.assert_allclose([two[s] for s in steps], [one[s] for s in steps], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_without_labels(tmp_path):
+    """Unlabelled, of mixed sizes, one of them broken: trains, reports, embeds."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(40):
+        height, width = rng.integers(20, 60, 2)
+        pixels = rng.integers(0, 255, (height, width, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:100])
+    workdir = tmp_path / "run"
+    arguments = [
+        "--config=configs/simclr.py:folder", f"--config.data.name=folder:{folder}",
+        "--config.data.image_size=16", "--config.views.random_resized_crop.size=16",
+        "--config.model.name=convnet", "--config.model.widths=(4,8,8)", "--config.batch_size=8",
+        "--config.data.workers=0", "--config.method.hidden_dim=8", "--config.method.output_dim=8",
+        "--config.steps=6", "--config.log.every_steps=1", "--config.optimizer.warmup_epochs=0",
+        "--config.profile_steps=(2,3)",
+    ]  # fmt: skip
+    done = run(workdir, *arguments)
+    assert "no labels" in done.stdout and "07.png" in done.stdout
+    assert (workdir / "report.html").exists()
+    assert list((workdir / "profile").rglob("*.xplane.pb")), "a trace of steps 2 and 3"
+    output = tmp_path / "out.parquet"
+    run(workdir, f"--output={output}", module="embed")
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(output)
+    assert sorted(table["name"].to_pylist()) == sorted(
+        f.name for f in folder.iterdir() if f.name != "07.png"
+    )

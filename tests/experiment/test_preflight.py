@@ -1,0 +1,78 @@
+"""What the preflight says, against what the config means."""
+
+import jax
+
+from ssl_jax import data, parallel
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment import preflight
+from ssl_jax.experiment.build import Experiment
+from tests.methods.table import ROWS
+
+
+def build(devices=1, **overrides):
+    config = ROWS["simclr"].load(**overrides)
+    source = data.from_config(config.data, seed=0)
+    sizes = {"fsdp": overrides.get("mesh__fsdp", 1)}
+    mesh = parallel.make_mesh(**sizes, devices=jax.devices()[:devices])
+    return Experiment.build(config, source.spec, mesh)
+
+
+def test_it_says_batch_negatives_length_and_learning_rate():
+    experiment = build(
+        8, batch_size=64, epochs=10.0, steps=None, optimizer__base_lr=0.5,
+        optimizer__lr_scaling="linear", optimizer__warmup_epochs=1.0,
+    )  # fmt: skip
+    said = dict(preflight.lines(experiment))
+    assert said["batch"] == "64 = 8 a device x 8"
+    assert said["negatives"].startswith("126 views an anchor, 128 anchors")
+    assert said["length"].startswith("220 steps = 10 epochs of 22 steps, 30 other examples")
+    assert said["learning rate"].startswith("peak 0.125 (0.5 x 64/256), cosine, adamw")
+    assert "data 8 x fsdp 1 x tensor 1" in said["devices"]
+
+
+def test_a_clipped_warm_up_is_noted():
+    said = preflight.lines(build(steps=5, optimizer__warmup_steps=50))
+    assert any(label == "note" and "warm" in text for label, text in said)
+
+
+def test_parameters_are_counted_by_group_and_treatment():
+    experiment = build()
+    params = experiment.abstract_state.params
+    said = preflight.lines(experiment)
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert dict(said)["parameters"].startswith(f"{total:,}: encoder ")
+    excluded = sum(
+        leaf.size for path, leaf in by_path(params).items() if path.endswith(("bias", "scale"))
+    )
+    (treatment,) = (text for label, text in said if label == "")
+    assert treatment.startswith(f"{total - excluded:,} decayed, {excluded:,} not")
+
+
+def test_state_bytes_shrink_with_fsdp():
+    whole = build(8).abstract_state
+    split = build(8, mesh__fsdp=8, model__widths=(64, 128, 128)).abstract_state
+    assert preflight.state_bytes_per_device(whole.params) == sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(whole.params)
+    )
+    full = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(split.params))
+    assert preflight.state_bytes_per_device(split.params) < 0.3 * full
+
+
+def test_the_text_is_aligned():
+    text = preflight.text([("a", "x"), ("long label", "y")])
+    assert text == "a           x\nlong label  y"
+
+
+def test_notes_of_the_data_are_said(tmp_path):
+    path = tmp_path / "a.csv"
+    lines = ["text,label", *(f"some words {i},{i % 2 or ''}" for i in range(30))]
+    lines += [f"other words {i},2" for i in range(30)]
+    path.write_text("\n".join(lines))
+    config = ROWS["supervised-text"].load(data__name=f"csv:{path}")
+    source = data.from_config(config.data, seed=0)
+    experiment = Experiment.build(
+        config, source.spec, parallel.make_mesh(devices=jax.devices()[:1])
+    )
+    (note,) = source.notes()
+    assert "15 of 60 rows" in note and "no label" in note
+    assert ("note", note) in preflight.lines(experiment, source)

@@ -1,0 +1,172 @@
+"""Runs that start from files as others' training scripts leave them, heads and all."""
+
+import numpy as np
+import pytest
+
+from ssl_jax import data
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path, replace
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.models import make_encoder
+from ssl_jax.pretrained import formats, init_from
+from tests.methods.table import ROWS
+from tests.models.test_vit import by_formula
+from tests.pretrained.formats import torch_files
+from tests.pretrained.formats.nets import images, perturbed
+from tests.pretrained.formats.test_hugging_face import workdir_of
+
+SIDE = 16  # of the digits, which have one channel
+RESNET = dict(name="resnet18", stem="cifar", width=0.125)
+VIT = dict(name="vit_ti16", patch_size=4, dim=16, depth=2, num_heads=4)
+ROW_FIRST = dict(VIT, positions="sincos_row_first")
+
+
+def experiment_of(model):
+    """A classifier that is to start from something."""
+    config = ROWS["supervised"].load(
+        model__widths=None, **{f"model__{option}": value for option, value in model.items()}
+    )
+    return Experiment.build(config, data.spec_from_config(config.data))
+
+
+def encoder_of(model):
+    """(params, buffers, their names in PyTorch -> array) of an encoder."""
+    _, params, buffers = perturbed(SIDE, channels=1, **model)
+    grid = by_formula((4, 4), 16, "sincos_row_first").reshape(4, 4, 16)
+    return params, buffers, formats.to_torch(params, buffers, sincos=grid)
+
+
+def below(prefix, state):
+    return {f"{prefix}{name}": x for name, x in state.items()}
+
+
+def zeros(state):
+    return {name: np.zeros_like(x) for name, x in state.items()}
+
+
+def head(*names):
+    return {name: np.ones((2, 2), np.float32) for name in names}
+
+
+# What stands in the files of each, made of the encoder's state.
+
+
+def moco(state):
+    state = {**state, **head("fc.0.weight", "fc.2.weight")}
+    own = {"module.queue": np.ones((2, 3), np.float32), "module.queue_ptr": np.zeros(1, np.int64)}
+    members = below("module.encoder_q.", state) | below("module.encoder_k.", zeros(state)) | own
+    return {"epoch": 200, "arch": "resnet18", "state_dict": members, "optimizer": {"state": {}}}
+
+
+def moco_v3(state):
+    state = {**state, **head("head.0.weight", "head.1.running_mean")}
+    state["head.1.num_batches_tracked"] = np.asarray(7, np.int64)
+    members = below("module.momentum_encoder.", zeros(state))
+    members |= below("module.base_encoder.", state) | head("module.predictor.0.weight")
+    return {"epoch": 300, "state_dict": members, "scaler": {"scale": 1.0}}
+
+
+def simsiam(state):
+    state = {**state, **head("fc.0.weight", "fc.1.running_var", "fc.6.bias")}
+    members = below("module.encoder.", state) | head("module.predictor.0.weight")
+    return {"epoch": 100, "state_dict": members}
+
+
+def dino(state):
+    student = below("module.backbone.", zeros(state)) | head("module.head.mlp.0.weight")
+    teacher = below("backbone.", state) | head("head.mlp.0.weight", "head.last_layer.weight_g")
+    loss = {"center": np.ones((1, 4), np.float32)}
+    return {"student": student, "teacher": teacher, "epoch": 300, "dino_loss": loss}
+
+
+def dino_student(state):
+    return {"student": below("module.backbone.", state) | head("module.head.mlp.0.weight")}
+
+
+@pytest.mark.parametrize(
+    "file, model, prefix, unused",
+    [
+        (moco, RESNET, "module.encoder_q.", "fc.0.weight, fc.2.weight"),
+        (moco_v3, RESNET, "module.base_encoder.", "head.0.weight, head.1.running_mean"),
+        (moco_v3, ROW_FIRST, "module.base_encoder.", "head.0.weight, head.1.running_mean"),
+        (simsiam, RESNET, "module.encoder.", "fc.0.weight, fc.1.running_var, fc.6.bias"),
+        (dino, VIT, "backbone.", None),
+        (dino, RESNET, "backbone.", None),
+        (dino_student, VIT, "module.backbone.", None),
+    ],
+)
+def test_official_files(file, model, prefix, unused, tmp_path):
+    params, buffers, state = encoder_of(model)
+    path = str(tmp_path / "official.pth")
+    torch_files.write(path, file(state))
+    loaded, lines = init_from.load(path, experiment_of(model))
+    count = len(by_path(params)) + len(by_path(buffers))
+    numbers = sum(x.size for tree in (params, buffers) for x in by_path(tree).values())
+    expected = [f"{path}: names below {prefix!r}, {count} arrays, {numbers:,} numbers"]
+    assert lines == expected + ([f"not used: {unused}"] if unused else [])
+    for part, tree in (("params", params), ("buffers", buffers)):
+        assert loaded[part].keys() == {f"encoder/{below}" for below in by_path(tree)}
+        for below, leaf in by_path(tree).items():
+            np.testing.assert_array_equal(loaded[part][f"encoder/{below}"], leaf, err_msg=below)
+
+
+def test_what_does_not_match_is_said(tmp_path):
+    _, _, state = encoder_of(RESNET)
+    del state["bn1.running_mean"]
+    state["layer1.0.conv1.weight"] = state["layer1.0.conv1.weight"][:, :3]
+    path = str(tmp_path / "official.pth")
+    torch_files.write(path, simsiam(state))
+    _, lines = init_from.load(path, experiment_of(RESNET))
+    assert lines[0].startswith(f"{path}: names below 'module.encoder.', ")
+    assert lines[1].startswith("not found: ") and "bn1.running_mean is missing" in lines[1]
+    assert "layer1.0.conv1.weight has shape (3, 3, 3, 8), not (3, 3, 8, 8)" in lines[1]
+    assert lines[2].startswith("not used: layer1.0.conv1.weight, fc.0.weight")
+
+
+def test_a_mocov3_vit_makes_the_features_of_its_file(tmp_path):
+    """Its positions are in the file: a net that takes them as learned says what they do."""
+    params, _, state = encoder_of(ROW_FIRST)
+    path = str(tmp_path / "vit-s-300ep.pth.tar")
+    torch_files.write(path, moco_v3(state))
+    x = images(SIDE)[..., :1]
+
+    def features(model):
+        loaded, lines = init_from.load(path, experiment_of(model))
+        assert "not found" not in lines[1]
+        net, blank, _ = perturbed(SIDE, channels=1, **model)
+        found = {name.removeprefix("encoder/"): leaf for name, leaf in loaded["params"].items()}
+        assert found.keys() == by_path(blank).keys()
+        return np.asarray(net.apply(replace(blank, found), {}, x, train=False)[0][0])
+
+    as_learned = features(VIT)
+    np.testing.assert_allclose(features(ROW_FIRST), as_learned, rtol=1e-5, atol=1e-6)
+    # In MAE's order they would be others: refused, with what to set.
+    other = dict(VIT, positions="sincos")
+    net = make_encoder(**other)
+    wrong = np.asarray(net.apply(params, {}, x, train=False)[0][0])
+    assert np.abs(wrong - as_learned).max() > 1e-2
+    message = "its pos_embed is not what model.positions=sincos adds to the patches; set "
+    with pytest.raises(UserError, match=f"{message}model.positions=sincos_row_first"):
+        init_from.load(path, experiment_of(other))
+    _, _, learned = encoder_of(VIT)
+    torch_files.write(path, dino(learned))
+    with pytest.raises(UserError, match=f"init_from={path}: .*; set model.positions=learned"):
+        init_from.load(path, experiment_of(other))
+
+
+@pytest.mark.slow
+def test_a_run_of_other_fixed_positions_is_refused(tmp_path):
+    run = tmp_path / "run"
+    _, state = workdir_of("supervised-vit", run, model__positions="sincos_row_first")
+
+    def load(positions):
+        config = ROWS["supervised-vit"].load(seed=7, model__positions=positions)
+        experiment = Experiment.build(config, data.spec_from_config(config.data))
+        return init_from.load(str(run), experiment)
+
+    loaded, lines = load("sincos_row_first")
+    assert len(lines) == 1 and loaded["params"].keys() == by_path(state.params).keys()
+    with pytest.raises(UserError, match="has model.positions=sincos_row_first and this run sincos"):
+        load("sincos")
+    _, lines = load("learned")
+    assert lines[1].startswith("not found: params/encoder/pos_embed/")

@@ -1,0 +1,98 @@
+"""A run loaded for its features: which step, which texts, which classes; and the embed command."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssl_jax import checkpoint, data, parallel
+from ssl_jax import config as config_lib
+from ssl_jax.core.errors import UserError
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.pretrained import trained_run
+from tests.end_to_end.test_train import run
+from tests.methods.table import ROWS
+
+
+def workdir_of(row, path, **overrides):
+    """A run of the table with checkpoints of steps 3 and 5, its weights random."""
+    config = ROWS[row].load(**overrides)
+    source = data.from_config(config.data, seed=0)
+    config = config_lib.with_data_facts(config, source.spec, class_names=source.class_names)
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    state = Experiment.build(config, source.spec, mesh).init_state()
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(config_lib.to_json(config))
+    if source.tokenizer_json() is not None:
+        (path / "tokenizer.json").write_text(source.tokenizer_json())
+    with checkpoint.Checkpointer(path) as saves:
+        for step in (3, 5):
+            saves.save(step, state, wait=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return workdir_of("simclr", tmp_path_factory.mktemp("images") / "x@home")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return workdir_of("supervised-text", tmp_path_factory.mktemp("texts") / "run")
+
+
+def test_a_step_behind_the_run(images):
+    assert trained_run.load(images).step == 5  # its name has an @, and it may be a path
+    found = trained_run.load(f"{images}@3")
+    assert (found.step, found.workdir) == (3, str(images))
+    assert trained_run.load(f"{images}@3", 3).step == 3
+    for workdir, step, message in (
+        (f"{images}@4", None, "4"),
+        (f"{images}@last", None, r"@last is not a run; after @ stands a step, a number"),
+        (f"{images}@3", 5, "@3 says step 3, and step=5; leave one of them out"),
+        (f"{images}-no@3", None, "-no is not a run: it has no config.json"),
+    ):
+        with pytest.raises(UserError, match=message):
+            trained_run.load(workdir, step)
+
+
+def test_what_is_no_list_of_texts_is_refused(texts):
+    classifier = trained_run.load(texts)
+    assert classifier.text_features(np.array(["a great ship", "a"]))["logits"].shape == (2, 2)
+    assert classifier.text_features(("a", "b"), (text for text in "cd"))["h"].shape == (2, 16)
+    for arguments, message in (
+        (("a great ship",), "texts is one string, 'a great ship'; put it into a list: [text]"),
+        ((["a"], "b"), "second is one string, 'b'; put it into a list: [text]"),
+        (([("a", "b")],), "texts[0] is ('a', 'b'), not a text; give the second ones of pairs as"),
+        ((["a", None],), "texts[1] is None, not a text; give strings"),
+        ((["a"], [b"b"]), "second[0] is b'b', not a text; give strings"),
+    ):
+        with pytest.raises(UserError) as caught:
+            classifier.text_features(*arguments)
+        assert str(caught.value).startswith(message)
+
+
+def test_the_names_of_the_classes(images, texts, tmp_path):
+    assert trained_run.load(texts).class_names == ("no", "yes")  # saved with the run
+    assert trained_run.load(images).class_names == tuple("0123456789")  # known of the data
+    for i in range(20):
+        (tmp_path / "data" / "cd"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), i).save(tmp_path / "data" / "cd"[i % 2] / f"{i}.png")
+    folder = workdir_of(
+        "simclr", tmp_path / "run", data__name=f"folder:{tmp_path}/data", data__image_size=16,
+        data__channels=1, batch_size=8,
+    )  # fmt: skip
+    assert trained_run.load(folder).class_names == ("c", "d")
+    (tmp_path / "data").rename(tmp_path / "gone")
+    assert trained_run.load(folder).class_names is None
+
+
+def test_an_image_that_cannot_be_read_is_left_out(images, tmp_path):
+    for i in range(3):
+        Image.new("L", (16, 16), 80 * i).save(tmp_path / f"{i}.png")
+    (tmp_path / "bad.png").write_text("")
+    output = tmp_path / "h.npz"
+    arguments = (f"--data=folder:{tmp_path}", f"--output={output}")
+    told, note = run(images, *arguments, module="embed").stdout.strip().splitlines()
+    assert told.startswith(f"3x{np.load(output)['h'].shape[1]} features of ")
+    assert note.startswith(f"1 unreadable image left out; first: {tmp_path}/bad.png (")

@@ -1,0 +1,85 @@
+"""The end of a run: what is probed, under which names."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from ssl_jax import data
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.run import final_results, metrics, probing, showcase
+from tests.methods.table import ROWS
+
+
+def test_every_output_asked_for_has_a_row_and_h_is_the_last():
+    config = ROWS["simclr"].load(eval__features=("h", "z"), eval__baselines=True)
+    source = data.from_config(config.data, seed=0)
+    experiment = Experiment.build(config, source.spec)
+    state, apply = experiment.init_state(), experiment.features
+    batch = source.batch(np.arange(4))
+    found = list(final_results._representations(experiment, apply, state))
+    assert [(name, feature) for name, _, feature in found] == [
+        ("raw pixels", "h"),
+        ("untrained encoder, z", "z"),
+        ("untrained encoder", "h"),
+        ("SimCLR, z", "z"),
+        ("SimCLR", "h"),
+    ]
+    expected = apply(state.params, state.buffers, batch)
+    for name, encode, feature in found[1:]:  # nothing has been trained
+        np.testing.assert_array_equal(encode(batch)[feature], expected[feature], err_msg=name)
+    probing.check_names(experiment)
+
+
+def built(row, **changes):
+    """An experiment, as if its config said `changes` too, and its source."""
+    config = ROWS[row].load(eval__baselines=False)
+    source = data.from_config(config.data, seed=0)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    return Experiment.build(config, source.spec), source
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "name"),
+    [
+        ("simclr", {"init_from": "runs/x"}, "SimCLR"),
+        ("supervised", {}, "convnet, from scratch"),
+        ("supervised", {"init_from": "runs/x"}, "convnet, fine-tuned"),
+        ("supervised", {"init_from": "runs/x", "init_weights": False}, "convnet, from scratch"),
+        ("supervised", {"init_from": "runs/x", "method.freeze_encoder": True}, "convnet, frozen"),
+        ("supervised", {"method.freeze_encoder": True}, "convnet, frozen, untrained"),
+    ],
+)
+def test_a_net_is_shown_under_the_name_that_people_know(row, changes, name):
+    experiment, _ = built(row, **changes)
+    title = experiment.method.title
+    assert final_results.shown_name(experiment) == name
+    found = final_results._as_shown(experiment, {"raw pixels": {}, f"{title}, h": {}, title: {}})
+    assert list(found) == ["raw pixels", f"{name}, h", name]
+
+
+def test_the_report_of_a_run_that_stopped_early(monkeypatch, tmp_path):
+    """It says so, and draws what there is; results.json keeps the method's own name."""
+    changes = {"init_from": "runs/bert", "log.report": True, "log.every_steps": 10}
+    experiment, source = built("supervised-text", **changes)
+    with metrics.MetricWriter(tmp_path, tensorboard=False) as writer:
+        for step in (1, 2):
+            writer.write(step, {"eval/task/accuracy": 0.5})
+    scores = {"task/accuracy": 0.5, "task/macro_f1": 0.25}
+    prober = types.SimpleNamespace(
+        labelled=False, task="classify", task_scores=lambda encode: scores
+    )
+    monkeypatch.setattr(showcase, "words", lambda *_: {})
+    state = experiment.init_state()
+    final_results.finish(experiment, prober, state, source, tmp_path, [("a", "b")], last_step=2)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["results"] == {"supervised": scores} and results["stopped_early"]
+    page = (tmp_path / "report.html").read_text()
+    total = experiment.length.total_steps
+    name = f"{experiment.config.model.name}, fine-tuned"
+    assert f'<th scope="row">{name}</th>' in page and f"{name} on " in page
+    assert f"<b>Stopped early</b> at step 2 of {total}" in page
+    assert "The run ended after 2 steps" in page and "Evaluations over time" in page
+    assert "The results are those of <b>step 0</b>, the best" in page

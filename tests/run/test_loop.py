@@ -1,0 +1,50 @@
+"""What a run settles before its first step."""
+
+import json
+
+import pytest
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.run import metrics
+from ssl_jax.run.loop import Run
+from tests.methods import table
+
+
+def begin(workdir, row="simclr", **overrides):
+    return Run(table.ROWS[row].load(**overrides), str(workdir))
+
+
+def test_splits_that_are_to_be_scored_are_looked_for_at_once(tmp_path):
+    for key, value in (("test_split", "tset"), ("validation_split", "train[:20%]+dev")):
+        with pytest.raises(UserError) as told:
+            begin(tmp_path, **{f"eval__{key}": value})
+        assert f"eval.{key} is '{value}', and digits has no split" in str(told.value)
+        assert "only train, test." in str(told.value)
+    begin(tmp_path, eval__test_split="tset", eval__names=(), eval__final_names=())  # not scored
+    begin(tmp_path, eval__validation_split="train[90%:]")
+
+
+def test_ones_own_text_needs_a_part_to_be_scored_on(tmp_path):
+    with pytest.raises(UserError, match=r"LICENSE has no split 'test', only train\.") as told:
+        begin(tmp_path, "roberta", eval__test_split="test")
+    assert "data.split='train[:90%]' eval.test_split='train[90%:]'" in str(told.value)
+    begin(tmp_path, "roberta", data__split="train[:90%]", eval__test_split="train[90%:]")
+
+
+def test_a_try_that_ended_before_its_first_step_is_replaced(tmp_path):
+    begin(tmp_path, init_from="nonsense")
+    begin(tmp_path, init_from=None, seed=3)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 3
+    # Not so once there is something to lose.
+    with metrics.MetricWriter(tmp_path, resume_step=0) as writer:
+        writer.write(1, {"train/loss": 1.0})
+    with pytest.raises(UserError, match="holds a run of another config .seed: 3 -> 4"):
+        begin(tmp_path, seed=4)
+
+
+def test_another_programs_config_is_left_alone(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="holds a run of another config"):
+        begin(tmp_path)
+    assert path.read_text() == '{"model_type": "bert"}'

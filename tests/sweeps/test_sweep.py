@@ -1,0 +1,430 @@
+"""Sweeps as a user runs them: a grid, a failing cell, an interruption, the collected results."""
+
+import csv
+import dataclasses
+import itertools
+import json
+import runpy
+import signal
+import subprocess
+import sys
+import types
+
+import pytest
+from etils import epath
+
+from ssl_jax import config as config_lib
+from ssl_jax import data
+from ssl_jax.cli import sweep
+from ssl_jax.core.errors import UserError
+from ssl_jax.data import known, subsplit
+from ssl_jax.sweeps import ablation, grid
+from ssl_jax.sweeps.ablation import Curve
+from tests.end_to_end.test_train import ROOT, TINY, environment, wait_for_step
+from tests.end_to_end.test_train import run as train
+
+OVERRIDES = dict(flag.removeprefix("--config.").split("=", 1) for flag in TINY[1:])
+SWEEP = f"""
+from ssl_jax.sweeps.grid import Cell, Sweep, product
+
+OVERRIDES = {{key: eval(value) if value[0] in "(0123456789TF" else value
+              for key, value in {OVERRIDES!r}.items()}}
+OVERRIDES |= {{"eval.baselines": True}}
+
+def get_sweep(variant="good"):
+    cells = [
+        Cell(labels, "configs/simclr.py:digits",
+             {{**OVERRIDES, "steps": 4, "method.temperature": labels["t"], "seed": labels["seed"]}})
+        for labels in product(t=(0.1, 0.5), seed=(0,))
+    ]
+    if variant == "broken":
+        more = {{"data.name": "folder:/nowhere/at/all"}}
+        cells.insert(0, Cell({{"t": 0.0, "seed": 0}}, "configs/simclr.py:digits", more))
+    if variant == "long":
+        cells = [Cell({{"t": 0.1, "seed": 0}}, "configs/simclr.py:digits",
+                      {{**OVERRIDES, "steps": 4000}})]
+    if variant == "wrong":
+        cells = [Cell({{"t": 0.1, "seed": 0}}, "configs/simclr.py:digits", {{"batch_sise": 4}})]
+    return Sweep("temperatures", tuple(cells))
+"""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweep") / "temperatures.py"
+    path.write_text(SWEEP)
+    return path
+
+
+def command(config, workdir, *arguments):
+    return [
+        sys.executable, "-m", "ssl_jax", "sweep", f"--config={config}", f"--workdir={workdir}",
+        *arguments,
+    ]  # fmt: skip
+
+
+def run(config, workdir, *arguments):
+    return subprocess.run(
+        command(config, workdir, *arguments), env=environment(), cwd=ROOT, capture_output=True,
+        text=True, timeout=240,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_grid_with_a_failing_cell(file, tmp_path):
+    listed = run(f"{file}:broken", tmp_path, "--dry_run")
+    assert listed.returncode == 1 and "nowhere" in listed.stderr  # no data, no length
+    one = run(file, tmp_path, "--cell=1")  # one cell may be asked for
+    assert one.returncode == 0, one.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["t=0.5,seed=0"]
+    collected = run(file, tmp_path, "--collect")
+    assert "1 of 2 cells" in collected.stdout and (tmp_path / "results.csv").exists()
+    done = run(f"{file}:broken", tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "[1/3] t=0.0,seed=0: FAILED with exit code 1" in done.stdout
+    assert f"failed: t=0.0,seed=0, see {tmp_path}/t=0.0,seed=0/log.txt" in done.stdout
+    assert "/nowhere/at/all" in (tmp_path / "t=0.0,seed=0" / "log.txt").read_text()
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [(row["t"], row["seed"], row["step"]) for row in rows] == [
+        ("0.1", "0", "4"),
+        ("0.5", "0", "4"),
+    ]
+    for row in rows:
+        found = json.loads((tmp_path / f"t={row['t']},seed=0" / "results.json").read_text())
+        assert float(row["knn/top1"]) == found["results"]["SimCLR"]["knn/top1"]
+        raw = found["results"]["raw pixels"]["knn/top1"]
+        assert float(row["raw pixels/knn/top1"]) == raw
+
+    # Again: the finished ones are skipped.
+    before = (tmp_path / "t=0.1,seed=0" / "metrics.jsonl").stat().st_mtime_ns
+    again = run(file, tmp_path)
+    assert again.returncode == 0 and again.stdout.count("finished") == 2
+    assert (tmp_path / "t=0.1,seed=0" / "metrics.jsonl").stat().st_mtime_ns == before
+    listed = run(file, tmp_path, "--dry_run")
+    assert listed.returncode == 0 and listed.stdout.count("finished") == 3
+    assert "2 cells: 2 finished" in listed.stdout
+    assert "512 examples in all (steps x batch); 0 examples to go" in listed.stdout
+    # What a machine left of a results.json when it went down is no result.
+    path = tmp_path / "t=0.5,seed=0" / "results.json"
+    whole = path.read_text()
+    path.write_text(whole[:-20])
+    listed = run(file, tmp_path, "--dry_run")
+    assert "2 cells: 1 finished, 1 begun" in listed.stdout
+    assert "512 examples in all (steps x batch); 256 examples to go" in listed.stdout
+    path.write_text(whole)
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_continues(file, tmp_path):
+    process = subprocess.Popen(
+        command(f"{file}:long", tmp_path), env=environment(), cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    cell = tmp_path / "t=0.1,seed=0"
+    wait_for_step(process, cell, 6)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, out
+    assert "the same command continues" in out
+    assert list((cell / "checkpoints").iterdir())
+    assert not (tmp_path / "results.csv").exists()
+    assert "begun" in run(f"{file}:long", tmp_path, "--dry_run").stdout
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_a_cell_starts_stops_the_sweep_and_fails_nothing(
+    signum, code, file, tmp_path
+):
+    process = subprocess.Popen(
+        command(file, tmp_path), env=environment(), cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    first = process.stdout.readline()
+    assert first.endswith(": runs\n"), first + process.stdout.read()
+    process.send_signal(signum)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == code, rest
+    assert "the same command continues" in rest and "FAILED" not in rest
+    assert rest.count(": runs") == 0  # no other cell has begun
+
+
+def test_the_exit_code_of_one_cell_is_that_of_its_training(file, tmp_path, monkeypatch, capsys):
+    """So that a supervisor can tell what a restart may mend; of a whole sweep it is 1."""
+    python = tmp_path / "python"  # whatever it is to run is killed for want of memory
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    given = dict(config=str(file), workdir=str(tmp_path / "runs"), set=[])
+    for cell, code in (("0", 137), (None, 1)):
+        flags = types.SimpleNamespace(**given, cell=cell, dry_run=False, collect=False)
+        monkeypatch.setattr(sweep, "flags", types.SimpleNamespace(FLAGS=flags))
+        assert sweep.main() == code
+        assert "FAILED with exit code 137" in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_said_before_anything_runs(file, tmp_path):
+    for arguments, message in (
+        ((f"{file}:wrong", tmp_path), "batch_sise"),
+        ((file, tmp_path, "--cell=7"), "there is no cell '7'; cells are 0 to 1"),
+        (("configs/simclr.py", tmp_path), "holds no sweep"),
+        (("nowhere.py", tmp_path), "file 'nowhere.py' does not exist"),
+        (("configs/sweeps/methods.py:digit", tmp_path), "Did you mean 'digits'"),
+        (("configs/sweeps/linear.py", tmp_path), "needs --set=init_from=..., the pretrained run"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 1 and message in done.stderr, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ablation_is_averaged_over_seeds_and_drawn(file, tmp_path, capsys):
+    cells = tuple(
+        grid.Cell({"l2": True, "t": t, "seed": seed}, "configs/simclr.py:digits",
+                  {"method.temperature": t, "seed": seed, "steps": 20})
+        for t in (0.05, 0.1, 0.5, 1.0) for seed in (0, 1)
+    )  # fmt: skip
+    shared = dict(x="t", x_label="temperature", series="l2", published="simclr_table_5")
+    curves = (
+        Curve(measure="few_shot/1", measure_label="top-1", **shared),
+        Curve(measure="train/entropy", measure_label="entropy", percent=False,
+              published_measure="entropy", **shared),
+    )  # fmt: skip
+    swept = grid.Sweep("Temperatures", cells, setting="digits", curves=curves)
+    for cell in cells[:-1]:  # the last one is not finished
+        folder = tmp_path / cell.name
+        folder.mkdir()
+        t, seed = cell.labels["t"], cell.labels["seed"]
+        of_z, of_h = {"few_shot/1": 0.2}, {"few_shot/1": t / 2 + seed / 10}
+        found = {"step": 20, "results": {"SimCLR, z": of_z, "SimCLR": of_h}}
+        (folder / "results.json").write_text(json.dumps(found))
+        (folder / "config.json").write_text(config_lib.to_json(cell.load()))
+        lines = [{"step": step, "train/entropy": step + t} for step in range(1, 21)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    rows = sweep.collect(swept, epath.Path(tmp_path))
+    said = capsys.readouterr().out
+    assert len(rows) == 7 and rows[1]["z/few_shot/1"] == 0.2
+    assert rows[0]["train/entropy"] == pytest.approx(19.5 + 0.05)  # steps 19 and 20
+    assert "mean ± std over 2 seeds" in said and "7 of 8 cells" in said
+    assert "7.5 ± 7.1" in said and "19.55 ± 0.00" in said
+    # Ours grows with t; published: 59.7, 64.4, 60.7, 58.0.
+    assert "top-1 beside SimCLR (Chen et al. 2020), Table 5: Spearman −0.40 over 4" in said
+    assert "entropy beside SimCLR (Chen et al. 2020), Table 5: Spearman 1.00 over 4" in said
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    # A curve over what the cells do not have is refused at once.
+    wrong = dict(measure="few_shot/1", measure_label="top-1", x_label="", x="tau")
+    with pytest.raises(UserError, match="over 'tau', and its cells have the labels l2, t, seed"):
+        grid.Sweep("", cells, curves=(Curve(**wrong),))
+    with pytest.raises(UserError, match="has no cells"):
+        grid.Sweep("empty", ())
+
+
+def test_published_settings_are_cells_of_the_papers_variant():
+    """Else a label is spelled differently, and a point would silently stand beside nothing."""
+    unswept = {"AutoAugment", "supervised"}  # columns and rows that only the papers have
+    for path in (ROOT / "configs" / "ablations").glob("[a-z]*.py"):
+        for curve in (swept := grid.load(f"{path}:imagenet")).curves:
+            for point in ablation.published_points(curve):
+                if unswept & {point.x, point.series} or curve.published_measure == "order":
+                    continue
+                wanted = {curve.x: point.x, **curve.where}
+                wanted |= {curve.series: point.series} if curve.series else {}
+                found = [cell for cell in swept.cells if wanted.items() <= cell.labels.items()]
+                assert found, (path.name, wanted)
+
+
+def test_small_settings_stand_for_published_ones():
+    for path in (ROOT / "configs" / "ablations").glob("[a-z]*.py"):
+        for variant in runpy.run_path(str(path))["VARIANTS"]:
+            swept = grid.load(f"{path}:{variant}")
+            rows = [
+                {**cell.labels, **{c.measure.format(**cell.labels): 0.5 for c in swept.curves}}
+                for cell in swept.cells
+            ]
+            for curve in swept.curves:
+                table = ablation.table_of(curve)
+                if table is None or not table.rows:
+                    continue
+                points = ablation.points(rows, swept.labels, curve)
+                beside = [point for point in points if point.published is not None]
+                assert len(beside) >= (2 if curve.published.startswith("moco") else 3), path.name
+
+
+# One cell of each that no other test trains.
+SMALL = {
+    "moco_negatives": ("digits", "dictionary=bank,K=64,m=0.99,seed=0"),
+    "moco_v2": ("small_shapes", "recipe=MLP,_aug+,_cos,seed=0"),
+    "simclr_augmentations": ("small_shapes", "first=crop,second=color,seed=0"),
+    "simclr_batch_size": ("digits", "scaling=sqrt,epochs=20,batch=32,seed=0"),
+    "simclr_color": ("small_shapes", "training=SimCLR,strength=1_+_blur,seed=0"),
+    "simclr_head": ("digits", "head=none,dim=128,seed=0"),
+    "simclr_knows": ("small_shapes", "task=sobel,seed=0"),
+    "simclr_losses": ("digits", "loss=NT-Xent,setting=0.1,lr=0.003,seed=0"),
+    "simclr_temperature": ("digits", "l2=False,t=10.0,seed=0"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_cell_of_each_ablation_runs_and_is_drawn(name, tmp_path):
+    variant, cell = SMALL[name]
+    source = f"configs/ablations/{name}.py:{variant}"
+    small = ["model.widths=(4,8,8)", "eval.few_shot.draws=2", "eval.linear.num_l2=2"]
+    done = run(source, tmp_path, f"--cell={cell}", "--set=steps=4",
+               *(f"--set={text}" for text in small))  # fmt: skip
+    log = tmp_path / cell / "log.txt"
+    assert done.returncode == 0, log.read_text() if log.exists() else done.stderr
+    collected = run(source, tmp_path, "--collect", "--set=steps=4",
+                    *(f"--set={text}" for text in small))  # fmt: skip
+    assert collected.returncode == 0, collected.stderr
+    assert (tmp_path / "results.png").exists(), collected.stdout
+    (row,) = csv.DictReader((tmp_path / "results.csv").open())
+    for curve in grid.load(source).curves:
+        if all(str(value) == row[label] for label, value in curve.where.items()):
+            assert 0 <= float(row[curve.measure.format(**row)]) < 10, curve.measure
+
+
+def test_every_ablation_has_a_cell_that_is_run():
+    assert set(SMALL) == {path.stem for path in (ROOT / "configs" / "ablations").glob("[a-z]*.py")}
+
+
+def test_batches_of_the_paper_warm_up_for_ten_epochs_however_long_they_train():
+    for cell in grid.load("configs/ablations/simclr_batch_size.py:imagenet").cells:
+        config = cell.load()
+        assert config.optimizer.warmup_epochs == 10 and config.epochs in (100, 200, 400, 800)
+        assert config.optimizer.base_lr == pytest.approx(
+            {"linear": 0.3, "sqrt": 0.075}[cell.labels["scaling"]]
+        )
+
+
+def test_cells_have_names_of_their_own():
+    cell = grid.Cell({"m": "a/b c", "seed": 1}, "x.py")
+    assert cell.name == "m=a_b_c,seed=1"
+    with pytest.raises(UserError, match="share a name: m=a_b_c,seed=1"):
+        grid.Sweep("", (cell, cell))
+    with pytest.raises(UserError, match="different labels"):
+        grid.Sweep("", (cell, grid.Cell({"m": "a"}, "x.py")))
+    assert grid.product(a=(1, 2), b="xy")[1] == {"a": 1, "b": "y"}
+    cells = [grid.Cell(labels, "x.py") for labels in grid.product(a="xy", seed=(0, 1))]
+    assert [cell.name for cell in grid.by_seed(cells)] == [
+        "a=x,seed=0", "a=y,seed=0", "a=x,seed=1", "a=y,seed=1",
+    ]  # fmt: skip
+
+
+def test_settings_reach_every_cell_as_text():
+    assert grid.parse_settings(["a.b=c=d", "config.x=1"]) == {"a.b": "c=d", "x": "1"}
+    for given, message in (
+        (["steps"], "--set=steps: write key=value"),
+        (["=3"], "--set==3: write key=value"),
+        (["steps=3", "config.steps=4"], "--set gives steps twice: '3' and '4'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            grid.parse_settings(given)
+    cells = tuple(
+        grid.Cell({"t": t}, "configs/simclr.py:digits", {"method.temperature": t, "batch_size": 32})
+        for t in (0.1, 0.5)
+    )
+    wanting = grid.Sweep("", cells, needs={"init_from": "the run to start from"})
+    given = {
+        "init_from": "runs/t=0.1,seed=0", "model.widths": "(4, 8)", "steps": "7", "batch_size": "8",
+        "eval.baselines": "False", "method.l2_normalize": "true", "optimizer.base_lr": "1e-2",
+    }  # fmt: skip
+    for cell, t in zip(wanting.with_overrides(given).cells, (0.1, 0.5), strict=True):
+        config = cell.load()
+        assert config.init_from == "runs/t=0.1,seed=0" and config.model.widths == (4, 8)
+        assert (config.steps, config.epochs, config.batch_size) == (7, None, 8)
+        assert config.eval.baselines is False and config.method.l2_normalize is True
+        assert config.optimizer.base_lr == 0.01 and config.method.temperature == t
+        assert cell.name == f"t={t}"
+    # A length given for all takes the place of the other kind in the cells.
+    long = grid.Sweep("", (dataclasses.replace(cells[0], overrides={"epochs": 9.0}),))
+    config = long.with_overrides({"steps": "3"}).cells[0].load()
+    assert (config.steps, config.epochs) == (3, None)
+    for values, message in (
+        ({"init_from": "x", "method.temperature": "1"}, r"cells .* differ in it \(0.1, 0.5\)"),
+        ({}, "this sweep needs --set=init_from=..., the run to start from"),
+    ):
+        with pytest.raises(UserError, match=message):
+            wanting.with_overrides(values)
+    for values, message in (
+        ({"optimizer.base_rl": "1"}, "cell t=0.1: unknown config key optimizer.base_rl.*'base_lr'"),
+        ({"steps": "many"}, "cell t=0.1: .*config.steps=many"),
+        ({"steps": "1", "epochs": "2"}, "exactly one of epochs and steps"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            wanting.with_overrides({"init_from": "x", **values}).cells[0].load()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_learning_rate_of_a_linear_probe_is_chosen_without_the_test_split(tmp_path, capsys):
+    pretrained, swept = tmp_path / "pre=1,train", tmp_path / "rates"
+    train(pretrained, *TINY, "--config.steps=4", "--config.eval.final_names=()")
+    settings = [
+        f"init_from={pretrained}", "steps=6", "batch_size=64", "model.widths=(4,8,8)",
+        "log.report=False", "log.tensorboard=False",
+    ]  # fmt: skip
+    for number in (0, 4):
+        done = run("configs/sweeps/linear.py:digits", swept, f"--cell={number}",
+                   *(f"--set={text}" for text in settings))  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    chosen = grid.load("configs/sweeps/linear.py:digits")
+    chosen = chosen.with_overrides(grid.parse_settings(settings))
+    assert f"starts from {pretrained}: step 4" in (
+        (swept / chosen.cells[0].name / "log.txt").read_text()
+    )
+    rows = sweep.collect(chosen, epath.Path(swept))
+    assert [row["base_lr"] for row in rows] == [0.03, 3.0]
+    best = max(rows, key=lambda row: row["accuracy/top1"])
+    said = capsys.readouterr().out
+    assert "2 of 5 cells" in said
+    assert f"best accuracy/top1: {best['accuracy/top1']:.2%} with base_lr {best['base_lr']}" in said
+    # A share of the 288 examples held out.
+    hits = 288 * best["accuracy/top1"]
+    assert len(data.load("digits", "train[80%:]")) == 288 and abs(hits - round(hits)) < 1e-6
+
+    # Of another encoder nothing is known, and the folder says whose results it holds.
+    other = {**grid.parse_settings(settings), "init_from": "runs/other"}
+    other = grid.load("configs/sweeps/linear.py:digits").with_overrides(other)
+    with pytest.raises(UserError, match="base_lr=0.03 holds a run of another config .init_from: "):
+        sweep.collect(other, epath.Path(swept))
+
+
+def all_sweeps():
+    files = (
+        (ROOT / "configs").glob("sweeps/[a-z]*.py"),
+        (ROOT / "configs").glob("ablations/[a-z]*.py"),
+    )
+    for path in itertools.chain(*files):
+        for variant in runpy.run_path(str(path))["VARIANTS"]:
+            yield f"{path}:{variant}"
+
+
+def test_the_cells_of_the_projects_sweeps_load():
+    for source in all_sweeps():
+        # One of each kind: the others differ in values only.
+        sweep = grid.load(source)
+        if "init_from" in sweep.needs and "finetune" in source:  # of whose net there is none here
+            sweep = dataclasses.replace(sweep, needs={}).with_overrides({"model.name": "bert_tiny"})
+        cells = sweep.cells
+        kinds = {(cell.config.partition(":")[0], *cell.overrides): cell for cell in cells}
+        for cell in kinds.values():
+            cell.load()
+
+
+def test_what_a_linear_probe_is_chosen_on_it_has_not_learnt_from():
+    for variant in runpy.run_path(str(ROOT / "configs/sweeps/linear.py"))["VARIANTS"]:
+        cells = grid.load(f"configs/sweeps/linear.py:{variant}").cells
+        rates = [cell.load().optimizer.base_lr for cell in cells]
+        assert len(set(rates)) == len(cells) and rates == sorted(rates)
+        recipe = config_lib.load(cells[0].config)
+        assert recipe.optimizer.base_lr in rates and recipe.data.split == "train"
+        for cell in cells:
+            config = cell.load()
+            sizes = known.facts_of(config.data.name, {}).splits
+            learnt, chosen = (
+                subsplit.parse(split, tuple(sizes), sizes.__getitem__)
+                for split in (config.data.split, config.eval.test_split)
+            )
+            (learnt,), (chosen,) = learnt, chosen
+            assert learnt.split == chosen.split == "train"
+            assert (learnt.start, learnt.stop, chosen.stop) == (0, chosen.start, sizes["train"])
