@@ -23,20 +23,30 @@ from ssl_jax.losses.instance import (
 from ssl_jax.losses.language import token_cross_entropy
 from ssl_jax.losses.redundancy import barlow_twins, vicreg
 from ssl_jax.losses.siamese import byol, simsiam
+from ssl_jax.losses.variational import (
+    bernoulli_log_likelihood,
+    gaussian_kl,
+    gaussian_log_likelihood,
+    negative_elbo,
+)
 
 __all__ = [
     "bank_logits",
     "barlow_twins",
+    "bernoulli_log_likelihood",
     "byol",
     "choose_implementation",
     "choose_one_sided",
     "enqueue",
+    "gaussian_kl",
+    "gaussian_log_likelihood",
     "info_nce",
     "init_bank",
     "init_queue",
     "log_normalizer",
     "margin_triplet",
     "nce",
+    "negative_elbo",
     "nt_logistic",
     "nt_xent",
     "simsiam",
