@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.core.method import DataSpec
+if TYPE_CHECKING:
+    from ssl_jax.core.method import DataSpec
 
 
 def with_data_facts(

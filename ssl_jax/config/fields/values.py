@@ -1,0 +1,224 @@
+"""Converts the values of keys to their types, and refuses those that are none."""
+
+from __future__ import annotations
+
+import ast
+import math
+import numbers
+import reprlib
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+from ssl_jax.config.fields.declaration import (
+    REQUIRED,
+    Section,
+    as_section,
+    open_section,
+    plain,
+    split,
+    union_members,
+)
+from ssl_jax.core.errors import UserError, nearest
+
+_MAX_INT = 2**63 - 1  # what an int64 holds
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+
+
+class RefusedError(Exception):
+    """A value that its type does not take."""
+
+
+def convert_section(known: Section, values: Any, where: str, *, make: bool) -> Any:
+    if not hasattr(values, "items"):
+        raise UserError(f"{where} is {_show(values)}; it has to be a section: key=value pairs")
+    values = dict(values.items())
+    for name in values:
+        if name not in known.keys:
+            raise unknown_key(join(where, str(name)), str(name), known.keys)
+    out = {}
+    for name, key in known.keys.items():
+        path, nested = join(where, name), as_section(key.type)
+        if name not in values and key.default is REQUIRED and nested is None:
+            raise UserError(f"{path} is missing; use {type_text(key.type)}")
+        value = values.get(name, {} if key.default is REQUIRED else key.default)
+        if name not in values and nested is None:
+            out[name] = value
+            continue
+        try:
+            out[name] = convert(key.type, plain(value), path, make=make)
+        except RefusedError:
+            raise refusal(path, value, key.type) from None
+    return known.make(**out) if make else out
+
+
+def convert(kind: Any, value: Any, path: str, *, make: bool) -> Any:
+    """`value` as its type has it. Raises RefusedError, and UserError for a key of a section."""
+    base, bounds = split(kind)
+    if (nested := as_section(base)) is not None:
+        return convert_section(nested, value, path, make=make)
+    if base is Any and hasattr(value, "items"):
+        base = Mapping
+    elif base is Any and isinstance(value, (tuple, list)):
+        base = tuple
+    origin = get_origin(base)
+    if origin in (Union, types.UnionType):
+        out = _member(base, value, path, make=make)
+    elif (items := open_section(base)) is not None:
+        if not hasattr(value, "items"):
+            raise RefusedError
+        out = {}
+        for name, item in value.items():
+            try:
+                out[name] = convert(items, item, join(path, str(name)), make=make)
+            except RefusedError:
+                raise refusal(join(path, str(name)), item, items) from None
+    elif origin is Literal:
+        out = value
+        if not any(type(choice) is type(value) and choice == value for choice in get_args(base)):
+            raise RefusedError
+    elif base is tuple or origin is tuple:
+        out = _tuple(get_args(base) or (Any, ...), value, path, make=make)
+    else:
+        out = _scalar(base, value)
+    if out is not None and not all(bound.holds(out) for bound in bounds):
+        raise RefusedError
+    return out
+
+
+def _member(union: Any, value: Any, path: str, *, make: bool) -> Any:
+    for member in union_members(union):
+        is_section = as_section(member) is not None or open_section(member) is not None
+        if is_section and not hasattr(value, "items"):
+            continue
+        try:
+            return convert(member, value, path, make=make)
+        except RefusedError:
+            continue
+    raise RefusedError
+
+
+def _tuple(items: tuple[Any, ...], value: Any, path: str, *, make: bool) -> tuple:
+    if not isinstance(value, (tuple, list)):
+        raise RefusedError
+    kinds = (items[0],) * len(value) if items[-1] is Ellipsis else items
+    if len(kinds) != len(value):
+        raise RefusedError
+    return tuple(
+        convert(kind, item, path, make=make) for kind, item in zip(kinds, value, strict=True)
+    )
+
+
+def _scalar(base: Any, value: Any) -> Any:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if is_number and not (abs(value) <= _MAX_INT if isinstance(value, numbers.Integral) else
+                          math.isfinite(value)):  # fmt: skip
+        raise RefusedError
+    if base is Any:
+        return value
+    if base is float and is_number:
+        return float(value)
+    if base is int and is_number and isinstance(value, numbers.Integral):
+        return int(value)
+    if base in (bool, str) and isinstance(value, base):
+        return value
+    if base is type(None) and value is None:
+        return None
+    raise RefusedError
+
+
+def readings(kind: Any, text: str) -> list[Any]:
+    """The values that `text` may stand for, the likeliest first."""
+    members = [split(member)[0] for member in union_members(kind)]
+    literal = literal_or_text(text)
+    out: list[Any] = []
+    if text == "None" and type(None) in members:
+        return [None]
+    if bool in members and text.lower() in _BOOLEANS:
+        out.append(_BOOLEANS[text.lower()])
+    is_text = str in members or any(
+        get_origin(member) is Literal and text in get_args(member) for member in members
+    )
+    out += [text, literal] if is_text and not {int, float} & set(members) else [literal, text]
+    for member in members:
+        if (member is tuple or get_origin(member) is tuple) and not isinstance(literal, tuple):
+            out += [tuple(part.strip() for part in text.split(",") if part.strip()),
+                         (literal,)]  # fmt: skip
+    return out
+
+
+def literal_or_text(text: str) -> Any:
+    """The Python literal that `text` is, or else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return text
+
+
+def type_text(kind: Any) -> str:
+    """What a type takes, in words: "a whole number above 0, or None"."""
+    base, bounds = split(kind)
+    if bounds:
+        members = union_members(base)
+        *values, last = [type_text(member) for member in members if member is not type(None)]
+        is_tuple = get_origin(split(members[0])[0]) is tuple
+        last += ("; " if is_tuple else " ") + " and ".join(bound.text for bound in bounds)
+        none = ["None"] if type(None) in members else []
+        return " or ".join([*values, last, *none])
+    if as_section(base) is not None or open_section(base) is not None:
+        return "a section"
+    origin = get_origin(base)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, get_args(base)))}"
+    if origin is tuple:
+        items = get_args(base)
+        if items[-1] is Ellipsis:
+            return f"a tuple, each item {type_text(items[0])}"
+        shape = "a pair" if len(items) == 2 else f"a tuple of {len(items)}"
+        if len(set(map(type_text, items))) == 1:
+            return f"{shape}, each item {type_text(items[0])}"
+        return f"a tuple ({', '.join(map(type_text, items))})"
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(type_text, union_members(base)))
+    return {
+        bool: "True or False",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        tuple: "a tuple",
+        type(None): "None",
+        Any: "a value",
+    }[base]
+
+
+def refusal(path: str, value: Any, kind: Any) -> UserError:
+    text = type_text(kind)
+    if isinstance(value, float) and not math.isfinite(value):
+        text = text.replace("a number", "a finite number").replace("a value", "a finite value")
+    choices = [choice for member in union_members(kind) for choice in _choices(member)]
+    near = nearest(value, choices) if isinstance(value, str) and choices else ""
+    return UserError(f"{path} is {_show(value)}; use {text}{'.' if near else ''}{near}")
+
+
+def _choices(kind: Any) -> list[str]:
+    base, _ = split(kind)
+    return [choice for choice in get_args(base) if isinstance(choice, str)] if (
+        get_origin(base) is Literal
+    ) else []  # fmt: skip
+
+
+def unknown_key(path: str, name: str, known: Mapping[str, Any]) -> UserError:
+    names = ", ".join(sorted(known)) or "none"
+    return UserError(f"unknown config key {path}; known keys: {names}.{nearest(name, known)}")
+
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 80
+
+
+def _show(value: Any) -> str:
+    return _repr.repr(value)
+
+
+def join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
