@@ -1,5 +1,23 @@
 """On-device views: what a method sees of an example, all jittable."""
 
+from ssl_jax.views.families import (
+    FamiliesAndEval,
+    families_and_eval,
+    family_counts,
+    family_images,
+    make_families,
+)
 from ssl_jax.views.image import default_parameters, eval_view, make_views, to_show, train_and_eval
 
-__all__ = ["default_parameters", "eval_view", "make_views", "to_show", "train_and_eval"]
+__all__ = [
+    "FamiliesAndEval",
+    "default_parameters",
+    "eval_view",
+    "families_and_eval",
+    "family_counts",
+    "family_images",
+    "make_families",
+    "make_views",
+    "to_show",
+    "train_and_eval",
+]

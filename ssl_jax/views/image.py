@@ -46,7 +46,14 @@ from ssl_jax.views.geometry import (
     sample_crops,
     sample_flips,
 )
-from ssl_jax.views.recipe import OPS, Recipe, Step, default_parameters, read_recipes
+from ssl_jax.views.recipe import (
+    OPS,
+    Recipe,
+    Step,
+    default_parameters,
+    read_families,
+    read_recipes,
+)
 from ssl_jax.views.resample import Method, Size, crop_and_resize
 
 __all__ = [
@@ -75,7 +82,11 @@ __all__ = [
 
 
 def make_views(
-    views_config: Mapping[str, Any], *, num_views: int = 2, dtype: DTypeLike = jnp.float32
+    views_config: Mapping[str, Any],
+    *,
+    num_views: int = 2,
+    dtype: DTypeLike = jnp.float32,
+    family: str | None = None,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Makes `views(keys, images) -> [n num_views H W C]` of `dtype` with values in [0, 1].
 
@@ -83,6 +94,8 @@ def make_views(
       views_config: the recipe, a ConfigDict or any mapping (see the module's docstring).
       num_views: how many views of every image.
       dtype: of the views; float32 or bfloat16.
+      family: the key of `views_config.families` that the views are of; None for the top-level
+        recipe, which then has to be the only one (see `ssl_jax.views.families` for several).
 
     Returns:
       A function to be called under jit. Its `keys` `[n]` are one an image; its `images` are uint8
@@ -95,9 +108,14 @@ def make_views(
         host crops, or views of different sizes.
     """
     dtype = jnp.dtype(dtype)
+    if family is None and (names := read_families(views_config)):
+        raise UserError(
+            f"views.families.{next(iter(names))}: the views of this method are all of one size; "
+            "families are for methods of several crops, such as dino"
+        )
     # Neighbouring views of one recipe run as one batch [n g ...] -> [(n g) ...]: half the program
     # to compile, and no copy to put them beside each other.
-    recipes = read_recipes(views_config, num_views)
+    recipes = read_recipes(views_config, num_views, family)
     groups = [
         (_plan(recipe, dtype), [view for view, _ in members])
         for recipe, members in itertools.groupby(enumerate(recipes), key=lambda item: item[1])
@@ -112,7 +130,8 @@ def make_views(
         shapes = {group.shape[2:] for group in made}
         if len(shapes) > 1:
             raise UserError(
-                f"the views differ in size, {sorted(shapes)}; make each size with its own recipe"
+                f"the views differ in size, {sorted(shapes)}; make each size a family of its own "
+                "in views.families"
             )
         return jnp.concatenate(made, axis=1)
 

@@ -61,33 +61,67 @@ def default_parameters() -> dict[str, dict[str, Any]]:
     }
 
 
-def read_recipes(views_config: Mapping[str, Any], num_views: int) -> tuple[Recipe, ...]:
+def read_families(views_config: Mapping[str, Any]) -> dict[str, int]:
+    """The families that `views.families` adds to the top-level recipe: name -> views of an image.
+
+    A family of `count` 0 is left out.
+
+    Raises:
+      UserError: a family has no `count`, or one that is not a whole number of at least 0.
+    """
+    counts = {}
+    for name, section in _plain(_plain(views_config).get("families", {})).items():
+        count = _plain(section).get("count")
+        if not _is_number(count, int) or count < 0:
+            raise UserError(
+                f"views.families.{name}.count is {count!r}; use the number of views of each image, "
+                "such as 8"
+            )
+        if count:
+            counts[name] = count
+    return counts
+
+
+def read_recipes(
+    views_config: Mapping[str, Any], num_views: int, family: str | None = None
+) -> tuple[Recipe, ...]:
     """The recipe of each view, defaults and overrides filled in.
 
     Args:
       views_config: `ops`, one sub-dict an op, `overrides`; a ConfigDict or any mapping.
+      num_views: how many recipes.
+      family: a key of `views_config.families`, whose section says what differs from the top-level
+        recipe: `ops`, parameters, and `overrides` of its own views. None reads the top-level one.
 
     Raises:
       UserError: an unknown op, parameter or view, or a value the parameter cannot take.
     """
     config = _plain(views_config)
-    overrides = {str(view): _plain(change) for view, change in config.pop("overrides", {}).items()}
+    families, overrides = config.pop("families", {}), config.pop("overrides", {})
+    where, layers = "views", [("views", config)]
+    if family is not None:
+        section = _plain(families[family])
+        section.pop("count", None)
+        where, overrides = f"views.families.{family}", section.pop("overrides", {})
+        layers.append((where, section))
+    overrides = {str(view): _plain(change) for view, change in _plain(overrides).items()}
     for view in overrides:
         if view not in map(str, range(num_views)):
             raise UserError(
-                f"views.overrides.{view} names no view: there are {num_views}, "
+                f"{where}.overrides.{view} names no view: there are {num_views}, "
                 f"{', '.join(map(repr, map(str, range(num_views))))}"
             )
     return tuple(
-        _read_recipe(config, overrides.get(str(view), {}), f"views.overrides.{view}")
+        _read_recipe([*layers, (f"{where}.overrides.{view}", overrides.get(str(view), {}))])
         for view in range(num_views)
     )
 
 
-def _read_recipe(config: Mapping, override: Mapping, override_path: str) -> Recipe:
+def _read_recipe(layers: Sequence[tuple[str, Mapping]]) -> Recipe:
+    """The recipe that (path, section) pairs describe, of which later ones win."""
     parameters = default_parameters()
     ops = ()
-    for path, part in (("views", config), (override_path, override)):
+    for path, part in layers:
         for name, value in part.items():
             if name == "ops":
                 ops = tuple(value)

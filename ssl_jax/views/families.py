@@ -1,0 +1,183 @@
+"""Families of views: crops of several sizes, each size with a recipe of its own.
+
+Multi-crop training (SwAV, Caron et al. 2020; DINO, Caron et al. 2021) takes a few large crops of an
+image and many small ones. The top level of the config's section is the recipe of the main family;
+`families` names the others, says how many views each has, and what differs in their recipe:
+
+    views.ops = ("random_resized_crop", "flip", "color_jitter", "gaussian_blur")
+    views.random_resized_crop = dict(size=224, scale=(0.4, 1.0))
+    views.overrides = {"1": {"gaussian_blur": {"p": 0.1}}}
+    views.families.local = dict(
+        count=8, random_resized_crop=dict(size=96, scale=(0.05, 0.4)), gaussian_blur=dict(p=0.5)
+    )
+
+A family takes over the ops and parameters of the top level that its section does not set.
+`overrides` belong to the views of their own family, so a family does not take over those of the top
+level.
+
+Randomness: the main family draws as it would alone; every other one folds its *name* into the keys
+of the examples. So adding, removing or resizing a family leaves the views of the others as they
+were.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.views.image import TrainAndEval, make_views, train_and_eval
+from ssl_jax.views.recipe import Recipe, read_families, read_recipes
+
+Images = jax.Array | Mapping[str, jax.Array]
+MAIN = "global"
+
+
+def make_families(
+    views_config: Mapping[str, Any],
+    *,
+    num_views: int = 2,
+    main: str = MAIN,
+    dtype: DTypeLike = jnp.float32,
+) -> Callable[[jax.Array, Images], dict[str, jax.Array]]:
+    """Makes `views(keys, images) -> {family: [n v H W C]}`, each family of its own v, H and W.
+
+    Args:
+      views_config: the recipes, a ConfigDict or any mapping (see the module's docstring).
+      num_views: views of the main family.
+      main: name of the main family, whose recipe is the top level.
+      dtype: of the views; float32 or bfloat16.
+
+    Returns:
+      A function to be called under jit. Its `keys` `[n]` are one an image. Its `images` are uint8
+      `[n h w c]` that all families crop from, or {family: [n v h w c]} where the host has cropped
+      (see `family_images`); what either may be is said in `make_views`.
+
+    Raises:
+      UserError: as `make_views`, and for a family without a count or called as the main one.
+    """
+    counts = family_counts(views_config, num_views=num_views, main=main)
+    recipes = {
+        name: make_views(views_config, num_views=count, dtype=dtype, family=name)
+        for name, count in counts.items()
+        if name != main
+    }
+    recipes[main] = make_views(_top_level(views_config), num_views=num_views, dtype=dtype)
+
+    def views(keys: jax.Array, images: Images) -> dict[str, jax.Array]:
+        by_family = images if isinstance(images, Mapping) else dict.fromkeys(counts, images)
+        return {
+            name: recipes[name](keys if name == main else _family_keys(keys, name), by_family[name])
+            for name in counts
+        }
+
+    return views
+
+
+def family_counts(
+    views_config: Mapping[str, Any], *, num_views: int = 2, main: str = MAIN
+) -> dict[str, int]:
+    """Views of an image by family, the main family first.
+
+    Raises:
+      UserError: a family has no count, or is called as the main one.
+    """
+    others = read_families(views_config)
+    if main in others:
+        raise UserError(
+            f"views.families.{main}: the recipe of the {main} views is the top level of views; "
+            "call the family something else"
+        )
+    return {main: num_views, **others}
+
+
+def family_images(batch: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """What each family is made of: `image/NAME` of a batch where the host has cropped, or `image`.
+
+    Args:
+      batch: arrays or shapes by name.
+      names: of the families.
+
+    Raises:
+      UserError: the host has cropped some families and not others.
+    """
+    cropped = [name for name in names if f"image/{name}" in batch]
+    missing = [name for name in names if name not in cropped]
+    if cropped and missing:
+        raise UserError(
+            f"the host crops the views {', '.join(cropped)} but not {', '.join(missing)}; give "
+            "data.host_crops an entry for each family, or none"
+        )
+    return {name: batch[f"image/{name}" if cropped else "image"] for name in names}
+
+
+class FamiliesAndEval(NamedTuple):
+    """The families for training, and the one view for evaluation that goes with them.
+
+    Attributes:
+      counts: views of an image by family, the main one first.
+      recipe: (keys [n], images) -> {family: views [n v h w c]}.
+      eval_view: images -> [n h w c], as large as the views of the main family.
+      normalization: (mean, std) by channel of the views of all families, None where they are in
+        [0, 1].
+    """
+
+    counts: dict[str, int]
+    recipe: Callable[[jax.Array, Images], dict[str, jax.Array]]
+    eval_view: Callable[[jax.Array], jax.Array]
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
+
+
+def families_and_eval(
+    views_config: Mapping[str, Any],
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    *,
+    num_views: int = 2,
+    main: str = MAIN,
+    dtype: DTypeLike = jnp.float32,
+) -> FamiliesAndEval:
+    """`make_families` and the evaluation view; see `ssl_jax.views.train_and_eval`.
+
+    Args:
+      views_config, num_views, main, dtype: as in `make_families`.
+      batch: shapes of a batch's arrays, by name.
+
+    Raises:
+      UserError: as `make_families`, and where families differ in `normalize`.
+    """
+    recipe = make_families(views_config, num_views=num_views, main=main, dtype=dtype)
+    counts = family_counts(views_config, num_views=num_views, main=main)
+    image = family_images(batch, tuple(counts))[main]
+    alone: TrainAndEval = train_and_eval(
+        _top_level(views_config), image, num_views=num_views, dtype=dtype
+    )
+    last = _normalize(read_recipes(_top_level(views_config), num_views)[0])
+    for name, count in counts.items():
+        if name != main and any(
+            _normalize(steps) != last for steps in read_recipes(views_config, count, name)
+        ):
+            raise UserError(
+                f"views.families.{name} has to end in the same normalize as views: one encoder "
+                "sees all of them"
+            )
+    return FamiliesAndEval(counts, recipe, alone.eval_view, alone.normalization)
+
+
+def _normalize(steps: Recipe) -> dict[str, Any] | None:
+    """The parameters of the `normalize` that a recipe ends in, None where it has none."""
+    return dict(steps[-1].parameters) if steps and steps[-1].op == "normalize" else None
+
+
+def _top_level(views_config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in dict(views_config).items() if key != "families"}
+
+
+def _family_keys(keys: jax.Array, name: str) -> jax.Array:
+    tag = np.uint32(zlib.crc32(f"family/{name}".encode()))
+    return jax.vmap(lambda key: jax.random.fold_in(key, tag))(keys)
