@@ -116,7 +116,7 @@ class Published:
 @functools.cache
 def published() -> dict[str, Published]:
     """All published tables, name -> table."""
-    text = (importlib.resources.files("ssl_jax.report") / "published.json").read_text("utf-8")
+    text = (importlib.resources.files("ssl_jax.sweeps") / "published.json").read_text("utf-8")
     return {
         name: Published(**{**table, "rows": tuple(table["rows"])})
         for name, table in json.loads(text).items()
