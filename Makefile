@@ -17,7 +17,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m ssl_jax train --config=configs/simclr.py:digits --workdir=runs/demo
+	$(BIN)/ssl_jax train --config=simclr:digits --workdir=runs/demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

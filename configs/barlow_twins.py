@@ -1,6 +1,6 @@
 """Barlow Twins (Zbontar et al. 2021), https://arxiv.org/abs/2103.03230
 
-    python -m ssl_jax train --config=configs/barlow_twins.py:VARIANT --workdir=runs/barlow
+    ssl_jax train --config=barlow_twins:VARIANT --workdir=runs/barlow
 
 Variants:
   digits    8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -20,7 +20,7 @@ VARIANTS = ("digits", "cifar10", "imagenet")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/barlow_twins.py", variant, VARIANTS)
+    common.check_variant("barlow_twins", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2018), https://arxiv.org/abs/1810.04805
 
-    python -m ssl_jax train --config=configs/bert.py:VARIANT --workdir=runs/bert
+    ssl_jax train --config=bert:VARIANT --workdir=runs/bert
 
 Variants:
   pydoc      a small BERT on the documentation that comes with Python: minutes on two CPU cores
@@ -32,7 +32,7 @@ PHASES = {128: (900_000, 20), 512: (100_000, 77)}  # length -> steps, masked tok
 
 def get_config(variant: str = "pydoc") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/bert.py", variant, VARIANTS)
+    common.check_variant("bert", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

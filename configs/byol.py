@@ -1,6 +1,6 @@
 """BYOL (Grill et al. 2020), https://arxiv.org/abs/2006.07733
 
-    python -m ssl_jax train --config=configs/byol.py:VARIANT --workdir=runs/byol
+    ssl_jax train --config=byol:VARIANT --workdir=runs/byol
 
 Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -30,7 +30,7 @@ PRESETS = {
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/byol.py", variant, VARIANTS)
+    common.check_variant("byol", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

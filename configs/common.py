@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 from ssl_jax.core.errors import UserError, nearest
 
 
-def check_variant(file: str, variant: str, variants: Sequence[str]) -> None:
-    """Raises `UserError` unless `variant` is one of the file's."""
+def check_variant(config: str, variant: str, variants: Sequence[str]) -> None:
+    """Raises `UserError` unless `variant` is one of the config's."""
     if variant not in variants:
         raise UserError(
-            f"{file} has no variant {variant!r}; variants: {', '.join(variants)}."
+            f"{config} has no variant {variant!r}; variants: {', '.join(variants)}."
             f"{nearest(variant, variants)}"
         )
 

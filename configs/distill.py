@@ -1,9 +1,9 @@
 r"""Distillation, the last step of SimCLR v2 (Chen et al. 2020), https://arxiv.org/abs/2006.10029
 
-    python -m ssl_jax train --config=configs/distill.py:VARIANT --workdir=runs/distill \
+    ssl_jax train --config=distill:VARIANT --workdir=runs/distill \
         --config.init_from=runs/teacher
 
-The teacher is a run of configs/supervised.py, such as :digits, or :finetune_v2 for ImageNet. With
+The teacher is a run of supervised:digits, or of supervised:finetune_v2 for ImageNet. With
 --config.data.labelled_fraction=0.1 --config.data.unlabelled=keep the student has a tenth of the
 labels (of use with method.distill_weight below 1) and all images.
 
@@ -24,7 +24,7 @@ VARIANTS = ("digits", "imagenet", "imagenet_big")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/distill.py", variant, VARIANTS)
+    common.check_variant("distill", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -44,7 +44,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 
 def _digits(config: ConfigDict) -> None:
-    """The views and the encoder of configs/supervised.py:digits."""
+    """The views and the encoder of supervised:digits."""
     common.digits(config, epochs=60.0, noise_p=0.5)
 
 

@@ -1,6 +1,6 @@
 """Fine-tuning a pretrained BERT or RoBERTa on labelled text
 
-    python -m ssl_jax train --config=configs/finetune.py:pydoc --config.init_from=runs/bert \
+    ssl_jax train --config=finetune:pydoc --config.init_from=runs/bert \
         --workdir=runs/finetuned
 
 Variants:
@@ -23,7 +23,7 @@ options of the data (text_key, text_pair_key, label_key) stand in data.options.
 
 Published, GLUE test: BERT 79.6 (base) and 82.1 (large) on average; dev: RoBERTa-base MNLI 87.6,
 QNLI 92.8, SST-2 94.8, CoLA 63.6. SQuAD 1.1 dev F1: BERT 88.5 and 90.9. BERT's learning rates were
-chosen on the dev split, of 2e-5, 3e-5 and 5e-5 (App. A.3): configs/sweeps/finetune.py does so too.
+chosen on the dev split, of 2e-5, 3e-5 and 5e-5 (App. A.3): the sweep sweeps/finetune does so too.
 """
 
 from ml_collections import ConfigDict
@@ -62,7 +62,7 @@ VARIANTS = (
 
 def get_config(variant: str = "pydoc") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/finetune.py", variant, VARIANTS)
+    common.check_variant("finetune", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(name="supervised", freeze_encoder=False, head="linear", head_dropout=0.1)
@@ -86,7 +86,7 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
 
 
 def _pydoc(config: ConfigDict) -> None:
-    """The rows and the net of configs/bert.py:pydoc, whose pretraining has trained no pooler."""
+    """The rows and the net of bert:pydoc, whose pretraining has trained no pooler."""
     config.batch_size = 32
     config.epochs = 3.0
     config.data.name = "pydoc"

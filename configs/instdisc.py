@@ -1,6 +1,6 @@
 """InstDisc (Wu et al. 2018), https://arxiv.org/abs/1805.01978
 
-    python -m ssl_jax train --config=configs/instdisc.py:VARIANT --workdir=runs/instdisc
+    ssl_jax train --config=instdisc:VARIANT --workdir=runs/instdisc
 
 Variants:
   digits    8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -22,7 +22,7 @@ VARIANTS = ("digits", "cifar10", "imagenet", "softmax")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/instdisc.py", variant, VARIANTS)
+    common.check_variant("instdisc", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

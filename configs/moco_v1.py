@@ -1,6 +1,6 @@
 """MoCo v1 (He et al. 2020), https://arxiv.org/abs/1911.05722
 
-    python -m ssl_jax train --config=configs/moco_v1.py:VARIANT --workdir=runs/moco_v1
+    ssl_jax train --config=moco_v1:VARIANT --workdir=runs/moco_v1
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -25,7 +25,7 @@ VARIANTS = ("digits", "small_shapes", "shapes", "cifar10", "imagenet", "end_to_e
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/moco_v1.py", variant, VARIANTS)
+    common.check_variant("moco_v1", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

@@ -1,6 +1,6 @@
 """MoCo v2 (Chen et al. 2020b), https://arxiv.org/abs/2003.04297
 
-    python -m ssl_jax train --config=configs/moco_v2.py:VARIANT --workdir=runs/moco_v2
+    ssl_jax train --config=moco_v2:VARIANT --workdir=runs/moco_v2
 
 Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -23,7 +23,7 @@ VARIANTS = ("digits", "cifar10", "imagenet", "imagenet800")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/moco_v2.py", variant, VARIANTS)
+    common.check_variant("moco_v2", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

@@ -1,6 +1,6 @@
 """MoCo v3 (Chen et al. 2021), https://arxiv.org/abs/2104.02057
 
-    python -m ssl_jax train --config=configs/moco_v3.py:VARIANT --workdir=runs/moco_v3
+    ssl_jax train --config=moco_v3:VARIANT --workdir=runs/moco_v3
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -35,7 +35,7 @@ PRESETS = {100: (0.6, 1e-6, 0.99), 300: (0.3, 1e-6, 0.99), 1000: (0.3, 1.5e-6, 0
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/moco_v3.py", variant, VARIANTS)
+    common.check_variant("moco_v3", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

@@ -1,6 +1,6 @@
 """RoBERTa (Liu et al. 2019), https://arxiv.org/abs/1907.11692
 
-    python -m ssl_jax train --config=configs/roberta.py:VARIANT --workdir=runs/roberta
+    ssl_jax train --config=roberta:VARIANT --workdir=runs/roberta
 
 Variants:
   pydoc  a small RoBERTa on the documentation that comes with Python: minutes on two CPU cores
@@ -26,7 +26,7 @@ RATES = {"base": (6e-4, 24_000), "large": (4e-4, 30_000)}
 
 def get_config(variant: str = "pydoc") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/roberta.py", variant, VARIANTS)
+    common.check_variant("roberta", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

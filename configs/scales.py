@@ -44,7 +44,7 @@ class Scale:
 
     def config(self, method: str) -> str:
         """The config of a method at this size."""
-        return f"configs/{method}.py:{self.variant}"
+        return f"{method}:{self.variant}"
 
 
 # Neither page nor curves: a cell is one of many.
@@ -108,11 +108,11 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
 )
 
 
-def scale(file: str, variant: str, variants: Sequence[str]) -> Scale:
+def scale(ablation: str, variant: str, variants: Sequence[str]) -> Scale:
     """The size that a variant of an ablation names.
 
     Raises:
-      UserError: the file has no such variant.
+      UserError: the ablation has no such variant.
     """
-    common.check_variant(file, variant, variants)
+    common.check_variant(ablation, variant, variants)
     return SCALES[variant]

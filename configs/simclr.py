@@ -1,6 +1,6 @@
 """SimCLR (Chen et al. 2020), https://arxiv.org/abs/2002.05709
 
-    python -m ssl_jax train --config=configs/simclr.py:VARIANT --workdir=runs/simclr
+    ssl_jax train --config=simclr:VARIANT --workdir=runs/simclr
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -22,7 +22,7 @@ VARIANTS = ("digits", "small_shapes", "shapes", "cifar10", "imagenet", "folder")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/simclr.py", variant, VARIANTS)
+    common.check_variant("simclr", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

@@ -1,6 +1,6 @@
 """SimCLR v2 (Chen et al. 2020), https://arxiv.org/abs/2006.10029
 
-    python -m ssl_jax train --config=configs/simclr_v2.py:VARIANT --workdir=runs/simclr_v2
+    ssl_jax train --config=simclr_v2:VARIANT --workdir=runs/simclr_v2
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -9,7 +9,7 @@ Variants:
   imagenet_sk   with selective kernels and ResNet-D, 35M parameters
   imagenet_big  ResNet-152, 3x wide, with selective kernels, 795M parameters
 
-Fine-tuning with few labels is configs/supervised.py:finetune_v2, distillation configs/distill.py.
+Fine-tuning with few labels is supervised:finetune_v2, distillation is the config distill.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ SELECTIVE_KERNELS = dict(stem="deep", shortcut="pool", sk_ratio=0.0625)
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/simclr_v2.py", variant, VARIANTS)
+    common.check_variant("simclr_v2", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -115,6 +115,6 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """The views, the encoder and the optimizer of configs/simclr.py:digits."""
+    """The views, the encoder and the optimizer of simclr:digits."""
     common.digits(config)
     config.method.update(temperature=0.5, output_dim=64)

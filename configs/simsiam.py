@@ -1,6 +1,6 @@
 """SimSiam (Chen & He 2021), https://arxiv.org/abs/2011.10566
 
-    python -m ssl_jax train --config=configs/simsiam.py:VARIANT --workdir=runs/simsiam
+    ssl_jax train --config=simsiam:VARIANT --workdir=runs/simsiam
 
 Variants:
   digits    8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -20,7 +20,7 @@ VARIANTS = ("digits", "cifar10", "imagenet")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/simsiam.py", variant, VARIANTS)
+    common.check_variant("simsiam", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

@@ -1,6 +1,6 @@
 """Supervised learning: baselines, fine-tuning, few labels, a linear probe with augmentation
 
-    python -m ssl_jax train --config=configs/supervised.py:VARIANT --workdir=runs/supervised
+    ssl_jax train --config=supervised:VARIANT --workdir=runs/supervised
 
 Variants:
   digits               8x8 handwritten digits with all their labels: half a minute on two CPU cores
@@ -22,7 +22,7 @@ Variants:
   linear_digits        on the encoder of a `digits` variant
 
 All but the first three start from a pretrained run: --config.init_from=runs/simclr. The learning
-rate of a linear probe is chosen by configs/sweeps/linear.py.
+rate of a linear probe is chosen by the sweep sweeps/linear.
 
 Fewer labels, of any data set and in every variant: --config.data.labelled_fraction=0.01
 """
@@ -55,7 +55,7 @@ VARIANTS = (
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/supervised.py", variant, VARIANTS)
+    common.check_variant("supervised", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(
@@ -92,7 +92,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 
 def _digits(config: ConfigDict) -> None:
-    """The encoder of configs/simclr.py:digits, and its views, half of them without noise.
+    """The encoder of simclr:digits, and its views, half of them without noise.
 
     The classifier sees clean images when it counts: on train[80%:] it got 98.6% right with noise in
     every view, 99.7% with noise in half of them.

@@ -1,6 +1,6 @@
 """VICReg (Bardes et al. 2022), https://arxiv.org/abs/2105.04906
 
-    python -m ssl_jax train --config=configs/vicreg.py:VARIANT --workdir=runs/vicreg
+    ssl_jax train --config=vicreg:VARIANT --workdir=runs/vicreg
 
 Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
@@ -21,7 +21,7 @@ VARIANTS = ("digits", "cifar10", "imagenet", "imagenet100")
 
 def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
-    common.check_variant("configs/vicreg.py", variant, VARIANTS)
+    common.check_variant("vicreg", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(
         dict(

@@ -81,17 +81,25 @@ class Commit:
         return ("git", *at, "archive", "--format=tar.gz", self.sha)
 
     def check_config(self, config: str) -> str:
-        """A config of the commit, `FILE.py` or `FILE.py:VARIANT`, relative to the repository.
+        """`NAME[:VARIANT]` as it is, `FILE.py[:VARIANT]` relative to the repository.
 
         Raises:
-          UserError: the commit has no such file, or the file has no such variant.
+          UserError: the commit has no such config or file, or it has no such variant.
         """
-        path, separator, variant = config.partition(":")
-        relative = os.path.relpath(ROOT / path, ROOT)
+        source, separator, variant = config.partition(":")
+        by_name = not source.endswith(".py")
+        path = ROOT / "configs" / f"{source}.py" if by_name else ROOT / source
+        relative = os.path.relpath(path, ROOT)
         text = self._read(relative)
+        if text is None and by_name and not path.exists():
+            known = self._config_names()
+            raise UserError(
+                f"--config={config}: there is no config {source!r} ({self.short}); configs: "
+                f"{', '.join(known)}.{nearest(source, known)}"
+            )
         if text is None:
-            where = "is not committed" if (ROOT / path).exists() else "does not exist"
-            raise UserError(f"--config={config}: {relative} {where} ({self.short})")
+            problem = "is not committed" if path.exists() else "does not exist"
+            raise UserError(f"--config={config}: {relative} {problem} ({self.short})")
         variants = _variants(text)
         # Of an ablation's config there may be more behind a comma.
         if variant and variants and not {variant, variant.partition(",")[0]} & set(variants):
@@ -99,7 +107,13 @@ class Commit:
                 f"--config={config}: {relative} has no variant {variant!r}; variants: "
                 f"{', '.join(variants)}.{nearest(variant, variants)}"
             )
-        return f"{relative}{separator}{variant}"
+        return f"{source if by_name else relative}{separator}{variant}"
+
+    def _config_names(self) -> list[str]:
+        """The names of the commit's configs: `simclr`, `sweeps/methods`."""
+        listing = _git("ls-tree", "-r", "--name-only", self.sha, "--", "configs").stdout
+        paths = [path.removeprefix("configs/") for path in listing.splitlines()]
+        return [path.removesuffix(".py") for path in paths if path.endswith(".py")]
 
     def _read(self, relative: str) -> str | None:
         """A file of the commit, None if there is none."""

@@ -2,7 +2,7 @@
 
     python launch/gke.py image  --image=REGISTRY/ssl_jax
     python launch/gke.py apply  --name=simclr --accelerator=v5e:4x8 --image=REGISTRY/ssl_jax \\
-        --config=configs/simclr.py:imagenet --workdir=gs://bucket/runs/simclr -- --config.seed=1
+        --config=simclr:imagenet --workdir=gs://bucket/runs/simclr -- --config.seed=1
     python launch/gke.py status --name=simclr
     python launch/gke.py logs   --name=simclr [--worker=3 | --worker=all] [--follow]
     python launch/gke.py delete --name=simclr
@@ -23,7 +23,7 @@ What happens when a pod ends depends on its exit code and on how many hosts ther
   again, nothing is started again.
 
 `--slices=4` trains on four slices together (multislice). `--sweep_cells=12 --parallel=4` runs the
-cells of a sweep, `python -m ssl_jax sweep --cell=N`, each on a slice of one host, four at a time;
+cells of a sweep, `ssl_jax sweep --cell=N`, each on a slice of one host, four at a time;
 the cell's number is JOB_COMPLETION_INDEX.
 """
 
@@ -325,7 +325,7 @@ def _add_flags(parser: argparse.ArgumentParser, action: str) -> None:
     if action not in ("render", "apply"):
         return
     flag("--accelerator", required=True, help="v5e:4x8, or v5litepod-32, which is the same")
-    flag("--config", required=True, help="FILE.py or FILE.py:VARIANT")
+    flag("--config", required=True, help="NAME or FILE.py, with :VARIANT if wanted")
     flag("--workdir", required=True, help="gs://BUCKET/PATH")
     flag("--slices", type=int, default=1, help="that train together")
     flag("--spot", action="store_true", help="on nodes that may be taken away")

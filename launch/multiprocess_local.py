@@ -1,6 +1,6 @@
 """Starts one command as several JAX processes on this machine, over loopback.
 
-    python launch/multiprocess_local.py --num_processes=2 -- python -m ssl_jax train --config=...
+    python launch/multiprocess_local.py --num_processes=2 -- ssl_jax train --config=...
 
 Each process sees `--devices_per_process` virtual CPU devices and finds the others through
 JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Lines of output carry the process's

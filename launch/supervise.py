@@ -1,6 +1,6 @@
 """Keeps one training process alive on one worker; Python's standard library only.
 
-    python supervise.py start --dir=DIR [--commit=SHA] -- python -m ssl_jax train --config=...
+    python supervise.py start --dir=DIR [--commit=SHA] -- ssl_jax train --config=...
     python supervise.py status --dir=DIR
     python supervise.py stop --dir=DIR
 

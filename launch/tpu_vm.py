@@ -1,7 +1,7 @@
 """Trains on a TPU VM: creates it, sets it up, watches, and creates it again after a preemption.
 
     python launch/tpu_vm.py run --name=simclr --zone=us-west4-a --accelerator=v5e:4x8 --spot \\
-        --config=configs/simclr.py:imagenet --workdir=gs://bucket/runs/simclr -- --config.seed=1
+        --config=simclr:imagenet --workdir=gs://bucket/runs/simclr -- --config.seed=1
     python launch/tpu_vm.py status --name=simclr --zone=us-west4-a
     python launch/tpu_vm.py logs   --name=simclr --zone=us-west4-a [--worker=3] [--follow]
     python launch/tpu_vm.py delete --name=simclr --zone=us-west4-a
@@ -356,7 +356,7 @@ def _add_flags(parser: argparse.ArgumentParser, action: str) -> None:
     if action != "run":
         return
     flag("--accelerator", required=True, help="v5e:4x8, or v5litepod-32, which is the same")
-    flag("--config", required=True, help="FILE.py or FILE.py:VARIANT")
+    flag("--config", required=True, help="NAME or FILE.py, with :VARIANT if wanted")
     flag("--workdir", required=True, help="gs://BUCKET/PATH")
     flag("--spot", action="store_true", help="cheaper, and may be taken away")
     flag("--runtime_version", help="software of the TPU VM; default: the accelerator's")

@@ -1,6 +1,6 @@
 """MoCo's dictionaries, by the number of negatives and by momentum (He et al. 2020, Sec. 4.1)
 
-    python -m ssl_jax sweep --config=configs/ablations/moco_negatives.py:digits --workdir=runs/moco
+    ssl_jax sweep --config=ablations/moco_negatives:digits --workdir=runs/moco
 
 Variants:
   digits    the embedded digits, three seeds: half an hour on two CPU cores
@@ -36,7 +36,7 @@ STANDS_FOR = {
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
-    scale = scales.scale("configs/ablations/moco_negatives.py", variant, VARIANTS)
+    scale = scales.scale("ablations/moco_negatives", variant, VARIANTS)
     momentum, middle = MOMENTUM[variant], MIDDLE[variant]
     settings = [
         (dictionary, negatives, momentum)
@@ -62,7 +62,7 @@ def get_sweep(variant: str = "digits") -> Sweep:
             labels = {"dictionary": dictionary, "K": negatives, "m": m, "seed": seed}
             config = scale.config("moco_v1")
             if variant == "imagenet" and dictionary == "bank":
-                config = "configs/moco_v1.py:bank"
+                config = "moco_v1:bank"
             cells.append(Cell(labels, config, overrides))
     shared = dict(measure=scale.measure, measure_label=scale.measure_label)
     curves = (

@@ -1,6 +1,6 @@
 """From MoCo v1 to v2: MLP head, more augmentation, cosine schedule (Chen et al. 2020b, Table 1)
 
-    python -m ssl_jax sweep --config=configs/ablations/moco_v2.py:small_shapes --workdir=runs/v2
+    ssl_jax sweep --config=ablations/moco_v2:small_shapes --workdir=runs/v2
 
 Variants:
   small_shapes  2048 generated images in colour, three seeds: half an hour on two CPU cores; grey
@@ -29,7 +29,7 @@ RECIPES = {  # name -> what it has of MLP, aug+ and cos
 
 def get_sweep(variant: str = "small_shapes") -> Sweep:
     """The grid of one variant."""
-    scale = scales.scale("configs/ablations/moco_v2.py", variant, VARIANTS)
+    scale = scales.scale("ablations/moco_v2", variant, VARIANTS)
     base = config_lib.load(scale.config("moco_v1"))
     ops = tuple(base.views.ops)
     crop = ops[:1] if ops[0] == "random_resized_crop" else ()

@@ -1,6 +1,6 @@
 """SimCLR's augmentations alone and in pairs (Chen et al. 2020, Fig. 5)
 
-    python -m ssl_jax sweep --config=configs/ablations/simclr_augmentations.py:small_shapes \
+    ssl_jax sweep --config=ablations/simclr_augmentations:small_shapes \
         --workdir=runs/augmentations
 
 Variants:
@@ -11,7 +11,7 @@ Variants:
 One view of each image is changed, by a row's operation and then by a column's; the other stays as
 it is. On the diagonal there is one operation. Of ImageNet both views are of one random crop, made
 on the host. The paper prints its matrix as a picture; of it only what the text says is published
-here. Cells are configs of this file, e.g. simclr_augmentations.py:small_shapes,crop,color.
+here. Cells are configs of this file, e.g. ablations/simclr_augmentations:small_shapes,crop,color.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ from ssl_jax.configs import common, scales
 from ssl_jax import config as config_lib
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
-FILE = "configs/ablations/simclr_augmentations.py"
+NAME = "ablations/simclr_augmentations"
 VARIANTS = ("small_shapes", "shapes", "imagenet")
 OPERATIONS = {
     "crop": ("random_resized_crop",),
@@ -36,10 +36,10 @@ OPERATIONS = {
 def get_config(variant: str = "small_shapes,crop,color") -> ConfigDict:
     """SimCLR with one view changed by one or two operations, "SIZE,FIRST,SECOND"."""
     size, *names = variant.split(",")
-    common.check_variant(FILE, size, VARIANTS)
+    common.check_variant(NAME, size, VARIANTS)
     for name in names:
-        common.check_variant(f"{FILE}:{size}", name, tuple(OPERATIONS))
-    config = config_lib.load(f"configs/simclr.py:{size}")
+        common.check_variant(f"{NAME}:{size}", name, tuple(OPERATIONS))
+    config = config_lib.load(f"simclr:{size}")
     views = config.views
     crop = views.get("random_resized_crop", ConfigDict(dict(size=224, scale=(0.08, 1.0))))
     ops = tuple(op for name in dict.fromkeys(names) for op in OPERATIONS[name])
@@ -63,11 +63,11 @@ def get_config(variant: str = "small_shapes,crop,color") -> ConfigDict:
 
 def get_sweep(variant: str = "small_shapes") -> Sweep:
     """The matrix of one variant."""
-    scale = scales.scale(FILE, variant, VARIANTS)
+    scale = scales.scale(NAME, variant, VARIANTS)
     cells = [
         Cell(
             labels,
-            f"{FILE}:{variant},{labels['first']},{labels['second']}",
+            f"{NAME}:{variant},{labels['first']},{labels['second']}",
             {"seed": labels["seed"], **scale.overrides},
         )
         for labels in product(first=OPERATIONS, second=OPERATIONS, seed=scale.seeds[:1])

@@ -1,6 +1,6 @@
 """Batch size, training length and learning-rate scaling of SimCLR (Chen et al. 2020, Table B.1)
 
-    python -m ssl_jax sweep --config=configs/ablations/simclr_batch_size.py:digits --workdir=runs/b
+    ssl_jax sweep --config=ablations/simclr_batch_size:digits --workdir=runs/b
 
 Variants:
   digits    the embedded digits at two lengths, two seeds: a quarter of an hour on two CPU
@@ -36,7 +36,7 @@ STANDS_FOR = {
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
-    scale = scales.scale("configs/ablations/simclr_batch_size.py", variant, VARIANTS)
+    scale = scales.scale("ablations/simclr_batch_size", variant, VARIANTS)
     batch, rate = AGREED[variant]
     base_lr = {"linear": rate * 256 / batch, "sqrt": rate / batch**0.5}
     grid = product(

@@ -1,6 +1,6 @@
 """Strength of SimCLR's colour distortion (Chen et al. 2020, Table 1)
 
-    python -m ssl_jax sweep --config=configs/ablations/simclr_color.py:small_shapes \
+    ssl_jax sweep --config=ablations/simclr_color:small_shapes \
         --workdir=runs/color
 
 Variants:
@@ -23,7 +23,7 @@ STRENGTHS = {"1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "1": 1.0, "1 + blur": 1.0}
 
 def get_sweep(variant: str = "small_shapes") -> Sweep:
     """The grid of one variant."""
-    scale = scales.scale("configs/ablations/simclr_color.py", variant, VARIANTS)
+    scale = scales.scale("ablations/simclr_color", variant, VARIANTS)
     blurred = tuple(config_lib.load(scale.config("simclr")).views.ops)
     sharp = tuple(op for op in blurred if op != "gaussian_blur")
     cells = [

@@ -1,6 +1,6 @@
 """SimCLR's projection head, by kind and output dimension (Chen et al. 2020, Fig. 8)
 
-    python -m ssl_jax sweep --config=configs/ablations/simclr_head.py:digits --workdir=runs/head
+    ssl_jax sweep --config=ablations/simclr_head:digits --workdir=runs/head
 
 Variants:
   digits    the embedded digits, two seeds: ten minutes on two CPU cores
@@ -25,7 +25,7 @@ DIMENSIONS = {
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
-    scale = scales.scale("configs/ablations/simclr_head.py", variant, VARIANTS)
+    scale = scales.scale("ablations/simclr_head", variant, VARIANTS)
     if variant == "digits":
         scale = scale.lasting(20.0)
     dimensions, seeds = DIMENSIONS[variant], scale.seeds[:2]

@@ -1,6 +1,6 @@
 """What h and g(h) know of how an image was changed (SimCLR, Chen et al. 2020, Table 3)
 
-    python -m ssl_jax sweep --config=configs/ablations/simclr_knows.py:small_shapes \
+    ssl_jax sweep --config=ablations/simclr_knows:small_shapes \
         --workdir=runs/knows
 
 Variants:
@@ -11,7 +11,7 @@ Variants:
 
 Rotation, noise and the Sobel filter are added to the augmentations one at a time; colour is among
 them. After pretraining a nonlinear probe tells the change from h, and from g(h). Cells are configs
-of this file, e.g. simclr_knows.py:small_shapes,rotation.
+of this file, e.g. ablations/simclr_knows:small_shapes,rotation.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ from ssl_jax.configs import common, scales
 from ssl_jax import config as config_lib
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
-FILE = "configs/ablations/simclr_knows.py"
+NAME = "ablations/simclr_knows"
 VARIANTS = ("small_shapes", "shapes", "imagenet")
 ADDED = {  # task -> the operation that is added to the augmentations
     "color": {},
@@ -34,9 +34,9 @@ WIDTHS = {"small_shapes": 128, "shapes": 512, "imagenet": 2048}  # of h
 def get_config(variant: str = "small_shapes,rotation") -> ConfigDict:
     """SimCLR with the operation of one task added to its augmentations, "SIZE,TASK"."""
     size, _, task = variant.partition(",")
-    common.check_variant(FILE, size, VARIANTS)
-    common.check_variant(f"{FILE}:{size}", task, tuple(ADDED))
-    config = config_lib.load(f"configs/simclr.py:{size}")
+    common.check_variant(NAME, size, VARIANTS)
+    common.check_variant(f"{NAME}:{size}", task, tuple(ADDED))
+    config = config_lib.load(f"simclr:{size}")
     config.views.ops = (*config.views.ops, *ADDED[task])
     config.views.update(ADDED[task])
     config.method.output_dim = WIDTHS[size]
@@ -48,11 +48,11 @@ def get_config(variant: str = "small_shapes,rotation") -> ConfigDict:
 
 def get_sweep(variant: str = "small_shapes") -> Sweep:
     """The grid of one variant."""
-    scale = scales.scale(FILE, variant, VARIANTS)
+    scale = scales.scale(NAME, variant, VARIANTS)
     cells = [
         Cell(
             labels,
-            f"{FILE}:{variant},{labels['task']}",
+            f"{NAME}:{variant},{labels['task']}",
             {**scale.overrides, "seed": labels["seed"], "eval.final_names": ("knn",)},
         )
         for labels in product(task=ADDED, seed=scale.seeds)

@@ -1,6 +1,6 @@
 """Contrastive losses of SimCLR, with and without semi-hard mining (Chen et al. 2020, Table 4)
 
-    python -m ssl_jax sweep --config=configs/ablations/simclr_losses.py:digits --workdir=runs/losses
+    ssl_jax sweep --config=ablations/simclr_losses:digits --workdir=runs/losses
 
 Variants:
   digits    the embedded digits, two seeds: half an hour on two CPU cores
@@ -35,7 +35,7 @@ HELD_OUT = {
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
-    scale = scales.scale("configs/ablations/simclr_losses.py", variant, VARIANTS)
+    scale = scales.scale("ablations/simclr_losses", variant, VARIANTS)
     cells = [
         Cell(
             {"loss": name, "setting": setting, "lr": rate, "seed": seed},

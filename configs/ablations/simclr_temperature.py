@@ -1,6 +1,6 @@
 """Temperature and l2 normalisation in SimCLR's loss (Chen et al. 2020, Table 5)
 
-    python -m ssl_jax sweep --config=configs/ablations/simclr_temperature.py:digits --workdir=runs/t
+    ssl_jax sweep --config=ablations/simclr_temperature:digits --workdir=runs/t
 
 Variants:
   digits    the embedded digits, three seeds: ten minutes on two CPU cores
@@ -20,7 +20,7 @@ TEMPERATURES = {True: (0.05, 0.1, 0.5, 1.0), False: (10.0, 100.0)}  # with l2 no
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
-    scale = scales.scale("configs/ablations/simclr_temperature.py", variant, VARIANTS)
+    scale = scales.scale("ablations/simclr_temperature", variant, VARIANTS)
     cells = [
         Cell(
             {"l2": l2, **labels},

@@ -1,11 +1,11 @@
 r"""Fine-tuning against training from scratch, at learning rates chosen on held-out texts.
 
-    python -m ssl_jax sweep --config=configs/sweeps/finetune.py:pydoc --workdir=runs/rates \
+    ssl_jax sweep --config=sweeps/finetune:pydoc --workdir=runs/rates \
         --set=init_from=runs/bert
-    python -m ssl_jax sweep --config=configs/sweeps/finetune.py:pydoc_final --workdir=runs/final \
+    ssl_jax sweep --config=sweeps/finetune:pydoc_final --workdir=runs/final \
         --set=init_from=runs/bert
 
-`pydoc` trains configs/finetune.py:pydoc on 85% of the train split's documents at several learning
+`pydoc` trains finetune:pydoc on 85% of the train split's documents at several learning
 rates and scores it on the rest: with the weights of the pretrained run and without them, with all
 labels and with a tenth of them. Tokenizer, net and length are the same, and the test split is not
 looked at. `pydoc_final` trains on the whole train split, three seeds each, at the rate that was
@@ -39,7 +39,7 @@ _SHORT = {
 
 def get_sweep(variant: str = "pydoc") -> Sweep:
     """The grid of one variant."""
-    common.check_variant("configs/sweeps/finetune.py", variant, VARIANTS)
+    common.check_variant("sweeps/finetune", variant, VARIANTS)
     if variant == "pydoc":
         return _rates()
     return _final() if variant == "pydoc_final" else _glue(variant)
@@ -50,7 +50,7 @@ def _rates() -> Sweep:
     cells = [
         Cell(
             labels,
-            "configs/finetune.py:pydoc",
+            "finetune:pydoc",
             {
                 "init_weights": STARTS[labels["start"]],
                 "optimizer.base_lr": labels["base_lr"],
@@ -68,7 +68,7 @@ def _final() -> Sweep:
     cells = [
         Cell(
             labels,
-            "configs/finetune.py:pydoc",
+            "finetune:pydoc",
             {
                 "init_weights": STARTS[labels["start"]],
                 "optimizer.base_lr": BEST,
@@ -83,7 +83,7 @@ def _final() -> Sweep:
 
 
 def _glue(variant: str) -> Sweep:
-    recipe = f"configs/finetune.py:{variant}"
+    recipe = f"finetune:{variant}"
     cells = [
         Cell(
             labels,

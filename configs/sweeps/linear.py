@@ -1,15 +1,15 @@
 r"""The learning rate of a linear probe, chosen on a part of the train split held back for it.
 
-    python -m ssl_jax sweep --config=configs/sweeps/linear.py:digits --workdir=runs/rates \
+    ssl_jax sweep --config=sweeps/linear:digits --workdir=runs/rates \
         --set=init_from=runs/simclr
 
-The variants are those of configs/supervised.py that probe: digits is linear_digits, and linear,
+The variants are those of the config supervised that probe: digits is linear_digits, and linear,
 linear_moco, linear_moco_v3, linear_moco_v3_vit, linear_lars, linear_byol, linear_barlow_twins and
 linear_vicreg are of ImageNet. A cell learns from 99% of the train split (digits: 80%) at one
 learning rate, and its accuracy is that on the rest. The test split is not looked at. With the rate
 that is best, the probe is then trained once on all of the train split and scored on the test split:
 
-    python -m ssl_jax train --config=configs/supervised.py:linear_digits --workdir=runs/linear \
+    ssl_jax train --config=supervised:linear_digits --workdir=runs/linear \
         --config.init_from=runs/simclr --config.optimizer.base_lr=RATE
 """
 
@@ -34,8 +34,8 @@ FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the rate in the recipe
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
-    common.check_variant("configs/sweeps/linear.py", variant, VARIANTS)
-    recipe = "configs/supervised.py:" + ("linear_digits" if variant == "digits" else variant)
+    common.check_variant("sweeps/linear", variant, VARIANTS)
+    recipe = "supervised:" + ("linear_digits" if variant == "digits" else variant)
     share = "80%" if variant == "digits" else "99%"
     held_out = {
         "data.split": f"train[:{share}]",

@@ -1,6 +1,6 @@
 """Every method on the embedded digits, three seeds each: the table of the README.
 
-    python -m ssl_jax sweep --config=configs/sweeps/methods.py:digits --workdir=runs/methods
+    ssl_jax sweep --config=sweeps/methods:digits --workdir=runs/methods
 
 `validation` holds back the last fifth of the training split instead of the test split: recipes are
 chosen with it.
@@ -27,7 +27,7 @@ VARIANTS = ("digits", "validation")
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
-    common.check_variant("configs/sweeps/methods.py", variant, VARIANTS)
+    common.check_variant("sweeps/methods", variant, VARIANTS)
     overrides = {}
     if variant == "validation":
         overrides = {
@@ -38,7 +38,7 @@ def get_sweep(variant: str = "digits") -> Sweep:
     cells = [
         Cell(
             labels,
-            f"configs/{labels['method']}.py:digits",
+            f"{labels['method']}:digits",
             {"seed": labels["seed"], **overrides},
         )
         for labels in product(method=METHODS, seed=(0, 1, 2))

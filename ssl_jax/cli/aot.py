@@ -1,6 +1,6 @@
 """Compiles the train step for TPUs without having one, and says whether it fits.
 
-    python -m ssl_jax aot --config=configs/simclr.py:imagenet --topology=v5e:8x8,v5e:4x4 [--json]
+    ssl_jax aot --config=simclr:imagenet --topology=v5e:8x8,v5e:4x4 [--json]
 
 The real train step goes through the real compiler for TPUs, which runs on any Linux machine:
 pip install 'ssl_jax[aot]'. Nothing is trained and no data are read; a data set that is not known

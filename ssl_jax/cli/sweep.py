@@ -54,7 +54,7 @@ HEADLINES = (
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("config", None, "Sweep file, FILE.py or FILE.py:VARIANT.")
+    flags.DEFINE_string("config", None, "Sweep: NAME or FILE.py, with :VARIANT if wanted.")
     flags.DEFINE_string("workdir", None, "Where the cells' folders and the results go.")
     flags.DEFINE_bool("dry_run", False, "List the cells and run nothing.")
     flags.DEFINE_string("cell", None, "Run this cell only, by number or name.")
@@ -64,7 +64,7 @@ def define_flags() -> None:
 
 def main() -> int:
     given = flags.FLAGS
-    for name, example in (("config", "configs/sweeps/methods.py"), ("workdir", "runs/methods")):
+    for name, example in (("config", "sweeps/methods"), ("workdir", "runs/methods")):
         if not getattr(given, name):
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
     sweep = grid.load(given.config).with_overrides(grid.parse_settings(given.set))

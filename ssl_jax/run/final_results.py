@@ -204,7 +204,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "processes": str(jax.process_count()),
-        "command": " ".join(["python -m ssl_jax train", *sys.argv[1:]]),
+        "command": " ".join(["ssl_jax train", *sys.argv[1:]]),
     }
     commit = subprocess.run(
         ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],

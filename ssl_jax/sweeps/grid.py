@@ -28,7 +28,7 @@ class Cell:
 
     Attributes:
       labels: what tells it from the others, column -> value, e.g. {"method": "byol", "seed": 1}.
-      config: "FILE.py:variant".
+      config: "NAME:VARIANT" or "FILE.py:VARIANT".
       overrides: config keys, dotted, and their values.
     """
 

@@ -27,6 +27,7 @@ PYTHON = os.path.realpath(sys.executable)  # without the virtual environment: it
 TRAIN = """
 import json, os, pathlib, signal, sys, time
 world = pathlib.Path(os.environ["FAKE_WORLD"])
+assert sys.argv.pop(1) == "train"
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 (workdir,) = [a for a in sys.argv if a.startswith("--workdir=gs://")]
 saved = world / workdir.removeprefix("--workdir=gs://") / ("step-" + os.environ["WORKER"])
@@ -65,10 +66,11 @@ def repository(tmp_path_factory):
     """A checkout with the real launcher, and stand-ins for set-up and training."""
     root = tmp_path_factory.mktemp("repository").resolve() / "ssl_jax"
     shutil.copytree(ROOT / "launch", root / "launch", ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "ssl_jax").mkdir()
-    for name in ("__init__.py", "errors.py", "tpu_slices.py"):
-        shutil.copy(ROOT / "ssl_jax" / name, root / "ssl_jax")
-    (root / "ssl_jax" / "train.py").write_text(TRAIN)
+    for package, module in (("core", "errors"), ("hardware", "tpu_slices")):
+        (root / "ssl_jax" / package).mkdir(parents=True)
+        for name in ("__init__.py", f"{package}/__init__.py", f"{package}/{module}.py"):
+            shutil.copy(ROOT / "ssl_jax" / name, root / "ssl_jax" / name)
+    (root / "ssl_jax" / "__main__.py").write_text(TRAIN)
     (root / "launch" / "setup_host.sh").write_text(SETUP.format(python=PYTHON))
     (root / "configs").mkdir()
     (root / "configs" / "tiny.py").touch()
@@ -397,12 +399,14 @@ def test_only_what_is_committed_runs(world, repository):
         ignored = repository / "configs" / "__pycache__" / "tiny.py"
         ignored.parent.mkdir(exist_ok=True)
         ignored.touch()
-        for name in (ignored, repository.parent):  # nothing that could be committed
-            out = world.run("--dry_run", f"--config={name}", code=1)
-            assert " is not committed (" in out
+        out = world.run("--dry_run", f"--config={ignored}", code=1)
+        assert " is not committed (" in out
         assert world.calls == []
         out = world.run("--config=configs/new.py", "--allow_uncommitted", code=1)
         assert "configs/new.py is not committed" in out
+        assert "configs/new.py is not committed" in world.run(
+            "--config=new", "--allow_uncommitted", code=1
+        )
         out = world.run("--config=configs/no.py", "--allow_uncommitted", code=1)
         assert "configs/no.py does not exist" in out
         assert "knows no such commit" in world.run("--commit=nope", code=1)
@@ -414,6 +418,12 @@ def test_only_what_is_committed_runs(world, repository):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ("simclr", None),
+        ("simclr:imagenet", None),
+        ("simclr:imgenet", "configs/simclr.py has no variant 'imgenet'; variants: digits, "),
+        ("simcrl:imagenet", "there is no config 'simcrl' ("),
+        ("simcrl:imagenet", "Did you mean 'simclr'?"),
+        ("sweeps/methods:digits", None),
         ("configs/simclr.py", None),
         ("configs/simclr.py:imagenet", None),
         ("configs/simclr.py:imgenet", "configs/simclr.py has no variant 'imgenet'; variants: digi"),
@@ -436,10 +446,12 @@ def test_a_variant_that_its_config_does_not_have(config, message):
 
 def test_configs_named_in_these_files_have_their_variants():
     files = [path for path in (ROOT / "launch").iterdir() if path.is_file()]
-    named = re.findall(r"(configs/[\w/]+\.py):(\w+)", "".join(map(pathlib.Path.read_text, files)))
+    text = "".join(path.read_text() for path in files)
+    named = re.findall(r"(?:--config|CONFIG)=([\w/]+):(\w+)", text)
     assert len(named) > 4
-    for path, variant in named:
-        assert variant in commit_lib._variants((ROOT / path).read_text()), (path, variant)
+    for name, variant in named:
+        path = ROOT / "configs" / f"{name}.py"
+        assert variant in commit_lib._variants(path.read_text()), (name, variant)
 
 
 def test_files_that_do_not_say_their_variants():

@@ -1,4 +1,4 @@
-"""`tokens:DIR`: a token cache that `python -m ssl_jax prepare_text` has made."""
+"""`tokens:DIR`: a token cache that `ssl_jax prepare_text` has made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cache(location: str) -> TokenCache:
         raise UserError(f"tokens:{location} is not a local path; copy or mount it (gcsfuse)")
     if not os.path.isdir(directory):
         raise UserError(
-            f"tokens:{location} is not a folder; make it: python -m ssl_jax prepare_text "
+            f"tokens:{location} is not a folder; make it: ssl_jax prepare_text "
             f"--data=text:PATTERN --output={location}"
         )
     return TokenCache(directory)

@@ -69,7 +69,7 @@ def cached(
         return TokenCache(directory)
     say(
         f"preparing the tokens of {corpus.title} once, in {directory} (for a large corpus: "
-        "python -m ssl_jax prepare_text, with several processes)"
+        "ssl_jax prepare_text, with several processes)"
     )
     return prepare(corpus, options, directory, workers=workers, say=say)
 

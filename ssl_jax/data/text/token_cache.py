@@ -373,7 +373,7 @@ def read_manifest(directory: str) -> dict[str, Any]:
                 "again, it goes on where it stopped"
             ) from None
         raise UserError(
-            f"{directory} holds no token cache; make one: python -m ssl_jax prepare_text "
+            f"{directory} holds no token cache; make one: ssl_jax prepare_text "
             f"--data=text:PATTERN --output={directory}"
         ) from None
     except ValueError as error:
