@@ -22,6 +22,13 @@ from ssl_jax.losses.instance import (
 )
 from ssl_jax.losses.language import token_cross_entropy
 from ssl_jax.losses.redundancy import barlow_twins, vicreg
+from ssl_jax.losses.self_distillation import (
+    centred_targets,
+    prototype_logits,
+    self_distillation,
+    target_statistics,
+    update_centre,
+)
 from ssl_jax.losses.siamese import byol, simsiam
 from ssl_jax.losses.variational import (
     bernoulli_log_likelihood,
@@ -35,6 +42,7 @@ __all__ = [
     "barlow_twins",
     "bernoulli_log_likelihood",
     "byol",
+    "centred_targets",
     "choose_implementation",
     "choose_one_sided",
     "enqueue",
@@ -49,11 +57,15 @@ __all__ = [
     "negative_elbo",
     "nt_logistic",
     "nt_xent",
+    "prototype_logits",
+    "self_distillation",
     "simsiam",
     "softmax_over_bank",
     "softmax_over_candidates",
+    "target_statistics",
     "token_cross_entropy",
     "unit_length",
     "update_bank",
+    "update_centre",
     "vicreg",
 ]
