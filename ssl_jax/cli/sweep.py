@@ -212,7 +212,7 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
             f"{workdir / cell.name} holds a run of another config ({'; '.join(others)}); choose "
             "another --workdir"
         )
-    total = Length.of(config, data.spec_from_config(saved.data).num_examples).total_steps
+    total = Length.of(config, data.steps_per_epoch(saved.data, config.batch_size)).total_steps
     early = found.get("stopped_early") and saved.early_stopping == config.early_stopping
     return found if early or found["step"] >= total else None
 
@@ -330,7 +330,7 @@ def _list(sweep: Sweep, cells: tuple[Cell, ...], workdir: epath.Path) -> None:
     total, left, states = 0, 0, []
     for cell in cells:
         config = cell.load()
-        steps = Length.of(config, data.spec_from_config(config.data).num_examples).total_steps
+        steps = Length.of(config, data.steps_per_epoch(config.data, config.batch_size)).total_steps
         examples = steps * config.batch_size
         done = results_of(cell, workdir) is not None
         begun = (workdir / cell.name / "metrics.jsonl").exists()

@@ -35,6 +35,8 @@ def base_config() -> ConfigDict:
     config.data.labels_seed = 0  # which examples keep their label
     config.data.num_examples = placeholder(int)  # in the split, where the data are not at hand
     config.data.num_classes = placeholder(int)
+    # Which examples a step sees: shuffle, pk, stream; and that sampler's options.
+    config.data.sampler = ConfigDict(dict(name="shuffle"))
     config.data.options = ConfigDict()  # passed to the source, e.g. num_generated of shapes
 
     config.method = ConfigDict()

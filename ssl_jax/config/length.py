@@ -7,8 +7,6 @@ import math
 
 from ml_collections import ConfigDict
 
-from ssl_jax.core.errors import UserError
-
 
 @dataclasses.dataclass(frozen=True)
 class Length:
@@ -20,20 +18,14 @@ class Length:
     checkpoint_every: int
 
     @classmethod
-    def of(cls, config: ConfigDict, num_examples: int) -> Length:
-        """Reads it from a resolved config for a training set of `num_examples`.
+    def of(cls, config: ConfigDict, steps_per_epoch: int) -> Length:
+        """Reads it from a resolved config.
 
-        An epoch has floor(num_examples / batch_size) steps: no batch crosses its end.
-
-        Raises:
-          UserError: the batch is larger than the data set.
+        Args:
+          config: the config.
+          steps_per_epoch: of the sampler, see `ssl_jax.data.samplers.base`.
         """
-        per_epoch = num_examples // config.batch_size
-        if per_epoch == 0:
-            raise UserError(
-                f"batch_size {config.batch_size} is larger than the training set of "
-                f"{num_examples} examples; use {num_examples} or less"
-            )
+        per_epoch = steps_per_epoch
         total = config.steps or math.ceil(config.epochs * per_epoch)
         every_steps = config.checkpoint.every_steps
         every = every_steps or round(config.checkpoint.every_epochs * per_epoch)

@@ -66,6 +66,7 @@ class DataSpec:
         [l] (within that text). Of all: `label` int32 [] (-1 = none), `index` int32 [].
       num_examples: size of the training set.
       num_classes: number of label classes, or None where there are no labels.
+      unique_examples: whether all examples of a batch are different, as the sampler declares.
       vocabulary: of the tokens; None where the data are no text.
       task: what the labels of texts are, where they are for a task: "classify" (a class a text),
         "regress" (`target` float32 []), "tags" (`tags` int32 [l], a class a word) or "span" (`span`
@@ -75,6 +76,7 @@ class DataSpec:
     arrays: Mapping[str, jax.ShapeDtypeStruct]
     num_examples: int
     num_classes: int | None = None
+    unique_examples: bool = True
     vocabulary: Vocabulary | None = None
     task: str | None = None
 

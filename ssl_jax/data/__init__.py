@@ -24,26 +24,27 @@ from ssl_jax.data.catalog import (
     spec_from_config,
     split_size,
     splits,
+    steps_per_epoch,
 )
 from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.pipeline import batches, epoch_batches
-from ssl_jax.data.sampler import batch_indices, epoch_order
+from ssl_jax.data.samplers.registry import from_config as sampler_from_config
 from ssl_jax.data.source import Source
 
 __all__ = [
     "DataSpec",
     "FewLabels",
     "Source",
-    "batch_indices",
     "batches",
     "epoch_batches",
-    "epoch_order",
     "from_config",
     "in_memory",
     "kind_of",
     "load",
     "missing_splits",
+    "sampler_from_config",
     "spec_from_config",
     "split_size",
     "splits",
+    "steps_per_epoch",
 ]

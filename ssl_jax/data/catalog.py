@@ -17,6 +17,7 @@ from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.known import facts_of
 from ssl_jax.data.labelled import labelled_text
 from ssl_jax.data.request import Request, check_options, keyword_only
+from ssl_jax.data.samplers.registry import from_config as sampler_from_config
 from ssl_jax.data.source import Source, image_spec
 from ssl_jax.data.text import text_source
 
@@ -165,6 +166,16 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
     )
     canvas = request.canvas(*((facts.image_size, facts.channels) if facts else ()))
     return image_spec(canvas, num_examples, num_classes)
+
+
+def steps_per_epoch(section: ConfigDict, batch_size: int) -> int:
+    """Steps of an epoch of a config's data section, without touching the data.
+
+    Raises:
+      UserError: as `spec_from_config` and `Sampler.steps_per_epoch`.
+    """
+    sampler = sampler_from_config(section.sampler)
+    return sampler.steps_per_epoch(spec_from_config(section).num_examples, batch_size)
 
 
 def split_size(section: ConfigDict) -> int:

@@ -7,10 +7,25 @@ is a pure function of (seed, step) and an example of (seed, index).
 
 from __future__ import annotations
 
+import enum
+
 import numpy as np
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+
+
+class Stream(enum.IntEnum):
+    """What random numbers are for. It is a word of the key, so that draws of one seed for different
+    purposes are independent."""
+
+    SHUFFLE = 1  # the order of an epoch
+    CROPS = 2  # host crops
+    LABELS = 3  # which examples keep their label
+    TOKENIZER = 4  # documents that a tokenizer is trained on
+    PAIRS = 5  # pairs of texts
+    DOCUMENTS = 6  # the documents of a sub-split
+    CLASSES = 7  # the classes and examples of `pk`
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:
@@ -28,11 +43,25 @@ def key(*words: int) -> int:
     return state
 
 
-def bits(stream: int, counters: np.ndarray) -> np.ndarray:
-    """uint64 of the stream at `counters` (any non-negative integers); distinct where they are."""
+def keys(*words: int | np.ndarray) -> np.ndarray:
+    """`key` of arrays of words, which broadcast: uint64 of their shape."""
+    state = np.zeros((), np.uint64)
+    with np.errstate(over="ignore"):
+        for word in words:
+            state = _mix(state + np.uint64(_GOLDEN) + np.asarray(word).astype(np.uint64))
+    return state
+
+
+def bits(stream: int | np.ndarray, counters: np.ndarray) -> np.ndarray:
+    """uint64 of the stream at `counters` (any non-negative integers); distinct where they are.
+
+    Args:
+      stream: a key, or an array of keys that broadcasts against `counters`.
+      counters: the counters.
+    """
     counters = np.asarray(counters).astype(np.uint64)
     with np.errstate(over="ignore"):
-        return _mix(np.uint64(stream) + (counters + np.uint64(1)) * np.uint64(_GOLDEN))
+        return _mix(np.asarray(stream, np.uint64) + (counters + np.uint64(1)) * np.uint64(_GOLDEN))
 
 
 def uniform(stream: int, counters: np.ndarray) -> np.ndarray:

@@ -29,7 +29,6 @@ from ssl_jax.data.labelled.task_source import TaskSource
 from ssl_jax.data.source import ImageSource, Source
 
 UNLABELLED = ("drop", "keep")
-_LABELS = 3  # keeps this stream apart from the shuffle's and the crops' of the same seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +135,13 @@ def label_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """
     labelled = np.flatnonzero(labels >= 0)
     # The counters' bits are distinct, so sorting them has no ties to break.
-    shuffled = labelled[np.argsort(counter.bits(counter.key(seed, _LABELS), labelled))]
+    shuffled = labelled[
+        np.argsort(counter.bits(counter.key(seed, counter.Stream.LABELS), labelled))
+    ]
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     classes, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     place = np.arange(len(by_class)) - np.repeat(first, counts)  # within the class
-    turn = np.repeat(counter.bits(counter.key(seed, _LABELS, 0), classes), counts)
+    turn = np.repeat(counter.bits(counter.key(seed, counter.Stream.LABELS, 0), classes), counts)
     return by_class[np.lexsort((turn, place))]
 
 

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.sampler import batch_indices, check_batch_size
+from ssl_jax.data.samplers.base import Order, Sampler
+from ssl_jax.data.samplers.shuffle import Shuffle
 from ssl_jax.data.source import Problem, Source
 from ssl_jax.data.workers import cores, init_worker
 
@@ -43,18 +44,20 @@ def batches(
     *,
     batch_size: int,
     seed: int,
+    sampler: Sampler | None = None,
     start_step: int = 0,
     num_steps: int | None = None,
     rows: np.ndarray | None = None,
     workers: int = 0,
     prefetch: int = 2,
 ) -> Batches:
-    """Training batches, shuffled anew every epoch; see `sampler`.
+    """Training batches.
 
     Args:
       source: the data.
       batch_size: of the global batch.
       seed: of the order and of random crops.
+      sampler: chooses the examples of every step; default a new random order every epoch.
       start_step: first step; the stream from here is the one that passes here.
       num_steps: how many batches to yield; default without end.
       rows: rows of the global batch that this process is to produce, int [n], in this order;
@@ -67,10 +70,13 @@ def batches(
       `with`, to end its workers at once. What could not be read is in `source.problems`.
 
     Raises:
-      UserError: the batch is larger than the data set, or a number is out of range.
+      UserError: the batch is larger than the data set, the sampler does not suit the data, or a
+        number is out of range.
     """
-    check_batch_size(batch_size, len(source))
-    plan = _Training(len(source), batch_size, _local(rows, batch_size), seed)
+    sampler = sampler or Shuffle()
+    labels = source.read_labels() if sampler.needs_labels else None
+    order = sampler.order(len(source), batch_size, seed, labels)
+    plan = _Training(order, _local(rows, batch_size), seed)
     return Batches(source, plan, start_step, num_steps, workers, prefetch)
 
 
@@ -116,17 +122,16 @@ def _local(rows: np.ndarray | None, batch_size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Training:
-    """Shuffled epochs."""
+    """The steps of training."""
 
-    num_examples: int
-    batch_size: int
+    order: Order
     rows: np.ndarray
     seed: int
     masked = False
 
     def indices(self, step: int) -> np.ndarray:
         """The examples of `rows`, int [n]."""
-        return batch_indices(self.seed, step, self.batch_size, self.num_examples)[self.rows]
+        return self.order.indices(step)[self.rows]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,6 @@ from ssl_jax.data.names import Names
 
 # So many unreadable images in a row mean that the data set is broken, not a few files.
 MAX_REPLACEMENTS = 100
-_CROPS = 2  # keeps the crops' stream apart from the shuffle's of the same seed
 
 Arrays = dict[str, np.ndarray]
 
@@ -96,6 +95,14 @@ class Source(abc.ABC):
     def tokens_per_example(self) -> float | None:
         """Tokens of an example of text on average, padding left out; None of images."""
         return None
+
+    def read_labels(self) -> np.ndarray | None:
+        """`labels`, read from the data where they are not known yet; None where there are none.
+
+        Raises:
+          UserError: the data cannot be read.
+        """
+        return self.labels
 
     @abc.abstractmethod
     def select(self, start: int, stop: int) -> Source:
@@ -197,10 +204,6 @@ class ImageSource(Source):
         """The examples `rows`, int [n] ascending, as a source of their own."""
         return dataclasses.replace(self, problems=dict(self.problems), **self._rows(rows))
 
-    def read_labels(self) -> np.ndarray | None:
-        """`labels`, read from the data where they are not known; None where there are none."""
-        return self.labels
-
     def relabelled(self, labels: np.ndarray) -> ImageSource:
         """The same examples with these labels, int32 [len], -1 for none."""
         return dataclasses.replace(self, problems=dict(self.problems), labels=labels)
@@ -281,7 +284,7 @@ class EncodedSource(ImageSource):
         labels = np.empty(len(indices), np.int32)
         problems: list[Problem] = []
         tries = min(MAX_REPLACEMENTS, len(self))
-        stream = counter.key(seed, _CROPS, step) if self.canvas.views else 0
+        stream = counter.key(seed, counter.Stream.CROPS, step) if self.canvas.views else 0
         for row, index in enumerate(indices):
             boxes = self.canvas.boxes(stream, int(positions[row]))
             for candidate in range(int(index), int(index) + tries):
@@ -344,13 +347,15 @@ class Concatenated(ImageSource):
         return dataclasses.replace(super().take(rows), parts=tuple(parts))
 
     def read_labels(self) -> np.ndarray | None:
-        found = [part.read_labels() for part in self.parts]
-        if all(labels is None for labels in found):
-            return None
-        return np.concatenate([
-            np.full(len(part), -1, np.int32) if labels is None else labels
-            for part, labels in zip(self.parts, found, strict=True)
-        ])  # fmt: skip
+        if self.labels is not None:
+            return self.labels
+        read = [part.read_labels() for part in self.parts]
+        if any(labels is not None for labels in read):
+            self.labels = np.concatenate([
+                np.full(len(part), -1, np.int32) if labels is None else labels
+                for part, labels in zip(self.parts, read, strict=True)
+            ])  # fmt: skip
+        return self.labels
 
     def relabelled(self, labels: np.ndarray) -> ImageSource:
         own = np.split(labels, np.cumsum([len(part) for part in self.parts])[:-1])

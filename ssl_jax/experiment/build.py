@@ -16,7 +16,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from ssl_jax import optim, parallel
+from ssl_jax import data, optim, parallel
 from ssl_jax.config import Length
 from ssl_jax.core import method as method_lib
 from ssl_jax.experiment import gradient_cache, train_step
@@ -63,7 +63,10 @@ class Experiment:
         gradient_cache.check_size(
             config.micro_batch_size, config.batch_size, parallel.batch_shards(mesh)
         )
-        length = Length.of(config, spec.num_examples)
+        sampler = data.sampler_from_config(config.data.sampler)
+        sampler.check(spec.num_classes, config.batch_size)
+        spec = dataclasses.replace(spec, unique_examples=sampler.unique)
+        length = Length.of(config, sampler.steps_per_epoch(spec.num_examples, config.batch_size))
         method = method_lib.load(config, spec, length.total_steps)
         lengths = dict(
             batch_size=config.batch_size,

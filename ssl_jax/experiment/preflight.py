@@ -19,7 +19,7 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
       experiment: what is going to run.
       source: the training data, of whose rows of text it is said how much is padding.
     """
-    config, spec, length = experiment.config, experiment.spec, experiment.length
+    config, length = experiment.config, experiment.length
     mesh = experiment.mesh
     state = experiment.abstract_state
     devices = mesh.devices.reshape(-1)
@@ -47,9 +47,8 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
         *said_by_method,
         *_padding(experiment, source),
         *_notes(experiment, source),
-        ("length", f"{length.total_steps:,} steps = {epochs:g} epochs of "
-                   f"{length.steps_per_epoch:,} steps"
-                   + _dropped(spec.num_examples, config.batch_size)),
+        ("length", ", ".join([f"{length.total_steps:,} steps = {epochs:g} epochs of "
+                              f"{length.steps_per_epoch:,} steps", *_epoch_notes(experiment)])),
         ("learning rate", f"peak {peak:.4g} ({scaling}), {config.optimizer.schedule}, "
                           f"{config.optimizer.name}"),
         *[("note", note) for note in optim.schedule_notes(
@@ -145,9 +144,9 @@ def _probe_steps(total: int) -> list[int]:
     return sorted({round(i * (total - 1) / 1000) for i in range(1001)}) if total > 1 else [0]
 
 
-def _dropped(num_examples: int, batch_size: int) -> str:
-    rest = num_examples % batch_size
-    return f", {rest} other examples left out of each epoch" if rest else ""
+def _epoch_notes(experiment: Experiment) -> list[str]:
+    sampler = data.sampler_from_config(experiment.config.data.sampler)
+    return sampler.notes(experiment.spec.num_examples, experiment.config.batch_size)
 
 
 def bytes_text(count: float) -> str:

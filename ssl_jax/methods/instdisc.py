@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
-from ssl_jax.methods.base.two_views import nets_and_views
+from ssl_jax.methods.base.two_views import check_unique_examples, nets_and_views
 from ssl_jax.models import Net
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.views import to_show
@@ -162,6 +162,7 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> InstDisc:
     del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper)
+    check_unique_examples(config, spec)
     return InstDisc(
         hyper=hyper,
         num_examples=spec.num_examples,

@@ -35,7 +35,12 @@ import jax.numpy as jnp
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
-from ssl_jax.methods.base.two_views import TwoViews, check_queue, nets_and_views
+from ssl_jax.methods.base.two_views import (
+    TwoViews,
+    check_queue,
+    check_unique_examples,
+    nets_and_views,
+)
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.models.norm import apply_in_groups, check_groups, interleave
 
@@ -174,6 +179,8 @@ def make(config: Any, spec: DataSpec, total_steps: int) -> MoCo:
     del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper, config.batch_size)
+    if hyper.dictionary == "bank":
+        check_unique_examples(config, spec)
     if hyper.bn_groups is not None:
         check_groups(hyper.bn_groups, config.micro_batch_size or config.batch_size)
     return MoCo(

@@ -251,6 +251,7 @@ class Run:
             self.source,
             batch_size=config.batch_size,
             seed=config.seed,
+            sampler=data.sampler_from_config(config.data.sampler),
             start_step=start,
             num_steps=self.length.total_steps - start,
             rows=rows,

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import ssl_jax
 from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import pipeline
+from ssl_jax.data.samplers.pk import PK
+from ssl_jax.data.samplers.shuffle import Shuffle
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +61,9 @@ def test_threads_and_processes_give_the_same_stream(folder, monkeypatch):
     monkeypatch.setattr(pipeline, "_CHUNK", 7)  # several chunks a batch, the last one smaller
     sources = [load(folder, host_views=2) for _ in range(4)]
     options = [{"workers": 0}, {"workers": 0, "prefetch": 5}, {"workers": 2}]
+    order = Shuffle().order(110, 36, 1)
     # By hand: the rule of the sampler, and crops that depend on seed, step and row alone.
-    by_hand = [
-        sources[3].batch(data.batch_indices(1, step, 36, 110), seed=1, step=step)
-        for step in range(5)
-    ]
+    by_hand = [sources[3].batch(order.indices(step), seed=1, step=step) for step in range(5)]
     streams = [
         take(source, 5, batch_size=36, **option)
         for source, option in zip(sources, options, strict=False)
@@ -104,6 +105,29 @@ def test_every_epoch_shows_each_example_at_most_once(folder):
         indices = np.concatenate([batch["index"] for batch in epoch])
         assert len(np.unique(indices)) == 108
     assert (stream[0]["index"] != stream[3]["index"]).any()
+
+
+def test_a_sampler_gives_the_same_batches_to_every_process():
+    """Also in worker processes, to which the order is pickled."""
+    source = data.load("digits", "train[:200]")
+    options = dict(batch_size=24, seed=3, sampler=PK(examples_per_class=4), start_step=5)
+    with data.batches(source, num_steps=6, **options) as stream:
+        whole = list(stream)
+    parts = []
+    for rows in (np.arange(10), np.arange(10, 24)):
+        with data.batches(source, num_steps=6, rows=rows, **options) as stream:
+            parts.append(list(stream))
+    joined = [
+        {key: np.concatenate([batch[key] for batch in step]) for key in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    assert_same([joined], whole)
+    for batch in whole:
+        labels = batch["label"].reshape(6, 4)
+        assert (labels == labels[:, :1]).all() and len(set(labels[:, 0])) == 6
+    order = PK(examples_per_class=4).order(200, 24, 3, source.labels)
+    copy = pickle.loads(pickle.dumps(order))
+    np.testing.assert_array_equal(copy.indices(40), order.indices(40))
 
 
 def test_seed_and_step_both_matter():
@@ -233,7 +257,7 @@ def test_no_stall_at_every_worker(monkeypatch):
     monkeypatch.setattr(grain, "MultiprocessingOptions", record)
     source = data.load("shapes", num_generated=300)
     for rows, workers, prefetch in ((10, 4, 1), (300, 2, 2), (300, 3, 1)):
-        plan = pipeline._Training(300, rows, np.arange(rows), 0)
+        plan = pipeline._Training(Shuffle().order(300, rows, 0), np.arange(rows), 0)
         pipeline._start(source, plan, 0, 5, workers, prefetch)
         held = options[-1]["per_worker_buffer_size"]
         assert options[-1]["num_workers"] == workers and held >= 1

@@ -184,6 +184,20 @@ def test_bad_values_are_named(change, message):
         Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
 
 
+@pytest.mark.parametrize("row", ["instdisc", "moco-bank"])
+def test_a_sampler_that_repeats_examples_is_refused(row):
+    config = ROWS[row].load()
+    with config.unlocked():
+        config.batch_size = 16
+        config.data.sampler = {"name": "pk", "examples_per_class": 4}
+    spec, mesh = data.spec_from_config(config.data), parallel.make_mesh()
+    with pytest.raises(UserError, match="'pk', which may draw an example twice .* memory bank"):
+        Experiment.build(config, spec, mesh)
+    with config.unlocked():
+        config.data.sampler.short_classes = "leave_out"
+    assert Experiment.build(config, spec, mesh).spec.unique_examples
+
+
 def test_the_preflight_says_what_is_compared(tiny):
     said = dict(tiny[0].method.preflight(16))
     assert said["loss"] == "nce; negatives: 40 drawn for each example of 1,438 images"

@@ -200,9 +200,9 @@ class TfdsSource(EncodedSource):
         return record[self.image_key], int(label)
 
     def read_labels(self) -> np.ndarray | None:
-        """Passes over all records, because a label stands beside its image and not in an index.
+        """Reads all records once, because a label is stored beside its image and not in an index.
 
-        No image is decoded, so it takes as long as reading the files does: 140 GB of ImageNet.
+        No image is decoded, so it takes as long as reading the files: 140 GB for ImageNet.
 
         Raises:
           UserError: a record cannot be read.
@@ -221,7 +221,8 @@ class TfdsSource(EncodedSource):
             raise UserError(
                 f"the labels of {self.name} cannot be read: {type(error).__name__}: {error}"
             ) from error
-        return np.array([label for part in parts for label in part], np.int32)
+        self.labels = np.array([label for part in parts for label in part], np.int32)
+        return self.labels
 
     def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
         if isinstance(rows, np.ndarray):

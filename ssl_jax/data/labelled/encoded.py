@@ -20,7 +20,7 @@ from ssl_jax.core.method import Vocabulary
 from ssl_jax.data.labelled import windows
 from ssl_jax.data.labelled.tasks import Question, TaskOptions, Text, Words
 from ssl_jax.data.names import Names
-from ssl_jax.data.text.rows import ragged_arange
+from ssl_jax.data.ragged import ragged_arange
 from ssl_jax.data.text.tokenizer import FAMILIES, Tokenizer
 
 _AT_ONCE = 1024  # examples that are tokenized at a time

@@ -28,10 +28,10 @@ from ssl_jax.data.labelled.tasks import (
     task_spec,
 )
 from ssl_jax.data.names import Names
+from ssl_jax.data.ragged import ragged_arange
 from ssl_jax.data.request import Request, check_options, keyword_only
 from ssl_jax.data.text import prepare, tokenizer
 from ssl_jax.data.text.corpus import Corpus
-from ssl_jax.data.text.rows import ragged_arange
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer import Tokenizer
 

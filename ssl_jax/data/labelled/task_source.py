@@ -30,8 +30,6 @@ from ssl_jax.data.labelled.tasks import TaskOptions, task_spec
 from ssl_jax.data.source import Arrays, Problem, Source
 from ssl_jax.data.text.tokenizer import Tokenizer
 
-_DOCUMENTS = 6  # keeps the order of documents in sub-splits apart from the other streams
-
 
 @dataclasses.dataclass
 class TaskSource(Source):
@@ -80,7 +78,7 @@ class TaskSource(Source):
         return len(self._groups)
 
     def select(self, start: int, stop: int) -> TaskSource:
-        order = np.argsort(counter.bits(counter.key(0, _DOCUMENTS), self._groups))
+        order = np.argsort(counter.bits(counter.key(0, counter.Stream.DOCUMENTS), self._groups))
         chosen = self._groups[order[start:stop]]
         return self.take(np.flatnonzero(np.isin(self.encoded.group, chosen)))
 

@@ -17,7 +17,6 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter
 
-_PAIRS = 5  # keeps these draws apart from the other streams of the same seed
 # Sentences of a document that are gone through one after the other; longer documents are cut into
 # sections, which are gone through side by side.
 _SECTION = 1024
@@ -62,8 +61,15 @@ def sample(
         )
     room = length - 3
     documents = np.arange(len(num_sentences))
-    short = counter.uniform(counter.key(seed, _PAIRS, 0), sentence_start) < short_probability
-    drawn = _below(counter.key(seed, _PAIRS, 1), sentence_start, np.full_like(documents, room - 1))
+    short = (
+        counter.uniform(counter.key(seed, counter.Stream.PAIRS, 0), sentence_start)
+        < short_probability
+    )
+    drawn = _below(
+        counter.key(seed, counter.Stream.PAIRS, 1),
+        sentence_start,
+        np.full_like(documents, room - 1),
+    )
     target = np.where(short, 2 + drawn, room)
 
     sections = -(-num_sentences // _SECTION)
@@ -74,7 +80,7 @@ def sample(
     at = sentence_start[owner] + inside
     stop = np.minimum(at + _SECTION, (sentence_start + num_sentences)[owner])
 
-    streams = [counter.key(seed, _PAIRS, 2 + draw) for draw in range(_DRAWS)]
+    streams = [counter.key(seed, counter.Stream.PAIRS, 2 + draw) for draw in range(_DRAWS)]
     found = []
     while len(at):
         goal = target[owner]

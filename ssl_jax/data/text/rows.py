@@ -21,6 +21,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import Vocabulary
 from ssl_jax.data import counter
+from ssl_jax.data.ragged import ragged_arange
 from ssl_jax.data.text import packing, pairs
 from ssl_jax.data.text.token_cache import TokenCache
 
@@ -192,13 +193,6 @@ def _fill(before: np.ndarray, behind: np.ndarray, ends: np.ndarray, room: int) -
         at = np.minimum(np.searchsorted(behind, before[at] + room, side="right"), stops)
         at, stops = at[at < stops], stops[at < stops]
     return np.sort(np.concatenate(starts))
-
-
-def ragged_arange(counts: np.ndarray) -> np.ndarray:
-    """0..counts[0]-1, 0..counts[1]-1 and so on, int64 [sum of counts]."""
-    counts = np.asarray(counts, np.int64)
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
 
 
 class Reader:

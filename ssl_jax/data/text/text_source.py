@@ -34,7 +34,6 @@ from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 
 CACHE = "~/.cache/ssl_jax/text"
-_DOCUMENTS = 6  # keeps the order of documents in sub-splits apart from the other streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +251,7 @@ class TextSource(Source):
         return len(self.chosen)
 
     def select(self, start: int, stop: int) -> TextSource:
-        order = np.argsort(counter.bits(counter.key(0, _DOCUMENTS), self.chosen))
+        order = np.argsort(counter.bits(counter.key(0, counter.Stream.DOCUMENTS), self.chosen))
         return dataclasses.replace(self, chosen=self.chosen[np.sort(order[start:stop])])
 
     def joined(self, others: Sequence[TextSource]) -> TextSource:

@@ -15,8 +15,6 @@ from ssl_jax.data.text import tokenizer
 from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.tokenizer import Tokenizer
 
-_SAMPLE = 4  # keeps the draw of documents apart from the other streams
-
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerOptions:
@@ -118,5 +116,7 @@ class TokenizerOptions:
 
 def _drawn(number: int, fraction: float) -> bool:
     return (
-        fraction == 1 or counter.uniform(counter.key(0, _SAMPLE), np.array([number]))[0] < fraction
+        fraction == 1
+        or counter.uniform(counter.key(0, counter.Stream.TOKENIZER), np.array([number]))[0]
+        < fraction
     )

@@ -118,6 +118,20 @@ def nets_and_views(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[s
     return dict(encoder=make_encoder(**config.model, dtype=config.dtype), **views._asdict())
 
 
+def check_unique_examples(config: Any, spec: DataSpec) -> None:
+    """Checks that a batch writes no slot of a memory bank twice.
+
+    Raises:
+      UserError: the sampler may draw an example twice.
+    """
+    if not spec.unique_examples:
+        raise UserError(
+            f"data.sampler.name is {config.data.sampler.name!r}, which may draw an example twice "
+            f"for a batch, and {config.method.name} keeps a memory bank with a slot an example; "
+            "use data.sampler.name='shuffle'"
+        )
+
+
 def check_queue(length: int, batch_size: int, where: str) -> None:
     """Checks that a queue takes whole batches, of which each replaces the oldest one.
 

@@ -1,0 +1,1 @@
+"""Samplers: which examples a training step sees, and how many steps an epoch has."""
