@@ -69,6 +69,10 @@ def project(x: np.ndarray, *, how: str = "tsne", seed: int = 0) -> np.ndarray:
 
 def project_all(spaces: Sequence[np.ndarray], *, how: str, seed: int) -> list[np.ndarray]:
     """`project` of each of some spaces, side by side."""
+    # Before the threads start: two of them that import the same modules at once can both fail.
+    import sklearn.decomposition
+    import sklearn.manifold  # noqa: F401
+
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(len(spaces)) as pool:
         return list(pool.map(lambda x: project(x, how=how, seed=seed), spaces))
 
