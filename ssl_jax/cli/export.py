@@ -38,8 +38,8 @@ from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.models import Net, TextEncoder
+from ssl_jax.models.positions import sincos_positions
 from ssl_jax.models.transformer import text_encoder_of
-from ssl_jax.models.vit import sincos_positions
 from ssl_jax.pretrained import formats, trained_run
 from ssl_jax.pretrained.formats import hugging_face, task_heads
 from ssl_jax.pretrained.formats.task_heads import TaskHeads

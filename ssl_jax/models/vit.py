@@ -8,7 +8,8 @@ the dtype of the activations. What self-supervised papers vary are options: fixe
 pooling.
 
 - Learned positions belong to the grid of the first image the net saw. Images of another size get
-  them resized (bicubic), so DINO's small crops and fine-tuning at a higher resolution need nothing.
+  them resized (bicubic), so DINO's small crops and fine-tuning at a higher resolution need no
+  option. `position_resize` says how: antialiased as timm, or as DINO's released code.
 - `h` is the final LayerNorm's class token, or the mean of its patch tokens.
 - The parameters have timm's names, level by level (`layer3/attn/qkv/kernel` is
   `blocks.2.attn.qkv.weight`, transposed). Positions are kept as a grid [gh gw d] and the class
@@ -27,11 +28,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.models.attention import attention, check_implementation
+from ssl_jax.models.positions import FIXED_POSITIONS, RESIZES, LearnedPositions, sincos_positions
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -45,12 +46,10 @@ SIZES = {
     "l": dict(dim=1024, depth=24, num_heads=16),
     "h": dict(dim=1280, depth=32, num_heads=16),
 }
-# Fixed positions: the column in the first half of the channels (MAE, timm), or the row (MoCo v3).
-FIXED_POSITIONS = ("sincos", "sincos_row_first")
 POSITIONS = ("learned", *FIXED_POSITIONS)
 POOLS = ("cls", "mean")
 KERNEL_INITS = ("xavier", "normal")
-_STD = 0.02
+_STD = 0.02  # of the class token and of matrices with kernel_init "normal"
 
 
 class Attention(nn.Module):
@@ -171,24 +170,6 @@ class PatchEmbed(nn.Module):
         )(x)
 
 
-class LearnedPositions(nn.Module):
-    """A vector for each place of the grid, and one for the class token."""
-
-    dim: int
-    cls_token: bool
-
-    @nn.compact
-    def __call__(self, grid: tuple[int, int]) -> tuple[Array, Array | None]:
-        """Positions of a grid (rows, columns): `[rows columns d]`, and the class token's `[d]`."""
-        init = nn.initializers.normal(_STD)
-        if self.has_variable("params", "grid"):  # of the size the net was made for
-            positions = self.get_variable("params", "grid")
-        else:
-            positions = self.param("grid", init, (*grid, self.dim), jnp.float32)
-        of_cls = self.param("cls", init, (self.dim,), jnp.float32) if self.cls_token else None
-        return resize_positions(positions, grid), of_cls
-
-
 class ViT(nn.Module):
     """The backbone, without a classifier.
 
@@ -199,6 +180,7 @@ class ViT(nn.Module):
       num_heads: of each layer.
       mlp_ratio: width of a layer's MLP over `dim`.
       positions: "learned", or fixed: "sincos" as MAE's, "sincos_row_first" as MoCo v3's.
+      position_resize: how learned positions are resized, "antialiased" or "dino".
       cls_token: whether there is a class token.
       pool: h is the class token ("cls") or the mean of the patch tokens ("mean").
       drop_path: probability that an example skips a branch of the last layer; it rises linearly
@@ -216,6 +198,7 @@ class ViT(nn.Module):
     num_heads: int = 12
     mlp_ratio: float = 4.0
     positions: str = "learned"
+    position_resize: str = "antialiased"
     cls_token: bool = True
     pool: str = "cls"
     drop_path: float = 0.0
@@ -252,7 +235,9 @@ class ViT(nn.Module):
             fixed = sincos_positions(grid, self.dim, self.positions)
             positions, of_cls = jnp.asarray(fixed), None
         else:
-            learned = LearnedPositions(self.dim, self.cls_token, name="pos_embed")
+            learned = LearnedPositions(
+                self.dim, self.cls_token, self.position_resize, name="pos_embed"
+            )
             positions, of_cls = learned(grid)
         x = (x + positions.astype(self.dtype)).reshape(n, -1, self.dim)  # (n, gh gw, d)
         if keep is not None:
@@ -289,37 +274,6 @@ def layer_norm(dtype: Any, name: str | None) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
 
 
-def sincos_positions(grid: tuple[int, int], dim: int, positions: str = "sincos") -> np.ndarray:
-    """Fixed positions of a grid: float32 `[rows columns dim]`.
-
-    The first half of the channels is of the column, the second of the row, each sin then cos at
-    dim/4 frequencies from 1 down to almost 1/10000 (MAE, He et al. 2022). MoCo v3's released code
-    has the row first: its meshgrid of columns and rows is indexed "ij".
-
-    Args:
-      grid: (rows, columns).
-      dim: channels, divisible by 4.
-      positions: one of `FIXED_POSITIONS`.
-    """
-    frequency = 1.0 / 10000 ** (np.arange(dim // 4) / (dim / 4))
-
-    def encode(count: int) -> np.ndarray:  # (count, dim / 2)
-        angle = np.arange(count)[:, None] * frequency
-        return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
-
-    rows, columns = encode(grid[0])[:, None], encode(grid[1])[None, :]
-    rows, columns = np.broadcast_arrays(rows, columns)
-    halves = (rows, columns) if positions == "sincos_row_first" else (columns, rows)
-    return np.concatenate(halves, axis=-1).astype(np.float32)
-
-
-def resize_positions(positions: Array, grid: tuple[int, int]) -> Array:
-    """Learned positions `[rows columns d]` for another grid (bicubic, antialiased as in timm)."""
-    if positions.shape[:2] == tuple(grid):
-        return positions
-    return jax.image.resize(positions, (*grid, positions.shape[-1]), "cubic", antialias=True)
-
-
 def _kernel_init(kind: str, parts: int = 1) -> Initializer:
     """The initialiser `kind` of a matrix made of `parts` matrices side by side."""
     if kind == "normal":
@@ -350,6 +304,7 @@ def vit(
     num_heads: int = 12,
     mlp_ratio: float = 4.0,
     positions: str = "learned",
+    position_resize: str = "antialiased",
     cls_token: bool = True,
     pool: str = "cls",
     drop_path: float = 0.0,
@@ -366,6 +321,7 @@ def vit(
     """
     for option, value, known in (
         ("positions", positions, POSITIONS),
+        ("position_resize", position_resize, RESIZES),
         ("pool", pool, POOLS),
         ("kernel_init", kernel_init, KERNEL_INITS),
     ):
@@ -394,6 +350,7 @@ def vit(
         num_heads=num_heads,
         mlp_ratio=mlp_ratio,
         positions=positions,
+        position_resize=position_resize,
         cls_token=cls_token,
         pool=pool,
         drop_path=drop_path,

@@ -29,8 +29,9 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.layers import restack
+from ssl_jax.models.positions import FIXED_POSITIONS, resize_positions
 from ssl_jax.models.transformer import text_encoder_of
-from ssl_jax.models.vit import FIXED_POSITIONS, resize_positions, vit_of
+from ssl_jax.models.vit import vit_of
 from ssl_jax.pretrained import formats, trained_run
 from ssl_jax.pretrained.formats import hugging_face
 
@@ -192,7 +193,8 @@ def _match(
             continue
         value = arrays.get(origin)
         if value is not None and value.shape != leaf.shape and origin.endswith("pos_embed/grid"):
-            value = resize_positions(value, leaf.shape[:2])  # images of another size
+            how = vit_of(experiment.method).position_resize
+            value = resize_positions(value, leaf.shape[:2], how)  # images of another size
         if value is None or value.shape != leaf.shape:
             missing.append(path)
             continue

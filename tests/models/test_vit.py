@@ -10,7 +10,8 @@ import pytest
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.models import Net, count_parameters, make_encoder, vit
-from ssl_jax.models.vit import layer_norm, resize_positions, sincos_positions
+from ssl_jax.models.positions import resize_positions, sincos_positions
+from ssl_jax.models.vit import layer_norm
 
 TINY = dict(patch_size=4, dim=8, depth=3, num_heads=2, mlp_ratio=2.0)
 IMAGES = np.random.default_rng(1).uniform(size=(3, 12, 8, 3)).astype(np.float32)
@@ -251,6 +252,43 @@ def test_resizing_keeps_constants_and_symmetry():
     weights = np.array([-0.0234375, 0.2265625, 0.8671875, -0.0703125])
     doubled = resize_positions(grid[:, :1], (14, 1))
     np.testing.assert_allclose(doubled[4, 0], weights @ np.asarray(grid[0:4, 0]), atol=1e-5)
+
+
+def test_resizing_as_dinos_released_code():
+    """Pixel by pixel: PyTorch's bicubic with a = -3/4 and 0.1 added to the size it scales by."""
+    grid = np.random.default_rng(0).normal(size=(14, 9, 2)).astype(np.float32)
+
+    def weight(x):
+        x, a = abs(x), -0.75
+        if x <= 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+    expected = np.zeros((6, 11, 2))
+    for row, column in np.ndindex(6, 11):
+        y = (row + 0.5) / (6.1 / 14) - 0.5
+        x = (column + 0.5) / (11.1 / 9) - 0.5
+        for i in range(int(np.floor(y)) - 1, int(np.floor(y)) + 3):
+            for j in range(int(np.floor(x)) - 1, int(np.floor(x)) + 3):
+                source = grid[min(max(i, 0), 13), min(max(j, 0), 8)].astype(np.float64)
+                expected[row, column] += weight(y - i) * weight(x - j) * source
+    got = resize_positions(jnp.asarray(grid), (6, 11), "dino")
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+    np.testing.assert_allclose(resize_positions(jnp.ones((7, 7, 1)), (3, 12), "dino"), 1, rtol=1e-6)
+
+
+def test_the_way_of_resizing_is_an_option_of_the_net():
+    params = drawn(tiny())
+    larger = np.random.default_rng(2).uniform(size=(2, 16, 20, 3)).astype(np.float32)
+    usual, _ = apply(tiny(), params, larger)
+    dino, _ = apply(tiny(position_resize="dino"), params, larger)
+    assert np.abs(usual - dino).max() > 1e-4
+    small = larger[:, :12, :8]  # of the size the net was made for
+    np.testing.assert_array_equal(
+        apply(tiny(), params, small)[0], apply(tiny(position_resize="dino"), params, small)[0]
+    )
+    with pytest.raises(UserError, match="unknown position_resize 'dyno'.*mean 'dino'"):
+        tiny(position_resize="dyno")
 
 
 def test_patches_that_are_left_out_have_no_influence():

@@ -16,7 +16,7 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
-from ssl_jax.models.vit import FIXED_POSITIONS, sincos_positions
+from ssl_jax.models.positions import FIXED_POSITIONS, sincos_positions
 
 PyTree = Any
 

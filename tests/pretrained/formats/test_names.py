@@ -9,7 +9,7 @@ import pytest
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
-from ssl_jax.models.vit import FIXED_POSITIONS, sincos_positions
+from ssl_jax.models.positions import FIXED_POSITIONS, sincos_positions
 from ssl_jax.pretrained import formats
 from tests.pretrained.formats import torch_files
 from tests.pretrained.formats.nets import perturbed

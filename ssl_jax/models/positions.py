@@ -1,0 +1,95 @@
+"""Where a patch stands: learned positions, resized to the grid of an image, and fixed ones."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+Array = jax.Array
+
+# Fixed positions: the column in the first half of the channels (MAE, timm), or the row (MoCo v3).
+FIXED_POSITIONS = ("sincos", "sincos_row_first")
+RESIZES = ("antialiased", "dino")
+STD = 0.02  # of learned positions, at the start
+
+
+class LearnedPositions(nn.Module):
+    """A vector for each place of the grid, and one for the class token."""
+
+    dim: int
+    cls_token: bool
+    resize: str = "antialiased"
+
+    @nn.compact
+    def __call__(self, grid: tuple[int, int]) -> tuple[Array, Array | None]:
+        """Positions of a grid (rows, columns): `[rows columns d]`, and the class token's `[d]`."""
+        init = nn.initializers.normal(STD)
+        if self.has_variable("params", "grid"):  # of the size the net was made for
+            positions = self.get_variable("params", "grid")
+        else:
+            positions = self.param("grid", init, (*grid, self.dim), jnp.float32)
+        of_cls = self.param("cls", init, (self.dim,), jnp.float32) if self.cls_token else None
+        return resize_positions(positions, grid, self.resize), of_cls
+
+
+def sincos_positions(grid: tuple[int, int], dim: int, positions: str = "sincos") -> np.ndarray:
+    """Fixed positions of a grid: float32 `[rows columns dim]`.
+
+    The first half of the channels is of the column, the second of the row, each sin then cos at
+    dim/4 frequencies from 1 down to almost 1/10000 (MAE, He et al. 2022). MoCo v3's released code
+    has the row first: its meshgrid of columns and rows is indexed "ij".
+
+    Args:
+      grid: (rows, columns).
+      dim: channels, divisible by 4.
+      positions: one of `FIXED_POSITIONS`.
+    """
+    frequency = 1.0 / 10000 ** (np.arange(dim // 4) / (dim / 4))
+
+    def encode(count: int) -> np.ndarray:  # (count, dim / 2)
+        angle = np.arange(count)[:, None] * frequency
+        return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+
+    rows, columns = encode(grid[0])[:, None], encode(grid[1])[None, :]
+    rows, columns = np.broadcast_arrays(rows, columns)
+    halves = (rows, columns) if positions == "sincos_row_first" else (columns, rows)
+    return np.concatenate(halves, axis=-1).astype(np.float32)
+
+
+def resize_positions(positions: Array, grid: tuple[int, int], how: str = "antialiased") -> Array:
+    """Learned positions for another grid, bicubic.
+
+    Args:
+      positions: `[rows columns d]`.
+      grid: (rows, columns) of the result; positions of this grid are returned as they are.
+      how: "antialiased", as timm: Keys' kernel with a = -1/2, widened where the grid shrinks.
+        "dino", as DINO's and DINOv2's released code: PyTorch's kernel with a = -3/4, not widened,
+        its taps clamped to the grid, and a scale that is (rows + 0.1) / rows of the source.
+    """
+    if positions.shape[:2] == tuple(grid):
+        return positions
+    if how == "antialiased":
+        return jax.image.resize(positions, (*grid, positions.shape[-1]), "cubic", antialias=True)
+    rows, columns = (
+        jnp.asarray(_dino_weights(size, out), positions.dtype)
+        for size, out in zip(positions.shape[:2], grid, strict=True)
+    )
+    precision = jax.lax.Precision.HIGHEST
+    return jnp.einsum("ir,jc,rcd->ijd", rows, columns, positions, precision=precision)
+
+
+def _dino_weights(size: int, out: int) -> np.ndarray:
+    """`[out size]`: row i holds the weights of the source's rows in row i of the result."""
+    a = -0.75
+    centre = (np.arange(out) + 0.5) * size / (out + 0.1) - 0.5
+    weights = np.zeros((out, size))
+    for tap in range(-1, 3):
+        source = np.floor(centre) + tap
+        x = np.abs(centre - source)
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+        column = np.clip(source, 0, size - 1).astype(int)
+        np.add.at(weights, (np.arange(out), column), np.where(x <= 1, near, far))
+    return weights
