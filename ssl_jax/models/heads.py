@@ -8,6 +8,7 @@ The shapes of the papers, for an encoder of 2048 features:
                   mlp_head(2, 512, 2048, output_bias=True)              predictor
     Barlow Twins  mlp_head(3, 8192, 8192)                               projector
     VICReg        mlp_head(3, 8192, 8192, hidden_bias=True)             expander
+    DINO          dino_head()                                           projector; see `prototypes`
 """
 
 from __future__ import annotations
@@ -25,22 +26,24 @@ from ssl_jax.models.norm import batch_norm
 
 HEADS = ("none", "linear", "nonlinear")
 OUTPUT_NORMS = ("none", "scale", "affine", "no_affine")
+ACTIVATIONS = {"relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=False)}
 
 
 class MLP(nn.Module):
-    """Dense layers with BatchNorm and ReLU between them.
+    """Dense layers with BatchNorm and an activation between them.
 
     Attributes:
       num_layers: dense layers; 1 is a linear map.
       hidden_dim: width of all but the last layer; None is the width of the input.
       output_dim: width of the last layer.
-      hidden_norm: whether BatchNorm (scale and offset) stands before each ReLU.
+      hidden_norm: whether BatchNorm (scale and offset) stands before each activation.
       output_norm: what follows the last layer: "none", or BatchNorm with "scale" alone, with scale
         and offset ("affine") or with neither ("no_affine").
       hidden_bias: a bias in the hidden dense layers; None puts one where no BatchNorm follows.
       output_bias: a bias in the last dense layer.
       kernel_std: standard deviation of the kernels' normal initialiser; None is LeCun's (variance
         1/fan_in).
+      activation: "relu", or "gelu" (exact).
       dtype: of the arithmetic; the output and BatchNorm's statistics are float32.
     """
 
@@ -52,6 +55,7 @@ class MLP(nn.Module):
     hidden_bias: bool | None = None
     output_bias: bool = False
     kernel_std: float | None = None
+    activation: str = "relu"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -76,7 +80,7 @@ class MLP(nn.Module):
             x = dense(hidden_dim, use_bias=hidden_bias, name=f"dense{i}")(x)
             if self.hidden_norm:
                 x = norm(dtype=self.dtype, name=f"norm{i}")(x)
-            x = nn.relu(x)
+            x = ACTIVATIONS[self.activation](x)
         x = dense(self.output_dim, use_bias=self.output_bias, name=f"dense{self.num_layers}")(x)
         x = x.astype(jnp.float32)
         if self.output_norm != "none":
@@ -121,6 +125,43 @@ def mlp_head(
             "cannot be built; all must be at least 1"
         )
     return Net(MLP(num_layers, hidden_dim, output_dim, dtype=jnp.dtype(dtype), **options))
+
+
+def dino_head(
+    num_layers: int = 3,
+    hidden_dim: int = 2048,
+    bottleneck_dim: int = 256,
+    *,
+    batch_norm: bool = False,
+    dtype: Any = jnp.float32,
+) -> Net:
+    """DINO's projection head without its last layer, `[n d]` to `[n bottleneck_dim]` float32.
+
+    Dense layers with biases and GELU between them, drawn from N(0, 0.02^2) (Caron et al. 2021,
+    App. C; released code). The caller scales the outputs to unit length and multiplies them by
+    `ssl_jax.models.prototypes`, the last layer.
+
+    Args:
+      num_layers: dense layers.
+      hidden_dim: width of all but the last.
+      bottleneck_dim: width of the last.
+      batch_norm: whether BatchNorm stands before each GELU.
+      dtype: compute dtype, by name or as a type.
+
+    Raises:
+      UserError: a number of layers or a width below 1.
+    """
+    return mlp_head(
+        num_layers,
+        hidden_dim,
+        bottleneck_dim,
+        hidden_norm=batch_norm,
+        hidden_bias=True,
+        output_bias=True,
+        kernel_std=0.02,
+        activation="gelu",
+        dtype=dtype,
+    )
 
 
 def projection_head(

@@ -1,5 +1,7 @@
 """Heads: the papers' parameter counts, SimCLR's layout, and a float64 forward pass."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.models import MLP, Net, count_parameters, projection_head
+from ssl_jax.models.heads import dino_head
 
 
 def param_shapes(net, width):
@@ -140,3 +143,28 @@ def test_bad_values_are_named():
         projection_head("nonlinaer")
     with pytest.raises(UserError, match="output_dim 0"):
         projection_head(output_dim=0)
+
+
+def test_dinos_head_is_an_mlp_with_biases_and_an_exact_gelu():
+    h = jax.ShapeDtypeStruct((2, 384), jnp.float32)
+    params, buffers = jax.eval_shape(dino_head().init, jax.random.key(0), h)
+    assert list(params) == ["dense1", "dense2", "dense3"] and not buffers
+    assert count_parameters(params) == 385 * 2048 + 2049 * 2048 + 2049 * 256
+
+    net = dino_head(3, 6, 5)
+    x = np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32)
+    params, _ = net.init(jax.random.key(0), x)
+    kernels = [layer["kernel"] for layer in params.values()]
+    params = jax.tree.map(lambda p: 20 * p + 0.1, params)  # biases start at zero
+    y, _ = net.apply(params, {}, x, train=True)
+    expected = x.astype(np.float64)
+    for i, layer in enumerate(params.values()):
+        if i:
+            expected = expected * (1 + np.vectorize(math.erf)(expected / math.sqrt(2))) / 2
+        expected = expected @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"])
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    drawn = np.concatenate([kernel.ravel() for kernel in kernels])
+    assert abs(drawn.std() - 0.02) < 0.005
+
+    normed, _ = dino_head(batch_norm=True).init(jax.random.key(0), h)
+    assert list(normed) == ["dense1", "norm1", "dense2", "norm2", "dense3"]
