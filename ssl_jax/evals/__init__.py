@@ -1,20 +1,26 @@
-"""Evaluation of frozen features. One file an evaluation, picked by its name.
+"""Evaluation of frozen features and of whole models. One file an evaluation, picked by its name.
 
-An evaluation is a module of this package with a function
+An evaluation of features is a module of this package with
 
-    evaluate(train, test, *, num_classes, seed, devices, **options) -> {"metric": float}
+    NEEDS = ("label",)                    # arrays that it takes beside the features
+    METRICS = {"top1": Metric("kNN", "accuracy of a kNN classifier"), ...}
+    def evaluate(train, test, *, num_classes, seed, devices, **options) -> {"top1": float, ...}
 
-and a constant NEEDS_LABELS. `train` and `test` map names to arrays with one row an example: `h`
-(the features) and `label`. The options are what the config's section of the same name may hold,
-e.g. `eval.knn.k`. Accuracies are fractions in [0, 1]. Nothing an evaluation fits or chooses may
-see `test`.
+`train` and `test` map names to arrays with one row an example: `h` float [n d], the features, and
+what NEEDS names, such as `label` int [n] or `factors` float [n f]. The function has those arguments
+that it uses: `train`, without which nothing is fitted and that split is not encoded, `test`,
+`num_classes`, `factor_names`, `seed` and `devices`. Its other keyword arguments, which are
+`Annotated`, are the options that the config's section of the same name may hold: `eval.knn.k`. Two
+more keys are understood there: `target`, the array that is given as `label`, and `feature`, the
+output of the method to evaluate. A module that is about one output names it by FEATURE. Rows may be
+frames: features [n t d] and targets [n t] are flattened, those with a negative target left out.
 
-Two more constants are for what takes something else. FEATURE names the one output of a method that
-the evaluation is about, and `h` is then that output; the others take whichever features they are
-asked to. An evaluation that fits nothing sets NEEDS_TRAIN to False and takes no `train`, so that
-nobody has to encode that split for it.
+METRICS declares what `evaluate` returns, see `ssl_jax.evals.metric`; a fraction is in [0, 1].
+Nothing that an evaluation fits or chooses may see `test`.
 """
 
-from ssl_jax.evals.registry import evaluate, feature_of, load, names, needs_train
+from ssl_jax.evals.metric import Metric
+from ssl_jax.evals.on_features import evaluate
+from ssl_jax.evals.registry import Evaluation, describe, load, load_all, names
 
-__all__ = ["evaluate", "feature_of", "load", "names", "needs_train"]
+__all__ = ["Evaluation", "Metric", "describe", "evaluate", "load", "load_all", "names"]

@@ -6,33 +6,29 @@ Nothing is fitted, so the train split is not looked at. It is the score of metho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import jax
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.scores import rank_of_label
 
-NEEDS_LABELS = True
-NEEDS_TRAIN = False
+NEEDS = ("label",)
+METRICS = {
+    "top1": Metric("own head", "accuracy of the classifier itself"),
+    "top5": Metric("own head top-5", "top-5 accuracy of the classifier itself", shown=False),
+}
 FEATURE = "logits"
 _ENTRIES = 2**24  # of one block of logits, whose comparisons are bool of the same size: 16 MiB
 
 
-def evaluate(
-    test: Mapping[str, np.ndarray],
-    *,
-    num_classes: int,
-    seed: int = 0,
-    devices: Sequence[jax.Device] | None = None,
-) -> dict[str, float]:
+def evaluate(test: Mapping[str, np.ndarray], *, num_classes: int) -> dict[str, float]:
     """Accuracy of the logits.
 
     Args:
       test: `h` float [n c], the logits, and `label` int [n].
       num_classes: number of classes of the data; `c` must be the same.
-      seed, devices: not used, nothing is drawn and little computed.
 
     Returns:
       `top1`, `top5` (with more than five classes) in [0, 1]. Of equal logits the lower class
@@ -41,7 +37,6 @@ def evaluate(
     Raises:
       UserError: the classifier knows another number of classes.
     """
-    del seed, devices
     logits, label = np.asarray(test["h"]), np.asarray(test["label"])
     if logits.shape[1] != num_classes:
         raise UserError(

@@ -14,15 +14,26 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.config.fields import positive
+from ssl_jax.evals.metric import Metric
+
 Array = jax.Array
 
-NEEDS_LABELS = False
+NEEDS = ()
+METRICS = {
+    "rankme_h": Metric("RankMe", "effective rank of the features (RankMe)", unit="", shown=False),
+    "effective_rank_h": Metric("rank", "effective rank of the features", unit="", shown=False),
+    "std_h": Metric("spread", "spread of the normalised features", unit="", shown=False),
+    "uniformity_h": Metric(
+        "uniformity", "uniformity of the features", unit="", better="lower", shown=False
+    ),
+}
 _PAIRS = 2**22  # float32 of one block of squared distances: 16 MiB
 
 
@@ -62,22 +73,17 @@ def diagnostics(
 
 def evaluate(
     train: Mapping[str, np.ndarray],
-    test: Mapping[str, np.ndarray],
     *,
-    num_classes: int | None,
-    seed: int = 0,
     devices: Sequence[jax.Device] | None = None,
-    max_rows: int = 25600,
+    max_rows: Annotated[int, positive, "Examples taken, at equal distances."] = 25600,
 ) -> dict[str, float]:
     """Ranks, spread and uniformity of the train features `h` [n d]; needs no labels.
 
     Args:
-      train, test: only `h` of train is used.
-      num_classes, seed: not used.
+      train: `h` float [n d].
       devices: the first one computes.
       max_rows: examples taken, at equal distances through the split; RankMe takes 25,600.
     """
-    del test, num_classes, seed
     h = train["h"]
     taken = np.linspace(0, len(h) - 1, min(max_rows, len(h))).astype(int)
     with jax.default_device(devices[0] if devices else None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ def extract(
     encode: Encode,
     batches: Iterable[Mapping[str, Any]],
     *,
+    targets: Sequence[str] = ("label",),
     gather: Gather | None = None,
 ) -> dict[str, np.ndarray]:
     """Runs an encoder over batches and collects what it returns as NumPy arrays.
@@ -29,16 +30,17 @@ def extract(
     Args:
       encode: a (jitted) function of a batch without its mask, returning arrays with one row an
         example, e.g. `h` [n d] and `z` [n d'].
-      batches: dicts of arrays with a leading dimension n. `label` and `index` int [n] are passed
-        on. `mask` bool [n], where there is one, is False on rows that only fill up a batch; they
-        are dropped. A row is encoded alone, so padding cannot change the others.
+      batches: dicts of arrays with a leading dimension n. `mask` bool [n], where there is one, is
+        False on rows that only fill up a batch; they are dropped. A row is encoded alone, so
+        padding cannot change the others.
+      targets: the arrays of a batch that are passed on, where it has them; `index` int [n] is too.
       gather: makes host arrays out of a dict of device arrays, all rows of all processes in the
         order of the global array. Needed where arrays span several processes, e.g.
         `functools.partial(multihost_utils.process_allgather, tiled=True)`; every process must
         then yield the same number of batches. Default: `jax.device_get`.
 
     Returns:
-      The encoder's outputs, floats as float32, and `label`, `index` int32, all with m rows.
+      The encoder's outputs and the targets, floats as float32, integers as int32, all with m rows.
 
     Raises:
       UserError: there is not one row.
@@ -48,7 +50,7 @@ def extract(
     collected: list[dict[str, np.ndarray]] = []
     pending = None
     for batch in batches:
-        started = _start(encode, batch)
+        started = _start(encode, batch, targets)
         if pending is not None:
             collected.append(_finish(pending, gather))
         pending = started
@@ -63,7 +65,7 @@ def extract(
     return features
 
 
-def _start(encode: Encode, batch: Mapping[str, Any]) -> dict[str, Any]:
+def _start(encode: Encode, batch: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
     """Dispatches the encoder; nothing here waits for the device."""
     inputs = {name: array for name, array in batch.items() if name != "mask"}
     rows = len(next(iter(inputs.values())))
@@ -74,7 +76,7 @@ def _start(encode: Encode, batch: Mapping[str, Any]) -> dict[str, Any]:
                 f"features {name!r} have shape {array.shape} for a batch of {rows} examples; "
                 "an encoder returns one row an example"
             )
-    passed_on = {name: batch[name] for name in ("label", "index", "mask") if name in batch}
+    passed_on = {name: batch[name] for name in (*targets, "index", "mask") if name in batch}
     return outputs | passed_on
 
 

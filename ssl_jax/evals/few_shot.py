@@ -15,16 +15,24 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.config.fields import each, not_empty, not_negative, positive
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.metric import Metric
 
 Array = jax.Array
 
-NEEDS_LABELS = True
+NEEDS = ("label",)
+METRICS = {
+    "{shots}": Metric(
+        "{shots}-shot", "few-shot accuracy, labels a class: {shots}", series="labels a class"
+    )
+}
 _FLOATS = 2**26  # of one batch of draws' examples and logits: 256 MiB
 _HIGHEST = jax.lax.Precision.HIGHEST
 _LOG = logging.getLogger(__name__)
@@ -37,11 +45,13 @@ def evaluate(
     num_classes: int,
     seed: int = 0,
     devices: Sequence[jax.Device] | None = None,
-    shots: Sequence[int] = (1, 2, 4, 8),
-    draws: int = 20,
-    l2: float = 0.1,
-    max_iterations: int = 2000,
-    tolerance: float = 1e-5,
+    shots: Annotated[
+        tuple[int, ...], each(positive), not_empty, "Labels a class; a curve over several."
+    ] = (1, 2, 4, 8),
+    draws: Annotated[int, positive, "Label sets for each number of labels."] = 20,
+    l2: Annotated[float, positive, "Penalty of the classifier, 1/C of scikit-learn."] = 0.1,
+    max_iterations: Annotated[int, positive, "Of each fit."] = 2000,
+    tolerance: Annotated[float, not_negative, "Gradient norm at which a fit ends."] = 1e-5,
 ) -> dict[str, float]:
     """Accuracy on test after fitting k labels a class of train, for each k in shots.
 
@@ -63,10 +73,8 @@ def evaluate(
       (n - 1 in the denominator; absent for a single draw).
 
     Raises:
-      UserError: an option is out of range, or no k is possible.
+      UserError: no k is possible.
     """
-    if not shots or min(shots) < 1 or draws < 1 or l2 <= 0:
-        raise UserError(f"eval.few_shot: shots {tuple(shots)}, draws {draws} or l2 {l2} too small")
     label = np.asarray(train["label"])
     classes, counts = np.unique(label[label >= 0], return_counts=True)
     possible = sorted({k for k in shots if k <= counts.min()})

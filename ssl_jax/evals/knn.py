@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ssl_jax.config.fields import positive
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.scores import rank_of_label, row_mesh
 
-NEEDS_LABELS = True
+NEEDS = ("label",)
+METRICS = {
+    "top1": Metric("kNN", "accuracy of a kNN classifier"),
+    "top5": Metric("kNN top-5", "top-5 accuracy of a kNN classifier", shown=False),
+    "k": Metric("neighbours", unit="", better=None, shown=False),
+}
 _SIMILARITIES = 2**27  # float32 of one block of queries x bank rows on a device: 512 MiB
 
 
@@ -29,18 +37,18 @@ def evaluate(
     test: Mapping[str, np.ndarray],
     *,
     num_classes: int,
-    seed: int = 0,
     devices: Sequence[jax.Device] | None = None,
-    k: int = 200,
-    temperature: float = 0.07,
-    exclude_self: bool = False,
+    k: Annotated[int, positive, "Neighbours that vote."] = 200,
+    temperature: Annotated[float, positive, "In units of cosine similarity."] = 0.07,
+    exclude_self: Annotated[
+        bool, "The test examples are those of train, and none votes for itself."
+    ] = False,
 ) -> dict[str, float]:
     """Accuracy of the weighted vote.
 
     Args:
       train, test: `h` float [n d], `label` int [n] in [0, num_classes).
       num_classes: number of classes.
-      seed: not used, nothing is drawn.
       devices: the train features are split over them.
       k: neighbours that vote; more than the train examples are clipped to them, with a warning.
       temperature: tau, in units of cosine similarity.
@@ -51,11 +59,8 @@ def evaluate(
       lower class; a class that nobody votes for is never right.
 
     Raises:
-      UserError: k, temperature or exclude_self do not fit the data.
+      UserError: k or exclude_self do not fit the data.
     """
-    del seed
-    if temperature <= 0:
-        raise UserError(f"eval.knn.temperature is {temperature}; it must be positive")
     available = len(train["h"]) - exclude_self
     if k > available:
         logging.getLogger(__name__).warning(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,23 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ssl_jax.config.fields import not_negative, open_fraction, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.lbfgs import minimise
+from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.scores import row_mesh
 
 Array = jax.Array
 
-NEEDS_LABELS = True
+NEEDS = ("label",)
+METRICS = {
+    "top1": Metric("linear", "accuracy of a linear classifier"),
+    "top5": Metric("linear top-5", "top-5 accuracy of a linear classifier", shown=False),
+    "val_top1": Metric("linear, held out of train", shown=False),
+    "best_l2": Metric("penalty", unit="", better=None, shown=False),
+    "l2_at_edge": Metric("penalty at the end of its grid", unit="", better=None, shown=False),
+    "gradient_norm": Metric("gradient norm", unit="", better="lower", shown=False),
+}
 _LOGITS = 2**23  # float32 of one block of rows x classes on a device: 32 MiB
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -61,13 +71,13 @@ def evaluate(
     num_classes: int,
     seed: int = 0,
     devices: Sequence[jax.Device] | None = None,
-    l2_min: float = 1e-6,
-    l2_max: float = 1e5,
-    num_l2: int = 12,
-    val_fraction: float = 0.2,
-    standardize: bool = True,
-    max_iterations: int = 200,
-    tolerance: float = 1e-5,
+    l2_min: Annotated[float, positive, "Weakest penalty of the grid."] = 1e-6,
+    l2_max: Annotated[float, positive, "Strongest penalty of the grid."] = 1e5,
+    num_l2: Annotated[int, positive, "Penalties of the grid, log-spaced."] = 12,
+    val_fraction: Annotated[float, open_fraction, "Share of train held out to choose one."] = 0.2,
+    standardize: Annotated[bool, "Divide features by their standard deviations."] = True,
+    max_iterations: Annotated[int, positive, "Of L-BFGS, for each fit."] = 200,
+    tolerance: Annotated[float, not_negative, "Gradient norm at which the last fit ends."] = 1e-5,
 ) -> dict[str, float]:
     """Fits the probe on train and scores it on test.
 
@@ -94,8 +104,8 @@ def evaluate(
     Raises:
       UserError: an option is out of range, or nothing can be held out.
     """
-    if not 0 < l2_min <= l2_max or num_l2 < 1:
-        raise UserError(f"eval.linear: no grid of {num_l2} l2 values from {l2_min} to {l2_max}")
+    if l2_min > l2_max:
+        raise UserError(f"eval.linear.l2_min {l2_min} is above l2_max {l2_max}")
     grid = np.geomspace(l2_max, l2_min, num_l2)
     held_out = hold_out(train["label"], val_fraction, seed)
     mesh = row_mesh(len(train["h"]), devices)

@@ -9,38 +9,40 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Annotated
 
-import jax
 import numpy as np
 
+from ssl_jax.config.fields import not_negative, positive
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.metric import Metric
 
-NEEDS_LABELS = True
+NEEDS = ("label",)
+METRICS = {
+    "top1": Metric("MLP", "accuracy of a two-layer perceptron"),
+    "epochs": Metric("epochs", unit="", better=None, shown=False),
+}
 
 
 def evaluate(
     train: Mapping[str, np.ndarray],
     test: Mapping[str, np.ndarray],
     *,
-    num_classes: int,
     seed: int = 0,
-    devices: Sequence[jax.Device] | None = None,
-    hidden_dim: int = 256,
-    learning_rate: float = 1e-3,
-    l2: float = 1e-4,
-    max_epochs: int = 200,
-    patience: int = 10,
+    hidden_dim: Annotated[int, positive, "Width of the hidden layer."] = 256,
+    learning_rate: Annotated[float, positive, "Of Adam, batches of 200."] = 1e-3,
+    l2: Annotated[float, not_negative, "Penalty on the weights."] = 1e-4,
+    max_epochs: Annotated[int, positive, "Passes over train, at most."] = 200,
+    patience: Annotated[int, positive, "Epochs without improvement after which it ends."] = 10,
 ) -> dict[str, float]:
     """Fits the network on train and scores it on test.
 
     Features are standardised by their means and deviations on train.
 
     Args:
-      train, test: `h` float [n d], `label` int [n] in [0, num_classes).
-      num_classes: number of classes; those that train lacks are never guessed.
+      train, test: `h` float [n d], `label` int [n]. Classes that train lacks are never guessed.
       seed: of the held-out tenth, the weights and the order.
-      devices: unused; the host computes.
       hidden_dim: width of the hidden layer.
       learning_rate: of Adam, batches of 200.
       l2: penalty on the weights.
@@ -51,18 +53,12 @@ def evaluate(
       `top1` on test, and `epochs`, how many it took.
 
     Raises:
-      UserError: an option is out of range, or train has fewer than 10 examples or only one class.
+      UserError: train has fewer than 10 examples, only one class, or a class of one example.
     """
-    del num_classes, devices
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
     from sklearn.preprocessing import StandardScaler
 
-    if hidden_dim < 1 or max_epochs < 1 or patience < 1 or not learning_rate > 0 or l2 < 0:
-        raise UserError(
-            f"eval.mlp: hidden_dim {hidden_dim}, max_epochs {max_epochs}, patience {patience}, "
-            f"learning_rate {learning_rate} or l2 {l2} is out of range"
-        )
     classes, counts = np.unique(train["label"], return_counts=True)
     if len(train["label"]) < 10 or len(classes) < 2 or counts.min() < 2:
         raise UserError(

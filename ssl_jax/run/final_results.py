@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from rich.console import Console
 
-from ssl_jax import data, evals, report
+from ssl_jax import data, report
 from ssl_jax.core.storage import write_whole
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
@@ -59,14 +59,14 @@ def finish(
     apply = experiment.features
     results: dict[str, dict[str, float]] = {}
     section = experiment.config.eval
-    chosen = tuple(section.final_names) if prober.labelled else ()
+    chosen = prober.evaluations(section.final_names) if section.final_names else ()
     probed = chosen or section.transformations
     for name, encode, feature in _representations(experiment, apply, state) if probed else ():
         # Pixels make no logits, and those of the encoder are not of z; what nothing is left for has
         # no row.
         every = feature == "h" and name != _RAW
-        names = [one for one in chosen if every or evals.feature_of(one, feature) == feature]
-        found = prober.evaluate(encode, names, feature) if names else {}
+        own = [one for one in chosen if every or one.feature_of(feature) == feature]
+        found = prober.evaluate(encode, own, feature) if own else {}
         for change in section.transformations:
             found |= prober.transformation(encode, change, feature)
         if found:

@@ -217,10 +217,10 @@ class Run:
     def _look(self, state: TrainState) -> dict[str, float]:
         """What the probes find, and how well held-out examples are predicted."""
         values = {}
-        if self.validator.labelled and self.config.eval.names:
+        names = self.config.eval.names
+        if names and (chosen := self.validator.evaluations(names)):
             values |= self.validator.evaluate(
-                lambda batch: self._features(state.params, state.buffers, batch),
-                tuple(self.config.eval.names),
+                lambda batch: self._features(state.params, state.buffers, batch), chosen
             )
         if self.validator.task:
             values |= self.validator.task_scores(

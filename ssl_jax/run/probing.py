@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,8 @@ from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled import labelled_text
 from ssl_jax.evals import features as features_lib
 from ssl_jax.evals import held_out, text_metrics, transformations
+from ssl_jax.evals.on_features import check_frames
+from ssl_jax.evals.registry import LABEL, Evaluation
 from ssl_jax.experiment.build import Experiment
 
 PyTree = Any
@@ -23,6 +25,7 @@ _COUNTED_ROWS = 20_000  # of a long text; so many tell the frequencies of its to
 _COUNTED_AT_A_TIME = 1024
 Encode = Callable[[Any], Mapping[str, jax.Array]]
 Features = dict[str, np.ndarray]
+FACTORS = "factors"
 
 
 class Prober:
@@ -172,7 +175,11 @@ class Prober:
         return count
 
     def features(
-        self, encode: Encode, source: data.Source, subset: np.ndarray | None = None
+        self,
+        encode: Encode,
+        source: data.Source,
+        subset: np.ndarray | None = None,
+        targets: Collection[str] = (LABEL,),
     ) -> Features:
         """`encode` over every example of `source` (or of `subset`), on every process.
 
@@ -180,11 +187,19 @@ class Prober:
           encode: batch of uint8 images and labels -> {"h": [n d], ...}.
           source: the data.
           subset: indices into it, default all.
+          targets: arrays of the data to deliver beside the features, where the data have them:
+            those of a batch, and `factors` float32 [N f], the true factors of generated data.
 
         Returns:
-          h, z, ... float32 [N d], label int32 [N], index int32 [N], in the order of the source.
+          h, z, ... float32 [N d], the targets, and index int32 [N], in the order of the source.
         """
-        return features_lib.extract(encode, self.batches(source, subset), gather=parallel.gather)
+        rows = features_lib.extract(
+            encode, self.batches(source, subset), targets=tuple(targets), gather=parallel.gather
+        )
+        factors = getattr(source, FACTORS, None)
+        if FACTORS in targets and factors is not None:
+            rows[FACTORS] = factors[rows["index"]]
+        return rows
 
     def batches(self, source: data.Source, subset: np.ndarray | None = None) -> Any:
         """Every example once as global device batches, the last one padded (`mask` False)."""
@@ -196,31 +211,69 @@ class Prober:
         ):
             yield parallel.to_global(batch, self.mesh, rows, size)
 
+    def evaluations(self, names: Sequence[str]) -> tuple[Evaluation, ...]:
+        """The evaluations of these names that the data set allows, with their options.
+
+        Of data without labels, those that need `label` are left out.
+
+        Raises:
+          UserError: an unknown name or option, or the data set lacks another array that one needs.
+        """
+        loaded = evals.load_all(names, self.config.eval)
+        kept = [one for one in loaded if self.labelled or LABEL not in one.needs]
+        arrays = {*self.train.spec.arrays}
+        if getattr(self.train, FACTORS, None) is not None:
+            arrays.add(FACTORS)
+        for evaluation in kept:
+            for need in evaluation.needs:
+                if need not in arrays:
+                    raise UserError(
+                        f"evaluation {evaluation.name!r} needs {need!r}, and {self.dataset} has "
+                        f"{', '.join(sorted(arrays))}.{nearest(need, arrays)}"
+                    )
+        return tuple(kept)
+
     def evaluate(
-        self, encode: Encode, names: Sequence[str], feature: str = "h"
+        self, encode: Encode, names: Sequence[str | Evaluation], feature: str = "h"
     ) -> dict[str, float]:
-        """The named probes on `encode`'s features: flat, e.g. {"knn/top1": 0.95}.
+        """The named evaluations of `encode`'s features: flat, e.g. {"knn/top1": 0.95}.
 
         The train split is encoded only if one of them fits something.
 
         Args:
           encode: batch -> features by name.
-          names: of the probes.
-          feature: what probes of no particular output are of.
+          names: of the evaluations, or the evaluations.
+          feature: what evaluations of no particular output are of.
 
         Raises:
           UserError: `encode` does not make what one of them takes.
         """
-        num_classes = self.num_classes
-        fitted = [name for name in names if evals.needs_train(name)]
+        chosen = [
+            evals.load(name, self.config.eval) if isinstance(name, str) else name for name in names
+        ]
+        needs_label = any(LABEL in evaluation.needs for evaluation in chosen)
+        num_classes = self.num_classes if needs_label else None
         train = None
-        if fitted:
-            train = self.features(_only(encode, fitted, feature), self.train, self._train_subset())
-        test = self.features(_only(encode, names, feature), self.test)
+        if fitted := [evaluation for evaluation in chosen if evaluation.fits]:
+            train = self._features_for(encode, fitted, feature, self.train, self._train_subset())
+        test = self._features_for(encode, chosen, feature, self.test)
         return evals.evaluate(
-            names, train, test, num_classes=num_classes, config=self.config.eval,
-            seed=self.config.seed, feature=feature,
+            chosen, train, test, num_classes=num_classes,
+            factor_names=getattr(self.test, "factor_names", None) or (),
+            config=self.config.eval, seed=self.config.seed, feature=feature,
         )  # fmt: skip
+
+    def _features_for(
+        self,
+        encode: Encode,
+        evaluations: Sequence[Evaluation],
+        feature: str,
+        source: data.Source,
+        subset: np.ndarray | None = None,
+    ) -> Features:
+        """The features and targets of one split that some evaluations take."""
+        targets = {LABEL}.union(*(evaluation.needs for evaluation in evaluations))
+        return self.features(_only(encode, evaluations, feature), source, subset, sorted(targets))
 
     def transformation(self, encode: Encode, name: str, feature: str = "h") -> dict[str, float]:
         """How well a nonlinear probe tells what was done to images: {"rotation/mlp/top1": ...}.
@@ -237,7 +290,7 @@ class Prober:
 
         train, test = (
             features_lib.extract(
-                _only(encode, ("mlp",), feature),
+                _only(encode, evals.load_all(["mlp"], self.config.eval), feature),
                 map(changed, self.batches(source, subset)),
                 gather=parallel.gather,
             )
@@ -318,30 +371,53 @@ def _evenly(count: int, limit: int | None) -> np.ndarray | None:
     return np.linspace(0, count - 1, limit).astype(int)
 
 
-def _only(encode: Encode, names: Sequence[str], feature: str) -> Encode:
-    """`encode` without what no evaluation of these takes, which the host then need not hold."""
-    wanted = sorted({evals.feature_of(name, feature) for name in names})
+def _only(encode: Encode, evaluations: Sequence[Evaluation], feature: str) -> Encode:
+    """`encode` without the outputs that no evaluation takes: they may not fit on the host."""
+    needed = sorted({evaluation.feature_of(feature) for evaluation in evaluations})
 
-    def needed(batch: Any) -> dict[str, jax.Array]:
-        found = encode(batch)
-        if not set(wanted) <= set(found):
-            _refuse(names, found, feature)
-        return {key: found[key] for key in wanted}
+    def selected(batch: Any) -> dict[str, jax.Array]:
+        outputs = encode(batch)
+        check_features(evaluations, outputs, feature)
+        return {name: outputs[name] for name in needed}
 
-    return needed
+    return selected
 
 
-def _refuse(names: Sequence[str], found: Iterable[str], feature: str = "h") -> None:
-    """Raises UserError if an evaluation takes what is not among the features `found`."""
-    for name in names:
-        wanted = evals.feature_of(name, feature)
-        if wanted not in found:
+def check_features(
+    evaluations: Sequence[Evaluation],
+    outputs: Mapping[str, Any],
+    feature: str = "h",
+    targets: Mapping[str, Any] | None = None,
+) -> None:
+    """Checks that a method makes what evaluations take.
+
+    Args:
+      evaluations: to be run.
+      outputs: of the method by name, arrays or their shapes.
+      feature: what evaluations of no particular output take.
+      targets: shapes of an example's arrays, where their dimensions are to be checked too.
+
+    Raises:
+      UserError: one takes another output, or one with other dimensions.
+    """
+    for evaluation in evaluations:
+        name, needed = evaluation.name, evaluation.feature_of(feature)
+        if needed not in outputs:
             where = "--evals, eval.names and eval.final_names"
             raise UserError(
-                f"evaluation {name!r} is of {wanted!r}, and this method makes "
-                f"{', '.join(sorted(found))}; leave it out of "
-                f"{'eval.features' if wanted == feature != 'h' else where}"
+                f"evaluation {name!r} is of {needed!r}, and this method makes "
+                f"{', '.join(sorted(outputs))}; leave it out of "
+                f"{'eval.features' if needed == feature != 'h' else where}"
             )
+        rank = len(outputs[needed].shape)
+        if rank not in (2, 3):
+            raise UserError(
+                f"evaluation {name!r} takes features [n d] or frames [n t d], and {needed!r} has "
+                f"{rank} dimensions"
+            )
+        if targets is not None and evaluation.target in targets:
+            target_rank = 1 + len(targets[evaluation.target].shape)
+            check_frames(evaluation, needed, rank, target_rank)
 
 
 def check_names(experiment: Experiment) -> None:
@@ -363,17 +439,17 @@ def check_names(experiment: Experiment) -> None:
                 f"eval.transformations {name!r} changes images, and "
                 f"{experiment.config.data.name} has none"
             )
-    names = (*section.names, *section.final_names)
-    if features == ("h",) and all(evals.feature_of(name) == "h" for name in names):
-        return  # every method makes that
+    every = evals.load_all((*section.names, *section.final_names), section)
+    final = evals.load_all(section.final_names, section)
     state, batch = experiment.abstract_state, experiment.spec.batch(1)
     if "image" in batch:  # as evaluation sees it: whole, not several crops
         image = batch["image"]
         batch["image"] = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
-    found = jax.eval_shape(experiment.method.features, state.params, state.buffers, batch)
-    _refuse(names, found)
+    outputs = jax.eval_shape(experiment.method.features, state.params, state.buffers, batch)
+    targets = experiment.spec.arrays
+    check_features(every, outputs, targets=targets)
     for feature in features:
-        _refuse(section.final_names, found, feature)
+        check_features(final, outputs, feature, targets)
 
 
 def raw_pixels(batch: Any) -> dict[str, jax.Array]:

@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -43,6 +45,7 @@ def test_every_evaluation_by_its_name():
     }  # fmt: skip
     assert set(got) == expected
     assert all(type(value) is float and np.isfinite(value) for value in got.values())
+    assert all(evals.describe(key.removesuffix("_std")) for key in got)  # declared, see METRICS
     for name in ("knn/top1", "linear/top1", "mlp/top1", "few_shot/2"):
         assert 0.5 < got[name] <= 1.0
     again = evals.evaluate(["few_shot", "knn"], train, test, config=CONFIG)
@@ -54,7 +57,7 @@ def test_the_shared_config_is_understood():
     got = evals.evaluate(("knn", "few_shot"), train, test, config=base_config().eval)
     assert got["knn/k"] == 200.0 and "few_shot/8" in got
     options = base_config().eval.linear
-    assert evals._options("linear", evals.load("linear"), options) == dict(options)
+    assert evals.load("linear", base_config().eval).options == dict(options)
 
 
 def test_seed_moves_the_draws():
@@ -90,14 +93,15 @@ def test_an_evaluation_of_one_output_takes_it_whatever_the_others_are_asked_to_t
         got["knn/top1"]
         == evals.evaluate(["knn"], train, test, config=CONFIG, feature="z")["knn/top1"]
     )
-    assert evals.feature_of("accuracy", "z") == "logits" and evals.feature_of("knn", "z") == "z"
+    assert evals.load("accuracy").feature_of("z") == "logits"
+    assert evals.load("knn").feature_of("z") == "z"
 
 
 def test_only_what_fits_something_needs_the_train_split():
     test = _split(7)
     got = evals.evaluate(["accuracy"], None, test, num_classes=6)
     assert got == evals.evaluate(["accuracy"], _split(6), test, num_classes=6)
-    assert [name for name in evals.names() if not evals.needs_train(name)] == ["accuracy"]
+    assert [name for name in evals.names() if not evals.load(name).fits] == ["accuracy"]
     with pytest.raises(ValueError, match="knn needs features of the train split"):
         evals.evaluate(["accuracy", "knn"], None, test, config=CONFIG)
 
@@ -138,3 +142,107 @@ def test_errors():
     broken[[3, 7], 0] = np.nan
     with pytest.raises(UserError, match="2 of 200 train examples are not finite"):
         evals.evaluate(["knn"], train | {"h": broken}, test)
+
+
+def test_options_are_checked_where_they_are_declared():
+    for section, message in (
+        ({"knn": {"temperature": -1.0}}, "eval.knn.temperature is -1.0; use a number above 0"),
+        ({"knn": {"k": "many"}}, "eval.knn.k is 'many'; use a whole number"),
+        ({"few_shot": {"shots": ()}}, r"eval.few_shot.shots is \(\); use a tuple"),
+        ({"linear": {"val_fraction": 1.5}}, "eval.linear.val_fraction is 1.5"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evals.load(next(iter(section)), section)
+    with pytest.raises(UserError, match="l2_min 10.0 is above l2_max 1.0"):
+        evals.evaluate(
+            ["linear"], _split(0), _split(1), config={"linear": {"l2_min": 10.0, "l2_max": 1.0}}
+        )
+
+
+def test_a_section_may_name_an_evaluation_and_its_target():
+    """One evaluation on several targets; frames are flattened, those without a target left out."""
+    rng = np.random.default_rng(0)
+    config = {"phones": {"evaluation": "knn", "k": 3, "target": "phone", "feature": "frames"}}
+
+    def rows(n):
+        phone = rng.integers(-1, 4, (n, 5))
+        frames = 4 * np.eye(4)[phone] + 0.1 * rng.normal(size=(n, 5, 4))
+        return _split(n, n=n) | {"frames": frames.astype(np.float32), "phone": phone}
+
+    train, test = rows(40), rows(20)
+    got = evals.evaluate(["phones", "knn"], train, test, config=config)
+    assert got["phones/k"] == 3 and 0.99 < got["phones/top1"] <= 1.0
+    flat = [
+        {"h": split["frames"][split["phone"] >= 0], "label": split["phone"][split["phone"] >= 0]}
+        for split in (train, test)
+    ]
+    same = evals.evaluate(["knn"], *flat, config={"knn": {"k": 3}})
+    assert {key.replace("phones", "knn"): got[key] for key in got if "phones" in key} == same
+    assert got["knn/top1"] == evals.evaluate(["knn"], train, test)["knn/top1"]
+    heading = evals.describe("phones/top1", config).heading
+    assert heading == "phones kNN" and evals.describe("phones/top1") is None
+
+
+def test_frames_and_vectors_do_not_mix():
+    train = _split(0, n=20) | {"frames": np.zeros((20, 5, 4), np.float32)}
+    with pytest.raises(UserError, match="'label' is one value an example, and features 'frames'"):
+        evals.evaluate(["knn"], train, train, feature="frames")
+    train["phone"] = np.zeros((20, 5), int)
+    with pytest.raises(UserError, match="'phone' is one value a frame, and features 'h' are one"):
+        evals.evaluate(["knn"], train, train, config={"knn": {"target": "phone"}})
+    train["phone"] = np.zeros((20, 6), int)
+    config = {"knn": {"target": "phone", "feature": "frames"}}
+    with pytest.raises(UserError, match="20 x 5 features and 20 x 6 phone"):
+        evals.evaluate(["knn"], train, train, config=config)
+
+
+def test_factors_reach_an_evaluation_that_needs_them(monkeypatch):
+    seen = {}
+
+    def evaluate(train, test, *, factor_names, seed):
+        seen.update(train=train, test=test, names=factor_names, seed=seed)
+        return {"mig": 0.25}
+
+    module = types.SimpleNamespace(
+        NEEDS=("factors",), METRICS={"mig": evals.Metric("MIG", unit="")}, evaluate=evaluate,
+        __name__="mig",
+    )  # fmt: skip
+    evaluation = evals.Evaluation("mig", module, {})
+    train, test = _split(0, n=30), _split(1, n=10)
+    factors = np.arange(60, dtype=np.float32).reshape(30, 2)
+    got = evals.evaluate(
+        [evaluation], train | {"factors": factors}, test | {"factors": factors[:10]},
+        factor_names=("size", "angle"), seed=5,
+    )  # fmt: skip
+    assert got == {"mig/mig": 0.25} and seen["names"] == ("size", "angle") and seen["seed"] == 5
+    assert sorted(seen["train"]) == ["factors", "h"]
+    np.testing.assert_array_equal(seen["train"]["factors"], factors)
+    with pytest.raises(UserError, match="mig needs factors, which the train split does not have"):
+        evals.evaluate([evaluation], train, test)
+
+
+def test_an_undeclared_metric_is_a_mistake_of_the_evaluation():
+    module = types.SimpleNamespace(
+        NEEDS=(), METRICS={"a": evals.Metric("A")}, evaluate=lambda test: {"b": 1.0}, __name__="x"
+    )
+    with pytest.raises(ValueError, match="evaluation x does not declare 'b'"):
+        evals.evaluate([evals.Evaluation("x", module, {})], None, _split(0))
+
+
+def test_one_evaluation_that_fails_costs_its_own_metrics_only():
+    train, test = _split(12), _split(13)
+    few = train | {"label": np.where(np.arange(200) < 1, train["label"], -1)}
+    errors = []
+    got = evals.evaluate(
+        ["mlp", "accuracy", "knn"], few, test, num_classes=6, config=CONFIG,
+        on_error=lambda name, error: errors.append((name, str(error))),
+    )  # fmt: skip
+    assert got.keys() == {"accuracy/top1", "accuracy/top5", "knn/top1", "knn/top5", "knn/k"}
+    assert [name for name, _ in errors] == ["mlp"] and "10 train examples" in errors[0][1]
+    broken = test | {"h": np.full_like(test["h"], np.nan)}
+    errors.clear()
+    got = evals.evaluate(
+        ["knn", "accuracy"], train, broken, num_classes=6, config=CONFIG,
+        on_error=lambda name, error: errors.append(name),
+    )  # fmt: skip
+    assert errors == ["knn"] and set(got) == {"accuracy/top1", "accuracy/top5"}

@@ -5,6 +5,7 @@ from jax.sharding import AxisType
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from ssl_jax import evals
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import few_shot
 
@@ -131,7 +132,7 @@ def test_constant_features_and_another_ambient_mesh(digits):
     assert got["1"] == pytest.approx(0.1, abs=0.005)  # chance, and not NaN
 
 
-def test_errors(digits):
-    for options in ({"shots": ()}, {"shots": (0,)}, {"draws": 0}, {"l2": 0.0}):
-        with pytest.raises(UserError, match="too small"):
-            few_shot.evaluate(*digits, num_classes=10, **options)
+def test_options_have_bounds():
+    for key, value in {"shots": (), "draws": 0, "l2": 0.0}.items():
+        with pytest.raises(UserError, match=f"eval.few_shot.{key} is"):
+            evals.load("few_shot", {"few_shot": {key: value}})

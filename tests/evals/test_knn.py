@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from ssl_jax import evals
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import knn
 
@@ -140,7 +141,7 @@ def test_errors():
     data = _clusters(np.random.default_rng(8), 30)
     half = {name: array[:15] for name, array in data.items()}
     with pytest.raises(UserError, match="temperature is 0"):
-        knn.evaluate(data, data, num_classes=7, temperature=0.0)
+        evals.load("knn", {"knn": {"temperature": 0.0}})
     with pytest.raises(UserError, match="k is 0"):
         knn.evaluate(data, data, num_classes=7, k=0)
     with pytest.raises(UserError, match="not 15 with 30"):

@@ -4,6 +4,7 @@ import pytest
 from jax.sharding import AxisType
 from sklearn.linear_model import LogisticRegression
 
+from ssl_jax import evals
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import linear
 from ssl_jax.evals.scores import row_mesh
@@ -203,7 +204,7 @@ def test_errors():
     train = _data(60, seed=21)
     with pytest.raises(UserError, match="val_fraction is 1.0"):
         linear.evaluate(train, train, num_classes=6, val_fraction=1.0)
-    with pytest.raises(UserError, match="no grid of 0"):
-        linear.evaluate(train, train, num_classes=6, num_l2=0)
-    with pytest.raises(UserError, match="from 1.0 to 0.1"):
+    with pytest.raises(UserError, match="num_l2 is 0"):
+        evals.load("linear", {"linear": {"num_l2": 0}})
+    with pytest.raises(UserError, match="l2_min 1.0 is above l2_max 0.1"):
         linear.evaluate(train, train, num_classes=6, l2_min=1.0, l2_max=0.1)

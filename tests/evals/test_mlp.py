@@ -36,7 +36,7 @@ def test_labels_that_nothing_tells_are_guessed_by_chance():
     "rows, options, message",
     [
         (slice(0, 8), {}, "needs 10 train examples and 2 of each class; it has 8 of"),
-        (slice(None), {"hidden_dim": 0}, "eval.mlp: hidden_dim 0"),
+        (slice(None), {"hidden_dim": 0}, "eval.mlp.hidden_dim is 0"),
         (slice(None), {"hiden_dim": 9}, "eval.mlp.hiden_dim.*Did you mean 'hidden_dim'"),
     ],
 )

@@ -1,0 +1,93 @@
+"""What the figures of an evaluation are: how they are called, in which unit, and which is better.
+
+An evaluation declares its metrics once, and tables, curves, the line of the progress bar and the
+choice of the best checkpoint read them there:
+
+    METRICS = {
+        "top1": Metric("kNN", "accuracy of a kNN classifier"),
+        "{shots}": Metric("{shots}-shot", series="labels a class"),
+        "k": Metric("neighbours", unit="", better=None, shown=False),
+    }
+
+The second is a family: a number stands for the braces, as in "8". A value "8_std" beside "8" is its
+standard deviation and is not declared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+SPREAD = "_std"  # what the name of a metric's standard deviation ends in
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One figure.
+
+    Attributes:
+      heading: of its column in a table.
+      title: the same in words, for charts and sentences; empty: the heading.
+      unit: "%" for a fraction, which is shown in percent; else what stands behind the number, such
+        as "nats", or "".
+      better: which of two values is better, None where neither is.
+      shown: in tables, charts and the line after an evaluation; False is in the log only.
+      series: of a family, what its number counts. The report draws the family over it.
+      number: of a member of a family.
+    """
+
+    heading: str
+    title: str = ""
+    unit: str = "%"
+    better: Literal["higher", "lower"] | None = "higher"
+    shown: bool = True
+    series: str = ""
+    number: int | None = None
+
+    def __post_init__(self):
+        if not self.title:
+            object.__setattr__(self, "title", self.heading)
+
+    def format(self, value: float, std: float | None = None) -> str:
+        """A value as tables write it, without its unit: 0.7123 -> "71.2", with std "71.2 ± 3.0"."""
+        if self.unit == "%":
+            value, std, digits = 100 * value, None if std is None else 100 * std, 1
+        else:
+            digits = 1 if abs(value) >= 10 else 3
+        return f"{value:,.{digits}f}" + ("" if std is None else f" ± {std:,.{digits}f}")
+
+    def with_unit(self, value: float) -> str:
+        """As `format`, with the unit: "71.2%", "3.100 nats"."""
+        text = self.format(value)
+        return text + (self.unit if self.unit in ("", "%") else f" {self.unit}")
+
+    @property
+    def column(self) -> str:
+        """The heading with the unit, if it is not %: "loss, nats"."""
+        return self.heading if self.unit in ("", "%") else f"{self.heading}, {self.unit}"
+
+    def best(self, values: Iterable[float]) -> float | None:
+        """The best of values, None where there are no two or neither is better."""
+        values = list(values)
+        if len(values) < 2 or self.better is None:
+            return None
+        return max(values) if self.better == "higher" else min(values)
+
+
+def find(declared: Mapping[str, Metric], name: str) -> Metric | None:
+    """The metric of that name, a family's member with its number; None if it is not declared."""
+    if name in declared:
+        return declared[name]
+    for pattern, metric in declared.items():
+        match = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(pattern)), name)
+        if match and match.groupdict():
+            numbers = match.groupdict()
+            return dataclasses.replace(
+                metric,
+                heading=metric.heading.format(**numbers),
+                title=metric.title.format(**numbers),
+                number=int(next(iter(numbers.values()))),
+            )
+    return None

@@ -1,0 +1,207 @@
+"""Runs evaluations on features: takes the arrays that each needs, and checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.evals import registry
+from ssl_jax.evals.registry import LABEL, Evaluation
+
+Features = Mapping[str, np.ndarray]
+
+
+def evaluate(
+    evaluations: Sequence[str | Evaluation],
+    train: Features | None,
+    test: Features,
+    *,
+    num_classes: int | None = None,
+    factor_names: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    feature: str = "h",
+    devices: Sequence[jax.Device] | None = None,
+    on_error: Callable[[str, Exception], None] | None = None,
+) -> dict[str, float]:
+    """Runs evaluations on features of a train and a test split.
+
+    Args:
+      evaluations: which ones, by name or loaded, e.g. ("knn", "linear", "few_shot").
+      train, test: `h` (or whatever `feature`, or the evaluation, names) float [n d], or of frames
+        [n t d]; and the arrays that the evaluations need: `label` int [n] or [n t], `factors` float
+        [n f]. Frames are flattened with their targets. Rows without a label (-1) are left out where
+        labels are needed. `train` may be None where none of the evaluations fits something.
+      num_classes: number of classes of `label`; None: one more than the largest label, which is
+        also how the classes of other targets are counted.
+      factor_names: of `factors`.
+      config: the eval section; its sub-section `knn` holds options of `knn`, and so on.
+      seed: of everything drawn (held-out split, label draws).
+      feature: the key of the features, e.g. "z" to evaluate a projection head's output.
+      devices: where to compute; default: this process's own, as many as the data are worth.
+      on_error: called with the name and the error of an evaluation that fails, whose metrics are
+        then missing; None: the error is raised.
+
+    Returns:
+      Flat metrics, e.g. {"knn/top1": 0.93, "few_shot/1": 0.61, "few_shot/1_std": 0.02}.
+
+    Raises:
+      UserError: an unknown name or option, missing or impossible labels, features that are not
+        finite or do not fit together.
+    """
+    loaded = [
+        registry.load(evaluation, config) if isinstance(evaluation, str) else evaluation
+        for evaluation in evaluations
+    ]
+    # All arrays are checked before the first evaluation takes its minutes.
+    prepared: dict[tuple, Any] = {}
+    calls: list[tuple[Evaluation, dict[str, Any]]] = []
+    for evaluation in loaded:
+        key = (evaluation.feature_of(feature), evaluation.needs, evaluation.fits)
+        try:
+            if key not in prepared:
+                splits = {"train": train, "test": test} if evaluation.fits else {"test": test}
+                prepared[key] = _prepare(evaluation, splits, key[0], num_classes)
+        except Exception as error:
+            _report(evaluation, error, on_error)
+        else:
+            arrays, classes = prepared[key]
+            calls.append((evaluation, {**arrays, "num_classes": classes}))
+    metrics: dict[str, float] = {}
+    for evaluation, arguments in calls:
+        try:
+            metrics |= evaluation.call(
+                **arguments, factor_names=tuple(factor_names), seed=seed, devices=devices
+            )
+        except Exception as error:
+            _report(evaluation, error, on_error)
+    return metrics
+
+
+def _report(
+    evaluation: Evaluation, error: Exception, on_error: Callable[[str, Exception], None] | None
+) -> None:
+    if on_error is None:
+        raise error
+    on_error(evaluation.name, error)
+
+
+def _prepare(
+    evaluation: Evaluation,
+    splits: Mapping[str, Features | None],
+    feature: str,
+    num_classes: int | None,
+) -> tuple[dict[str, Features], int | None]:
+    """What evaluations of these needs take: {split: {"h", "label", ...}} and the classes."""
+    for split, rows in splits.items():
+        if rows is None:
+            raise ValueError(f"{evaluation.name} needs features of the {split} split")
+        _check_features(split, rows, feature)
+    widths = {split: np.shape(rows[feature])[-1] for split, rows in splits.items()}
+    if len(set(widths.values())) > 1:
+        raise UserError(
+            f"features {feature!r} have {widths['train']} dimensions on the train split "
+            f"and {widths['test']} on the test split; extract both with one encoder"
+        )
+    taken = {split: _rows(evaluation, split, rows, feature) for split, rows in splits.items()}
+    if not evaluation.has_target:
+        return taken, num_classes
+    largest = max(int(rows[LABEL].max()) for rows in taken.values())
+    if evaluation.target != LABEL or num_classes is None:
+        num_classes = largest + 1
+    if largest >= num_classes:
+        raise UserError(f"label {largest} is outside num_classes {num_classes}")
+    return taken, num_classes
+
+
+def _check_features(split: str, rows: Features, feature: str) -> None:
+    if feature not in rows:
+        raise UserError(
+            f"the {split} split has no features {feature!r}; it has {', '.join(sorted(rows))}."
+            f"{nearest(feature, rows)}"
+        )
+    values = np.asarray(rows[feature])
+    if values.ndim not in (2, 3):
+        raise UserError(
+            f"features {feature!r} of the {split} split have shape {values.shape}; "
+            "evaluations take [n d], or frames [n t d]"
+        )
+    bad = int((~np.isfinite(values).reshape(len(values), -1).all(axis=1)).sum())
+    if bad:
+        raise UserError(
+            f"features {feature!r} of {bad} of {len(values)} {split} examples are not finite; "
+            "evaluate an earlier checkpoint"
+        )
+
+
+def _rows(
+    evaluation: Evaluation, split: str, rows: Features, feature: str
+) -> dict[str, np.ndarray]:
+    """`h` and the needed arrays of one split, one row an example or a frame."""
+    h = np.asarray(rows[feature])
+    out = {}
+    for name, needed in zip(evaluation.needs, evaluation.module.NEEDS, strict=True):
+        is_target = needed == LABEL
+        if name in rows:
+            values = np.asarray(rows[name])
+        elif is_target:
+            values = np.full(h.shape[:-1], -1)
+        else:
+            raise UserError(
+                f"{evaluation.name} needs {name}, which the {split} split does not have"
+            )
+        check_frames(evaluation, feature, h.ndim, values.ndim)
+        if values.shape[: h.ndim - 1] != h.shape[:-1]:
+            what = "labels" if name == LABEL else name
+            raise UserError(f"the {split} split has {_count(h.shape[:-1])} features and "
+                            f"{_count(values.shape[: h.ndim - 1])} {what}")  # fmt: skip
+        out[needed] = values.reshape(-1, *values.shape[h.ndim - 1 :])
+    h = h.reshape(-1, h.shape[-1])
+    if not evaluation.has_target:
+        return {"h": h, **out}
+    has_label = out[LABEL] >= 0
+    if not has_label.any():
+        if evaluation.target != LABEL:
+            raise UserError(f"the {split} split has no {evaluation.target} for {evaluation.name}")
+        raise UserError(
+            f"the {split} split has no labels and {evaluation.name} needs them; evaluate on a "
+            "labelled data set (eval.data), or take collapse, which needs none"
+        )
+    out[LABEL] = out[LABEL].astype(np.int32)
+    out = {"h": h, **out}
+    # The common case, everything labelled, must not copy gigabytes.
+    return out if has_label.all() else {name: array[has_label] for name, array in out.items()}
+
+
+def check_frames(evaluation: Evaluation, feature: str, rank: int, target_rank: int) -> None:
+    """Checks that targets of frames meet features of frames.
+
+    Args:
+      evaluation: which takes them.
+      feature: the name of the features.
+      rank: dimensions of the features, 2 or 3 ([n t d]).
+      target_rank: dimensions of the target.
+
+    Raises:
+      UserError: one has a value a frame and the other one an example.
+    """
+    if not evaluation.has_target or target_rank == rank - 1:
+        return
+    name, target = evaluation.name, evaluation.target
+    if rank == 3:
+        raise UserError(
+            f"eval.{name}: {target!r} is one value an example, and features {feature!r} are one "
+            f"vector a frame; set eval.{name}.feature to an output with one vector an example"
+        )
+    raise UserError(
+        f"eval.{name}: {target!r} is one value a frame, and features {feature!r} are one vector an "
+        f"example; set eval.{name}.feature to an output with one vector a frame"
+    )
+
+
+def _count(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

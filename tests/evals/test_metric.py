@@ -1,0 +1,52 @@
+"""What metrics say of themselves, for tables and checks."""
+
+import pytest
+
+from ssl_jax import evals
+from ssl_jax.evals import metric
+from ssl_jax.evals.metric import Metric
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "std", "text"),
+    [
+        ("%", 0.71234, None, "71.2"),
+        ("%", 0.71234, 0.031, "71.2 ± 3.1"),
+        ("", 0.71234, None, "0.712"),
+        ("nats", 1234.56, None, "1,234.6"),
+    ],
+)
+def test_values_are_written_in_their_unit(unit, value, std, text):
+    assert Metric("x", unit=unit).format(value, std) == text
+
+
+def test_units_stand_behind_values_and_in_headings():
+    assert Metric("kNN").with_unit(0.5) == "50.0%" and Metric("kNN").column == "kNN"
+    assert Metric("loss", unit="nats").with_unit(0.5) == "0.500 nats"
+    assert Metric("loss", unit="nats").column == "loss, nats"
+    assert Metric("MIG", unit="").with_unit(0.5) == "0.500"
+
+
+def test_the_best_is_what_the_metric_says():
+    assert Metric("a").best([1, 3, 2]) == 3
+    assert Metric("a", better="lower").best([1, 3, 2]) == 1
+    assert Metric("a", better=None).best([1, 2]) is None and Metric("a").best([1]) is None
+
+
+def test_a_family_has_a_number_in_its_name():
+    declared = {
+        "top1": Metric("kNN"),
+        "{shots}": Metric("{shots}-shot", "labels: {shots}", series="labels a class"),
+    }
+    found = metric.find(declared, "16")
+    assert (found.heading, found.title, found.number) == ("16-shot", "labels: 16", 16)
+    assert found.series == "labels a class" and metric.find(declared, "top1") == Metric("kNN")
+    for name in ("1_std", "top", "top1/x", "-1"):
+        assert metric.find(declared, name) is None
+
+
+def test_keys_of_results_and_of_rows():
+    assert evals.describe("knn/top1").heading == "kNN"
+    assert evals.describe("eval/knn/top1") == evals.describe("knn/top1")
+    assert evals.describe("few_shot/4").number == 4
+    assert evals.describe("knn/top2") is None and evals.describe("train/loss") is None
