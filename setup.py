@@ -20,12 +20,9 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    # Configs stand at the top of a checkout and are installed as ssl_jax.configs.
-    packages=[
-        *find_packages(include=["ssl_jax", "ssl_jax.*"]),
-        *(f"ssl_jax.{name}" for name in find_packages(include=["configs", "configs.*"])),
-    ],
-    package_dir={"ssl_jax": "ssl_jax", "ssl_jax.configs": "configs"},
+    # ssl_jax/configs is a link to configs/: there people look for them, and as ssl_jax.configs they
+    # are installed.
+    packages=find_packages(include=["ssl_jax", "ssl_jax.*"]),
     package_data={
         "ssl_jax": ["py.typed"],
         "ssl_jax.report": ["*.html", "*.css"],

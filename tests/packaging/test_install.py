@@ -31,7 +31,9 @@ def copy(names, target):
     for name in names:
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, target / name, ignore=ignored, dirs_exist_ok=True)
+            shutil.copytree(
+                ROOT / name, target / name, ignore=ignored, symlinks=True, dirs_exist_ok=True
+            )
         else:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target / name)
@@ -72,7 +74,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     ).stdout.split()  # of an archive there is no list
     configs = [path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py")]
     for path in map(str, tracked or configs):
-        if (ROOT / path).exists():
+        if (ROOT / path).is_file():
             assert re.sub("^configs/", "ssl_jax/configs/", path) in names
     assert "ssl_jax/py.typed" in names
 
