@@ -1,0 +1,68 @@
+"""The true factors of generated data, as the scores of disentanglement take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+
+from ssl_jax.config.fields import at_least
+from ssl_jax.core.errors import UserError
+
+FactorBins = Annotated[
+    int, at_least(2), "Classes of equal width into which a continuous factor is cut."
+]
+
+
+def as_classes(splits: Sequence[np.ndarray], bins: int) -> list[np.ndarray]:
+    """Factors as classes, the same cuts in all splits.
+
+    A factor whose values are whole numbers is one already. Another is cut into `bins` intervals of
+    equal width between the least and the greatest value of all splits.
+
+    Args:
+      splits: float [n f] each.
+      bins: classes of a continuous factor.
+
+    Returns:
+      int64 [n f] each, numbered from 0. Factors that never vary are left out.
+
+    Raises:
+      UserError: no factor varies.
+    """
+    whole = np.concatenate(splits)
+    ends = np.cumsum([len(split) for split in splits])[:-1]
+    columns = [
+        np.unique(column, return_inverse=True)[1] if is_whole(column) else _cut(column, bins)
+        for column in whole.T
+        if column.min() < column.max()
+    ]
+    if not columns:
+        raise UserError("no factor varies between the examples; evaluate on more of them")
+    return np.split(np.stack(columns, axis=1).astype(np.int64), ends)
+
+
+def is_whole(values: np.ndarray) -> bool:
+    """Whether all are whole numbers, and so classes or steps of a grid."""
+    return bool((values == np.round(values)).all())
+
+
+def _cut(values: np.ndarray, bins: int) -> np.ndarray:
+    low, high = values.min(), values.max()
+    return np.minimum(((values - low) / (high - low) * bins).astype(int), bins - 1)
+
+
+def evenly(count: int, limit: int) -> np.ndarray:
+    """At most `limit` of `count` numbers, at equal distances."""
+    return np.linspace(0, count - 1, min(count, limit)).astype(int)
+
+
+def gap(scores: np.ndarray) -> np.ndarray:
+    """How far the best code is before the second, of each factor: [codes f] -> [f].
+
+    A single code is compared with 0.
+    """
+    padded = np.concatenate([np.zeros((1, scores.shape[1])), scores])
+    ascending = np.sort(padded, axis=0)
+    return ascending[-1] - ascending[-2]

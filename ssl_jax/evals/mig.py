@@ -1,0 +1,78 @@
+"""Mutual information gap: is each true factor told by one code alone? (Chen et al. 2018, Sec. 4)
+
+    MIG = mean over factors v of [I(z_1; v) - I(z_2; v)] / H(v)
+
+z_1 and z_2 are the codes that tell most and second most of v. It is 1 where each factor has a code
+of its own that determines it, and 0 where two codes tell as much, or none anything.
+
+The estimate is that of disentanglement_lib (Locatello et al. 2019): a code is cut into 20 bins of
+equal width between its least and greatest value, and information is that of the joint histogram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+
+from ssl_jax.config.fields import at_least, positive
+from ssl_jax.evals.factors import FactorBins, as_classes, evenly, gap
+from ssl_jax.evals.metric import Metric
+
+NEEDS = ("factors",)
+METRICS = {
+    "score": Metric("MIG", "mutual information gap", unit=""),
+    "information": Metric(
+        "information", "share of the factors that the best code tells", shown=False
+    ),
+}
+
+
+def evaluate(
+    test: Mapping[str, np.ndarray],
+    *,
+    max_examples: Annotated[int, positive, "Examples taken, at equal distances."] = 10_000,
+    bins: Annotated[int, at_least(2), "Intervals of equal width of a code."] = 20,
+    factor_bins: FactorBins = 10,
+) -> dict[str, float]:
+    """The gap on the test split; nothing is fitted.
+
+    Args:
+      test: `h` float [n d], a code a column; `factors` float [n f].
+      max_examples, bins, factor_bins: as their annotations say.
+
+    Returns:
+      `score`, the gap, and `information`, the mean over factors of I(z_1; v) / H(v). Factors that
+      never vary are left out.
+
+    Raises:
+      UserError: no factor varies.
+    """
+    rows = evenly(len(test["h"]), max_examples)
+    (factors,) = as_classes([np.asarray(test["factors"])[rows]], factor_bins)
+    codes = discretize(np.asarray(test["h"])[rows], bins)
+    information = np.array(
+        [[mutual_information(code, factor) for factor in factors.T] for code in codes.T]
+    )  # [d f]
+    entropy = np.array([mutual_information(factor, factor) for factor in factors.T])
+    return {
+        "score": float(np.mean(gap(information) / entropy)),
+        "information": float(np.mean(information.max(axis=0) / entropy)),
+    }
+
+
+def discretize(codes: np.ndarray, bins: int) -> np.ndarray:
+    """Each column of [n d] cut into `bins` intervals of equal width, int [n d] from 0."""
+    columns = [np.digitize(code, np.histogram(code, bins)[1][:-1]) - 1 for code in codes.T]
+    return np.stack(columns, axis=1)
+
+
+def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two columns of classes int [n], counted from 0, in nats."""
+    size = int(b.max()) + 1
+    joint = np.bincount(a * size + b, minlength=(int(a.max()) + 1) * size).reshape(-1, size)
+    joint = joint / len(a)
+    apart = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    there = joint > 0
+    return float(np.sum(joint[there] * np.log(joint[there] / apart[there])))
