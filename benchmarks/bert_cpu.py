@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import bert_sides, turns
+from ssl_jax.core.method import Weights, loss_and_aux
 
 SIDES = ("ssl_jax", "torch", "torch, all logits")
 
@@ -86,8 +87,8 @@ def jax_side(given: argparse.Namespace) -> Callable[[], float]:
     }
 
     def loss(params: Any, views: Any) -> jax.Array:
-        fixed = dict(ema_params=None, key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
-        return method.loss(params, {}, views, **fixed)[0]
+        fixed = dict(key=jax.random.key(0), step=jnp.zeros((), jnp.int32))
+        return loss_and_aux(method, Weights(params, {}), views, **fixed)[0]
 
     views = jax.device_put(views)
     params = ours.init_state().params

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -33,6 +34,7 @@ from benchmarks import machine
 from benchmarks.text_pipeline import synthetic_cache
 from ssl_jax import config as config_lib
 from ssl_jax import data
+from ssl_jax.core.method import Weights
 from ssl_jax.data.text import rows, text_source
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.experiment.build import Experiment
@@ -154,7 +156,9 @@ def difference(experiment: Experiment, sources: dict[str, text_source.TextSource
     def losses(params: Any, batch: Any, real: jax.Array) -> tuple[jax.Array, jax.Array]:
         text = {name: batch[name] for name in ("tokens", "segment", "position", "type")}
         views = {"text": text, "targets": batch["tokens"], "weights": real}
-        found, _ = method.encode(params, {}, views, ema_params=None, key=jax.random.key(0))
+        found, _ = method.encode(
+            Weights(params, {}), views, key=jax.random.key(0), step=jnp.zeros((), jnp.int32)
+        )
         return found["loss"].sum(), found["count"].sum()
 
     def mean(one: text_source.TextSource, chosen: np.ndarray) -> tuple[float, float]:

@@ -60,9 +60,7 @@ def main() -> int:
             values |= prober.task_scores(encoder.encode)
         if experiment.predicts and not given.evals:
             score = experiment.held_out
-            found, guessed = prober.held_out(
-                lambda batch: score(encoder.params, encoder.buffers, batch)
-            )
+            found, guessed = prober.held_out(lambda batch: score(encoder.weights, batch))
             predicted = {
                 **({"unigram": guessed} if guessed else {}),
                 experiment.method.title: found,

@@ -65,7 +65,10 @@ def main() -> int:
         if not getattr(given, name):
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
     run = trained_run.load(given.workdir, given.step, dtype="float32", ema=given.ema)
-    weights = {**run.buffers.get("frozen", {}), **run.params}  # a frozen encoder's are buffers
+    weights = {
+        **run.weights.buffers.get("frozen", {}),
+        **run.weights.params,
+    }  # a frozen encoder's are buffers
     if "encoder" not in weights:
         raise UserError(
             f"{given.workdir}: method {run.config.method.name} has no encoder to export"
@@ -77,7 +80,7 @@ def main() -> int:
     if given.to == "hf":
         return _to_transformers(run, weights, str(run.workdir), given.output)
     params, buffers = (
-        jax.tree.map(np.asarray, part.get("encoder", {})) for part in (weights, run.buffers)
+        jax.tree.map(np.asarray, part.get("encoder", {})) for part in (weights, run.weights.buffers)
     )
     state = (
         {f"params/{path}": x for path, x in by_path(params).items()}
@@ -124,7 +127,7 @@ def _to_transformers(
 def _task_heads(run: trained_run.Pretrained, module: TextEncoder) -> TaskHeads | None:
     """What the head of a run that has learned from labelled texts is in transformers."""
     method, task = run.experiment.method, run.experiment.spec.task
-    if "head" not in run.params or not isinstance(method, Labelled):
+    if "head" not in run.weights.params or not isinstance(method, Labelled):
         return None
     head = method.classifier.head.module
     names = run.config.data.options.get("class_names", None)

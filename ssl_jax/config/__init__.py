@@ -7,10 +7,10 @@ an `ml_collections.ConfigDict` of primitives. Every key can be set on the comman
 
 from ssl_jax.config.base import base_config
 from ssl_jax.config.files import load, load_module, locate, names
-from ssl_jax.config.length import Length
 from ssl_jax.config.overrides import apply
 from ssl_jax.config.resolve import resolve
 from ssl_jax.config.saved import difference, from_json, to_json, with_data_facts
+from ssl_jax.core.length import Length
 
 __all__ = [
     "Length",

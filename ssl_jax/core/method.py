@@ -1,14 +1,15 @@
-"""What a method is: the contract between one objective and the one train step.
+"""The contract between an objective and the one train step.
 
-A method is a frozen dataclass of hyper-parameters, nets and schedules whose functions are pure. Its
-state lives in two buckets. `params` receive gradients. `buffers` hold everything else: batch
-statistics, a queue, a memory bank, a centre, a frozen base network. The exponential moving average
-of the parameters (the "momentum", "target" or "teacher" encoder) is in neither: it is the state of
-an optax transform (`ssl_jax.optim.track_ema`), so the method only declares its decay.
+A method is a frozen dataclass of hyper-parameters, nets and schedules; its functions are pure. Its
+state has two parts. `params` receive gradients. `buffers` hold everything else: batch statistics, a
+queue, a memory bank, a centre, a frozen base network. The exponential moving average of the
+parameters (the momentum, target or teacher encoder) is in neither: it is the state of an optax
+transform (`ssl_jax.optim.track_ema`), and the method only declares its decay. Functions of the
+state take all three as one argument, `Weights`.
 
-The loss is two functions. `encode` is what happens to each example for itself: the forward passes.
-`objective` is what compares the examples of the global batch. Between them a large batch can be cut
-into micro-batches whose activations never exist together (`ssl_jax.experiment.gradient_cache`).
+The loss is two functions. `encode` treats each example by itself: the forward passes. `objective`
+compares the examples of the global batch. Between them a large batch can be cut into micro-batches
+whose activations never exist together (`ssl_jax.experiment.gradient_cache`).
 
 A new method is one file in `ssl_jax/methods/` with a `make` function, one file in `configs/` and
 one row in `tests/methods/table.py`. The train step knows no method by name.
@@ -26,11 +27,14 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import jax
 
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.length import Length
 
 Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Array]
 Schedule = Callable[[Array], Array]
+# (w, keys [n], batch) -> arrays by name  ->  the same of every training example.
+EncodeAll = Callable[[Callable[..., dict[str, Array]]], dict[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +92,20 @@ class DataSpec:
         }
 
 
+class Weights(NamedTuple):
+    """The state that a method's functions read.
+
+    Attributes:
+      params: receive gradients.
+      buffers: the method's other state.
+      ema: the moving average of those `params` that have one; None where the method declares none.
+    """
+
+    params: PyTree
+    buffers: PyTree
+    ema: PyTree | None = None
+
+
 class Aux(NamedTuple):
     """What a loss returns beside its value.
 
@@ -95,12 +113,15 @@ class Aux(NamedTuple):
       buffers: the updated buffers.
       metrics: scalars to log, name -> float32 [].
       outputs: representations already computed on the way, without gradient: `h` [n d] feeds the
-        online probe, `z` [n v d] (v views) the collapse monitor. Leave out what there is not.
+        online probe, `z` [n v d] (v views) the collapse monitor. Leave out what does not exist.
+      weight: of a method that `decomposes`: float32 [], the denominator of the mean that the loss
+        is, such as the number of examples or of predicted tokens.
     """
 
     buffers: PyTree
     metrics: dict[str, Array]
     outputs: dict[str, Array]
+    weight: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,27 +132,33 @@ class Method(abc.ABC):
     title: ClassVar[str] = ""
     # Decay of the parameters' moving average (a float or step -> float), None for no average.
     ema_decay: ClassVar[float | Schedule | None] = None
+    # Whether the loss is a mean over examples (or over parts of them, see `Aux.weight`). The
+    # gradients of micro-batches are then accumulated, without a second forward pass.
+    decomposes: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Draws (params, buffers), both nested dicts, for batches shaped like `batch`."""
 
     @abc.abstractmethod
-    def views(self, keys: Array, batch: Batch) -> PyTree:
-        """Makes what `encode` sees of a batch, on the device: augments, masks.
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> PyTree:
+        """Makes the input of `encode` from a batch, on the device: augments, masks.
 
-        `keys` [n] are a key an example, so that an example's views do not depend on the others.
+        Args:
+          keys: [n], a key an example. Views drawn from them do not depend on the other examples.
+          batch: arrays as `DataSpec.arrays` says, [n ...].
+          key: the batch's, for what all examples share, such as the size of a mask. It is equal on
+            all devices and in all micro-batches of a step.
+          step: int32 [], number of updates done.
+
+        Returns:
+          A tree of arrays with one row an example. Views of several sizes are one entry a size,
+          e.g. {"global": [n 2 h w c], "local": [n 8 h' w' c]}.
         """
 
     @abc.abstractmethod
     def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: PyTree,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
+        self, w: Weights, views: PyTree, *, key: Array, step: Array
     ) -> tuple[PyTree, PyTree]:
         """The forward passes.
 
@@ -142,67 +169,93 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        """The scalar loss over the global batch; `step` is the int32 number of the update."""
-
-    def loss(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: PyTree,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
-        step: Array,
-    ) -> tuple[Array, Aux]:
-        """`objective` of `encode`."""
-        encode_key, objective_key = jax.random.split(key)
-        encoded, updates = self.encode(
-            params, buffers, views, ema_params=ema_params, key=encode_key
-        )
-        return self.objective(params, {**buffers, **updates}, encoded, key=objective_key, step=step)
+        """The scalar loss over the global batch; `step` is the int32 number of updates done."""
 
     @abc.abstractmethod
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """Representations in evaluation mode, float32: `h` [n d], and `z` [n d'] if there is one.
 
-        A method that learns from labels has what it predicts too, classes as int32.
-
-
-        `batch["image"]` is a uint8 canvas [n h w c] as the data source delivers it.
+        Further names are up to the method: "tokens" [n l d], "layers". A method that learns from
+        labels also returns its predictions; predicted classes are int32. `batch["image"]` is a
+        uint8 canvas [n h w c] as the data source delivers it.
         """
 
-    def held_out(
-        self, params: PyTree, buffers: PyTree, keys: Array, batch: Batch
-    ) -> dict[str, Array] | None:
-        """How well what is hidden of examples is predicted, in evaluation mode; None: not at all.
+    def constrain(self, params: PyTree) -> PyTree:
+        """Projects parameters onto the set they live in, e.g. prototypes of unit length.
+
+        It is applied to the first parameters and after every update.
+        """
+        return params
+
+    def refresh_every(self, length: Length) -> int:
+        """How often `refresh` recomputes buffers from the whole training set, in steps; 0: never.
+
+        It is due at steps 0, k, 2k, ... before the next update.
+        """
+        del length
+        return 0
+
+    def refresh(self, w: Weights, encode_all: EncodeAll, *, key: Array, step: int) -> PyTree:
+        """Recomputes buffers from the whole training set: clusters it, fills a bank.
+
+        It runs outside of jit and has to be a function of its arguments alone, so that a run that
+        is restored at a step where it is due computes the same again.
 
         Args:
-          keys: [n], a key an example, for what is hidden of it.
+          w: the state.
+          encode_all: function (w, keys, batch) -> {name: [n ...]} -> the same for all examples:
+            global arrays in the order of their indices, sharded over the batch axes and padded,
+            and `mask` bool, False where padded. Each example's key is `fold_in(key, index)`.
+          key: of this refresh.
+          step: number of updates done.
 
         Returns:
-          Sums over each example, float32 [n]: `count` of what is predicted, its `loss` (nats) and
-          `hits`; the same behind a prefix for a second task ("next_count"). Of tokens also what was
-          to be predicted: `targets` int32 [n p] and `weights` float32 [n p], 0 for none.
+          The entries of `buffers` that changed.
         """
-        del params, buffers, keys, batch
+        raise NotImplementedError
+
+    def placement(self, path: str) -> jax.sharding.PartitionSpec | None:
+        """How the array at `path` lies on the mesh; None: by the default rule.
+
+        Paths begin with "params/" or "buffers/". Rules of `config.mesh.rules` come first.
+        """
+        del path
+        return None
+
+    def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array] | None:
+        """How well hidden parts of examples are predicted, in evaluation mode; None: not at all.
+
+        Args:
+          w: the state.
+          keys: [n], a key an example, for what is hidden of it.
+          batch: as for `views`.
+
+        Returns:
+          Sums over each example, float32 [n]: `count` of predictions, their `loss` (nats) and
+          `hits`; the same behind a prefix for a second task ("next_count"). For tokens also
+          `targets` int32 [n p] and `weights` float32 [n p], 0 for none.
+        """
+        del w, keys, batch
         return None
 
     def guesses(
-        self, params: PyTree, buffers: PyTree, keys: Array, batch: Batch, *, count: int
+        self, w: Weights, keys: Array, batch: Batch, *, count: int
     ) -> dict[str, Array] | None:
-        """What the model takes hidden tokens for, for people to look at; None if it hides none.
+        """What the model predicts for hidden tokens, for people to look at; None if it hides none.
 
         Args:
+          w: the state.
           keys: [n], a key an example, for what is hidden of it.
+          batch: as for `views`.
           count: k, guesses a token.
 
         Returns:
           `positions` int32 [n p], where tokens are hidden; `weights` float32 [n p], 0 where there
           are fewer; `guesses` int32 [n p k], the likeliest first, and `shares` float32 [n p k].
         """
-        del params, buffers, keys, batch, count
+        del w, keys, batch, count
         return None
 
     def token_vectors(self, params: PyTree) -> Array | None:
@@ -215,6 +268,14 @@ class Method(abc.ABC):
         del keys, batch
         return None
 
+    def nets(self) -> dict[str, Any]:
+        """The nets (`models.Net`) by their role; a role is the net's key in `params`."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if hasattr(getattr(self, field.name), "module")
+        }
+
     def ema_filter(self, path: str) -> bool:
         """Whether the parameter at `path` ("encoder/stem/kernel") has a moving average."""
         del path
@@ -226,10 +287,11 @@ class Method(abc.ABC):
         return "default"
 
     def origin(self, path: str) -> str | None:
-        """Where in another run's state the array at `path` of this one's starts from.
+        """The path in another run's state from which the array at `path` is initialised.
 
-        Both paths begin with "params/" or "buffers/"; None leaves the array to chance. A method
-        that keeps a pretrained net elsewhere, frozen or as a teacher, says here what it was there.
+        Both paths begin with "params/" or "buffers/". None keeps the random initialisation. A
+        method that keeps a pretrained net elsewhere, frozen or as a teacher, returns its path
+        there.
         """
         return path
 
@@ -239,13 +301,23 @@ class Method(abc.ABC):
         return []
 
 
-def load(config: Any, spec: DataSpec, total_steps: int) -> Method:
+def loss_and_aux(
+    method: Method, w: Weights, views: PyTree, *, key: Array, step: Array
+) -> tuple[Array, Aux]:
+    """`objective` of `encode`, for tests and tools: the loss of one batch of views."""
+    encode_key, objective_key = jax.random.split(key)
+    encoded, updates = method.encode(w, views, key=encode_key, step=step)
+    w = w._replace(buffers={**w.buffers, **updates})
+    return method.objective(w, encoded, key=objective_key, step=step)
+
+
+def load(config: Any, spec: DataSpec, length: Length) -> Method:
     """Builds the method that `config.method.name` names.
 
     Args:
       config: the whole config; methods read it here and never again.
       spec: what the data look like.
-      total_steps: length of the run, for schedules inside the method.
+      length: of the run and of an epoch, for schedules inside the method.
 
     Raises:
       UserError: no such method, or a key of a section is unknown or has a bad value.
@@ -256,7 +328,7 @@ def load(config: Any, spec: DataSpec, total_steps: int) -> Method:
         raise UserError(
             f"unknown method {name!r}; methods: {', '.join(known)}.{nearest(name, known)}"
         )
-    return importlib.import_module(f"ssl_jax.methods.{name}").make(config, spec, total_steps)
+    return importlib.import_module(f"ssl_jax.methods.{name}").make(config, spec, length)
 
 
 def names() -> list[str]:

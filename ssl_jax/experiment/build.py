@@ -67,7 +67,7 @@ class Experiment:
         sampler.check(spec.num_classes, config.batch_size)
         spec = dataclasses.replace(spec, unique_examples=sampler.unique)
         length = Length.of(config, sampler.steps_per_epoch(spec.num_examples, config.batch_size))
-        method = method_lib.load(config, spec, length.total_steps)
+        method = method_lib.load(config, spec, length)
         lengths = dict(
             batch_size=config.batch_size,
             total_steps=length.total_steps,
@@ -104,7 +104,9 @@ class Experiment:
         """The state's shapes, dtypes and shardings; allocates nothing."""
         with jax.set_mesh(self.mesh):
             shapes = jax.eval_shape(jax.jit(self._init), None)
-        shardings = parallel.state_shardings(shapes, self.mesh, self.config.mesh.rules)
+        shardings = parallel.state_shardings(
+            shapes, self.mesh, self.config.mesh.rules, placement=self.method.placement
+        )
         return parallel.abstract_with(shardings, shapes)
 
     @functools.cached_property
@@ -159,22 +161,22 @@ class Experiment:
         return type(self.method).held_out is not method_lib.Method.held_out
 
     @functools.cached_property
-    def held_out(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
-        """(params, buffers, batch) -> the method's held-out scores, jitted.
+    def held_out(self) -> Callable[[method_lib.Weights, Any], dict[str, jax.Array]]:
+        """(weights, batch) -> the method's held-out scores, jitted.
 
         What is hidden of an example depends on its index alone, so that scores of different steps
-        are of the same questions.
+        answer the same questions.
         """
 
         @jax.jit
-        def apply(params: PyTree, buffers: PyTree, batch: Any) -> dict[str, jax.Array]:
-            return self.method.held_out(params, buffers, question_keys(batch["index"]), batch)
+        def apply(w: method_lib.Weights, batch: Any) -> dict[str, jax.Array]:
+            return self.method.held_out(w, question_keys(batch["index"]), batch)
 
         return apply
 
     @functools.cached_property
-    def features(self) -> Callable[[PyTree, PyTree, Any], dict[str, jax.Array]]:
-        """(params, buffers, batch) -> the method's features, jitted."""
+    def features(self) -> Callable[[method_lib.Weights, Any], dict[str, jax.Array]]:
+        """(weights, batch) -> the method's features, jitted."""
         return jax.jit(self.method.features)
 
 

@@ -1,17 +1,24 @@
-"""Gradient caching: the encoder in micro-batches, the loss over the whole batch (Gao et al. 2021).
+"""Micro-batches: a large batch in parts whose activations never exist together.
 
-A contrastive loss does not split into parts of a batch, but the forward passes before it do. They
-run one micro-batch after the other and keep nothing but what the loss needs of each example; in the
-backward pass each micro-batch is augmented and encoded once more, to be differentiated. The result
-is the gradient of the big batch, for a third more arithmetic and a fraction of the memory.
+A loss that is a mean over examples (`Method.decomposes`) is accumulated: loss and gradients of
+each micro-batch, weighted by its share of the mean.
 
-Each device goes through its own examples, so the gradients of the parameters are summed over
-devices once, after the last micro-batch.
+A contrastive loss does not split into parts of a batch, but the forward passes before it do
+(gradient caching, Gao et al. 2021). They run one micro-batch after the other and keep only what the
+loss needs of each example; in the backward pass each micro-batch is augmented and encoded once
+more, to be differentiated. The result is the gradient of the big batch, for a third more arithmetic
+and a fraction of the memory. Where devices hold whole parameters, each goes through its own
+examples, so that gradients are summed over devices once, after the last micro-batch. Where
+parameters are split over `fsdp` they stay split, and each layer is gathered when it is needed.
+
+Micro-batch i holds every count-th example, the same ones on any number of devices. Statistics of
+BatchNorm are those of a micro-batch over all devices; the running ones move by the mean of what
+each micro-batch would have done.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,66 +26,137 @@ import jax.numpy as jnp
 from ssl_jax.core import batch_axes
 from ssl_jax.core.batch_axes import ROWS, WHOLE
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Array, Batch, Method
+from ssl_jax.core.method import Array, Aux, Batch, Method, Weights
 
 PyTree = Any
 
 
+class StepKeys(NamedTuple):
+    """The random keys of one step.
+
+    Attributes:
+      examples: [n], for the views of each example.
+      batch: for what all examples share.
+      encode: for the forward passes.
+      objective: for the loss.
+    """
+
+    examples: Array
+    batch: Array
+    encode: Array
+    objective: Array
+
+
+def batch_size_of(batch: Batch) -> int:
+    """The number of examples of a batch."""
+    return len(jax.tree.leaves(batch)[0])
+
+
 def encode(
-    method: Method,
-    params: PyTree,
-    buffers: PyTree,
-    batch: Batch,
-    *,
-    ema_params: PyTree | None,
-    keys: Array,
-    key: Array,
-    size: int,
+    method: Method, w: Weights, batch: Batch, *, keys: StepKeys, step: Array, size: int
 ) -> tuple[PyTree, PyTree]:
     """`method.encode(method.views(batch))` over micro-batches of `size` examples.
 
-    Batch statistics are those of each micro-batch (over all devices); the running ones move by the
-    mean of what each would have done.
-
     Args:
+      method: the method.
+      w: its state.
       batch: the global batch, n examples.
-      keys: [n], for the views.
-      key: for the forward passes.
+      keys: of the step.
+      step: int32 [], number of updates done.
       size: examples in a micro-batch over all devices; divides n, and the devices divide it.
 
     Returns:
       (encoded, updates) as `Method.encode` for the whole batch, in its order.
     """
-    count = keys.shape[0] // size
+    count = batch_size_of(batch) // size
 
-    def local(params: PyTree, buffers: PyTree, ema_params: PyTree, batch: Batch, keys, key):
-        def part(x: Array, i: Array) -> Array:
-            # Every count-th example: the same micro-batches on any number of devices.
-            return x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, i]
-
-        def whole(x: Array) -> Array:  # (count, ...) of parts -> rows in the batch's order
-            return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
-
+    def local(w: Weights, batch: Batch, example_keys: Array, batch_key: Array, key: Array):
         @jax.checkpoint
-        def one(params: PyTree, ema_params: PyTree, i: Array, key: Array):
+        def one(w: Weights, i: Array, key: Array):
             # Cut here, so that what is kept for the backward pass is i and not another batch.
-            rows, row_keys = jax.tree.map(lambda x: part(x, i), (batch, keys))
-            views = method.views(row_keys, rows)
-            return method.encode(params, buffers, views, ema_params=ema_params, key=key)
-
-        def step(carry: None, given: tuple[Array, Array]) -> tuple[None, Any]:
-            return carry, one(params, ema_params, *given)
+            rows, row_keys = jax.tree.map(lambda x: _part(x, i, count), (batch, example_keys))
+            views = method.views(row_keys, rows, key=batch_key, step=step)
+            return method.encode(w, views, key=key, step=step)
 
         for axis in batch_axes.manual_axes():
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-        each = jnp.arange(count), jax.random.split(key, count)
-        _, (encoded, updates) = jax.lax.scan(step, None, each)
-        return jax.tree.map(whole, encoded), jax.tree.map(lambda x: jnp.mean(x, axis=0), updates)
+        parts = jnp.arange(count), jax.random.split(key, count)
+        _, (encoded, updates) = jax.lax.scan(lambda _, part: (None, one(w, *part)), None, parts)
+        return jax.tree.map(_whole, encoded), _mean(updates)
 
-    over_devices = batch_axes.on_each_device(
-        local, (WHOLE, WHOLE, WHOLE, ROWS, ROWS, WHOLE), (ROWS, WHOLE)
-    )
-    return over_devices(params, buffers, ema_params, batch, keys, key)
+    over_devices = local
+    if not _parameters_are_split():
+        over_devices = batch_axes.on_each_device(
+            local, (WHOLE, ROWS, ROWS, WHOLE, WHOLE), (ROWS, WHOLE)
+        )
+    return over_devices(w, batch, keys.examples, keys.batch, keys.encode)
+
+
+def accumulate(
+    method: Method, w: Weights, batch: Batch, *, keys: StepKeys, step: Array, size: int
+) -> tuple[Array, Aux, PyTree]:
+    """Loss, aux and gradients of a loss that is a mean over examples, one micro-batch at a time.
+
+    Args:
+      method: a method that `decomposes`.
+      w, batch, keys, step, size: as for `encode`.
+
+    Returns:
+      The loss, `Aux` with the outputs of the whole batch in its order, and the gradients of
+      `w.params`. Metrics are means over the micro-batches, weighted like the loss. Of the buffers
+      only what `encode` updates changes.
+    """
+    count = batch_size_of(batch) // size
+
+    def one(i: Array, encode_key: Array, objective_key: Array) -> tuple[PyTree, PyTree]:
+        """What micro-batch i adds to the sums, and what stands for itself."""
+        rows, row_keys = jax.tree.map(lambda x: _part(x, i, count), (batch, keys.examples))
+
+        def loss(params: PyTree) -> tuple[Array, tuple[Aux, PyTree, Array]]:
+            current = w._replace(params=params)
+            views = method.views(row_keys, rows, key=keys.batch, step=step)
+            encoded, updates = method.encode(current, views, key=encode_key, step=step)
+            current = current._replace(buffers={**w.buffers, **updates})
+            value, aux = method.objective(current, encoded, key=objective_key, step=step)
+            return value * jax.lax.stop_gradient(aux.weight), (aux, updates, value)
+
+        (_, (aux, updates, value)), grads = jax.value_and_grad(loss, has_aux=True)(w.params)
+        means = {"loss": value, **aux.metrics}
+        sums = grads, jax.tree.map(lambda mean: aux.weight * mean, means), aux.weight
+        return sums, (updates, aux.outputs)
+
+    def add(total: PyTree, part: tuple[Array, Array, Array]) -> tuple[PyTree, PyTree]:
+        sums, own = one(*part)
+        return jax.tree.map(jnp.add, total, sums), own
+
+    split = jax.random.split
+    parts = jnp.arange(count), split(keys.encode, count), split(keys.objective, count)
+    shapes, _ = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (grads, means, weight), (updates, outputs) = jax.lax.scan(add, zeros, parts)
+    denominator = jnp.where(weight == 0, 1, weight)
+    grads, means = jax.tree.map(lambda x: x / denominator, (grads, means))
+    buffers = {**w.buffers, **_mean(updates)}
+    return means.pop("loss"), Aux(buffers, means, jax.tree.map(_whole, outputs), weight), grads
+
+
+def _part(x: Array, i: Array, count: int) -> Array:
+    """Every count-th row: the same micro-batches on any number of devices."""
+    return x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, i]
+
+
+def _whole(x: Array) -> Array:
+    """[count m ...] of micro-batches -> rows in the batch's order."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+
+def _mean(updates: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), updates)
+
+
+def _parameters_are_split() -> bool:
+    """Whether the ambient mesh splits parameters over devices that also split the batch."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get("fsdp", 1) > 1
 
 
 def check_size(size: int | None, batch_size: int, shards: int) -> None:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from ssl_jax import optim
-from ssl_jax.core.method import Aux, Batch, Method
+from ssl_jax.core.method import Aux, Batch, Method, Weights, loss_and_aux
 from ssl_jax.core.tree_paths import replace
 from ssl_jax.evals import online
 from ssl_jax.experiment import gradient_cache
+from ssl_jax.experiment.gradient_cache import StepKeys, batch_size_of
 
 Array = jax.Array
 PyTree = Any
@@ -41,9 +42,9 @@ class TrainState(flax.struct.PyTreeNode):
     probe: PyTree
 
     @property
-    def ema_params(self) -> PyTree | None:
-        """The moving average of the parameters, or None where the method declares none."""
-        return optim.ema_params(self.opt_state)
+    def weights(self) -> Weights:
+        """What the method's functions read; `ema` is None where it declares no average."""
+        return Weights(self.params, self.buffers, optim.ema_params(self.opt_state))
 
 
 def make_init(
@@ -59,7 +60,7 @@ def make_init(
     of random ones. They go in before the optimizer starts, so that a moving average begins at them.
 
     Args:
-      method: the method; its `loss` is only traced, for the width of its outputs.
+      method: the method; its loss is only traced, for the width of its outputs.
       tx: the optimizer.
       seed: of the parameters and of everything drawn later.
       probe_classes: classes of the online probe, None for no probe.
@@ -72,6 +73,7 @@ def make_init(
         if loaded:
             params = replace(params, loaded["params"])
             buffers = replace(buffers, loaded["buffers"])
+        params = method.constrain(params)
         opt_state = tx.init(params)
         probe = None
         if probe_classes:
@@ -95,16 +97,18 @@ def _output_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     def outputs(params: PyTree, buffers: PyTree, opt_state: PyTree, batch: Batch):
         key = jax.random.key(0)
-        views = method.views(jax.random.split(key, len(jax.tree.leaves(batch)[0])), batch)
-        ema_params = optim.ema_params(opt_state)
+        keys = jax.random.split(key, batch_size_of(batch))
         step = jnp.zeros((), jnp.int32)
-        _, aux = method.loss(params, buffers, views, ema_params=ema_params, key=key, step=step)
-        return aux.outputs
+        w = Weights(params, buffers, optim.ema_params(opt_state))
+        views = method.views(keys, batch, key=key, step=step)
+        return loss_and_aux(method, w, views, key=key, step=step)[1].outputs
 
     return jax.eval_shape(outputs, params, buffers, opt_state, batch)
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array], dict[str, Array]]]
+# Folded into the key of a step: of what all examples of a batch share.
+_BATCH = 3
 
 
 def make_train_step(
@@ -112,8 +116,9 @@ def make_train_step(
 ) -> Step:
     """The train step: (state, batch) -> (state, metrics, outputs). Jit it with the state donated.
 
-    With a `micro_batch_size` the forward passes run in micro-batches of so many examples, see
-    `ssl_jax.experiment.gradient_cache`.
+    With a `micro_batch_size` the forward passes run in micro-batches of so many examples
+    (`ssl_jax.experiment.gradient_cache`). A method that `decomposes` accumulates the gradients of
+    its micro-batches; others encode every example twice.
 
     `metrics` are float32 scalars: `loss`, the method's own, the gradient norm, and the online
     probe's. `outputs` are the method's representations of this batch (see `method.Aux`).
@@ -122,23 +127,18 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         view_key, encode_key, objective_key = jax.random.split(key, 3)
-        view_keys = jax.random.split(view_key, len(jax.tree.leaves(batch)[0]))
-
-        def encode(params: PyTree) -> tuple[PyTree, PyTree]:
-            context = dict(ema_params=state.ema_params, key=encode_key)
-            if micro_batch_size is not None:
-                return gradient_cache.encode(
-                    method, params, state.buffers, batch, keys=view_keys, size=micro_batch_size,
-                    **context,
-                )  # fmt: skip
-            return method.encode(params, state.buffers, method.views(view_keys, batch), **context)
-
-        def loss(params: PyTree) -> tuple[Array, Aux]:
-            encoded, updates = encode(params)
-            buffers = {**state.buffers, **updates}
-            return method.objective(params, buffers, encoded, key=objective_key, step=state.step)
-
-        (loss, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        keys = StepKeys(
+            examples=jax.random.split(view_key, batch_size_of(batch)),
+            batch=jax.random.fold_in(key, _BATCH),
+            encode=encode_key,
+            objective=objective_key,
+        )
+        if micro_batch_size is not None and method.decomposes:
+            loss, aux, grads = gradient_cache.accumulate(
+                method, state.weights, batch, keys=keys, step=state.step, size=micro_batch_size
+            )
+        else:
+            loss, aux, grads = _whole_batch(method, state, batch, keys, micro_batch_size)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **aux.metrics}
@@ -157,3 +157,27 @@ def make_train_step(
         return state, metrics, aux.outputs
 
     return train_step
+
+
+def _whole_batch(
+    method: Method, state: TrainState, batch: Batch, keys: StepKeys, micro_batch_size: int | None
+) -> tuple[Array, Aux, PyTree]:
+    """Loss, aux and gradients of a loss over the global batch."""
+    w, step = state.weights, state.step
+
+    def encode(w: Weights) -> tuple[PyTree, PyTree]:
+        if micro_batch_size is not None:
+            return gradient_cache.encode(
+                method, w, batch, keys=keys, step=step, size=micro_batch_size
+            )
+        views = method.views(keys.examples, batch, key=keys.batch, step=step)
+        return method.encode(w, views, key=keys.encode, step=step)
+
+    def loss(params: PyTree) -> tuple[Array, Aux]:
+        current = w._replace(params=params)
+        encoded, updates = encode(current)
+        current = current._replace(buffers={**w.buffers, **updates})
+        return method.objective(current, encoded, key=keys.objective, step=step)
+
+    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(w.params)
+    return value, aux, grads

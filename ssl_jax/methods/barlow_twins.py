@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models.heads import mlp_head
 
@@ -49,14 +50,13 @@ class BarlowTwins(TwoViews):
     hyper: HyperParameters
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
         z = encoded["z"]  # (n, 2, output_dim)
         loss, metrics = losses.barlow_twins(
             z[:, 0], z[:, 1], off_diagonal_weight=self.hyper.off_diagonal_weight
         )
-        return loss, Aux(buffers, metrics, encoded)
+        return loss, Aux(w.buffers, metrics, encoded)
 
     def param_group(self, path: str) -> str:
         return "one_dimensional" if path.endswith(("/bias", "/scale")) else "default"
@@ -72,9 +72,8 @@ class BarlowTwins(TwoViews):
         ]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> BarlowTwins:
+def make(config: Any, spec: DataSpec, length: Length) -> BarlowTwins:
     """Builds the method from the config's sections method, model and views."""
-    del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     if not hyper.off_diagonal_weight >= 0:
         raise UserError(

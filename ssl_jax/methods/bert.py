@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
     Aux,
@@ -34,6 +35,7 @@ from ssl_jax.core.method import (
     Method,
     PyTree,
     Vocabulary,
+    Weights,
     hyper_parameters,
 )
 from ssl_jax.losses import token_cross_entropy
@@ -110,7 +112,7 @@ class Bert(Method):
             params["pair_head"] = self.pair_head.init(pair_key, h)[0]
         return params, {}
 
-    def views(self, keys: Array, batch: Batch) -> PyTree:
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> PyTree:
         masked = self._mask(self._visit(keys, batch["index"]), batch)
         views = {"text": {**self._text(batch), "tokens": masked.tokens}}
         if self.hyper.gather:
@@ -159,17 +161,10 @@ class Bert(Method):
         )
 
     def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: PyTree,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
+        self, w: Weights, views: PyTree, *, key: Array, step: Array
     ) -> tuple[PyTree, PyTree]:
-        del buffers, ema_params
-        h, out = self._encode(params, views["text"], train=True, key=key)
-        scores = self._score(params, out, views)
+        h, out = self._encode(w.params, views["text"], train=True, key=key)
+        scores = self._score(w.params, out, views)
         real = (views["text"]["segment"] > 0).sum(axis=1)
         return {"h": h, "real": real, **scores}, {}
 
@@ -212,9 +207,8 @@ class Bert(Method):
         return scores
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
         total = {name: encoded[name].sum() for name in encoded if name != "h"}
         count = jnp.maximum(total["count"], 1)
         loss = total["loss"] / count
@@ -231,21 +225,17 @@ class Bert(Method):
                 "next_accuracy": total["next_hits"] / total["next_count"],
             }
             loss = loss + pairs
-        return loss, Aux(buffers, metrics, {"h": encoded["h"]})
+        return loss, Aux(w.buffers, metrics, {"h": encoded["h"]})
 
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d], `tokens` [n l d], and with pairs the pooled first token, `pooler` [n d]."""
-        del buffers
-        h, out = self._encode(params, self._text(batch), train=False)
+        h, out = self._encode(w.params, self._text(batch), train=False)
         pooled = {"pooler": out["pooler"]} if "pooler" in out else {}
         return {"h": h, "tokens": out["tokens"].astype(jnp.float32), **pooled}
 
-    def held_out(
-        self, params: PyTree, buffers: PyTree, keys: Array, batch: Batch
-    ) -> dict[str, Array]:
-        del buffers
-        masked, out = self._hide(params, keys, batch)
-        scores = self._score(params, out, {**masked._asdict(), "next": batch.get("next")})
+    def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
+        masked, out = self._hide(w.params, keys, batch)
+        scores = self._score(w.params, out, {**masked._asdict(), "next": batch.get("next")})
         return {**scores, "targets": masked.targets, "weights": masked.weights}
 
     def _hide(self, params: PyTree, keys: Array, batch: Batch) -> tuple[Masked, dict[str, Array]]:
@@ -254,13 +244,10 @@ class Bert(Method):
         _, out = self._encode(params, {**self._text(batch), "tokens": masked.tokens}, train=False)
         return masked, out
 
-    def guesses(
-        self, params: PyTree, buffers: PyTree, keys: Array, batch: Batch, *, count: int
-    ) -> dict[str, Array]:
-        del buffers
-        masked, out = self._hide(params, keys, batch)
-        vectors, bias = self._vectors(params, out["tokens"], masked.positions)
-        table = self.token_vectors(params).astype(vectors.dtype)
+    def guesses(self, w: Weights, keys: Array, batch: Batch, *, count: int) -> dict[str, Array]:
+        masked, out = self._hide(w.params, keys, batch)
+        vectors, bias = self._vectors(w.params, out["tokens"], masked.positions)
+        table = self.token_vectors(w.params).astype(vectors.dtype)
         logits = jnp.einsum("npd,vd->npv", vectors, table, preferred_element_type=jnp.float32)
         shares, guesses = jax.lax.top_k(jax.nn.softmax(logits + bias), count)
         return {
@@ -293,9 +280,8 @@ class Bert(Method):
         ]  # fmt: skip
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> Bert:
+def make(config: Any, spec: DataSpec, length: Length) -> Bert:
     """Builds the method from the config's sections method and model."""
-    del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     if spec.vocabulary is None:
         raise UserError(f"{config.data.name} is no text; BERT needs some, e.g. data.name=pydoc")

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Schedule, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Schedule, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.optim import cosine_ema
@@ -68,32 +69,23 @@ class BYOL(TwoViews):
     def ema_filter(self, path: str) -> bool:
         return not path.startswith("predictor/")
 
-    def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: Array,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
-    ) -> tuple[PyTree, PyTree]:
+    def encode(self, w: Weights, views: Array, *, key: Array, step: Array) -> tuple[PyTree, PyTree]:
         online_key, *target_keys = jax.random.split(key, 3)
-        encoded, updates = super().encode(params, buffers, views, ema_params=None, key=online_key)
+        encoded, updates = super().encode(w, views, key=online_key, step=step)
         targets = []
         for view, target_key in enumerate(target_keys):
-            _, t, _ = self.embed(ema_params, buffers, views[:, view], key=target_key)
+            _, t, _ = self.embed(w.ema, w.buffers, views[:, view], key=target_key)
             targets.append(t)
         return {**encoded, "t": jnp.stack(targets, axis=1)}, updates  # t: (n, 2, output_dim)
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key
         z = encoded["z"]
         loss = losses.byol(encoded.get("p", z), encoded["t"])
         decay = self.ema_decay
         metrics = {"target_decay": jnp.float32(decay(step) if callable(decay) else decay)}
-        return loss, Aux(buffers, metrics, {"h": encoded["h"], "z": z})
+        return loss, Aux(w.buffers, metrics, {"h": encoded["h"], "z": z})
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         del batch_size
@@ -106,14 +98,14 @@ class BYOL(TwoViews):
         return lines
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> BYOL:
+def make(config: Any, spec: DataSpec, length: Length) -> BYOL:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper)
     head = mlp_head(2, hyper.hidden_dim, hyper.output_dim, hidden_bias=True, dtype=config.dtype)
     return BYOL(
         hyper=hyper,
-        total_steps=total_steps,
+        total_steps=length.total_steps,
         projector=head,
         predictor=head if hyper.predictor else None,
         **nets_and_views(config, spec),

@@ -20,7 +20,17 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import (
+    Array,
+    Aux,
+    Batch,
+    DataSpec,
+    Method,
+    PyTree,
+    Weights,
+    hyper_parameters,
+)
 from ssl_jax.losses.classification import cross_entropy, distillation
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import make_encoder
@@ -71,29 +81,21 @@ class Distill(Method):
         teacher, teacher_buffers = self.teacher.init(teacher_key, x)
         return params, {**buffers, "teacher": {"params": teacher, "buffers": teacher_buffers}}
 
-    def views(self, keys: Array, batch: Batch) -> PyTree:
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> PyTree:
         return {"x": self.view.train(keys, batch), "label": batch["label"]}
 
     def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: PyTree,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
+        self, w: Weights, views: PyTree, *, key: Array, step: Array
     ) -> tuple[PyTree, PyTree]:
-        del ema_params
-        x, teacher = views["x"], buffers["teacher"]
-        (h, logits), updates = self.student.apply(params, buffers, x, train=True, key=key)
+        x, teacher = views["x"], w.buffers["teacher"]
+        (h, logits), updates = self.student.apply(w.params, w.buffers, x, train=True, key=key)
         (_, targets), _ = self.teacher.apply(teacher["params"], teacher["buffers"], x, train=False)
         encoded = {"h": h, "logits": logits, "teacher_logits": targets, "label": views["label"]}
         return encoded, updates
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
         hyper = self.hyper
         label_loss, metrics = cross_entropy(encoded["logits"], encoded["label"])
         distill_loss = distillation(
@@ -112,12 +114,12 @@ class Distill(Method):
             "teacher_accuracy": of_teacher["accuracy"],
             "agreement": agreement,
         }
-        return loss, Aux(buffers, metrics, {"h": encoded["h"]})
+        return loss, Aux(w.buffers, metrics, {"h": encoded["h"]})
 
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """The student's `h` [n d] and `logits` [n c]."""
         x = self.view.evaluate(batch)
-        (h, logits), _ = self.student.apply(params, buffers, x, train=False)
+        (h, logits), _ = self.student.apply(w.params, w.buffers, x, train=False)
         return {"h": h, "logits": logits}
 
     def eval_view(self, images: Array) -> Array:
@@ -144,9 +146,8 @@ class Distill(Method):
         return [("loss", " + ".join(parts)), ("teacher", f"{teacher}, frozen")]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> Distill:
+def make(config: Any, spec: DataSpec, length: Length) -> Distill:
     """Builds the method from the config's sections method, model and views."""
-    del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     hyper = dataclasses.replace(hyper, teacher=tuple(sorted(dict(hyper.teacher).items())))
     if not 0 <= hyper.distill_weight <= 1:

@@ -24,7 +24,17 @@ import jax.numpy as jnp
 
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, Method, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import (
+    Array,
+    Aux,
+    Batch,
+    DataSpec,
+    Method,
+    PyTree,
+    Weights,
+    hyper_parameters,
+)
 from ssl_jax.methods.base.two_views import check_unique_examples, nets_and_views
 from ssl_jax.models import Net
 from ssl_jax.models.heads import mlp_head
@@ -70,8 +80,8 @@ class InstDisc(Method):
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, projector_key, bank_key = jax.random.split(key, 3)
         keys = jax.random.split(key, batch["image"].shape[0])
-        views = jax.eval_shape(self.views, keys, batch)["image"]
-        x = jnp.zeros((1, *views.shape[1:]), views.dtype)
+        views = jax.eval_shape(self.recipe, keys, batch["image"])  # (n, 1, h, w, c)
+        x = jnp.zeros((1, *views.shape[2:]), views.dtype)
         encoder, encoder_buffers = self.encoder.init(encoder_key, x)
         (h, _), _ = self.encoder.apply(encoder, encoder_buffers, x, train=False)
         projector, projector_buffers = self.projector.init(projector_key, h)
@@ -81,7 +91,7 @@ class InstDisc(Method):
             buffers["log_z"] = jnp.zeros(())  # until the first step estimates it
         return {"encoder": encoder, "projector": projector}, buffers
 
-    def views(self, keys: Array, batch: Batch) -> dict[str, Array]:
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
         views = {"image": self.recipe(keys, batch["image"])[:, 0], "index": batch["index"]}
         if self.hyper.num_negatives:
             views["negatives"] = jax.vmap(self._draw)(keys)  # (n, num_negatives)
@@ -92,29 +102,22 @@ class InstDisc(Method):
         return jax.random.randint(key, (self.hyper.num_negatives,), 0, self.num_examples)
 
     def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: dict[str, Array],
-        *,
-        ema_params: PyTree | None,
-        key: Array,
+        self, w: Weights, views: dict[str, Array], *, key: Array, step: Array
     ) -> tuple[PyTree, PyTree]:
-        del ema_params
         (h, _), encoder_buffers = self.encoder.apply(
-            params["encoder"], buffers["encoder"], views["image"], train=True, key=key
+            w.params["encoder"], w.buffers["encoder"], views["image"], train=True, key=key
         )
         z, projector_buffers = self.projector.apply(
-            params["projector"], buffers["projector"], h, train=True
+            w.params["projector"], w.buffers["projector"], h, train=True
         )
         compared = {name: rows for name, rows in views.items() if name != "image"}
         encoded = {"h": h, "v": losses.unit_length(z), **compared}
         return encoded, {"encoder": encoder_buffers, "projector": projector_buffers}
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key
+        buffers = w.buffers
         hyper, bank = self.hyper, buffers["bank"]
         v, index = encoded["v"], encoded["index"]  # (n, output_dim), (n,)
         if hyper.num_negatives:
@@ -138,10 +141,10 @@ class InstDisc(Method):
         outputs = {"h": encoded["h"], "z": v[:, None]}
         return loss, Aux({**buffers, "bank": bank}, metrics, outputs)
 
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         x = self.eval_view(batch["image"])
-        (h, _), _ = self.encoder.apply(params["encoder"], buffers["encoder"], x, train=False)
-        z, _ = self.projector.apply(params["projector"], buffers["projector"], h, train=False)
+        (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
+        z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": losses.unit_length(z)}
 
     def example_views(self, keys: Array, batch: Batch) -> Array:
@@ -157,9 +160,8 @@ class InstDisc(Method):
         ]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> InstDisc:
+def make(config: Any, spec: DataSpec, length: Length) -> InstDisc:
     """Builds the method from the config's sections method, model and views."""
-    del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper)
     check_unique_examples(config, spec)

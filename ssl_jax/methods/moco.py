@@ -34,7 +34,8 @@ import jax.numpy as jnp
 
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import (
     TwoViews,
     check_queue,
@@ -97,29 +98,23 @@ class MoCo(TwoViews):
             buffers["bank"] = bank
         return params, buffers
 
-    def views(self, keys: Array, batch: Batch) -> dict[str, Array]:
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
         return {"image": self.recipe(keys, batch["image"]), "index": batch["index"]}
 
     def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: dict[str, Array],
-        *,
-        ema_params: PyTree | None,
-        key: Array,
+        self, w: Weights, views: dict[str, Array], *, key: Array, step: Array
     ) -> tuple[PyTree, PyTree]:
         query_key, key_key = jax.random.split(key)
         x = views["image"]  # (n, views, h, w, c)
-        h, q, after = self.embed(params, buffers, x[:, 0], key=query_key)
+        h, q, after = self.embed(w.params, w.buffers, x[:, 0], key=query_key)
         encoded = {"h": h, "q": losses.unit_length(q), "index": views["index"]}
         if self.hyper.dictionary != "bank":
             momentum = self.hyper.dictionary == "queue"
             dealt = interleave(x[:, 1], self.hyper.bn_groups)
-            _, k, _ = self.embed(ema_params if momentum else params, buffers, dealt, key=key_key)
+            _, k, _ = self.embed(w.ema if momentum else w.params, w.buffers, dealt, key=key_key)
             k = losses.unit_length(interleave(k, self.hyper.bn_groups))  # in the queries' order
             encoded["k"] = jax.lax.stop_gradient(k) if momentum else k
-        return encoded, {name: after[name] for name in params}  # an entry a net
+        return encoded, {name: after[name] for name in w.params}  # an entry a net
 
     def embed(
         self, params: PyTree, buffers: PyTree, x: Array, *, key: Array
@@ -134,9 +129,9 @@ class MoCo(TwoViews):
         return h, z, {**buffers, "encoder": encoder, "projector": projector}
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, step
+        buffers = w.buffers
         hyper = self.hyper
         q, index = encoded["q"], encoded["index"]  # (n, output_dim), (n,)
         info_nce = functools.partial(losses.info_nce, q, temperature=hyper.temperature)
@@ -174,9 +169,8 @@ class MoCo(TwoViews):
         return [("dictionary", dictionary), ("batch statistics", statistics)]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> MoCo:
+def make(config: Any, spec: DataSpec, length: Length) -> MoCo:
     """Builds the method from the config's sections method, model and views."""
-    del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper, config.batch_size)
     if hyper.dictionary == "bank":

@@ -28,7 +28,8 @@ import jax.numpy as jnp
 
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Schedule, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Schedule, Weights, hyper_parameters
 from ssl_jax.core.tree_paths import path_string
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models.heads import mlp_head
@@ -88,31 +89,22 @@ class MoCoV3(TwoViews):
     def _is_frozen(self, path: str) -> bool:
         return bool(self.hyper.frozen) and re.search(self.hyper.frozen, path) is not None
 
-    def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: Array,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
-    ) -> tuple[PyTree, PyTree]:
+    def encode(self, w: Weights, views: Array, *, key: Array, step: Array) -> tuple[PyTree, PyTree]:
         def freeze(path: Any, leaf: Array) -> Array:
             return jax.lax.stop_gradient(leaf) if self._is_frozen(path_string(path)) else leaf
 
         query_key, *key_keys = jax.random.split(key, 3)
-        params = jax.tree_util.tree_map_with_path(freeze, params)
-        encoded, updates = super().encode(params, buffers, views, ema_params=None, key=query_key)
+        w = w._replace(params=jax.tree_util.tree_map_with_path(freeze, w.params))
+        encoded, updates = super().encode(w, views, key=query_key, step=step)
         k = []
         for view, key_key in enumerate(key_keys):
-            _, k_view, _ = self.embed(ema_params, buffers, views[:, view], key=key_key)
+            _, k_view, _ = self.embed(w.ema, w.buffers, views[:, view], key=key_key)
             k.append(jax.lax.stop_gradient(k_view))
         return {**encoded, "k": jnp.stack(k, axis=1)}, updates  # k: (n, 2, output_dim)
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key
         q, k = encoded["p"], encoded["k"]  # (n, 2, output_dim)
         t = self.hyper.temperature
         ctr_1, metrics_1 = losses.info_nce(q[:, 0], k[:, 1], temperature=t)
@@ -121,7 +113,7 @@ class MoCoV3(TwoViews):
         decay = self.ema_decay
         metrics["momentum"] = jnp.float32(decay(step) if callable(decay) else decay)
         outputs = {"h": encoded["h"], "z": encoded["z"]}
-        return 2 * t * (ctr_1 + ctr_2), Aux(buffers, metrics, outputs)
+        return 2 * t * (ctr_1 + ctr_2), Aux(w.buffers, metrics, outputs)
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, n = self.hyper, batch_size
@@ -132,14 +124,14 @@ class MoCoV3(TwoViews):
         ]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> MoCoV3:
+def make(config: Any, spec: DataSpec, length: Length) -> MoCoV3:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper, config)
     sizes = hyper.hidden_dim, hyper.output_dim
     return MoCoV3(
         hyper=hyper,
-        total_steps=total_steps,
+        total_steps=length.total_steps,
         projector=mlp_head(
             hyper.projector_layers, *sizes, output_norm="no_affine", dtype=config.dtype
         ),

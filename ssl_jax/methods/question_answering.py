@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.losses.labels import span_cross_entropy
 from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
 
@@ -31,15 +32,14 @@ class QuestionAnswering(Labelled):
         return span_cross_entropy(outputs, views["span"], _allowed(views["context"]))
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
         metrics = {"exact_spans": encoded["hits"].mean()}
-        return encoded["loss"].mean(), Aux(buffers, metrics, {"h": encoded["h"]})
+        return encoded["loss"].mean(), Aux(w.buffers, metrics, {"h": encoded["h"]})
 
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d], and `start` and `end` [n l], logits of every token."""
-        (h, logits), _ = self.forward(params, buffers, self.view.evaluate(batch), train=False)
+        (h, logits), _ = self.forward(w.params, w.buffers, self.view.evaluate(batch), train=False)
         return {"h": h, "start": logits[..., 0], "end": logits[..., 1]}
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
@@ -51,9 +51,8 @@ def _allowed(context: Array) -> Array:
     return context | (jnp.arange(context.shape[1]) == 0)
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> QuestionAnswering:
+def make(config: Any, spec: DataSpec, length: Length) -> QuestionAnswering:
     """Builds the method from the config's sections method and model."""
-    del total_steps
     hyper = hyper_parameters(LabelledOptions, config.method, "method")
     check_task(config, spec, "span")
     return QuestionAnswering(**make_parts(config, spec, hyper, num_outputs=2, reads="tokens"))

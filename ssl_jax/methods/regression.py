@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.losses.labels import squared_error
 from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
 
@@ -32,24 +33,22 @@ class Regression(Labelled):
         return {"errors": errors, "weights": weights}
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
         loss = encoded["errors"].sum() / jnp.maximum(encoded["weights"].sum(), 1)
-        return loss, Aux(buffers, {"rmse": jnp.sqrt(loss)}, {"h": encoded["h"]})
+        return loss, Aux(w.buffers, {"rmse": jnp.sqrt(loss)}, {"h": encoded["h"]})
 
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d] and the `prediction` [n]."""
-        (h, y), _ = self.forward(params, buffers, self.view.evaluate(batch), train=False)
+        (h, y), _ = self.forward(w.params, w.buffers, self.view.evaluate(batch), train=False)
         return {"h": h, "prediction": y[:, 0]}
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         return [("loss", "mean squared error"), *super().preflight(batch_size)]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> Regression:
+def make(config: Any, spec: DataSpec, length: Length) -> Regression:
     """Builds the method from the config's sections method and model."""
-    del total_steps
     hyper = hyper_parameters(LabelledOptions, config.method, "method")
     check_task(config, spec, "regress")
     return Regression(**make_parts(config, spec, hyper, num_outputs=1))

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models import projection_head
 
@@ -69,30 +70,20 @@ class SimCLR(TwoViews):
 
     hyper: HyperParameters
 
-    def views(self, keys: Array, batch: Batch) -> Array:
-        x = super().views(keys, batch)  # (n, 2, h, w, c)
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> Array:
+        x = super().views(keys, batch, key=key, step=step)  # (n, 2, h, w, c)
         return x.reshape(-1, *x.shape[2:])  # (2n, h, w, c), views of an image side by side
 
-    def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: Array,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
-    ) -> tuple[PyTree, PyTree]:
-        del ema_params
-        h, z, updates = self.embed(params, buffers, views, key=key)  # (2n, d), (2n, output_dim)
+    def encode(self, w: Weights, views: Array, *, key: Array, step: Array) -> tuple[PyTree, PyTree]:
+        h, z, updates = self.embed(w.params, w.buffers, views, key=key)  # (2n, d), (2n, output_dim)
         return {"h": h[0::2], "z": z.reshape(-1, 2, z.shape[-1])}, updates
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
         z = encoded["z"].astype(self.hyper.similarity_dtype)  # (n, 2, output_dim)
         loss, metrics = self._loss()(z[:, 0], z[:, 1])
-        return loss, Aux(buffers, metrics, encoded)
+        return loss, Aux(w.buffers, metrics, encoded)
 
     def _loss(self) -> Callable[[Array, Array], tuple[Array, dict[str, Array]]]:
         hyper = self.hyper
@@ -129,9 +120,8 @@ class SimCLR(TwoViews):
         ]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> SimCLR:
+def make(config: Any, spec: DataSpec, length: Length) -> SimCLR:
     """Builds the method from the config's sections method, model and views."""
-    del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper)
     return SimCLR(

@@ -28,7 +28,8 @@ import jax
 
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, check_queue, nets_and_views
 from ssl_jax.models import projection_head
 from ssl_jax.models.classifier import first_layers
@@ -75,28 +76,20 @@ class SimCLRv2(TwoViews):
             buffers |= losses.init_queue(memory_key, hyper.memory_size, hyper.output_dim)
         return params, buffers
 
-    def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: Array,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
-    ) -> tuple[PyTree, PyTree]:
+    def encode(self, w: Weights, views: Array, *, key: Array, step: Array) -> tuple[PyTree, PyTree]:
         key, memory_key = jax.random.split(key)
         x = views.reshape(-1, *views.shape[2:])  # (2n, h, w, c), views of an image side by side
-        h, z, after = self.embed(params, buffers, x, key=key)
+        h, z, after = self.embed(w.params, w.buffers, x, key=key)
         encoded = {"h": h[0::2], "z": z.reshape(-1, 2, z.shape[-1])}
         if self.hyper.memory_size:
-            _, k, _ = self.embed(ema_params, buffers, views[:, 1], key=memory_key)
+            _, k, _ = self.embed(w.ema, w.buffers, views[:, 1], key=memory_key)
             encoded["k"] = jax.lax.stop_gradient(losses.unit_length(k))
-        return encoded, {name: after[name] for name in params}  # an entry a net
+        return encoded, {name: after[name] for name in w.params}  # an entry a net
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
+        buffers = w.buffers
         z = encoded["z"]  # (n, 2, output_dim)
         loss, metrics = losses.nt_xent(
             z[:, 0], z[:, 1], temperature=self.hyper.temperature, negatives=buffers.get("queue")
@@ -106,16 +99,16 @@ class SimCLRv2(TwoViews):
             buffers = {**buffers, **losses.enqueue(queue, pointer, encoded["k"])}
         return loss, Aux(buffers, metrics, {"h": encoded["h"], "z": z})
 
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h`, `z`, and `ft` [n d], where fine-tuning starts."""
-        features = super().features(params, buffers, batch)
+        features = super().features(w, batch)
         features["ft"] = features["h"]
         selector = self.hyper.ft_proj_selector
         if selector:
             hidden_dim = self.hyper.hidden_dim or features["h"].shape[1]
             layers = first_layers(selector, hidden_dim, dtype=self.dtype)
             normed, _ = layers.apply(
-                params["projector"], buffers["projector"], features["h"], train=False
+                w.params["projector"], w.buffers["projector"], features["h"], train=False
             )
             features["ft"] = jax.nn.relu(normed)
         return features
@@ -131,9 +124,8 @@ class SimCLRv2(TwoViews):
         ]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> SimCLRv2:
+def make(config: Any, spec: DataSpec, length: Length) -> SimCLRv2:
     """Builds the method from the config's sections method, model and views."""
-    del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     if not hyper.temperature > 0:
         raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models.heads import mlp_head
 
@@ -52,12 +53,11 @@ class SimSiam(TwoViews):
     hyper: HyperParameters
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
         p, z = encoded["p"], encoded["z"]  # (n, 2, output_dim)
         loss = losses.simsiam(p, z, stop_gradient=self.hyper.stop_gradient)
-        return loss, Aux(buffers, {}, {"h": encoded["h"], "z": z})
+        return loss, Aux(w.buffers, {}, {"h": encoded["h"], "z": z})
 
     def param_group(self, path: str) -> str:
         return "predictor" if path.startswith("predictor/") else "default"
@@ -69,9 +69,8 @@ class SimSiam(TwoViews):
         return [("note", "without the stop-gradient SimSiam collapses")]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> SimSiam:
+def make(config: Any, spec: DataSpec, length: Length) -> SimSiam:
     """Builds the method from the config's sections method, model and views."""
-    del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     if hyper.projector_norm not in OUTPUT_NORMS:
         raise UserError(

@@ -21,7 +21,8 @@ import dataclasses
 from typing import Any, ClassVar
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.losses.classification import cross_entropy
 from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
 
@@ -55,17 +56,16 @@ class Supervised(Labelled):
         return {"logits": outputs, "label": views["label"]}
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
         loss, metrics = cross_entropy(
             encoded["logits"], encoded["label"], label_smoothing=self.hyper.label_smoothing
         )
-        return loss, Aux(buffers, metrics, {"h": encoded["h"]})
+        return loss, Aux(w.buffers, metrics, {"h": encoded["h"]})
 
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d] and the classifier's `logits` [n c]."""
-        (h, logits), _ = self.forward(params, buffers, self.view.evaluate(batch), train=False)
+        (h, logits), _ = self.forward(w.params, w.buffers, self.view.evaluate(batch), train=False)
         return {"h": h, "logits": logits}
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
@@ -79,9 +79,8 @@ class Supervised(Labelled):
         return lines + super().preflight(batch_size)
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> Supervised:
+def make(config: Any, spec: DataSpec, length: Length) -> Supervised:
     """Builds the method from the config's sections method, model and views."""
-    del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     if not 0 <= hyper.label_smoothing < 1:
         raise UserError(

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.losses.labels import tag_cross_entropy
 from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
 
@@ -31,25 +32,23 @@ class TokenClassification(Labelled):
         return tag_cross_entropy(outputs, views["tags"])
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
         count = jnp.maximum(encoded["count"].sum(), 1)
         metrics = {"accuracy": encoded["hits"].sum() / count}
-        return encoded["loss"].sum() / count, Aux(buffers, metrics, {"h": encoded["h"]})
+        return encoded["loss"].sum() / count, Aux(w.buffers, metrics, {"h": encoded["h"]})
 
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d], and `tags` int32 [n l], the likeliest class at every token."""
-        (h, logits), _ = self.forward(params, buffers, self.view.evaluate(batch), train=False)
+        (h, logits), _ = self.forward(w.params, w.buffers, self.view.evaluate(batch), train=False)
         return {"h": h, "tags": jnp.argmax(logits, axis=2).astype(jnp.int32)}
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         return [("loss", "cross-entropy of words"), *super().preflight(batch_size)]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> TokenClassification:
+def make(config: Any, spec: DataSpec, length: Length) -> TokenClassification:
     """Builds the method from the config's sections method and model."""
-    del total_steps
     hyper = hyper_parameters(LabelledOptions, config.method, "method")
     check_task(config, spec, "tags")
     if not spec.num_classes:

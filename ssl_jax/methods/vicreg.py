@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, hyper_parameters
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models.heads import mlp_head
 
@@ -49,9 +50,8 @@ class VICReg(TwoViews):
     hyper: HyperParameters
 
     def objective(
-        self, params: PyTree, buffers: PyTree, encoded: PyTree, *, key: Array, step: Array
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        del params, key, step
         z = encoded["z"]  # (n, 2, output_dim)
         loss, metrics = losses.vicreg(
             z[:, 0],
@@ -60,7 +60,7 @@ class VICReg(TwoViews):
             variance=self.hyper.variance,
             covariance=self.hyper.covariance,
         )
-        return loss, Aux(buffers, metrics, encoded)
+        return loss, Aux(w.buffers, metrics, encoded)
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         d = self.hyper.output_dim
@@ -73,9 +73,8 @@ class VICReg(TwoViews):
         ]
 
 
-def make(config: Any, spec: DataSpec, total_steps: int) -> VICReg:
+def make(config: Any, spec: DataSpec, length: Length) -> VICReg:
     """Builds the method from the config's sections method, model and views."""
-    del total_steps
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     for name in ("invariance", "variance", "covariance"):
         if not getattr(hyper, name) >= 0:

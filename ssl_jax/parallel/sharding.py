@@ -31,14 +31,16 @@ def state_shardings(
     mesh: Mesh,
     rules: Sequence[Rule] = (),
     *,
+    placement: Callable[[str], P | None] | None = None,
     min_size: int = MIN_SHARDED_SIZE,
 ) -> Any:
     """The sharding of every array in a training state.
 
     A rule `(regex, spec)` applies to the first-level entries other than `opt_state`: the first
     whose regex is found in the array's path (`params/encoder/conv1/kernel`, `buffers/queue`)
-    decides. Without a match parameters of at least `min_size` elements are split along their
-    largest dimension that divides by the mesh's `fsdp` axis, and everything else is replicated.
+    decides. Without a match `placement` decides, unless it returns None. Else parameters of at
+    least `min_size` elements are split along their largest dimension that divides by the mesh's
+    `fsdp` axis, and everything else is replicated.
 
     A leaf of `opt_state` (momentum, accumulated gradient, averaged parameter; at any nesting of
     transforms) belongs to the parameter whose path ends its own, and is placed like it if also the
@@ -47,7 +49,8 @@ def state_shardings(
     Args:
         abstract_state: tree with entries `params` and `opt_state`, such as `jax.eval_shape` gives.
         mesh: mesh of `make_mesh`.
-        rules: placements that replace the default.
+        rules: placements that replace all others.
+        placement: what the method says of a path, in names of mesh axes.
         min_size: elements from which on a parameter is split over `fsdp`.
 
     Returns:
@@ -67,7 +70,10 @@ def state_shardings(
         matches = [(pattern, spec) for pattern, spec in rules if re.search(pattern, name)]
         unused.difference_update(pattern for pattern, _ in matches)
         if matches:
-            placed[name] = _checked_spec(*matches[0], name, array.shape, mesh)
+            pattern, spec = matches[0]
+            placed[name] = _checked_spec(f"mesh.rules: {pattern!r}", spec, name, array.shape, mesh)
+        elif placement is not None and (spec := placement(name)) is not None:
+            placed[name] = _checked_spec("the method", spec, name, array.shape, mesh)
         elif name.startswith("params/"):
             placed[name] = _fsdp_spec(array.shape, mesh.shape["fsdp"], min_size)
         else:
@@ -98,25 +104,23 @@ def _fsdp_spec(shape: tuple[int, ...], shards: int, min_size: int) -> P:
 
 
 def _checked_spec(
-    pattern: str, spec: Sequence[Any], name: str, shape: tuple[int, ...], mesh: Mesh
+    origin: str, spec: Sequence[Any], name: str, shape: tuple[int, ...], mesh: Mesh
 ) -> P:
-    """The rule's spec, if its axes exist and divide the dimensions they are given."""
+    """The spec, if its axes exist and divide the dimensions they are given."""
     if len(spec) > len(shape):
-        raise UserError(
-            f"mesh.rules: {pattern!r} places {len(spec)} dimensions but {name} has shape {shape}"
-        )
+        raise UserError(f"{origin} places {len(spec)} dimensions but {name} has shape {shape}")
     for dimension, axes in zip(shape, spec, strict=False):
         axes = () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
         for axis in axes:
             if axis not in mesh.shape:
                 raise UserError(
-                    f"mesh.rules: {pattern!r} names axis {axis!r}; the mesh has "
+                    f"{origin} names axis {axis!r}; the mesh has "
                     f"{', '.join(mesh.shape)}.{nearest(axis, mesh.shape)}"
                 )
         shards = math.prod(mesh.shape[axis] for axis in axes)
         if dimension % shards:
             raise UserError(
-                f"mesh.rules: {pattern!r} splits a dimension of {dimension} of {name} {shape} over "
+                f"{origin} splits a dimension of {dimension} of {name} {shape} over "
                 f"{shards} devices; leave it whole (None) or change the mesh"
             )
     return P(*(tuple(axes) if isinstance(axes, list) else axes for axes in spec))

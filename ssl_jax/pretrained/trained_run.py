@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from ssl_jax import checkpoint, data, optim, parallel
 from ssl_jax import config as config_lib
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.data.labelled.encoded import framed_texts
 from ssl_jax.data.text.tokenizer import Tokenizer
@@ -43,7 +44,7 @@ class Pretrained:
       config: the run's config.
       experiment: the method and nets.
       step: the update the checkpoint was saved at.
-      params, buffers: its state, on the devices.
+      weights: its state, on the devices, without a moving average.
       workdir: of the run.
       class_names: what the classes are called, by number: of labelled text as the run has saved
         them, of images as the data set has them if it is at hand; else None.
@@ -52,9 +53,7 @@ class Pretrained:
     config: ConfigDict
     experiment: Experiment
     step: int
-    params: PyTree
-    buffers: PyTree
-    _apply: Callable[..., dict[str, jax.Array]]
+    weights: Weights
     workdir: str = ""
 
     @functools.cached_property
@@ -75,7 +74,7 @@ class Pretrained:
 
     def encode(self, batch: Any) -> dict[str, jax.Array]:
         """Features of a device batch: {"h": [n d], "z": [n d']}, float32."""
-        return self._apply(self.params, self.buffers, batch)
+        return self.experiment.features(self.weights, batch)
 
     def features(self, images: np.ndarray, *, batch_size: int = 256) -> dict[str, np.ndarray]:
         """Features of images in memory, preprocessed as the method's evaluation does.
@@ -253,9 +252,10 @@ def load_experiment(
         experiment.config,
         experiment,
         step,
-        _shaped_like(state.params, parts["params"]),
-        _shaped_like(state.buffers, parts["buffers"]),
-        experiment.features,
+        Weights(
+            _shaped_like(state.params, parts["params"]),
+            _shaped_like(state.buffers, parts["buffers"]),
+        ),
         workdir,
     )
 

@@ -149,7 +149,7 @@ def _representations(experiment: Experiment, apply, state: TrainState):
     def of(title: str, state: TrainState):
         for feature in features:
             name = title if feature == "h" else f"{title}, {feature}"
-            yield name, lambda batch: apply(state.params, state.buffers, batch), feature
+            yield name, lambda batch: apply(state.weights, batch), feature
 
     if experiment.config.eval.baselines:
         if "image" in experiment.spec.arrays:
@@ -179,7 +179,7 @@ def _task_results(
         simple = text_baselines.baselines(source, prober.test, seed=prober.config.seed)
         found = {_BASELINES[name]: {"task/accuracy": value} for name, value in simple.items()}
     title = experiment.method.title
-    scores = prober.task_scores(lambda batch: apply(state.params, state.buffers, batch))
+    scores = prober.task_scores(lambda batch: apply(state.weights, batch))
     return {**found, title: {**results.pop(title, {}), **scores}}
 
 
@@ -190,7 +190,7 @@ def _held_out(
     if not experiment.predicts:
         return {}
     score = experiment.held_out
-    found, guessed = prober.held_out(lambda batch: score(state.params, state.buffers, batch))
+    found, guessed = prober.held_out(lambda batch: score(state.weights, batch))
     return {**({_UNIGRAM: guessed} if guessed else {}), experiment.method.title: found}
 
 

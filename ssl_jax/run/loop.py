@@ -220,16 +220,12 @@ class Run:
         names = self.config.eval.names
         if names and (chosen := self.validator.evaluations(names)):
             values |= self.validator.evaluate(
-                lambda batch: self._features(state.params, state.buffers, batch), chosen
+                lambda batch: self._features(state.weights, batch), chosen
             )
         if self.validator.task:
-            values |= self.validator.task_scores(
-                lambda batch: self._features(state.params, state.buffers, batch)
-            )
+            values |= self.validator.task_scores(lambda batch: self._features(state.weights, batch))
         if self.experiment.predicts:
-            found, _ = self.validator.held_out(
-                lambda batch: self._held_out(state.params, state.buffers, batch)
-            )
+            found, _ = self.validator.held_out(lambda batch: self._held_out(state.weights, batch))
             values |= {f"held_out/{name}": value for name, value in found.items()}
         return values
 

@@ -445,7 +445,7 @@ def check_names(experiment: Experiment) -> None:
     if "image" in batch:  # as evaluation sees it: whole, not several crops
         image = batch["image"]
         batch["image"] = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
-    outputs = jax.eval_shape(experiment.method.features, state.params, state.buffers, batch)
+    outputs = jax.eval_shape(experiment.method.features, state.weights, batch)
     targets = experiment.spec.arrays
     check_features(every, outputs, targets=targets)
     for feature in features:

@@ -31,7 +31,7 @@ def words(experiment: Experiment, prober: Prober, state: TrainState) -> dict[str
     pieces = _pieces(Tokenizer.from_json(source.tokenizer_json()))
     batch = source.batch(np.linspace(0, len(source) - 1, min(_PASSAGES, len(source))).astype(int))
     ask = jax.jit(functools.partial(method.guesses, count=_GUESSES))
-    found = ask(state.params, state.buffers, question_keys(batch["index"]), batch)
+    found = ask(state.weights, question_keys(batch["index"]), batch)
     passages = []
     if found is not None:
         found = parallel.gather(found)
@@ -104,7 +104,7 @@ def pictures(
     experiment: Experiment, prober: Prober, apply: Any, state: TrainState, source: data.Source
 ) -> dict[str, Any]:
     """What the report shows of images: a map, neighbours and views."""
-    gallery = _gallery(prober, lambda batch: apply(state.params, state.buffers, batch))
+    gallery = _gallery(prober, lambda batch: apply(state.weights, batch))
     shown = _example_views(experiment, source)
     return dict(
         pixels=gallery.pixels,

@@ -97,10 +97,10 @@ def test_a_frozen_encoder_and_a_teacher_find_their_weights(trained, tmp_path):
         experiment = classifier(trained, name="supervised", freeze_encoder=True)
         state = experiment.init_state(init_from.load(origin, experiment)[0])
         frozen = state.buffers["frozen"]["encoder"]
-        for path, leaf in by_path(source.params["encoder"]).items():
+        for path, leaf in by_path(source.weights.params["encoder"]).items():
             np.testing.assert_array_equal(by_path(frozen)[path], leaf, err_msg=path)
         statistics = by_path(state.buffers["encoder"])
-        for path, leaf in by_path(source.buffers["encoder"]).items():
+        for path, leaf in by_path(source.weights.buffers["encoder"]).items():
             np.testing.assert_array_equal(statistics[path], leaf, err_msg=path)
 
 
@@ -110,7 +110,7 @@ def test_our_own_names(trained, tmp_path):
     state = formats.read(f"{tmp_path}/model.safetensors")
     source = trained_run.load(str(trained))
     np.testing.assert_array_equal(
-        state["params/stem/conv/kernel"], source.params["encoder"]["stem"]["conv"]["kernel"]
+        state["params/stem/conv/kernel"], source.weights.params["encoder"]["stem"]["conv"]["kernel"]
     )
     assert "buffers/batch_stats/stem/norm/mean" in state
     mode = os.stat(f"{tmp_path}/model.safetensors").st_mode & 0o777

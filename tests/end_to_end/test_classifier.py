@@ -71,7 +71,7 @@ def test_its_encoder_is_exported(trained, tmp_path):
     workdir, _ = trained
     run(workdir, f"--output={tmp_path}", "--to=safetensors", module="export")
     state = formats.read(f"{tmp_path}/model.safetensors")
-    encoder = trained_run.load(str(workdir)).params["encoder"]
+    encoder = trained_run.load(str(workdir)).weights.params["encoder"]
     np.testing.assert_array_equal(state["params/stage1/kernel"], encoder["stage1"]["kernel"])
     described = json.loads((tmp_path / "config.json").read_text())
     assert described["method"] == "supervised" and described["step"] == 12

@@ -130,7 +130,7 @@ def test_other_texts_have_the_same_classes_and_it_is_exported(finetuned, tmp_pat
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert config["id2label"] == {"0": "no", "1": "yes"}
     state = formats.read(str(tmp_path / "hf2" / "model.safetensors"))
-    head = trained_run.load(str(pooled)).params["head"]["out"]
+    head = trained_run.load(str(pooled)).weights.params["head"]["out"]
     np.testing.assert_array_equal(state["classifier.weight"], np.asarray(head["kernel"]).T)
     # And it is where the next run starts, head and all.
     again = tmp_path / "again"

@@ -87,7 +87,7 @@ def final_leaves(workdir):
     """The final parameters and buffers, path -> array."""
     encoder = trained_run.load(str(workdir))
     assert encoder.step == 30
-    leaves = by_path((encoder.params, encoder.buffers))
+    leaves = by_path((encoder.weights.params, encoder.weights.buffers))
     return {path: np.asarray(leaf) for path, leaf in leaves.items()}
 
 

@@ -7,11 +7,13 @@ import pytest
 
 from ssl_jax import data, losses, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Weights, loss_and_aux
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
 from tests.methods import paper_scale
 from tests.methods.collapsing import watch
+from tests.methods.contract import views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import build
 
@@ -20,9 +22,9 @@ def test_each_view_has_its_own_forward_pass():
     experiment, source = build("barlow-twins")
     method, state = experiment.method, experiment.init_state()
     keys = jax.random.split(jax.random.key(0), 8)
-    views = method.views(keys, source.batch(np.arange(8)))
-    loss, aux = method.loss(
-        state.params, state.buffers, views, ema_params=None, key=jax.random.key(1), step=state.step
+    views = views_of(method, keys, source.batch(np.arange(8)))
+    loss, aux = loss_and_aux(
+        method, Weights(state.params, state.buffers), views, key=jax.random.key(1), step=state.step
     )
     z = []
     for view in (views[:, 0], views[:, 1]):
@@ -35,7 +37,7 @@ def test_each_view_has_its_own_forward_pass():
         z.append(z_view)
     np.testing.assert_allclose(aux.outputs["z"], jnp.stack(z, axis=1), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(loss, losses.barlow_twins(*z)[0], rtol=1e-4)
-    other = method.objective({}, {}, aux.outputs, key=None, step=None)[1]
+    other = method.objective(Weights({}, {}), aux.outputs, key=None, step=None)[1]
     assert set(other.metrics) == {"on_diagonal", "off_diagonal"}
 
 

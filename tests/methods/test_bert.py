@@ -11,12 +11,13 @@ import pytest
 from ssl_jax import config as config_lib
 from ssl_jax import parallel
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import DataSpec, Vocabulary
+from ssl_jax.core.method import DataSpec, Vocabulary, Weights, loss_and_aux
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import train_step
 from ssl_jax.methods import bert
 from ssl_jax.models import count_parameters
 from tests.methods import paper_scale
+from tests.methods.contract import views_of
 
 BATCH, LENGTH, V = 16, 24, 40
 VOCABULARY = Vocabulary(size=V, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4))
@@ -73,13 +74,13 @@ def keys(n=BATCH, seed=0):
 
 @functools.partial(jax.jit, static_argnums=0)
 def mask(method, keys, batch):
-    return method.views(keys, batch)
+    return views_of(method, keys, batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def loss(method, params, views):
     step = jnp.zeros((), jnp.int32)
-    return method.loss(params, {}, views, ema_params=None, key=jax.random.key(1), step=step)
+    return loss_and_aux(method, Weights(params, {}), views, key=jax.random.key(1), step=step)
 
 
 @functools.cache
@@ -237,7 +238,7 @@ def test_roberta_has_neither_pairs_nor_types():
 def test_held_out_scores_and_guesses_are_of_the_same_hidden_tokens():
     method, params = begun()
     batch = pairs()
-    rows = method.held_out(params, {}, keys(), batch)
+    rows = method.held_out(Weights(params, {}), keys(), batch)
     _, aux = loss(method, params, mask(method, keys(), batch))
     count = rows["count"].sum()
     np.testing.assert_array_equal(rows["count"], rows["weights"].sum(axis=1))
@@ -246,7 +247,7 @@ def test_held_out_scores_and_guesses_are_of_the_same_hidden_tokens():
     np.testing.assert_allclose(rows["next_hits"].mean(), aux.metrics["next_accuracy"])
     np.testing.assert_allclose(rows["next_loss"].mean(), aux.metrics["next_loss"], rtol=1e-5)
 
-    shown = method.guesses(params, {}, keys(), batch, count=V)
+    shown = method.guesses(Weights(params, {}), keys(), batch, count=V)
     assert shown["guesses"].shape == (BATCH, method.max_predictions, V)
     np.testing.assert_allclose(shown["shares"].sum(axis=-1), 1, rtol=1e-5)
     assert (np.diff(shown["shares"], axis=-1) <= 0).all()
@@ -260,14 +261,14 @@ def test_held_out_scores_and_guesses_are_of_the_same_hidden_tokens():
 def test_features_are_the_mean_over_the_text():
     method, params = begun()
     batch = pairs()
-    features = method.features(params, {}, batch)
+    features = method.features(Weights(params, {}), batch)
     assert set(features) == {"h", "tokens", "pooler"}
     assert features["tokens"].shape == (BATCH, LENGTH, 16)
     for i in range(BATCH):
         real = np.float64(features["tokens"][i])[batch["segment"][i] > 0]
         np.testing.assert_allclose(features["h"][i], real.mean(axis=0), rtol=1e-4, atol=1e-6)
     first, _ = begun(model__pool="cls")
-    features = first.features(params, {}, batch)
+    features = first.features(Weights(params, {}), batch)
     np.testing.assert_array_equal(features["h"], features["tokens"][:, 0])
 
 

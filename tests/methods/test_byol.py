@@ -7,12 +7,14 @@ import pytest
 
 from ssl_jax import data, losses, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Weights, loss_and_aux
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
 from ssl_jax.views.recipe import read_recipes
 from tests.methods import paper_scale
 from tests.methods.collapsing import watch
+from tests.methods.contract import views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import build, run
 
@@ -32,7 +34,7 @@ def drawn(tiny, n=8):
     other, _ = experiment.method.init(jax.random.key(9), source.batch(np.arange(n)))
     target = {name: other[name] for name in ("encoder", "projector")}
     keys = jax.random.split(jax.random.key(0), n)
-    views = experiment.method.views(keys, source.batch(np.arange(n)))
+    views = views_of(experiment.method, keys, source.batch(np.arange(n)))
     return state.params, target, state.buffers, views
 
 
@@ -47,8 +49,8 @@ def forward(method, params, buffers, view):
 def test_every_view_has_its_own_forward_pass_online_and_in_the_target(tiny):
     method = tiny[0].method
     params, target, buffers, views = drawn(tiny)
-    loss, aux = method.loss(
-        params, buffers, views, ema_params=target, key=jax.random.key(1), step=jnp.int32(0)
+    loss, aux = loss_and_aux(
+        method, Weights(params, buffers, target), views, key=jax.random.key(1), step=jnp.int32(0)
     )
     p, t, z, h, after = [], [], [], [], buffers
     for view in (views[:, 0], views[:, 1]):
@@ -74,8 +76,12 @@ def test_no_gradient_reaches_the_target(tiny):
     params, target, buffers, views = drawn(tiny)
 
     def loss(target):
-        return method.loss(
-            params, buffers, views, ema_params=target, key=jax.random.key(1), step=jnp.int32(0)
+        return loss_and_aux(
+            method,
+            Weights(params, buffers, target),
+            views,
+            key=jax.random.key(1),
+            step=jnp.int32(0),
         )[0]
 
     for path, grad in by_path(jax.grad(loss)(target)).items():
@@ -88,15 +94,15 @@ def test_no_gradient_reaches_the_target(tiny):
 def test_the_target_follows_encoder_and_projector_but_not_the_predictor(tiny):
     experiment, source = tiny
     before = experiment.init_state()
-    assert set(before.ema_params) == {"encoder", "projector"}
-    for path, leaf in by_path(before.ema_params).items():
+    assert set(before.weights.ema) == {"encoder", "projector"}
+    for path, leaf in by_path(before.weights.ema).items():
         np.testing.assert_array_equal(leaf, by_path(before.params)[path], err_msg=path)
     after, history = run(experiment, source, 1)
     decay = experiment.method.hyper.target_decay
     assert history[0][0]["target_decay"] == np.float32(decay)
     new = by_path(after.params)
     assert any(np.any(np.asarray(new[p]) != leaf) for p, leaf in by_path(before.params).items())
-    for path, leaf in by_path(after.ema_params).items():
+    for path, leaf in by_path(after.weights.ema).items():
         expected = decay * by_path(before.params)[path] + (1 - decay) * new[path]
         np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=1e-7, err_msg=path)
 
@@ -118,7 +124,7 @@ def test_a_constant_tau(tiny):
     assert method.ema_decay == 0.9
     z = jnp.ones((4, 2, 8))
     encoded = {"h": z[:, 0], "z": z, "p": z, "t": z}
-    _, aux = method.objective({}, {}, encoded, key=None, step=jnp.int32(50))
+    _, aux = method.objective(Weights({}, {}), encoded, key=None, step=jnp.int32(50))
     assert aux.metrics["target_decay"] == np.float32(0.9)
     assert "decay 0.9" in dict(method.preflight(16))["target"]
 
@@ -129,8 +135,8 @@ def test_one_micro_batch_is_the_whole_batch():
     sgd = dict(optimizer__name="sgd", optimizer__base_lr=0.1, optimizer__warmup_steps=0)
     whole, _ = run(*build("byol", 1, **sgd), 1)
     split, _ = run(*build("byol", 8, micro_batch_size=16, **sgd), 1)
-    for path, leaf in by_path((whole.params, whole.ema_params, whole.buffers)).items():
-        got = by_path((split.params, split.ema_params, split.buffers))[path]
+    for path, leaf in by_path((whole.params, whole.weights.ema, whole.buffers)).items():
+        got = by_path((split.params, split.weights.ema, split.buffers))[path]
         np.testing.assert_allclose(got, leaf, rtol=1e-3, atol=2e-5, err_msg=path)
 
 
@@ -182,8 +188,8 @@ def test_normalised_views_are_normalised_in_evaluation_and_shown_as_they_were():
     plain = plain.method
     batch = source.batch(np.arange(4))
     keys = jax.random.split(jax.random.key(0), 4)
-    seen = normal.views(keys, batch)
-    np.testing.assert_allclose(seen, (plain.views(keys, batch) - 0.4) / 0.2, atol=1e-5)
+    seen = views_of(normal, keys, batch)
+    np.testing.assert_allclose(seen, (views_of(plain, keys, batch) - 0.4) / 0.2, atol=1e-5)
     assert float(seen.min()) < -0.5
     shown = normal.example_views(keys, batch)
     np.testing.assert_allclose(shown, plain.example_views(keys, batch), atol=1e-6)
@@ -197,7 +203,7 @@ def test_without_a_predictor_the_projections_are_compared(tiny):
     assert set(params) == set(buffers) == {"encoder", "projector"}
     z, t = jax.random.normal(jax.random.key(1), (2, 4, 2, 8))
     encoded = {"h": jnp.zeros((4, 8)), "z": z, "t": t}
-    loss, _ = method.objective(params, buffers, encoded, key=None, step=jnp.int32(0))
+    loss, _ = method.objective(Weights(params, buffers), encoded, key=None, step=jnp.int32(0))
     np.testing.assert_allclose(loss, losses.byol(z, t), rtol=1e-6)
     assert "collapses" in dict(method.preflight(16))["note"]
 

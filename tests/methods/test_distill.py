@@ -7,9 +7,11 @@ import pytest
 
 from ssl_jax import data, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.experiment.build import Experiment
 from tests.methods import paper_scale
+from tests.methods.contract import encode, views_of
 from tests.methods.table import ROWS
 
 
@@ -33,7 +35,7 @@ def test_the_objective_mixes_teacher_and_labels(weight):
     student, teacher = (rng.normal(size=(6, 10)).astype(np.float32) for _ in range(2))
     label = np.array([3, -1, 0, 9, -1, -1], np.int32)
     encoded = {"h": student, "logits": student, "teacher_logits": teacher, "label": label}
-    loss, aux = experiment.method.objective({}, {}, encoded, key=jax.random.key(0), step=0)
+    loss, aux = experiment.method.objective(Weights({}, {}), encoded, key=jax.random.key(0), step=0)
 
     taught = np.mean(-(softmax(teacher / 2) * np.log(softmax(student / 2))).sum(1))
     labelled = np.mean([-np.log(softmax(student)[i, label[i]]) for i in (0, 2, 3)])
@@ -69,9 +71,9 @@ def test_the_teacher_is_a_supervised_run_that_stays_as_it_is():
 
     batch = source.batch(np.arange(16))
     keys = jax.random.split(jax.random.key(0), 16)
-    views = method.views(keys, batch)
-    encoded, updates = method.encode(
-        state.params, state.buffers, views, ema_params=None, key=jax.random.key(1)
+    views = views_of(method, keys, batch)
+    encoded, updates = encode(
+        method, Weights(state.params, state.buffers), views, key=jax.random.key(1)
     )
     assert set(updates) == {"encoder"}
     (_, expected), _ = trained.method.classifier.apply(params, buffers, views["x"], train=False)

@@ -10,6 +10,7 @@ from ssl_jax import data, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.build import Experiment
 from tests.methods import paper_scale
+from tests.methods.contract import encode, views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import batches, build, run
 
@@ -19,15 +20,9 @@ def tiny():
     return build("instdisc")
 
 
-def views_of(experiment, source, rows, seed=0):
+def rows_of(experiment, source, rows, seed=0):
     keys = jax.random.split(jax.random.key(seed), len(rows))
-    return jax.jit(experiment.method.views)(keys, source.batch(np.asarray(rows)))
-
-
-def encode(experiment, state, views):
-    return jax.jit(experiment.method.encode)(
-        state.params, state.buffers, views, ema_params=None, key=jax.random.key(1)
-    )
+    return views_of(experiment.method, keys, source.batch(np.asarray(rows)))
 
 
 def objective(experiment, state, encoded, updates):
@@ -41,10 +36,10 @@ def objective(experiment, state, encoded, updates):
 def test_embeddings_are_of_unit_length_and_features_stand_before_the_linear_layer(tiny):
     experiment, source = tiny
     state = experiment.init_state()
-    views = views_of(experiment, source, range(8))
-    encoded, _ = encode(experiment, state, views)
+    views = rows_of(experiment, source, range(8))
+    encoded, _ = encode(experiment.method, state.weights, views)
     np.testing.assert_allclose(np.linalg.norm(encoded["v"], axis=1), 1, rtol=1e-5)
-    features = experiment.features(state.params, state.buffers, source.batch(np.arange(4)))
+    features = experiment.features(state.weights, source.batch(np.arange(4)))
     assert features["h"].shape == (4, 8)
     np.testing.assert_allclose(np.linalg.norm(features["z"], axis=1), 1, rtol=1e-5)
     assert set(state.params["projector"]) == {"dense1"}  # one layer, with a bias
@@ -54,7 +49,7 @@ def test_embeddings_are_of_unit_length_and_features_stand_before_the_linear_laye
 def test_negatives_are_drawn_with_replacement_by_the_examples_own_keys(tiny):
     experiment, source = tiny
     count = source.spec.num_examples
-    views = views_of(experiment, source, range(300))
+    views = rows_of(experiment, source, range(300))
     drawn = np.asarray(views["negatives"])
     assert drawn.shape == (300, 40) and drawn.dtype == np.int32
     assert drawn.min() >= 0 and drawn.max() < count and drawn.max() > 0.99 * count
@@ -64,7 +59,7 @@ def test_negatives_are_drawn_with_replacement_by_the_examples_own_keys(tiny):
     np.testing.assert_array_equal(views["index"], np.arange(300))
     # An example's do not depend on what else is in the batch.
     keys = jax.random.split(jax.random.key(0), 300)[7:9]
-    alone = jax.jit(experiment.method.views)(keys, source.batch(np.arange(7, 9)))
+    alone = rows_of(experiment.method, keys, source.batch(np.arange(7, 9)))
     np.testing.assert_array_equal(alone["negatives"], drawn[7:9])
     np.testing.assert_allclose(alone["image"], views["image"][7:9], atol=1e-6)
 
@@ -72,7 +67,9 @@ def test_negatives_are_drawn_with_replacement_by_the_examples_own_keys(tiny):
 def test_the_loss_is_nce_against_the_bank_before_its_update(tiny):
     experiment, source = tiny
     state = experiment.init_state()
-    encoded, updates = encode(experiment, state, views_of(experiment, source, range(16)))
+    encoded, updates = encode(
+        experiment.method, state.weights, rows_of(experiment, source, range(16))
+    )
     loss, aux = objective(experiment, state, encoded, updates)
     bank, v = (np.asarray(x, np.float64) for x in (state.buffers["bank"], encoded["v"]))
     index = np.arange(16)
@@ -119,7 +116,9 @@ def test_the_softmax_is_over_all_images_or_over_drawn_ones(count):
     experiment, source = build("instdisc-whole-bank", method__num_negatives=count)
     state = experiment.init_state()
     assert "log_z" not in state.buffers
-    encoded, updates = encode(experiment, state, views_of(experiment, source, range(16)))
+    encoded, updates = encode(
+        experiment.method, state.weights, rows_of(experiment, source, range(16))
+    )
     bank = state.buffers["bank"]
     loss, _ = objective(experiment, state, encoded, updates)
     rows = (

@@ -11,10 +11,12 @@ import pytest
 from ssl_jax import data, optim, parallel
 from ssl_jax.core import method
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Weights, loss_and_aux
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.evals import text_metrics
 from ssl_jax.experiment import train_step
 from ssl_jax.experiment.build import Experiment
+from tests.methods.contract import views_of
 from tests.methods.table import ROWS
 
 NAMES = ("supervised-text", "regression", "token-classification", "question-answering")
@@ -77,11 +79,11 @@ def expected_loss(name, logits, batch):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_is_that_of_the_labels(name):
     made, params, buffers, batch = begun(name)
-    views = made.views(jax.random.split(jax.random.key(0), BATCH), batch)
+    views = views_of(made, jax.random.split(jax.random.key(0), BATCH), batch)
 
     def loss(params):
-        return made.loss(
-            params, buffers, views, ema_params=None, key=jax.random.key(1), step=jnp.zeros((), int)
+        return loss_and_aux(
+            made, Weights(params, buffers), views, key=jax.random.key(1), step=jnp.zeros((), int)
         )
 
     value, aux = jax.jit(loss)(params)
@@ -152,7 +154,7 @@ def test_it_learns_what_there_is_to_learn(name):
         for batch in stream:
             state, metrics, _ = step(state, batch)
     whole = source.batch(np.arange(len(source)))
-    found = experiment.features(state.params, state.buffers, whole)
+    found = experiment.features(state.weights, whole)
     scores = text_metrics.for_source(source)(jax.device_get(found))
     score, least = LEAST[name]
     assert scores[score] > least, scores

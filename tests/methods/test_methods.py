@@ -8,9 +8,11 @@ import pytest
 
 from ssl_jax import checkpoint, data, parallel
 from ssl_jax.core import method
+from ssl_jax.core.method import loss_and_aux
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from tests.methods import table
+from tests.methods.contract import views_of
 
 
 def build(name, devices=1, **overrides):
@@ -94,13 +96,11 @@ def test_gradients_reach_what_they_should(name, three_steps):
     state = experiment.init_state()
     batch = next(batches(experiment, source, 1))
     keys = jax.random.split(jax.random.key(1), experiment.config.batch_size)
-    views = experiment.method.views(keys, batch)
+    views = views_of(experiment.method, keys, batch)
 
     def loss(params):
-        return experiment.method.loss(
-            params, state.buffers, views, ema_params=state.ema_params, key=jax.random.key(2),
-            step=state.step,
-        )[0]  # fmt: skip
+        w = state.weights._replace(params=params)
+        return loss_and_aux(experiment.method, w, views, key=jax.random.key(2), step=state.step)[0]
 
     untrained = table.ROWS[name].untrained
     for path, grad in by_path(jax.jit(jax.grad(loss))(state.params)).items():
@@ -110,10 +110,9 @@ def test_gradients_reach_what_they_should(name, three_steps):
 
 def test_features_do_not_depend_on_the_rest_of_the_batch(name, three_steps):
     experiment, source, state, _ = three_steps(name)
-    features = experiment.features
     batch = source.batch(np.arange(8))
-    whole = features(state.params, state.buffers, batch)
-    part = features(state.params, state.buffers, jax.tree.map(lambda x: x[:4], batch))
+    whole = experiment.features(state.weights, batch)
+    part = experiment.features(state.weights, jax.tree.map(lambda x: x[:4], batch))
     for key, value in whole.items():
         assert value.dtype in (np.float32, np.int32) and len(value) == 8
         np.testing.assert_allclose(value[:4], part[key], rtol=1e-5, atol=1e-6)

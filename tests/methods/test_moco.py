@@ -7,11 +7,13 @@ import pytest
 
 from ssl_jax import checkpoint, data, hlo, losses, optim, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Weights, loss_and_aux
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.norm import interleave
 from ssl_jax.optim import EmaState
 from tests.methods import paper_scale
+from tests.methods.contract import encode, views_of
 from tests.methods.table import BATCH, ROWS
 from tests.methods.test_methods import batches, build, run
 
@@ -31,13 +33,11 @@ def tiny():
 def loss_of(experiment, state, batch):
     """(params, ema_params) -> the method's loss of that batch."""
     method, n = experiment.method, len(batch["index"])
-    views = jax.jit(method.views)(jax.random.split(jax.random.key(1), n), batch)
+    views = views_of(method, jax.random.split(jax.random.key(1), n), batch)
 
     def loss(params, ema_params):
-        return method.loss(
-            params, state.buffers, views, ema_params=ema_params, key=jax.random.key(2),
-            step=state.step,
-        )[0]  # fmt: skip
+        w = Weights(params, state.buffers, ema_params)
+        return loss_and_aux(method, w, views, key=jax.random.key(2), step=state.step)[0]
 
     return loss
 
@@ -61,7 +61,7 @@ def objective_of(q, k, queue, temperature=0.07):
     buffers = {"queue": jnp.asarray(queue), "pointer": jnp.int32(0)}
     encoded = {"h": q, "q": q, "k": k, "index": jnp.arange(len(q))}
     method = experiment.method
-    return method.objective({}, buffers, encoded, key=jax.random.key(0), step=jnp.int32(0))
+    return method.objective(Weights({}, buffers), encoded, key=jax.random.key(0), step=jnp.int32(0))
 
 
 def test_a_query_equal_to_its_key_and_orthogonal_to_the_queue():
@@ -134,7 +134,7 @@ def test_the_key_encoder_approaches_the_query_encoder_geometrically():
     momentum, steps = experiment.method.hyper.momentum, 5
     assert 0.5 < momentum < 1
     state = with_ema(experiment.init_state(), lambda leaf: leaf + 0.1)
-    query, key = by_path(state.params), by_path(state.ema_params)
+    query, key = by_path(state.params), by_path(state.weights.ema)
     # The step donates its state.
     query, key = ({p: np.asarray(x) for p, x in tree.items()} for tree in (query, key))
     step = experiment.compiled_train_step
@@ -144,7 +144,7 @@ def test_the_key_encoder_approaches_the_query_encoder_geometrically():
     for path, leaf in by_path(state.params).items():
         np.testing.assert_array_equal(leaf, query[path])
         expected = query[path] + momentum**steps * (key[path] - query[path])
-        np.testing.assert_allclose(by_path(state.ema_params)[path], expected, atol=1e-6)
+        np.testing.assert_allclose(by_path(state.weights.ema)[path], expected, atol=1e-6)
 
 
 def test_a_steps_keys_come_from_an_average_with_the_steps_parameters_in_it(tiny):
@@ -153,21 +153,21 @@ def test_a_steps_keys_come_from_an_average_with_the_steps_parameters_in_it(tiny)
     start, _ = run(experiment, source, 0)
     after, _ = run(experiment, source, 1)
     momentum = experiment.method.hyper.momentum
-    for path, leaf in by_path(after.ema_params).items():
+    for path, leaf in by_path(after.weights.ema).items():
         first, second = by_path(start.params)[path], by_path(after.params)[path]
         expected = momentum * first + (1 - momentum) * second
         np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=1e-7)
-    assert set(by_path(after.ema_params)) == set(by_path(after.params))  # no statistics
+    assert set(by_path(after.weights.ema)) == set(by_path(after.params))  # no statistics
 
 
 def test_no_gradient_reaches_the_key_encoder(tiny):
     experiment, source = tiny
     state = experiment.init_state()
     loss = loss_of(experiment, state, source.batch(np.arange(16)))
-    value, grads = jax.jit(jax.value_and_grad(loss, argnums=1))(state.params, state.ema_params)
+    value, grads = jax.jit(jax.value_and_grad(loss, argnums=1))(state.params, state.weights.ema)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(grads))
     # Although the loss depends on it.
-    other = jax.tree.map(lambda leaf: leaf * 1.1 + 0.05, state.ema_params)
+    other = jax.tree.map(lambda leaf: leaf * 1.1 + 0.05, state.weights.ema)
     assert abs(jax.jit(loss)(state.params, other) - value) > 1e-3
 
 
@@ -177,10 +177,10 @@ def test_no_gradient_reaches_the_key_encoder(tiny):
 def test_end_to_end_has_one_encoder_and_a_gradient_through_the_keys():
     experiment, source = build("moco-end-to-end")
     method, state = experiment.method, experiment.init_state()
-    assert state.ema_params is None
+    assert state.weights.ema is None
     assert set(state.buffers) == {"encoder", "projector"}
     batch = source.batch(np.arange(16))
-    images = jax.jit(method.views)(jax.random.split(jax.random.key(1), 16), batch)["image"]
+    images = views_of(method, jax.random.split(jax.random.key(1), 16), batch)["image"]
 
     def reference(params, through_keys):
         encode_key, _ = jax.random.split(jax.random.key(2))
@@ -208,7 +208,7 @@ def test_end_to_end_has_one_encoder_and_a_gradient_through_the_keys():
 def test_the_bank_serves_keys_and_is_updated_by_queries():
     experiment, source = build("moco-bank")
     state = experiment.init_state()
-    assert state.ema_params is None
+    assert state.weights.ema is None
     bank = np.asarray(state.buffers["bank"])
     (batch,) = batches(experiment, source, 1)
     with jax.set_mesh(experiment.mesh):
@@ -234,7 +234,7 @@ def test_of_the_bank_an_images_own_row_is_the_key_and_drawn_rows_are_the_others(
     q = losses.unit_length(q + 0.5 * bank[index])
     key = jax.random.key(5)
     encoded = {"h": q, "q": q, "index": jnp.asarray(index)}
-    loss, aux = method.objective({}, {"bank": bank}, encoded, key=key, step=jnp.int32(0))
+    loss, aux = method.objective(Weights({}, {"bank": bank}), encoded, key=key, step=jnp.int32(0))
     drawn = np.asarray(jax.random.randint(key, (40,), 0, method.num_examples))
 
     def info_nce(own, others):
@@ -258,12 +258,10 @@ def test_keys_come_back_in_the_order_of_their_queries(tiny):
     """Against every group of keys encoded alone."""
     experiment, source = tiny
     method, state = experiment.method, experiment.init_state()
-    views = jax.jit(method.views)(
-        jax.random.split(jax.random.key(1), 16), source.batch(np.arange(16))
-    )
-    ema = jax.tree.map(lambda leaf: leaf * 1.1 + 0.05, state.ema_params)
-    encoded, updates = jax.jit(method.encode)(
-        state.params, state.buffers, views, ema_params=ema, key=jax.random.key(0)
+    views = views_of(method, jax.random.split(jax.random.key(1), 16), source.batch(np.arange(16)))
+    ema = jax.tree.map(lambda leaf: leaf * 1.1 + 0.05, state.weights.ema)
+    encoded, updates = encode(
+        method, Weights(state.params, state.buffers, ema), views, key=jax.random.key(0)
     )
 
     @jax.jit

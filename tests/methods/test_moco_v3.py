@@ -8,11 +8,13 @@ from ml_collections import ConfigDict
 
 from ssl_jax import data, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Weights, loss_and_aux
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
 from ssl_jax.views.recipe import read_recipes
 from tests.methods import paper_scale
+from tests.methods.contract import encode, views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import build, run
 
@@ -25,7 +27,9 @@ def tiny():
 def objective(q, k, temperature, step=0):
     experiment, _ = build("moco-v3", method__temperature=temperature)
     encoded = {"h": q[:, 0], "z": q, "p": q, "k": k}
-    return experiment.method.objective({}, {}, encoded, key=jax.random.key(0), step=jnp.int32(step))
+    return experiment.method.objective(
+        Weights({}, {}), encoded, key=jax.random.key(0), step=jnp.int32(step)
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
@@ -56,13 +60,11 @@ def test_the_loss_is_the_two_contrasts_across_views():
 def test_queries_have_a_predictor_and_keys_the_average_without_one(tiny):
     experiment, source = tiny
     method, state = experiment.method, experiment.init_state()
-    assert set(state.ema_params) == {"encoder", "projector"}
-    views = jax.jit(method.views)(
-        jax.random.split(jax.random.key(1), 16), source.batch(np.arange(16))
-    )
-    ema = jax.tree.map(lambda leaf: leaf * 1.1 + 0.05, state.ema_params)
-    encoded, updates = jax.jit(method.encode)(
-        state.params, state.buffers, views, ema_params=ema, key=jax.random.key(0)
+    assert set(state.weights.ema) == {"encoder", "projector"}
+    views = views_of(method, jax.random.split(jax.random.key(1), 16), source.batch(np.arange(16)))
+    ema = jax.tree.map(lambda leaf: leaf * 1.1 + 0.05, state.weights.ema)
+    encoded, updates = encode(
+        method, Weights(state.params, state.buffers, ema), views, key=jax.random.key(0)
     )
 
     @jax.jit
@@ -92,19 +94,15 @@ def test_queries_have_a_predictor_and_keys_the_average_without_one(tiny):
 def test_no_gradient_reaches_the_moving_average(tiny):
     experiment, source = tiny
     method, state = experiment.method, experiment.init_state()
-    views = jax.jit(method.views)(
-        jax.random.split(jax.random.key(1), 16), source.batch(np.arange(16))
-    )
+    views = views_of(method, jax.random.split(jax.random.key(1), 16), source.batch(np.arange(16)))
 
     def loss(ema_params):
-        return method.loss(
-            state.params, state.buffers, views, ema_params=ema_params, key=jax.random.key(2),
-            step=state.step,
-        )[0]  # fmt: skip
+        w = Weights(state.params, state.buffers, ema_params)
+        return loss_and_aux(method, w, views, key=jax.random.key(2), step=state.step)[0]
 
-    value, grads = jax.jit(jax.value_and_grad(loss))(state.ema_params)
+    value, grads = jax.jit(jax.value_and_grad(loss))(state.weights.ema)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(grads))
-    other = jax.tree.map(lambda leaf: leaf * 1.1 + 0.05, state.ema_params)
+    other = jax.tree.map(lambda leaf: leaf * 1.1 + 0.05, state.weights.ema)
     assert abs(jax.jit(loss)(other) - value) > 1e-4
 
 
@@ -134,7 +132,7 @@ def test_the_frozen_patch_projection_keeps_every_bit():
     assert still == {"encoder/patch_embed/proj/kernel", "encoder/patch_embed/proj/bias"}
     for path in still:
         np.testing.assert_allclose(
-            by_path(after.ema_params)[path], by_path(start.params)[path], rtol=1e-5
+            by_path(after.weights.ema)[path], by_path(start.params)[path], rtol=1e-5
         )
     # Without the freeze it does get a gradient.
     experiment, source = build(

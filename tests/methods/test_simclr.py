@@ -10,9 +10,10 @@ import pytest
 from ssl_jax import config as config_lib
 from ssl_jax import data, losses, parallel
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import hyper_parameters
+from ssl_jax.core.method import Weights, hyper_parameters, loss_and_aux
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods import simclr
+from tests.methods.contract import views_of
 from tests.methods.table import CONFIGS, ROWS
 
 
@@ -28,7 +29,7 @@ def test_views_of_an_image_stand_side_by_side(tiny):
     experiment, source = tiny
     batch = source.batch(np.arange(6))
     keys = jax.random.split(jax.random.key(0), 6)
-    views = experiment.method.views(keys, batch)
+    views = views_of(experiment.method, keys, batch)
     pairs = experiment.method.example_views(keys, batch)
     assert pairs.shape == (6, 2, *views.shape[1:])
     np.testing.assert_array_equal(views[0::2], pairs[:, 0])
@@ -40,9 +41,9 @@ def test_the_loss_is_nt_xent_of_both_views_through_one_forward_pass(tiny):
     experiment, source = tiny
     method, state = experiment.method, experiment.init_state()
     keys = jax.random.split(jax.random.key(0), 8)
-    views = method.views(keys, source.batch(np.arange(8)))
-    loss, aux = method.loss(
-        state.params, state.buffers, views, ema_params=None, key=jax.random.key(1), step=state.step
+    views = views_of(method, keys, source.batch(np.arange(8)))
+    loss, aux = loss_and_aux(
+        method, Weights(state.params, state.buffers), views, key=jax.random.key(1), step=state.step
     )
     (h, _), _ = method.encoder.apply(
         state.params["encoder"], state.buffers["encoder"], views, train=True
@@ -60,10 +61,12 @@ def test_features_come_from_before_the_projector(tiny):
     experiment, source = tiny
     state = experiment.init_state()
     batch = source.batch(np.arange(4))
-    features = experiment.method.features(state.params, state.buffers, batch)
+    features = experiment.method.features(state.weights, batch)
     assert features["h"].shape == (4, 8) and features["z"].shape == (4, 8)
     other = jax.tree.map(jnp.zeros_like, state.params["projector"])
-    changed = experiment.method.features({**state.params, "projector": other}, state.buffers, batch)
+    changed = experiment.method.features(
+        Weights({**state.params, "projector": other}, state.buffers), batch
+    )
     np.testing.assert_array_equal(changed["h"], features["h"])
     assert not np.array_equal(changed["z"], features["z"])
 
@@ -148,7 +151,10 @@ def test_the_configs_choice_of_loss_is_what_runs(tiny):
         config = ROWS["simclr"].load(**{f"method__{key}": value for key, value in change.items()})
         method = Experiment.build(config, source.spec).method
         loss, aux = method.objective(
-            {}, {}, {"z": jnp.asarray(z)}, key=jax.random.key(0), step=jnp.zeros((), jnp.int32)
+            Weights({}, {}),
+            {"z": jnp.asarray(z)},
+            key=jax.random.key(0),
+            step=jnp.zeros((), jnp.int32),
         )
         np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
         assert set(aux.metrics) == set(expected[1])

@@ -8,9 +8,11 @@ import pytest
 from ssl_jax import config as config_lib
 from ssl_jax import data, losses, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Weights, loss_and_aux
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
+from tests.methods.contract import views_of
 from tests.methods.table import CONFIGS, ROWS
 
 
@@ -47,8 +49,8 @@ def test_the_loss_is_nt_xent_of_both_views_through_one_forward_pass(tiny):
     method = experiment.method
     keys = jax.random.split(jax.random.key(0), 8)
     batch = source.batch(np.arange(8))
-    views = method.views(keys, batch)
-    loss, aux = method.loss(params, buffers, views, ema_params=None, key=jax.random.key(1), step=0)
+    views = views_of(method, keys, batch)
+    loss, aux = loss_and_aux(method, Weights(params, buffers), views, key=jax.random.key(1), step=0)
     together = np.concatenate([views[:, 0], views[:, 1]])  # statistics do not mind the order
     (h, _), encoder = method.encoder.apply(
         params["encoder"], buffers["encoder"], together, train=True
@@ -68,7 +70,7 @@ def test_where_fine_tuning_starts(tiny, selector):
     _, source, params, buffers = tiny
     experiment, _ = build(method__ft_proj_selector=selector)
     method, batch = experiment.method, source.batch(np.arange(6))
-    features = method.features(params, buffers, batch)
+    features = method.features(Weights(params, buffers), batch)
     (h, _), _ = method.encoder.apply(
         params["encoder"], buffers["encoder"], method.eval_view(batch["image"]), train=False
     )
@@ -88,7 +90,7 @@ def test_an_unset_width_is_that_of_h():
     experiment, source = build(method__hidden_dim=None)
     state = experiment.init_state()
     assert state.params["projector"]["dense1"]["kernel"].shape == (8, 8)
-    features = experiment.method.features(state.params, state.buffers, source.batch(np.arange(2)))
+    features = experiment.method.features(state.weights, source.batch(np.arange(2)))
     assert features["ft"].shape == (2, 8)
 
 
@@ -133,12 +135,12 @@ def test_the_memory_gives_negatives_of_earlier_steps():
     method, state = experiment.method, experiment.init_state()
     assert state.buffers["queue"].shape == (16, method.hyper.output_dim)
     ema_params = jax.tree.map(lambda x: 0.9 * x + 0.01, state.params)
-    views = method.views(jax.random.split(jax.random.key(0), 8), source.batch(np.arange(8)))
+    views = views_of(method, jax.random.split(jax.random.key(0), 8), source.batch(np.arange(8)))
 
     def run(buffers, ema_params):
         key = jax.random.key(1)
-        return method.loss(
-            state.params, buffers, views, ema_params=ema_params, key=key, step=jnp.int32(0)
+        return loss_and_aux(
+            method, Weights(state.params, buffers, ema_params), views, key=key, step=jnp.int32(0)
         )
 
     loss, aux = run(state.buffers, ema_params)

@@ -11,12 +11,14 @@ from flax import linen as nn
 from ssl_jax import config as config_lib
 from ssl_jax import data, optim, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Weights, loss_and_aux
 from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.experiment import train_step
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods import supervised
 from ssl_jax.models import Net
 from ssl_jax.models.classifier import make_classifier
+from tests.methods.contract import views_of
 from tests.methods.table import CONFIGS, ROWS
 
 SGD = dict(
@@ -78,9 +80,9 @@ def test_the_loss_is_the_mean_over_the_labelled():
     method, state = experiment.method, experiment.init_state()
     batch = source.batch(np.arange(6))
     batch["label"][[0, 3]] = -1
-    views = method.views(jax.random.split(jax.random.key(0), 6), batch)
-    loss, aux = method.loss(
-        state.params, state.buffers, views, ema_params=None, key=jax.random.key(1), step=state.step
+    views = views_of(method, jax.random.split(jax.random.key(0), 6), batch)
+    loss, aux = loss_and_aux(
+        method, Weights(state.params, state.buffers), views, key=jax.random.key(1), step=state.step
     )
     (h, logits), _ = method.classifier.apply(state.params, state.buffers, views["x"], train=False)
     logits = np.asarray(logits, np.float64)
@@ -113,7 +115,7 @@ def test_a_head_of_zeros_starts_from_equal_logits_and_alone():
     experiment, source = build("supervised", method__zero_init_head=True, **SGD)
     state = experiment.init_state()
     first = jax.tree.map(np.asarray, by_path(state.params))
-    features = experiment.features(state.params, state.buffers, source.batch(np.arange(4)))
+    features = experiment.features(state.weights, source.batch(np.arange(4)))
     assert not np.any(features["logits"])
     state, metrics, _ = step(experiment, source.batch(np.arange(16)), state)
     np.testing.assert_allclose(metrics["loss"], np.log(10), rtol=1e-6)
@@ -131,7 +133,7 @@ def test_fine_tuning_starts_from_the_first_layer_of_the_projection_head(frozen):
     pretrained, _, _ = step(given, source.batch(np.arange(16)))
     there = by_path({"params": pretrained.params, "buffers": pretrained.buffers})
     batch = source.batch(np.arange(5))
-    expected = given.features(pretrained.params, pretrained.buffers, batch)
+    expected = given.features(pretrained.weights, batch)
 
     experiment, _ = build("supervised", method__freeze_encoder=frozen)
     state = experiment.init_state()
@@ -143,7 +145,7 @@ def test_fine_tuning_starts_from_the_first_layer_of_the_projection_head(frozen):
         "params/head/bias",
     }
     begun = replace(here, taken)
-    features = experiment.features(begun["params"], begun["buffers"], batch)
+    features = experiment.features(Weights(begun["params"], begun["buffers"]), batch)
     np.testing.assert_allclose(features["h"], expected["h"], rtol=1e-5, atol=1e-6)
     head = begun["params"]["head"]
     logits = np.asarray(expected["ft"], np.float64) @ head["kernel"] + head["bias"]
@@ -404,7 +406,7 @@ def test_it_classifies_whatever_the_encoder_reads():
     for _ in range(40):
         state, metrics, _ = run(state, batch)
     assert metrics["accuracy"] == 1.0
-    features = method.features(state.params, state.buffers, batch)
+    features = method.features(state.weights, batch)
     np.testing.assert_array_equal(features["logits"].argmax(1), label)
 
 

@@ -7,10 +7,12 @@ import pytest
 
 from ssl_jax import data, losses, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import Weights, loss_and_aux
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
 from tests.methods import paper_scale
 from tests.methods.collapsing import watch
+from tests.methods.contract import views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import build
 
@@ -19,9 +21,9 @@ def test_each_view_has_its_own_forward_pass():
     experiment, source = build("vicreg")
     method, state = experiment.method, experiment.init_state()
     keys = jax.random.split(jax.random.key(0), 8)
-    views = method.views(keys, source.batch(np.arange(8)))
-    loss, aux = method.loss(
-        state.params, state.buffers, views, ema_params=None, key=jax.random.key(1), step=state.step
+    views = views_of(method, keys, source.batch(np.arange(8)))
+    loss, aux = loss_and_aux(
+        method, Weights(state.params, state.buffers), views, key=jax.random.key(1), step=state.step
     )
     z = []
     for view in (views[:, 0], views[:, 1]):
@@ -41,7 +43,7 @@ def test_the_configs_weights_are_those_of_the_loss():
     weights = {"invariance": 3.0, "variance": 5.0, "covariance": 0.7}
     method = build("vicreg", **{f"method__{key}": w for key, w in weights.items()})[0].method
     encoded = {"h": z[:, 0], "z": jnp.asarray(z)}
-    loss, aux = method.objective({}, {}, encoded, key=None, step=None)
+    loss, aux = method.objective(Weights({}, {}), encoded, key=None, step=None)
     np.testing.assert_allclose(loss, losses.vicreg(z[:, 0], z[:, 1], **weights)[0], rtol=1e-6)
     total = sum(weight * aux.metrics[key] for key, weight in weights.items())
     np.testing.assert_allclose(loss, total, rtol=1e-6)

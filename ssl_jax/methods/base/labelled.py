@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree
+from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.methods.base.one_text import OneText, make_one_text
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder
@@ -71,28 +71,21 @@ class Labelled(Method):
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         keys = jax.random.split(key, batch["label"].shape[0])
-        views = jax.eval_shape(self.views, keys, batch)
-        x = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), views["x"])
+        views = jax.eval_shape(self.view.train, keys, batch)
+        x = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), views)
         params, buffers = self.classifier.init(key, x)
         if self.hyper.freeze_encoder:
             frozen = {name: params.pop(name) for name in list(params) if name != "head"}
             buffers["frozen"] = frozen
         return params, buffers
 
-    def views(self, keys: Array, batch: Batch) -> PyTree:
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> PyTree:
         return {"x": self.view.train(keys, batch), **{name: batch[name] for name in self.targets}}
 
     def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: PyTree,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
+        self, w: Weights, views: PyTree, *, key: Array, step: Array
     ) -> tuple[PyTree, PyTree]:
-        del ema_params
-        (h, outputs), updates = self.forward(params, buffers, views["x"], train=True, key=key)
+        (h, outputs), updates = self.forward(w.params, w.buffers, views["x"], train=True, key=key)
         return {"h": h, **self.score(outputs, views)}, updates
 
     @abc.abstractmethod

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree
+from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.views import to_show, train_and_eval
 
@@ -59,35 +59,27 @@ class TwoViews(Method):
             params["predictor"], buffers["predictor"] = self.predictor.init(predictor_key, z)
         return params, buffers
 
-    def views(self, keys: Array, batch: Batch) -> Array:
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> Array:
         return self.recipe(keys, batch["image"])  # (n, 2, h, w, c)
 
-    def encode(
-        self,
-        params: PyTree,
-        buffers: PyTree,
-        views: Array,
-        *,
-        ema_params: PyTree | None,
-        key: Array,
-    ) -> tuple[PyTree, PyTree]:
+    def encode(self, w: Weights, views: Array, *, key: Array, step: Array) -> tuple[PyTree, PyTree]:
         """`h` [n d] of the first views, `z` [n 2 d'] and, if there is a predictor, `p` [n 2 d']."""
-        del ema_params
+        buffers = w.buffers
         h, z, p = [], [], []
         for view, view_key in enumerate(jax.random.split(key, 2)):
-            h_view, z_view, buffers = self.embed(params, buffers, views[:, view], key=view_key)
+            h_view, z_view, buffers = self.embed(w.params, buffers, views[:, view], key=view_key)
             h.append(h_view)
             z.append(z_view)
             if self.predictor is not None:
                 p_view, updated = self.predictor.apply(
-                    params["predictor"], buffers["predictor"], z_view, train=True
+                    w.params["predictor"], buffers["predictor"], z_view, train=True
                 )
                 p.append(p_view)
                 buffers = {**buffers, "predictor": updated}
         encoded = {"h": h[0], "z": jnp.stack(z, axis=1)}
         if self.predictor is not None:
             encoded["p"] = jnp.stack(p, axis=1)
-        return encoded, {name: buffers[name] for name in params}  # an entry a net
+        return encoded, {name: buffers[name] for name in w.params}  # an entry a net
 
     def embed(
         self, params: PyTree, buffers: PyTree, x: Array, *, key: Array
@@ -101,10 +93,10 @@ class TwoViews(Method):
         )
         return h, z, {**buffers, "encoder": encoder, "projector": projector}
 
-    def features(self, params: PyTree, buffers: PyTree, batch: Batch) -> dict[str, Array]:
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         x = self.eval_view(batch["image"])
-        (h, _), _ = self.encoder.apply(params["encoder"], buffers["encoder"], x, train=False)
-        z, _ = self.projector.apply(params["projector"], buffers["projector"], h, train=False)
+        (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
+        z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
 
     def example_views(self, keys: Array, batch: Batch) -> Array:
