@@ -100,12 +100,15 @@ def _micro_batches(experiment: Experiment) -> list[tuple[str, str]]:
     size = config.micro_batch_size
     if size is None:
         return []
-    said = (
-        f"{config.batch_size // size} x {size}; every example is encoded twice (gradient caching)"
+    how = (
+        "gradients are accumulated"
+        if experiment.method.decomposes
+        else "every example is encoded twice (gradient caching)"
     )
+    line = f"{config.batch_size // size} x {size}; {how}"
     if any("batch_stats" in path for path in by_path(experiment.abstract_state.buffers)):
-        said += f", BatchNorm statistics are those of {size} examples and not {config.batch_size}"
-    return [("micro-batches", said)]
+        line += f", BatchNorm statistics are those of {size} examples and not {config.batch_size}"
+    return [("micro-batches", line)]
 
 
 def text(pairs: list[tuple[str, str]]) -> str:

@@ -100,6 +100,11 @@ class Bert(Method):
     max_predictions: int
     seed: int
 
+    @property
+    def decomposes(self) -> bool:
+        """Sentence pairs add a second mean, over other parts of the batch."""
+        return self.pair_head is None
+
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, token_key, pair_key = jax.random.split(key, 3)
         row = {name: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
@@ -225,7 +230,7 @@ class Bert(Method):
                 "next_accuracy": total["next_hits"] / total["next_count"],
             }
             loss = loss + pairs
-        return loss, Aux(w.buffers, metrics, {"h": encoded["h"]})
+        return loss, Aux(w.buffers, metrics, {"h": encoded["h"]}, total["count"])
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d], `tokens` [n l d], and with pairs the pooled first token, `pooler` [n d]."""

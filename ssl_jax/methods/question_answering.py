@@ -26,6 +26,7 @@ class QuestionAnswering(Labelled):
     """Cross-entropy of the two ends of an answer."""
 
     title: ClassVar[str] = "question answering"
+    decomposes: ClassVar[bool] = True
     targets: ClassVar[tuple[str, ...]] = ("span", "context")
 
     def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
@@ -35,7 +36,8 @@ class QuestionAnswering(Labelled):
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         metrics = {"exact_spans": encoded["hits"].mean()}
-        return encoded["loss"].mean(), Aux(w.buffers, metrics, {"h": encoded["h"]})
+        count = jnp.float32(len(encoded["loss"]))
+        return encoded["loss"].mean(), Aux(w.buffers, metrics, {"h": encoded["h"]}, count)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d], and `start` and `end` [n l], logits of every token."""

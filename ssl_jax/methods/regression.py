@@ -26,6 +26,7 @@ class Regression(Labelled):
     """Mean squared error."""
 
     title: ClassVar[str] = "regression"
+    decomposes: ClassVar[bool] = True
     targets: ClassVar[tuple[str, ...]] = ("target",)
 
     def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
@@ -35,8 +36,9 @@ class Regression(Labelled):
     def objective(
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        loss = encoded["errors"].sum() / jnp.maximum(encoded["weights"].sum(), 1)
-        return loss, Aux(w.buffers, {"rmse": jnp.sqrt(loss)}, {"h": encoded["h"]})
+        count = encoded["weights"].sum()
+        loss = encoded["errors"].sum() / jnp.maximum(count, 1)
+        return loss, Aux(w.buffers, {"rmse": jnp.sqrt(loss)}, {"h": encoded["h"]}, count)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d] and the `prediction` [n]."""

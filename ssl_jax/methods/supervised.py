@@ -20,6 +20,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
+
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
@@ -49,6 +51,7 @@ class Supervised(Labelled):
     """Cross-entropy of one view, or of a text."""
 
     title: ClassVar[str] = "supervised"
+    decomposes: ClassVar[bool] = True
 
     hyper: HyperParameters
 
@@ -61,7 +64,8 @@ class Supervised(Labelled):
         loss, metrics = cross_entropy(
             encoded["logits"], encoded["label"], label_smoothing=self.hyper.label_smoothing
         )
-        return loss, Aux(w.buffers, metrics, {"h": encoded["h"]})
+        labelled = jnp.sum(encoded["label"] >= 0, dtype=jnp.float32)
+        return loss, Aux(w.buffers, metrics, {"h": encoded["h"]}, labelled)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d] and the classifier's `logits` [n c]."""

@@ -26,6 +26,7 @@ class TokenClassification(Labelled):
     """Cross-entropy of words."""
 
     title: ClassVar[str] = "token classification"
+    decomposes: ClassVar[bool] = True
     targets: ClassVar[tuple[str, ...]] = ("tags",)
 
     def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
@@ -34,9 +35,11 @@ class TokenClassification(Labelled):
     def objective(
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        count = jnp.maximum(encoded["count"].sum(), 1)
+        weight = encoded["count"].sum()
+        count = jnp.maximum(weight, 1)
         metrics = {"accuracy": encoded["hits"].sum() / count}
-        return encoded["loss"].sum() / count, Aux(w.buffers, metrics, {"h": encoded["h"]})
+        aux = Aux(w.buffers, metrics, {"h": encoded["h"]}, weight)
+        return encoded["loss"].sum() / count, aux
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d], and `tags` int32 [n l], the likeliest class at every token."""

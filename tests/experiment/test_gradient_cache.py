@@ -15,6 +15,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import gradient_cache, preflight, train_step
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.experiment.flops import traced_flops
 from ssl_jax.models import Net
 from tests.methods import table
 from tests.methods.test_methods import batches, build
@@ -87,6 +88,65 @@ def test_the_shuffled_order_would_be_seen():
     _, _, outputs = plain_step({"data": 1}, None)
     z = np.asarray(outputs["z"])
     assert np.abs(z - np.roll(z, 1, axis=0)).max() > 1e-2
+
+
+@functools.cache
+def classifier(devices=()):
+    """A classifier without batch statistics, and a batch of which some examples have no label."""
+    config = table.ROWS["supervised"].load(
+        batch_size=BATCH, method__projector_layers=0, eval__online=False
+    )
+    source = data.from_config(config.data, seed=0)
+    experiment = Experiment.build(config, source.spec, grid(dict(devices) or {"data": 1}))
+    encoder = dataclasses.replace(experiment.method.classifier, encoder=Net(Plain()))
+    method = dataclasses.replace(experiment.method, classifier=encoder)
+    batch = source.batch(np.arange(BATCH))
+    batch["label"] = np.where(np.arange(BATCH) % 3 == 0, -1, batch["label"])
+    return dataclasses.replace(experiment, method=method), batch
+
+
+def classifier_step(devices, size):
+    experiment, batch = classifier(tuple(devices.items()))
+    tx = optax.sgd(1.0)
+    init = train_step.make_init(experiment.method, tx, seed=0)
+    step = train_step.make_train_step(experiment.method, tx, micro_batch_size=size)
+    with jax.set_mesh(experiment.mesh):
+        state = jax.jit(lambda: init(experiment.spec.batch(BATCH)))()
+        rows = parallel.to_global(batch, experiment.mesh, np.arange(BATCH), BATCH)
+        return jax.jit(step)(state, rows)
+
+
+@pytest.mark.parametrize("devices", [{"data": 1}, {"data": 2, "fsdp": 4}], ids=str)
+def test_a_mean_over_examples_accumulates(devices):
+    """Micro-batches have different numbers of labels, so that a mean of means would be wrong."""
+    whole, expected, outputs = classifier_step({"data": 1}, None)
+    state, metrics, accumulated = classifier_step(devices, 8)
+    for name in ("loss", "accuracy", "top5"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+    for path, leaf in by_path(whole.params).items():
+        np.testing.assert_allclose(by_path(state.params)[path], leaf, atol=2e-6, err_msg=path)
+    np.testing.assert_allclose(accumulated["h"], outputs["h"], atol=1e-5)
+
+
+def test_accumulation_encodes_every_example_once():
+    """Gradient caching needs a second forward pass, which a mean over examples does not."""
+    experiment, _ = classifier()
+    method = experiment.method
+    shapes = experiment.spec.batch(BATCH)
+    state = jax.eval_shape(train_step.make_init(method, optax.sgd(1.0), seed=0), shapes)
+
+    def flops(method, size):
+        step = train_step.make_train_step(method, optax.sgd(1.0), micro_batch_size=size)
+        return traced_flops(step, state, shapes)
+
+    class Undivided(type(experiment.method)):
+        decomposes = False
+
+    fields = {
+        f.name: getattr(experiment.method, f.name) for f in dataclasses.fields(experiment.method)
+    }
+    assert flops(experiment.method, 8) == flops(experiment.method, None)
+    assert flops(Undivided(**fields), 8) > 1.25 * flops(experiment.method, None)
 
 
 def bn_run(devices, steps=2, **overrides):
