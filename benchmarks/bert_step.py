@@ -153,7 +153,7 @@ def torch_side(given: argparse.Namespace) -> Callable[[], float]:
             with torch.autocast(device, torch.bfloat16):
                 found = loss()
             found.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), section.clip_norm)
+            torch.nn.utils.clip_grad_norm_(net.parameters(), section.clip.norm)
             optimizer.step()
         return float(found.detach())
 

@@ -95,6 +95,6 @@ def _paper(config: ConfigDict, model: str, length: int) -> None:
         weight_decay=0.01,
         bias_correction=False,
         eps=1e-6,
-        clip_norm=1.0,
+        clip=dict(norm=1.0),
     )
     common.text_at_scale(config)

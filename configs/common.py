@@ -85,7 +85,7 @@ def pydoc(config: ConfigDict) -> None:
         schedule="linear",
         warmup_epochs=1.0,
         weight_decay=0.01,
-        clip_norm=1.0,
+        clip=dict(norm=1.0),
     )
     config.eval.update(every_epochs=3.0, online=False)
     config.checkpoint.update(every_epochs=3.0, best_metric="eval/held_out/accuracy")

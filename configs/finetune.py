@@ -131,7 +131,7 @@ def _optimizer(config: ConfigDict, base_lr: float, warmup: float = 0.1) -> None:
         weight_decay=0.01,
         bias_correction=False,
         eps=1e-6,
-        clip_norm=1.0,
+        clip=dict(norm=1.0),
     )
 
 
@@ -172,7 +172,7 @@ def _roberta(config: ConfigDict, task: str) -> None:
     config.model.update(pool="cls", dropout=0.1, attention_dropout=0.1)
     _optimizer(config, base_lr, warmup=0.06)
     config.optimizer.update(
-        schedule="linear", weight_decay=0.1, b2=0.98, bias_correction=True, clip_norm=0.0
+        schedule="linear", weight_decay=0.1, b2=0.98, bias_correction=True, clip=dict(norm=0.0)
     )
 
 

@@ -78,13 +78,16 @@ def base_config() -> ConfigDict:
     config.optimizer.name = "lars"  # lars, adamw, sgd, lamb
     config.optimizer.base_lr = 0.3
     config.optimizer.lr_scaling = "linear"  # linear: base*B/256; sqrt: base*sqrt(B); none
+    config.optimizer.lr_factor = 1.0  # multiplies the rate, of a group for instance
     config.optimizer.schedule = "cosine"  # cosine, constant, step, linear, linear_unshifted
     config.optimizer.warmup_epochs = 10.0
     config.optimizer.warmup_steps = placeholder(int)  # wins over warmup_epochs
+    config.optimizer.warmup_start = 0.0  # first learning rate over the peak
     config.optimizer.final_lr_factor = 0.0  # last learning rate over the peak
     config.optimizer.milestones = ()  # of "step": fractions of the run
     config.optimizer.decay_factor = 0.1  # of "step"
     config.optimizer.weight_decay = 1e-6
+    config.optimizer.weight_decay_end = placeholder(float)  # along half a cosine; unset: constant
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
     config.optimizer.b1 = 0.9
@@ -93,10 +96,14 @@ def base_config() -> ConfigDict:
     config.optimizer.bias_correction = True  # of adamw and lamb; BERT has none
     config.optimizer.trust_coefficient = 1e-3
     config.optimizer.momentum_order = "lr_inside"  # of LARS: lr_inside (SimCLR), lr_outside (BYOL)
-    config.optimizer.clip_norm = 0.0  # global gradient norm; 0: off
+    # Gradients longer than norm are shortened to it; 0: off. per: all, group or tensor has a norm.
+    config.optimizer.clip = ConfigDict(dict(norm=0.0, per="all"))
     config.optimizer.exclude = r"(bias|scale)$"  # parameters neither decayed nor adapted
-    # Per param_group: overrides of the keys above; layerwise=dict(decay=0.65) lets a ViT's rates
-    # fall from layer to layer towards the input.
+    config.optimizer.frozen_epochs = 0.0  # no updates before: parameters and state stay as they are
+    config.optimizer.frozen_steps = placeholder(int)  # wins over frozen_epochs
+    config.optimizer.polyak = 0.0  # decay of an average of all parameters for evaluation; 0: none
+    # Per param_group: overrides of the keys above but polyak; layerwise=dict(decay=0.65) lets a
+    # ViT's rates fall from layer to layer towards the input.
     config.optimizer.groups = ConfigDict()
 
     config.mesh = ConfigDict()

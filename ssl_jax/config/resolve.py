@@ -14,7 +14,7 @@ DTYPES = ("float32", "bfloat16")
 # Sections whose keys depend on a name in them; their readers check the keys.
 OPEN_SECTIONS = ("method", "views", "optimizer.groups", "data.options", "data.sampler")
 NOT_NEGATIVE = (
-    "optimizer.base_lr", "optimizer.weight_decay", "optimizer.clip_norm", "eval.every_epochs",
+    "optimizer.base_lr", "optimizer.weight_decay", "eval.every_epochs",
     "eval.collapse_every_steps", "checkpoint.every_epochs",
 )  # fmt: skip
 

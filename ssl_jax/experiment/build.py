@@ -36,7 +36,7 @@ class Experiment:
       length: steps in the run, and how often it evaluates and saves.
       mesh: the devices.
       method: the objective.
-      schedule: step -> learning rate (of the default parameter group).
+      groups: the optimizer's parameter groups.
       tx: the optimizer.
     """
 
@@ -45,7 +45,7 @@ class Experiment:
     length: Length
     mesh: jax.sharding.Mesh
     method: method_lib.Method
-    schedule: Callable[[Any], Any]
+    groups: optim.Groups
     tx: optax.GradientTransformation
 
     @classmethod
@@ -73,7 +73,7 @@ class Experiment:
             total_steps=length.total_steps,
             steps_per_epoch=length.steps_per_epoch,
         )
-        schedule = optim.make_schedule(config.optimizer, **lengths)
+        groups = optim.read_groups(config.optimizer, **lengths)
         tx = optim.make_optimizer(
             config.optimizer,
             **lengths,
@@ -81,7 +81,12 @@ class Experiment:
             ema_filter=method.ema_filter,
             param_group=method.param_group,
         )
-        return cls(config, spec, length, mesh, method, schedule, tx)
+        return cls(config, spec, length, mesh, method, groups, tx)
+
+    @property
+    def schedule(self) -> Callable[[Any], Any]:
+        """step -> learning rate of the parameters in no named group."""
+        return self.groups.others.learning_rate
 
     @property
     def probe_classes(self) -> int | None:

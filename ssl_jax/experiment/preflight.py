@@ -8,12 +8,12 @@ from typing import Any
 import jax
 
 from ssl_jax import data, optim, parallel
-from ssl_jax.core.tree_paths import by_path, path_string
+from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 
 
 def lines(experiment: Experiment, source: data.Source | None = None) -> list[tuple[str, str]]:
-    """(label, text) pairs: devices, batch, length, learning rate, parameters, memory, method.
+    """(label, text) pairs: devices, batch, length, parameters, optimizer, memory, method.
 
     Args:
       experiment: what is going to run.
@@ -26,17 +26,9 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
     rows = parallel.batch_shards(mesh)
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     epochs = length.total_steps / length.steps_per_epoch
-    peak = max(
-        float(experiment.schedule(step)) for step in _probe_steps(length.total_steps)
-    )  # of the schedule as it will run, clipped warm-up included
-    scaling = {
-        "linear": f"{config.optimizer.base_lr:g} x {config.batch_size}/256",
-        "sqrt": f"{config.optimizer.base_lr:g} x sqrt({config.batch_size})",
-        "none": f"{config.optimizer.base_lr:g}, not scaled",
-    }.get(config.optimizer.lr_scaling, "")
+    run = dict(total_steps=length.total_steps, steps_per_epoch=length.steps_per_epoch)
     with jax.set_mesh(mesh):
         said_by_method = experiment.method.preflight(config.batch_size)
-    counts = optim.count_excluded(state.params, config.optimizer.exclude)
     return [
         ("method", f"{config.method.name}, {config.model.name}, {config.dtype} activations"),
         ("data", _data(experiment)),
@@ -49,12 +41,10 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
         *_notes(experiment, source),
         ("length", ", ".join([f"{length.total_steps:,} steps = {epochs:g} epochs of "
                               f"{length.steps_per_epoch:,} steps", *_epoch_notes(experiment)])),
-        ("learning rate", f"peak {peak:.4g} ({scaling}), {config.optimizer.schedule}, "
-                          f"{config.optimizer.name}"),
-        *[("note", note) for note in optim.schedule_notes(
-            config.optimizer, batch_size=config.batch_size, total_steps=length.total_steps,
-            steps_per_epoch=length.steps_per_epoch)],
-        *_parameters(experiment, state.params, counts),
+        *_parameters(state.params),
+        *optim.describe(experiment.groups, state.params, experiment.method.param_group,
+                        batch_size=config.batch_size, **run),
+        *[("note", note) for note in optim.schedule_notes(experiment.groups, **run)],
         ("state", f"{bytes_text(state_bytes_per_device(state))} a device, of it "
                   f"{bytes_text(state_bytes_per_device(state.params))} parameters"),
         ("saves", f"every {length.checkpoint_every:,} steps, the latest "
@@ -125,26 +115,13 @@ def state_bytes_per_device(tree: Any) -> int:
     )
 
 
-def _parameters(experiment: Experiment, params: Any, counts: Any) -> list[tuple[str, str]]:
-    groups: dict[str, int] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = path_string(path).partition("/")[0]
-        groups[name] = groups.get(name, 0) + leaf.size
-    parts = ", ".join(f"{name} {count:,}" for name, count in groups.items())
-    treatment = (
-        "decayed and adapted"
-        if experiment.config.optimizer.name in ("lars", "lamb")
-        else ("decayed")
-    )
-    return [
-        ("parameters", f"{sum(groups.values()):,}: {parts}"),
-        ("", f"{counts.included:,} {treatment}, {counts.excluded:,} not "
-             f"(exclude={experiment.config.optimizer.exclude!r})"),
-    ]  # fmt: skip
-
-
-def _probe_steps(total: int) -> list[int]:
-    return sorted({round(i * (total - 1) / 1000) for i in range(1001)}) if total > 1 else [0]
+def _parameters(params: Any) -> list[tuple[str, str]]:
+    nets: dict[str, int] = {}
+    for path, leaf in by_path(params).items():
+        name = path.partition("/")[0]
+        nets[name] = nets.get(name, 0) + leaf.size
+    parts = ", ".join(f"{name} {count:,}" for name, count in nets.items())
+    return [("parameters", f"{sum(nets.values()):,}: {parts}")]
 
 
 def _epoch_notes(experiment: Experiment) -> list[str]:

@@ -7,6 +7,9 @@ the teacher of DINO (Caron et al. 2021):
 
 Its state lives in the optimizer state, so it is saved, restored and sharded with it, and a train
 step need not know of it: `ema_params(opt_state)` finds it there.
+
+`track_polyak` is the same average of all parameters for evaluation alone (Polyak & Juditsky 1992).
+The loss never reads it, and a run may have both.
 """
 
 from __future__ import annotations
@@ -33,6 +36,18 @@ class EmaState(NamedTuple):
 
     count: jax.Array
     ema: PyTree
+
+
+class PolyakState(NamedTuple):
+    """State of `track_polyak`.
+
+    Attributes:
+      count: updates averaged so far, int32 [].
+      average: of all parameters, float32.
+    """
+
+    count: jax.Array
+    average: PyTree
 
 
 def track_ema(
@@ -82,27 +97,61 @@ def track_ema(
     return optax.GradientTransformation(init, update)
 
 
+def track_polyak(decay: float) -> optax.GradientTransformation:
+    """Averages all parameters for evaluation; `track_ema` under another name in the state.
+
+    Args:
+      decay: d of average <- d * average + (1 - d) * params.
+    """
+    ema = track_ema(decay)
+
+    def init(params: PyTree) -> PolyakState:
+        return PolyakState(*ema.init(params))
+
+    def update(updates: PyTree, state: PolyakState, params: PyTree | None = None):
+        updates, after = ema.update(updates, EmaState(*state), params)
+        return updates, PolyakState(*after)
+
+    return optax.GradientTransformation(init, update)
+
+
 def ema_params(opt_state: PyTree) -> PyTree | None:
-    """The average inside an optimizer state, wherever it is nested; None if there is none.
+    """The moving average inside an optimizer state, wherever it is nested; None if there is none.
 
     Raises:
       ValueError: there is more than one.
     """
-    found = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(node)]
-    if len(found) > 1:
-        raise ValueError(f"the optimizer state holds {len(found)} moving averages; track one only")
-    return found[0].ema if found else None
+    state = _only(opt_state, EmaState)
+    return state and state[1].ema
+
+
+def polyak_params(opt_state: PyTree) -> PyTree | None:
+    """As `ema_params`, of the average that `track_polyak` keeps."""
+    state = _only(opt_state, PolyakState)
+    return state and state[1].average
 
 
 def ema_path(opt_state: PyTree) -> str | None:
-    """Where in an optimizer state the average stands, e.g. "1/ema"; None if there is none."""
-    leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=_is_state)
-    found = [path_string(path) for path, node in leaves if _is_state(node)]
-    return f"{found[0]}/ema" if found else None
+    """The path of the moving average in an optimizer state, e.g. "inner/1/ema"; None without."""
+    state = _only(opt_state, EmaState)
+    return state and f"{state[0]}/ema"
 
 
-def _is_state(node: Any) -> bool:
-    return isinstance(node, EmaState)
+def polyak_path(opt_state: PyTree) -> str | None:
+    """As `ema_path`, of the average that `track_polyak` keeps."""
+    state = _only(opt_state, PolyakState)
+    return state and f"{state[0]}/average"
+
+
+def _only(opt_state: PyTree, kind: type) -> tuple[str, Any] | None:
+    """The path and the node of the one state of a kind, None if there is none."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        opt_state, is_leaf=lambda node: isinstance(node, kind)
+    )
+    states = [(path_string(path), node) for path, node in leaves if isinstance(node, kind)]
+    if len(states) > 1:
+        raise ValueError(f"the optimizer state holds {len(states)} moving averages; track one only")
+    return states[0] if states else None
 
 
 def _select(tree: PyTree, mask: Callable[[str], bool] | PyTree | None) -> PyTree:

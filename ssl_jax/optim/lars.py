@@ -22,6 +22,7 @@ from typing import Any
 import optax
 
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.optim.by_step import add_decayed_weights, scale_by_learning_rate
 from ssl_jax.optim.masks import path_mask
 from ssl_jax.optim.trust import scale_by_trust_ratio
 
@@ -32,7 +33,7 @@ MOMENTUM_ORDERS = ("lr_inside", "lr_outside")
 def lars(
     learning_rate: float | optax.Schedule,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | optax.Schedule = 0.0,
     momentum: float = 0.9,
     trust_coefficient: float = 1e-3,
     nesterov: bool = False,
@@ -43,8 +44,9 @@ def lars(
     """LARS with exclusions and either order of momentum.
 
     Args:
-      learning_rate: lr, or a schedule of it.
-      weight_decay: added to the gradient before the norms are taken.
+      learning_rate: lr, or step of the run -> lr; `update` then needs `step`, see `count_steps`.
+      weight_decay: times the weights added to the gradient before the norms are taken; or step of
+        the run -> weight decay.
       momentum: m.
       trust_coefficient: eta of the paper.
       nesterov: use m v + g' (the next step's look-ahead) instead of v.
@@ -64,9 +66,9 @@ def lars(
         )
     mask = path_mask() if mask is None else mask
     trace = optax.trace(decay=momentum, nesterov=nesterov)
-    lr = optax.scale_by_learning_rate(learning_rate)
+    lr = scale_by_learning_rate(learning_rate)
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask),
+        add_decayed_weights(weight_decay, mask),
         optax.masked(scale_by_trust_ratio(trust_coefficient, eps), mask),
         *((lr, trace) if momentum_order == "lr_inside" else (trace, lr)),
     )

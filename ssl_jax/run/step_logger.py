@@ -112,7 +112,7 @@ class Watch:
             if not math.isfinite(loss):
                 raise NonFiniteLossError(
                     f"the loss is {float(loss)} at step {step}; lower optimizer.base_lr, lengthen "
-                    "the warm-up or set optimizer.clip_norm. The last good checkpoint is kept"
+                    "the warm-up or set optimizer.clip.norm. The last good checkpoint is kept"
                 )
 
     def evaluation(self, step: int, values: dict[str, float]) -> None:

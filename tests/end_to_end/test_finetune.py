@@ -199,7 +199,7 @@ def test_the_recipes_are_the_papers(variant, rate, steps, warmup):
     np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-12)
     optimizer = config.optimizer
     assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.98 if roberta else 0.999, 1e-6)
-    assert (optimizer.weight_decay, optimizer.clip_norm) == ((0.1, 0) if roberta else (0.01, 1))
+    assert (optimizer.weight_decay, optimizer.clip.norm) == ((0.1, 0) if roberta else (0.01, 1))
     assert optimizer.bias_correction == roberta and optimizer.name == "adamw"
     assert config.batch_size == (16 if roberta else 32)
     name = {"squad": "question_answering", "conll": "token_classification"}.get(

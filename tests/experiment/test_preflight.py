@@ -26,7 +26,9 @@ def test_it_says_batch_negatives_length_and_learning_rate():
     assert said["batch"] == "64 = 8 a device x 8"
     assert said["negatives"].startswith("126 views an anchor, 128 anchors")
     assert said["length"].startswith("220 steps = 10 epochs of 22 steps, 30 other examples")
-    assert said["learning rate"].startswith("peak 0.125 (0.5 x 64/256), cosine, adamw")
+    assert said["optimizer"] == (
+        "adamw, peak 0.125 (0.5 x 64/256), cosine after 22 steps of warm-up"
+    )
     assert "data 8 x fsdp 1 x tensor 1" in said["devices"]
 
 
@@ -35,7 +37,7 @@ def test_a_clipped_warm_up_is_noted():
     assert any(label == "note" and "warm" in text for label, text in said)
 
 
-def test_parameters_are_counted_by_group_and_treatment():
+def test_parameters_are_counted_by_net_and_treatment():
     experiment = build()
     params = experiment.abstract_state.params
     said = preflight.lines(experiment)
@@ -45,7 +47,8 @@ def test_parameters_are_counted_by_group_and_treatment():
         leaf.size for path, leaf in by_path(params).items() if path.endswith(("bias", "scale"))
     )
     (treatment,) = (text for label, text in said if label == "")
-    assert treatment.startswith(f"{total - excluded:,} decayed, {excluded:,} not")
+    assert treatment.startswith(f"{total - excluded:,} parameters decayed by ")
+    assert f", {excluded:,} not (exclude=" in treatment
 
 
 def test_state_bytes_shrink_with_fsdp():

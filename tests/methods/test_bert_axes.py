@@ -25,7 +25,7 @@ def one_step(row, mesh, rules=()):
     """Metrics and parameters after a step of descent, whose difference is the gradient."""
     config = table.ROWS[row].load(
         model__dim=64, model__num_heads=4, optimizer__name="sgd", optimizer__base_lr=1.0,
-        optimizer__warmup_epochs=0, optimizer__weight_decay=0.0, optimizer__clip_norm=0.0,
+        optimizer__warmup_epochs=0, optimizer__weight_decay=0.0, optimizer__clip__norm=0.0,
         optimizer__schedule="constant", mesh__rules=rules,
     )  # fmt: skip
     source = data.from_config(config.data, seed=config.seed)

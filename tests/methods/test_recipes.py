@@ -142,9 +142,9 @@ def test_a_recipe_has_its_papers_numbers(name):
     assert optimizer.warmup_steps is None
     assert optimizer.weight_decay == expected.weight_decay
     if optimizer.name == "adamw":
-        assert (optimizer.b1, optimizer.b2, optimizer.clip_norm) == (0.9, 0.999, 0)
+        assert (optimizer.b1, optimizer.b2, optimizer.clip.norm) == (0.9, 0.999, 0)
     else:
-        assert (optimizer.momentum, optimizer.nesterov, optimizer.clip_norm) == (0.9, False, 0)
+        assert (optimizer.momentum, optimizer.nesterov, optimizer.clip.norm) == (0.9, False, 0)
         assert optimizer.trust_coefficient == 1e-3
     if optimizer.schedule == "step":
         assert (optimizer.milestones, optimizer.decay_factor) == ((0.6, 0.8), 0.1)

@@ -1,5 +1,7 @@
 """Every optimizer the config can name against float64 NumPy, and how they are put together."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +9,22 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
+from ssl_jax.config import fields
+from ssl_jax.config.base import base_config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import path_string
 from ssl_jax.optim import (
-    OPTIMIZERS,
+    OptimizerSection,
     ema_params,
     make_optimizer,
     make_schedule,
     path_mask,
+    polyak_params,
 )
+
+OPTIMIZERS = ("lars", "adamw", "sgd", "lamb")
 
 RNG = np.random.default_rng(0)
 PARAMS = {
@@ -50,13 +58,25 @@ def config(**overrides):
             bias_correction=True,
             trust_coefficient=0.01,
             momentum_order="lr_inside",
-            clip_norm=0.0,
+            clip=dict(norm=0.0, per="all"),
             exclude=r"(bias|scale)$",
+            lr_factor=1.0,
+            warmup_start=0.0,
+            weight_decay_end=placeholder(float),
+            frozen_epochs=0.0,
+            frozen_steps=placeholder(int),
+            polyak=0.0,
             groups=ConfigDict(),
         )
     )
     section.update(overrides)
     return section
+
+
+def test_the_config_has_every_key():
+    assert set(config()) == set(fields.defaults(OptimizerSection)) == set(base_config().optimizer)
+    defaults = fields.check(OptimizerSection, base_config().optimizer, "optimizer")
+    assert defaults == fields.check(OptimizerSection, {}, "optimizer")
 
 
 def run(tx, dtype=jnp.float32):
@@ -75,18 +95,19 @@ def assert_close(actual, expected, rtol=1e-4):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, atol=1e-5), actual, expected)
 
 
-def clipped(grads, norm):
-    total = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
-    return jax.tree.map(lambda g: g * min(1, norm / total), grads)
-
-
 def oracle_leaf(c, w, grads, adapted):
     """One tensor's values after every step, from the papers, in float64."""
-    schedule = make_schedule(c, **RUN)
-    wd = c["weight_decay"] if adapted else 0.0
+    section = fields.read(OptimizerSection, c, "optimizer")
+    schedule = make_schedule(section, **RUN)
+    end = c["weight_decay"] if c["weight_decay_end"] is None else c["weight_decay_end"]
     v, m, s, history = 0.0, 0.0, 0.0, []
     for step, g in enumerate(grads):
-        lr, t = float(schedule(step)), step + 1
+        lr, t = float(schedule(step)), step + 1 - (c["frozen_steps"] or 0)
+        if t <= 0:  # as PyTorch where grad is None: nothing has happened to the tensor
+            history.append(w)
+            continue
+        wd = end + (c["weight_decay"] - end) * (1 + np.cos(np.pi * step / STEPS)) / 2
+        wd = wd if adapted else 0.0
         if c["name"] in ("lars", "sgd"):
             g = g + wd * w
             if c["name"] == "lars" and adapted:
@@ -134,7 +155,7 @@ CASES = {
     "adamw uncorrected": dict(name="adamw", bias_correction=False),
     "adamw uncorrected nesterov": dict(name="adamw", bias_correction=False, nesterov=True),
     "lamb uncorrected": dict(name="lamb", bias_correction=False),
-}
+} | {f"{name} with changing decay": dict(name=name, weight_decay_end=0.9) for name in OPTIMIZERS}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -145,7 +166,8 @@ def test_matches_the_oracle(case):
 
 
 def test_every_optimizer_has_a_case():
-    assert {case["name"] for case in CASES.values()} == set(OPTIMIZERS)
+    known = get_args(fields.find(OptimizerSection, "name").type.__origin__)
+    assert {case["name"] for case in CASES.values()} == set(OPTIMIZERS) == set(known)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -194,7 +216,7 @@ def test_stacked_layers_move_as_they_do_apart(name):
         for i in (1, 2, 3)
     }
     stacked = {"layers": jax.tree.map(lambda *x: np.stack(x), *apart.values())}
-    c = config(name=name, clip_norm=2.0)
+    c = config(name=name, clip=dict(norm=2.0))
     results = []
     for tree in (apart, stacked):
         tx = make_optimizer(c, **RUN)
@@ -211,14 +233,6 @@ def test_stacked_layers_move_as_they_do_apart(name):
         np.testing.assert_allclose(results[1]["layers"][leaf], expected[leaf], rtol=1e-4)
 
 
-def test_clip_norm_is_global():
-    c = config(name="sgd", clip_norm=0.5)
-    history, _ = run(make_optimizer(c, **RUN))
-    assert_close(history[-1], oracle(c, [clipped(grads, 0.5) for grads in GRADS]))
-    with pytest.raises(UserError, match=r"clip_norm is -1.0"):
-        make_optimizer(config(clip_norm=-1.0), **RUN)
-
-
 def by_module(path):
     return path.partition("/")[0]
 
@@ -226,11 +240,14 @@ def by_module(path):
 @pytest.mark.parametrize(
     "overrides",
     [
+        dict(lr_factor=0.2),
+        dict(weight_decay_end=0.0),
+        dict(name="adamw", frozen_steps=2),
         dict(schedule="constant", warmup_epochs=0.0),
         dict(name="adamw", base_lr=0.01),
         dict(weight_decay=0.0, momentum_order="lr_outside"),
     ],
-    ids=["own schedule", "own optimizer", "own decay"],
+    ids=["factor", "decay to 0", "frozen", "own schedule", "own optimizer", "own decay"],
 )
 def test_groups_override_the_section(overrides):
     """The predictor's group has its own keys; the encoder's is not named and keeps the section."""
@@ -245,13 +262,30 @@ def test_groups_override_the_section(overrides):
 
 def test_the_average_stands_outside_the_groups():
     """It covers all groups, in one tree, and sees the final updates of each."""
-    c = config(groups=ConfigDict({"predictor": dict(name="adamw")}), clip_norm=1.0)
+    c = config(groups=ConfigDict({"predictor": dict(name="adamw")}), clip=dict(norm=1.0))
     tx = make_optimizer(c, **RUN, ema_decay=0.5, param_group=by_module)
     history, state = run(tx)
     ema = jax.tree.map(np.float64, PARAMS)
     for params in history:
         ema = jax.tree.map(lambda e, p: 0.5 * e + 0.5 * np.float64(p), ema, params)
     assert_close(ema_params(state), ema)
+
+
+def test_the_polyak_average_is_another_than_the_methods():
+    tx = make_optimizer(
+        config(polyak=0.9), **RUN, ema_decay=0.5, ema_filter=lambda path: "enc" in path
+    )
+    history, state = run(tx)
+    averages = {0.5: ema_params(state), 0.9: polyak_params(state)}
+    for decay, average in averages.items():
+        expected = jax.tree.map(np.float64, PARAMS)
+        for params in history:
+            expected = jax.tree.map(
+                lambda e, p, d=decay: d * e + (1 - d) * np.float64(p), expected, params
+            )
+        assert_close(average, {name: expected[name] for name in average})
+    assert set(averages[0.5]) == {"encoder"} and set(averages[0.9]) == set(PARAMS)
+    assert polyak_params(make_optimizer(config(), **RUN).init(PARAMS)) is None
 
 
 def test_ema_filter_and_schedule():
@@ -296,15 +330,33 @@ def test_bfloat16_parameters_stay_bfloat16(name):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (dict(name="adamW"), r"unknown optimizer 'adamW'.*Did you mean 'adamw'"),
-        (dict(exclude="(bias"), r"'\(bias' is not a regex"),
+        (dict(name="adamW"), r"optimizer.name is 'adamW'; use one of lars, .*Did you mean 'adamw'"),
+        (dict(exclude="(bias"), r"optimizer.exclude is '\(bias'; use .* regular expression"),
+        (dict(clip=dict(norm=-1.0)), r"optimizer.clip.norm is -1.0; use a number of at least 0"),
+        (dict(clip=dict(per="tenser")), r"clip.per is 'tenser'; .*Did you mean 'tensor'"),
+        (dict(frozen_steps=-1), r"optimizer.frozen_steps is -1; use a whole number of at least 0"),
+        (dict(weight_decay_end=-0.1), r"optimizer.weight_decay_end is -0.1; use a number of at"),
+        (dict(warmup_start=1.5), r"optimizer.warmup_start is 1.5; use a number from 0 to 1"),
+        (dict(polyak=1.0), r"optimizer.polyak is 1.0; use a number of at least 0 and below 1"),
         (
             dict(groups=ConfigDict({"predictor": dict(base_rl=0.1)})),
             r"optimizer.groups.predictor.base_rl; .*Did you mean 'base_lr'",
         ),
         (
-            dict(groups=ConfigDict({"predictor": dict(clip_norm=1.0)})),
-            r"groups.predictor.clip_norm cannot be set for one group",
+            dict(groups=ConfigDict({"predictor": dict(polyak=0.9)})),
+            r"unknown config key optimizer.groups.predictor.polyak",
+        ),
+        (
+            dict(groups=ConfigDict({"predictor": dict(clip=dict(norm=1.0))})),
+            r"optimizer.groups.predictor.clip.per is 'all', .* use 'group' or 'tensor'",
+        ),
+        (
+            dict(groups=ConfigDict({"predictor": dict(clip=dict(nrom=1.0))})),
+            r"optimizer.groups.predictor.clip.nrom; .*Did you mean 'norm'",
+        ),
+        (
+            dict(groups=ConfigDict({"layerwise": dict(decay=1.5)})),
+            r"optimizer.groups.layerwise.decay is 1.5; use a number above 0, at most 1",
         ),
     ],
 )

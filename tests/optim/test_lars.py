@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.optim import lars, path_mask, warmup_cosine
+from ssl_jax.optim import count_steps, lars, path_mask, warmup_cosine
 
 STEPS = 6
 RNG = np.random.default_rng(0)
@@ -48,6 +48,7 @@ def numpy_lars(schedule, order, *, weight_decay=0.1, momentum=0.9, eta=0.01, nes
 def run(tx, grads=GRADS):
     """Parameters after every step, float32."""
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), PARAMS)
+    tx = count_steps(tx)
     state, history, update = tx.init(params), [], jax.jit(tx.update)
     for g in grads:
         updates, state = update(jax.tree.map(jnp.float32, g), state, params)

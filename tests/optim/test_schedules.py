@@ -1,15 +1,20 @@
 """Learning rates and decay schedules at their ends, in between, and against NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
+from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError
 from ssl_jax.optim import (
+    GroupSection,
+    cosine_between,
     cosine_ema,
     make_schedule,
+    read_groups,
     scale_learning_rate,
     schedule_notes,
     warmup_constant,
@@ -30,20 +35,15 @@ END = {"cosine": 0, "cosine to a tenth": 0.1, "linear": 0, "constant": 1, "step"
 
 
 def config(**overrides):
-    section = ConfigDict(
-        dict(
-            base_lr=0.3,
-            lr_scaling="linear",
-            schedule="cosine",
-            warmup_epochs=10.0,
-            warmup_steps=None,
-            final_lr_factor=0.0,
-            milestones=(),
-            decay_factor=0.1,
-        )
+    """Keys of a group; the defaults are SimCLR's."""
+    return fields.read(GroupSection, overrides, "optimizer")
+
+
+def notes(config, **run):
+    groups = read_groups(config, **run)
+    return schedule_notes(
+        groups, total_steps=run["total_steps"], steps_per_epoch=run["steps_per_epoch"]
     )
-    section.update(overrides)
-    return section
 
 
 def test_simclr_peak_is_the_same_under_both_scalings():
@@ -86,6 +86,34 @@ def test_step_schedule_changes_at_its_milestones():
     np.testing.assert_allclose(values, [4.8, 0.48, 0.48, 0.048], rtol=1e-6)
 
 
+def test_the_warm_up_starts_at_a_share_of_the_peak():
+    """SwAV's goes from 0.3 to 4.8 in 10 epochs; what follows does not depend on it."""
+    run = dict(batch_size=4096, total_steps=TOTAL, steps_per_epoch=1)
+    schedule = make_schedule(config(warmup_start=1 / 16), **run)
+    np.testing.assert_allclose([schedule(s) for s in (0, 5, 10)], [0.3, 2.55, 4.8], rtol=1e-6)
+    assert [schedule(s) for s in range(10, 100)] == [
+        make_schedule(config(), **run)(s) for s in range(10, 100)
+    ]
+    for name in ("constant", "step", "linear", "linear_unshifted"):
+        section = config(schedule=name, milestones=(0.5,), warmup_start=0.5)
+        assert make_schedule(section, **run)(0) == pytest.approx(2.4)
+
+
+def test_the_factor_multiplies_every_rate():
+    run = dict(batch_size=4096, total_steps=TOTAL, steps_per_epoch=1)
+    whole, fifth = (make_schedule(config(lr_factor=f), **run) for f in (1.0, 0.2))
+    expected = [0.2 * whole(step) for step in range(TOTAL)]
+    np.testing.assert_allclose([fifth(step) for step in range(TOTAL)], expected, rtol=1e-6)
+
+
+def test_cosine_between_is_dinos_weight_decay():
+    """final + (base - final) (1 + cos(pi i / n)) / 2 of main_dino's 0.04 and 0.4."""
+    decay = cosine_between(0.04, 0.4, 1000)
+    np.testing.assert_allclose([decay(0), decay(500), decay(1000)], [0.04, 0.22, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(decay)(jnp.int32(250)), decay(250), rtol=1e-6)
+    assert decay(250) == pytest.approx(0.4 - 0.36 * (1 + np.cos(np.pi / 4)) / 2)
+
+
 def test_no_warmup_starts_at_the_peak():
     assert warmup_cosine(PEAK, TOTAL)(0) == pytest.approx(PEAK)
     assert warmup_constant(PEAK)(0) == pytest.approx(PEAK)
@@ -112,7 +140,7 @@ def test_make_schedule_reads_the_config():
     assert make_schedule(config(schedule="constant"), **run)(31_200) == pytest.approx(4.8)
     step = make_schedule(config(schedule="step", milestones=(0.6, 0.8)), **run)
     assert [round(float(step(s)), 6) for s in (18_719, 18_720, 24_960)] == [4.8, 0.48, 0.048]
-    assert schedule_notes(config(), **run) == []
+    assert notes({}, **run) == []
 
 
 def test_the_unshifted_line_is_berts():
@@ -125,7 +153,7 @@ def test_the_unshifted_line_is_berts():
     expected = [0, 0.5e-4, 0.9999e-4, 0.99e-4, 0.5e-4, 0]
     np.testing.assert_allclose([schedule(step) for step in steps], expected, atol=1e-9)
     np.testing.assert_allclose(jax.jit(schedule)(jnp.int32(10_000)), 0.99e-4, rtol=1e-6)
-    section.final_lr_factor = 0.5
+    section = dataclasses.replace(section, final_lr_factor=0.5)
     schedule = make_schedule(section, batch_size=256, total_steps=10**6, steps_per_epoch=1000)
     assert schedule(10_000) == pytest.approx(0.995e-4)
 
@@ -135,23 +163,34 @@ def test_warmup_longer_than_the_run_is_cut_and_said():
     schedule = make_schedule(config(), **run)
     values = [schedule(step) for step in range(50)]
     np.testing.assert_allclose(values, 0.3 * np.arange(50) / 50, rtol=1e-6)
-    (note,) = schedule_notes(config(), **run)
+    (note,) = notes({}, **run)
     assert "warm-up of 100 steps is longer than the run and was cut to its 50" in note
 
 
 def test_step_without_milestones_is_said():
     run = dict(batch_size=256, total_steps=500, steps_per_epoch=10)
-    (note,) = schedule_notes(config(schedule="step"), **run)
+    (note,) = notes({"schedule": "step"}, **run)
     assert "no optimizer.milestones" in note
+
+
+def test_notes_of_a_group_are_its_own():
+    run = dict(batch_size=256, total_steps=500, steps_per_epoch=10)
+    section = {"schedule": "step", "groups": {"head": {"frozen_steps": 500}, "stem": {}}}
+    shared, own = notes(section, **run)
+    assert "no optimizer.milestones" in shared and "groups" not in shared
+    assert own == "optimizer.groups.head: the parameters are frozen for the whole run"
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (dict(schedule="cosin"), r"unknown schedule 'cosin'.*Did you mean 'cosine'"),
-        (dict(schedule="step", milestones=(60, 80)), r"milestones \(60, 80\) must be fractions"),
-        (dict(warmup_steps=-1), r"warm-up is -1 steps"),
-        (dict(lr_scaling="lin"), r"unknown lr_scaling 'lin'"),
+        (dict(schedule="cosin"), r"optimizer.schedule is 'cosin'; .*Did you mean 'cosine'"),
+        (
+            dict(milestones=(60, 80)),
+            r"milestones is \(60, 80\); use a tuple, each item a number ab",
+        ),
+        (dict(warmup_steps=-1), r"optimizer.warmup_steps is -1; use a whole number of at least 0"),
+        (dict(lr_scaling="lin"), r"optimizer.lr_scaling is 'lin'; use one of linear, sqrt, none"),
     ],
 )
 def test_mistakes_are_named(overrides, message):

@@ -1,0 +1,135 @@
+"""The keys of the config section `optimizer`, and those that a parameter group may override."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from ssl_jax.config import fields
+from ssl_jax.config.fields import (
+    below_one,
+    each,
+    fraction,
+    not_negative,
+    open_fraction,
+    positive,
+    positive_fraction,
+    regex,
+)
+from ssl_jax.optim.masks import DEFAULT_EXCLUDE
+
+# The entry of `groups` that concerns all layers of a net.
+LAYERWISE = "layerwise"
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Gradient clipping, see `ssl_jax.optim.clip`."""
+
+    norm: Annotated[
+        float, not_negative, "Gradients longer than it are shortened to it; 0: off."
+    ] = 0.0
+    per: Annotated[
+        Literal["all", "group", "tensor"],
+        "What has a norm: all parameters together, each parameter group, or each tensor (DINO).",
+    ] = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupSection:
+    """The optimizer of one parameter group."""
+
+    name: Annotated[Literal["lars", "adamw", "sgd", "lamb"], "Update rule."] = "lars"
+    base_lr: Annotated[float, not_negative, "Peak learning rate before lr_scaling."] = 0.3
+    lr_scaling: Annotated[
+        Literal["linear", "sqrt", "none"],
+        "linear: base_lr * batch_size / 256; sqrt: base_lr * sqrt(batch_size); none: base_lr.",
+    ] = "linear"
+    lr_factor: Annotated[float, not_negative, "Multiplies the learning rate at every step."] = 1.0
+    schedule: Annotated[
+        Literal["cosine", "constant", "step", "linear", "linear_unshifted"],
+        "The learning rate after the warm-up; linear_unshifted is BERT's.",
+    ] = "cosine"
+    warmup_epochs: Annotated[float, not_negative, "Length of the linear warm-up."] = 10.0
+    warmup_steps: Annotated[int | None, not_negative, "Wins over warmup_epochs."] = None
+    warmup_start: Annotated[
+        float, fraction, "First learning rate of the warm-up over the peak (SwAV: 1/16)."
+    ] = 0.0
+    final_lr_factor: Annotated[float, not_negative, "Last learning rate over the peak."] = 0.0
+    milestones: Annotated[
+        tuple[float, ...],
+        each(open_fraction),
+        "Of schedule step: fractions of the run at which the rate falls.",
+    ] = ()
+    decay_factor: Annotated[
+        float, positive, "Of schedule step: what the rate is multiplied by at a milestone."
+    ] = 0.1
+    weight_decay: Annotated[float, not_negative, "Weight decay (at the first step)."] = 1e-6
+    weight_decay_end: Annotated[
+        float | None,
+        not_negative,
+        "Weight decay at the end of the run, along half a cosine from weight_decay (DINO: 0.04 to "
+        "0.4); None: constant.",
+    ] = None
+    momentum: Annotated[float, below_one, "Of lars and sgd."] = 0.9
+    nesterov: Annotated[bool, "Nesterov's momentum."] = False
+    b1: Annotated[float, below_one, "Of adamw and lamb: decay of the mean of gradients."] = 0.9
+    b2: Annotated[float, below_one, "Of adamw and lamb: decay of the mean of squares."] = 0.999
+    eps: Annotated[float, not_negative, "Of adamw and lamb: added to the root."] = 1e-8
+    bias_correction: Annotated[bool, "Of adamw and lamb; BERT's released code has none."] = True
+    trust_coefficient: Annotated[float, positive, "Of lars."] = 1e-3
+    momentum_order: Annotated[
+        Literal["lr_inside", "lr_outside"],
+        "Of lars: learning rate inside the momentum (SimCLR) or outside (BYOL).",
+    ] = "lr_inside"
+    clip: Annotated[Clip, "Gradient clipping."] = Clip()
+    exclude: Annotated[
+        str, regex, "Paths of parameters that are neither decayed nor adapted to their norm."
+    ] = DEFAULT_EXCLUDE
+    frozen_epochs: Annotated[
+        float,
+        not_negative,
+        "First part of the run without updates: parameters and optimizer state stay as they are.",
+    ] = 0.0
+    frozen_steps: Annotated[int | None, not_negative, "Wins over frozen_epochs."] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSection(GroupSection):
+    """The whole section: the optimizer of parameters in no named group, and the groups'."""
+
+    groups: Annotated[
+        Mapping[str, Mapping[str, Any]],
+        "Overrides of the keys above by the name of a group; layerwise=dict(decay=0.65) multiplies "
+        "the rates of a net's layers by powers of it.",
+    ] = dataclasses.field(default_factory=dict)
+    polyak: Annotated[
+        float, below_one, "Decay of an average of all parameters for evaluation; 0: none."
+    ] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Layerwise:
+    """Layer-wise rate decay: `optimizer.groups.layerwise`."""
+
+    decay: Annotated[float, positive_fraction, "Rate of a layer over that of the next, e.g. 0.75."]
+
+
+def read_group(config: Mapping[str, Any], name: str, overrides: Mapping[str, Any]) -> GroupSection:
+    """The section with one group's overrides in it.
+
+    Args:
+      config: the optimizer section.
+      name: of the group.
+      overrides: its entry in `groups`.
+
+    Raises:
+      UserError: an unknown key or a bad value.
+    """
+    where = f"optimizer.groups.{name}"
+    shared = {key: config[key] for key in config if key in fields.section(GroupSection).keys}
+    merged = {**shared, **overrides}
+    if hasattr(overrides.get("clip"), "items"):
+        merged["clip"] = {**shared.get("clip", {}), **overrides["clip"]}
+    return fields.read(GroupSection, merged, where)
