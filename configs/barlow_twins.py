@@ -11,9 +11,9 @@ Published (linear probe on ImageNet): 73.5 top-1, 91.0 top-5 for the released mo
 """
 
 from ml_collections import ConfigDict
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("digits", "cifar10", "imagenet")
 

@@ -22,9 +22,9 @@ Published: GLUE 79.6 (base) and 82.1 (large) on average; SQuAD 1.1 F1 88.5 and 9
 """
 
 from ml_collections import ConfigDict
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("pydoc", "base", "large", "base_512", "large_512")
 PHASES = {128: (900_000, 20), 512: (100_000, 77)}  # length -> steps, masked tokens of a row at most

@@ -14,9 +14,9 @@ Published (linear probe on ImageNet): 74.3 top-1, 91.6 top-5 after 1000 epochs; 
 """
 
 from ml_collections import ConfigDict
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("digits", "cifar10", "imagenet", "imagenet300", "imagenet100", "imagenet40")
 # Of the released code: epochs -> learning rate, weight decay, the target's first decay.

@@ -15,9 +15,9 @@ Variants:
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("digits", "imagenet", "imagenet_big")
 

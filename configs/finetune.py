@@ -28,9 +28,9 @@ chosen on the dev split, of 2e-5, 3e-5 and 5e-5 (App. A.3): the sweep sweeps/fin
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 # Task of GLUE -> labelled examples for training, and the score by which it is known.
 GLUE = {

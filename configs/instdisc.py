@@ -13,9 +13,9 @@ neighbours of v (41.0 with ResNet-18).
 """
 
 from ml_collections import ConfigDict
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("digits", "cifar10", "imagenet", "softmax")
 

@@ -16,9 +16,9 @@ Published (linear probe on ImageNet): 60.6 top-1; 58.0 with a memory bank.
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("digits", "small_shapes", "shapes", "cifar10", "imagenet", "end_to_end", "bank")
 

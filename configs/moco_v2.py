@@ -14,9 +14,9 @@ accuracy on CIFAR-10 is 82.6.
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("digits", "cifar10", "imagenet", "imagenet800")
 

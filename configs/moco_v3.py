@@ -16,9 +16,9 @@ epochs; ViT-S 73.2, ViT-B 76.7.
 """
 
 from ml_collections import ConfigDict
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = (
     "digits",

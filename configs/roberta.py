@@ -15,9 +15,9 @@ Published (large): SQuAD 2.0 F1 89.4, MNLI-m 90.2, SST-2 96.4 (dev); base: MNLI 
 """
 
 from ml_collections import ConfigDict
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("pydoc", "base", "large")
 # Model -> learning rate, steps of warm-up.

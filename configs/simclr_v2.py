@@ -14,9 +14,9 @@ Fine-tuning with few labels is supervised:finetune_v2, distillation is the confi
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("digits", "cifar10", "imagenet", "imagenet_sk", "imagenet_big")
 SELECTIVE_KERNELS = dict(stem="deep", shortcut="pool", sk_ratio=0.0625)

@@ -11,9 +11,9 @@ Published (linear probe on ImageNet): 68.1 top-1 after 100 epochs.
 """
 
 from ml_collections import ConfigDict
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("digits", "cifar10", "imagenet")
 

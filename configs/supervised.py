@@ -29,9 +29,9 @@ Fewer labels, of any data set and in every variant: --config.data.labelled_fract
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = (
     "digits",

@@ -12,9 +12,9 @@ Published (linear probe on ImageNet): 73.2 top-1 after 1000 epochs.
 """
 
 from ml_collections import ConfigDict
-from ssl_jax.configs import common
 
 from ssl_jax.config import base_config
+from ssl_jax.configs import common
 
 VARIANTS = ("digits", "cifar10", "imagenet", "imagenet100")
 

@@ -13,7 +13,6 @@ tables are published here.
 """
 
 from ssl_jax.configs import scales
-
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed
 
 VARIANTS = ("digits", "shapes", "imagenet")

@@ -11,9 +11,8 @@ Variants:
 On ImageNet the MLP head comes with its own temperature, 0.2 for 0.07; small variants keep theirs.
 """
 
-from ssl_jax.configs import scales
-
 from ssl_jax import config as config_lib
+from ssl_jax.configs import scales
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("small_shapes", "shapes", "imagenet")

@@ -13,7 +13,6 @@ the paper; here it is the largest of a small variant. LARS in all of them.
 """
 
 from ssl_jax.configs import scales
-
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("digits", "shapes", "imagenet")

@@ -12,9 +12,8 @@ Variants:
 The paper's last column, AutoAugment, and its supervised row are published values only.
 """
 
-from ssl_jax.configs import scales
-
 from ssl_jax import config as config_lib
+from ssl_jax.configs import scales
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("small_shapes", "shapes", "imagenet")

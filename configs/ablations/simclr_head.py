@@ -12,7 +12,6 @@ as bars without numbers, so ours are ranked beside the order that its text state
 """
 
 from ssl_jax.configs import scales
-
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("digits", "shapes", "imagenet")

@@ -15,9 +15,9 @@ of this file, e.g. ablations/simclr_knows:small_shapes,rotation.
 """
 
 from ml_collections import ConfigDict
-from ssl_jax.configs import common, scales
 
 from ssl_jax import config as config_lib
+from ssl_jax.configs import common, scales
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 NAME = "ablations/simclr_knows"

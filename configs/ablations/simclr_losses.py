@@ -13,7 +13,6 @@ the train split that is held back; the paper does so on ImageNet's validation sp
 """
 
 from ssl_jax.configs import scales
-
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed
 
 VARIANTS = ("digits", "shapes", "imagenet")

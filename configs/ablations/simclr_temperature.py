@@ -11,7 +11,6 @@ Contrastive accuracy and entropy are those of the training batches at the end of
 """
 
 from ssl_jax.configs import scales
-
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 VARIANTS = ("digits", "shapes", "imagenet")

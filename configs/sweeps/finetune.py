@@ -16,9 +16,8 @@ not moved half-way through, so that rate is not in the grid.
 Devlin et al. 2018, App. A.3, scored on dev, where the paper chose too.
 """
 
-from ssl_jax.configs import common
-
 from ssl_jax import config
+from ssl_jax.configs import common
 from ssl_jax.sweeps.grid import Cell, Sweep, product
 
 STARTS = {"pretrained": True, "scratch": False}  # -> init_weights

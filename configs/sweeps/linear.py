@@ -13,9 +13,8 @@ that is best, the probe is then trained once on all of the train split and score
         --config.init_from=runs/simclr --config.optimizer.base_lr=RATE
 """
 
-from ssl_jax.configs import common
-
 from ssl_jax import config
+from ssl_jax.configs import common
 from ssl_jax.sweeps.grid import Cell, Sweep
 
 VARIANTS = (

@@ -7,7 +7,6 @@ chosen with it.
 """
 
 from ssl_jax.configs import common
-
 from ssl_jax.sweeps.grid import Cell, Sweep, product
 
 METHODS = (
