@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax import data
+from ssl_jax.data.crops import HostCrops
 from ssl_jax.data.image import Canvas
 
 NUM_FILES = 256
@@ -119,9 +120,9 @@ def take(images: np.ndarray, batch_size: int) -> Iterator[int]:
 def decode_loop(encoded: list[bytes], views: int, seconds: float) -> float:
     """Bound of JPEG files: one thread that decodes and resizes."""
 
-    canvas = Canvas(CANVAS, views=views)
+    canvas = Canvas(CANVAS, crops={"global": HostCrops(views)} if views else {})
     sizes = [Image.open(io.BytesIO(content)).size for content in encoded]
-    boxes = [canvas.boxes(0, row)(*size) for row, size in enumerate(sizes)]
+    boxes = [canvas.boxes(0, 0, row)(*size) for row, size in enumerate(sizes)]
 
     def loop() -> Iterator[int]:
         for content, crops in itertools.cycle(zip(encoded, boxes, strict=True)):
@@ -204,7 +205,8 @@ def main() -> None:
             (f"folder:{root}/photos", 2, {}),
             ("tfds:bench_photos", 0, {"data_dir": str(root)}),
         ):
-            source = data.load(name, image_size=CANVAS, host_views=views, **options)
+            crops = {"global": {"count": views}} if views else {}
+            source = data.load(name, image_size=CANVAS, host_crops=crops, **options)
             for workers in (0, args.workers):
                 kind = name.partition(":")[0] + (f", {views} random crops" if views else "")
                 line(f"{kind}, JPEG to {CANVAS}", workers, measure(

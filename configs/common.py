@@ -68,6 +68,24 @@ def small_shapes(config: ConfigDict, *, epochs: float = 60.0) -> None:
     )
 
 
+def host_crops(
+    config: ConfigDict,
+    count: int,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    name: str = "tfds:imagenet2012",
+) -> None:
+    """The data of paper-scale ImageNet variants: crops of 224 pixels that the host cuts.
+
+    Args:
+      count: crops of each image.
+      scale: smallest and largest area of a crop, as a fraction of the image's.
+      name: the data set.
+    """
+    config.data.update(name=name, image_size=224, workers=16, prefetch=2)
+    config.data.host_crops = ConfigDict({"global": dict(count=count, scale=scale)})
+
+
 def pydoc(config: ConfigDict) -> None:
     """Data, length, optimizer and evaluation of a language model on Python's own documentation.
 

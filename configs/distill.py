@@ -53,9 +53,7 @@ def _imagenet(config: ConfigDict) -> None:
     config.batch_size = 4096
     config.epochs = 400.0
     config.dtype = "bfloat16"
-    config.data.update(
-        name="tfds:imagenet2012", image_size=224, host_views=1, workers=16, prefetch=2
-    )
+    common.host_crops(config, 1)
     config.model.update(name="resnet50")
     config.method.update(teacher_projector_layers=1)
     config.views = ConfigDict(dict(ops=("flip",), flip=dict(p=0.5)))

@@ -107,10 +107,7 @@ def _imagenet_data(config: ConfigDict, *, crop_min: float) -> None:
     """Batch and views, BYOL's two kinds; crops are made on the host, the rest on the device."""
     config.batch_size = 4096
     config.dtype = "bfloat16"
-    config.data.update(
-        name="tfds:imagenet2012", image_size=224, host_views=2, host_crop_scale=(crop_min, 1.0),
-        workers=16, prefetch=2,
-    )  # fmt: skip
+    common.host_crops(config, 2, scale=(crop_min, 1.0))
     config.views = ConfigDict(
         dict(
             ops=("color_jitter", "grayscale", "gaussian_blur", "solarize", "flip", "normalize"),

@@ -60,9 +60,7 @@ def _imagenet(config: ConfigDict) -> None:
     config.batch_size = 4096
     config.epochs = 100.0
     config.dtype = "bfloat16"
-    config.data.update(
-        name="tfds:imagenet2012", image_size=224, host_views=2, workers=16, prefetch=2
-    )
+    common.host_crops(config, 2)
     config.model.update(name="resnet50")
     config.views = ConfigDict(
         dict(

@@ -47,14 +47,7 @@ def _imagenet(config: ConfigDict) -> None:
     config.batch_size = 512
     config.epochs = 100.0
     config.dtype = "bfloat16"
-    config.data.update(
-        name="tfds:imagenet2012",
-        image_size=224,
-        host_views=2,
-        host_crop_scale=(0.2, 1.0),
-        workers=16,
-        prefetch=2,
-    )
+    common.host_crops(config, 2, scale=(0.2, 1.0))
     config.model.update(name="resnet50", kernel_init="he_fan_out")
     config.views = ConfigDict(
         dict(

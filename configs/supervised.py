@@ -315,7 +315,7 @@ def _imagenet_images(config: ConfigDict, name: str, *, epochs: float, batch_size
     config.batch_size = batch_size
     config.epochs = epochs
     config.dtype = "bfloat16"
-    config.data.update(name=name, image_size=224, host_views=1, workers=16, prefetch=2)
+    common.host_crops(config, 1, name=name)
     config.views = ConfigDict(dict(ops=("flip",), flip=dict(p=0.5), normalize=dict()))
     config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
     config.eval.linear.num_l2 = 6

@@ -44,7 +44,7 @@ def get_config(variant: str = "small_shapes,crop,color") -> ConfigDict:
     crop = views.get("random_resized_crop", ConfigDict(dict(size=224, scale=(0.08, 1.0))))
     ops = tuple(op for name in dict.fromkeys(names) for op in OPERATIONS[name])
     if size == "imagenet":
-        config.data.host_views = 1
+        config.data.host_crops = {"global": dict(count=1)}
     config.views = ConfigDict(
         dict(
             ops=(),

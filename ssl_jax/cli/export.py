@@ -255,8 +255,7 @@ def _named(
 def _image_shape(run: trained_run.Pretrained) -> tuple[int, int]:
     """(pixels on a side, channels) of what the encoder sees in evaluation."""
     method = run.experiment.method
-    image = run.experiment.spec.batch(1)["image"]
-    image = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
+    image = run.experiment.spec.evaluated.batch(1)["image"]
     return jax.eval_shape(method.eval_view, image).shape[2:]
 
 
@@ -310,11 +309,14 @@ def _compare(
 def _images(run: trained_run.Pretrained) -> tuple[np.ndarray, str]:
     """Images of the run's data set, and what they are; noise where the data are not at hand."""
     name = run.config.data.name
-    shape = (_COMPARED, *run.experiment.spec.arrays["image"].shape[-3:])
+    shape = (_COMPARED, *run.experiment.spec.evaluated.arrays["image"].shape)
     try:
-        source = data.from_config(run.config.data, seed=0)
+        section = run.config.data.copy_and_resolve_references()
+        section.unlock()
+        section.host_crops = {}
+        source = data.from_config(section, seed=0)
         images = source.batch(np.arange(min(_COMPARED, len(source))))["image"]
-        return images if images.ndim == 4 else images[:, 0], f"images of {name}"
+        return images, f"images of {name}"
     except (UserError, OSError):
         noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         return noise, f"images of noise, as {name} is not at hand"

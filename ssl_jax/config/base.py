@@ -25,8 +25,9 @@ def base_config() -> ConfigDict:
     config.data.split = "train"  # sub-splits work everywhere: train[:80%], train[1000:]
     config.data.image_size = placeholder(int)  # side of the canvas the host delivers, pixels
     config.data.channels = placeholder(int)  # 1 or 3; unset: what the data set has
-    config.data.host_views = 0  # random crops made on the host; 1: for all views; 0: whole canvas
-    config.data.host_crop_scale = (0.08, 1.0)
+    # Random crops that the host cuts, by family of views: {"global": dict(count=2, size=224, ...)};
+    # none: the device crops from the whole canvas.
+    config.data.host_crops = ConfigDict()
     config.data.workers = 0  # decoding processes; 0: threads of this process
     config.data.prefetch = 2  # batches waiting on the device
     config.data.strict = False  # stop at an unreadable image instead of taking the next one

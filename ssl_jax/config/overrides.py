@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core.errors import UserError, nearest
 
 # Sections whose keys a config file need not list: their reader knows them.
-OPEN = ("data.options", "data.sampler")
+OPEN = ("data.options", "data.sampler", "data.host_crops")
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
 

@@ -12,7 +12,14 @@ from ssl_jax.core.errors import UserError, nearest
 
 DTYPES = ("float32", "bfloat16")
 # Sections whose keys depend on a name in them; their readers check the keys.
-OPEN_SECTIONS = ("method", "views", "optimizer.groups", "data.options", "data.sampler")
+OPEN_SECTIONS = (
+    "method",
+    "views",
+    "optimizer.groups",
+    "data.options",
+    "data.sampler",
+    "data.host_crops",
+)
 NOT_NEGATIVE = (
     "optimizer.base_lr", "optimizer.weight_decay", "eval.every_epochs",
     "eval.collapse_every_steps", "checkpoint.every_epochs",

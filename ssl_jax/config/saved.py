@@ -38,8 +38,8 @@ def with_data_facts(
             config.data.options.vocabulary = ConfigDict(dataclasses.asdict(spec.vocabulary))
         if spec.task is not None and class_names is not None:
             config.data.options.class_names = tuple(class_names)
-        if "image" in spec.arrays:
-            image = spec.arrays["image"].shape
+        if spec.modality == "image":
+            image = spec.evaluated.arrays["image"].shape
             config.data.channels = image[-1]
             if image[-2] == image[-3]:
                 config.data.image_size = image[-2]

@@ -64,25 +64,31 @@ class DataSpec:
     """What a method may know of the data. Dry runs and compile-only runs have nothing else.
 
     Attributes:
-      arrays: one example's arrays without the batch dimension. Of images: `image` uint8 [h w c] (or
-        [v h w c] when the host has cropped v views). Of text: `tokens` int32 [l], `segment` int32
-        [l] (number of the packed text a token belongs to, from 1; 0 = padding), `position` int32
-        [l] (within that text). Of all: `label` int32 [] (-1 = none), `index` int32 [].
+      arrays: one example's arrays without the batch dimension. Of images: `image` uint8 [h w c],
+        or where the host crops, `image/FAMILY` uint8 [v h w c] of each family of views. Of text:
+        `tokens` int32 [l], `segment` int32 [l] (number of the packed text a token belongs to, from
+        1; 0 = padding), `position` int32 [l] (within that text). Of all: `label` int32 [] (-1 =
+        none), `index` int32 [].
       num_examples: size of the training set.
       num_classes: number of label classes, or None where there are no labels.
       unique_examples: whether all examples of a batch are different, as the sampler declares.
+      modality: what the examples are; a name in `ssl_jax.modalities`.
       vocabulary: of the tokens; None where the data are no text.
       task: what the labels of texts are, where they are for a task: "classify" (a class a text),
         "regress" (`target` float32 []), "tags" (`tags` int32 [l], a class a word) or "span" (`span`
         int32 [2], an answer's first and last token). Images have none.
+      evaluation_arrays: `arrays` as evaluation reads them, where that differs: whole images instead
+        of host crops.
     """
 
     arrays: Mapping[str, jax.ShapeDtypeStruct]
     num_examples: int
     num_classes: int | None = None
     unique_examples: bool = True
+    modality: str = "image"
     vocabulary: Vocabulary | None = None
     task: str | None = None
+    evaluation_arrays: Mapping[str, jax.ShapeDtypeStruct] | None = None
 
     def batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch of `batch_size` examples."""
@@ -90,6 +96,13 @@ class DataSpec:
             name: jax.ShapeDtypeStruct((batch_size, *array.shape), array.dtype)
             for name, array in self.arrays.items()
         }
+
+    @property
+    def evaluated(self) -> DataSpec:
+        """The same as evaluation reads it."""
+        if self.evaluation_arrays is None:
+            return self
+        return dataclasses.replace(self, arrays=self.evaluation_arrays, evaluation_arrays=None)
 
 
 class Weights(NamedTuple):

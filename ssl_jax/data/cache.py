@@ -19,12 +19,12 @@ def in_memory(source: ImageSource, *, workers: int = 0) -> ArraySource:
     Raises:
       UserError: the source has random crops, which are new in every epoch.
     """
-    if source.canvas.views:
+    if source.canvas.crops:
         raise UserError(
-            f"cache keeps one image an example, but data.host_views is {source.canvas.views}; set "
-            "one of them to 0"
+            "cache keeps one image an example, but data.host_crops asks for random crops "
+            f"({', '.join(source.canvas.crops)}); leave one of them out"
         )
-    images = np.empty((len(source), *source.canvas.shape), np.uint8)
+    images = np.empty((len(source), *source.canvas.shapes["image"]), np.uint8)
     labels = np.empty(len(source), np.int32)
     bad_rows = {}
     with epoch_batches(source, 1024, workers=workers) as batches:

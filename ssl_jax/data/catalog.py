@@ -51,10 +51,9 @@ def load(
       strict: whether an unreadable image is an error; else the next readable one replaces it.
       seed: of the generated data of `shapes`.
       cache: decode every image now and keep it in memory.
-      **options: of images `host_views`, `host_crop_scale` and `center` (see `image.Canvas`), of
-        text those of `text_source`, of labelled text those of `tasks`; and the keyword arguments of
-        the kind's own function `dataset`, `corpus` or `examples`, such as `num_generated` of
-        `shapes`.
+      **options: of images `host_crops` and `center` (see `image.Canvas`); of text those of
+        `text_source`; of labelled text those of `tasks`; and the keyword arguments of the kind's
+        own function `dataset`, `corpus` or `examples`, such as `num_generated` of `shapes`.
 
     Raises:
       UserError: an unknown data set, split or option, data that are not there, or a bad value.
@@ -127,8 +126,7 @@ def _options_of(section: ConfigDict, seed: int) -> dict[str, Any]:
         channels=section.channels,
         strict=section.strict,
         seed=seed,
-        host_views=section.host_views,
-        host_crop_scale=tuple(section.host_crop_scale),
+        host_crops=section.host_crops.to_dict(),
         **section.options.to_dict(),
     )
 
@@ -161,8 +159,7 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
     request = Request(
         image_size=section.image_size,
         channels=section.channels,
-        host_views=section.host_views,
-        host_crop_scale=tuple(section.host_crop_scale),
+        host_crops=section.host_crops.to_dict(),
     )
     canvas = request.canvas(*((facts.image_size, facts.channels) if facts else ()))
     return image_spec(canvas, num_examples, num_classes)

@@ -1,4 +1,4 @@
-"""Encoded images to uint8 canvases of one size, and random crops cut on the host.
+"""Encoded images to uint8 arrays: the whole image on a square canvas, or random crops of it.
 
 Paper-scale recipes crop on the host, from the original: an 8% crop of a 256-pixel canvas is 72
 pixels wide, of a usual photograph about 120. Colour stays on the device.
@@ -10,19 +10,15 @@ import contextlib
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data import counter
+from ssl_jax.core.families import array_name
+from ssl_jax.data.crops import Box, Boxes, HostCrops, center_box
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the upright image
-Boxes = Callable[[int, int], Sequence[Box]]  # (width, height) -> boxes
-
-ASPECT_RATIOS = (3 / 4, 4 / 3)  # width / height of random crops
-_ATTEMPTS = 10
 # Decoders and `Image.reduce` shrink cheaply by whole factors while the image stays this many times
 # larger than the result; bicubic resampling does the rest, indistinguishably from doing it all.
 _REDUCING_GAP = 2.0
@@ -43,12 +39,11 @@ class Canvas:
     """What the host makes of every image.
 
     Attributes:
-      size: side in pixels.
+      size: side of the whole image in pixels.
       channels: 1 (luminance) or 3 (RGB).
-      views: number of random resized crops of an image; 0: the image's central square.
-      crop_scale: smallest and largest area of a random crop, as a fraction of the image's.
       center: side of the central square over the image's shorter side; 0.875 is "resize to 256,
         crop the centre 224".
+      crops: random crops by family, which replace the whole image; empty: the whole image.
 
     Raises:
       UserError: a value out of range.
@@ -56,42 +51,52 @@ class Canvas:
 
     size: int
     channels: int = 3
-    views: int = 0
-    crop_scale: tuple[float, float] = (0.08, 1.0)
     center: float = 1.0
+    crops: Mapping[str, HostCrops] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        low, high = self.crop_scale
         for key, value, good, rule in (
             ("image_size", self.size, self.size >= 1, "at least 1"),
             ("channels", self.channels, self.channels in (1, 3), "1 or 3"),
-            ("host_views", self.views, self.views >= 0, "0 or more"),
-            ("host_crop_scale", self.crop_scale, 0 < low <= high <= 1, "0 < low <= high <= 1"),
             ("center", self.center, 0 < self.center <= 1, "in (0, 1]"),
         ):
             if not good:
                 raise UserError(f"data.{key} is {value}; it must be {rule}")
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one example's image: [h w c], or [v h w c] with v random crops."""
-        one = (self.size, self.size, self.channels)
-        return (self.views, *one) if self.views else one
+    def whole(self) -> Canvas:
+        """The same without crops, as evaluation reads images."""
+        return dataclasses.replace(self, crops={})
 
-    def boxes(self, stream: int, position: int) -> Boxes:
-        """What to cut out of the image at `position` of a batch; `stream` names the batch."""
-        if not self.views:
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of an example's arrays: `image` [h w c], or `image/FAMILY` [v h w c] each."""
+        if not self.crops:
+            return {"image": (self.size, self.size, self.channels)}
+        sides = {name: crops.size or self.size for name, crops in self.crops.items()}
+        return {
+            array_name(name): (crops.count, sides[name], sides[name], self.channels)
+            for name, crops in self.crops.items()
+        }
+
+    def boxes(self, seed: int, step: int, position: int) -> Boxes:
+        """What to cut out of an image: the boxes of all crops, family by family.
+
+        Args:
+          seed, step: name the batch.
+          position: of the image in the global batch.
+        """
+        if not self.crops:
             return lambda width, height: [center_box(width, height, self.center)]
-        draws_per_crop = 4 * _ATTEMPTS
-        first = position * self.views * draws_per_crop
-        count = self.views * draws_per_crop
-        draws = counter.uniform(stream, first + np.arange(count)).reshape(self.views, _ATTEMPTS, 4)
+        families = [
+            (crops, crops.draws(name, seed, step, position)) for name, crops in self.crops.items()
+        ]
         return lambda width, height: [
-            random_box(width, height, crop, self.crop_scale) for crop in draws
+            box for crops, draws in families for box in crops.boxes(width, height, draws)
         ]
 
-    def render(self, encoded: bytes | np.ndarray, boxes: Boxes) -> np.ndarray:
-        """Decodes, cuts out and resizes: uint8 of `shape`.
+    def render(self, encoded: bytes | np.ndarray, boxes: Boxes) -> dict[str, np.ndarray]:
+        """Decodes an image once, cuts out and resizes: uint8 arrays with the shapes `shapes`.
 
         Args:
           encoded: an image file's bytes, or an image uint8 or uint16 [h w] or [h w c].
@@ -100,55 +105,30 @@ class Canvas:
         Raises:
           ValueError, OSError and whatever Pillow's readers raise: not an image, or a broken one.
         """
-        image, cut = decode(encoded, self.channels, boxes, self.size)
-        views = [
-            image.resize((self.size, self.size), Image.Resampling.BICUBIC, box, _REDUCING_GAP)
-            for box in cut
-        ]
-        arrays = [np.asarray(view).reshape(self.size, self.size, self.channels) for view in views]
-        return np.stack(arrays) if self.views else arrays[0]
-
-
-def center_box(width: int, height: int, fraction: float = 1.0) -> Box:
-    """The central square with a side of `fraction` times the shorter side."""
-    side = fraction * min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
-
-
-def random_box(width: int, height: int, draws: np.ndarray, scale: tuple[float, float]) -> Box:
-    """A random crop: area uniform in `scale` of the image's, aspect ratio uniform in 3/4..4/3.
-
-    As SimCLR (Chen et al. 2020, App. A): a crop that does not fit is drawn again; if ten do not,
-    the largest central box with an admissible aspect ratio is taken.
-
-    Args:
-      width, height: of the image.
-      draws: uniform numbers in [0, 1), float [attempts 4].
-      scale: smallest and largest area.
-    """
-    low, high = ASPECT_RATIOS
-    for area_draw, aspect_draw, x_draw, y_draw in draws.tolist():
-        area = (scale[0] + area_draw * (scale[1] - scale[0])) * width * height
-        aspect = low + aspect_draw * (high - low)
-        w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
-        if w <= width and h <= height:
-            left, top = x_draw * (width - w), y_draw * (height - h)
-            return left, top, left + w, top + h
-    w, h = min(width, height * high), min(height, width / low)
-    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+        shapes = self.shapes
+        counts = [shape[0] if self.crops else 1 for shape in shapes.values()]
+        sides = np.repeat([shape[-2] for shape in shapes.values()], counts).tolist()
+        image, cut = decode(encoded, self.channels, boxes, sides)
+        squares = iter([
+            image.resize((side, side), Image.Resampling.BICUBIC, box, _REDUCING_GAP)
+            for box, side in zip(cut, sides, strict=True)
+        ])  # fmt: skip
+        return {
+            name: np.stack([np.asarray(next(squares)) for _ in range(count)]).reshape(shape)
+            for (name, shape), count in zip(shapes.items(), counts, strict=True)
+        }
 
 
 def decode(
-    encoded: bytes | np.ndarray, channels: int, boxes: Boxes, size: int
+    encoded: bytes | np.ndarray, channels: int, boxes: Boxes, sides: Sequence[int]
 ) -> tuple[Image.Image, list[Box]]:
     """The upright image in mode L or RGB, perhaps already reduced, and the boxes in its pixels.
 
     Args:
       encoded: as in `Canvas.render`.
       channels: 1 or 3.
-      boxes: asked with the width and height of the image, upright and unreduced.
-      size: pixels that every box will be resized to; bounds the reduction.
+      boxes: called with the width and height of the image, upright and unreduced.
+      sides: pixels that each box will be resized to; they bound the reduction.
     """
     image = _open(encoded)
     if image.format not in ("JPEG", "MPO"):  # those keep their header apart from their pixels
@@ -157,8 +137,11 @@ def decode(
     width, height = image.size
     upright = (height, width) if orientation >= 5 else (width, height)
     cut = boxes(*upright)
-    shortest = min(min(right - left, bottom - top) for left, top, right, bottom in cut)
-    needed = min(1.0, _REDUCING_GAP * size / shortest)
+    scales = (
+        side / min(right - left, bottom - top)
+        for (left, top, right, bottom), side in zip(cut, sides, strict=True)
+    )
+    needed = min(1.0, _REDUCING_GAP * max(scales))
     # JPEG only: the decoder skips frequencies (and, for grey, colour) that the result cannot show.
     mode = "L" if channels == 1 else "RGB"
     image.draft(mode, (math.ceil(width * needed), math.ceil(height * needed)))

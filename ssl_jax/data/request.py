@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.data.crops import read_families
 from ssl_jax.data.image import Canvas
 
 
@@ -17,8 +18,7 @@ class Request:
 
     image_size: int | None = None
     channels: int | None = None
-    host_views: int = 0
-    host_crop_scale: tuple[float, float] = (0.08, 1.0)
+    host_crops: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     center: float = 1.0
     strict: bool = False
     seed: int = 0
@@ -38,22 +38,21 @@ class Request:
         return Canvas(
             size=size,
             channels=self.channels or channels,
-            views=self.host_views,
-            crop_scale=tuple(self.host_crop_scale),
             center=self.center,
+            crops=read_families(self.host_crops),
         )
 
-    def refuse_host_views(self, name: str) -> None:
+    def refuse_host_crops(self, name: str) -> None:
         """Raises UserError if host crops are asked of a data set that has only small arrays."""
-        if self.host_views:
+        if self.host_crops:
             raise UserError(
-                f"data.host_views is {self.host_views}, but {name} is cropped on the device; set "
-                "data.host_views=0"
+                f"data.host_crops asks for crops ({', '.join(self.host_crops)}), but {name} is "
+                "cropped on the device; leave it out"
             )
 
     def refuse_image_options(self, name: str) -> None:
         """Raises UserError if something that only images have is asked of a data set of text."""
-        for option in ("image_size", "channels", "host_views"):
+        for option in ("image_size", "channels", "host_crops"):
             value = getattr(self, option)
             if value:
                 raise UserError(f"data.{option} is {value}, but {name} is text; leave it unset")

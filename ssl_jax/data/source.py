@@ -16,7 +16,6 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
-from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.names import Names
 
@@ -135,8 +134,8 @@ class Source(abc.ABC):
             of position positions[i] of the global batch of (seed, step). Default 0, 0, 0..n-1.
 
         Returns:
-          label int32 [n] (-1 = none), index int32 [n], and of images: image uint8 [n h w c] (or
-          [n v h w c]); of text see `text_source`.
+          label int32 [n] (-1 = none), index int32 [n], and of images: image uint8 [n h w c], or
+          with host crops image/FAMILY uint8 [n v h w c] each; of text see `text_source`.
 
         Raises:
           UserError: an image is unreadable and the source is strict, or too many are.
@@ -218,11 +217,21 @@ class ImageSource(Source):
 def image_spec(canvas: Canvas, num_examples: int, num_classes: int | None) -> DataSpec:
     """The DataSpec of examples on `canvas`."""
     arrays: Mapping[str, jax.ShapeDtypeStruct] = {
-        "image": jax.ShapeDtypeStruct(canvas.shape, np.uint8),
         "label": jax.ShapeDtypeStruct((), np.int32),
         "index": jax.ShapeDtypeStruct((), np.int32),
     }
-    return DataSpec(arrays=arrays, num_examples=num_examples, num_classes=num_classes)
+
+    def images(canvas: Canvas) -> Mapping[str, jax.ShapeDtypeStruct]:
+        shapes = canvas.shapes.items()
+        return {name: jax.ShapeDtypeStruct(shape, np.uint8) for name, shape in shapes} | arrays
+
+    return DataSpec(
+        arrays=images(canvas),
+        num_examples=num_examples,
+        num_classes=num_classes,
+        modality="image",
+        evaluation_arrays=images(canvas.whole) if canvas.crops else None,
+    )
 
 
 @dataclasses.dataclass
@@ -280,18 +289,21 @@ class EncodedSource(ImageSource):
     def read(
         self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
-        images = np.empty((len(indices), *self.canvas.shape), np.uint8)
+        images = {
+            name: np.empty((len(indices), *shape), np.uint8)
+            for name, shape in self.canvas.shapes.items()
+        }
         labels = np.empty(len(indices), np.int32)
         problems: list[Problem] = []
         tries = min(MAX_REPLACEMENTS, len(self))
-        stream = counter.key(seed, counter.Stream.CROPS, step) if self.canvas.views else 0
         for row, index in enumerate(indices):
-            boxes = self.canvas.boxes(stream, int(positions[row]))
+            boxes = self.canvas.boxes(seed, step, int(positions[row]))
             for candidate in range(int(index), int(index) + tries):
                 candidate %= len(self)
                 try:
                     encoded, labels[row] = self._example(candidate)
-                    images[row] = self.canvas.render(encoded, boxes)
+                    for name, image in self.canvas.render(encoded, boxes).items():
+                        images[name][row] = image
                     break
                 except Exception as error:  # Pillow's readers raise all kinds on broken files
                     name = self.example_name(candidate)
@@ -308,8 +320,7 @@ class EncodedSource(ImageSource):
                     f"no readable image among {tries} of {self.name} in a row; first: "
                     f"{first.name} ({first.error})"
                 )
-        index = indices.astype(np.int32)
-        return {"image": images, "label": labels, "index": index}, problems
+        return images | {"label": labels, "index": indices.astype(np.int32)}, problems
 
 
 @dataclasses.dataclass

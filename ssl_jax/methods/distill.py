@@ -74,7 +74,7 @@ class Distill(Method):
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         student_key, teacher_key = jax.random.split(key)
-        keys = jax.random.split(key, batch["image"].shape[0])
+        keys = jax.random.split(key, batch["index"].shape[0])
         views = jax.eval_shape(self.view.train, keys, batch)
         x = jnp.zeros((1, *views.shape[1:]), views.dtype)
         params, buffers = self.student.init(student_key, x)

@@ -38,7 +38,7 @@ from ssl_jax.core.method import (
 from ssl_jax.methods.base.two_views import check_unique_examples, nets_and_views
 from ssl_jax.models import Net
 from ssl_jax.models.heads import mlp_head
-from ssl_jax.views import to_show
+from ssl_jax.views import main_images, to_show
 
 LOSSES = ("nce", "softmax")
 _DRAW = 1  # what an example's key is folded with to draw negatives; its only view is 0
@@ -79,8 +79,8 @@ class InstDisc(Method):
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, projector_key, bank_key = jax.random.split(key, 3)
-        keys = jax.random.split(key, batch["image"].shape[0])
-        views = jax.eval_shape(self.recipe, keys, batch["image"])  # (n, 1, h, w, c)
+        keys = jax.random.split(key, batch["index"].shape[0])
+        views = jax.eval_shape(self.recipe, keys, main_images(batch))  # (n, 1, h, w, c)
         x = jnp.zeros((1, *views.shape[2:]), views.dtype)
         encoder, encoder_buffers = self.encoder.init(encoder_key, x)
         (h, _), _ = self.encoder.apply(encoder, encoder_buffers, x, train=False)
@@ -92,7 +92,7 @@ class InstDisc(Method):
         return {"encoder": encoder, "projector": projector}, buffers
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
-        views = {"image": self.recipe(keys, batch["image"])[:, 0], "index": batch["index"]}
+        views = {"image": self.recipe(keys, main_images(batch))[:, 0], "index": batch["index"]}
         if self.hyper.num_negatives:
             views["negatives"] = jax.vmap(self._draw)(keys)  # (n, num_negatives)
         return views
@@ -148,7 +148,7 @@ class InstDisc(Method):
         return {"h": h.astype(jnp.float32), "z": losses.unit_length(z)}
 
     def example_views(self, keys: Array, batch: Batch) -> Array:
-        return to_show(self.recipe(keys, batch["image"]), self.normalization)
+        return to_show(self.recipe(keys, main_images(batch)), self.normalization)
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, images = self.hyper, self.num_examples

@@ -44,6 +44,7 @@ from ssl_jax.methods.base.two_views import (
 )
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.models.norm import apply_in_groups, check_groups, interleave
+from ssl_jax.views import main_images
 
 DICTIONARIES = ("queue", "end_to_end", "bank")
 
@@ -99,7 +100,7 @@ class MoCo(TwoViews):
         return params, buffers
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
-        return {"image": self.recipe(keys, batch["image"]), "index": batch["index"]}
+        return {"image": self.recipe(keys, main_images(batch)), "index": batch["index"]}
 
     def encode(
         self, w: Weights, views: dict[str, Array], *, key: Array, step: Array

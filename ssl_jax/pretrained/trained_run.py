@@ -62,7 +62,7 @@ class Pretrained:
         saved = section.options.get("class_names", None)
         if saved is not None:
             return tuple(map(str, saved))
-        if section.num_classes is None or "image" not in self.experiment.spec.arrays:
+        if section.num_classes is None or self.experiment.spec.modality != "image":
             return None
         section.unlock()
         section.labelled_fraction = None  # all labels have the same names
@@ -90,9 +90,9 @@ class Pretrained:
           UserError: not uint8, or a wrong shape or number of channels.
         """
         images = np.asarray(images)
-        if "image" not in self.experiment.spec.arrays:
+        if self.experiment.spec.modality != "image":
             raise UserError(f"{self.workdir} reads text; text_features takes some")
-        channels = self.experiment.spec.arrays["image"].shape[-1]
+        channels = self.experiment.spec.evaluated.arrays["image"].shape[-1]
         if images.ndim == 3 and channels == 1:
             images = images[..., None]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != channels:

@@ -152,7 +152,7 @@ def _representations(experiment: Experiment, apply, state: TrainState):
             yield name, lambda batch: apply(state.weights, batch), feature
 
     if experiment.config.eval.baselines:
-        if "image" in experiment.spec.arrays:
+        if experiment.spec.modality == "image":
             yield _RAW, raw_pixels, "h"
         yield from of(_UNTRAINED, experiment.init_state())
     yield from of(experiment.method.title, state)

@@ -52,7 +52,7 @@ class Prober:
         self.tokenizer = str(path) if path is not None and path.exists() else None
         self.mesh = mesh
         spec = data.spec_from_config(config.data)
-        self._arrays, self._num_classes = spec.arrays, spec.num_classes
+        self._modality, self._num_classes = spec.modality, spec.num_classes
         # What the run's texts are labelled for, see `DataSpec`; None where they are not.
         self.task: str | None = spec.task
         self.dataset = dataset or config.eval.data or config.data.name
@@ -99,7 +99,7 @@ class Prober:
           UserError: there is no such split.
         """
         section = self.config.eval
-        labelled = self._num_classes or (section.data and "image" in self._arrays)
+        labelled = self._num_classes or (section.data and self._modality == "image")
         wanted = []
         if section.transformations or (labelled and (section.names or section.final_names)):
             wanted = ["train_split", "test_split", "validation_split"]
@@ -127,9 +127,10 @@ class Prober:
         section.unlock()
         if self.dataset != section.name:  # another data set keeps the canvas, not the options
             section.options = self._options_elsewhere(section.options)
-        section.update(name=self.dataset, split=split, host_views=0)
+        section.update(name=self.dataset, split=split)
+        section.host_crops = ConfigDict()  # evaluation reads whole images
         section.labelled_fraction = None  # what a run may learn from; probes have all labels
-        if "image" in self._arrays:
+        if self._modality == "image":
             section.options.center = self.config.eval.center
         return section
 
@@ -138,7 +139,7 @@ class Prober:
 
         Text keeps its rows, and its tokens: those of another tokenizer would mean other words.
         """
-        if "tokens" not in self._arrays:
+        if self._modality != "text":
             return ConfigDict()
         if self.tokenizer is None:
             raise UserError(
@@ -434,17 +435,14 @@ def check_names(experiment: Experiment) -> None:
         )
     for name in section.transformations:
         transformations.task(name)
-        if "image" not in experiment.spec.arrays:
+        if experiment.spec.modality != "image":
             raise UserError(
                 f"eval.transformations {name!r} changes images, and "
                 f"{experiment.config.data.name} has none"
             )
     every = evals.load_all((*section.names, *section.final_names), section)
     final = evals.load_all(section.final_names, section)
-    state, batch = experiment.abstract_state, experiment.spec.batch(1)
-    if "image" in batch:  # as evaluation sees it: whole, not several crops
-        image = batch["image"]
-        batch["image"] = jax.ShapeDtypeStruct((1, *image.shape[-3:]), image.dtype)
+    state, batch = experiment.abstract_state, experiment.spec.evaluated.batch(1)
     outputs = jax.eval_shape(experiment.method.features, state.weights, batch)
     targets = experiment.spec.arrays
     check_features(every, outputs, targets=targets)

@@ -15,6 +15,7 @@ from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.experiment.build import Experiment, question_keys
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.run.probing import Prober
+from ssl_jax.views import main_images
 
 _MAP_POINTS = 1500  # of the embedding map and the neighbour gallery
 _SHOWN_VIEWS = 8  # training images whose views the report shows
@@ -122,12 +123,11 @@ def _example_views(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Training images and the views made of them: [m h w c] and [m v h w c]."""
     batch = source.batch(np.arange(min(_SHOWN_VIEWS, len(source))))
-    keys = jax.random.split(jax.random.key(experiment.config.seed), len(batch["image"]))
+    keys = jax.random.split(jax.random.key(experiment.config.seed), len(batch["index"]))
     views = jax.jit(experiment.method.example_views)(keys, batch)
     if views is None:
         return None
-    image = batch["image"]
-    original = image if image.ndim == 4 else image[:, 0]
+    original = batch["image"] if "image" in batch else main_images(batch)[:, 0]
     return original, np.asarray(views, np.float32)
 
 

@@ -5,6 +5,7 @@ from ssl_jax.views.families import (
     families_and_eval,
     family_counts,
     family_images,
+    main_images,
     make_families,
 )
 from ssl_jax.views.image import default_parameters, eval_view, make_views, to_show, train_and_eval
@@ -16,6 +17,7 @@ __all__ = [
     "families_and_eval",
     "family_counts",
     "family_images",
+    "main_images",
     "make_families",
     "make_views",
     "to_show",

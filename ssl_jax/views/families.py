@@ -31,12 +31,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.families import MAIN, array_name, host_families
 from ssl_jax.views.image import TrainAndEval, make_views, train_and_eval
 from ssl_jax.views.recipe import Recipe, read_families, read_recipes
 
 Images = jax.Array | Mapping[str, jax.Array]
-MAIN = "global"
 
 
 def make_families(
@@ -107,14 +107,29 @@ def family_images(batch: Mapping[str, Any], names: tuple[str, ...]) -> dict[str,
     Raises:
       UserError: the host has cropped some families and not others.
     """
-    cropped = [name for name in names if f"image/{name}" in batch]
+    cropped = host_families(batch)
+    for name in cropped:
+        if name not in names:
+            raise UserError(
+                f"data.host_crops.{name} is not a family of views of this method; families: "
+                f"{', '.join(names)}.{nearest(name, names)}"
+            )
     missing = [name for name in names if name not in cropped]
     if cropped and missing:
         raise UserError(
             f"the host crops the views {', '.join(cropped)} but not {', '.join(missing)}; give "
             "data.host_crops an entry for each family, or none"
         )
-    return {name: batch[f"image/{name}" if cropped else "image"] for name in names}
+    return {name: batch[array_name(name) if cropped else "image"] for name in names}
+
+
+def main_images(batch: Mapping[str, Any]) -> Any:
+    """What the views of a method with one family are made of: `image/global`, or `image`.
+
+    Raises:
+      UserError: the host has cropped another family.
+    """
+    return family_images(batch, (MAIN,))[MAIN]
 
 
 class FamiliesAndEval(NamedTuple):

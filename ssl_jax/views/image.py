@@ -144,8 +144,8 @@ def _check_images(images: jax.Array, num_views: int) -> None:
     if images.ndim == 5 and 1 < images.shape[1] < num_views:
         raise UserError(
             f"{num_views} views were asked of {images.shape[1]} host crops an image; "
-            f"set data.host_views={num_views}, 1 for one crop that all views share, or 0 to crop "
-            "on the device"
+            f"set the count of data.host_crops to {num_views}, to 1 for one crop that all views "
+            "share, or leave data.host_crops out to crop on the device"
         )
 
 

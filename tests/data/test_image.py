@@ -8,7 +8,8 @@ from PIL import Image
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter
-from ssl_jax.data.image import Canvas, center_box, random_box
+from ssl_jax.data.crops import HostCrops, center_box, random_box, read_families
+from ssl_jax.data.image import Canvas
 
 
 def encode(image, kind="png", **options):
@@ -19,7 +20,7 @@ def encode(image, kind="png", **options):
 
 def render(encoded, size=8, channels=3, **options):
     canvas = Canvas(size, channels, **options)
-    return canvas.render(encoded, canvas.boxes(0, 0))
+    return canvas.render(encoded, canvas.boxes(0, 0, 0))["image"]
 
 
 def gradient(mode="RGB", width=8, height=8):
@@ -111,7 +112,7 @@ def test_orientation_holds_for_crops_and_reduced_decoding():
         return [(320, 0, 640, 240)]
 
     for size in (16, 100):  # decoded at 1/4 and in full
-        out = Canvas(size, 3).render(encoded, right_upper_quarter)
+        out = Canvas(size, 3).render(encoded, right_upper_quarter)["image"]
         columns = out.astype(float).mean((0, 2))
         expected = 127.5 + (np.arange(size) + 0.5) / size * 127.5
         np.testing.assert_allclose(columns[1:-1], expected[1:-1], atol=2)
@@ -193,20 +194,44 @@ def test_a_crop_that_never_fits_falls_back_on_the_centre():
     assert high == pytest.approx((0, 500 - half, 10, 500 + half))
 
 
-def test_host_views_cut_what_their_boxes_say():
+def test_host_crops_cut_what_their_boxes_say():
     rng = np.random.default_rng(0)
     array = rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    canvas = Canvas(16, 3, views=2)
-    boxes = canvas.boxes(stream=5, position=3)
+    families = {"global": HostCrops(2), "local": HostCrops(3, 7, scale=(0.05, 0.4), ratio=(1, 1))}
+    canvas = Canvas(16, 3, crops=families)
+    boxes = canvas.boxes(seed=5, step=1, position=3)
     out = canvas.render(encode(Image.fromarray(array)), boxes)
-    assert out.shape == canvas.shape == (2, 16, 16, 3)
-    for view, box in zip(out, boxes(80, 60), strict=True):
-        expected = Image.fromarray(array).resize((16, 16), Image.Resampling.BICUBIC, box, 2.0)
+    assert {name: crops.shape for name, crops in out.items()} == canvas.shapes
+    assert canvas.shapes == {"image/global": (2, 16, 16, 3), "image/local": (3, 7, 7, 3)}
+    cut = boxes(80, 60)
+    for view, box in zip([*out["image/global"], *out["image/local"]], cut, strict=True):
+        expected = Image.fromarray(array).resize(view.shape[:2], Image.Resampling.BICUBIC, box, 2.0)
         np.testing.assert_array_equal(view, expected)
-    assert boxes(80, 60)[0] != boxes(80, 60)[1]
-    assert boxes(80, 60) == canvas.boxes(5, 3)(80, 60)
-    assert boxes(80, 60) != canvas.boxes(5, 4)(80, 60)
-    assert boxes(80, 60) != canvas.boxes(6, 3)(80, 60)
+    assert len(set(cut)) == 5
+    assert all(right - left == pytest.approx(bottom - top) for left, top, right, bottom in cut[2:])
+    assert cut == canvas.boxes(5, 1, 3)(80, 60)
+    for other in ((5, 1, 4), (5, 2, 3), (6, 1, 3)):
+        assert not set(cut) & set(canvas.boxes(*other)(80, 60))
+    # A family's crops do not depend on the others.
+    for name, part in (("global", cut[:2]), ("local", cut[2:])):
+        assert Canvas(16, 3, crops={name: families[name]}).boxes(5, 1, 3)(80, 60) == part
+
+
+def test_an_image_is_decoded_once_for_all_families(monkeypatch):
+    """And in enough detail for the smallest crop of any of them."""
+    x = np.linspace(0, 255, 640)
+    photo = np.repeat(np.repeat(x[None], 480, 0)[..., None], 3, -1).astype(np.uint8)
+    encoded, opened = encode(Image.fromarray(photo), "jpeg", quality=95), []
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or open_image(file))
+    families = {"global": HostCrops(1, 8, (1, 1), (4 / 3, 4 / 3)), "local": HostCrops(4, 64)}
+    canvas = Canvas(8, crops=families)
+    boxes = canvas.boxes(0, 0, 0)
+    out = canvas.render(encoded, boxes)
+    assert len(opened) == 1
+    for crop, (left, _, right, _) in zip(out["image/local"], boxes(640, 480)[1:], strict=True):
+        expected = (left + (np.arange(64) + 0.5) / 64 * (right - left)) / 640 * 255
+        np.testing.assert_allclose(crop.mean((0, 2))[1:-1], expected[1:-1], atol=2)
 
 
 @pytest.mark.parametrize(
@@ -214,11 +239,27 @@ def test_host_views_cut_what_their_boxes_say():
     [
         ({"size": 0}, "data.image_size is 0; it must be at least 1"),
         ({"size": 8, "channels": 4}, "data.channels is 4; it must be 1 or 3"),
-        ({"size": 8, "views": -1}, "data.host_views is -1"),
-        ({"size": 8, "crop_scale": (0.5, 0.2)}, r"data.host_crop_scale is \(0.5, 0.2\)"),
         ({"size": 8, "center": 0.0}, r"data.center is 0.0; it must be in \(0, 1\]"),
     ],
 )
 def test_bad_canvases(options, message):
     with pytest.raises(UserError, match=message):
         Canvas(**options)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"global": {}}, "data.host_crops.global.count is missing"),
+        ({"global": {"count": 0}}, "data.host_crops.global.count is 0; use a whole number above 0"),
+        (
+            {"global": {"count": 2, "scale": (0.5, 0.2)}},
+            r"scale is \(0.5, 0.2\).*increasing",
+        ),
+        ({"local": {"count": 2, "sise": 4}}, "data.host_crops.local.sise.*Did you mean 'size'"),
+        ({"a/b": {"count": 2}}, "data.host_crops has a family 'a/b'; use letters"),
+    ],
+)
+def test_bad_host_crops(section, message):
+    with pytest.raises(UserError, match=message):
+        read_families(section)

@@ -10,6 +10,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data import known
 from ssl_jax.data.kinds import digits, shapes
 
+TWO_CROPS = {"global": {"count": 2}}
+
 
 def section(**values):
     config = base_config().data
@@ -46,13 +48,21 @@ def test_a_config_reaches_the_source(tmp_path):
         Image.new("L", (20, 30)).save(folder / f"{i}.png")
     (tmp_path / "a" / "broken.png").write_text("")
     config = section(
-        name=f"folder:{tmp_path}", split="all", image_size=8, channels=1, host_views=2,
-        host_crop_scale=(0.5, 0.6), strict=True, options={"center": 0.5},
+        name=f"folder:{tmp_path}", split="all", image_size=8, channels=1, strict=True,
+        options={"center": 0.5},
+        host_crops={"global": {"count": 2, "scale": (0.5, 0.6)}, "local": {"count": 3, "size": 4}},
     )  # fmt: skip
     source = data.from_config(config)
-    assert source.canvas.shape == (2, 8, 8, 1) and len(source) == 21
+    assert source.canvas.shapes == {"image/global": (2, 8, 8, 1), "image/local": (3, 4, 4, 1)}
+    assert len(source) == 21
     assert all(part.strict for part in source.parts)
-    assert source.canvas.crop_scale == (0.5, 0.6) and source.canvas.center == 0.5
+    assert source.canvas.crops["global"].scale == (0.5, 0.6) and source.canvas.center == 0.5
+    spec = source.spec
+    assert {name: spec.arrays[name].shape for name in spec.arrays if "image" in name} == (
+        source.canvas.shapes
+    )
+    assert spec.evaluated.arrays["image"].shape == (8, 8, 1)
+    assert "image/global" not in spec.evaluated.arrays
     assert source.name == f"folder:{tmp_path}[all]"
     with pytest.raises(UserError, match="has to be read to know its size; set data.num_examples"):
         data.spec_from_config(config)
@@ -68,9 +78,11 @@ def test_the_seed_reaches_generated_data():
 
 
 def test_paper_scale_specs_need_no_data():
-    spec = data.spec_from_config(section(name="tfds:imagenet2012", image_size=224, host_views=2))
+    spec = data.spec_from_config(
+        section(name="tfds:imagenet2012", image_size=224, host_crops=TWO_CROPS)
+    )
     assert spec.num_examples == 1_281_167 and spec.num_classes == 1000
-    assert spec.arrays["image"].shape == (2, 224, 224, 3)
+    assert spec.arrays["image/global"].shape == (2, 224, 224, 3)
     spec = data.spec_from_config(section(name="tfds:cifar10:3.0.2", split="train[:90%]"))
     assert spec.num_examples == 45_000 and spec.arrays["image"].shape == (32, 32, 3)
     spec = data.spec_from_config(section(name="tfds:mine", image_size=64, num_examples=9))
@@ -166,8 +178,8 @@ def test_a_cache_holds_what_it_would_read(tmp_path):
         for key in here:
             np.testing.assert_array_equal(here[key], there[key])
     assert kept.problem_summary() == read.problem_summary() is not None
-    with pytest.raises(UserError, match="cache keeps one image .* data.host_views is 2"):
-        data.load(f"folder:{tmp_path}", image_size=4, cache=True, host_views=2)
+    with pytest.raises(UserError, match="cache keeps one image .* data.host_crops .*global"):
+        data.load(f"folder:{tmp_path}", image_size=4, cache=True, host_crops=TWO_CROPS)
 
 
 def test_center_crops_the_middle():

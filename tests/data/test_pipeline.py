@@ -22,6 +22,8 @@ from ssl_jax.data import pipeline
 from ssl_jax.data.samplers.pk import PK
 from ssl_jax.data.samplers.shuffle import Shuffle
 
+CROPS = {"global": {"count": 2}, "local": {"count": 3, "size": 5, "scale": (0.05, 0.4)}}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -59,7 +61,7 @@ def assert_same(streams, expected):
 
 def test_threads_and_processes_give_the_same_stream(folder, monkeypatch):
     monkeypatch.setattr(pipeline, "_CHUNK", 7)  # several chunks a batch, the last one smaller
-    sources = [load(folder, host_views=2) for _ in range(4)]
+    sources = [load(folder, host_crops=CROPS) for _ in range(4)]
     options = [{"workers": 0}, {"workers": 0, "prefetch": 5}, {"workers": 2}]
     order = Shuffle().order(110, 36, 1)
     # By hand: the rule of the sampler, and crops that depend on seed, step and row alone.
@@ -69,7 +71,7 @@ def test_threads_and_processes_give_the_same_stream(folder, monkeypatch):
         for source, option in zip(sources, options, strict=False)
     ]
     assert_same(streams, by_hand)
-    assert all(type(batch["image"]) is np.ndarray for batch in streams[2])
+    assert all(type(batch["image/global"]) is np.ndarray for batch in streams[2])
     # What the workers could not read is known here, and in the same order.
     assert list(sources[2].problems) == list(sources[0].problems) == list(sources[3].problems)
     assert len(sources[2].problems) == 3
@@ -85,7 +87,7 @@ def test_a_stream_continues_at_any_step(name, start, folder):
 
 @pytest.mark.parametrize("processes", [2, 3, 4])
 def test_the_global_batch_does_not_depend_on_who_makes_its_rows(processes, folder):
-    for source in (load(folder, host_views=1), data.load("digits")):
+    for source in (load(folder, host_crops=CROPS), data.load("digits")):
         expected = take(source, 3, batch_size=36)
         rng = np.random.default_rng(0)
         for rows in (np.arange(36), rng.permutation(36)):
@@ -138,19 +140,32 @@ def test_seed_and_step_both_matter():
 
 
 def test_crops_depend_on_seed_step_and_row(folder):
-    source = load(folder, host_views=2)
+    source = load(folder, host_crops=CROPS)
     rows = np.arange(10)
-    image = source.batch(rows, seed=1, step=5)["image"]
-    np.testing.assert_array_equal(source.batch(rows, seed=1, step=5)["image"], image)
+
+    def crops(rows=rows, family="global", source=source, **where):
+        return source.batch(rows, **where)[f"image/{family}"]
+
+    image = crops(seed=1, step=5)
+    np.testing.assert_array_equal(crops(seed=1, step=5), image)
     assert (image[:, 0] != image[:, 1]).mean() > 0.5
     for other in (
         {"seed": 2, "step": 5}, {"seed": 1, "step": 6},
         {"seed": 1, "step": 5, "positions": rows + 10},
     ):  # fmt: skip
-        assert (source.batch(rows, **other)["image"] != image).mean() > 0.5
+        assert (crops(**other) != image).mean() > 0.5
     # Which examples its neighbours are does not matter.
-    alone = source.batch(rows[4:5], seed=1, step=5, positions=rows[4:5])["image"]
+    alone = crops(rows[4:5], seed=1, step=5, positions=rows[4:5])
     np.testing.assert_array_equal(alone[0], image[4])
+    # Nor is it which other families there are; the streams of two families differ.
+    for family in CROPS:
+        one = load(folder, host_crops={family: CROPS[family]})
+        np.testing.assert_array_equal(
+            crops(family=family, source=one, seed=1, step=5), crops(family=family, seed=1, step=5)
+        )
+    same = load(folder, host_crops={"global": {"count": 2}, "local": {"count": 2}})
+    first, second = (crops(family=f, source=same, seed=1, step=5) for f in ("global", "local"))
+    assert (first != second).mean() > 0.5
 
 
 def test_the_order_of_a_stream_is_no_order_of_the_data():

@@ -198,8 +198,9 @@ def test_the_vits_are_the_papers():
 
 def test_the_views_are_byols_two_kinds():
     config = paper_scale.build("moco_v3.py:imagenet").config
-    assert config.data.host_crop_scale == (0.2, 1.0)
-    assert paper_scale.build("moco_v3.py:vit_s16").config.data.host_crop_scale == (0.08, 1.0)
+    assert config.data.host_crops["global"].scale == (0.2, 1.0)
+    small = paper_scale.build("moco_v3.py:vit_s16").config
+    assert small.data.host_crops["global"].scale == (0.08, 1.0)
     first, second = (
         {step.op: step.parameters for step in recipe} for recipe in read_recipes(config.views, 2)
     )

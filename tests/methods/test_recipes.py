@@ -115,7 +115,7 @@ def drawn(config, views):
         ops = {step.op: step.parameters for step in recipe}
         assert list(ops)[-1] == "normalize" or "normalize" not in ops
         ops.pop("normalize", None)
-        view = {"crop": config.data.host_crop_scale, "flip": ops.pop("flip")["p"]}
+        view = {"crop": config.data.host_crops["global"].scale, "flip": ops.pop("flip")["p"]}
         if jitter := ops.pop("color_jitter", None):
             names = ("brightness", "contrast", "saturation", "hue")
             view["jitter"] = tuple(jitter["strength"] * jitter[name] for name in names), jitter["p"]

@@ -85,13 +85,15 @@ def test_host_crops_come_by_family():
             :, :3
         ],
     }
-    batch = {f"image/{name}": array for name, array in crops.items()} | {"image": images()}
+    batch = {f"image/{name}": array for name, array in crops.items()}
     source = family_images(batch, ("global", "local"))
     views = run(config, source)
     for name, array in crops.items():
         np.testing.assert_allclose(views[name], array / np.float32(255), atol=1e-6)
     whole = family_images({"image": images()}, ("global", "local"))
     np.testing.assert_array_equal(whole["local"], images())
+    with pytest.raises(UserError, match="data.host_crops.local is not a family of views of this"):
+        family_images(batch, ("global",))
     del batch["image/local"]
     with pytest.raises(UserError, match=r"crops the views global but not local; .*data.host_crops"):
         family_images(batch, ("global", "local"))

@@ -27,7 +27,7 @@ CHANNELS = 1
 def dataset(location: str, request: Request) -> Digits:
     """The data set; `location` is empty."""
     del location
-    request.refuse_host_views("digits")
+    request.refuse_host_crops("digits")
     return Digits(request.canvas(IMAGE_SIZE, CHANNELS))
 
 
@@ -42,11 +42,11 @@ class Digits:
     def source(self, split: str) -> ArraySource:
         images, labels = _load()
         rows = split_rows(labels)[split]
-        boxes = self._canvas.boxes(0, 0)
+        boxes = self._canvas.boxes(0, 0, 0)
         return ArraySource(
             name=f"digits[{split}]",
             canvas=self._canvas,
-            images=np.stack([self._canvas.render(image, boxes) for image in images[rows]]),
+            images=np.stack([self._canvas.render(image, boxes)["image"] for image in images[rows]]),
             labels=labels[rows],
             num_classes=NUM_CLASSES,
             class_names=tuple(map(str, range(NUM_CLASSES))),

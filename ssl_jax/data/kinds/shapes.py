@@ -58,7 +58,7 @@ def dataset(
       label: the factor that is the label; a continuous one is cut into 8 equal bins.
     """
     del location
-    request.refuse_host_views("shapes")
+    request.refuse_host_crops("shapes")
     if num_generated < 1:
         raise UserError(f"num_generated is {num_generated}; it must be at least 1")
     if label not in FACTORS:
@@ -88,7 +88,7 @@ class Shapes:
             "class_names": SHAPES if self.label == "shape" else None,
             "factors": factors, "factor_names": tuple(FACTORS),
         }  # fmt: skip
-        if len(indices) * np.prod(self.canvas.shape) > _IN_MEMORY_BYTES:
+        if len(indices) * np.prod(self.canvas.shapes["image"]) > _IN_MEMORY_BYTES:
             return DrawnSource(**described)
         images = render(factors, self.canvas.size, self.canvas.channels)
         return ArraySource(images=images, **described)

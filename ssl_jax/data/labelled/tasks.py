@@ -295,6 +295,7 @@ def task_spec(
         arrays={name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()},
         num_examples=num_examples,
         num_classes=num_classes if options.task in ("classify", "tags") else None,
+        modality="text",
         vocabulary=vocabulary,
         task=options.task,
     )

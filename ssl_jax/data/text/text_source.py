@@ -305,6 +305,7 @@ def text_spec(
         arrays={name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()},
         num_examples=num_examples,
         num_classes=num_classes if options.rows == "padded" else None,
+        modality="text",
         vocabulary=vocabulary,
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from ssl_jax.core.method import Array, Batch, DataSpec
-from ssl_jax.views import to_show, train_and_eval
+from ssl_jax.views import main_images, to_show, train_and_eval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class OneView:
 
     def train(self, keys: Array, batch: Batch) -> Array:
         """A random view of each image, [n h w c]; `keys` [n] are one an image."""
-        return self.recipe(keys, batch["image"])[:, 0]
+        return self.recipe(keys, main_images(batch))[:, 0]
 
     def evaluate(self, batch: Batch) -> Array:
         """The whole image, [n h w c], nothing random."""
@@ -42,12 +42,12 @@ class OneView:
 
     def show(self, keys: Array, batch: Batch) -> Array:
         """The training views as images in [0, 1], [n 1 h w c]."""
-        return to_show(self.recipe(keys, batch["image"]), self.normalization)
+        return to_show(self.recipe(keys, main_images(batch)), self.normalization)
 
 
 def make_one_view(config: Any, spec: DataSpec) -> OneView:
     """What the config's section views says; where it ends in `normalize`, evaluation does too."""
-    image = spec.batch(1)["image"]
+    image = main_images(spec.batch(1))
     views = train_and_eval(config.views, image, num_views=1, dtype=config.dtype)
     keys = jax.random.split(jax.random.key(0), 1)
     return OneView(shape=jax.eval_shape(views.recipe, keys, image).shape[2:], **views._asdict())

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.models import Net, make_encoder
-from ssl_jax.views import to_show, train_and_eval
+from ssl_jax.views import main_images, to_show, train_and_eval
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class TwoViews(Method):
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, projector_key, predictor_key = jax.random.split(key, 3)
-        keys = jax.random.split(key, batch["image"].shape[0])
-        views = jax.eval_shape(self.recipe, keys, batch["image"])  # (n, 2, h, w, c)
+        keys = jax.random.split(key, batch["index"].shape[0])
+        views = jax.eval_shape(self.recipe, keys, main_images(batch))  # (n, 2, h, w, c)
         x = jnp.zeros((1, *views.shape[2:]), views.dtype)
         params, buffers = {}, {}
         params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
@@ -60,7 +60,7 @@ class TwoViews(Method):
         return params, buffers
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> Array:
-        return self.recipe(keys, batch["image"])  # (n, 2, h, w, c)
+        return self.recipe(keys, main_images(batch))  # (n, 2, h, w, c)
 
     def encode(self, w: Weights, views: Array, *, key: Array, step: Array) -> tuple[PyTree, PyTree]:
         """`h` [n d] of the first views, `z` [n 2 d'] and, if there is a predictor, `p` [n 2 d']."""
@@ -100,12 +100,12 @@ class TwoViews(Method):
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
 
     def example_views(self, keys: Array, batch: Batch) -> Array:
-        return to_show(self.recipe(keys, batch["image"]), self.normalization)
+        return to_show(self.recipe(keys, main_images(batch)), self.normalization)
 
 
 def nets_and_views(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[str, Any]:
     """The arguments of `TwoViews` that the config's sections model and views decide."""
-    image = spec.batch(1)["image"]
+    image = main_images(spec.batch(1))
     views = train_and_eval(config.views, image, num_views=num_views, dtype=config.dtype)
     return dict(encoder=make_encoder(**config.model, dtype=config.dtype), **views._asdict())
 

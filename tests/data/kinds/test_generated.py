@@ -149,7 +149,10 @@ def test_shapes_too_many_for_memory_are_drawn_when_read(monkeypatch):
     [
         ({"num_generated": 0}, "num_generated is 0; it must be at least 1"),
         ({"label": "colour"}, "unknown factor 'colour'; factors: shape, hue"),
-        ({"host_views": 2}, "host_views is 2, but shapes is cropped on the device"),
+        (
+            {"host_crops": {"global": {}}},
+            "asks for .*global.*, but shapes is cropped on the device",
+        ),
         ({"num_gen": 5}, "unknown option 'num_gen' of shapes.*Did you mean 'num_generated'"),
     ],
 )

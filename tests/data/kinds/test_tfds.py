@@ -102,10 +102,12 @@ def test_sub_splits_are_tfds_own(prepared):
 
 
 def test_host_crops_are_of_the_original(prepared):
-    source = load(prepared, host_views=2)
+    families = {"global": {"count": 2}, "local": {"count": 3, "size": 4}}
+    source = load(prepared, host_crops=families)
     assert isinstance(source._example(0)[0], bytes)  # not decoded by TFDS first
     batch = source.batch(np.arange(4), seed=1, step=2)
-    assert batch["image"].shape == (4, 2, 8, 8, 3)
+    assert batch["image/global"].shape == (4, 2, 8, 8, 3)
+    assert batch["image/local"].shape == (4, 3, 4, 4, 3) and "image" not in batch
 
 
 def test_worker_processes_read_the_same(prepared):
