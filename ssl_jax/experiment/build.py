@@ -80,6 +80,7 @@ class Experiment:
             ema_decay=method.ema_decay,
             ema_filter=method.ema_filter,
             param_group=method.param_group,
+            constrain=method.constrain if _overrides(method, "constrain") else None,
         )
         return cls(config, spec, length, mesh, method, groups, tx)
 
@@ -163,7 +164,7 @@ class Experiment:
     @property
     def predicts(self) -> bool:
         """Whether the method says how well it predicts what is hidden of held-out examples."""
-        return type(self.method).held_out is not method_lib.Method.held_out
+        return _overrides(self.method, "held_out")
 
     @functools.cached_property
     def held_out(self) -> Callable[[method_lib.Weights, Any], dict[str, jax.Array]]:
@@ -183,6 +184,11 @@ class Experiment:
     def features(self) -> Callable[[method_lib.Weights, Any], dict[str, jax.Array]]:
         """(weights, batch) -> the method's features, jitted."""
         return jax.jit(self.method.features)
+
+
+def _overrides(method: method_lib.Method, name: str) -> bool:
+    """Whether the method has an optional function of the contract."""
+    return getattr(type(method), name) is not getattr(method_lib.Method, name)
 
 
 def question_keys(index: jax.Array) -> jax.Array:
