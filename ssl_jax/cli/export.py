@@ -100,7 +100,7 @@ def main() -> int:
 
 
 def _to_transformers(
-    run: trained_run.Pretrained, weights: dict[str, Any], workdir: str, output: str
+    run: trained_run.TrainedRun, weights: dict[str, Any], workdir: str, output: str
 ) -> int:
     module = text_encoder_of(run.experiment.method)
     if module is None:
@@ -124,7 +124,7 @@ def _to_transformers(
     return 0
 
 
-def _task_heads(run: trained_run.Pretrained, module: TextEncoder) -> TaskHeads | None:
+def _task_heads(run: trained_run.TrainedRun, module: TextEncoder) -> TaskHeads | None:
     """What the head of a run that has learned from labelled texts is in transformers."""
     method, task = run.experiment.method, run.experiment.spec.task
     if "head" not in run.weights.params or not isinstance(method, Labelled):
@@ -146,7 +146,7 @@ def _task_heads(run: trained_run.Pretrained, module: TextEncoder) -> TaskHeads |
     )
 
 
-def _tokenizer(run: trained_run.Pretrained, workdir: str) -> str | None:
+def _tokenizer(run: trained_run.TrainedRun, workdir: str) -> str | None:
     """The tokenizer.json of the run: beside its config, or of its data set; None if not there."""
     path = epath.Path(workdir) / "tokenizer.json"
     if path.exists():
@@ -239,7 +239,7 @@ def transformers_tokens(folder: str, text: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _named(
-    to: str, params: Any, buffers: Any, run: trained_run.Pretrained
+    to: str, params: Any, buffers: Any, run: trained_run.TrainedRun
 ) -> dict[str, np.ndarray]:
     vit = "patch_embed" in params
     if vit and to == "torchvision":
@@ -252,14 +252,14 @@ def _named(
     return formats.to_torch(params, buffers, sincos=sincos)
 
 
-def _image_shape(run: trained_run.Pretrained) -> tuple[int, int]:
+def _image_shape(run: trained_run.TrainedRun) -> tuple[int, int]:
     """(pixels on a side, channels) of what the encoder sees in evaluation."""
     method = run.experiment.method
     image = run.experiment.spec.evaluated.batch(1)["image"]
     return jax.eval_shape(method.eval_view, image).shape[2:]
 
 
-def _description(to: str, run: trained_run.Pretrained, arrays: int) -> dict[str, Any]:
+def _description(to: str, run: trained_run.TrainedRun, arrays: int) -> dict[str, Any]:
     model = {key: value for key, value in run.config.model.to_dict().items() if value is not None}
     vocabulary = run.experiment.spec.vocabulary
     if vocabulary is None:
@@ -279,7 +279,7 @@ def _description(to: str, run: trained_run.Pretrained, arrays: int) -> dict[str,
 
 
 def _compare(
-    to: str, path: str, state: Mapping[str, np.ndarray], run: trained_run.Pretrained
+    to: str, path: str, state: Mapping[str, np.ndarray], run: trained_run.TrainedRun
 ) -> str:
     """What the other library's model makes of the file, against ours.
 
@@ -306,7 +306,7 @@ def _compare(
     return f"compared with {to} on {len(images)} {of}: features differ by {difference:.1g}"
 
 
-def _images(run: trained_run.Pretrained) -> tuple[np.ndarray, str]:
+def _images(run: trained_run.TrainedRun) -> tuple[np.ndarray, str]:
     """Images of the run's data set, and what they are; noise where the data are not at hand."""
     name = run.config.data.name
     shape = (_COMPARED, *run.experiment.spec.evaluated.arrays["image"].shape)

@@ -1,11 +1,11 @@
 """A trained run, loaded for its features.
 
-from ssl_jax.pretrained import trained_run
+import ssl_jax
 
-encoder = trained_run.load("runs/demo")  # or "runs/demo@450", its checkpoint of step 450
+encoder = ssl_jax.load("runs/demo")  # or "runs/demo@450", its checkpoint of step 450
 h = encoder.features(images)["h"]  # images uint8 [n h w c] -> float32 [n d]
 
-classifier = trained_run.load("runs/finetuned")
+classifier = ssl_jax.load("runs/finetuned")
 logits = classifier.text_features(["one text", "another"])["logits"]  # float32 [n c]
 names = [classifier.class_names[i] for i in logits.argmax(axis=1)]
 """
@@ -37,7 +37,7 @@ PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrained:
+class TrainedRun:
     """A checkpoint's encoder.
 
     Attributes:
@@ -187,7 +187,7 @@ def _listed(texts: Iterable[str], name: str) -> list[str]:
 
 def load(
     workdir: str, step: int | None = None, *, dtype: str | None = None, ema: bool = False
-) -> Pretrained:
+) -> TrainedRun:
     """Loads a run's encoder: of the latest checkpoint, or of `step`.
 
     Of a run whose results are those of its best checkpoint, that one is the default.
@@ -224,7 +224,7 @@ def _at_step(workdir: str, step: int | None) -> tuple[str, int | None]:
 
 def load_experiment(
     workdir: str, experiment: Experiment, step: int | None = None, *, ema: bool = False
-) -> Pretrained:
+) -> TrainedRun:
     """As `load`, on the devices of an experiment already built."""
     prefixes = ["params", "buffers"]
     if ema:
@@ -248,7 +248,7 @@ def load_experiment(
     state = experiment.abstract_state
     if ema:
         parts["params"] = replace(parts["params"], by_path(parts[prefixes[-1]]))
-    return Pretrained(
+    return TrainedRun(
         experiment.config,
         experiment,
         step,

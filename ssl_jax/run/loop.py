@@ -21,6 +21,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.flops import model_flops
+from ssl_jax.experiment.refresh import Refresher
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.pretrained import init_from
 from ssl_jax.run import final_results, metrics, progress
@@ -167,11 +168,15 @@ class Run:
         train_step = self.experiment.compiled_train_step
         meter = self._meter(start)
         watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
+        refresh = Refresher(self.experiment, self.source)
         profiler = _Profiler(self.config.profile_steps, self.workdir / "profile")
         shared_stop = SharedStop(stop, start, self.config.log.every_steps)
         step, early = start, False
         with bar, self.batches(start) as batches, profiler:
             for step in range(start + 1, total + 1):
+                if refresh.due(step - 1):
+                    with meter.pause():
+                        state = refresh(state, step - 1)
                 with meter.data_wait():
                     batch = next(batches)
                 profiler.step(step)

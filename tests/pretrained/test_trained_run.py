@@ -1,10 +1,15 @@
 """A run loaded for its features: which step, which texts, which classes; and the embed command."""
 
+import abc
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import ssl_jax
 from ssl_jax import checkpoint, data, parallel
 from ssl_jax import config as config_lib
 from ssl_jax.core.errors import UserError
@@ -96,3 +101,13 @@ def test_an_image_that_cannot_be_read_is_left_out(images, tmp_path):
     told, note = run(images, *arguments, module="embed").stdout.strip().splitlines()
     assert told.startswith(f"3x{np.load(output)['h'].shape[1]} features of ")
     assert note.startswith(f"1 unreadable image left out; first: {tmp_path}/bad.png (")
+
+
+def test_the_public_names_are_those_of_their_modules():
+    code = "import ssl_jax, sys; assert 'jax' not in sys.modules; print(ssl_jax.__all__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(ssl_jax.__all__)
+    assert ssl_jax.load is trained_run.load
+    assert issubclass(ssl_jax.Method, abc.ABC) and ssl_jax.losses.nt_xent
+    with pytest.raises(AttributeError, match="'ssl_jax' has no attribute 'lod'"):
+        ssl_jax.lod  # noqa: B018
