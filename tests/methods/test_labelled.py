@@ -91,7 +91,7 @@ def test_the_loss_is_that_of_the_labels(name):
     np.testing.assert_allclose(value, expected_loss(name, logits, batch), rtol=1e-5)
     assert aux.outputs["h"].shape == (BATCH, 16)
 
-    features = jax.jit(made.features)(params, buffers, batch)
+    features = jax.jit(made.features)(Weights(params, buffers), batch)
     np.testing.assert_allclose(features["h"], aux.outputs["h"], rtol=1e-5, atol=1e-6)
     if name == "supervised-text":
         np.testing.assert_allclose(features["logits"], logits, rtol=1e-4, atol=1e-5)
