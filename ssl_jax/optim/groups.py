@@ -57,6 +57,21 @@ class Groups:
         """The optimizer of the parameters that the method puts into the group `name`."""
         return self.named.get(name, self.others)
 
+    def rates(self, step: int) -> dict[str, float]:
+        """The rates of the update at `step`, to log.
+
+        "learning_rate" is that of the parameters in no named group, "learning_rate/NAME" that of a
+        named one; 0 while it is frozen. "weight_decay" likewise, where it changes over the run.
+        """
+        rates = {}
+        for name, group in {"": self.others, **self.named}.items():
+            suffix = f"/{name}" if name else ""
+            is_frozen = step < group.frozen_steps
+            rates[f"learning_rate{suffix}"] = 0.0 if is_frozen else float(group.learning_rate(step))
+            if callable(group.weight_decay):
+                rates[f"weight_decay{suffix}"] = float(group.weight_decay(step))
+        return rates
+
 
 def read_groups(
     config: Mapping[str, Any], *, batch_size: int, total_steps: int, steps_per_epoch: int

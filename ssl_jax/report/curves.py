@@ -61,6 +61,7 @@ TRAINING = (
     Panel("Perplexity", r"train/perplexity|eval/held_out/perplexity", log=True),
     Panel("Next sentence told from a random one", r"train/next_accuracy", percent=True),
     Panel("Learning rate", r"train/(?:lr|learning_rate)(?:/.+)?"),
+    Panel("Weight decay", r"train/weight_decay(?:/.+)?"),
     Panel("Tokens a second", r"train/tokens_per_s", from_zero=True, typical=True),
     Panel("Share of padding", r"train/padding_share", percent=True, from_zero=True, typical=True),
     Panel("Images a second", r"train/images_per_s", from_zero=True, typical=True),

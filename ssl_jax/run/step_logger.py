@@ -43,7 +43,7 @@ class Watch:
         meter: progress.Throughput,
         rows: list[metrics.Row],
     ):
-        self._schedule = experiment.schedule
+        self._rates = experiment.groups.rates
         self._log_every = experiment.config.log.every_steps
         self._monitor_every = experiment.config.eval.collapse_every_steps
         self._total = experiment.length.total_steps
@@ -85,7 +85,7 @@ class Watch:
         (step, values, diagnosed), self._due = self._due, None
         self.check_losses(step)
         row = {f"train/{name}": value for name, value in _to_host(values).items()}
-        row["train/learning_rate"] = float(self._schedule(step - 1))
+        row |= {f"train/{name}": rate for name, rate in self._rates(step - 1).items()}
         row |= self._meter.measure(step)
         diagnosed = _to_host(diagnosed)
         row |= {_COLLAPSE + name: value for name, value in diagnosed.items()}
