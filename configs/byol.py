@@ -56,25 +56,9 @@ def _imagenet(config: ConfigDict, *, epochs: int) -> None:
 
     Brightness is additive, as in the released code.
     """
-    config.batch_size = 4096
-    config.epochs = float(epochs)
-    config.dtype = "bfloat16"
-    common.host_crops(config, 2)
+    common.imagenet(config, batch_size=4096, epochs=float(epochs))
     config.model.update(name="resnet50")
-    config.views = ConfigDict(
-        dict(
-            ops=("flip", "color_jitter", "grayscale", "gaussian_blur", "solarize", "normalize"),
-            flip=dict(p=0.5),
-            color_jitter=dict(
-                brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8,
-                brightness_mode="additive",
-            ),
-            grayscale=dict(p=0.2),
-            gaussian_blur=dict(p=1.0, sigma=(0.1, 2.0)),
-            solarize=dict(p=0.0, threshold=0.5),
-            overrides={"1": dict(gaussian_blur=dict(p=0.1), solarize=dict(p=0.2))},
-        )
-    )  # fmt: skip
+    config.views = common.byol_views(brightness_mode="additive")
     base_lr, weight_decay, config.method.target_decay = PRESETS[epochs]
     config.optimizer.update(
         name="lars",
@@ -84,31 +68,14 @@ def _imagenet(config: ConfigDict, *, epochs: int) -> None:
         warmup_epochs=10.0,
         momentum_order="lr_outside",
     )
-    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
-    config.eval.linear.num_l2 = 6
-    config.log.every_steps = 50
-    config.checkpoint.every_epochs = 1.0
 
 
 def _cifar10(config: ConfigDict) -> None:
     """The 300-epoch recipe on 32x32 images without blur, with batches of 512; not in the paper."""
-    config.batch_size = 512
-    config.epochs = 300.0
-    config.dtype = "bfloat16"
-    config.data.update(name="tfds:cifar10", image_size=32)
+    common.cifar10(config, batch_size=512, epochs=300.0)
     config.method.update(target_decay=0.99, hidden_dim=2048)
     config.model.update(name="resnet18", stem="cifar")
-    config.views = ConfigDict(
-        dict(
-            ops=("random_resized_crop", "flip", "color_jitter", "grayscale", "solarize"),
-            random_resized_crop=dict(size=32, scale=(0.08, 1.0)),
-            flip=dict(p=0.5),
-            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
-            grayscale=dict(p=0.2),
-            solarize=dict(p=0.0),
-            overrides={"1": dict(solarize=dict(p=0.2))},
-        )
-    )
+    config.views = common.byol_cifar10_views()
     config.optimizer.update(
         name="lars",
         base_lr=0.3,
@@ -117,8 +84,6 @@ def _cifar10(config: ConfigDict) -> None:
         warmup_epochs=10.0,
         momentum_order="lr_outside",
     )
-    config.eval.update(every_epochs=20.0, batch_size=1000)
-    config.checkpoint.every_epochs = 10.0
 
 
 def _digits(config: ConfigDict) -> None:

@@ -68,22 +68,136 @@ def small_shapes(config: ConfigDict, *, epochs: float = 60.0) -> None:
     )
 
 
-def host_crops(
+def imagenet(
     config: ConfigDict,
-    count: int,
     *,
+    batch_size: int,
+    epochs: float | None,
+    crops: int = 2,
     scale: tuple[float, float] = (0.08, 1.0),
     name: str = "tfds:imagenet2012",
+    eval_every: float = 10.0,
+    save_every: float = 1.0,
+    log_every: int = 50,
 ) -> None:
-    """The data of paper-scale ImageNet variants: crops of 224 pixels that the host cuts.
+    """Data, length, probes and saves of paper-scale variants; the host cuts crops of 224 pixels.
 
     Args:
-      count: crops of each image.
+      batch_size: global.
+      epochs: length of the run; None leaves it to the caller.
+      crops: of each image.
       scale: smallest and largest area of a crop, as a fraction of the image's.
       name: the data set.
+      eval_every, save_every: epochs between evaluations, and between checkpoints.
+      log_every: steps between rows of metrics.
     """
+    config.batch_size = batch_size
+    if epochs is not None:
+        config.epochs = epochs
+    config.dtype = "bfloat16"
     config.data.update(name=name, image_size=224, workers=16, prefetch=2)
-    config.data.host_crops = ConfigDict({"global": dict(count=count, scale=scale)})
+    config.data.host_crops = ConfigDict({"global": dict(count=crops, scale=scale)})
+    config.eval.update(
+        test_split="validation", center=0.875, batch_size=1024, every_epochs=eval_every
+    )
+    config.eval.linear.num_l2 = 6
+    config.log.every_steps = log_every
+    config.checkpoint.every_epochs = save_every
+
+
+def cifar10(
+    config: ConfigDict, *, batch_size: int, epochs: float, eval_every: float = 20.0
+) -> None:
+    """Data, length, probes and saves of `cifar10` variants.
+
+    Args:
+      batch_size: global.
+      epochs: length of the run.
+      eval_every: epochs between evaluations.
+    """
+    config.batch_size = batch_size
+    config.epochs = epochs
+    config.dtype = "bfloat16"
+    config.data.update(name="tfds:cifar10", image_size=32)
+    config.eval.update(every_epochs=eval_every, batch_size=1000)
+    config.checkpoint.every_epochs = 10.0
+
+
+# The mean and standard deviation of CIFAR-10 that its released recipes use, [0, 1] by channel.
+CIFAR10_NORMALIZE = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+
+
+def moco_v1_views() -> ConfigDict:
+    """Views behind host crops, as in the released codes of InstDisc and MoCo v1."""
+    return ConfigDict(
+        dict(
+            ops=("grayscale", "color_jitter", "flip", "normalize"),
+            grayscale=dict(p=0.2),
+            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, p=1.0),
+            flip=dict(p=0.5),
+        )
+    )
+
+
+def moco_v2_views() -> ConfigDict:
+    """Views behind host crops, as in the released codes of MoCo v2 and SimSiam."""
+    return ConfigDict(
+        dict(
+            ops=("color_jitter", "grayscale", "gaussian_blur", "flip", "normalize"),
+            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
+            grayscale=dict(p=0.2),
+            gaussian_blur=dict(p=0.5, sigma=(0.1, 2.0)),
+            flip=dict(p=0.5),
+        )
+    )
+
+
+def simclr_views() -> ConfigDict:
+    """Views behind host crops, as in SimCLR (Chen et al. 2020, App. A)."""
+    return ConfigDict(
+        dict(
+            ops=("flip", "color_jitter", "grayscale", "gaussian_blur"),
+            flip=dict(p=0.5),
+            color_jitter=dict(strength=1.0, p=0.8),
+            grayscale=dict(p=0.2),
+            gaussian_blur=dict(p=0.5, sigma=(0.1, 2.0)),
+        )
+    )
+
+
+def byol_views(**color_jitter: object) -> ConfigDict:
+    """The two kinds of views of BYOL (Grill et al. 2020, App. B), behind host crops.
+
+    Args:
+      **color_jitter: further options of `color_jitter`.
+    """
+    jitter = dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8, **color_jitter)
+    return ConfigDict(
+        dict(
+            ops=("flip", "color_jitter", "grayscale", "gaussian_blur", "solarize", "normalize"),
+            flip=dict(p=0.5),
+            color_jitter=jitter,
+            grayscale=dict(p=0.2),
+            gaussian_blur=dict(p=1.0, sigma=(0.1, 2.0)),
+            solarize=dict(p=0.0, threshold=0.5),
+            overrides={"1": dict(gaussian_blur=dict(p=0.1), solarize=dict(p=0.2))},
+        )
+    )
+
+
+def byol_cifar10_views() -> ConfigDict:
+    """BYOL's two kinds of views at 32 pixels, without blur."""
+    return ConfigDict(
+        dict(
+            ops=("random_resized_crop", "flip", "color_jitter", "grayscale", "solarize"),
+            random_resized_crop=dict(size=32, scale=(0.08, 1.0)),
+            flip=dict(p=0.5),
+            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
+            grayscale=dict(p=0.2),
+            solarize=dict(p=0.0),
+            overrides={"1": dict(solarize=dict(p=0.2))},
+        )
+    )
 
 
 def pydoc(config: ConfigDict) -> None:

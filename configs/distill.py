@@ -50,20 +50,13 @@ def _digits(config: ConfigDict) -> None:
 
 def _imagenet(config: ConfigDict) -> None:
     """400 epochs with the optimizer of pretraining, random crops and flips only (section 3)."""
-    config.batch_size = 4096
-    config.epochs = 400.0
-    config.dtype = "bfloat16"
-    common.host_crops(config, 1)
+    common.imagenet(config, batch_size=4096, epochs=400.0, crops=1, eval_every=20.0, save_every=2.0)
     config.model.update(name="resnet50")
     config.method.update(teacher_projector_layers=1)
     config.views = ConfigDict(dict(ops=("flip",), flip=dict(p=0.5)))
     config.optimizer.update(
         name="lars", base_lr=0.1, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=20.0
     )
-    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=20.0)
-    config.eval.linear.num_l2 = 6
-    config.log.every_steps = 50
-    config.checkpoint.every_epochs = 2.0
 
 
 def _imagenet_big(config: ConfigDict) -> None:

@@ -43,19 +43,9 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 def _imagenet(config: ConfigDict) -> None:
     """The released code. Crops are made on the host, colour on the device; all is decayed."""
-    config.batch_size = 256
-    config.epochs = 200.0
-    config.dtype = "bfloat16"
-    common.host_crops(config, 1, scale=(0.2, 1.0))
+    common.imagenet(config, batch_size=256, epochs=200.0, crops=1, scale=(0.2, 1.0), log_every=100)
     config.model.update(name="resnet50", kernel_init="he_fan_out")
-    config.views = ConfigDict(
-        dict(
-            ops=("grayscale", "color_jitter", "flip", "normalize"),
-            grayscale=dict(p=0.2),
-            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, p=1.0),
-            flip=dict(p=0.5),
-        )
-    )
+    config.views = common.moco_v1_views()
     config.optimizer.update(
         name="sgd",
         base_lr=0.03,
@@ -66,10 +56,6 @@ def _imagenet(config: ConfigDict) -> None:
         weight_decay=1e-4,
         exclude="",
     )
-    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
-    config.eval.linear.num_l2 = 6
-    config.log.every_steps = 100
-    config.checkpoint.every_epochs = 1.0
 
 
 def _softmax(config: ConfigDict) -> None:
@@ -79,10 +65,7 @@ def _softmax(config: ConfigDict) -> None:
 
 def _cifar10(config: ConfigDict) -> None:
     """The released code's CIFAR-10 recipe, which does not mirror images."""
-    config.batch_size = 128
-    config.epochs = 200.0
-    config.dtype = "bfloat16"
-    config.data.update(name="tfds:cifar10", image_size=32)
+    common.cifar10(config, batch_size=128, epochs=200.0)
     config.method.update(loss="softmax", num_negatives=0, temperature=0.1)
     config.model.update(name="resnet18", stem="cifar")
     config.views = ConfigDict(
@@ -91,7 +74,7 @@ def _cifar10(config: ConfigDict) -> None:
             random_resized_crop=dict(size=32, scale=(0.2, 1.0)),
             color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4, p=1.0),
             grayscale=dict(p=0.2),
-            normalize=dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+            normalize=common.CIFAR10_NORMALIZE,
         )
     )
     config.optimizer.update(
@@ -104,9 +87,7 @@ def _cifar10(config: ConfigDict) -> None:
         weight_decay=5e-4,
         exclude="",
     )
-    config.eval.update(every_epochs=20.0, batch_size=1000)
     config.eval.knn.update(k=200, temperature=0.1)
-    config.checkpoint.every_epochs = 10.0
 
 
 def _digits(config: ConfigDict) -> None:

@@ -54,20 +54,9 @@ def _imagenet(config: ConfigDict, *, epochs: float) -> None:
     Crops are made on the host, the rest on the device. Every parameter is decayed, as in the
     released code.
     """
-    config.batch_size = 256
-    config.epochs = epochs
-    config.dtype = "bfloat16"
-    common.host_crops(config, 2, scale=(0.2, 1.0))
+    common.imagenet(config, batch_size=256, epochs=epochs, scale=(0.2, 1.0), log_every=100)
     config.model.update(name="resnet50", kernel_init="he_fan_out")
-    config.views = ConfigDict(
-        dict(
-            ops=("color_jitter", "grayscale", "gaussian_blur", "flip", "normalize"),
-            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
-            grayscale=dict(p=0.2),
-            gaussian_blur=dict(p=0.5, sigma=(0.1, 2.0)),
-            flip=dict(p=0.5),
-        )
-    )
+    config.views = common.moco_v2_views()
     config.optimizer.update(
         name="sgd",
         base_lr=0.03,
@@ -77,18 +66,11 @@ def _imagenet(config: ConfigDict, *, epochs: float) -> None:
         weight_decay=1e-4,
         exclude="",
     )
-    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
-    config.eval.linear.num_l2 = 6
-    config.log.every_steps = 100
-    config.checkpoint.every_epochs = 1.0
 
 
 def _cifar10(config: ConfigDict) -> None:
     """The released demo: crops of at least 8%, no blur, and a linear head."""
-    config.batch_size = 512
-    config.epochs = 200.0
-    config.dtype = "bfloat16"
-    config.data.update(name="tfds:cifar10", image_size=32)
+    common.cifar10(config, batch_size=512, epochs=200.0)
     config.method.update(num_negatives=4096, momentum=0.99, temperature=0.1, projector_layers=1)
     config.model.update(name="resnet18", stem="cifar", kernel_init="he_fan_out")
     config.views = ConfigDict(
@@ -98,7 +80,7 @@ def _cifar10(config: ConfigDict) -> None:
             flip=dict(p=0.5),
             color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
             grayscale=dict(p=0.2),
-            normalize=dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+            normalize=common.CIFAR10_NORMALIZE,
         )
     )
     config.optimizer.update(
@@ -110,9 +92,7 @@ def _cifar10(config: ConfigDict) -> None:
         weight_decay=5e-4,
         exclude="",
     )
-    config.eval.update(every_epochs=20.0, batch_size=1000)
     config.eval.knn.update(k=200, temperature=0.1)
-    config.checkpoint.every_epochs = 10.0
 
 
 def _digits(config: ConfigDict) -> None:

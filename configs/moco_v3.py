@@ -105,9 +105,7 @@ def _vit(config: ConfigDict, name: str) -> None:
 
 def _imagenet_data(config: ConfigDict, *, crop_min: float) -> None:
     """Batch and views, BYOL's two kinds; crops are made on the host, the rest on the device."""
-    config.batch_size = 4096
-    config.dtype = "bfloat16"
-    common.host_crops(config, 2, scale=(crop_min, 1.0))
+    common.imagenet(config, batch_size=4096, epochs=None, scale=(crop_min, 1.0))
     config.views = ConfigDict(
         dict(
             ops=("color_jitter", "grayscale", "gaussian_blur", "solarize", "flip", "normalize"),
@@ -119,18 +117,11 @@ def _imagenet_data(config: ConfigDict, *, crop_min: float) -> None:
             overrides={"1": dict(gaussian_blur=dict(p=0.1), solarize=dict(p=0.2))},
         )
     )
-    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
-    config.eval.linear.num_l2 = 6
-    config.log.every_steps = 50
-    config.checkpoint.every_epochs = 1.0
 
 
 def _cifar10(config: ConfigDict) -> None:
     """The 300-epoch recipe on 32x32 images without blur, with batches of 512; not in the paper."""
-    config.batch_size = 512
-    config.epochs = 300.0
-    config.dtype = "bfloat16"
-    config.data.update(name="tfds:cifar10", image_size=32)
+    common.cifar10(config, batch_size=512, epochs=300.0)
     config.method.update(hidden_dim=2048)
     config.model.update(name="resnet18", stem="cifar", kernel_init="he_fan_out")
     config.views = ConfigDict(
@@ -152,8 +143,6 @@ def _cifar10(config: ConfigDict) -> None:
         warmup_epochs=10.0,
         momentum_order="lr_outside",
     )
-    config.eval.update(every_epochs=20.0, batch_size=1000)
-    config.checkpoint.every_epochs = 10.0
 
 
 def _digits(config: ConfigDict) -> None:

@@ -57,35 +57,17 @@ def _imagenet(config: ConfigDict) -> None:
 
     Published: 64.5 top-1 (linear probe) with linear learning-rate scaling, 64.6 in Table B.1.
     """
-    config.batch_size = 4096
-    config.epochs = 100.0
-    config.dtype = "bfloat16"
-    common.host_crops(config, 2)
+    common.imagenet(config, batch_size=4096, epochs=100.0)
     config.model.update(name="resnet50")
-    config.views = ConfigDict(
-        dict(
-            ops=("flip", "color_jitter", "grayscale", "gaussian_blur"),
-            flip=dict(p=0.5),
-            color_jitter=dict(strength=1.0, p=0.8),
-            grayscale=dict(p=0.2),
-            gaussian_blur=dict(p=0.5, sigma=(0.1, 2.0)),
-        )
-    )
+    config.views = common.simclr_views()
     config.optimizer.update(
         name="lars", base_lr=0.3, lr_scaling="linear", weight_decay=1e-6, warmup_epochs=10.0
     )
-    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
-    config.eval.linear.num_l2 = 6
-    config.log.every_steps = 50
-    config.checkpoint.every_epochs = 1.0
 
 
 def _cifar10(config: ConfigDict) -> None:
     """Paper, App. B.9: no blur, colour strength 0.5, temperature 0.5; 94.0 after 1000 epochs."""
-    config.batch_size = 1024
-    config.epochs = 1000.0
-    config.dtype = "bfloat16"
-    config.data.update(name="tfds:cifar10", image_size=32)
+    common.cifar10(config, batch_size=1024, epochs=1000.0, eval_every=50.0)
     config.method.temperature = 0.5
     config.model.update(name="resnet50", stem="cifar")
     config.views = ConfigDict(
@@ -100,8 +82,6 @@ def _cifar10(config: ConfigDict) -> None:
     config.optimizer.update(
         name="lars", base_lr=0.25, lr_scaling="linear", weight_decay=1e-6, warmup_epochs=10.0
     )
-    config.eval.update(every_epochs=50.0, batch_size=1000)
-    config.checkpoint.every_epochs = 10.0
 
 
 def _digits(config: ConfigDict) -> None:

@@ -53,27 +53,12 @@ def _imagenet(config: ConfigDict) -> None:
 
     Published: 71.7 top-1 (linear probe); 57.9 and 68.4 fine-tuned with 1% and 10% of the labels.
     """
-    config.batch_size = 4096
-    config.epochs = 800.0
-    config.dtype = "bfloat16"
-    common.host_crops(config, 2)
+    common.imagenet(config, batch_size=4096, epochs=800.0, eval_every=20.0, save_every=2.0)
     config.model.update(name="resnet50")
-    config.views = ConfigDict(
-        dict(
-            ops=("flip", "color_jitter", "grayscale", "gaussian_blur"),
-            flip=dict(p=0.5),
-            color_jitter=dict(strength=1.0, p=0.8),
-            grayscale=dict(p=0.2),
-            gaussian_blur=dict(p=0.5, sigma=(0.1, 2.0)),
-        )
-    )
+    config.views = common.simclr_views()
     config.optimizer.update(
         name="lars", base_lr=0.1, lr_scaling="sqrt", weight_decay=1e-4, warmup_epochs=40.0
     )
-    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=20.0)
-    config.eval.linear.num_l2 = 6
-    config.log.every_steps = 50
-    config.checkpoint.every_epochs = 2.0
 
 
 def _imagenet_sk(config: ConfigDict) -> None:
@@ -90,10 +75,7 @@ def _imagenet_big(config: ConfigDict) -> None:
 
 def _cifar10(config: ConfigDict) -> None:
     """The README of the released code: batch 512, learning rate 1.0 * 512 / 256, 1000 epochs."""
-    config.batch_size = 512
-    config.epochs = 1000.0
-    config.dtype = "bfloat16"
-    config.data.update(name="tfds:cifar10", image_size=32)
+    common.cifar10(config, batch_size=512, epochs=1000.0, eval_every=50.0)
     config.method.temperature = 0.5
     config.model.update(name="resnet18", stem="cifar")
     config.views = ConfigDict(
@@ -108,8 +90,6 @@ def _cifar10(config: ConfigDict) -> None:
     config.optimizer.update(
         name="lars", base_lr=1.0, lr_scaling="linear", weight_decay=1e-4, warmup_epochs=10.0
     )
-    config.eval.update(every_epochs=50.0, batch_size=1000)
-    config.checkpoint.every_epochs = 10.0
 
 
 def _digits(config: ConfigDict) -> None:

@@ -44,36 +44,18 @@ def _imagenet(config: ConfigDict) -> None:
 
     Weight decay is on all parameters, norms and biases included, as in the released code.
     """
-    config.batch_size = 512
-    config.epochs = 100.0
-    config.dtype = "bfloat16"
-    common.host_crops(config, 2, scale=(0.2, 1.0))
+    common.imagenet(config, batch_size=512, epochs=100.0, scale=(0.2, 1.0))
     config.model.update(name="resnet50", kernel_init="he_fan_out")
-    config.views = ConfigDict(
-        dict(
-            ops=("color_jitter", "grayscale", "gaussian_blur", "flip", "normalize"),
-            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
-            grayscale=dict(p=0.2),
-            gaussian_blur=dict(p=0.5, sigma=(0.1, 2.0)),
-            flip=dict(p=0.5),
-        )
-    )
+    config.views = common.moco_v2_views()
     config.optimizer.update(
         name="sgd", base_lr=0.05, lr_scaling="linear", weight_decay=1e-4, exclude="",
         warmup_epochs=0.0,
     )  # fmt: skip
-    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
-    config.eval.linear.num_l2 = 6
-    config.log.every_steps = 50
-    config.checkpoint.every_epochs = 1.0
 
 
 def _cifar10(config: ConfigDict) -> None:
     """Paper, App. D: 800 epochs, no blur, a projector of two layers."""
-    config.batch_size = 512
-    config.epochs = 800.0
-    config.dtype = "bfloat16"
-    config.data.update(name="tfds:cifar10", image_size=32)
+    common.cifar10(config, batch_size=512, epochs=800.0, eval_every=40.0)
     config.method.projector_layers = 2
     config.model.update(name="resnet18", stem="cifar")
     config.views = ConfigDict(
@@ -89,8 +71,6 @@ def _cifar10(config: ConfigDict) -> None:
         name="sgd", base_lr=0.03, lr_scaling="linear", weight_decay=5e-4, exclude="",
         warmup_epochs=0.0,
     )  # fmt: skip
-    config.eval.update(every_epochs=40.0, batch_size=1000)
-    config.checkpoint.every_epochs = 10.0
 
 
 def _digits(config: ConfigDict) -> None:

@@ -102,10 +102,7 @@ def _digits(config: ConfigDict) -> None:
 
 def _cifar10(config: ConfigDict) -> None:
     """A common recipe of no particular paper: momentum 0.9, cosine, 200 epochs."""
-    config.batch_size = 128
-    config.epochs = 200.0
-    config.dtype = "bfloat16"
-    config.data.update(name="tfds:cifar10", image_size=32)
+    common.cifar10(config, batch_size=128, epochs=200.0)
     config.model.update(name="resnet18", stem="cifar", kernel_init="he_fan_out")
     config.views = ConfigDict(
         dict(
@@ -123,8 +120,6 @@ def _cifar10(config: ConfigDict) -> None:
         weight_decay=5e-4,
         warmup_epochs=5.0,
     )
-    config.eval.update(every_epochs=20.0, batch_size=1000)
-    config.checkpoint.every_epochs = 10.0
 
 
 def _imagenet(config: ConfigDict) -> None:
@@ -312,12 +307,5 @@ def _linear_probe(config: ConfigDict) -> None:
 
 def _imagenet_images(config: ConfigDict, name: str, *, epochs: float, batch_size: int) -> None:
     """Random crops made on the host, and flips."""
-    config.batch_size = batch_size
-    config.epochs = epochs
-    config.dtype = "bfloat16"
-    common.host_crops(config, 1, name=name)
+    common.imagenet(config, batch_size=batch_size, epochs=epochs, crops=1, name=name)
     config.views = ConfigDict(dict(ops=("flip",), flip=dict(p=0.5), normalize=dict()))
-    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
-    config.eval.linear.num_l2 = 6
-    config.log.every_steps = 50
-    config.checkpoint.every_epochs = 1.0

@@ -45,27 +45,10 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 def _imagenet(config: ConfigDict) -> None:
     """Paper, Sec. 4.2 and App. C. Crops are made on the host, colour and blur on the device."""
-    config.batch_size = 2048
-    config.epochs = 1000.0
-    config.dtype = "bfloat16"
-    common.host_crops(config, 2)
+    common.imagenet(config, batch_size=2048, epochs=1000.0)
     config.model.update(name="resnet50", kernel_init="he_fan_out")
-    config.views = ConfigDict(
-        dict(
-            ops=("flip", "color_jitter", "grayscale", "gaussian_blur", "solarize", "normalize"),
-            flip=dict(p=0.5),
-            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
-            grayscale=dict(p=0.2),
-            gaussian_blur=dict(p=1.0, sigma=(0.1, 2.0)),
-            solarize=dict(p=0.0, threshold=0.5),
-            overrides={"1": dict(gaussian_blur=dict(p=0.1), solarize=dict(p=0.2))},
-        )
-    )
+    config.views = common.byol_views()
     _lars(config, base_lr=0.2)
-    config.eval.update(test_split="validation", center=0.875, batch_size=1024, every_epochs=10.0)
-    config.eval.linear.num_l2 = 6
-    config.log.every_steps = 50
-    config.checkpoint.every_epochs = 1.0
 
 
 def _imagenet100(config: ConfigDict) -> None:
@@ -78,26 +61,11 @@ def _imagenet100(config: ConfigDict) -> None:
 
 def _cifar10(config: ConfigDict) -> None:
     """The one-node recipe on 32x32 images without blur; not in the paper."""
-    config.batch_size = 512
-    config.epochs = 300.0
-    config.dtype = "bfloat16"
-    config.data.update(name="tfds:cifar10", image_size=32)
+    common.cifar10(config, batch_size=512, epochs=300.0)
     config.method.update(hidden_dim=2048, output_dim=2048)
     config.model.update(name="resnet18", stem="cifar")
-    config.views = ConfigDict(
-        dict(
-            ops=("random_resized_crop", "flip", "color_jitter", "grayscale", "solarize"),
-            random_resized_crop=dict(size=32, scale=(0.08, 1.0)),
-            flip=dict(p=0.5),
-            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
-            grayscale=dict(p=0.2),
-            solarize=dict(p=0.0),
-            overrides={"1": dict(solarize=dict(p=0.2))},
-        )
-    )
+    config.views = common.byol_cifar10_views()
     _lars(config, base_lr=0.3)
-    config.eval.update(every_epochs=20.0, batch_size=1000)
-    config.checkpoint.every_epochs = 10.0
 
 
 def _lars(config: ConfigDict, *, base_lr: float) -> None:
