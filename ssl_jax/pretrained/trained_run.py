@@ -25,13 +25,13 @@ from ml_collections import ConfigDict
 
 from ssl_jax import checkpoint, data, optim, parallel
 from ssl_jax import config as config_lib
+from ssl_jax.checkpoint.choice import takes_best
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.data.labelled.encoded import framed_texts
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.experiment.build import Experiment
-from ssl_jax.run.early_stopping import takes_best
 
 PyTree = Any
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ssl_jax.checkpoint.choice import takes_best
 from ssl_jax.core.errors import UserError, nearest
 
 FINAL_CHECKPOINTS = ("last", "best")
@@ -92,12 +93,6 @@ class EarlyStopping:
                 f"checkpoint.best_metric is {self.metric!r}, and the evaluations measure "
                 f"{', '.join(sorted(found)) or 'nothing'}.{nearest(self.metric, found)}"
             )
-
-
-def takes_best(config: ConfigDict) -> bool:
-    """Whether a run's results are those of its best checkpoint; older runs' configs do not say."""
-    final = config.eval.get("final_checkpoint", "last")
-    return final == "best" or config.get("early_stopping", {}).get("patience", 0) > 0
 
 
 def _check_choice(config: ConfigDict, key: str) -> None:
