@@ -226,6 +226,7 @@ def pydoc(config: ConfigDict) -> None:
 def text_at_scale(config: ConfigDict) -> None:
     """Logging, evaluation and saves of runs of weeks; 1% of the documents is held out."""
     config.data.split, config.eval.test_split = "train[1%:]", "train[:1%]"
-    config.eval.update(every_epochs=0.0, online=False, max_held_out_examples=4096)
+    config.eval.update(every_epochs=0.0, online=False)
+    config.eval.held_out.max_examples = 4096
     config.checkpoint.update(every_steps=5000, best_metric="eval/held_out/accuracy")
     config.log.every_steps = 100

@@ -192,12 +192,12 @@ def _squad(config: ConfigDict) -> None:
 def _squad2(config: ConfigDict) -> None:
     """The same; how sure an answer must be is chosen on dev, which is scored, as in section 5.3.
 
-    For a threshold that has seen no labels: --config.eval.null_threshold=0.
+    For a threshold that has seen no labels: --config.eval.task.null_threshold=0.
     """
     _squad(config)
     config.data.name = "squad:/data/squad/{split}-v2.0.json"
     config.data.num_examples = 132_000  # windows, about
-    config.eval.null_threshold = None
+    config.eval.task.null_threshold = None
 
 
 def _conll(config: ConfigDict) -> None:

@@ -40,7 +40,8 @@ def get_config(variant: str = "small_shapes,rotation") -> ConfigDict:
     config.views.ops = (*config.views.ops, *ADDED[task])
     config.views.update(ADDED[task])
     config.method.output_dim = WIDTHS[size]
-    config.eval.update(features=("h", "z"), transformations=(task,))
+    config.eval.features = ("h", "z")
+    config.eval.transformations.changes = (task,)
     if size == "imagenet":
         config.eval.max_train_examples = 50_000
     return config
@@ -53,7 +54,11 @@ def get_sweep(variant: str = "small_shapes") -> Sweep:
         Cell(
             labels,
             f"{NAME}:{variant},{labels['task']}",
-            {**scale.overrides, "seed": labels["seed"], "eval.final_names": ("knn",)},
+            {
+                **scale.overrides,
+                "seed": labels["seed"],
+                "eval.final_names": ("knn", "transformations"),
+            },
         )
         for labels in product(task=ADDED, seed=scale.seeds)
     ]
@@ -68,8 +73,8 @@ def get_sweep(variant: str = "small_shapes") -> Sweep:
             published_label=f"told from {name}, %",
         )
         for name, column, measure in (
-            ("h", "h", "{task}/mlp/top1"),
-            ("g(h)", "z", "z/{task}/mlp/top1"),
+            ("h", "h", "transformations/{task}"),
+            ("g(h)", "z", "z/transformations/{task}"),
         )
     )
     title = "SimCLR: what h and g(h) know"

@@ -50,28 +50,30 @@ def main() -> int:
     experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
     prober = Prober(config, experiment.mesh, given.data, workdir=given.workdir)
     encoder = trained_run.load_experiment(given.workdir, experiment, given.step)
+    model = experiment.model(encoder.weights)
     with jax.set_mesh(experiment.mesh):
-        values, predicted = {}, {}
-        names = tuple(given.evals or config.eval.final_names)
-        scored = experiment.predicts or prober.task
-        if names and (prober.labelled or given.evals or not scored):
-            values = prober.evaluate(encoder.encode, names)
-        if prober.task and not given.evals:
-            values |= prober.task_scores(encoder.encode)
-        if experiment.predicts and not given.evals:
-            score = experiment.held_out
-            found, guessed = prober.held_out(lambda batch: score(encoder.weights, batch))
-            predicted = {
-                **({"unigram": guessed} if guessed else {}),
-                experiment.method.title: found,
-            }
+        if given.evals:
+            chosen = evals.load_all(given.evals, config.eval)
+            for evaluation in chosen:
+                evaluation.check_applies(experiment.method, experiment.spec)
+        else:
+            chosen = prober.evaluations(config.eval.final_names, experiment.method)
+            if not chosen:
+                raise UserError(
+                    f"{prober.dataset} has no labels for {', '.join(config.eval.final_names)}; "
+                    "name evaluations that need none, e.g. --evals=collapse"
+                )
+        values = prober.evaluate(model, chosen)
+        baselines: dict[str, dict[str, float]] = {}
+        for evaluation in chosen:
+            for name, row in evaluation.baselines(model, prober).items():
+                baselines[name] = baselines.get(name, {}) | row
     if jax.process_index() == 0:
         print(f"{given.workdir}, step {encoder.step}, on {prober.dataset}")
-        if values:
-            Console().print(report.summary_table({shown_name(experiment): values}))
-        if predicted:
-            Console().print(report.held_out_table(predicted))
-            values = values | {"held_out": predicted}
+        rows = {**baselines, shown_name(experiment): values}
+        Console().print(report.summary_table(rows))
+        if baselines:
+            values = values | {"baselines": baselines}
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
         path = epath.Path(given.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

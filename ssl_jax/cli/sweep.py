@@ -26,6 +26,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -36,21 +37,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ssl_jax import config as config_lib
-from ssl_jax import data
+from ssl_jax import data, report
 from ssl_jax.config import Length
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.evals import Metric
 from ssl_jax.run import metrics
 from ssl_jax.sweeps import ablation, grid
-from ssl_jax.sweeps.grid import Cell, Sweep
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep
 
 RESULTS = "results.csv"
 FIGURE = "results.png"
 LOG = "log.txt"
-# What the table of means shows of a sweep that has no curves.
-HEADLINES = (
-    "few_shot/1", "few_shot/8", "knn/top1", "linear/top1", "accuracy/top1", "task/accuracy",
-    "task/f1", "task/matthews", "task/spearman", "task/entity_f1",
-)  # fmt: skip
 
 
 def define_flags() -> None:
@@ -271,9 +268,16 @@ def _at_the_end(folder: epath.Path, step: int, names: set[str]) -> dict[str, flo
 
 
 def _means(sweep: Sweep, rows: list[dict[str, Any]]) -> Table:
-    """The means over seeds, ± their standard deviation, as a table for the console."""
-    percent = {curve.measure: curve.percent for curve in sweep.curves}
-    columns = list(percent) or [name for name in HEADLINES if any(name in row for row in rows)]
+    """The means over seeds, ± their standard deviation, as a table for the console.
+
+    It shows what the curves show; of a sweep without curves, the metrics of the trained encoder
+    that reports show.
+    """
+    metrics = {curve.measure: _metric_of(curve) for curve in sweep.curves}
+    if not metrics:
+        rows_by_name = {str(number): _numbers(row) for number, row in enumerate(rows)}
+        metrics = dict(report.summarise(rows_by_name).columns)
+    columns = list(metrics)
     named = [{**row, **{name: row.get(name.format(**row)) for name in columns}} for row in rows]
     averaged = ablation.over_seeds(named, sweep.labels, columns)
     note = f", mean ± std over {sweep.seeds} seeds" if sweep.seeds else ""
@@ -283,9 +287,10 @@ def _means(sweep: Sweep, rows: list[dict[str, Any]]) -> Table:
     for label in kept:
         table.add_column(label)
     for column in columns:
-        table.add_column(column + (", %" if percent.get(column, True) else ""), justify="right")
+        unit = metrics[column].unit
+        table.add_column(f"{column}, {unit}" if unit else column, justify="right")
     best = {
-        column: max((row[column][0] for row in averaged if column in row), default=None)
+        column: metrics[column].best(row[column][0] for row in averaged if column in row)
         for column in columns
     }
     for row in averaged:
@@ -295,12 +300,18 @@ def _means(sweep: Sweep, rows: list[dict[str, Any]]) -> Table:
                 cells.append(Text("–"))
                 continue
             mean, std, _ = row[column]
-            scale, digits = (100, 1) if percent.get(column, True) else (1, 2)
-            text = f"{scale * mean:.{digits}f}"
-            text += "" if std is None else f" ± {scale * std:.{digits}f}"
+            text = metrics[column].format(mean, std)
             cells.append(Text(text, "bold" if mean == best[column] else ""))
         table.add_row(*cells)
     return table
+
+
+def _metric_of(curve: Curve) -> Metric:
+    return Metric(curve.measure, unit="%" if curve.percent else "")
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if isinstance(value, (int, float))}
 
 
 def _draw(sweep: Sweep, rows: list[dict[str, Any]], workdir: epath.Path) -> None:

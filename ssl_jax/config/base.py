@@ -118,7 +118,6 @@ def base_config() -> ConfigDict:
     config.eval.names = ("knn",)  # while training; the probes of results.json are final_names
     config.eval.final_names = ("knn", "linear", "few_shot")
     config.eval.features = ("h",)  # probed at the end: h, and z, which the projection head makes
-    config.eval.transformations = ()  # of color, rotation, noise, sobel: what features know of them
     config.eval.data = placeholder(str)  # another data set than data.name
     config.eval.train_split = "train"
     config.eval.test_split = "test"
@@ -127,19 +126,20 @@ def base_config() -> ConfigDict:
     config.eval.batch_size = 256
     config.eval.center = 1.0  # side of the central square that is kept; 0.875 = 224/256
     config.eval.max_train_examples = placeholder(int)  # a fixed random subset
-    config.eval.max_held_out_examples = 10_000  # of what is hidden of the test split
     config.eval.online = True  # a linear probe trained along, without gradient to the encoder
     config.eval.collapse_every_steps = 50  # 0: no collapse monitor
     # What needs no training too: raw pixels and the untrained encoder; of text for a task the most
     # frequent class, and logistic regression on TF-IDF.
     config.eval.baselines = False
-    # Of questions that may have no answer: by how much the score of none must exceed that of the
-    # best one. None: what is best for F1 on the very split that is scored, as papers do on dev.
-    config.eval.null_threshold = placeholder(float)
-    config.eval.null_threshold = 0.0
     config.eval.knn = ConfigDict(dict(k=200, temperature=0.07))
     config.eval.few_shot = ConfigDict(dict(shots=(1, 2, 4, 8), draws=20, l2=0.1))
     config.eval.mlp = ConfigDict(dict(hidden_dim=256, max_epochs=200))
+    config.eval.transformations = ConfigDict(dict(changes=("color",)))
+    config.eval.held_out = ConfigDict(dict(max_examples=10_000))  # of the test split
+    # Of questions that may have no answer: by how much the score of none must exceed that of the
+    # best one. None: what is best for F1 on the very split that is scored, as papers do on dev.
+    config.eval.task = ConfigDict(dict(null_threshold=placeholder(float)))
+    config.eval.task.null_threshold = 0.0
     config.eval.linear = ConfigDict(
         dict(
             l2_min=1e-6,

@@ -17,10 +17,36 @@ frames: features [n t d] and targets [n t] are flattened, those with a negative 
 
 METRICS declares what `evaluate` returns, see `ssl_jax.evals.metric`; a fraction is in [0, 1].
 Nothing that an evaluation fits or chooses may see `test`.
+
+An evaluation of the whole model has, instead of `evaluate`,
+
+    def evaluate_model(model, prober, **options) -> {"accuracy": float, ...}
+
+`model` is a `ssl_jax.evals.model.Model`: the method, its weights and its outputs. `prober` is a
+`ssl_jax.run.probing.Prober`: the splits as sources, and passes over them. With an argument
+`feature`, the name of an output, it is run on every output that is evaluated, and on raw inputs,
+which have no method. Optional in both kinds:
+
+    applies(method, spec) -> bool        whether it is for such a method and data
+    AUTOMATIC = True                     it is run wherever it applies, without being named
+    baselines(model, prober, source)     -> {name: metrics}: what the model is compared with;
+                                         `source` is its training data, or None
+    FITS = False                         of evaluate_model: it does not look at the train split
 """
 
 from ssl_jax.evals.metric import Metric
+from ssl_jax.evals.model import Model
 from ssl_jax.evals.on_features import evaluate
-from ssl_jax.evals.registry import Evaluation, describe, load, load_all, names
+from ssl_jax.evals.registry import Evaluation, automatic, describe, load, load_all, names
 
-__all__ = ["Evaluation", "Metric", "describe", "evaluate", "load", "load_all", "names"]
+__all__ = [
+    "Evaluation",
+    "Metric",
+    "Model",
+    "automatic",
+    "describe",
+    "evaluate",
+    "load",
+    "load_all",
+    "names",
+]

@@ -28,11 +28,7 @@ from ssl_jax.evals.metric import Metric
 Array = jax.Array
 
 NEEDS = ("label",)
-METRICS = {
-    "{shots}": Metric(
-        "{shots}-shot", "few-shot accuracy, labels a class: {shots}", series="labels a class"
-    )
-}
+METRICS = {"{shots:d}": Metric("{shots}-shot", "few-shot accuracy", series="labels a class")}
 _FLOATS = 2**26  # of one batch of draws' examples and logits: 256 MiB
 _HIGHEST = jax.lax.Precision.HIGHEST
 _LOG = logging.getLogger(__name__)

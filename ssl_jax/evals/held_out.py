@@ -1,18 +1,67 @@
 """How well a method predicts what is hidden of examples that it was not trained on.
 
-The scores are the method's own (`Method.held_out`): of a masked language model the share of masked
-tokens it names and their perplexity. Beside them stands what needs no model: the frequency of each
-token in the training text, asked for the same hidden tokens.
+The scores are the method's own (`Method.held_out`): of a masked language model the accuracy on
+masked tokens and their perplexity. The baseline predicts the same tokens by their frequency in the
+training text. It is run whenever a method has such scores.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 
+from ssl_jax.config.fields import positive
+from ssl_jax.core.method import DataSpec, Method
+from ssl_jax.evals.metric import Metric
+from ssl_jax.evals.model import Model
+
 Rows = Mapping[str, np.ndarray]
+Results = dict[str, float]
+
+NEEDS = ()
+AUTOMATIC = True
+FITS = False
+METRICS = {
+    "accuracy": Metric("held-out accuracy", "accuracy of what is hidden of held-out examples"),
+    "perplexity": Metric("perplexity", "perplexity of what is hidden", "", "lower"),
+    "loss": Metric("loss", "loss of what is hidden", "nats", "lower", shown=False),
+    "next_accuracy": Metric("next sentence", "next sentences told from random ones"),
+    "{task}_accuracy": Metric("{task} accuracy"),
+    "{task}_perplexity": Metric("{task} perplexity", unit="", better="lower", shown=False),
+    "{task}_loss": Metric("{task} loss", unit="nats", better="lower", shown=False),
+}
+UNIGRAM = "unigram"
+
+
+def applies(method: Method, spec: DataSpec) -> bool:
+    """Whether the method predicts something that is hidden of examples."""
+    del spec
+    return type(method).held_out is not Method.held_out
+
+
+def evaluate_model(
+    model: Model,
+    prober: Any,
+    *,
+    max_examples: Annotated[int, positive, "Of the test split, at equal distances."] = 10_000,
+) -> Results:
+    """The scores of the test split, see `scores`."""
+    subset = prober.evenly(prober.test, max_examples)
+    model.kept[__name__] = rows = prober.features(model.held_out, prober.test, subset)
+    return scores(rows)
+
+
+def baselines(model: Model, prober: Any, source: Any) -> dict[str, Results]:
+    """Of tokens, the scores of predicting the same ones by their frequency, see `unigram`.
+
+    To be called after `evaluate_model`.
+    """
+    del source
+    rows = model.kept[__name__]
+    return {UNIGRAM: unigram(rows, prober.token_counts)} if "targets" in rows else {}
 
 
 def scores(rows: Rows) -> dict[str, float]:

@@ -5,12 +5,12 @@ choice of the best checkpoint read them there:
 
     METRICS = {
         "top1": Metric("kNN", "accuracy of a kNN classifier"),
-        "{shots}": Metric("{shots}-shot", series="labels a class"),
+        "{shots:d}": Metric("{shots}-shot", series="labels a class"),
         "k": Metric("neighbours", unit="", better=None, shown=False),
     }
 
-The second is a family: a number stands for the braces, as in "8". A value "8_std" beside "8" is its
-standard deviation and is not declared.
+The second is a family: a number stands for the braces, as in "8"; of "{task}_loss" a word does. A
+value "8_std" beside "8" is its standard deviation and is not declared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Metric:
         as "nats", or "".
       better: which of two values is better, None where neither is.
       shown: in tables, charts and the line after an evaluation; False is in the log only.
-      series: of a family, what its number counts. The report draws the family over it.
+      series: of a family of numbers, what they count. The report draws the family over it.
       number: of a member of a family.
     """
 
@@ -55,13 +55,18 @@ class Metric:
         if self.unit == "%":
             value, std, digits = 100 * value, None if std is None else 100 * std, 1
         else:
-            digits = 1 if abs(value) >= 10 else 3
+            digits = 3 - (abs(value) >= 10) - (abs(value) >= 100)
         return f"{value:,.{digits}f}" + ("" if std is None else f" ± {std:,.{digits}f}")
 
     def with_unit(self, value: float) -> str:
         """As `format`, with the unit: "71.2%", "3.100 nats"."""
         text = self.format(value)
         return text + (self.unit if self.unit in ("", "%") else f" {self.unit}")
+
+    @property
+    def in_words(self) -> str:
+        """The title, of a family with its number: "few-shot accuracy (labels a class: 4)"."""
+        return f"{self.title} ({self.series}: {self.number})" if self.series else self.title
 
     @property
     def column(self) -> str:
@@ -81,13 +86,16 @@ def find(declared: Mapping[str, Metric], name: str) -> Metric | None:
     if name in declared:
         return declared[name]
     for pattern, metric in declared.items():
-        match = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(pattern)), name)
-        if match and match.groupdict():
-            numbers = match.groupdict()
+        before, brace, rest = pattern.partition("{")
+        placeholder, _, after = rest.partition("}")
+        key, _, kind = placeholder.partition(":")
+        value = r"\d+" if kind == "d" else r"\w+"
+        match = re.fullmatch(f"{re.escape(before)}({value}){re.escape(after)}", name)
+        if brace and match:
             return dataclasses.replace(
                 metric,
-                heading=metric.heading.format(**numbers),
-                title=metric.title.format(**numbers),
-                number=int(next(iter(numbers.values()))),
+                heading=metric.heading.format(**{key: match[1]}),
+                title=metric.title.format(**{key: match[1]}),
+                number=int(match[1]) if kind == "d" else None,
             )
     return None

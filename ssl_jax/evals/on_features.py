@@ -177,6 +177,43 @@ def _rows(
     return out if has_label.all() else {name: array[has_label] for name, array in out.items()}
 
 
+def check_features(
+    evaluations: Sequence[Evaluation],
+    outputs: Mapping[str, Any],
+    feature: str = "h",
+    targets: Mapping[str, Any] | None = None,
+) -> None:
+    """Checks that a method makes what evaluations take.
+
+    Args:
+      evaluations: to be run.
+      outputs: of the method by name, arrays or their shapes.
+      feature: what evaluations of no particular output take.
+      targets: shapes of an example's arrays, where their dimensions are to be checked too.
+
+    Raises:
+      UserError: one takes another output, or one with other dimensions.
+    """
+    for evaluation in evaluations:
+        name, needed = evaluation.name, evaluation.feature_of(feature)
+        if needed not in outputs:
+            where = "--evals, eval.names and eval.final_names"
+            raise UserError(
+                f"evaluation {name!r} is of {needed!r}, and this method makes "
+                f"{', '.join(sorted(outputs))}; leave it out of "
+                f"{'eval.features' if needed == feature != 'h' else where}"
+            )
+        rank = len(outputs[needed].shape)
+        if rank not in (2, 3):
+            raise UserError(
+                f"evaluation {name!r} takes features [n d] or frames [n t d], and {needed!r} has "
+                f"{rank} dimensions"
+            )
+        if targets is not None and evaluation.target in targets:
+            target_rank = 1 + len(targets[evaluation.target].shape)
+            check_frames(evaluation, needed, rank, target_rank)
+
+
 def check_frames(evaluation: Evaluation, feature: str, rank: int, target_rank: int) -> None:
     """Checks that targets of frames meet features of frames.
 

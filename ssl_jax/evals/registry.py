@@ -7,14 +7,16 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.evals import metric as metric_lib
 from ssl_jax.evals.metric import Metric
+from ssl_jax.evals.model import Model
 
 Section = Mapping[str, Any]
 LABEL = "label"
@@ -51,9 +53,40 @@ class Evaluation:
         return LABEL in self.module.NEEDS
 
     @property
+    def of_model(self) -> bool:
+        """Whether it takes the model, not features."""
+        return hasattr(self.module, "evaluate_model")
+
+    @property
+    def of_features(self) -> bool:
+        """Whether it can be run on any output of a method, and on raw inputs."""
+        return not self.of_model or "feature" in self._parameters
+
+    @property
+    def automatic(self) -> bool:
+        """Whether it is run wherever it applies, without being named."""
+        return getattr(self.module, "AUTOMATIC", False)
+
+    @property
     def fits(self) -> bool:
         """Whether it fits or chooses something, on the train split."""
-        return "train" in inspect.signature(self.module.evaluate).parameters
+        return getattr(self.module, "FITS", True) if self.of_model else "train" in self._parameters
+
+    @property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(_function(self.module)).parameters
+
+    def applies(self, method: Method, spec: DataSpec) -> bool:
+        """Whether the method, trained on such data, can be evaluated so."""
+        return not hasattr(self.module, "applies") or self.module.applies(method, spec)
+
+    def check_applies(self, method: Method, spec: DataSpec) -> None:
+        """Raises UserError unless the method can be evaluated so."""
+        if not self.applies(method, spec):
+            raise UserError(
+                f"evaluation {self.name!r} is not for method {method.title} on these data; leave "
+                "it out of --evals, eval.names and eval.final_names"
+            )
 
     def feature_of(self, default: str) -> str:
         """The features that it takes where `default` are asked for."""
@@ -64,15 +97,35 @@ class Evaluation:
         return metric_lib.find(self.module.METRICS, name)
 
     def call(self, **arguments: Any) -> dict[str, float]:
-        """Its metrics: those arguments that the function has, and the options.
+        """Its metrics, "name/metric" -> value.
+
+        Args:
+          arguments: of its function, which gets those that it has, and the options.
 
         Raises:
           UserError: as the function does.
           ValueError: it returns a metric that it does not declare.
         """
-        known = inspect.signature(self.module.evaluate).parameters
+        known = self._parameters
         chosen = {name: value for name, value in arguments.items() if name in known}
-        measured = self.module.evaluate(**chosen, **self.options)
+        return self._named(_function(self.module)(**chosen, **self.options))
+
+    def baselines(
+        self, model: Model, prober: Any, source: Any = None
+    ) -> dict[str, dict[str, float]]:
+        """Of an evaluation of models: what it compares them with, by name, and its metrics.
+
+        Args:
+          model: which has been evaluated.
+          prober: of the splits.
+          source: the training data of the model; None: leave out what is fitted to them.
+        """
+        if not hasattr(self.module, "baselines"):
+            return {}
+        rows = self.module.baselines(model, prober, source)
+        return {name: self._named(measured) for name, measured in rows.items()}
+
+    def _named(self, measured: Mapping[str, float]) -> dict[str, float]:
         for name in measured:
             if self.metric(name.removesuffix(metric_lib.SPREAD)) is None:
                 raise ValueError(f"evaluation {self.module.__name__} does not declare {name!r}")
@@ -123,11 +176,11 @@ def load_all(names: Sequence[str], config: Section | None = None) -> tuple[Evalu
 def options_of(name: str) -> fields.Section:
     """The keys that the section of an evaluation may have."""
     module = _module(name)
-    keys = dict(fields.section(module.evaluate).keys)
+    keys = dict(fields.section(_function(module)).keys)
     if LABEL in module.NEEDS:
         doc = "Array of the data that is learned: one class an example, or one a frame."
         keys[_TARGET] = fields.Key(str, LABEL, doc)
-    if not hasattr(module, "FEATURE"):
+    if hasattr(module, "evaluate") and not hasattr(module, "FEATURE"):
         doc = "Output of the method to evaluate; None: those of eval.features."
         keys[_FEATURE] = fields.Key(str | None, None, doc)
     return fields.Section(keys)
@@ -149,6 +202,15 @@ def describe(key: str, config: Section | None = None) -> Metric | None:
     return dataclasses.replace(
         found, heading=f"{name} {found.heading}", title=f"{found.title}, {name}"
     )
+
+
+def automatic(config: Section | None = None) -> tuple[Evaluation, ...]:
+    """The evaluations that are run wherever they apply."""
+    return tuple(one for one in load_all(names(), config) if one.automatic)
+
+
+def _function(module: ModuleType) -> Callable[..., dict[str, float]]:
+    return getattr(module, "evaluate_model", None) or module.evaluate
 
 
 def _module(name: str) -> ModuleType:

@@ -1,14 +1,14 @@
 """What features still know of how an image was changed (SimCLR, Chen et al. 2020, Table 3).
 
-Images are changed at random before they are encoded, and a nonlinear probe (`mlp`) says from the
-features what was done to them:
+Images are changed at random before they are encoded, and a nonlinear probe (`mlp`) predicts the
+change from the features:
 
     color     which images were made grey (a fifth of them)     chance 80%
     rotation  by which multiple of 90 degrees they were turned  25%
     noise     which have Gaussian noise on them (half)          50%
     sobel     of which only the edges are left (half)           50%
 
-What pretraining makes its views invariant to, a projection head throws away and h keeps. Colour is
+A projection head discards what pretraining makes its views invariant to; h keeps it. Colour is
 among SimCLR's augmentations; the other three have to be added to see it.
 """
 
@@ -17,12 +17,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import not_empty
+from ssl_jax.core.method import DataSpec, Method
+from ssl_jax.evals.metric import Metric
+from ssl_jax.evals.model import Model
 from ssl_jax.views.color import grayscale
 from ssl_jax.views.filters import gaussian_noise, sobel
 from ssl_jax.views.geometry import rotate90
@@ -69,18 +72,46 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 )
 
 
-def task(name: str) -> Task:
-    """The change of that name.
+NEEDS = ()
+METRICS = {
+    name: Metric(name, f"change of {name} predicted from the features") for name in TASKS
+} | {"{change}_epochs": Metric("epochs", unit="", better=None, shown=False)}
 
-    Raises:
-      UserError: there is none.
+
+def applies(method: Method, spec: DataSpec) -> bool:
+    """Whether there are images to change."""
+    del method
+    return spec.modality == "image"
+
+
+def evaluate_model(
+    model: Model,
+    prober: Any,
+    *,
+    feature: str = "h",
+    changes: Annotated[
+        tuple[Literal["color", "rotation", "noise", "sobel"], ...], not_empty, "What is predicted."
+    ] = ("color",),
+) -> dict[str, float]:
+    """The accuracy of the probe for each change, and the epochs that it took.
+
+    Args:
+      model: whose features are evaluated.
+      prober: of the splits, with the options of `mlp`.
+      feature: the output that the probe is given.
+      changes: keys of `TASKS`.
     """
-    if name not in TASKS:
-        raise UserError(
-            f"eval.transformations: there is no {name!r}; there are {', '.join(TASKS)}."
-            f"{nearest(name, TASKS)}"
-        )
-    return TASKS[name]
+    out = {}
+    for name in changes:
+        change = functools.partial(_changed, name)
+        measured = prober.evaluate_changed(model, ["mlp"], feature, change, TASKS[name].classes)
+        out |= {name: measured["mlp/top1"], f"{name}_epochs": measured["mlp/epochs"]}
+    return out
+
+
+def _changed(name: str, batch: Mapping[str, Array]) -> dict[str, Array]:
+    image, label = transform(name, batch["image"], batch["index"])
+    return {**batch, "image": image, "label": label}
 
 
 @functools.partial(jax.jit, static_argnames="name")
@@ -95,7 +126,7 @@ def transform(name: str, images: Array, index: Array) -> tuple[Array, Array]:
     Returns:
       float32 [n h w c] in [0, 1], and what was done to each, int32 [n].
     """
-    share, classes, change = task(name)
+    share, classes, change = TASKS[name]
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(index)
     label_keys, change_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
     drawn = jax.vmap(jax.random.uniform)(label_keys)

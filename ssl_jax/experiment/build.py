@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from ssl_jax import data, optim, parallel
 from ssl_jax.config import Length
 from ssl_jax.core import method as method_lib
+from ssl_jax.evals.model import Model
 from ssl_jax.experiment import gradient_cache, train_step
 
 PyTree = Any
@@ -161,10 +162,14 @@ class Experiment:
         with jax.set_mesh(self.mesh):
             return self.train_step.lower(self.abstract_state, self.abstract_batch()).compile()
 
-    @property
-    def predicts(self) -> bool:
-        """Whether the method says how well it predicts what is hidden of held-out examples."""
-        return _overrides(self.method, "held_out")
+    def model(self, w: method_lib.Weights) -> Model:
+        """The method with weights, for evaluations."""
+        return Model(
+            features=functools.partial(self.features, w),
+            method=self.method,
+            weights=w,
+            held_out=functools.partial(self.held_out, w),
+        )
 
     @functools.cached_property
     def held_out(self) -> Callable[[method_lib.Weights, Any], dict[str, jax.Array]]:

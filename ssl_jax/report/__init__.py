@@ -5,8 +5,7 @@ console.print(report.summary_table(results))
 """
 
 from ssl_jax.report.inputs import HiddenToken, Passage, ReportInputs
-from ssl_jax.report.tables import summary_table
-from ssl_jax.report.texts import held_out_table
+from ssl_jax.report.tables import summarise, summary_table
 from ssl_jax.report.write import PAGE_NAME, render, write
 
 __all__ = [
@@ -14,8 +13,8 @@ __all__ = [
     "HiddenToken",
     "Passage",
     "ReportInputs",
-    "held_out_table",
     "render",
+    "summarise",
     "summary_table",
     "write",
 ]

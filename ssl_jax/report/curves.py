@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax import evals
+from ssl_jax.evals.metric import SPREAD, Metric
 from ssl_jax.report import figures
 from ssl_jax.report.figures import Level, Line
 from ssl_jax.report.inputs import Results
-from ssl_jax.report.tables import TASKS, Summary, summarise
+from ssl_jax.report.tables import Summary, summarise
 
 Rows = Sequence[Mapping[str, Any]]
 MAX_POINTS = 300  # of a line; more are averaged in bins
@@ -50,7 +52,7 @@ class Panel:
     log: bool = False
 
     def keys(self, known: Sequence[str]) -> list[str]:
-        return [k for k in known if re.fullmatch(self.pattern, k) and "few_shot" not in k]
+        return [key for key in known if re.fullmatch(self.pattern, key)]
 
 
 TRAINING = (
@@ -74,16 +76,8 @@ COLLAPSE = (
     Panel("Alignment", r"(?:.*/)?alignment(?:_\w+)?", from_zero=True),
     Panel("Uniformity", r"(?:.*/)?uniformity(?:_\w+)?"),
 )
-_PROBE = re.compile(r"eval/(knn|linear|accuracy)/top1|train/(online)/accuracy")
-_FEW_SHOT = re.compile(r"eval/few_shot/(\d+)")
-_PROBE_NAMES = {
-    "knn": "kNN",
-    "linear": "linear probe",
-    "accuracy": "own classifier",
-    "online": "online probe",
-}
-_TASK = "eval/task/"
-_NOT_SHARES = {"rmse": "Root mean square error"}
+_ONLINE = "train/online/accuracy"
+_EVAL = "eval/"
 _HIDDEN = re.compile(r"train/(?:steps_per_s|step|epoch)")
 
 
@@ -122,7 +116,7 @@ def training_charts(rows: Rows) -> list[Chart]:
     others = [
         key for key in known
         if key.startswith("train/") and key not in taken
-        and not _HIDDEN.fullmatch(key) and not _PROBE.fullmatch(key)
+        and not _HIDDEN.fullmatch(key) and key != _ONLINE
     ]  # fmt: skip
     panels = [
         Panel(re.sub("[_/]", " ", key.removeprefix("train/")).capitalize(), re.escape(key))
@@ -198,99 +192,114 @@ def _short_labels(keys: Sequence[str]) -> list[str]:
     return [" ".join(w).removeprefix("eval ") for w in words]
 
 
-def has_tasks(rows: Rows) -> bool:
-    """Whether there is anything for `task_charts`."""
-    return any(key.startswith(_TASK) for key in numeric_keys(rows))
+def evaluation_charts(
+    rows: Rows, results: Results, config: Mapping[str, Any] | None = None
+) -> list[Chart]:
+    """The metrics of evaluations over the steps, beside what the baselines of `results` reach.
 
+    Fractions share a chart, a family has its own, and so has each metric of another unit.
 
-def task_charts(rows: Rows) -> list[Chart]:
-    """How well texts were told while training: shares on one chart, other scores on their own."""
-    known = [key for key in numeric_keys(rows) if key.startswith(_TASK)]
-    headings = {f"eval/{key}": heading for key, heading in TASKS.items()}
-    shares = [key for key in headings if key in known]
-    charts = []
-    if shares:
-        lines = [
-            Line(headings[key], *thin(*series(rows, key)), slot=slot)
-            for slot, key in enumerate(shares)
-        ]
-        charts.append(_probe_chart("tasks", "Score", lines, []))
-    others = [(key, key.removeprefix(_TASK)) for key in known if key not in headings]
-    panels = [
-        Panel(_NOT_SHARES.get(name, name.replace("_", " ").capitalize()), re.escape(key))
-        for key, name in others
-    ]
-    return charts + _charts(panels, rows, "task", size=(540, 280))
-
-
-def probe_charts(rows: Rows, results: Results) -> list[Chart]:
-    """Probe accuracies over the steps, beside what the representations of `results` reach."""
-    baselines = dict(list(results.items())[:-1])
-    summary = summarise(baselines)
+    Args:
+      rows: of the run.
+      results: representation -> its metrics; the last one is the trained model.
+      config: the eval section, where it names evaluations of its own.
+    """
     known = numeric_keys(rows)
-    charts = []
-    probes = [key for key in known if _PROBE.fullmatch(key)]
-    if probes:
-        names = [_probe_name(key) for key in probes]
-        lines = [
-            Line(name, *thin(*series(rows, key)), slot=slot)
-            for slot, (name, key) in enumerate(zip(names, probes, strict=True))
-        ]
-        levels = _levels(summary, "knn/top1", "kNN") if "kNN" in names else []
-        charts.append(_probe_chart("probes", "Probe accuracy", lines, levels))
-    shots = sorted((int(m[1]), key) for key in known if (m := _FEW_SHOT.fullmatch(key)))
-    if shots:
-        lines = []
-        for slot, (count, key) in enumerate(shots):
-            x, y = series(rows, key)
-            spread = dict(zip(*series(rows, f"{key}_std"), strict=True))
-            band = np.array([spread.get(step, np.nan) for step in x]) if spread else None
-            label = f"{count} label{'s' * (count > 1)} a class"
-            lines.append(Line(label, x, y, band, slot=slot))
-        charts.append(_probe_chart("shots", "Few-shot accuracy, mean ± std", lines, []))
-    return charts
+    elsewhere = {key for panel in TRAINING for key in panel.keys(known)}
+    metrics = {}
+    for key in known:
+        metric = evals.describe(key, config) if key.startswith(_EVAL) else None
+        if metric is not None and metric.shown and key not in elsewhere:
+            metrics[key] = metric
+    shares = {k: m for k, m in metrics.items() if m.unit == "%" and not m.series}
+    charts = _shares_chart(rows, shares, summarise(dict(list(results.items())[:-1]), config))
+    families: dict[str, dict[str, Metric]] = {}
+    for key, metric in metrics.items():
+        if metric.series:
+            families.setdefault(key.split("/")[1], {})[key] = metric
+    for number, family in enumerate(families.values()):
+        charts.append(_family_over_steps(f"family{number}", rows, family))
+    panels = [
+        Panel(_capitalised(metric.title + (f", {metric.unit}" if metric.unit else "")),
+              re.escape(key))
+        for key, metric in metrics.items() if metric.unit != "%" and not metric.series
+    ]  # fmt: skip
+    return charts + _charts(panels, rows, "evaluation", size=(540, 280))
 
 
-def _probe_name(key: str) -> str:
-    name = _PROBE_NAMES[next(filter(None, _PROBE.fullmatch(key).groups()))]
-    return f"{name}, training batches" if key.startswith("train/") else name
+def _shares_chart(rows: Rows, shares: Mapping[str, Metric], baselines: Summary) -> list[Chart]:
+    labels = {key: metric.heading for key, metric in shares.items()}
+    if _ONLINE in numeric_keys(rows):
+        labels[_ONLINE] = "online probe, training batches"
+    if not labels:
+        return []
+    lines = [
+        Line(label, *thin(*series(rows, key)), slot=slot)
+        for slot, (key, label) in enumerate(labels.items())
+    ]
+    compared = next((key for key in shares if key.removeprefix(_EVAL) in baselines.columns), None)
+    levels = [] if compared is None else _levels(baselines, compared.removeprefix(_EVAL))
+    single = next(iter(shares.values())) if len(lines) == 1 and shares else None
+    title = "Score" if single is None else _capitalised(single.title)
+    return [_percent_chart("scores", title, lines, levels)]
 
 
-def _levels(summary: Summary, key: str, what: str) -> list[Level]:
+def _levels(summary: Summary, key: str) -> list[Level]:
     slot = figures.NUM_SERIES - 1
+    heading = summary.columns[key].heading
     return [
-        Level(f"{what}, {name}", scores[key].mean, slot=slot - number % 2)
+        Level(f"{heading}, {name}", scores[key].mean, slot=slot - number % 2)
         for number, (name, scores) in enumerate(summary.rows.items())
         if key in scores
     ]
 
 
-def _probe_chart(name: str, title: str, lines: list[Line], levels: list[Level]) -> Chart:
+def _family_over_steps(name: str, rows: Rows, family: Mapping[str, Metric]) -> Chart:
+    lines = []
+    members = sorted(family.items(), key=lambda member: member[1].number)
+    for slot, (key, metric) in enumerate(members):
+        x, y = series(rows, key)
+        spread = dict(zip(*series(rows, key + SPREAD), strict=True))
+        band = np.array([spread.get(step, np.nan) for step in x]) if spread else None
+        lines.append(Line(metric.heading, x, y, band, slot=slot))
+    title = f"{_capitalised(members[0][1].title)}, mean ± std"
+    return _percent_chart(name, title, lines, [])
+
+
+def _percent_chart(name: str, title: str, lines: list[Line], levels: list[Level]) -> Chart:
     svg = figures.line_chart(name, title, lines, levels=levels, percent=True, size=(540, 280))
     key = [(line.label, line.slot, False) for line in lines]
     key += [(level.label, level.slot, True) for level in levels]
     return Chart(title, svg, tuple(key))
 
 
-def label_efficiency_chart(results: Results) -> Chart | None:
-    """Few-shot accuracy over labels a class, a line a representation, bars of one std."""
-    summary = summarise(results)
-    shots = summary.shots()
-    names = [name for name, scores in summary.rows.items()
-             if any(f"few_shot/{s}" in scores for s in shots)]  # fmt: skip
-    if len(shots) < 2 or not names:
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def family_chart(summary: Summary) -> Chart | None:
+    """A family of metrics over its number, a line a representation, bars of one std.
+
+    None where there are not two of them.
+    """
+    family = summary.family()
+    names = [name for name, scores in summary.rows.items() if scores.keys() & family.values()]
+    if len(family) < 2 or not names:
         return None
+    numbers = np.array(list(family), float)
     lines = []
-    for number, name in enumerate(names):
-        scores = [summary.rows[name].get(f"few_shot/{s}") for s in shots]
+    for position, name in enumerate(names):
+        scores = [summary.rows[name].get(key) for key in family.values()]
         mean = np.array([np.nan if s is None else s.mean for s in scores])
         spread = np.array([np.nan if s is None or s.std is None else s.std for s in scores])
         # The trained encoder, which comes last, has the first colour everywhere on the page.
-        slot = 0 if number == len(names) - 1 else figures.NUM_SERIES - 1 - number % 2
+        slot = 0 if position == len(names) - 1 else figures.NUM_SERIES - 1 - position % 2
         # Side by side, or the bars would hide each other.
-        shift = 2 ** (0.05 * (number - (len(names) - 1) / 2))
-        lines.append(Line(name, np.array(shots) * shift, mean, spread, slot=slot, dots=True))
-    title = "Few-shot accuracy"
-    svg = figures.line_chart("efficiency", title, lines, percent=True, x_label="labels a class",
-                             x_ticks=shots, error_bars=True, size=(360, 250))  # fmt: skip
+        shift = 2 ** (0.05 * (position - (len(names) - 1) / 2))
+        lines.append(Line(name, numbers * shift, mean, spread, slot=slot, dots=True))
+    metric = summary.columns[next(iter(family.values()))]
+    title = _capitalised(metric.title)
+    svg = figures.line_chart("family", title, lines, percent=metric.unit == "%",
+                             x_label=metric.series, x_ticks=list(family), error_bars=True,
+                             size=(360, 250))  # fmt: skip
     return Chart(title, svg, tuple((line.label, line.slot, False) for line in lines))

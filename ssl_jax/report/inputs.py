@@ -50,10 +50,7 @@ class ReportInputs:
         "warning" become warnings unless `warnings` is given.
       results: representation -> its probe scores, e.g. `{"raw pixels": {"few_shot/1": 0.60,
         "few_shot/1_std": 0.03, "knn/top1": 0.93, "linear/top1": 0.95}, ..., "SimCLR": {...}}`.
-        Scores are fractions in [0, 1]. The first row is what others are compared with, the last is
-        the trained encoder.
-      held_out: predictor -> how well it names what is hidden of held-out text, see
-        `ssl_jax.evals.held_out`; the model itself last.
+        What a metric is, the evaluations declare. The last row is the trained model.
       passages: of held-out text, with the model's guesses.
       word_neighbours: word -> (word, cosine) of the closest in the table of embeddings.
       preflight: the text that stood before the first step.
@@ -80,7 +77,6 @@ class ReportInputs:
     best_step: int | None = None
     rows: Sequence[Mapping[str, Any]] = ()
     results: Results = dataclasses.field(default_factory=dict)
-    held_out: Results = dataclasses.field(default_factory=dict)
     passages: Sequence[Passage] = ()
     word_neighbours: Mapping[str, Sequence[tuple[str, float]]] = dataclasses.field(
         default_factory=dict
@@ -125,6 +121,12 @@ class ReportInputs:
     def named(self, name: str) -> ReportInputs:
         """Itself, with `name` where it has none."""
         return self if self.name else dataclasses.replace(self, name=name)
+
+    @property
+    def eval_section(self) -> Mapping[str, Any] | None:
+        """The config's eval section, None where there is none."""
+        section = self.config.get("eval")
+        return section if hasattr(section, "items") else None
 
     def all_warnings(self) -> list[tuple[int, str]]:
         """(step, text) of every warning, in order of steps, each once."""

@@ -16,15 +16,15 @@ from ssl_jax.report.curves import Chart
 from ssl_jax.report.figures import NUM_SERIES
 from ssl_jax.report.inputs import ReportInputs
 from ssl_jax.report.markup import esc
-from ssl_jax.report.tables import Score, Summary, summarise
+from ssl_jax.report.tables import Score, Summary, family_note, summarise
 
 
 def render(inputs: ReportInputs) -> str:
     """The whole page."""
     sections = [
-        ("results", "Results", texts.held_out_section(inputs) + _results(inputs)),
+        ("results", "Results", _results(inputs)),
         ("training", "Training", _training(inputs)),
-        ("probes", _probes_title(inputs), _probes(inputs)),
+        ("evaluations", "Evaluations over time", _evaluations(inputs)),
         ("map", "Map of the representation", galleries.maps_of(inputs)),
         ("neighbours", "Nearest neighbours", galleries.neighbour_gallery(inputs)),
         ("views", "Augmented views", galleries.view_gallery(inputs)),
@@ -148,76 +148,66 @@ def _first_warning(inputs: ReportInputs) -> str:
 
 
 def _results(inputs: ReportInputs) -> str:
-    summary = summarise(inputs.results)
+    summary = summarise(inputs.results, inputs.eval_section)
     if not summary.columns:
         return ""
-    what = summary.heading.partition(",")[0].capitalize()
-    compared = any(summary.best(key) is not None for key, _ in summary.columns)
-    notes = [f"{what} in %; the best of a column is bold." if compared else f"{what} in %."]
-    if summary.shots():
-        notes.append("Few-shot: a classifier fitted to that many labels a class, mean ± standard "
-                     "deviation over draws of the labels.")  # fmt: skip
-    chart = curves.label_efficiency_chart(inputs.results)
+    notes = ["In %." if summary.in_percent else ""]
+    if any(summary.best(key) is not None for key in summary.columns):
+        notes.append("The best of a column is bold.")
+    if note := family_note(summary):
+        notes.append(f"{esc(note)}.")
+    chart = curves.family_chart(summary)
     figure = f"<figure>{_chart(chart)}</figure>" if chart else ""
-    table = f'<div>{_summary_table(summary)}<p class="note">{" ".join(notes)}</p></div>'
+    table = f'<div>{_summary_table(summary)}<p class="note">{" ".join(notes).strip()}</p></div>'
     return f'{_headline(summary)}<div class="table-and-chart">{table}{figure}</div>'
 
 
 def _headline(summary: Summary) -> str:
-    """One sentence that compares the last row with the first, at the fewest labels."""
-    names = list(summary.rows)
-    first, last = summary.rows[names[0]], summary.rows[names[-1]]
-    key = next((key for key, _ in summary.columns if key in first and key in last), None)
-    if len(names) < 2 or key is None:
+    """One sentence that compares the last row with the best baseline, in the first metric of both.
+
+    Other outputs of the trained model are no baselines.
+    """
+    *others, trained = summary.rows
+    last = summary.rows[trained]
+    for key, metric in summary.columns.items():
+        baselines = {
+            name: summary.rows[name][key] for name in others
+            if key in summary.rows[name] and not name.startswith(f"{trained}, ")
+        }  # fmt: skip
+        if key in last and baselines and metric.better:
+            break
+    else:
         return ""
-    if key.startswith("task/"):
-        baseline = names[-2]  # the strongest one that needs no pretraining
-        gain = 100 * (last[key].mean - summary.rows[baseline][key].mean)
-        side = "above" if gain >= 0 else "below"
-        return (
-            f'<p class="lead">The trained net gets <b>{_percent(last[key])}</b> right: '
-            f"<b>{abs(gain):.1f} points {side}</b> {esc(baseline)} "
-            f"({_percent(summary.rows[baseline][key])}).</p>"
-        )
-    gain = 100 * (last[key].mean - first[key].mean)
-    shots = summary.shots()
-    how = {"knn/top1": "A kNN classifier reaches", "linear/top1": "A linear classifier reaches"}
-    start = how.get(key, "Accuracy is")
-    # One that is told by its own head is no classifier on features.
-    on = f" on the features of {esc(names[-1])}" if key != "accuracy/top1" else ""
-    if shots and key.startswith("few_shot/"):
-        labels = "one label" if shots[0] == 1 else f"{shots[0]} labels"
-        start = f"With {labels} a class, a classifier reaches"
-    side = "above" if gain >= 0 else "below"
+    choose = max if metric.better == "higher" else min
+    name = choose(baselines, key=lambda name: baselines[name].mean)
+    gap = last[key].mean - baselines[name].mean
+    side = "above" if gap >= 0 else "below"
+    is_percent = metric.unit == "%"
+    amount = f"{abs(100 * gap):.1f} points" if is_percent else metric.with_unit(abs(gap))
+    title = metric.in_words
     return (
-        f'<p class="lead">{start} <b>{_percent(last[key])}</b>{on}: '
-        f"<b>{abs(gain):.1f} points {side}</b> {esc(names[0])} ({_percent(first[key])}).</p>"
+        f'<p class="lead">{esc(title[:1].upper() + title[1:])} of {esc(trained)}: '
+        f"<b>{last[key].with_unit}</b>, <b>{amount} {side}</b> {esc(name)} "
+        f"({baselines[name].with_unit}).</p>"
     )
 
 
-def _percent(score: Score) -> str:
-    return f"{score}%"
-
-
 def _summary_table(summary: Summary) -> str:
-    shots = len(summary.shots())
-    others = [heading for _, heading in summary.columns[shots:]]
-    over = '<th></th>' + (f'<th class="group" colspan="{shots}"><span>few-shot, labels a class'
-                          f"</span></th>" if shots else "") + "<th></th>" * len(others)  # fmt: skip
-    heads = [str(count) for count in summary.shots()] + others
-    cells = "".join(f'<th scope="col">{esc(head)}</th>' for head in heads)
+    heads = "".join(
+        f'<th scope="col" title="{esc(metric.in_words)}">{esc(metric.column)}</th>'
+        for metric in summary.columns.values()
+    )
     rows = []
     for number, (name, scores) in enumerate(summary.rows.items()):
         trained = number == len(summary.rows) - 1 and number > 0
-        row = "".join(_cell(scores.get(key), summary.best(key)) for key, _ in summary.columns)
+        row = "".join(_cell(scores.get(key), summary.best(key)) for key in summary.columns)
         kind = ' class="trained"' if trained else ""
         rows.append(f'<tr{kind}><th scope="row">{esc(name)}</th>{row}</tr>')
-    top = f"<tr>{over}</tr>" if shots else ""
-    return (f'<div class="scroll"><table class="summary"><thead>{top}<tr><th></th>{cells}</tr>'
+    return (f'<div class="scroll"><table class="summary"><thead><tr><th></th>{heads}</tr>'
             f"</thead><tbody>{''.join(rows)}</tbody></table></div>")  # fmt: skip
 
 
-def _cell(score: Score | None, best: float) -> str:
+def _cell(score: Score | None, best: float | None) -> str:
     if score is None:
         return "<td>–</td>"
     mean, *spread = str(score).split(" ± ")
@@ -269,19 +259,15 @@ def _why_no_training(inputs: ReportInputs) -> str:
             f"every {every:,} steps (<code>log.every_steps</code>).")  # fmt: skip
 
 
-def _probes_title(inputs: ReportInputs) -> str:
-    return "Evaluations over time" if curves.has_tasks(inputs.rows) else "Probes over time"
-
-
-def _probes(inputs: ReportInputs) -> str:
-    scores = curves.task_charts(inputs.rows)
-    charts = scores + curves.probe_charts(inputs.rows, inputs.results)
-    note = f'<p class="note">{_evaluated_on(inputs)}</p>' if scores else ""
-    return note + _charts(charts, wide=True) if charts else ""
+def _evaluations(inputs: ReportInputs) -> str:
+    charts = curves.evaluation_charts(inputs.rows, inputs.results, inputs.eval_section)
+    if not charts:
+        return ""
+    return f'<p class="note">{_evaluated_on(inputs)}</p>' + _charts(charts, wide=True)
 
 
 def _evaluated_on(inputs: ReportInputs) -> str:
-    """Which texts the scores over time are of, and which those of the table."""
+    """Which split the values over time are of, and which those of the table."""
     flat = flatten(inputs.config)
     validation, test = flat.get("eval.validation_split"), flat.get("eval.test_split")
     if validation is None or validation == test:

@@ -1,50 +1,35 @@
-"""The summary of a run: one row a representation, one column a probe."""
+"""The summary of a run: one row a representation, one column a metric that is shown."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ssl_jax import evals
+from ssl_jax.evals.metric import SPREAD, Metric
 from ssl_jax.report.inputs import Results
-
-_PROBES = {
-    "knn/top1": "kNN",
-    "linear/top1": "linear",
-    "mlp/top1": "MLP",
-    "accuracy/top1": "own head",
-    **{f"{name}/mlp/top1": name for name in ("color", "rotation", "noise", "sobel")},
-}
-# Scores of labelled text that are shares, or correlations, of which 1 is the best.
-TASKS = {
-    "task/accuracy": "accuracy",
-    "task/f1": "F1",
-    "task/macro_f1": "macro F1",
-    "task/matthews": "Matthews",
-    "task/pearson": "Pearson",
-    "task/spearman": "Spearman",
-    "task/exact_match": "exact match",
-    "task/entity_f1": "entity F1",
-    "task/entity_precision": "precision",
-    "task/entity_recall": "recall",
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """An accuracy in [0, 1], with its standard deviation over draws where it has one."""
+    """A value of a metric, with its standard deviation over draws where it has one."""
 
+    metric: Metric
     mean: float
     std: float | None = None
 
     def __str__(self) -> str:
-        spread = "" if self.std is None else f" ± {100 * self.std:.1f}"
-        return f"{100 * self.mean:.1f}{spread}"
+        return self.metric.format(self.mean, self.std)
+
+    @property
+    def with_unit(self) -> str:
+        return str(self) + (self.metric.unit if self.metric.unit == "%" else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,68 +37,75 @@ class Summary:
     """Scores by row and column.
 
     Attributes:
-      columns: (metric key, heading) in the order shown.
+      columns: the metrics by key, in the order shown: families first, then in the order of the
+        results.
       rows: representation -> column key -> its score; scores that are missing are left out.
     """
 
-    columns: tuple[tuple[str, str], ...]
+    columns: Mapping[str, Metric]
     rows: Mapping[str, Mapping[str, Score]]
 
     def best(self, key: str) -> float | None:
-        """The highest mean of a column, None where there are no two to compare."""
+        """The best mean of a column, None where there are no two to compare."""
         means = [scores[key].mean for scores in self.rows.values() if key in scores]
-        return max(means) if len(means) > 1 else None
+        return self.columns[key].best(means)
 
     @property
-    def heading(self) -> str:
-        """What the scores are."""
-        return "score, %" if any(key in TASKS for key, _ in self.columns) else "accuracy, %"
+    def in_percent(self) -> bool:
+        """Whether all columns are."""
+        return bool(self.columns) and all(metric.unit == "%" for metric in self.columns.values())
 
-    def shots(self) -> list[int]:
-        """Labels a class of the few-shot columns."""
-        return [shots for key, _ in self.columns if (shots := _shots(key)) is not None]
-
-
-def summarise(results: Results) -> Summary:
-    """Picks the probe scores out of `results`; keys may carry an `eval/` in front."""
-    rows: dict[str, dict[str, Score]] = {}
-    for name, metrics in results.items():
-        metrics = {key.removeprefix("eval/"): value for key, value in metrics.items()}
-        rows[name] = {
-            key: Score(float(value), _finite(metrics.get(f"{key}_std")))
-            for key, value in metrics.items()
-            if (key in _PROBES or key in TASKS or _shots(key) is not None)
-            and _finite(value) is not None
+    def family(self) -> dict[int, str]:
+        """Number -> column key of the first family of metrics, e.g. of few-shot accuracies."""
+        members = {key: metric for key, metric in self.columns.items() if metric.series}
+        first = next((key.partition("/")[0] for key in members), None)
+        return {
+            metric.number: key for key, metric in members.items() if key.partition("/")[0] == first
         }
-    present = {key for scores in rows.values() for key in scores}
-    few_shot = sorted((key for key in present if _shots(key) is not None), key=_shots)
-    columns = [(key, _few_shot_heading(_shots(key))) for key in few_shot]
-    fixed = {**TASKS, **_PROBES}
-    columns += [(key, heading) for key, heading in fixed.items() if key in present]
-    return Summary(tuple(columns), rows)
 
 
-def _shots(key: str) -> int | None:
-    match = re.fullmatch(r"few_shot/(\d+)", key)
-    return int(match[1]) if match else None
+def summarise(results: Results, config: Mapping[str, Any] | None = None) -> Summary:
+    """Picks the metrics that are shown out of `results`; keys may carry an `eval/` in front.
 
+    Args:
+      results: representation -> its metrics.
+      config: the eval section, where it names evaluations of its own.
+    """
+    metrics: dict[str, Metric] = {}
+    rows: dict[str, dict[str, Score]] = {}
+    for name, values in results.items():
+        values = {key.removeprefix("eval/"): value for key, value in values.items()}
+        rows[name] = {}
+        for key, value in values.items():
+            metric = evals.describe(key, config)
+            if metric is None or not metric.shown or _finite(value) is None:
+                continue
+            metrics[key] = metric
+            rows[name][key] = Score(metric, float(value), _finite(values.get(key + SPREAD)))
+    names = [key.partition("/")[0] for key in metrics]
 
-def _few_shot_heading(shots: int) -> str:
-    return f"{shots} label{'s' if shots > 1 else ''}"
+    def order(key: str) -> tuple[bool, int, int]:
+        metric = metrics[key]
+        return not metric.series, names.index(key.partition("/")[0]), metric.number or 0
+
+    return Summary({key: metrics[key] for key in sorted(metrics, key=order)}, rows)
 
 
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def summary_table(results: Results, *, title: str | None = None) -> Table:
-    """`results` as a table for the console: accuracy in %, mean ± std, the best of a column bold.
+def summary_table(
+    results: Results, *, title: str | None = None, config: Mapping[str, Any] | None = None
+) -> Table:
+    """`results` as a table for the console: mean ± std, the best of a column bold.
 
     Args:
-      results: representation -> its scores, as in `ReportInputs.results`.
+      results: representation -> its metrics, as in `ReportInputs.results`.
       title: a line above it.
+      config: as of `summarise`.
     """
-    summary = summarise(results)
+    summary = summarise(results, config)
     table = Table(
         title=None if title is None else Text(title, "bold"),
         box=box.SIMPLE_HEAD,
@@ -123,17 +115,33 @@ def summary_table(results: Results, *, title: str | None = None) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column(summary.heading, min_width=17)
-    for _, heading in summary.columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("in %" if summary.in_percent else "", min_width=17)
+    for metric in summary.columns.values():
+        table.add_column(_heading(metric, summary), justify="right", no_wrap=True)
     for name, scores in summary.rows.items():
         cells = []
-        for key, _ in summary.columns:
+        for key in summary.columns:
             score = scores.get(key)
             text = "–" if score is None else str(score).replace(" ", "")  # to fit 80 columns
             best = score is not None and score.mean == summary.best(key)
             cells.append(Text(text, "bold" if best else ""))
         table.add_row(Text(name), *cells)
-    if summary.shots():
-        table.caption = "labels: few-shot, labels a class; mean ± std over label draws"
+    if note := family_note(summary):
+        table.caption = note
     return table
+
+
+def _heading(metric: Metric, summary: Summary) -> str:
+    """With the unit, where columns have several."""
+    is_percent = metric.unit == "%" and not summary.in_percent
+    return f"{metric.heading}, %" if is_percent else metric.column
+
+
+def family_note(summary: Summary) -> str:
+    """What the numbers of a family count; "" where there is none."""
+    family = summary.family()
+    if not family:
+        return ""
+    metric = next(iter(summary.columns[key] for key in family.values()))
+    number = str(metric.number)
+    return f"{metric.heading.replace(number, 'k', 1)}: k {metric.series}; mean ± std over draws"

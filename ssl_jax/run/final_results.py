@@ -1,11 +1,13 @@
-"""The end of a run: final probes beside their baselines, results.json, report.html."""
+"""The end of a run: evaluations beside their baselines, results.json, report.html."""
 
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +16,10 @@ from etils import epath
 from rich.console import Console
 
 from ssl_jax import data, report
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.storage import write_whole
+from ssl_jax.evals.model import Model
+from ssl_jax.evals.registry import Evaluation
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.train_step import TrainState
@@ -24,8 +29,6 @@ from ssl_jax.run.probing import Prober, raw_pixels
 
 _RESULTS = "results.json"
 _RAW, _UNTRAINED = "raw pixels", "untrained encoder"
-_UNIGRAM = "unigram"
-_BASELINES = {"majority": "most frequent class", "tfidf": "TF-IDF, logistic"}
 
 
 def is_finished(workdir: epath.Path, step: int) -> bool:
@@ -34,7 +37,7 @@ def is_finished(workdir: epath.Path, step: int) -> bool:
     return path.exists() and json.loads(path.read_text()).get("step", -1) >= step
 
 
-def finish(
+def evaluate_and_report(
     experiment: Experiment,
     prober: Prober,
     state: TrainState,
@@ -44,51 +47,41 @@ def finish(
     *,
     last_step: int | None = None,
 ) -> None:
-    """Probes the final state, prints the table, writes results.json and report.html.
+    """Evaluates the final state, prints the table, writes results.json, then report.html.
+
+    An evaluation that fails costs its own metrics, a picture that fails its place in the report;
+    each is a line of warning.
 
     Args:
       experiment: what ran.
-      prober: the probes' splits.
+      prober: the splits.
       state: the final state.
       source: the training data, for examples of the views.
       workdir: where to write.
       lines: the preflight's, for the report.
       last_step: of the run, where the state is not that of its end but its best.
     """
-    primary = jax.process_index() == 0
-    apply = experiment.features
-    results: dict[str, dict[str, float]] = {}
-    section = experiment.config.eval
-    chosen = prober.evaluations(section.final_names) if section.final_names else ()
-    probed = chosen or section.transformations
-    for name, encode, feature in _representations(experiment, apply, state) if probed else ():
-        # Pixels make no logits, and those of the encoder are not of z; what nothing is left for has
-        # no row.
-        every = feature == "h" and name != _RAW
-        own = [one for one in chosen if every or one.feature_of(feature) == feature]
-        found = prober.evaluate(encode, own, feature) if own else {}
-        for change in section.transformations:
-            found |= prober.transformation(encode, change, feature)
-        if found:
-            results[name] = found
-    if prober.task:
-        results |= _task_results(experiment, prober, apply, state, source, results)
-    predicted = _held_out(experiment, prober, state)
-    shown = {}
-    if experiment.config.log.report:
-        if experiment.spec.vocabulary is None:
-            shown = showcase.pictures(experiment, prober, apply, state, source)
-        else:
-            shown = showcase.words(experiment, prober, state)
-    if not primary:
-        return
+    results = _evaluate(experiment, prober, state, source)
     last_step = int(state.step) if last_step is None else last_step
     shown_results = _as_shown(experiment, results)
-    if results:
-        Console().print(report.summary_table(shown_results))
-    if predicted:
-        Console().print(report.held_out_table(predicted))
-    if experiment.config.log.report:
+    if jax.process_index() == 0:
+        if results:
+            Console().print(report.summary_table(shown_results))
+        record = {"step": last_step, "results": results, "environment": environment()}
+        if last_step != int(state.step):
+            record["best_step"] = int(state.step)
+        if last_step < experiment.length.total_steps:
+            record["stopped_early"] = True
+        write_whole(epath.Path(workdir) / _RESULTS, json.dumps(record, indent=2) + "\n")
+    if not experiment.config.log.report:
+        return
+    apply = experiment.features
+    shown = {}
+    if experiment.spec.vocabulary is None:
+        shown = showcase.pictures(experiment, prober, apply, state, source)
+    else:
+        shown = showcase.words(experiment, prober, state)
+    if jax.process_index() == 0:
         config = experiment.config
         inputs = report.ReportInputs(
             config=config.to_dict(),
@@ -99,20 +92,65 @@ def finish(
             best_step=int(state.step),
             rows=metrics.read_metrics(workdir),
             results=shown_results,
-            held_out=predicted,
             preflight=preflight.text(lines),
             environment=environment(),
             **shown,
         )
         print(f"report: {report.write(workdir, inputs)}", flush=True)
-    record = {"step": last_step, "results": results, "environment": environment()}
-    if last_step != int(state.step):
-        record["best_step"] = int(state.step)
-    if last_step < experiment.length.total_steps:
-        record["stopped_early"] = True
-    if predicted:
-        record["held_out"] = predicted
-    write_whole(epath.Path(workdir) / _RESULTS, json.dumps(record, indent=2) + "\n")
+
+
+def _evaluate(
+    experiment: Experiment, prober: Prober, state: TrainState, source: data.Source
+) -> dict[str, dict[str, float]]:
+    """Row -> its metrics: representations, and baselines of evaluations; the trained model last."""
+    title = experiment.method.title
+    chosen = prober.evaluations(experiment.config.eval.final_names, experiment.method)
+    results: dict[str, dict[str, float]] = {}
+    for row, model, feature in representations(experiment, state):
+
+        def warn(name: str, error: Exception, row: str = row) -> None:
+            warning(f"evaluation {name!r} of {row}", error)
+
+        of_row = [one for one in chosen if _concerns(one, model, feature, is_trained=row == title)]
+        values = {}
+        if of_row:
+            try:
+                values = prober.evaluate(model, of_row, feature, on_error=warn)
+            except Exception as error:  # of the encoder
+                warning(f"evaluation of {row}", error)
+        if row == title:
+            for evaluation in (one for one in of_row if one.of_model):
+                try:
+                    rows = evaluation.baselines(model, prober, source)
+                except Exception as error:
+                    warning(f"baselines of evaluation {evaluation.name!r}", error)
+                else:
+                    for name, baseline in rows.items():
+                        results[name] = results.get(name, {}) | baseline
+        if values:
+            results[row] = values
+    return results
+
+
+def _concerns(evaluation: Evaluation, model: Model, feature: str, *, is_trained: bool) -> bool:
+    """Whether an evaluation has a value for a row.
+
+    Those of the whole model are of the trained one alone. Raw inputs have no output but h, and what
+    is about another output stands in the row of h.
+    """
+    if not evaluation.of_features:
+        return is_trained
+    has_others = feature == "h" and model.method is not None
+    return has_others or evaluation.feature_of(feature) == feature
+
+
+def warning(what: str, error: Exception) -> None:
+    """One line on what failed; the traceback is in the log, at level INFO."""
+    if jax.process_index() == 0:
+        text = " ".join(str(error).split()) or "no message"
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        print(f"warning: {what} failed: {kind}{text}", file=sys.stderr, flush=True)
+    logging.getLogger(__name__).info("%s failed", what, exc_info=error)
 
 
 def shown_name(experiment: Experiment) -> str:
@@ -142,56 +180,20 @@ def _as_shown(
     return {names.get(name, name): scores for name, scores in results.items()}
 
 
-def _representations(experiment: Experiment, apply, state: TrainState):
-    """(name, encode, feature) of everything to probe, the trained encoder's h last."""
+def representations(experiment: Experiment, state: TrainState) -> Iterator[tuple[str, Model, str]]:
+    """(row, model, feature) of everything that is evaluated, h of the trained model last."""
     features = sorted(experiment.config.eval.features, key=lambda feature: feature == "h")
 
-    def of(title: str, state: TrainState):
+    def of(title: str, state: TrainState) -> Iterator[tuple[str, Model, str]]:
+        model = experiment.model(state.weights)
         for feature in features:
-            name = title if feature == "h" else f"{title}, {feature}"
-            yield name, lambda batch: apply(state.weights, batch), feature
+            yield title if feature == "h" else f"{title}, {feature}", model, feature
 
     if experiment.config.eval.baselines:
         if experiment.spec.modality == "image":
-            yield _RAW, raw_pixels, "h"
+            yield _RAW, Model(raw_pixels), "h"
         yield from of(_UNTRAINED, experiment.init_state())
     yield from of(experiment.method.title, state)
-
-
-def _task_results(
-    experiment: Experiment,
-    prober: Prober,
-    apply,
-    state: TrainState,
-    source: data.Source,
-    results: dict[str, dict[str, float]],
-) -> dict[str, dict[str, float]]:
-    """Predictor -> how well it does what the texts are labelled for; the method last.
-
-    Args:
-      source: what the method has learned from, and the baselines too.
-      results: of the probes, to whose rows these are added.
-    """
-    found = {}
-    if experiment.config.eval.baselines and prober.task == "classify":
-        from ssl_jax.evals import text_baselines  # scikit-learn takes a second to import
-
-        simple = text_baselines.baselines(source, prober.test, seed=prober.config.seed)
-        found = {_BASELINES[name]: {"task/accuracy": value} for name, value in simple.items()}
-    title = experiment.method.title
-    scores = prober.task_scores(lambda batch: apply(state.weights, batch))
-    return {**found, title: {**results.pop(title, {}), **scores}}
-
-
-def _held_out(
-    experiment: Experiment, prober: Prober, state: TrainState
-) -> dict[str, dict[str, float]]:
-    """Predictor -> how well it names what is hidden of the test split; the method last."""
-    if not experiment.predicts:
-        return {}
-    score = experiment.held_out
-    found, guessed = prober.held_out(lambda batch: score(state.weights, batch))
-    return {**({_UNIGRAM: guessed} if guessed else {}), experiment.method.title: found}
 
 
 def environment() -> dict[str, str]:

@@ -26,7 +26,8 @@ from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.pretrained import init_from
 from ssl_jax.run import final_results, metrics, progress
 from ssl_jax.run.early_stopping import EarlyStopping
-from ssl_jax.run.probing import Prober, check_names
+from ssl_jax.run.evaluation_checks import check_evaluations
+from ssl_jax.run.probing import Prober
 from ssl_jax.run.signals import SharedStop, StopRequest
 from ssl_jax.run.step_logger import Watch
 
@@ -48,7 +49,7 @@ class Run:
             config, self.source.spec, self.source.available, self.source.class_names
         )
         self.experiment = Experiment.build(self.config, self.source.spec)
-        check_names(self.experiment)
+        check_evaluations(self.experiment)
         parallel.check_batch_size(config.batch_size, self.experiment.mesh)
         self.stopping = EarlyStopping.of(self.config)
         self._settle_config(allow_config_change)
@@ -61,9 +62,7 @@ class Run:
             best_metric=config.checkpoint.best_metric,
             best_mode=config.checkpoint.best_mode,
         )
-        self._features = self.experiment.features
-        self._held_out = self.experiment.held_out
-        self.prober.check_splits(held_out=self.experiment.predicts)
+        self.prober.check_splits(self.experiment.method)
 
     @functools.cached_property
     def prober(self) -> Prober:
@@ -132,7 +131,7 @@ class Run:
                     del state  # two would not fit everywhere
                     state, _ = self.saves.restore(self.experiment.abstract_state, best)
                 if and_finish:
-                    final_results.finish(
+                    final_results.evaluate_and_report(
                         self.experiment, self.prober, state, self.source, self.workdir, lines,
                         last_step=step,
                     )  # fmt: skip
@@ -220,19 +219,11 @@ class Run:
         return found
 
     def _look(self, state: TrainState) -> dict[str, float]:
-        """What the probes find, and how well held-out examples are predicted."""
-        values = {}
-        names = self.config.eval.names
-        if names and (chosen := self.validator.evaluations(names)):
-            values |= self.validator.evaluate(
-                lambda batch: self._features(state.weights, batch), chosen
-            )
-        if self.validator.task:
-            values |= self.validator.task_scores(lambda batch: self._features(state.weights, batch))
-        if self.experiment.predicts:
-            found, _ = self.validator.held_out(lambda batch: self._held_out(state.weights, batch))
-            values |= {f"held_out/{name}": value for name, value in found.items()}
-        return values
+        """The metrics of the evaluations while training."""
+        chosen = self.validator.evaluations(self.config.eval.names, self.experiment.method)
+        if not chosen:
+            return {}
+        return self.validator.evaluate(self.experiment.model(state.weights), chosen)
 
     def _due(self, step: int) -> bool:
         """Whether to save, and perhaps probe, after this step."""

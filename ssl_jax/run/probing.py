@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 
 from ssl_jax import data, evals, parallel
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import Method
 from ssl_jax.data.labelled import labelled_text
 from ssl_jax.evals import features as features_lib
-from ssl_jax.evals import held_out, text_metrics, transformations
-from ssl_jax.evals.on_features import check_frames
+from ssl_jax.evals.model import Model
+from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
-from ssl_jax.experiment.build import Experiment
 
 PyTree = Any
 _COUNTED_ROWS = 20_000  # of a long text; so many tell the frequencies of its tokens
@@ -51,10 +51,9 @@ class Prober:
         path = None if workdir is None else epath.Path(workdir) / "tokenizer.json"
         self.tokenizer = str(path) if path is not None and path.exists() else None
         self.mesh = mesh
-        spec = data.spec_from_config(config.data)
-        self._modality, self._num_classes = spec.modality, spec.num_classes
+        self._spec = data.spec_from_config(config.data)
         # What the run's texts are labelled for, see `DataSpec`; None where they are not.
-        self.task: str | None = spec.task
+        self.task: str | None = self._spec.task
         self.dataset = dataset or config.eval.data or config.data.name
 
     @functools.cached_property
@@ -74,8 +73,8 @@ class Prober:
             config.eval.test_split = split
         return Prober(config, self.mesh, self.dataset, workdir=self._workdir)
 
-    def _train_subset(self) -> np.ndarray | None:
-        """Indices of a fixed random part of `train`, None for all of it."""
+    def train_subset(self) -> np.ndarray | None:
+        """Indices of the part of `train` that probes are fitted on, int [n]; None: all of it."""
         limit = self.config.eval.max_train_examples
         if not limit or limit >= len(self.train):
             return None
@@ -89,34 +88,37 @@ class Prober:
         """
         return data.from_config(self._section(split), seed=self.config.seed)
 
-    def check_splits(self, *, held_out: bool) -> None:
+    def check_splits(self, method: Method) -> None:
         """Looks for the splits that will be scored, before a run takes its hours.
 
         Args:
-          held_out: whether the method is scored on what is hidden of the test split.
+          method: to be evaluated.
 
         Raises:
           UserError: there is no such split.
         """
         section = self.config.eval
-        labelled = self._num_classes or (section.data and self._modality == "image")
-        wanted = []
-        if section.transformations or (labelled and (section.names or section.final_names)):
-            wanted = ["train_split", "test_split", "validation_split"]
-        elif self.task or held_out:
-            wanted = ["test_split", "validation_split"]
-        wanted = [key for key in wanted if section[key] is not None]
-        if not wanted:
+        labelled = self._spec.num_classes or (section.data and self._spec.modality == "image")
+        planned = [
+            one
+            for one in self._planned((*section.names, *section.final_names), method)
+            if labelled or LABEL not in one.needs
+        ]
+        keys = ["test_split", "validation_split"] if planned else []
+        if any(one.fits for one in planned):
+            keys.insert(0, "train_split")
+        keys = [key for key in keys if section[key] is not None]
+        if not keys:
             return
-        found, splits = data.missing_splits(
-            self._section(section.test_split), [section[key] for key in wanted]
+        missing, splits = data.missing_splits(
+            self._section(section.test_split), [section[key] for key in keys]
         )
-        for key, missing in zip(wanted, found, strict=True):
-            if missing:
+        for key, names in zip(keys, missing, strict=True):
+            if names:
                 part = splits[0]
                 raise UserError(
                     f"eval.{key} is {section[key]!r}, and {self.dataset} has no split "
-                    f"{missing[0]!r}, only {', '.join(splits)}.{nearest(missing[0], splits)} Score "
+                    f"{names[0]!r}, only {', '.join(splits)}.{nearest(names[0], splits)} Score "
                     f"on a part that is not trained on: data.split='{part}[:90%]' "
                     f"eval.{key}='{part}[90%:]'"
                 )
@@ -130,7 +132,7 @@ class Prober:
         section.update(name=self.dataset, split=split)
         section.host_crops = ConfigDict()  # evaluation reads whole images
         section.labelled_fraction = None  # what a run may learn from; probes have all labels
-        if self._modality == "image":
+        if self._spec.modality == "image":
             section.options.center = self.config.eval.center
         return section
 
@@ -139,7 +141,7 @@ class Prober:
 
         Text keeps its rows, and its tokens: those of another tokenizer would mean other words.
         """
-        if self._modality != "text":
+        if self._spec.modality != "text":
             return ConfigDict()
         if self.tokenizer is None:
             raise UserError(
@@ -212,57 +214,118 @@ class Prober:
         ):
             yield parallel.to_global(batch, self.mesh, rows, size)
 
-    def evaluations(self, names: Sequence[str]) -> tuple[Evaluation, ...]:
+    def evaluations(
+        self, names: Sequence[str], method: Method | None = None
+    ) -> tuple[Evaluation, ...]:
         """The evaluations of these names that the data set allows, with their options.
 
         Of data without labels, those that need `label` are left out.
 
+        Args:
+          names: of evaluations.
+          method: the method to evaluate; with it, those that are run automatically are added.
+
         Raises:
-          UserError: an unknown name or option, or the data set lacks another array that one needs.
+          UserError: an unknown name or option, the data set lacks another array that one needs, or
+            one is not for such a method.
         """
-        loaded = evals.load_all(names, self.config.eval)
-        kept = [one for one in loaded if self.labelled or LABEL not in one.needs]
-        arrays = {*self.train.spec.arrays}
-        if getattr(self.train, FACTORS, None) is not None:
-            arrays.add(FACTORS)
+        kept = tuple(
+            one for one in self._planned(names, method) if LABEL not in one.needs or self.labelled
+        )
         for evaluation in kept:
             for need in evaluation.needs:
+                arrays = self._arrays_of(self.train)
                 if need not in arrays:
                     raise UserError(
                         f"evaluation {evaluation.name!r} needs {need!r}, and {self.dataset} has "
                         f"{', '.join(sorted(arrays))}.{nearest(need, arrays)}"
                     )
-        return tuple(kept)
+        return kept
+
+    def _planned(self, names: Sequence[str], method: Method | None) -> tuple[Evaluation, ...]:
+        """The evaluations of these names, and the automatic ones that apply to the method."""
+        loaded = evals.load_all(names, self.config.eval)
+        if method is None:
+            return loaded
+        for evaluation in loaded:
+            evaluation.check_applies(method, self._spec)
+        more = evals.automatic(self.config.eval)
+        return loaded + tuple(
+            one for one in more if one.applies(method, self._spec) and one.name not in names
+        )
+
+    @staticmethod
+    def _arrays_of(source: data.Source) -> set[str]:
+        has_factors = getattr(source, FACTORS, None) is not None
+        return {*source.spec.arrays, *([FACTORS] if has_factors else [])}
 
     def evaluate(
-        self, encode: Encode, names: Sequence[str | Evaluation], feature: str = "h"
+        self,
+        model: Model | Encode,
+        evaluations: Sequence[str | Evaluation],
+        feature: str = "h",
+        *,
+        on_error: Callable[[str, Exception], None] | None = None,
     ) -> dict[str, float]:
-        """The named evaluations of `encode`'s features: flat, e.g. {"knn/top1": 0.95}.
+        """Evaluates a model, or features: flat, e.g. {"knn/top1": 0.95}.
 
-        The train split is encoded only if one of them fits something.
+        The train split is encoded only if one of the evaluations fits something.
 
         Args:
-          encode: batch -> features by name.
-          names: of the evaluations, or the evaluations.
+          model: or its function batch -> features by name.
+          evaluations: by name, or loaded.
           feature: what evaluations of no particular output are of.
+          on_error: called with the name and the error of an evaluation that fails, whose metrics
+            are then missing; None: the error is raised.
 
         Raises:
-          UserError: `encode` does not make what one of them takes.
+          UserError: the model does not make what one of them takes.
         """
-        chosen = [
-            evals.load(name, self.config.eval) if isinstance(name, str) else name for name in names
+        model = model if isinstance(model, Model) else Model(model)
+        loaded = [
+            evals.load(one, self.config.eval) if isinstance(one, str) else one
+            for one in evaluations
         ]
-        needs_label = any(LABEL in evaluation.needs for evaluation in chosen)
-        num_classes = self.num_classes if needs_label else None
+        of_features = [one for one in loaded if not one.of_model]
+        metrics = {}
+        if of_features:
+            metrics = self._evaluate_features(model.features, of_features, feature, on_error)
+        for evaluation in loaded:
+            if not evaluation.of_model:
+                continue
+            try:
+                metrics |= evaluation.call(
+                    model=model, prober=self, feature=feature, seed=self.config.seed
+                )
+            except Exception as error:
+                if on_error is None:
+                    raise
+                on_error(evaluation.name, error)
+        return metrics
+
+    def _evaluate_features(
+        self,
+        encode: Encode,
+        evaluations: Sequence[Evaluation],
+        feature: str,
+        on_error: Callable[[str, Exception], None] | None,
+    ) -> dict[str, float]:
         train = None
-        if fitted := [evaluation for evaluation in chosen if evaluation.fits]:
-            train = self._features_for(encode, fitted, feature, self.train, self._train_subset())
-        test = self._features_for(encode, chosen, feature, self.test)
+        if fitted := [one for one in evaluations if one.fits]:
+            train = self._features_for(encode, fitted, feature, self.train, self.train_subset())
         return evals.evaluate(
-            chosen, train, test, num_classes=num_classes,
+            evaluations,
+            train,
+            self._features_for(encode, evaluations, feature, self.test),
+            num_classes=self.num_classes
+            if any(LABEL in one.needs for one in evaluations)
+            else None,
             factor_names=getattr(self.test, "factor_names", None) or (),
-            config=self.config.eval, seed=self.config.seed, feature=feature,
-        )  # fmt: skip
+            config=self.config.eval,
+            seed=self.config.seed,
+            feature=feature,
+            on_error=on_error,
+        )
 
     def _features_for(
         self,
@@ -274,88 +337,52 @@ class Prober:
     ) -> Features:
         """The features and targets of one split that some evaluations take."""
         targets = {LABEL}.union(*(evaluation.needs for evaluation in evaluations))
-        return self.features(_only(encode, evaluations, feature), source, subset, sorted(targets))
+        encode = _selected(encode, evaluations, feature)
+        return self.features(encode, source, subset, sorted(targets))
 
-    def transformation(self, encode: Encode, name: str, feature: str = "h") -> dict[str, float]:
-        """How well a nonlinear probe tells what was done to images: {"rotation/mlp/top1": ...}.
+    def evaluate_changed(
+        self,
+        model: Model,
+        evaluations: Sequence[str],
+        feature: str,
+        change: Callable[[Any], Any],
+        num_classes: int,
+    ) -> dict[str, float]:
+        """As `evaluate`, of batches that are changed and labelled before they are encoded.
 
         Args:
-          encode: batch -> features by name.
-          name: of the change, see `ssl_jax.evals.transformations`.
-          feature: what the probe is given.
+          model: as there.
+          evaluations: of features, by name.
+          feature: as there.
+          change: batch -> the batch with other inputs and labels.
+          num_classes: number of classes of those labels.
         """
-
-        def changed(batch: Any) -> Any:
-            image, label = transformations.transform(name, batch["image"], batch["index"])
-            return {**batch, "image": image, "label": label}
-
+        loaded = evals.load_all(evaluations, self.config.eval)
         train, test = (
             features_lib.extract(
-                _only(encode, evals.load_all(["mlp"], self.config.eval), feature),
-                map(changed, self.batches(source, subset)),
+                _selected(model.features, loaded, feature),
+                map(change, self.batches(source, subset)),
                 gather=parallel.gather,
             )
-            for source, subset in ((self.train, self._train_subset()), (self.test, None))
+            for source, subset in ((self.train, self.train_subset()), (self.test, None))
         )
-        found = evals.evaluate(
-            ("mlp",), train, test, num_classes=transformations.task(name).classes,
-            config=self.config.eval, seed=self.config.seed, feature=feature,
-        )  # fmt: skip
-        return {f"{name}/{metric}": value for metric, value in found.items()}
+        return evals.evaluate(
+            loaded, train, test, num_classes=num_classes, seed=self.config.seed, feature=feature
+        )
 
-    def task_scores(self, encode: Encode) -> dict[str, float]:
-        """How well a method does what the texts are labelled for: flat, e.g. {"task/f1": 0.9}.
-
-        Nothing is fitted, so the train split is not looked at. Which scores there are, says the
-        data set; see `ssl_jax.evals.text_metrics`.
-
-        Raises:
-          UserError: the method does not make what is scored, or the data set is of another task, or
-            has no labels.
-        """
-        if self.test.spec.task != self.task:
-            raise UserError(
-                f"{self.dataset} is of the task {self.test.spec.task}, and this run has learned "
-                f"{self.task}"
-            )
-        wanted = text_metrics.PREDICTIONS[self.task]
-
-        def predictions(batch: Any) -> dict[str, jax.Array]:
-            found = encode(batch)
-            if not set(wanted) <= set(found):
-                raise UserError(
-                    f"the task {self.task!r} is scored by {' and '.join(wanted)}, and this method "
-                    f"makes {', '.join(sorted(found))}"
-                )
-            return {name: found[name] for name in wanted}
-
-        threshold = self.config.eval.get("null_threshold", 0.0)  # older runs' configs have none
-        score = text_metrics.for_source(self.test, null_threshold=threshold)
-        found = score(self.features(predictions, self.test))
-        return {f"task/{name}": value for name, value in found.items()}
-
-    def held_out(self, score: Encode) -> tuple[dict[str, float], dict[str, float]]:
-        """How well what is hidden of the test split is predicted.
-
-        Args:
-          score: batch -> `Method.held_out` of it.
-
-        Returns:
-          (metrics, those of guessing by frequency): see `ssl_jax.evals.held_out`; the latter is
-          empty where no tokens are predicted.
-        """
-        limit = self.config.eval.max_held_out_examples
-        subset = _evenly(len(self.test), limit)
-        rows = self.features(score, self.test, subset)
-        guessed = held_out.unigram(rows, self.token_counts) if "targets" in rows else {}
-        return held_out.scores(rows), guessed
+    @staticmethod
+    def evenly(source: data.Source, limit: int | None) -> np.ndarray | None:
+        """`limit` examples of a source at equal distances, int [limit]; None for all of them."""
+        if not limit or limit >= len(source):
+            return None
+        return np.linspace(0, len(source) - 1, limit).astype(int)
 
     @functools.cached_property
     def token_counts(self) -> np.ndarray:
         """How often each token occurs in the train split, int64 [v]; special tokens never."""
         vocabulary = self.train.spec.vocabulary
         counts = np.zeros(vocabulary.size, np.int64)
-        rows = _evenly(len(self.train), _COUNTED_ROWS)
+        rows = self.evenly(self.train, _COUNTED_ROWS)
         rows = np.arange(len(self.train)) if rows is None else rows
         for first in range(0, len(rows), _COUNTED_AT_A_TIME):
             batch = self.train.batch(rows[first : first + _COUNTED_AT_A_TIME])
@@ -365,14 +392,7 @@ class Prober:
         return counts
 
 
-def _evenly(count: int, limit: int | None) -> np.ndarray | None:
-    """`limit` of `count` numbers at equal distances, None for all of them."""
-    if not limit or limit >= count:
-        return None
-    return np.linspace(0, count - 1, limit).astype(int)
-
-
-def _only(encode: Encode, evaluations: Sequence[Evaluation], feature: str) -> Encode:
+def _selected(encode: Encode, evaluations: Sequence[Evaluation], feature: str) -> Encode:
     """`encode` without the outputs that no evaluation takes: they may not fit on the host."""
     needed = sorted({evaluation.feature_of(feature) for evaluation in evaluations})
 
@@ -382,72 +402,6 @@ def _only(encode: Encode, evaluations: Sequence[Evaluation], feature: str) -> En
         return {name: outputs[name] for name in needed}
 
     return selected
-
-
-def check_features(
-    evaluations: Sequence[Evaluation],
-    outputs: Mapping[str, Any],
-    feature: str = "h",
-    targets: Mapping[str, Any] | None = None,
-) -> None:
-    """Checks that a method makes what evaluations take.
-
-    Args:
-      evaluations: to be run.
-      outputs: of the method by name, arrays or their shapes.
-      feature: what evaluations of no particular output take.
-      targets: shapes of an example's arrays, where their dimensions are to be checked too.
-
-    Raises:
-      UserError: one takes another output, or one with other dimensions.
-    """
-    for evaluation in evaluations:
-        name, needed = evaluation.name, evaluation.feature_of(feature)
-        if needed not in outputs:
-            where = "--evals, eval.names and eval.final_names"
-            raise UserError(
-                f"evaluation {name!r} is of {needed!r}, and this method makes "
-                f"{', '.join(sorted(outputs))}; leave it out of "
-                f"{'eval.features' if needed == feature != 'h' else where}"
-            )
-        rank = len(outputs[needed].shape)
-        if rank not in (2, 3):
-            raise UserError(
-                f"evaluation {name!r} takes features [n d] or frames [n t d], and {needed!r} has "
-                f"{rank} dimensions"
-            )
-        if targets is not None and evaluation.target in targets:
-            target_rank = 1 + len(targets[evaluation.target].shape)
-            check_frames(evaluation, needed, rank, target_rank)
-
-
-def check_names(experiment: Experiment) -> None:
-    """Looks at `eval.names` and `eval.final_names` before a run takes its hours.
-
-    Raises:
-      UserError: there is no such evaluation, or it takes what the method does not make.
-    """
-    section = experiment.config.eval
-    features = tuple(section.features)
-    if len(set(features)) < len(features) or "h" not in features:
-        raise UserError(
-            f"eval.features is {features}; it names different outputs, and h is one of them"
-        )
-    for name in section.transformations:
-        transformations.task(name)
-        if experiment.spec.modality != "image":
-            raise UserError(
-                f"eval.transformations {name!r} changes images, and "
-                f"{experiment.config.data.name} has none"
-            )
-    every = evals.load_all((*section.names, *section.final_names), section)
-    final = evals.load_all(section.final_names, section)
-    state, batch = experiment.abstract_state, experiment.spec.evaluated.batch(1)
-    outputs = jax.eval_shape(experiment.method.features, state.weights, batch)
-    targets = experiment.spec.arrays
-    check_features(every, outputs, targets=targets)
-    for feature in features:
-        check_features(final, outputs, feature, targets)
 
 
 def raw_pixels(batch: Any) -> dict[str, jax.Array]:

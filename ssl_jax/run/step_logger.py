@@ -7,7 +7,7 @@ import math
 import jax
 import numpy as np
 
-from ssl_jax import data
+from ssl_jax import data, evals
 from ssl_jax.core.errors import RunError
 from ssl_jax.evals import collapse
 from ssl_jax.experiment.build import Experiment
@@ -47,6 +47,7 @@ class Watch:
         self._log_every = experiment.config.log.every_steps
         self._monitor_every = experiment.config.eval.collapse_every_steps
         self._total = experiment.length.total_steps
+        self._section = experiment.config.eval
         self._writer, self._bar, self._meter = writer, bar, meter
         self._source, self._reported = source, 0
         self._monitor = _replayed(rows)
@@ -116,24 +117,15 @@ class Watch:
                 )
 
     def evaluation(self, step: int, values: dict[str, float]) -> None:
-        """Logs probe results at `step`."""
+        """Logs the metrics of evaluations at `step`, and prints those that are shown."""
         self._writer.write(step, {f"eval/{name}": value for name, value in values.items()})
-        scores = {name: value for name, value in values.items() if _is_headline(name)}
+        described = {name: evals.describe(name, self._section) for name in values}
         shown = "  ".join(
-            f"{name} {value:,.1f}" if name.endswith("perplexity") else f"{name} {value:.1%}"
-            for name, value in scores.items()
+            f"{name} {metric.with_unit(values[name])}"
+            for name, metric in described.items()
+            if metric is not None and metric.shown
         )
         self._bar.message(f"step {step}: {shown}")
-
-
-def _is_headline(name: str) -> bool:
-    """Whether a probe's value is a score for the bar, not a detail for the log."""
-    evaluation, _, detail = name.partition("/")
-    if evaluation == "held_out":
-        return detail in ("accuracy", "perplexity")
-    if evaluation == "task":
-        return True
-    return detail == "top1" or (evaluation == "few_shot" and detail.isdigit())
 
 
 _COLLAPSE = "collapse/"

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from ssl_jax import data
+from ssl_jax import data, evals
 from ssl_jax.checkpoint.manifest import Manifest
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.pretrained import trained_run
@@ -157,7 +157,7 @@ def test_kill_9_loses_no_bit_of_a_queue_a_bank_an_average_or_a_predictor(method,
 
 TEXT = (
     "--config=configs/bert.py:pydoc",
-    f"--config.data.name=text:{ROOT}/ssl_jax/*.py",
+    f"--config.data.name=text:{ROOT}/ssl_jax/run/*.py",
     "--config.data.options.vocab_size=600",
     "--config.data.split=train[:80%]",
     "--config.eval.train_split=train[:80%]",
@@ -174,18 +174,20 @@ TEXT = (
 def test_a_language_model_trains_is_scored_on_held_out_text_and_reported(tmp_path):
     arguments = (*TEXT, f"--config.data.options.cache_dir={tmp_path}/cache")
     output = run(tmp_path / "run", *arguments).stdout
-    assert "masked tokens named" in output and "unigram" in output
+    assert "held-out accuracy" in output and "unigram" in output
     assert re.search(r"padding +\d+\.\d%: of the 64 tokens of a row \d\d\.\d are real", output)
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["held_out"].keys() == {"unigram", "BERT"}
-    for scores in results["held_out"].values():
-        assert 0 <= scores["accuracy"] <= 1 and 1 < scores["perplexity"] < 2000
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    assert list(results) == ["unigram", "BERT"]
+    for scores in results.values():
+        assert 0 <= scores["held_out/accuracy"] <= 1 and 1 < scores["held_out/perplexity"] < 2000
     assert json.loads((tmp_path / "run" / "tokenizer.json").read_text())["model"]
     page = (tmp_path / "run" / "report.html").read_text()
     for title in ("Hidden words", "Neighbours of words", "Tokens a second", "Share of padding"):
         assert title in page
     again = run(tmp_path / "run", module="evaluate").stdout
-    assert f"{results['held_out']['BERT']['perplexity']:,.1f}" in again  # the same questions
+    perplexity = results["BERT"]["held_out/perplexity"]
+    assert evals.describe("held_out/perplexity").format(perplexity) in again  # the same questions
+    assert "unigram" in again
     elsewhere = f"--data=text:{ROOT}/LICENSE"
     output = f"--output={tmp_path}/h.npz"
     run(tmp_path / "run", elsewhere, output, module="embed")
@@ -362,9 +364,10 @@ def test_what_the_readme_promises_of_the_embedded_text(tmp_path):
     bert = tmp_path / "bert"
     run(bert, "--config=configs/bert.py:pydoc", "--config.log.report=False",
         "--config.eval.every_epochs=0", timeout=1500)  # fmt: skip
-    scores = json.loads((bert / "results.json").read_text())["held_out"]
-    assert scores["BERT"]["accuracy"] > 2.5 * scores["unigram"]["accuracy"]
-    assert scores["BERT"]["perplexity"] < 0.4 * scores["unigram"]["perplexity"]
+    scores = json.loads((bert / "results.json").read_text())["results"]
+    trained, unigram = scores["BERT"], scores["unigram"]
+    assert trained["held_out/accuracy"] > 2.5 * unigram["held_out/accuracy"]
+    assert trained["held_out/perplexity"] < 0.4 * unigram["held_out/perplexity"]
     accuracy = {}
     for start in ("pretrained", "scratch"):
         cell = f"start={start},labels=tenth,seed=0"

@@ -8,7 +8,8 @@ from ssl_jax import evals, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import accuracy
 from ssl_jax.experiment.build import Experiment
-from ssl_jax.run.probing import Prober, check_names
+from ssl_jax.run.evaluation_checks import check_evaluations
+from ssl_jax.run.probing import Prober
 from tests.methods.table import ROWS
 
 
@@ -88,17 +89,17 @@ def test_a_method_without_logits_is_told_so_before_it_runs():
         config = ROWS[row].load(**section)
         experiment = Experiment.build(config, Prober(config, None).train.spec)
         if fits:
-            check_names(experiment)
+            check_evaluations(experiment)
             continue
         with pytest.raises(UserError) as caught:
-            check_names(experiment)
+            check_evaluations(experiment)
         assert str(caught.value) == (
             "evaluation 'accuracy' is of 'logits', and this method makes h, z; leave it out of "
             "--evals, eval.names and eval.final_names"
         )
     config = ROWS["simclr"].load(eval__final_names=("acuracy",))
     with pytest.raises(UserError, match="unknown evaluation 'acuracy'.*Did you mean 'accuracy'"):
-        check_names(Experiment.build(config, Prober(config, None).train.spec))
+        check_evaluations(Experiment.build(config, Prober(config, None).train.spec))
 
 
 def test_an_encoder_without_logits_is_told_so():

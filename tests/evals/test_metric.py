@@ -36,10 +36,14 @@ def test_the_best_is_what_the_metric_says():
 def test_a_family_has_a_number_in_its_name():
     declared = {
         "top1": Metric("kNN"),
-        "{shots}": Metric("{shots}-shot", "labels: {shots}", series="labels a class"),
+        "{shots:d}": Metric("{shots}-shot", "few shots", series="labels a class"),
+        "{task}_loss": Metric("{task} loss", unit="nats"),
     }
     found = metric.find(declared, "16")
-    assert (found.heading, found.title, found.number) == ("16-shot", "labels: 16", 16)
+    assert (found.heading, found.title, found.number) == ("16-shot", "few shots", 16)
+    assert found.in_words == "few shots (labels a class: 16)"
+    assert metric.find(declared, "next_loss").heading == "next loss"
+    assert metric.find(declared, "next_loss").in_words == "next loss"
     assert found.series == "labels a class" and metric.find(declared, "top1") == Metric("kNN")
     for name in ("1_std", "top", "top1/x", "-1"):
         assert metric.find(declared, name) is None

@@ -8,6 +8,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.evals import transformations
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.run import probing
+from ssl_jax.run.evaluation_checks import check_evaluations
 from tests.methods.table import ROWS
 
 
@@ -50,21 +51,26 @@ def test_the_prober_finds_what_features_keep_and_not_what_they_lack():
         spread = jnp.ptp(image, axis=-1).mean(axis=(1, 2))  # colourfulness
         return {"h": jnp.stack([spread, spread**2], axis=1), "z": image.mean(axis=(1, 2))[:, :1]}
 
-    kept = prober.transformation(encode, "color")
-    assert set(kept) == {"color/mlp/top1", "color/mlp/epochs"} and kept["color/mlp/top1"] > 0.98
-    assert prober.transformation(encode, "color", "z")["color/mlp/top1"] < 0.9
-    assert prober.transformation(encode, "rotation")["rotation/mlp/top1"] < 0.45
+    with prober.config.unlocked():
+        prober.config.eval.transformations.changes = ("color", "rotation")
+    found = prober.evaluate(encode, ["transformations"])
+    assert set(found) == {f"transformations/{name}{end}" for name in ("color", "rotation")
+                          for end in ("", "_epochs")}  # fmt: skip
+    assert found["transformations/color"] > 0.98 and found["transformations/rotation"] < 0.45
+    prober.config.eval.transformations.changes = ("color",)
+    assert prober.evaluate(encode, ["transformations"], "z")["transformations/color"] < 0.9
 
 
 def test_a_wrong_name_is_found_before_the_run():
-    config = ROWS["simclr"].load(eval__transformations=("rotate",))
+    names = {"eval__final_names": ("transformations",)}
+    config = ROWS["simclr"].load(**names, eval__transformations__changes=("rotate",))
     experiment = Experiment.build(config, data.spec_from_config(config.data))
-    with pytest.raises(UserError, match="no 'rotate'.*Did you mean 'rotation'"):
-        probing.check_names(experiment)
-    config = ROWS["bert"].load(eval__transformations=("noise",))
+    with pytest.raises(UserError, match="changes is .*rotate.*each item one of color, rotation"):
+        check_evaluations(experiment)
+    config = ROWS["bert"].load(**names)
     experiment = Experiment.build(config, data.from_config(config.data).spec)
-    with pytest.raises(UserError, match="'noise' changes images, and text:.* has none"):
-        probing.check_names(experiment)
+    with pytest.raises(UserError, match="'transformations' is not for method BERT on these data"):
+        check_evaluations(experiment)
 
 
 def test_outputs_to_probe_are_checked_before_the_run():
@@ -76,4 +82,4 @@ def test_outputs_to_probe_are_checked_before_the_run():
         config = ROWS["simclr"].load(eval__features=features)
         experiment = Experiment.build(config, data.spec_from_config(config.data))
         with pytest.raises(UserError, match=message):
-            probing.check_names(experiment)
+            check_evaluations(experiment)

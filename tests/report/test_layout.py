@@ -71,7 +71,9 @@ def test_no_column_is_cut_off(spacing, tmp_path):
 
 @pytest.mark.skipif(not BROWSER, reason="needs a browser")
 def test_many_columns_stand_above_the_chart(tmp_path):
-    many = SIX | {f"{name}/mlp/top1": 0.5 for name in ("color", "rotation", "noise", "sobel")}
+    many = SIX | {
+        f"transformations/{name}": 0.5 for name in ("color", "rotation", "noise", "sobel")
+    }
     results = dict.fromkeys(RESULTS, many)
     page = report.render(report.ReportInputs(config={}, results=results))
     for width, (cut, beside, _) in measured(page, tmp_path).items():

@@ -153,14 +153,15 @@ def full_page():
 
 def test_full_page(full_page):
     page = check(full_page)
-    for section in ("results", "training", "probes", "map", "neighbours", "views", "collapse",
+    for section in ("results", "training", "evaluations", "map", "neighbours", "views", "collapse",
                     "preflight", "environment", "config"):  # fmt: skip
         assert section in page.ids
     text = "".join(page.text)
     assert "a-run" in text and "SimCLR on digits · 2026-11-20" in text
     for value in ("75.2", "± 3.1", "96.8", "the effective rank fell", "step 200", "batch  256"):
         assert value in text
-    assert "With one label a class" in text and "14.9 points above raw pixels" in text
+    assert "Few-shot accuracy (labels a class: 1) of SimCLR: 75.2 ± 3.1%" in text
+    assert "14.9 points above raw pixels" in text
     assert "optimizer" in text and "(crop, flip)" in text and "python -m ssl_jax train" in text
 
 
@@ -221,7 +222,7 @@ def test_without_one_thing(missing):
     page = check(report.render(small_inputs(**{missing: EMPTY.get(missing)})))
     gone = {"results": ["results"], "preflight": ["preflight"], "views": ["views"],
             "embedding": ["map", "neighbours"], "pixels": ["neighbours"],
-            "environment": ["environment"], "rows": ["probes", "collapse"]}  # fmt: skip
+            "environment": ["environment"], "rows": ["evaluations", "collapse"]}  # fmt: skip
     for section in gone.get(missing, []):
         assert section not in page.ids
     if missing == "rows":

@@ -34,10 +34,8 @@ def printed(table, width=80):
 def test_summary_table():
     lines = printed(report.summary_table(RESULTS)).splitlines()
     (head,) = [line for line in lines if "kNN" in line]
-    assert head.split("  ")[0].strip() == "accuracy, %"
-    assert [head.index(name) for name in ("1 label", "8 labels", "kNN", "linear")] == sorted(
-        head.index(name) for name in ("1 label", "8 labels", "kNN", "linear")
-    )
+    assert head.split() == ["in", "%", "1-shot", "8-shot", "kNN", "linear"]
+    assert "k-shot: k labels a class; mean ± std over draws" in "".join(lines)
     (pixels,) = [line for line in lines if "raw pixels" in line]
     assert pixels.split()[2:] == ["60.3±3.9", "88.1±1.2", "93.8", "–"]
     (trained,) = [line for line in lines if "SimCLR" in line]
@@ -57,12 +55,33 @@ def test_summary_marks_the_best_of_a_column():
     summary = tables.summarise(RESULTS)
     assert summary.best("few_shot/1") == 0.752
     assert summary.best("linear/top1") is None  # one alone is not the best of anything
-    assert summary.shots() == [1, 8]
+    assert summary.family() == {1: "few_shot/1", 8: "few_shot/8"} and summary.in_percent
     assert str(summary.rows["SimCLR"]["few_shot/1"]) == "75.2 ± 3.1"
 
 
+def test_what_is_not_shown_has_no_column():
+    rows = {"x": {"knn/top1": 0.5, "knn/k": 200.0, "knn/top5": 0.9, "train/loss": 1.0}}
+    assert list(tables.summarise(rows).columns) == ["knn/top1"]
+
+
+def test_units_stand_in_the_headings_where_columns_have_several():
+    rows = {
+        "unigram": {"held_out/accuracy": 0.063, "held_out/perplexity": 471.1},
+        "BERT": {"held_out/accuracy": 0.193, "held_out/perplexity": 152.6, "held_out/loss": 5.03},
+    }
+    lines = [line.split() for line in printed(report.summary_table(rows)).splitlines()]
+    assert lines[0] == ["held-out", "accuracy,", "%", "perplexity"]
+    assert lines[2:] == [["unigram", "6.3", "471.1"], ["BERT", "19.3", "152.6"]]
+    summary = tables.summarise(rows)
+    assert summary.best("held_out/perplexity") == 152.6  # lower is better
+    section = {"phones": {"evaluation": "linear", "target": "phone"}}
+    rows = {"CPC": {"phones/top1": 0.6, "linear/top1": 0.9}}
+    headings = [m.heading for m in tables.summarise(rows, section).columns.values()]
+    assert headings == ["phones linear", "linear"]
+
+
 def test_summary_of_nothing():
-    assert tables.summarise({}).columns == ()
+    assert not tables.summarise({}).columns
     printed(report.summary_table({}))
 
 
@@ -137,38 +156,32 @@ def test_a_logarithmic_axis_where_there_is_a_logarithm(values, logarithmic):
     assert ({"5", "10", "20"} <= set(ticks)) == logarithmic
 
 
-RESULTS_OVER_TIME = [{"step": 1, "eval/knn/top1": 0.5, "train/loss": 1.0}]
-
-
 def test_probe_charts_compare_with_the_baselines():
     rows = [{"step": s, "eval/knn/top1": 0.8, "train/online/accuracy": 0.7, "eval/few_shot/2": 0.5,
              "eval/few_shot/10": 0.6, "eval/few_shot/10_std": 0.1} for s in (10, 20)]  # fmt: skip
-    probes, shots = curves.probe_charts(rows, RESULTS)
-    assert [label for label, _, _ in probes.key] == [
+    scores, shots = curves.evaluation_charts(rows, RESULTS)
+    assert [label for label, _, _ in scores.key] == [
         "kNN", "online probe, training batches", "kNN, raw pixels",
     ]  # fmt: skip
-    assert [label for label, _, _ in shots.key] == ["2 labels a class", "10 labels a class"]
+    assert shots.title == "Few-shot accuracy, mean ± std"
+    assert [label for label, _, _ in shots.key] == ["2-shot", "10-shot"]
 
 
 def test_charts_of_a_task_over_time():
     rows = [{"step": s, "eval/task/accuracy": 0.8, "eval/task/macro_f1": 0.4,
              "eval/task/rmse": 2.5} for s in (1, 2)]  # fmt: skip
-    shares, rmse = curves.task_charts(rows)
+    shares, rmse = curves.evaluation_charts(rows, {})
     assert shares.title == "Score"
     assert [label for label, _, _ in shares.key] == ["accuracy", "macro F1"]
-    assert (rmse.title, rmse.last) == (
-        "Root mean square error",
-        "2.5",
-    )  # of another unit, so not in %
-    assert "%" in shares.svg and "%" not in rmse.svg
-    assert curves.has_tasks(rows)
-    assert not curves.has_tasks(RESULTS_OVER_TIME) and not curves.task_charts(RESULTS_OVER_TIME)
+    assert (rmse.title, rmse.last) == ("Root mean square error", "2.5")
+    assert "%" in shares.svg and "%" not in rmse.svg  # of another unit
 
 
 def test_label_efficiency_needs_two_numbers_of_labels():
-    assert curves.label_efficiency_chart(RESULTS) is not None
-    assert curves.label_efficiency_chart({"a": {"few_shot/1": 0.5}}) is None
-    assert curves.label_efficiency_chart({}) is None
+    chart = curves.family_chart(tables.summarise(RESULTS))
+    assert chart.title == "Few-shot accuracy" and "labels a class" in chart.svg
+    assert curves.family_chart(tables.summarise({"a": {"few_shot/1": 0.5}})) is None
+    assert curves.family_chart(tables.summarise({})) is None
 
 
 # --------------------------------------------------------------------------------------- figures

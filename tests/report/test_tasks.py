@@ -23,20 +23,20 @@ def said(results):
 
 def test_scores_of_a_task_have_columns_in_percent():
     lines = said(RESULTS).splitlines()
-    assert lines[0].split() == ["score,", "%", "accuracy", "macro", "F1"]
-    assert lines[2].split()[-2:] == ["6.1", "–"]
-    assert lines[4].split() == ["supervised", "71.2", "64.0"]  # a root mean square is no share
+    assert lines[0].split() == ["accuracy,", "%", "macro", "F1,", "%", "RMSE"]
+    assert lines[2].split()[-3:] == ["6.1", "–", "–"]
+    assert lines[4].split() == ["supervised", "71.2", "64.0", "1.500"]
     assert tables.summarise(RESULTS).best("task/accuracy") == 0.712
 
 
-def test_probes_alone_are_accuracies():
-    assert said({"SimCLR": {"knn/top1": 0.9}}).split()[:3] == ["accuracy,", "%", "kNN"]
+def test_probes_alone_are_in_percent():
+    assert said({"SimCLR": {"knn/top1": 0.9}}).split()[:3] == ["in", "%", "kNN"]
 
 
 def test_scores_of_other_tasks_are_named_as_they_are_known():
     keys = ("f1", "matthews", "pearson", "spearman", "exact_match", "entity_f1")
     columns = tables.summarise({"x": {f"task/{key}": 0.5 for key in keys}}).columns
-    assert [heading for _, heading in columns] == [
+    assert [metric.heading for metric in columns.values()] == [
         "F1", "Matthews", "Pearson", "Spearman", "exact match", "entity F1",
     ]  # fmt: skip
 
@@ -44,7 +44,7 @@ def test_scores_of_other_tasks_are_named_as_they_are_known():
 def test_the_page_compares_with_the_strongest_baseline():
     page = report.render(report.ReportInputs(config={}, results=RESULTS))
     assert "71.2%" in page and "5.3 points above" in page and "TF-IDF, logistic (65.9%)" in page
-    assert "Score in %; the best of a column is bold." in page
+    assert "The best of a column is bold." in page
 
 
 def test_a_score_is_bold_only_where_another_row_has_it():
@@ -57,7 +57,7 @@ def test_a_score_is_bold_only_where_another_row_has_it():
     bold = re.findall(r"\x1b\[1m *([\d.]+)\x1b", out.getvalue())
     assert bold == ["71.2"]
     alone = report.render(report.ReportInputs(config={}, results={"x": RESULTS["supervised"]}))
-    assert "Score in %.</p>" in alone and 'class="best"' not in alone
+    assert "is bold" not in alone and 'class="best"' not in alone
 
 
 # A fine-tuning that ended before the first training metrics were due.

@@ -6,9 +6,9 @@ import types
 import numpy as np
 import pytest
 
-from ssl_jax import data
+from ssl_jax import data, evals
 from ssl_jax.experiment.build import Experiment
-from ssl_jax.run import final_results, metrics, probing, showcase
+from ssl_jax.run import evaluation_checks, final_results, metrics, showcase
 from tests.methods.table import ROWS
 
 
@@ -18,7 +18,7 @@ def test_every_output_asked_for_has_a_row_and_h_is_the_last():
     experiment = Experiment.build(config, source.spec)
     state, apply = experiment.init_state(), experiment.features
     batch = source.batch(np.arange(4))
-    found = list(final_results._representations(experiment, apply, state))
+    found = list(final_results.representations(experiment, state))
     assert [(name, feature) for name, _, feature in found] == [
         ("raw pixels", "h"),
         ("untrained encoder, z", "z"),
@@ -26,10 +26,11 @@ def test_every_output_asked_for_has_a_row_and_h_is_the_last():
         ("SimCLR, z", "z"),
         ("SimCLR", "h"),
     ]
-    expected = apply(state.params, state.buffers, batch)
-    for name, encode, feature in found[1:]:  # nothing has been trained
-        np.testing.assert_array_equal(encode(batch)[feature], expected[feature], err_msg=name)
-    probing.check_names(experiment)
+    expected = apply(state.weights, batch)
+    for name, model, feature in found[1:]:  # nothing has been trained
+        outputs = model.features(batch)
+        np.testing.assert_array_equal(outputs[feature], expected[feature], err_msg=name)
+    evaluation_checks.check_evaluations(experiment)
 
 
 def built(row, **changes):
@@ -69,11 +70,14 @@ def test_the_report_of_a_run_that_stopped_early(monkeypatch, tmp_path):
             writer.write(step, {"eval/task/accuracy": 0.5})
     scores = {"task/accuracy": 0.5, "task/macro_f1": 0.25}
     prober = types.SimpleNamespace(
-        labelled=False, task="classify", task_scores=lambda encode: scores
-    )
+        evaluations=lambda *_: evals.automatic()[-1:], evaluate=lambda *_, **__: scores,
+        config=experiment.config, task="classify",
+    )  # fmt: skip
     monkeypatch.setattr(showcase, "words", lambda *_: {})
     state = experiment.init_state()
-    final_results.finish(experiment, prober, state, source, tmp_path, [("a", "b")], last_step=2)
+    final_results.evaluate_and_report(
+        experiment, prober, state, source, tmp_path, [("a", "b")], last_step=2
+    )
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["results"] == {"supervised": scores} and results["stopped_early"]
     page = (tmp_path / "report.html").read_text()

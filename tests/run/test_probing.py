@@ -49,7 +49,7 @@ def test_true_factors_stand_beside_the_features(devices):
 
     got = prober.evaluate(encode, [factor_evaluation(evaluate)])
     assert got == {"factors/score": 0.5} and seen["names"] == prober.train.factor_names
-    taken = prober._train_subset()
+    taken = prober.train_subset()
     for split, source, rows in (
         ("train", prober.train, taken), ("test", prober.test, np.arange(8)),
     ):  # fmt: skip
