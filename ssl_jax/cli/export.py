@@ -39,7 +39,6 @@ from ssl_jax.core.tree_paths import by_path
 from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.models import Net, TextEncoder
 from ssl_jax.models.positions import sincos_positions
-from ssl_jax.models.transformer import text_encoder_of
 from ssl_jax.pretrained import formats, trained_run
 from ssl_jax.pretrained.formats import hugging_face, task_heads
 from ssl_jax.pretrained.formats.task_heads import TaskHeads
@@ -102,8 +101,8 @@ def main() -> int:
 def _to_transformers(
     run: trained_run.TrainedRun, weights: dict[str, Any], workdir: str, output: str
 ) -> int:
-    module = text_encoder_of(run.experiment.method)
-    if module is None:
+    module = run.experiment.method.nets()["encoder"].module
+    if not isinstance(module, TextEncoder):
         raise UserError(f"{run.config.model.name} is no encoder of text; use --to=timm")
     vocabulary = run.experiment.spec.vocabulary
     params = jax.tree.map(np.asarray, weights)

@@ -1,4 +1,4 @@
-"""Lists what there is: ssl_jax list methods|configs|models|data|evals."""
+"""Lists methods, configs, models, data sets or evaluations: ssl_jax list methods."""
 
 from __future__ import annotations
 

@@ -282,7 +282,7 @@ class Method(abc.ABC):
         return None
 
     def nets(self) -> dict[str, Any]:
-        """The nets (`models.Net`) by their role; a role is the net's key in `params`."""
+        """The nets (`models.Net`) by their role: the net's key in `params`, or "teacher"."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

@@ -33,7 +33,7 @@ from ssl_jax.core.method import (
 )
 from ssl_jax.losses.classification import cross_entropy, distillation
 from ssl_jax.methods.base.one_view import OneView, make_one_view
-from ssl_jax.models import make_encoder
+from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.classifier import Classifier, make_classifier
 
 
@@ -121,6 +121,10 @@ class Distill(Method):
         x = self.view.evaluate(batch)
         (h, logits), _ = self.student.apply(w.params, w.buffers, x, train=False)
         return {"h": h, "logits": logits}
+
+    def nets(self) -> dict[str, Net]:
+        """The student's, and the teacher's encoder, whose weights are buffers."""
+        return {**self.student.nets(), "teacher": self.teacher.encoder}
 
     def eval_view(self, images: Array) -> Array:
         """uint8 images [n h w c] -> the view [n h' w' c] that features are computed from."""

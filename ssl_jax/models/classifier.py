@@ -40,6 +40,11 @@ class Classifier:
     projector: Net | None = None
     reads: str = "h"
 
+    def nets(self) -> dict[str, Net]:
+        """The nets by their key in params."""
+        nets = {"encoder": self.encoder, "projector": self.projector, "head": self.head}
+        return {name: net for name, net in nets.items() if net is not None}
+
     def init(self, key: Array, x: Any) -> tuple[PyTree, PyTree]:
         """Fresh (params, buffers) for inputs like `x`, of which only shapes and dtypes matter."""
         encoder_key, projector_key, head_key = jax.random.split(key, 3)

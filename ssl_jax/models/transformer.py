@@ -311,13 +311,6 @@ def token_head(encoder: Net) -> Net:
     return Net(TokenHead(module.vocab_size, module.activation, module.norm_eps, dtype=module.dtype))
 
 
-def text_encoder_of(method: Any) -> TextEncoder | None:
-    """The text encoder that a method trains, alone or below a classifier; None if it has none."""
-    holder = getattr(method, "classifier", method)
-    module = getattr(getattr(holder, "encoder", None), "module", None)
-    return module if isinstance(module, TextEncoder) else None
-
-
 def text_inputs(module: TextEncoder, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What the encoder takes of a batch; types only if it has more than one."""
     taken = ("tokens", "segment", "position", *(("type",) if module.num_types > 1 else ()))

@@ -360,13 +360,3 @@ def vit(
         attention=attention,
         dtype=dtype,
     )
-
-
-def vit_of(method: Any) -> ViT | None:
-    """The ViT of a method that pretrained weights are for: a teacher's, or the one that it trains.
-
-    None if that is no ViT.
-    """
-    holder = getattr(method, "teacher", getattr(method, "classifier", method))
-    module = getattr(getattr(holder, "encoder", None), "module", None)
-    return module if isinstance(module, ViT) else None

@@ -30,8 +30,8 @@ from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.layers import restack
 from ssl_jax.models.positions import FIXED_POSITIONS, resize_positions
-from ssl_jax.models.transformer import text_encoder_of
-from ssl_jax.models.vit import vit_of
+from ssl_jax.models.transformer import TextEncoder
+from ssl_jax.models.vit import ViT
 from ssl_jax.pretrained import formats, trained_run
 from ssl_jax.pretrained.formats import hugging_face
 
@@ -99,11 +99,18 @@ def _transformers_config(folder: str) -> dict[str, Any] | None:
     return config if isinstance(config, dict) and "model_type" in config else None
 
 
+def _encoder(experiment: Experiment) -> Any:
+    """The module that pretrained weights are for: a teacher's, or the encoder that is trained."""
+    nets = experiment.method.nets()
+    net = nets.get("teacher", nets.get("encoder"))
+    return None if net is None else net.module
+
+
 def _of_transformers(
     folder: str, config: Mapping[str, Any], experiment: Experiment
 ) -> tuple[Loaded, list[str]]:
-    module = text_encoder_of(experiment.method)
-    if module is None:
+    module = _encoder(experiment)
+    if not isinstance(module, TextEncoder):
         name = experiment.config.model.name
         raise UserError(f"init_from={folder} holds an encoder of text; {name} is none")
     names = ("model.safetensors", "pytorch_model.bin")
@@ -132,13 +139,13 @@ def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
             encoder[part][below] = leaf
     if not encoder["params"]:
         raise UserError("init_from with a file of weights needs a method that has an encoder")
-    vit = vit_of(experiment.method)
+    module = _encoder(experiment)
     try:
         found, lacking, unused = formats.from_torch(
             weights,
             _nested(encoder["params"]),
             _nested(encoder["buffers"]),
-            positions=vit.positions if vit else None,
+            positions=module.positions if isinstance(module, ViT) else None,
         )
     except UserError as error:
         raise UserError(f"init_from={path}: {error}") from error
@@ -169,11 +176,12 @@ def _of_own_file(
 
 def _check_positions(source: str, model: Mapping[str, Any], experiment: Experiment) -> None:
     """Raises `UserError` where a Vision Transformer of fixed positions starts from others."""
-    vit = vit_of(experiment.method)
+    module = _encoder(experiment)
     theirs = model.get("positions") or "learned"
-    if vit and vit.positions in FIXED_POSITIONS and theirs != vit.positions:
+    fixed = isinstance(module, ViT) and module.positions in FIXED_POSITIONS
+    if fixed and theirs != module.positions:
         raise UserError(
-            f"init_from={source} has model.positions={theirs} and this run {vit.positions}; set "
+            f"init_from={source} has model.positions={theirs} and this run {module.positions}; set "
             f"model.positions={theirs}"
         )
 
@@ -193,7 +201,7 @@ def _match(
             continue
         value = arrays.get(origin)
         if value is not None and value.shape != leaf.shape and origin.endswith("pos_embed/grid"):
-            how = vit_of(experiment.method).position_resize
+            how = _encoder(experiment).position_resize
             value = resize_positions(value, leaf.shape[:2], how)  # images of another size
         if value is None or value.shape != leaf.shape:
             missing.append(path)

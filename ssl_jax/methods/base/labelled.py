@@ -104,6 +104,9 @@ class Labelled(Method):
             key=key,
         )
 
+    def nets(self) -> dict[str, Net]:
+        return self.classifier.nets()
+
     def eval_view(self, images: Array) -> Array:
         """uint8 images [n h w c] -> the view [n h' w' c] that features are computed from."""
         return self.view.eval_view(images)
