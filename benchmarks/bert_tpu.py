@@ -78,8 +78,7 @@ def build(topology: str | None, batch_size: int, changes: dict[str, Any]) -> Exp
     """The experiment with some of its keys changed, for a slice or for this machine's device."""
     config = config_lib.load(CONFIG)
     config.batch_size = batch_size
-    config.update_from_flattened_dict(changes)
-    config = config_lib.resolve(config)
+    config = config_lib.resolve(config_lib.apply(config, changes), changes)
     devices = tpu.devices(topology) if topology else jax.devices()[:1]
     mesh = parallel.make_mesh(devices=devices)
     return Experiment.build(config, data.spec_from_config(config.data), mesh)

@@ -29,7 +29,6 @@ def get_config(variant: str = "digits") -> ConfigDict:
     config.method = ConfigDict(
         dict(
             name="distill",
-            teacher=ConfigDict(),  # the teacher's encoder, keys as of model; empty: the student's
             teacher_projector_layers=0,
             teacher_hidden_dim=placeholder(int),
             distill_weight=1.0,  # the rest is the labels'
@@ -61,6 +60,6 @@ def _imagenet(config: ConfigDict) -> None:
 
 def _imagenet_big(config: ConfigDict) -> None:
     _imagenet(config)
-    config.method.teacher = ConfigDict(
+    config.nets.teacher = ConfigDict(
         dict(name="resnet152", width=3.0, stem="deep", shortcut="pool", sk_ratio=0.0625)
     )

@@ -1,178 +1,219 @@
-"""The keys that every experiment shares, with their defaults."""
+"""The keys that every experiment shares: type, bounds, default and meaning of each.
+
+Sections whose keys depend on a name in them (`method`, `model`, `nets`, `views`, the evaluations)
+are open here; `ssl_jax.config.schema` completes them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+
+from ssl_jax.config import fields
+from ssl_jax.config.fields import (
+    Bound,
+    Section,
+    at_least,
+    between,
+    each,
+    increasing,
+    not_empty,
+    not_negative,
+    positive,
+    positive_fraction,
+    regex,
+)
+
+seed_bound = between(0, 2**32 - 1)
+AxisSize = Literal[-1] | Annotated[int, positive]
+first_and_last = Bound("none, or a first and a last one", lambda items: len(items) in (0, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    name: Annotated[
+        str,
+        "Data set: digits, shapes, folder:PATH, tfds:NAME, tar:PATTERN; of text pydoc, "
+        "text:PATTERN, jsonl:PATTERN, parquet:PATTERN, csv:PATTERN, tfds:NAME, tokens:DIR.",
+    ] = "digits"
+    split: Annotated[str, "Split to train on; sub-splits as in train[:80%], train[1000:]."] = (
+        "train"
+    )
+    image_size: Annotated[
+        int | None, positive, "Side of the images that the host delivers, pixels."
+    ] = None
+    channels: Annotated[Literal[1, 3] | None, "None: those of the data set."] = None
+    host_crops: Annotated[
+        Mapping[str, Any],
+        "Random crops that the host cuts, by family of views: {'global': dict(count=2)}; none: the "
+        "device crops from the whole image.",
+    ]
+    workers: Annotated[int, not_negative, "Decoding processes; 0: threads of this process."] = 0
+    prefetch: Annotated[int, at_least(1), "Batches waiting on the device."] = 2
+    strict: Annotated[
+        bool, "Stop at an unreadable image; False: take the next one in its place."
+    ] = False
+    labelled_fraction: Annotated[
+        float | None, positive_fraction, "Share of the examples that keep their label, per class."
+    ] = None
+    unlabelled: Annotated[
+        Literal["drop", "keep"], "Whether the examples without a label are trained on."
+    ] = "drop"
+    labels_seed: Annotated[int, seed_bound, "Which examples keep their label."] = 0
+    num_examples: Annotated[
+        int | None, positive, "Examples in the split, where the data are not at hand."
+    ] = None
+    num_classes: Annotated[
+        int | None, positive, "Classes of the labels, where the data are not at hand."
+    ] = None
+    sampler: Annotated[
+        Mapping[str, Any], "Which examples a step sees: the name of a sampler, and its options."
+    ] = field(default_factory=lambda: {"name": "shuffle"})
+    options: Annotated[Mapping[str, Any], "Options of the data set."]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    data: Annotated[AxisSize, "Devices that split the batch; -1: all that the others leave."] = -1
+    fsdp: Annotated[AxisSize, "Devices that split batch, parameters and moments."] = 1
+    tensor: Annotated[AxisSize, "Devices that split the arrays named in rules."] = 1
+    rules: Annotated[
+        tuple[tuple[Annotated[str, regex], tuple[str | tuple[str, ...] | None, ...]], ...],
+        "((regex of paths, (axis or None, ...)), ...): placements before the default ones.",
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    every_epochs: Annotated[
+        float, not_negative, "Evaluations while training; 0: at the end only."
+    ] = 0.0
+    names: Annotated[tuple[str, ...], "Evaluations while training."] = ("knn",)
+    final_names: Annotated[tuple[str, ...], "Evaluations of results.json."] = (
+        "knn",
+        "linear",
+        "few_shot",
+    )
+    features: Annotated[
+        tuple[str, ...], not_empty, "What is evaluated at the end: h, z of the projection head ..."
+    ] = ("h",)
+    data: Annotated[str | None, "Another data set than data.name."] = None
+    train_split: Annotated[str, "Split that evaluations fit on."] = "train"
+    test_split: Annotated[str, "Split that evaluations score."] = "test"
+    validation_split: Annotated[str | None, "Split scored while training; None: test_split."] = None
+    final_checkpoint: Annotated[
+        Literal["last", "best"], "The checkpoint that results.json is about."
+    ] = "last"
+    batch_size: Annotated[int, at_least(1), "Examples a forward pass."] = 256
+    center: Annotated[
+        float, positive_fraction, "Side of the central square that is kept; 0.875 = 224/256."
+    ] = 1.0
+    max_train_examples: Annotated[
+        int | None, positive, "Examples of train_split, a fixed random subset; None: all."
+    ] = None
+    online: Annotated[bool, "Trains a linear probe along, without gradient to the encoder."] = True
+    collapse_every_steps: Annotated[int, not_negative, "Collapse monitor; 0: off."] = 50
+    baselines: Annotated[
+        bool,
+        "Evaluates what needs no training too: raw pixels and the untrained encoder; of labelled "
+        "text the most frequent class and logistic regression on TF-IDF.",
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    every_epochs: Annotated[float, not_negative, "Time between checkpoints."] = 10.0
+    every_steps: Annotated[int | None, positive, "The same in steps; wins when set."] = None
+    keep_latest: Annotated[int, at_least(1), "How many of the newest checkpoints are kept."] = 2
+    keep_best: Annotated[int, not_negative, "How many of the best ones besides."] = 1
+    best_metric: Annotated[str, "The metric that says which are best."] = "eval/knn/top1"
+    best_mode: Annotated[Literal["max", "min"], "Whether more or less of it is better."] = "max"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    patience: Annotated[
+        int, not_negative,
+        "Stops after so many evaluations without improvement of checkpoint.best_metric, and "
+        "reports the best checkpoint; 0: off.",
+    ] = 0  # fmt: skip
+    min_delta: Annotated[float, not_negative, "Smallest improvement, in the metric's unit."] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    every_steps: Annotated[int, at_least(1), "Steps between rows of metrics.jsonl."] = 10
+    tensorboard: Annotated[bool, "Writes TensorBoard files."] = True
+    wandb: Annotated[bool, "Logs to Weights & Biases."] = False
+    wandb_project: Annotated[str, "Its project."] = "ssl_jax"
+    report: Annotated[bool, "Writes report.html at the end."] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    seed: Annotated[int, seed_bound, "Everything random follows from it."] = 0
+    batch_size: Annotated[int, at_least(1), "Examples a step, over all devices of all hosts."] = 256
+    micro_batch_size: Annotated[
+        int | None, positive, "Examples encoded at a time, over all devices; None: all of them."
+    ] = None
+    epochs: Annotated[float | None, positive, "Length of the run; set this or steps."] = None
+    steps: Annotated[int | None, positive, "Length of the run; set this or epochs."] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        "Of activations; parameters and statistics are float32.",
+    ] = "float32"
+    init_from: Annotated[
+        str | None, "A run (RUN or RUN@STEP), or a file or folder of weights, to start from."
+    ] = None
+    init_weights: Annotated[
+        bool, "False: only the model and the tokenizer of init_from, not its weights."
+    ] = True
+    data: Annotated[Data, "The data set."]
+    method: Annotated[Mapping[str, Any], "The method and its hyper-parameters."]
+    model: Annotated[Mapping[str, Any], "The encoder and its options."]
+    nets: Annotated[Mapping[str, Mapping[str, Any]], "Other nets by role, each with its options."]
+    views: Annotated[Mapping[str, Any], "Augmentations: ops, and the options of each."]
+    optimizer: Annotated[Mapping[str, Any], "Optimizer and learning rate."]
+    mesh: Annotated[Mesh, "How devices divide the work."]
+    eval: Annotated[Eval, "Evaluations."]
+    checkpoint: Annotated[Checkpoint, "Saves."]
+    early_stopping: Annotated[EarlyStopping, "An earlier end."]
+    log: Annotated[Log, "Metrics and report."]
+    profile_steps: Annotated[
+        tuple[int, ...], each(not_negative), increasing, first_and_last,
+        "(first, last): an xprof trace of these steps, in workdir/profile; (): none.",
+    ] = ()  # fmt: skip
+    compilation_cache: Annotated[str, 'Folder of compiled programs; "": none.'] = (
+        "~/.cache/ssl_jax/xla"
+    )
 
 
 def base_config() -> ConfigDict:
-    """Every shared key with its default. Lengths are in steps or epochs, sizes in examples."""
-    config = ConfigDict()
-    config.seed = 0
-    config.batch_size = 256  # global: over all devices of all hosts
-    config.init_from = placeholder(str)  # a run, or a file of weights: see ssl_jax/init_from.py
-    config.init_weights = True  # False: of init_from only the model and the tokenizer
-    config.micro_batch_size = placeholder(int)  # examples encoded at a time, over all devices
-    config.epochs = placeholder(float)  # the length of the run is one of epochs and steps
-    config.steps = placeholder(int)
-    config.dtype = "float32"  # of activations; parameters and statistics are float32
+    """Every shared key with its default. Lengths are in steps or epochs, sizes in examples.
 
-    config.data = ConfigDict()
-    # digits, shapes, folder:PATH, tfds:NAME, tar:PATTERN; of text: pydoc, text:PATTERN,
-    # jsonl:PATTERN, parquet:PATTERN, tfds:NAME, tokens:DIR
-    config.data.name = "digits"
-    config.data.split = "train"  # sub-splits work everywhere: train[:80%], train[1000:]
-    config.data.image_size = placeholder(int)  # side of the canvas the host delivers, pixels
-    config.data.channels = placeholder(int)  # 1 or 3; unset: what the data set has
-    # Random crops that the host cuts, by family of views: {"global": dict(count=2, size=224, ...)};
-    # none: the device crops from the whole canvas.
-    config.data.host_crops = ConfigDict()
-    config.data.workers = 0  # decoding processes; 0: threads of this process
-    config.data.prefetch = 2  # batches waiting on the device
-    config.data.strict = False  # stop at an unreadable image instead of taking the next one
-    config.data.labelled_fraction = placeholder(float)  # of the examples, the same of every class
-    config.data.unlabelled = "drop"  # what becomes of the others: drop, or keep without a label
-    config.data.labels_seed = 0  # which examples keep their label
-    config.data.num_examples = placeholder(int)  # in the split, where the data are not at hand
-    config.data.num_classes = placeholder(int)
-    # Which examples a step sees: shuffle, pk, stream; and that sampler's options.
-    config.data.sampler = ConfigDict(dict(name="shuffle"))
-    config.data.options = ConfigDict()  # passed to the source, e.g. num_generated of shapes
+    Keys take any value: `resolve` checks them all, so that a mistake is one clear line.
+    """
+    return ConfigDict(fields.defaults(shared_keys({})), type_safe=False)
 
-    config.method = ConfigDict()
-    config.model = ConfigDict()
-    # resnet18 ... resnet200, vit_ti16 ... vit_h14, convnet; of text: bert_tiny ... roberta_large;
-    # init_from: that of the run or folder that this one starts from
-    config.model.name = placeholder(str)
-    # Options of the encoder; unset ones keep the encoder's own defaults.
-    config.model.width = placeholder(float)  # multiplier of a ResNet's channels
-    config.model.stem = placeholder(str)  # of a ResNet: imagenet (7x7 and pool), cifar (3x3), deep
-    config.model.shortcut = placeholder(str)  # of a ResNet: conv or pool (ResNet-D)
-    config.model.sk_ratio = placeholder(float)  # of a ResNet's selective kernels; SimCLR v2: 1/16
-    config.model.widths = placeholder(tuple)  # channels of a convnet's stages
-    config.model.strides = placeholder(tuple)
-    config.model.kernel_init = placeholder(str)  # ResNet: lecun, he_fan_out; ViT: xavier, normal
-    config.model.patch_size = placeholder(int)  # of a ViT, as what follows
-    config.model.dim = placeholder(int)
-    config.model.depth = placeholder(int)
-    config.model.num_heads = placeholder(int)
-    config.model.mlp_ratio = placeholder(float)
-    config.model.positions = placeholder(str)  # ViT: learned, sincos, sincos_row_first (MoCo v3)
-    config.model.cls_token = placeholder(bool)
-    config.model.pool = placeholder(str)  # cls or mean; of text also pooler
-    config.model.drop_path = placeholder(float)  # of the last layer; 0 in the first
-    config.model.layer_scale = placeholder(float)  # what LayerScale starts from; unset: none
-    config.model.qkv_bias = placeholder(bool)
-    config.model.attention = placeholder(str)  # auto, xla, cudnn, splash (TPU): one result
-    config.model.max_length = placeholder(int)  # this and all below: of text; positions there are
-    config.model.num_types = placeholder(int)  # of tokens: 2 where there are sentence pairs
-    config.model.activation = placeholder(str)  # gelu (exact) or gelu_tanh
-    config.model.norm_eps = placeholder(float)
-    config.model.dropout = placeholder(float)
-    config.model.attention_dropout = placeholder(float)  # of the weights; not in fused kernels
-    config.model.scan_layers = placeholder(bool)  # one layer compiled, run depth times
-    config.model.remat = placeholder(str)  # kept for the backward pass: none (all), dots, full
-    config.views = ConfigDict()
 
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "lars"  # lars, adamw, sgd, lamb
-    config.optimizer.base_lr = 0.3
-    config.optimizer.lr_scaling = "linear"  # linear: base*B/256; sqrt: base*sqrt(B); none
-    config.optimizer.lr_factor = 1.0  # multiplies the rate, of a group for instance
-    config.optimizer.schedule = "cosine"  # cosine, constant, step, linear, linear_unshifted
-    config.optimizer.warmup_epochs = 10.0
-    config.optimizer.warmup_steps = placeholder(int)  # wins over warmup_epochs
-    config.optimizer.warmup_start = 0.0  # first learning rate over the peak
-    config.optimizer.final_lr_factor = 0.0  # last learning rate over the peak
-    config.optimizer.milestones = ()  # of "step": fractions of the run
-    config.optimizer.decay_factor = 0.1  # of "step"
-    config.optimizer.weight_decay = 1e-6
-    config.optimizer.weight_decay_end = placeholder(float)  # along half a cosine; unset: constant
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = False
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.999
-    config.optimizer.eps = 1e-8
-    config.optimizer.bias_correction = True  # of adamw and lamb; BERT has none
-    config.optimizer.trust_coefficient = 1e-3
-    config.optimizer.momentum_order = "lr_inside"  # of LARS: lr_inside (SimCLR), lr_outside (BYOL)
-    # Gradients longer than norm are shortened to it; 0: off. per: all, group or tensor has a norm.
-    config.optimizer.clip = ConfigDict(dict(norm=0.0, per="all"))
-    config.optimizer.exclude = r"(bias|scale)$"  # parameters neither decayed nor adapted
-    config.optimizer.frozen_epochs = 0.0  # no updates before: parameters and state stay as they are
-    config.optimizer.frozen_steps = placeholder(int)  # wins over frozen_epochs
-    config.optimizer.polyak = 0.0  # decay of an average of all parameters for evaluation; 0: none
-    # Per param_group: overrides of the keys above but polyak; layerwise=dict(decay=0.65) lets a
-    # ViT's rates fall from layer to layer towards the input.
-    config.optimizer.groups = ConfigDict()
+def shared_keys(config: Mapping[str, Any]) -> Section:
+    """`Config` with those of its open sections that no name decides.
 
-    config.mesh = ConfigDict()
-    config.mesh.data = -1  # -1: all devices that fsdp and tensor leave
-    config.mesh.fsdp = 1
-    config.mesh.tensor = 1
-    config.mesh.rules = ()  # ((path regex, (axis or None, ...)), ...), before the default rule
+    Args:
+      config: its section `eval` may have sections that name an evaluation by `evaluation`.
 
-    config.eval = ConfigDict()
-    config.eval.every_epochs = 0.0  # 0: at the end only
-    config.eval.names = ("knn",)  # while training; the probes of results.json are final_names
-    config.eval.final_names = ("knn", "linear", "few_shot")
-    config.eval.features = ("h",)  # probed at the end: h, and z, which the projection head makes
-    config.eval.data = placeholder(str)  # another data set than data.name
-    config.eval.train_split = "train"
-    config.eval.test_split = "test"
-    config.eval.validation_split = placeholder(str)  # scored while training; unset: test_split
-    config.eval.final_checkpoint = "last"  # of which results.json is: last, or best of the run
-    config.eval.batch_size = 256
-    config.eval.center = 1.0  # side of the central square that is kept; 0.875 = 224/256
-    config.eval.max_train_examples = placeholder(int)  # a fixed random subset
-    config.eval.online = True  # a linear probe trained along, without gradient to the encoder
-    config.eval.collapse_every_steps = 50  # 0: no collapse monitor
-    # What needs no training too: raw pixels and the untrained encoder; of text for a task the most
-    # frequent class, and logistic regression on TF-IDF.
-    config.eval.baselines = False
-    config.eval.knn = ConfigDict(dict(k=200, temperature=0.07))
-    config.eval.few_shot = ConfigDict(dict(shots=(1, 2, 4, 8), draws=20, l2=0.1))
-    config.eval.mlp = ConfigDict(dict(hidden_dim=256, max_epochs=200))
-    config.eval.transformations = ConfigDict(dict(changes=("color",)))
-    config.eval.held_out = ConfigDict(dict(max_examples=10_000))  # of the test split
-    # Of questions that may have no answer: by how much the score of none must exceed that of the
-    # best one. None: what is best for F1 on the very split that is scored, as papers do on dev.
-    config.eval.task = ConfigDict(dict(null_threshold=placeholder(float)))
-    config.eval.task.null_threshold = 0.0
-    config.eval.linear = ConfigDict(
-        dict(
-            l2_min=1e-6,
-            l2_max=1e5,
-            num_l2=12,
-            val_fraction=0.2,
-            standardize=True,
-            max_iterations=200,
-            tolerance=1e-5,
-        )
+    Raises:
+      UserError: there is no such evaluation.
+    """
+    from ssl_jax.data.crops import HostCrops
+    from ssl_jax.evals import registry
+    from ssl_jax.optim import section as optimizer
+
+    return fields.section(Config).replace(
+        data=fields.section(Data).replace(host_crops=Section({}, others=HostCrops)),
+        optimizer=fields.section(optimizer.OptimizerSection).replace(groups=optimizer.groups()),
+        eval=fields.section(Eval).replace(**registry.declarations(config.get("eval"))),
     )
-
-    config.checkpoint = ConfigDict()
-    config.checkpoint.every_epochs = 10.0
-    config.checkpoint.every_steps = placeholder(int)  # wins over every_epochs
-    config.checkpoint.keep_latest = 2
-    config.checkpoint.keep_best = 1
-    config.checkpoint.best_metric = "eval/knn/top1"
-    config.checkpoint.best_mode = "max"
-
-    # Stops when so many evaluations in a row have not improved checkpoint.best_metric; 0: off. The
-    # results are then those of the best checkpoint.
-    config.early_stopping = ConfigDict()
-    config.early_stopping.patience = 0
-    config.early_stopping.min_delta = 0.0  # what counts as better, in the metric's own unit
-
-    config.log = ConfigDict()
-    config.log.every_steps = 10
-    config.log.tensorboard = True
-    config.log.wandb = False
-    config.log.wandb_project = "ssl_jax"
-    config.log.report = True  # write report.html at the end
-
-    config.profile_steps = ()  # (first, last): an xprof trace of these steps, in workdir/profile
-    config.compilation_cache = "~/.cache/ssl_jax/xla"  # "": none
-    return config

@@ -17,13 +17,8 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from ssl_jax.config.schema import INIT_FROM
 from ssl_jax.core.errors import UserError
-
-SENTINEL = "init_from"
-# What an encoder is, not how it is trained or computed.
-_SHAPE = ("width", "stem", "shortcut", "sk_ratio", "widths", "strides", "patch_size", "dim",
-          "depth", "num_heads", "mlp_ratio", "positions", "cls_token", "layer_scale", "qkv_bias",
-          "max_length", "num_types", "activation", "norm_eps")  # fmt: skip
 
 
 def fill_in(config: ConfigDict) -> None:
@@ -33,14 +28,14 @@ def fill_in(config: ConfigDict) -> None:
       UserError: there is nothing to start from, or it does not say.
     """
     options = config.data.options
-    if options.get("tokenizer", None) == SENTINEL:
+    if options.get("tokenizer", None) == INIT_FROM:
         if config.init_from is None:
             del options["tokenizer"]
         else:
             options.tokenizer = _folder(config.init_from)
             if "vocab_size" in options:  # it has its own
                 del options["vocab_size"]
-    if config.model.name == SENTINEL:
+    if config.model.get("name") == INIT_FROM:
         if config.init_from is None:
             raise UserError(
                 "the model is that of init_from, and that is not set: add "
@@ -48,7 +43,7 @@ def fill_in(config: ConfigDict) -> None:
                 "model to train from scratch, e.g. --config.model.name=bert_tiny"
             )
         for name, value in _model(config.init_from).items():
-            if name == "name" or config.model[name] is None:
+            if name == "name" or config.model.get(name) is None:
                 config.model[name] = value
 
 
@@ -59,6 +54,8 @@ def _folder(source: str) -> str:
 
 
 def _model(source: str) -> dict[str, Any]:
+    from ssl_jax.models import registry
+
     path = epath.Path(_folder(source)) / "config.json"
     if not path.exists():
         raise UserError(f"init_from={source} does not say what its model is: {path} is not there")
@@ -71,10 +68,11 @@ def _model(source: str) -> dict[str, Any]:
     section = found.get("model")
     if not isinstance(section, dict) or not section.get("name"):
         raise UserError(f"{path} does not say what its model is; set model.name")
+    taken = registry.architecture(section["name"], f"{path}: model")
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in section.items()
-        if name in ("name", *_SHAPE) and value is not None
+        if name in taken
     }
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.core.errors import UserError, nearest
-
-# Sections whose keys a config file need not list: their reader knows them.
-OPEN = ("data.options", "data.sampler", "data.host_crops")
-_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+from ssl_jax.config import fields
+from ssl_jax.config.schema import INIT_FROM, schema
 
 
 def apply(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     """Sets dotted keys in a copy of `config`.
+
+    Another method or net (`method.name`, `model.name`, `nets.ROLE.name`) keeps those keys of its
+    section that it knows.
 
     Args:
       config: what `load` returned, not yet resolved.
@@ -26,66 +26,49 @@ def apply(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
       UserError: there is no such key, or the text is no such value.
     """
     config = config.copy_and_resolve_references()
+    # Names decide which other keys there are.
+    names = {path: value for path, value in values.items() if _decides(path)}
     with config.unlocked():
+        for path, value in names.items():
+            before = _set(config, path, value)
+            if before not in (None, value):
+                _drop_unknown(config, path)
+        declared = schema(config)
         for path, value in values.items():
-            section, key = _find(config, path)
-            known = key in section
-            if isinstance(value, str):
-                value = _read(path, value, section.get_type(key) if known else None,
-                              section[key] if known else None)  # fmt: skip
-            if known:
-                del section[key]  # a key's type is fixed; None and sections would be refused
-            section[key] = value
+            if path not in names:
+                fields.find(declared, path)
+                _set(config, path, fields.parse(declared, path, value)
+                     if isinstance(value, str) else value)  # fmt: skip
     return config
 
 
-def _find(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
-    node, walked = config, []
-    *sections, last = path.split(".")
-    for part in (*sections, last):
-        if not isinstance(node, ConfigDict):
-            raise UserError(f"config key {'.'.join(walked)} is a value, so there is no {path}")
-        if part not in node:
-            if part == last and ".".join(walked) in OPEN:
-                return node, part
-            known = sorted(node)
-            raise UserError(
-                f"unknown config key {'.'.join([*walked, part])}; known keys: "
-                f"{', '.join(known)}.{nearest(part, known)}"
-            )
-        if part is last and len(walked) == len(sections):
-            return node, part
-        node = node[part]
-        walked.append(part)
-    raise AssertionError(path)
+def _decides(path: str) -> bool:
+    """Whether other keys depend on the key."""
+    return re.fullmatch(r"(method|model|nets\.\w+|data\.sampler)\.name|eval\.\w+\.evaluation",
+                        path) is not None  # fmt: skip
 
 
-def _read(path: str, text: str, kind: type | None, before: Any) -> Any:
-    """`text` as a value of `kind`; None: as a Python literal, or else as text."""
-    if isinstance(before, ConfigDict):
-        raise UserError(f"config key {path} is a section; set one of {', '.join(sorted(before))}")
-    if kind is str and text != "None":
-        return text
-    if kind is bool and text.lower() in _BOOLEANS:
-        return _BOOLEANS[text.lower()]
-    try:
-        value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        value = text
-    if value is None or kind in (None, type(None)):
-        return value
-    if kind is tuple and isinstance(value, (tuple, list)):
-        return tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise UserError(f"config key {path} is {text!r}; it takes {_NAMES.get(kind, kind)}")
-    return value
+def _set(config: ConfigDict, path: str, value: Any) -> Any:
+    """Sets a key, whatever type it had, and returns what it was."""
+    *sections, key = path.split(".")
+    for name in sections:
+        if name not in config:
+            config[name] = ConfigDict(type_safe=False)
+        config = config[name]
+    before = config.get(key, None)
+    if key in config:
+        del config[key]
+    config[key] = value
+    return before
 
 
-_NAMES = {
-    bool: "True or False",
-    int: "a whole number",
-    float: "a number",
-    tuple: "values in parentheses, such as (1, 2)",
-}
+def _drop_unknown(config: ConfigDict, path: str) -> None:
+    """Drops the keys that the section of another method or net does not have."""
+    where, _, _ = path.rpartition(".")
+    section = config
+    for name in where.split("."):
+        section = section[name]
+    others = {key: section.pop(key) for key in list(section) if key != "name"}
+    if section.name != INIT_FROM:
+        known = fields.find(schema(config), where).type.keys
+        section.update({key: value for key, value in others.items() if key in known})

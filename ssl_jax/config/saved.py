@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from ssl_jax.config.resolve import complete
+from ssl_jax.core.errors import UserError
+
 if TYPE_CHECKING:
     from ssl_jax.core.method import DataSpec
 
@@ -46,22 +49,32 @@ def with_data_facts(
     return config.lock()
 
 
+# Counts changes after which a config.json of before cannot be read.
+FORMAT = 1
+
+
 def to_json(config: ConfigDict) -> str:
     """The config as JSON, keys sorted: what `config.json` of a workdir holds."""
-    return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=list) + "\n"
+    keys = {"format": FORMAT, **config.to_dict()}
+    return json.dumps(keys, indent=2, sort_keys=True, default=list) + "\n"
 
 
 def from_json(text: str) -> ConfigDict:
-    """Inverse of `to_json`; lists become tuples, absent values placeholders."""
+    """Inverse of `to_json`; lists become tuples.
 
-    def tuples(value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(tuples(item) for item in value)
-        if isinstance(value, dict):
-            return {key: tuples(item) for key, item in value.items()}
-        return value
+    A key that did not exist when the config was written has its default.
 
-    return ConfigDict(tuples(json.loads(text)))
+    Raises:
+      UserError: the format is another one, or a key is unknown today or has a bad value.
+    """
+    config = json.loads(text)
+    number = config.pop("format", None)
+    if number != FORMAT:
+        raise UserError(
+            f"config.json has format {number} and this version of ssl_jax reads format {FORMAT}; "
+            "use the version that wrote it"
+        )
+    return complete(ConfigDict(config, type_safe=False))
 
 
 # Keys in which a workdir's config may differ from the one given: they change how a run is watched

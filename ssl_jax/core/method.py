@@ -22,10 +22,12 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 
+from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.length import Length
 
@@ -335,13 +337,25 @@ def load(config: Any, spec: DataSpec, length: Length) -> Method:
     Raises:
       UserError: no such method, or a key of a section is unknown or has a bad value.
     """
-    name = config.method.name
+    return _module(config.method.get("name")).make(config, spec, length)
+
+
+def declaration(name: str) -> fields.Section:
+    """Declares `config.method` of a method: its name and its hyper-parameters.
+
+    Raises:
+      UserError: there is no such method.
+    """
+    keys = fields.section(_module(name).HyperParameters).keys
+    return fields.Section({"name": fields.Key(str, doc="The method."), **keys})
+
+
+def _module(name: str | None) -> ModuleType:
     known = names()
     if name not in known:
-        raise UserError(
-            f"unknown method {name!r}; methods: {', '.join(known)}.{nearest(name, known)}"
-        )
-    return importlib.import_module(f"ssl_jax.methods.{name}").make(config, spec, length)
+        what = "method.name is not set" if name is None else f"unknown method {name!r}"
+        raise UserError(f"{what}; methods: {', '.join(known)}.{nearest(name or '', known)}")
+    return importlib.import_module(f"ssl_jax.methods.{name}")
 
 
 def names() -> list[str]:
@@ -360,21 +374,13 @@ def hyper_parameters(cls: type[T], section: Mapping[str, Any], where: str) -> T:
     """Reads a config section into the dataclass `cls`, whose fields are its only keys.
 
     Args:
-      cls: a dataclass; its defaults hold where the section has no such key.
-      section: a ConfigDict or dict; the key `name` is skipped unless it is a field.
+      cls: a dataclass, its fields annotated (`ssl_jax.config.fields`); its defaults hold where the
+        section has no such key.
+      section: a ConfigDict or dict; its key `name` is skipped.
       where: the section's path for error messages, e.g. "method".
 
     Raises:
-      UserError: a key of the section is not a field of `cls`.
+      UserError: a key of the section is not a field of `cls`, or has a bad value.
     """
-    known = {field.name for field in dataclasses.fields(cls)}
-    values = {}
-    for key, value in dict(section).items():
-        if key in known:
-            values[key] = tuple(value) if isinstance(value, list) else value
-        elif key != "name":
-            raise UserError(
-                f"unknown config key {where}.{key}; known keys: "
-                f"{', '.join(sorted(known))}.{nearest(key, known)}"
-            )
-    return cls(**values)
+    values = {key: value for key, value in dict(section).items() if key != "name"}
+    return fields.read(cls, values, where)

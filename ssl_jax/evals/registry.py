@@ -134,10 +134,19 @@ class Evaluation:
 
 def names() -> list[str]:
     """The evaluations there are: the modules of this package that declare METRICS."""
+    return list(_files())
+
+
+@functools.cache
+def _files() -> tuple[str, ...]:
     import ssl_jax.evals as package
 
-    found = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    return [name for name in found if hasattr(_module(name), "METRICS")]
+    files = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return tuple(
+        name
+        for name in files
+        if hasattr(importlib.import_module(f"ssl_jax.evals.{name}"), "METRICS")
+    )
 
 
 def load(name: str, config: Section | None = None) -> Evaluation:
@@ -151,14 +160,9 @@ def load(name: str, config: Section | None = None) -> Evaluation:
     Raises:
       UserError: there is none of that name, or an option is unknown or has a bad value.
     """
-    known = names()
     section = (config or {}).get(name)
     section = dict(section.items()) if hasattr(section, "items") else {}
     kind = section.pop(_KIND, name)
-    if kind not in known:
-        raise UserError(
-            f"unknown evaluation {kind!r}; there are {', '.join(known)}.{nearest(str(kind), known)}"
-        )
     module = _module(kind)
     options = fields.read(options_of(kind), section, f"eval.{name}")
     target, feature = options.pop(_TARGET, LABEL), options.pop(_FEATURE, None)
@@ -172,9 +176,31 @@ def load_all(names: Sequence[str], config: Section | None = None) -> tuple[Evalu
     return tuple(load(name, config) for name in dict.fromkeys(names))
 
 
+def declarations(config: Section | None = None) -> dict[str, fields.Section]:
+    """The section of each evaluation, and of those sections of the config that name one.
+
+    Args:
+      config: the eval section.
+
+    Raises:
+      UserError: there is no such evaluation.
+    """
+    out = {name: options_of(name) for name in names()}
+    for name, section in config.items() if hasattr(config, "items") else ():
+        if hasattr(section, "items") and _KIND in section:
+            keys = {_KIND: fields.Key(str, doc="The evaluation that the section is about.")}
+            kind = fields.check(fields.Section(keys, others=Any), section, f"eval.{name}")[_KIND]
+            out[name] = fields.Section({**keys, **options_of(kind).keys})
+    return out
+
+
 @functools.cache
 def options_of(name: str) -> fields.Section:
-    """The keys that the section of an evaluation may have."""
+    """The keys that the section of an evaluation may have.
+
+    Raises:
+      UserError: there is no such evaluation.
+    """
     module = _module(name)
     keys = dict(fields.section(_function(module)).keys)
     if LABEL in module.NEEDS:
@@ -214,4 +240,9 @@ def _function(module: ModuleType) -> Callable[..., dict[str, float]]:
 
 
 def _module(name: str) -> ModuleType:
+    known = _files()
+    if name not in known:
+        raise UserError(
+            f"unknown evaluation {name!r}; there are {', '.join(known)}.{nearest(str(name), known)}"
+        )
     return importlib.import_module(f"ssl_jax.evals.{name}")

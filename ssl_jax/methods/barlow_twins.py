@@ -17,10 +17,10 @@ parameters that it does not adapt do.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from ssl_jax import losses
-from ssl_jax.core.errors import UserError
+from ssl_jax.config.fields import not_negative, positive
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
@@ -29,18 +29,12 @@ from ssl_jax.models.heads import mlp_head
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method`.
+    """The keys of `config.method`."""
 
-    off_diagonal_weight: w, the paper's lambda.
-    projector_layers: dense layers of g.
-    hidden_dim: width of its hidden layers.
-    output_dim: width of z.
-    """
-
-    off_diagonal_weight: float = 0.0051
-    projector_layers: int = 3
-    hidden_dim: int = 8192
-    output_dim: int = 8192
+    off_diagonal_weight: Annotated[float, not_negative, "w, the paper's lambda."] = 0.0051
+    projector_layers: Annotated[int, positive, "Dense layers of g."] = 3
+    hidden_dim: Annotated[int, positive, "Width of its hidden layers."] = 8192
+    output_dim: Annotated[int, positive, "Width of z."] = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +69,6 @@ class BarlowTwins(TwoViews):
 def make(config: Any, spec: DataSpec, length: Length) -> BarlowTwins:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    if not hyper.off_diagonal_weight >= 0:
-        raise UserError(
-            f"method.off_diagonal_weight is {hyper.off_diagonal_weight}; it must not be negative"
-        )
     return BarlowTwins(
         hyper=hyper,
         projector=mlp_head(

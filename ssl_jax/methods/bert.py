@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import fraction, not_negative, positive, positive_fraction
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -43,35 +44,39 @@ from ssl_jax.losses.language import CHUNK
 from ssl_jax.methods.base.one_text import check_length, check_text_model
 from ssl_jax.models import Net, PairHead, make_encoder, token_head
 from ssl_jax.models.transformer import text_inputs
-from ssl_jax.views.tokens import ROUNDINGS, Masked, mask_tokens, most_predictions
+from ssl_jax.views.tokens import Masked, mask_tokens, most_predictions
 
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method`.
+    """The keys of `config.method`."""
 
-    next_sentence: whether the second of two texts is told from a random one; needs pairs.
-    mask_rate: share of the tokens that are hidden.
-    max_predictions: at most so many a row; None: as many as the rate can come to.
-    rounding: "nearest" (BERT) or "random" (RoBERTa), see `ssl_jax.views.tokens`.
-    whole_words: whether words are hidden instead of single tokens.
-    share_masked, share_random: of the hidden tokens, those replaced by the mask token and those by
-      a random one; the rest stay.
-    num_masks: how many different masks a text has; 0: a new one at every visit.
-    gather: False computes the logits of all tokens, to see what the hidden ones alone save.
-    chunk_size: tokens whose logits a device holds at a time.
-    """
-
-    next_sentence: bool = True
-    mask_rate: float = 0.15
-    max_predictions: int | None = None
-    rounding: str = "nearest"
-    whole_words: bool = False
-    share_masked: float = 0.8
-    share_random: float = 0.1
-    num_masks: int = 0
-    gather: bool = True
-    chunk_size: int = CHUNK
+    next_sentence: Annotated[
+        bool, "Whether the second of two texts is told from a random one; needs pairs."
+    ] = True
+    mask_rate: Annotated[float, positive_fraction, "Share of the tokens that are hidden."] = 0.15
+    max_predictions: Annotated[
+        int | None, positive,
+        "Most hidden tokens of a row; None: as many as the rate can come to.",
+    ] = None  # fmt: skip
+    rounding: Annotated[
+        Literal["nearest", "random"],
+        "How mask_rate becomes a number of tokens: nearest (BERT), random (RoBERTa).",
+    ] = "nearest"
+    whole_words: Annotated[bool, "Hides words instead of single tokens."] = False
+    share_masked: Annotated[
+        float, fraction, "Of the hidden tokens, those replaced by the mask token."
+    ] = 0.8
+    share_random: Annotated[
+        float, fraction, "Of the hidden tokens, those replaced by a random one; the rest stay."
+    ] = 0.1
+    num_masks: Annotated[
+        int, not_negative, "Different masks of a text; 0: a new one at every visit."
+    ] = 0
+    gather: Annotated[
+        bool, "False computes the logits of all tokens, to see what the hidden ones alone save."
+    ] = True
+    chunk_size: Annotated[int, positive, "Tokens whose logits a device holds at a time."] = CHUNK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,24 +327,12 @@ def _check(hyper: HyperParameters, spec: DataSpec, length: int) -> None:
         raise UserError(
             "method.whole_words needs to know where words begin: set data.options.word_start=True"
         )
-    if hyper.rounding not in ROUNDINGS:
+    if hyper.share_masked + hyper.share_random > 1:
         raise UserError(
-            f"method.rounding is {hyper.rounding!r}; use one of {', '.join(ROUNDINGS)}."
-            f"{nearest(hyper.rounding, ROUNDINGS)}"
+            f"method.share_masked {hyper.share_masked} and method.share_random "
+            f"{hyper.share_random} sum to more than 1"
         )
-    if not 0 < hyper.mask_rate <= 1:
-        raise UserError(f"method.mask_rate is {hyper.mask_rate}; use a share such as 0.15")
-    if min(hyper.share_masked, hyper.share_random, 1 - hyper.share_masked - hyper.share_random) < 0:
-        raise UserError(
-            f"method.share_masked {hyper.share_masked} and share_random {hyper.share_random} must "
-            "be shares whose sum is at most 1"
-        )
-    if hyper.max_predictions is not None and not 1 <= hyper.max_predictions <= length:
+    if hyper.max_predictions is not None and hyper.max_predictions > length:
         raise UserError(
             f"method.max_predictions is {hyper.max_predictions}; rows have {length} tokens"
-        )
-    if hyper.num_masks < 0 or hyper.chunk_size < 1:
-        raise UserError(
-            f"method.num_masks is {hyper.num_masks} and chunk_size {hyper.chunk_size}; use 0 or "
-            "more masks, and chunks of at least 1 token"
         )

@@ -14,11 +14,12 @@ The teacher is a `supervised` run whose encoder was trained along, named by `con
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.config.fields import fraction, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
@@ -39,20 +40,14 @@ from ssl_jax.models.classifier import Classifier, make_classifier
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method`.
+    """The keys of `config.method`."""
 
-    teacher: options of the teacher's encoder, as in `config.model`; empty for the student's own.
-    teacher_projector_layers: as `projector_layers` of the run that trained the teacher.
-    teacher_hidden_dim: as its `hidden_dim`.
-    distill_weight: a; 1 needs no labels.
-    temperature: t, of teacher and student.
-    """
-
-    teacher: Any = ()
-    teacher_projector_layers: int = 0
-    teacher_hidden_dim: int | None = None
-    distill_weight: float = 1.0
-    temperature: float = 1.0
+    teacher_projector_layers: Annotated[
+        int, not_negative, "projector_layers of the run that trained the teacher."
+    ] = 0
+    teacher_hidden_dim: Annotated[int | None, positive, "hidden_dim of that run."] = None
+    distill_weight: Annotated[float, fraction, "a; 1 needs no labels."] = 1.0
+    temperature: Annotated[float, positive, "t, of teacher and student."] = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +58,7 @@ class Distill(Method):
       hyper: the config's section.
       student, teacher: classifiers of the same classes.
       view: what both take, made of batches.
+      teacher_name: what the preflight calls the teacher.
     """
 
     title: ClassVar[str] = "distillation"
@@ -71,6 +67,7 @@ class Distill(Method):
     student: Classifier
     teacher: Classifier
     view: OneView
+    teacher_name: str = "as the student"
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         student_key, teacher_key = jax.random.split(key)
@@ -146,18 +143,12 @@ class Distill(Method):
         a, t = self.hyper.distill_weight, self.hyper.temperature
         parts = [f"{a:g} x teacher's classes at temperature {t:g}"] if a else []
         parts += [f"{1 - a:g} x labels"] if a < 1 else []
-        teacher = dict(self.hyper.teacher).get("name", "as the student")
-        return [("loss", " + ".join(parts)), ("teacher", f"{teacher}, frozen")]
+        return [("loss", " + ".join(parts)), ("teacher", f"{self.teacher_name}, frozen")]
 
 
 def make(config: Any, spec: DataSpec, length: Length) -> Distill:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    hyper = dataclasses.replace(hyper, teacher=tuple(sorted(dict(hyper.teacher).items())))
-    if not 0 <= hyper.distill_weight <= 1:
-        raise UserError(f"method.distill_weight is {hyper.distill_weight}; use 0 to 1")
-    if not hyper.temperature > 0:
-        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
     if not spec.num_classes:
         raise UserError(
             f"{config.data.name} says of no classes that teacher and student could have; set "
@@ -168,10 +159,9 @@ def make(config: Any, spec: DataSpec, length: Length) -> Distill:
     view = make_one_view(config, spec)
     x = jax.ShapeDtypeStruct((1, *view.shape), config.dtype)
     common = dict(num_classes=spec.num_classes, dtype=config.dtype)
-    student = make_encoder(**config.model, dtype=config.dtype)
-    teacher = student
-    if hyper.teacher:
-        teacher = make_encoder(**dict(hyper.teacher), dtype=config.dtype)
+    student = teacher = make_encoder(**config.model, dtype=config.dtype)
+    if "teacher" in config.nets:
+        teacher = make_encoder(**config.nets.teacher, dtype=config.dtype, where="nets.teacher")
     return Distill(
         hyper=hyper,
         student=make_classifier(student, x, **common),
@@ -182,5 +172,6 @@ def make(config: Any, spec: DataSpec, length: Length) -> Distill:
             hidden_dim=hyper.teacher_hidden_dim,
             **common,
         ),
+        teacher_name=config.nets.teacher.name if "teacher" in config.nets else "as the student",
         view=view,
     )

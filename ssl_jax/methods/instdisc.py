@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import below_one, not_negative, positive
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -46,23 +47,20 @@ _DRAW = 1  # what an example's key is folded with to draw negatives; its only vi
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method`.
+    """The keys of `config.method`."""
 
-    loss: "nce" (the paper's) or "softmax".
-    num_negatives: images drawn for each example, with replacement; 0 compares with all of the bank,
-      in a softmax.
-    temperature: t.
-    bank_momentum: share of a bank's row that an update keeps.
-    proximal: weight of |v_i - f_i|^2, which holds an embedding to its past (Eq. 8); 0 for none.
-    output_dim: width of v.
-    """
-
-    loss: str = "nce"
-    num_negatives: int = 4096
-    temperature: float = 0.07
-    bank_momentum: float = 0.5
-    proximal: float = 0.0
-    output_dim: int = 128
+    loss: Annotated[Literal["nce", "softmax"], "nce is the paper's."] = "nce"
+    num_negatives: Annotated[
+        int, not_negative,
+        "Images drawn for each example, with replacement; 0: the whole bank, in a softmax.",
+    ] = 4096  # fmt: skip
+    temperature: Annotated[float, positive, "t."] = 0.07
+    bank_momentum: Annotated[float, below_one, "Share of a bank's row that an update keeps."] = 0.5
+    proximal: Annotated[
+        float, not_negative,
+        "Weight of |v_i - f_i|^2, which holds an embedding to its past (Eq. 8); 0: none.",
+    ] = 0.0  # fmt: skip
+    output_dim: Annotated[int, positive, "Width of v."] = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,21 +172,8 @@ def make(config: Any, spec: DataSpec, length: Length) -> InstDisc:
 
 
 def _check(hyper: HyperParameters) -> None:
-    if hyper.loss not in LOSSES:
-        raise UserError(
-            f"method.loss is {hyper.loss!r}; use one of {', '.join(LOSSES)}."
-            f"{nearest(hyper.loss, LOSSES)}"
-        )
-    if hyper.num_negatives < 0:
-        raise UserError(f"method.num_negatives is {hyper.num_negatives}; use 0 for the whole bank")
     if hyper.loss == "nce" and hyper.num_negatives == 0:
         raise UserError(
             "method.num_negatives=0 compares with the whole bank: set method.loss=softmax, or draw "
             "negatives, e.g. 4096"
         )
-    if not hyper.temperature > 0:
-        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
-    if not 0 <= hyper.bank_momentum < 1:
-        raise UserError(f"method.bank_momentum is {hyper.bank_momentum}; use 0 or more, below 1")
-    if hyper.proximal < 0:
-        raise UserError(f"method.proximal is {hyper.proximal}; use a positive weight, or 0")

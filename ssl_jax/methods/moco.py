@@ -27,13 +27,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import below_one, fraction, positive
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import (
@@ -46,35 +46,32 @@ from ssl_jax.models.heads import mlp_head
 from ssl_jax.models.norm import apply_in_groups, check_groups, interleave
 from ssl_jax.views import main_images
 
-DICTIONARIES = ("queue", "end_to_end", "bank")
-
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method`.
+    """The keys of `config.method`."""
 
-    dictionary: "queue", "end_to_end" or "bank".
-    num_negatives: K, keys in the queue (a multiple of the batch), or drawn from the bank at each
-      step, the same for all queries. End-to-end has the batch's.
-    momentum: m of the key encoder's moving average; only of the queue.
-    bank_momentum: share of a bank's row that an update keeps.
-    temperature: t.
-    bn_groups: groups of examples with their own BatchNorm statistics, the same number on any
-      devices that divide it (the paper: 8 GPUs); None for those of the whole batch.
-    projector_layers: 1 (v1) or 2 (v2) dense layers.
-    hidden_dim: width of the projector's hidden layers; None for that of h.
-    output_dim: width of q and k.
-    """
-
-    dictionary: str = "queue"
-    num_negatives: int = 65536
-    momentum: float = 0.999
-    bank_momentum: float = 0.5
-    temperature: float = 0.07
-    bn_groups: int | None = None
-    projector_layers: int = 1
-    hidden_dim: int | None = None
-    output_dim: int = 128
+    dictionary: Annotated[Literal["queue", "end_to_end", "bank"], "Where keys come from."] = "queue"
+    num_negatives: Annotated[
+        int, positive,
+        "K, keys in the queue (a multiple of the batch), or drawn from the bank at each step, the "
+        "same for all queries. end_to_end has those of the batch.",
+    ] = 65536  # fmt: skip
+    momentum: Annotated[
+        float, fraction, "m of the key encoder's moving average; only of queue."
+    ] = 0.999
+    bank_momentum: Annotated[float, below_one, "Share of a bank's row that an update keeps."] = 0.5
+    temperature: Annotated[float, positive, "t."] = 0.07
+    bn_groups: Annotated[
+        int | None, positive,
+        "Groups of examples with their own BatchNorm statistics, the same number on any devices "
+        "that divide it (the paper: 8 GPUs); None: the whole batch.",
+    ] = None  # fmt: skip
+    projector_layers: Annotated[Literal[1, 2], "Dense layers: 1 (v1) or 2 (v2)."] = 1
+    hidden_dim: Annotated[
+        int | None, positive, "Width of the projector's hidden layer; None: that of h."
+    ] = None
+    output_dim: Annotated[int, positive, "Width of q and k."] = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +170,8 @@ class MoCo(TwoViews):
 def make(config: Any, spec: DataSpec, length: Length) -> MoCo:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    _check(hyper, config.batch_size)
+    if hyper.dictionary == "queue":
+        check_queue(hyper.num_negatives, config.batch_size, "method.num_negatives")
     if hyper.dictionary == "bank":
         check_unique_examples(config, spec)
     if hyper.bn_groups is not None:
@@ -191,22 +189,3 @@ def make(config: Any, spec: DataSpec, length: Length) -> MoCo:
         ),
         **nets_and_views(config, spec, num_views=1 if hyper.dictionary == "bank" else 2),
     )
-
-
-def _check(hyper: HyperParameters, batch_size: int) -> None:
-    if hyper.dictionary not in DICTIONARIES:
-        raise UserError(
-            f"method.dictionary is {hyper.dictionary!r}; use one of {', '.join(DICTIONARIES)}."
-            f"{nearest(hyper.dictionary, DICTIONARIES)}"
-        )
-    count = hyper.num_negatives
-    if hyper.dictionary != "end_to_end" and count < 1:
-        raise UserError(f"method.num_negatives is {count}; a {hyper.dictionary} needs at least 1")
-    if hyper.dictionary == "queue":
-        check_queue(count, batch_size, "method.num_negatives")
-    if not hyper.temperature > 0:
-        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
-    if not 0 <= hyper.momentum <= 1:
-        raise UserError(f"method.momentum is {hyper.momentum}; it has to be between 0 and 1")
-    if not 0 <= hyper.bank_momentum < 1:
-        raise UserError(f"method.bank_momentum is {hyper.bank_momentum}; use 0 or more, below 1")

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import fraction, positive, regex
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Schedule, Weights, hyper_parameters
 from ssl_jax.core.tree_paths import path_string
@@ -36,35 +37,33 @@ from ssl_jax.models.heads import mlp_head
 from ssl_jax.optim import cosine_ema
 
 FROZEN = "frozen"  # the optimizer group of frozen parameters
-OUTPUT_NORMS = ("none", "no_affine")
 
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method`.
+    """The keys of `config.method`."""
 
-    temperature: t.
-    momentum: m of the moving average at the first step; a cosine leads it to 1 at the last.
-    momentum_schedule: "cosine", or "constant" for m throughout.
-    projector_layers: dense layers of g: 2 with a ResNet, 3 with a ViT.
-    predictor_layers: dense layers of p.
-    predictor_output_norm: what follows the last of them: "none" (ResNet) or "no_affine" (ViT), a
-      BatchNorm without scale and offset. The projector has that in any case.
-    hidden_dim: width of both heads' hidden layers.
-    output_dim: width of q and k.
-    frozen: regex of parameters that stay at their start, searched for in paths such as
-      "encoder/stem/conv/kernel"; "" freezes none.
-    """
-
-    temperature: float = 1.0
-    momentum: float = 0.99
-    momentum_schedule: str = "cosine"
-    projector_layers: int = 2
-    predictor_layers: int = 2
-    predictor_output_norm: str = "none"
-    hidden_dim: int = 4096
-    output_dim: int = 256
-    frozen: str = ""
+    temperature: Annotated[float, positive, "t."] = 1.0
+    momentum: Annotated[float, fraction, "m of the moving average at the first step."] = 0.99
+    momentum_schedule: Annotated[
+        Literal["cosine", "constant"], "From m to 1 over the run, or m throughout."
+    ] = "cosine"
+    projector_layers: Annotated[
+        int, positive, "Dense layers of g: 2 with a ResNet, 3 with a ViT."
+    ] = 2
+    predictor_layers: Annotated[int, positive, "Dense layers of p."] = 2
+    predictor_output_norm: Annotated[
+        Literal["none", "no_affine"],
+        "What follows the last layer of p: none (ResNet), or BatchNorm without scale and offset "
+        "(ViT). The projector has that in any case.",
+    ] = "none"
+    hidden_dim: Annotated[int, positive, "Width of both heads' hidden layers."] = 4096
+    output_dim: Annotated[int, positive, "Width of q and k."] = 256
+    frozen: Annotated[
+        str, regex,
+        "Parameters that stay at their start, searched for in paths such as "
+        '"encoder/stem/conv/kernel"; "": none.',
+    ] = ""  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,24 +145,6 @@ def make(config: Any, spec: DataSpec, length: Length) -> MoCoV3:
 
 
 def _check(hyper: HyperParameters, config: Any) -> None:
-    choices = {
-        "momentum_schedule": ("cosine", "constant"),
-        "predictor_output_norm": OUTPUT_NORMS,
-    }
-    for key, known in choices.items():
-        value = getattr(hyper, key)
-        if value not in known:
-            raise UserError(
-                f"method.{key} is {value!r}; use one of {', '.join(known)}.{nearest(value, known)}"
-            )
-    if not hyper.temperature > 0:
-        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
-    if not 0 <= hyper.momentum <= 1:
-        raise UserError(f"method.momentum is {hyper.momentum}; it has to be between 0 and 1")
-    try:
-        re.compile(hyper.frozen)
-    except re.error as error:
-        raise UserError(f"method.frozen {hyper.frozen!r} is not a regex: {error}") from error
     frozen = dict(config.optimizer.groups).get(FROZEN)
     if bool(hyper.frozen) != (frozen is not None):
         raise UserError(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.losses.labels import span_cross_entropy
-from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.methods.base.labelled import HyperParameters, Labelled, check_task, make_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,6 @@ def _allowed(context: Array) -> Array:
 
 def make(config: Any, spec: DataSpec, length: Length) -> QuestionAnswering:
     """Builds the method from the config's sections method and model."""
-    hyper = hyper_parameters(LabelledOptions, config.method, "method")
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
     check_task(config, spec, "span")
     return QuestionAnswering(**make_parts(config, spec, hyper, num_outputs=2, reads="tokens"))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.losses.labels import squared_error
-from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.methods.base.labelled import HyperParameters, Labelled, check_task, make_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,6 @@ class Regression(Labelled):
 
 def make(config: Any, spec: DataSpec, length: Length) -> Regression:
     """Builds the method from the config's sections method and model."""
-    hyper = hyper_parameters(LabelledOptions, config.method, "method")
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
     check_task(config, spec, "regress")
     return Regression(**make_parts(config, spec, hyper, num_outputs=1))

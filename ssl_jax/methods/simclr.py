@@ -16,12 +16,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
 from ssl_jax import losses
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import not_negative, positive
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
@@ -30,38 +31,41 @@ from ssl_jax.models import projection_head
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method`.
+    """The keys of `config.method`."""
 
-    loss: "nt_xent", "nt_logistic" or "margin_triplet" (Tables 2 and 4); or "info_nce", NT-Xent with
-      the anchors of one view and the negatives of the other, as the latter two have them.
-    temperature: t of all but the margin triplet loss.
-    margin: m of the margin triplet loss.
-    semi_hard: of NT-Logistic and the margin triplet loss: only the closest of the negatives that
-      are farther than the positive.
-    l2_normalize: cosine similarities; False for plain dot products (Table 5).
-    implementation: of the loss, "auto", "dense", "blockwise" or (NT-Xent) "ring"; the result is the
-      same.
-    block_size: views on a side of a tile of "blockwise" and "ring"; None for the default.
-    similarity_dtype: "float32" or "bfloat16", of the embeddings as the loss multiplies them and as
-      they travel between devices.
-    projector: "nonlinear" (MLP), "linear" or "none" (Fig. 8).
-    projector_layers: dense layers of the nonlinear projector.
-    hidden_dim: width of its hidden layers.
-    output_dim: width of z.
-    """
-
-    loss: str = "nt_xent"
-    temperature: float = 0.1
-    margin: float = 0.8
-    semi_hard: bool = False
-    l2_normalize: bool = True
-    implementation: str = "auto"
-    block_size: int | None = None
-    similarity_dtype: str = "float32"
-    projector: str = "nonlinear"
-    projector_layers: int = 2
-    hidden_dim: int = 2048
-    output_dim: int = 128
+    loss: Annotated[
+        Literal["nt_xent", "info_nce", "nt_logistic", "margin_triplet"],
+        "Tables 2 and 4. info_nce is NT-Xent with the anchors of one view and the negatives of the "
+        "other, as nt_logistic and margin_triplet have them.",
+    ] = "nt_xent"
+    temperature: Annotated[float, positive, "t of all losses but margin_triplet."] = 0.1
+    margin: Annotated[float, not_negative, "m of margin_triplet."] = 0.8
+    semi_hard: Annotated[
+        bool,
+        "Of nt_logistic and margin_triplet: only the closest of the negatives that are farther "
+        "than the positive.",
+    ] = False
+    l2_normalize: Annotated[bool, "Cosine similarities; False: plain dot products (Table 5)."] = (
+        True
+    )
+    implementation: Annotated[
+        Literal["auto", "dense", "blockwise", "ring"],
+        "How the loss is computed, with one result; ring is for nt_xent.",
+    ] = "auto"
+    block_size: Annotated[
+        int | None, positive,
+        "Views on a side of a tile of blockwise and ring; None: chosen by size.",
+    ] = None  # fmt: skip
+    similarity_dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        "Of the embeddings as the loss multiplies them and as they travel between devices.",
+    ] = "float32"
+    projector: Annotated[
+        Literal["nonlinear", "linear", "none"], "g; nonlinear is an MLP (Fig. 8)."
+    ] = "nonlinear"
+    projector_layers: Annotated[int, positive, "Dense layers of the nonlinear projector."] = 2
+    hidden_dim: Annotated[int, positive, "Width of its hidden layers."] = 2048
+    output_dim: Annotated[int, positive, "Width of z."] = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,25 +142,12 @@ def make(config: Any, spec: DataSpec, length: Length) -> SimCLR:
 
 
 def _check(hyper: HyperParameters) -> None:
-    one_sided = ("auto", "dense", "blockwise")
-    choices = {
-        "loss": ("nt_xent", "info_nce", "nt_logistic", "margin_triplet"),
-        "implementation": one_sided if hyper.loss != "nt_xent" else (*one_sided, "ring"),
-        "similarity_dtype": ("float32", "bfloat16"),
-    }
-    for key, known in choices.items():
-        value = getattr(hyper, key)
-        if value not in known:
-            known_to = f" with {hyper.loss}" if key == "implementation" else ""
-            raise UserError(
-                f"method.{key} is {value!r}; use one of {', '.join(known)}{known_to}."
-                f"{nearest(value, known)}"
-            )
+    if hyper.implementation == "ring" and hyper.loss != "nt_xent":
+        raise UserError(
+            f"method.implementation 'ring' is for nt_xent; with {hyper.loss} use one of auto, "
+            "dense, blockwise"
+        )
     if hyper.semi_hard and hyper.loss in ("nt_xent", "info_nce"):
         raise UserError(
             f"method.semi_hard=True is for nt_logistic and margin_triplet, not {hyper.loss}"
         )
-    if hyper.loss != "margin_triplet" and not hyper.temperature > 0:
-        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
-    if hyper.block_size is not None and hyper.block_size < 1:
-        raise UserError(f"method.block_size is {hyper.block_size}; it has to be positive")

@@ -22,11 +22,12 @@ after its loss.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 
 from ssl_jax import losses
+from ssl_jax.config.fields import fraction, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
@@ -37,24 +38,24 @@ from ssl_jax.models.classifier import first_layers
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method`.
+    """The keys of `config.method`."""
 
-    temperature: t of NT-Xent.
-    projector_layers: dense layers of g.
-    hidden_dim: width of its hidden layers; None is the width of h, as in the paper.
-    output_dim: width of z.
-    ft_proj_selector: the hidden layer of g that `features` returns as "ft"; 0 is h.
-    memory_size: embeddings in the memory, a multiple of the batch (the paper: 64K); 0 for none.
-    memory_momentum: share of the memory network that an update keeps.
-    """
-
-    temperature: float = 0.1
-    projector_layers: int = 3
-    hidden_dim: int | None = None
-    output_dim: int = 128
-    ft_proj_selector: int = 1
-    memory_size: int = 0
-    memory_momentum: float = 0.999
+    temperature: Annotated[float, positive, "t of NT-Xent."] = 0.1
+    projector_layers: Annotated[int, positive, "Dense layers of g."] = 3
+    hidden_dim: Annotated[
+        int | None, positive, "Width of its hidden layers; None: that of h, as in the paper."
+    ] = None
+    output_dim: Annotated[int, positive, "Width of z."] = 128
+    ft_proj_selector: Annotated[
+        int, not_negative, 'The hidden layer of g that `features` returns as "ft"; 0: h.'
+    ] = 1
+    memory_size: Annotated[
+        int, not_negative,
+        "Embeddings in the memory, a multiple of the batch (the paper: 64K); 0: no memory.",
+    ] = 0  # fmt: skip
+    memory_momentum: Annotated[
+        float, fraction, "Share of the memory network that an update keeps."
+    ] = 0.999
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +128,10 @@ class SimCLRv2(TwoViews):
 def make(config: Any, spec: DataSpec, length: Length) -> SimCLRv2:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    if not hyper.temperature > 0:
-        raise UserError(f"method.temperature is {hyper.temperature}; it has to be positive")
-    if not 0 <= hyper.ft_proj_selector < hyper.projector_layers:
+    if hyper.ft_proj_selector >= hyper.projector_layers:
         raise UserError(
             f"method.ft_proj_selector is {hyper.ft_proj_selector}; use 0 for h, or the number of a "
             f"hidden layer below projector_layers={hyper.projector_layers}"
-        )
-    if hyper.memory_size < 0 or not 0 <= hyper.memory_momentum <= 1:
-        raise UserError(
-            f"method.memory_size is {hyper.memory_size} and memory_momentum "
-            f"{hyper.memory_momentum}; use 0 or more, and a number between 0 and 1"
         )
     check_queue(hyper.memory_size, config.batch_size, "method.memory_size")
     return SimCLRv2(

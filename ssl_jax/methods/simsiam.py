@@ -14,36 +14,32 @@ images over all devices.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from ssl_jax import losses
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import positive
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models.heads import mlp_head
 
-OUTPUT_NORMS = ("no_affine", "none")
-
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method`.
+    """The keys of `config.method`."""
 
-    stop_gradient: False lets the gradient through to both sides, which collapses (Sec. 4.1).
-    projector_layers: dense layers of g: 3, on CIFAR 2.
-    projector_norm: of its last layer, "no_affine" BatchNorm or "none" (Table 3).
-    hidden_dim: width of its hidden layers.
-    output_dim: width of z and p.
-    predictor_dim: width of the predictor's hidden layer, a bottleneck.
-    """
-
-    stop_gradient: bool = True
-    projector_layers: int = 3
-    projector_norm: str = "no_affine"
-    hidden_dim: int = 2048
-    output_dim: int = 2048
-    predictor_dim: int = 512
+    stop_gradient: Annotated[
+        bool, "False lets the gradient through to both sides, which collapses (Sec. 4.1)."
+    ] = True
+    projector_layers: Annotated[int, positive, "Dense layers of g: 3, on CIFAR 2."] = 3
+    projector_norm: Annotated[
+        Literal["no_affine", "none"], "BatchNorm of its last layer (Table 3)."
+    ] = "no_affine"
+    hidden_dim: Annotated[int, positive, "Width of its hidden layers."] = 2048
+    output_dim: Annotated[int, positive, "Width of z and p."] = 2048
+    predictor_dim: Annotated[
+        int, positive, "Width of the predictor's hidden layer, a bottleneck."
+    ] = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +68,6 @@ class SimSiam(TwoViews):
 def make(config: Any, spec: DataSpec, length: Length) -> SimSiam:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    if hyper.projector_norm not in OUTPUT_NORMS:
-        raise UserError(
-            f"method.projector_norm is {hyper.projector_norm!r}; use one of "
-            f"{', '.join(OUTPUT_NORMS)}.{nearest(hyper.projector_norm, OUTPUT_NORMS)}"
-        )
     return SimSiam(
         hyper=hyper,
         projector=mlp_head(

@@ -18,32 +18,35 @@ Started from a pretrained run (`config.init_from`) it is
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 
+from ssl_jax.config.fields import below_one, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.losses.classification import cross_entropy
-from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.methods.base import labelled
+from ssl_jax.methods.base.labelled import Labelled, check_task, make_parts
 
 
 @dataclasses.dataclass(frozen=True)
-class HyperParameters(LabelledOptions):
-    """The keys of `config.method`, beside those of `LabelledOptions`.
+class HyperParameters(labelled.HyperParameters):
+    """The keys of `config.method`."""
 
-    label_smoothing: share of a label that is spread evenly over all classes.
-    projector_layers: layers of the projection head between encoder and classifier, each with its
-      BatchNorm and ReLU (`ft_proj_selector` of SimCLR v2's code).
-    hidden_dim: their width; None is the width of h.
-    zero_init_head: the classifier starts from zeros; the first step then moves nothing else.
-    """
-
-    label_smoothing: float = 0.0
-    projector_layers: int = 0
-    hidden_dim: int | None = None
-    zero_init_head: bool = False
+    label_smoothing: Annotated[
+        float, below_one, "Share of a label that is spread evenly over all classes."
+    ] = 0.0
+    projector_layers: Annotated[
+        int, not_negative,
+        "Layers of the projection head between encoder and classifier, each with its BatchNorm and "
+        "ReLU (`ft_proj_selector` of SimCLR v2's code).",
+    ] = 0  # fmt: skip
+    hidden_dim: Annotated[int | None, positive, "Their width; None: that of h."] = None
+    zero_init_head: Annotated[
+        bool, "The classifier starts from zeros; the first step then moves nothing else."
+    ] = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +89,6 @@ class Supervised(Labelled):
 def make(config: Any, spec: DataSpec, length: Length) -> Supervised:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    if not 0 <= hyper.label_smoothing < 1:
-        raise UserError(
-            f"method.label_smoothing is {hyper.label_smoothing}; use 0 for none, or a share below 1"
-        )
     check_task(config, spec, None, "classify")
     if not spec.num_classes:
         raise UserError(

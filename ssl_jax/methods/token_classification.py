@@ -18,7 +18,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.losses.labels import tag_cross_entropy
-from ssl_jax.methods.base.labelled import Labelled, LabelledOptions, check_task, make_parts
+from ssl_jax.methods.base.labelled import HyperParameters, Labelled, check_task, make_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TokenClassification(Labelled):
 
 def make(config: Any, spec: DataSpec, length: Length) -> TokenClassification:
     """Builds the method from the config's sections method and model."""
-    hyper = hyper_parameters(LabelledOptions, config.method, "method")
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
     check_task(config, spec, "tags")
     if not spec.num_classes:
         raise UserError(f"{config.data.name} has no tags to learn from; set data.num_classes")

@@ -15,10 +15,10 @@ images over all devices; variances and covariances are those of the global batch
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from ssl_jax import losses
-from ssl_jax.core.errors import UserError
+from ssl_jax.config.fields import not_negative, positive
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
@@ -27,20 +27,14 @@ from ssl_jax.models.heads import mlp_head
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method`.
+    """The keys of `config.method`."""
 
-    invariance, variance, covariance: the weights l, m and k of the three terms.
-    projector_layers: dense layers of g.
-    hidden_dim: width of its hidden layers.
-    output_dim: width of z.
-    """
-
-    invariance: float = 25.0
-    variance: float = 25.0
-    covariance: float = 1.0
-    projector_layers: int = 3
-    hidden_dim: int = 8192
-    output_dim: int = 8192
+    invariance: Annotated[float, not_negative, "Weight l of the invariance term."] = 25.0
+    variance: Annotated[float, not_negative, "Weight m of the variance term."] = 25.0
+    covariance: Annotated[float, not_negative, "Weight k of the covariance term."] = 1.0
+    projector_layers: Annotated[int, positive, "Dense layers of g."] = 3
+    hidden_dim: Annotated[int, positive, "Width of its hidden layers."] = 8192
+    output_dim: Annotated[int, positive, "Width of z."] = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +70,6 @@ class VICReg(TwoViews):
 def make(config: Any, spec: DataSpec, length: Length) -> VICReg:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    for name in ("invariance", "variance", "covariance"):
-        if not getattr(hyper, name) >= 0:
-            raise UserError(f"method.{name} is {getattr(hyper, name)}; it must not be negative")
     return VICReg(
         hyper=hyper,
         projector=mlp_head(

@@ -10,14 +10,14 @@ in another order. Other platforms always get the convolution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from ssl_jax.config.fields import each, not_empty, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.norm import batch_norm
 
@@ -112,8 +112,15 @@ class ConvNet(nn.Module):
 
 def convnet(
     *,
-    widths: Sequence[int] = (16, 32, 64, 128),
-    strides: Sequence[int] | None = None,
+    widths: Annotated[tuple[int, ...], each(positive), not_empty, "Channels of each stage."] = (
+        16,
+        32,
+        64,
+        128,
+    ),
+    strides: Annotated[
+        tuple[int, ...] | None, each(positive), "Of each stage; None: 2 for all."
+    ] = None,
     dtype: Any = jnp.float32,
 ) -> ConvNet:
     """A ConvNet whose options have been checked.
@@ -125,13 +132,11 @@ def convnet(
       dtype: of activations and arithmetic.
 
     Raises:
-      UserError: as many strides as widths are needed, all of them at least 1.
+      UserError: there are not as many strides as widths.
     """
-    widths = tuple(widths)
-    strides = (2,) * len(widths) if strides is None else tuple(strides)
-    if len(widths) != len(strides) or not widths or min(widths + strides) < 1:
+    strides = (2,) * len(widths) if strides is None else strides
+    if len(widths) != len(strides):
         raise UserError(
-            f"convnet needs a stride of at least 1 for each width; got widths {widths} and "
-            f"strides {strides}"
+            f"convnet needs a stride for each width; got widths {widths} and strides {strides}"
         )
     return ConvNet(widths, strides, dtype)

@@ -1,16 +1,21 @@
-"""Encoders by name."""
+"""Nets by name."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
+from ssl_jax.config import fields
+from ssl_jax.config.fields import Key, Section
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.models.autoencoders import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
 from ssl_jax.models.convnet import convnet
 from ssl_jax.models.functional import Net
+from ssl_jax.models.options import not_architecture
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, resnet
 from ssl_jax.models.transformer import (
     TEXT_FAMILIES,
@@ -26,6 +31,8 @@ VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14")
 ENCODERS = {
     **{f"resnet{depth}": functools.partial(resnet, depth) for depth in BLOCKS_PER_STAGE},
     "convnet": convnet,
+    "mlp_encoder": mlp_encoder,
+    "conv_encoder": conv_encoder,
     **{
         f"vit_{name}": functools.partial(
             vit, **SIZES[name.rstrip("0123456789")], patch_size=int(name.lstrip("bhilst"))
@@ -38,34 +45,78 @@ ENCODERS = {
         for size in TEXT_SIZES
     },
 }
+DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}
+NETS = {**ENCODERS, **DECODERS}
 DTYPES = ("float32", "bfloat16")
 
 
-def make_encoder(name: str, *, dtype: str = "float32", **options: Any) -> Net:
+def declaration(name: str, where: str, nets: Mapping[str, Callable] = NETS) -> Section:
+    """Declares a net's config section: its name and its options.
+
+    Args:
+      name: a key of `nets`.
+      where: the section's path, for the error.
+      nets: the constructors by name.
+
+    Raises:
+      UserError: there is no such net.
+    """
+    if name not in nets:
+        raise UserError(f"{where}.name is {name!r}; use one of {', '.join(nets)}."
+                        f"{nearest(str(name), nets)}")  # fmt: skip
+    options = fields.section(nets[name])
+    return Section({"name": Key(str, doc="The net."), **options.keys})
+
+
+def architecture(name: str, where: str) -> list[str]:
+    """The options of an encoder that decide which arrays it has, and what they compute."""
+    keys = declaration(name, where, ENCODERS).keys
+    return [option for option, key in keys.items() if not_architecture not in key.marks]
+
+
+def make_encoder(
+    name: str | None, *, dtype: str = "float32", where: str = "model", **options: Any
+) -> Net:
     """The encoder f: images `[n h w c]`, or a dict of a text's arrays, to `(h, out)`.
 
     `h` is `[n d]` float32, `out` a dict of every stage's or layer's output by name.
 
     Args:
       name: a key of `ENCODERS`.
-      dtype: "float32" or "bfloat16", of activations; parameters are float32.
-      **options: the keyword arguments of the encoder's function, e.g. `width=2, stem="cifar"` of
-        `resnet`. One that is None counts as not given.
+      dtype, where, options: as in `make_net`.
 
     Raises:
-      UserError: an unknown name, option or dtype, or a bad value of an option.
+      UserError: as `make_net`.
     """
-    if name not in ENCODERS:
-        known = ", ".join(ENCODERS)
-        raise UserError(f"unknown model {name!r}; models: {known}.{nearest(name, ENCODERS)}")
+    return _make(name, ENCODERS, dtype, where, options)
+
+
+def make_net(name: str | None, *, dtype: str = "float32", where: str, **options: Any) -> Net:
+    """A net by its name.
+
+    Args:
+      name: a key of `NETS`.
+      dtype: "float32" or "bfloat16", of activations; parameters are float32.
+      where: path of the config section that the options come from, e.g. "nets.decoder".
+      **options: those of `declaration`, and arguments of the net's function that a config does not
+        set, such as `vocab_size` of a text encoder or `shape` of a decoder.
+
+    Raises:
+      UserError: no name, an unknown name, option or dtype, or a bad value of an option.
+    """
+    return _make(name, NETS, dtype, where, options)
+
+
+def _make(
+    name: str | None, nets: Mapping[str, Callable], dtype: str, where: str, options: dict[str, Any]
+) -> Net:
+    if name is None:
+        raise UserError(f"{where}.name is not set; use one of {', '.join(nets)}")
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; known are {DTYPES}.{nearest(dtype, DTYPES)}")
-    options = {option: value for option, value in options.items() if value is not None}
-    known = [key for key in inspect.signature(ENCODERS[name]).parameters if key != "dtype"]
-    for option in options:
-        if option not in known:
-            raise UserError(
-                f"{name} has no option {option!r}; its options: {', '.join(known)}."
-                f"{nearest(option, known)}"
-            )
-    return Net(ENCODERS[name](dtype=jnp.dtype(dtype), **options))
+    declared = declaration(name, where, nets)
+    arguments = inspect.signature(nets[name]).parameters.keys() - declared.keys.keys()
+    passed = {key: options.pop(key) for key in arguments & options.keys()}
+    checked = fields.check(declared, {"name": name, **options}, where)
+    del checked["name"]
+    return Net(nets[name](dtype=jnp.dtype(dtype), **checked, **passed))

@@ -26,14 +26,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import at_least, fraction
+from ssl_jax.core.errors import UserError
 from ssl_jax.models.norm import batch_norm
+from ssl_jax.models.options import not_architecture
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -264,40 +266,32 @@ def _conv(channels: int, kernel: int, stride: int = 1, **options: Any) -> nn.Con
 def resnet(
     depth: int,
     *,
-    width: float = 1,
-    stem: str = "imagenet",
-    shortcut: str = "conv",
-    sk_ratio: float = 0.0,
-    kernel_init: str = "lecun",
+    width: Annotated[float, at_least(1 / 64), "Multiplier of the channels."] = 1.0,
+    stem: Annotated[
+        Literal["imagenet", "cifar", "deep"],
+        "7x7 and pool (imagenet), 3x3 (cifar), three 3x3 and pool (deep, ResNet-D).",
+    ] = "imagenet",
+    shortcut: Annotated[
+        Literal["conv", "pool"], "1x1 convolution, behind average pooling in ResNet-D (pool)."
+    ] = "conv",
+    sk_ratio: Annotated[
+        float, fraction, "Of selective kernels, SimCLR v2: 0.0625; 0: no selective kernels."
+    ] = 0.0,
+    kernel_init: Annotated[
+        Literal["lecun", "he_fan_out"], not_architecture, "Initialiser of the kernels."
+    ] = "lecun",
     dtype: Any = jnp.float32,
 ) -> ResNet:
     """A ResNet whose options have been checked; see `ResNet` for what they mean.
 
     Raises:
-      UserError: the depth, stem, shortcut or initialiser is unknown, the width is not positive, or
-        `sk_ratio` cannot be.
+      UserError: the depth is unknown, or it has no blocks for selective kernels.
     """
     if depth not in BLOCKS_PER_STAGE:
         raise UserError(f"no ResNet of depth {depth}; depths are {sorted(BLOCKS_PER_STAGE)}")
-    if stem not in STEMS:
-        raise UserError(f"unknown stem {stem!r}; stems are {STEMS}.{nearest(stem, STEMS)}")
-    if shortcut not in SHORTCUTS:
-        raise UserError(
-            f"unknown shortcut {shortcut!r}; shortcuts are {SHORTCUTS}."
-            f"{nearest(shortcut, SHORTCUTS)}"
-        )
-    if not 0 <= sk_ratio <= 1:
-        raise UserError(f"sk_ratio is {sk_ratio}; use 0 for none, or a share such as 0.0625")
     if sk_ratio and depth < 50:
         raise UserError(
             f"sk_ratio {sk_ratio} needs bottleneck blocks, which ResNet-{depth} does not have; use "
             "a depth of 50 or more"
         )
-    if kernel_init not in KERNEL_INITS:
-        raise UserError(
-            f"unknown kernel_init {kernel_init!r}; known are {tuple(KERNEL_INITS)}."
-            f"{nearest(kernel_init, KERNEL_INITS)}"
-        )
-    if round(64 * width) < 1:
-        raise UserError(f"width {width} leaves no channels; use a positive multiplier such as 1")
     return ResNet(depth, width, stem, shortcut, sk_ratio, kernel_init, dtype)

@@ -21,16 +21,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.models.attention import attention, check_implementation
+from ssl_jax.config.fields import below_one, positive
+from ssl_jax.core.errors import UserError
+from ssl_jax.models.attention import attention
 from ssl_jax.models.functional import Net
-from ssl_jax.models.layers import check_remat, run_layers
+from ssl_jax.models.layers import run_layers
+from ssl_jax.models.options import AttentionOption, Count, not_architecture
 
 Array = jax.Array
 
@@ -333,51 +335,43 @@ def mean_over_text(x: Array, segment: Array) -> Array:
 def text_encoder(
     *,
     vocab_size: int,
-    dim: int = 768,
-    depth: int = 12,
-    num_heads: int = 12,
-    mlp_ratio: float = 4.0,
-    max_length: int = 512,
+    dim: Annotated[Count, "Width of the tokens."] = 768,
+    depth: Annotated[Count, "Layers."] = 12,
+    num_heads: Annotated[Count, "Attention heads."] = 12,
+    mlp_ratio: Annotated[float, positive, "Width of the MLP over dim."] = 4.0,
+    max_length: Annotated[Count, "Positions: tokens of the longest row."] = 512,
     position_offset: int = 0,
-    num_types: int = 2,
-    activation: str = "gelu_tanh",
-    norm_eps: float = 1e-12,
-    dropout: float = 0.1,
-    attention_dropout: float = 0.0,
+    num_types: Annotated[Count, "Token types; 2 where there are sentence pairs."] = 2,
+    activation: Annotated[Literal["gelu", "gelu_tanh"], "Exact, or with tanh."] = "gelu_tanh",
+    norm_eps: Annotated[float, positive, "Epsilon of LayerNorm."] = 1e-12,
+    dropout: Annotated[float, below_one, not_architecture, "Of embeddings and sublayers."] = 0.1,
+    attention_dropout: Annotated[
+        float, below_one, not_architecture, "Of attention weights; not in fused kernels."
+    ] = 0.0,
     pooler: bool = False,
-    pool: str = "mean",
-    scan_layers: bool = False,
-    remat: str = "none",
-    attention: str = "auto",
+    pool: Annotated[
+        Literal["mean", "cls", "pooler"],
+        not_architecture,
+        "h: the tokens' mean, the first token, or that through the pooler of sentence pairs.",
+    ] = "mean",
+    scan_layers: Annotated[
+        bool, not_architecture, "Compiles one layer and runs it depth times."
+    ] = False,
+    remat: Annotated[
+        Literal["none", "dots", "full"],
+        not_architecture,
+        "Recomputed in the backward pass: nothing, all but matrix products, everything.",
+    ] = "none",
+    attention: AttentionOption = "auto",
     dtype: Any = jnp.float32,
 ) -> TextEncoder:
     """A text encoder whose options have been checked; see `TextEncoder` for what they mean.
 
     Raises:
-      UserError: an unknown choice, or numbers that do not fit together.
+      UserError: options that do not fit together.
     """
-    for option, value, known in (
-        ("activation", activation, ACTIVATIONS),
-        ("pool", pool, TEXT_POOLS),
-    ):
-        if value not in known:
-            raise UserError(
-                f"unknown {option} {value!r}; known are {', '.join(known)}.{nearest(value, known)}"
-            )
-    check_implementation(attention)
-    check_remat(remat)
-    counts = dict(
-        vocab_size=vocab_size, dim=dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
-        max_length=max_length, num_types=num_types,
-    )  # fmt: skip
-    for option, value in counts.items():
-        if value <= 0:
-            raise UserError(f"model.{option} is {value}; it must be positive")
     if dim % num_heads:
         raise UserError(f"dim {dim} does not divide into {num_heads} heads")
-    for option, rate in (("dropout", dropout), ("attention_dropout", attention_dropout)):
-        if not 0 <= rate < 1:
-            raise UserError(f"model.{option} is {rate}; use 0 for none, or a share below 1")
     if attention_dropout and attention in ("cudnn", "splash"):
         raise UserError(
             f"model.attention {attention!r} has no dropout; set model.attention_dropout=0, or "

@@ -24,15 +24,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.models.attention import attention, check_implementation
-from ssl_jax.models.positions import FIXED_POSITIONS, RESIZES, LearnedPositions, sincos_positions
+from ssl_jax.config.fields import below_one, positive
+from ssl_jax.core.errors import UserError
+from ssl_jax.models.attention import attention
+from ssl_jax.models.options import AttentionOption, Count, not_architecture
+from ssl_jax.models.positions import FIXED_POSITIONS, LearnedPositions, sincos_positions
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -298,51 +300,47 @@ def _as_matrix(init: Initializer) -> Initializer:
 
 def vit(
     *,
-    patch_size: int = 16,
-    dim: int = 768,
-    depth: int = 12,
-    num_heads: int = 12,
-    mlp_ratio: float = 4.0,
-    positions: str = "learned",
-    position_resize: str = "antialiased",
-    cls_token: bool = True,
-    pool: str = "cls",
-    drop_path: float = 0.0,
-    layer_scale: float | None = None,
-    qkv_bias: bool = True,
-    kernel_init: str = "xavier",
-    attention: str = "auto",
+    patch_size: Annotated[Count, "Side of a patch, pixels."] = 16,
+    dim: Annotated[Count, "Width of the tokens."] = 768,
+    depth: Annotated[Count, "Layers."] = 12,
+    num_heads: Annotated[Count, "Attention heads."] = 12,
+    mlp_ratio: Annotated[float, positive, "Width of the MLP over dim."] = 4.0,
+    positions: Annotated[
+        Literal["learned", "sincos", "sincos_row_first"],
+        "Position embedding; sincos_row_first is MoCo v3's.",
+    ] = "learned",
+    position_resize: Annotated[
+        Literal["antialiased", "dino"],
+        "How learned positions are resized to another grid: as timm, or as DINO's released code.",
+    ] = "antialiased",
+    cls_token: Annotated[bool, "Adds a class token."] = True,
+    pool: Annotated[
+        Literal["cls", "mean"], not_architecture, "h: the class token, or the patches' mean."
+    ] = "cls",
+    drop_path: Annotated[
+        float, below_one, not_architecture, "Stochastic depth of the last layer; 0 in the first."
+    ] = 0.0,
+    layer_scale: Annotated[
+        float | None, "What LayerScale starts from; None: no LayerScale."
+    ] = None,
+    qkv_bias: Annotated[bool, "Biases of queries, keys and values."] = True,
+    kernel_init: Annotated[
+        Literal["xavier", "normal"], not_architecture, "Initialiser of the kernels."
+    ] = "xavier",
+    attention: AttentionOption = "auto",
     dtype: Any = jnp.float32,
 ) -> ViT:
     """A ViT whose options have been checked; see `ViT` for what they mean.
 
     Raises:
-      UserError: an unknown choice, or numbers that do not fit together.
+      UserError: options that do not fit together.
     """
-    for option, value, known in (
-        ("positions", positions, POSITIONS),
-        ("position_resize", position_resize, RESIZES),
-        ("pool", pool, POOLS),
-        ("kernel_init", kernel_init, KERNEL_INITS),
-    ):
-        if value not in known:
-            raise UserError(
-                f"unknown {option} {value!r}; known are {known}.{nearest(value, known)}"
-            )
-    check_implementation(attention)
-    if min(patch_size, dim, depth, num_heads) < 1 or mlp_ratio <= 0:
-        raise UserError(
-            f"a ViT of patch_size {patch_size}, dim {dim}, depth {depth}, num_heads {num_heads} "
-            f"and mlp_ratio {mlp_ratio} cannot be built; all must be positive"
-        )
     if dim % num_heads:
         raise UserError(f"dim {dim} does not divide into {num_heads} heads")
     if positions in FIXED_POSITIONS and dim % 4:
         raise UserError(f"{positions} positions need a dim that 4 divides, not {dim}")
     if pool == "cls" and not cls_token:
         raise UserError("pool 'cls' needs a class token; set cls_token=True or pool='mean'")
-    if not 0 <= drop_path < 1:
-        raise UserError(f"drop_path is {drop_path}; it must be at least 0 and below 1")
     return ViT(
         patch_size=patch_size,
         dim=dim,

@@ -116,6 +116,12 @@ class Layerwise:
     decay: Annotated[float, positive_fraction, "Rate of a layer over that of the next, e.g. 0.75."]
 
 
+def groups() -> fields.Section:
+    """Declares `optimizer.groups`: any keys of `GroupSection` by the name of a group."""
+    layerwise = fields.Key(Layerwise, fields.LEFT_OUT, "Layer-wise rate decay.")
+    return fields.Section({LAYERWISE: layerwise}, others=fields.section(GroupSection).partial())
+
+
 def read_group(config: Mapping[str, Any], name: str, overrides: Mapping[str, Any]) -> GroupSection:
     """The section with one group's overrides in it.
 

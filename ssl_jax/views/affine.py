@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.views.ops import between, image_op, uniforms
+from ssl_jax.config import fields
+from ssl_jax.views.ops import Probability, between, image_op, uniforms
 from ssl_jax.views.resample import Size, height_width, triangle
 
 # Numbers an image that the dense form below may keep between its two steps: 1 MiB of float32.
@@ -130,13 +132,22 @@ def random_affine(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    size: Size = 0,
-    degrees: float = 15.0,
-    translate: float = 0.1,
-    scale: tuple[float, float] = (0.9, 1.1),
-    shear: float = 0.0,
-    p: float = 1.0,
-    fill: float = 0.0,
+    size: Annotated[Literal[0] | Size, "Of the output; 0: that of the input."] = 0,
+    degrees: Annotated[float, fields.between(0, 180), "Largest rotation either way."] = 15.0,
+    translate: Annotated[
+        float, fields.fraction, "Largest shift either way, over height and width."
+    ] = 0.1,
+    scale: Annotated[
+        tuple[float, float],
+        fields.each(fields.positive),
+        fields.increasing,
+        "Enlargement; above 1 what is seen is larger.",
+    ] = (0.9, 1.1),
+    shear: Annotated[
+        float, fields.between(0, 89), "Largest horizontal shear either way, degrees."
+    ] = 0.0,
+    p: Probability = 1.0,
+    fill: Annotated[float, fields.fraction, "Value outside the image."] = 0.0,
 ) -> jax.Array:
     """With probability p, a random affine map about the centre, as torchvision's RandomAffine.
 

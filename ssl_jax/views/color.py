@@ -7,13 +7,14 @@ H of HSV. One channel is grey already: there hue and saturation change nothing.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.config.fields import each, fraction, not_empty, not_negative, positive
 from ssl_jax.core.errors import UserError
-from ssl_jax.views.ops import between, image_op, per_image, uniforms
+from ssl_jax.views.ops import Probability, between, image_op, per_image, uniforms
 
 LUMA = (0.299, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -139,13 +140,16 @@ def color_jitter(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    strength: float = 1.0,
-    brightness: float = 0.8,
-    contrast: float = 0.8,
-    saturation: float = 0.8,
-    hue: float = 0.2,
-    p: float = 0.8,
-    brightness_mode: Literal["multiplicative", "additive"] = "multiplicative",
+    strength: Annotated[float, not_negative, "Factor of the four that follow."] = 1.0,
+    brightness: Annotated[float, not_negative, "Largest change of the factor."] = 0.8,
+    contrast: Annotated[float, not_negative, "Largest change of the factor."] = 0.8,
+    saturation: Annotated[float, not_negative, "Largest change of the factor."] = 0.8,
+    hue: Annotated[float, fraction, "Largest turn of the hue, of a whole turn."] = 0.2,
+    p: Probability = 0.8,
+    brightness_mode: Annotated[
+        Literal["multiplicative", "additive"],
+        "Brightness multiplies, or is added as in SimCLR's first released code.",
+    ] = "multiplicative",
 ) -> jax.Array:
     """With probability p: brightness, contrast, saturation and hue in random order.
 
@@ -172,7 +176,7 @@ def color_jitter(
 
 
 @image_op
-def grayscale(keys: jax.Array, lines: jax.Array, *, p: float = 0.2) -> jax.Array:
+def grayscale(keys: jax.Array, lines: jax.Array, *, p: Probability = 0.2) -> jax.Array:
     """With probability p, all channels become the luma (SimCLR, App. A: colour drop)."""
     apply = per_image(uniforms(keys, 1)[0] < p)
     grey = _luma(_planes(lines))[:, :, None]  # [n h 1 w]
@@ -181,7 +185,11 @@ def grayscale(keys: jax.Array, lines: jax.Array, *, p: float = 0.2) -> jax.Array
 
 @image_op
 def solarize(
-    keys: jax.Array, lines: jax.Array, *, threshold: float = 0.5, p: float = 0.2
+    keys: jax.Array,
+    lines: jax.Array,
+    *,
+    threshold: Annotated[float, fraction, "Values from it on are inverted."] = 0.5,
+    p: Probability = 0.2,
 ) -> jax.Array:
     """With probability p, values at or above the threshold are inverted (BYOL, App. B)."""
     apply = per_image(uniforms(keys, 1)[0] < p)
@@ -205,8 +213,16 @@ def normalize(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-    std: tuple[float, ...] = (0.229, 0.224, 0.225),
+    mean: Annotated[tuple[float, ...], not_empty, "By channel, or one of all."] = (
+        0.485,
+        0.456,
+        0.406,
+    ),
+    std: Annotated[tuple[float, ...], each(positive), not_empty, "By channel, or one of all."] = (
+        0.229,
+        0.224,
+        0.225,
+    ),
 ) -> jax.Array:
     """(image - mean) / std by channel; the defaults are ImageNet's. SimCLR does not use it."""
     del keys

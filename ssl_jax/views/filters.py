@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.errors import UserError
-from ssl_jax.views.ops import between, image_op, per_image, uniforms
+from ssl_jax.config.fields import Bound, each, fraction, increasing, not_negative, positive
+from ssl_jax.views.ops import Probability, between, image_op, per_image, uniforms
 from ssl_jax.views.resample import MIN_BLOCK, block_edges, resample_columns, resample_rows
 
+odd = Bound("odd, or 0", lambda size: size == 0 or size % 2 == 1)
 # The largest Sobel gradient of an image in [0, 1]: 4 one way and 2 the other, at an oblique edge.
 MAX_GRADIENT = 2 * math.sqrt(5)
 
@@ -65,9 +67,11 @@ def gaussian_blur(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    kernel_size: int = 0,
-    sigma: tuple[float, float] = (0.1, 2.0),
-    p: float = 0.5,
+    kernel_size: Annotated[int, not_negative, odd, "Pixels; 0: a tenth of the height."] = 0,
+    sigma: Annotated[
+        tuple[float, float], each(positive), increasing, "Standard deviation, pixels."
+    ] = (0.1, 2.0),
+    p: Probability = 0.5,
 ) -> jax.Array:
     """With probability p, a Gaussian blur of sigma pixels, uniform in `sigma` (SimCLR, App. A).
 
@@ -76,8 +80,6 @@ def gaussian_blur(
     """
     height, width = lines.shape[1], lines.shape[3]
     kernel_size = kernel_size or 2 * (height // 20) + 1
-    if kernel_size % 2 == 0:
-        raise UserError(f"gaussian_blur: kernel_size {kernel_size} is even; use {kernel_size + 1}")
     apply, spread = uniforms(keys, 2)
     apply = (apply < p)[:, None, None]
     spread = between(spread, *sigma)
@@ -96,7 +98,7 @@ def gaussian_blur(
 
 
 @image_op
-def sobel(keys: jax.Array, lines: jax.Array, *, p: float = 1.0) -> jax.Array:
+def sobel(keys: jax.Array, lines: jax.Array, *, p: Probability = 1.0) -> jax.Array:
     """With probability p, the magnitude of the Sobel gradient of every channel.
 
     It is divided by the largest possible one, 2 sqrt(5), to stay in [0, 1]; borders are repeated.
@@ -112,7 +114,11 @@ def sobel(keys: jax.Array, lines: jax.Array, *, p: float = 1.0) -> jax.Array:
 
 @image_op
 def gaussian_noise(
-    keys: jax.Array, lines: jax.Array, *, std: float = 0.1, p: float = 0.5
+    keys: jax.Array,
+    lines: jax.Array,
+    *,
+    std: Annotated[float, not_negative, "Standard deviation of the noise."] = 0.1,
+    p: Probability = 0.5,
 ) -> jax.Array:
     """With probability p, adds independent normal noise and clips to [0, 1]."""
     apply = per_image(uniforms(keys, 1)[0] < p)
@@ -123,7 +129,12 @@ def gaussian_noise(
 
 @image_op
 def cutout(
-    keys: jax.Array, lines: jax.Array, *, size: float = 0.5, p: float = 0.5, fill: float = 0.0
+    keys: jax.Array,
+    lines: jax.Array,
+    *,
+    size: Annotated[float, fraction, "Side over the image's shorter side."] = 0.5,
+    p: Probability = 0.5,
+    fill: Annotated[float, fraction, "Value of the square."] = 0.0,
 ) -> jax.Array:
     """With probability p, fills a random square (DeVries & Taylor 2017).
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.config.fields import each, increasing, positive, positive_fraction
 from ssl_jax.core.errors import UserError
-from ssl_jax.views.ops import between, image_op, per_image, uniforms
+from ssl_jax.views.ops import Probability, between, image_op, per_image, uniforms
 from ssl_jax.views.resample import Method, Size, crop_and_resize
 
 CROP_ATTEMPTS = 10  # boxes proposed before falling back, as in the reference implementations
@@ -79,12 +81,16 @@ def random_resized_crop(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    size: Size = 224,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    log_ratio: bool = True,
-    method: Method = "bicubic",
-    antialias: bool = True,
+    size: Annotated[Size, "Of the output: side, or (height, width)."] = 224,
+    scale: Annotated[
+        tuple[float, float], each(positive_fraction), increasing, "Share of the image's area."
+    ] = (0.08, 1.0),
+    ratio: Annotated[
+        tuple[float, float], each(positive), increasing, "Width over height of the crop."
+    ] = (3 / 4, 4 / 3),
+    log_ratio: Annotated[bool, "Draws the logarithm of the ratio uniformly."] = True,
+    method: Annotated[Method, "Interpolation."] = "bicubic",
+    antialias: Annotated[bool, "Smooths before it shrinks."] = True,
 ) -> jax.Array:
     """A crop of random area, aspect and position, resized to `size` (SimCLR, App. A).
 
@@ -115,10 +121,12 @@ def center_crop(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    size: Size = 224,
-    fraction: float = 0.875,
-    method: Method = "bicubic",
-    antialias: bool = True,
+    size: Annotated[Size, "Of the output: side, or (height, width)."] = 224,
+    fraction: Annotated[
+        float, positive_fraction, "Side of the square over the image's shorter side."
+    ] = 0.875,
+    method: Annotated[Method, "Interpolation."] = "bicubic",
+    antialias: Annotated[bool, "Smooths before it shrinks."] = True,
 ) -> jax.Array:
     """The central square of side `fraction` times the shorter side, resized to `size`.
 
@@ -136,9 +144,9 @@ def resize(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    size: Size = 224,
-    method: Method = "bicubic",
-    antialias: bool = True,
+    size: Annotated[Size, "Of the output: side, or (height, width)."] = 224,
+    method: Annotated[Method, "Interpolation."] = "bicubic",
+    antialias: Annotated[bool, "Smooths before it shrinks."] = True,
 ) -> jax.Array:
     """The whole image resized to `size`; a square `size` distorts a canvas that is not square."""
     del keys
@@ -157,7 +165,7 @@ def sample_flips(keys: jax.Array, *, p: float = 0.5) -> jax.Array:
 
 
 @image_op(float32=False)
-def flip(keys: jax.Array, lines: jax.Array, *, p: float = 0.5) -> jax.Array:
+def flip(keys: jax.Array, lines: jax.Array, *, p: Probability = 0.5) -> jax.Array:
     """Mirrors left and right with probability p."""
     return jnp.where(per_image(sample_flips(keys, p=p)), lines[..., ::-1], lines)
 
@@ -189,7 +197,7 @@ def _rotate90(lines: jax.Array, k: jax.Array) -> jax.Array:
 
 
 @image_op(float32=False)
-def random_rotate90(keys: jax.Array, lines: jax.Array, *, p: float = 1.0) -> jax.Array:
+def random_rotate90(keys: jax.Array, lines: jax.Array, *, p: Probability = 1.0) -> jax.Array:
     """With probability p, a rotation by 0, 90, 180 or 270 degrees, each equally likely."""
     apply, turn = uniforms(keys, 2)
     k = jnp.where(apply < p, (turn * 4).astype(jnp.int32), 0)

@@ -1,9 +1,9 @@
 """What every image op shares: its signature, its memory layout and its random numbers.
 
 An op is `op(keys, images, **parameters) -> images` with one key an example, images `[n h w c]` of
-a floating dtype with values in [0, 1], and keyword parameters that are plain Python values. What
-an op draws for example i depends on `keys[i]` alone, so a batch may be spread over any number of
-devices without changing a bit of the randomness.
+a floating dtype with values in [0, 1], and keyword parameters that are plain Python values; their
+annotations are the keys that a config may set. What an op draws for example i depends on `keys[i]`
+alone, so a batch may be spread over any number of devices without changing a bit of the randomness.
 
 Inside, an op works on *lines* `[n h c w]`: the three colours of a row stand beside each other as
 runs of w numbers. Both passes of a separable filter are then one matrix product an image without a
@@ -16,9 +16,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+
+from ssl_jax.config.fields import fraction
+
+Probability = Annotated[float, fraction, "Probability that a view is changed."]
 
 
 def image_op(op: Callable | None = None, *, float32: bool = True) -> Callable:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config import fields
+from ssl_jax.config.fields import LEFT_OUT, Bound, Key, Section, not_negative
+from ssl_jax.core.errors import UserError
 from ssl_jax.views import affine, color, filters, geometry
-from ssl_jax.views.resample import Size
 
 OPS: Mapping[str, Callable] = MappingProxyType(
     {
@@ -34,7 +33,39 @@ OPS: Mapping[str, Callable] = MappingProxyType(
         )
     }
 )
-_POSITIVE_RANGES = ("scale", "ratio", "sigma")  # parameters (low, high) with 0 < low <= high
+# Every op's parameters as a config may set them, without those that it leaves alone.
+_CHANGES = {name: Key(fields.section(op).partial(), LEFT_OUT) for name, op in OPS.items()}
+_OPS = Key(
+    Annotated[
+        tuple[Literal[tuple(OPS)], ...],
+        Bound(
+            "normalize last, as the others expect values in [0, 1]",
+            lambda names: "normalize" not in names[:-1],
+        ),
+    ],
+    LEFT_OUT,
+    "The ops in order.",
+)
+_RECIPE = Section({"ops": _OPS, **_CHANGES})
+_OVERRIDES = Key(
+    Section({}, others=_RECIPE), LEFT_OUT, "What differs for single views, by their number."
+)
+_FAMILY = Section(
+    {
+        "count": Key(Annotated[int, not_negative], doc="Views of each image."),
+        **_RECIPE.keys,
+        "overrides": _OVERRIDES,
+    }
+)
+
+
+def declaration(views_config: Mapping[str, Any]) -> Section:
+    """Declares the config section of the views, with all parameters of the ops in `ops`."""
+    ops = views_config.get("ops", ())
+    used = ops if isinstance(ops, (tuple, list)) else ()
+    parameters = {name: Key(op) if name in used else _CHANGES[name] for name, op in OPS.items()}
+    families = Key(Section({}, others=_FAMILY), LEFT_OUT, "Views of other sizes, by name.")
+    return Section({"ops": _OPS, **parameters, "overrides": _OVERRIDES, "families": families})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +82,7 @@ Recipe = tuple[Step, ...]
 
 def default_parameters() -> dict[str, dict[str, Any]]:
     """Every op's parameters with their defaults, so that a config can list what can be set."""
-    return {
-        name: {
-            parameter.name: parameter.default
-            for parameter in inspect.signature(op).parameters.values()
-            if parameter.kind is parameter.KEYWORD_ONLY
-        }
-        for name, op in OPS.items()
-    }
+    return {name: fields.defaults(op) for name, op in OPS.items()}
 
 
 def read_families(views_config: Mapping[str, Any]) -> dict[str, int]:
@@ -67,19 +91,10 @@ def read_families(views_config: Mapping[str, Any]) -> dict[str, int]:
     A family of `count` 0 is left out.
 
     Raises:
-      UserError: a family has no `count`, or one that is not a whole number of at least 0.
+      UserError: as `read_recipes`.
     """
-    counts = {}
-    for name, section in _plain(_plain(views_config).get("families", {})).items():
-        count = _plain(section).get("count")
-        if not _is_number(count, int) or count < 0:
-            raise UserError(
-                f"views.families.{name}.count is {count!r}; use the number of views of each image, "
-                "such as 8"
-            )
-        if count:
-            counts[name] = count
-    return counts
+    families = _checked(views_config).get("families", {})
+    return {name: family["count"] for name, family in families.items() if family["count"]}
 
 
 def read_recipes(
@@ -96,107 +111,38 @@ def read_recipes(
     Raises:
       UserError: an unknown op, parameter or view, or a value the parameter cannot take.
     """
-    config = _plain(views_config)
+    config = _checked(views_config)
     families, overrides = config.pop("families", {}), config.pop("overrides", {})
-    where, layers = "views", [("views", config)]
+    where, layers = "views", [config]
     if family is not None:
-        section = _plain(families[family])
-        section.pop("count", None)
+        section = families[family]
+        del section["count"]
         where, overrides = f"views.families.{family}", section.pop("overrides", {})
-        layers.append((where, section))
-    overrides = {str(view): _plain(change) for view, change in _plain(overrides).items()}
+        layers.append(section)
+    overrides = {str(view): change for view, change in overrides.items()}
     for view in overrides:
         if view not in map(str, range(num_views)):
             raise UserError(
                 f"{where}.overrides.{view} names no view: there are {num_views}, "
                 f"{', '.join(map(repr, map(str, range(num_views))))}"
             )
-    return tuple(
-        _read_recipe([*layers, (f"{where}.overrides.{view}", overrides.get(str(view), {}))])
-        for view in range(num_views)
-    )
+    return tuple(_merge([*layers, overrides.get(str(view), {})]) for view in range(num_views))
 
 
-def _read_recipe(layers: Sequence[tuple[str, Mapping]]) -> Recipe:
-    """The recipe that (path, section) pairs describe, of which later ones win."""
-    parameters = default_parameters()
-    ops = ()
-    for path, part in layers:
-        for name, value in part.items():
+def _checked(views_config: Mapping[str, Any]) -> dict[str, Any]:
+    return fields.check(declaration(views_config), views_config, "views")
+
+
+def _merge(layers: Sequence[Mapping[str, Any]]) -> Recipe:
+    """The recipe that sections describe, of which later ones win."""
+    parameters, ops = default_parameters(), ()
+    for section in layers:
+        for name, value in section.items():
             if name == "ops":
-                ops = tuple(value)
-                _check_ops(path, ops)
-                continue
-            if name not in OPS:
-                raise UserError(
-                    f"{path}.{name}: there is no such op.{nearest(name, [*OPS, 'ops'])} "
-                    f"The ops are {', '.join(OPS)}"
-                )
-            for parameter, setting in _plain(value).items():
-                _check_parameter(f"{path}.{name}", OPS[name], parameter, setting)
-                parameters[name][parameter] = setting
+                ops = value
+            else:
+                parameters[name] |= value
     return tuple(
         Step(name, ops[:position].count(name), MappingProxyType(parameters[name]))
         for position, name in enumerate(ops)
     )
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
-
-
-def _check_ops(path: str, ops: Sequence[str]) -> None:
-    for name in ops:
-        if name not in OPS:
-            raise UserError(
-                f"{path}.ops: there is no op {name!r}.{nearest(name, OPS)} "
-                f"The ops are {', '.join(OPS)}"
-            )
-    if "normalize" in ops[:-1]:
-        raise UserError(
-            f"{path}.ops: normalize must be the last; all others expect values in [0, 1]"
-        )
-
-
-def _check_parameter(path: str, op: Callable, name: str, value: Any) -> None:
-    known = default_parameters()[op.__name__]
-    if name not in known:
-        raise UserError(
-            f"{path}.{name}: {op.__name__} has no such parameter.{nearest(name, known)} "
-            f"It has {', '.join(known)}"
-        )
-    wanted = _wanted(get_type_hints(op)[name], name, known[name], value)
-    if wanted:
-        raise UserError(f"{path}.{name} is {value!r}; use {wanted}")
-
-
-def _wanted(annotation: Any, name: str, default: Any, value: Any) -> str:
-    """What the parameter takes instead of `value`; empty if `value` will do."""
-    if get_origin(annotation) is Literal:
-        options = get_args(annotation)
-        return "" if value in options else " or ".join(map(repr, options))
-    if annotation == Size:
-        sides = value if _is_numbers(value) and len(value) == 2 else (value,)
-        lowest = 0 if default == 0 else 1
-        good = all(_is_number(side, int) and side >= lowest for side in sides)
-        return "" if good else "a number of pixels, or a pair (height, width)"
-    if isinstance(default, bool):
-        return "" if isinstance(value, bool) else "True or False"
-    if isinstance(default, tuple):
-        if not _is_numbers(value) or not value:
-            return f"numbers in parentheses, such as {default}"
-        if name in _POSITIVE_RANGES and not (len(value) == 2 and 0 < value[0] <= value[1]):
-            return f"a pair (low, high) with 0 < low <= high, such as {default}"
-        return ""
-    if not _is_number(value, int if isinstance(default, int) else float):
-        return f"{'a whole number' if isinstance(default, int) else 'a number'}, such as {default}"
-    return "a probability, 0 to 1" if name == "p" and not 0 <= value <= 1 else ""
-
-
-def _is_number(value: Any, kind: type) -> bool:
-    wide = numbers.Integral if kind is int else numbers.Real
-    return isinstance(value, wide) and not isinstance(value, bool)
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and all(_is_number(item, float) for item in value)

@@ -15,14 +15,17 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ssl_jax.config.fields import positive
+
 Method = Literal["bicubic", "bilinear"]
-Size = int | tuple[int, int]  # a square's side, or (height, width)
+Pixels = Annotated[int, positive]
+Size = Pixels | tuple[Pixels, Pixels]  # a square's side, or (height, width)
 
 MIN_BLOCK = 56  # output pixels; much smaller products waste a CPU's vector registers
 

@@ -112,7 +112,7 @@ def refusal(changes, where="method"):
          "method.size is (8, 0); use a whole number above 0 or a pair, each item a whole number "
          "above 0"),
         ({"pattern": "("}, "method.pattern is '('; use a text that is a regular expression"),
-        ({"options": 3}, "method.options is 3; use a section"),
+        ({"options": 3}, "method.options is 3; it has to be a section: key=value pairs"),
         ({"options": {"x": float("nan")}}, "method.options.x is nan; use a finite value"),
         ({"options": {"x": (1, {"y": float("nan")})}},
          "method.options.x.y is nan; use a finite value"),

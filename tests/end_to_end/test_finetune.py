@@ -142,7 +142,7 @@ def test_other_texts_have_the_same_classes_and_it_is_exported(finetuned, tmp_pat
 def load(variant, **changes):
     config = config_lib.load(f"{CONFIGS}/finetune.py:{variant}")
     changes = {key.replace("__", "."): value for key, value in changes.items()}
-    config.update_from_flattened_dict(changes)
+    config = config_lib.apply(config, changes)
     return config_lib.resolve(config, changes)
 
 

@@ -59,8 +59,9 @@ def test_the_shared_config_is_understood():
     train, test = _split(2, n=400), _split(3, n=80)
     got = evals.evaluate(("knn", "few_shot"), train, test, config=base_config().eval)
     assert got["knn/k"] == 200.0 and "few_shot/8" in got
-    options = base_config().eval.linear
-    assert evals.load("linear", base_config().eval).options == dict(options)
+    options = base_config().eval.linear.to_dict()
+    assert (options.pop("target"), options.pop("feature")) == ("label", None)
+    assert evals.load("linear", base_config().eval).options == options
 
 
 def test_seed_moves_the_draws():

@@ -14,7 +14,7 @@ def build(name, devices=8, **overrides):
     """The experiment of "file.py:variant"; keyword arguments are overrides, with __ for dots."""
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     config = config_lib.load(f"{CONFIGS}/{name}")
-    config.update_from_flattened_dict(changes)
+    config = config_lib.apply(config, changes)
     config = config_lib.resolve(config, changes)
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
     return Experiment.build(config, data.spec_from_config(config.data), mesh)

@@ -76,7 +76,7 @@ class Row:
         config = config_lib.load(f"{CONFIGS}/{self.config}")
         changes = {"batch_size": BATCH, "log.tensorboard": False, **self.overrides}
         changes |= {key.replace("__", "."): value for key, value in more.items()}
-        config.update_from_flattened_dict(changes)
+        config = config_lib.apply(config, changes)
         return config_lib.resolve(config, changes)
 
 

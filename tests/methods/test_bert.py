@@ -41,11 +41,9 @@ def spec(vocabulary=VOCABULARY, length=LENGTH, pairs=True, words=False):
 
 
 def make(of=None, **overrides):
-    config = config_lib.base_config()
     changes = TINY | {key.replace("__", "."): value for key, value in overrides.items()}
-    for key in [key for key in changes if key.startswith("method.")]:
-        config.method[key.removeprefix("method.")] = changes.pop(key)
-    config.update_from_flattened_dict(changes)
+    config = config_lib.apply(config_lib.base_config(), changes)
+    config = config_lib.resolve(config, {"steps": 100})
     return bert.make(config, of or spec(), 100)
 
 

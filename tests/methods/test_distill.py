@@ -113,7 +113,7 @@ def test_a_student_learns_what_its_teacher_says_without_labels():
 
 def test_a_teacher_of_another_kind():
     experiment, _ = build(
-        method__teacher={"name": "vit_ti16", "patch_size": 8, "dim": 8, "depth": 1, "num_heads": 2}
+        nets__teacher={"name": "vit_ti16", "patch_size": 8, "dim": 8, "depth": 1, "num_heads": 2}
     )
     buffers = experiment.abstract_state.buffers["teacher"]["params"]
     assert buffers["encoder"]["layer1"]["attn"]["qkv"]["kernel"].shape == (8, 24)

@@ -57,7 +57,7 @@ MOCO = TORCH | ALL_DECAYED
 V3 = TORCH | OUTSIDE | t(1.0)
 VIT = ALL_DECAYED | t(0.2)
 LOW_END = TORCH | OUTSIDE | {"optimizer.final_lr_factor": 1e-3}
-HAIKU = OUTSIDE | {"model.kernel_init": None}  # BYOL's own ResNet, from LeCun's normal
+HAIKU = OUTSIDE | {"model.kernel_init": "lecun"}  # BYOL's own ResNet, from LeCun's normal
 V2 = INSIDE | t(0.1)
 RECIPES = {
     "instdisc.py:imagenet": Recipe(

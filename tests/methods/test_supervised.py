@@ -38,7 +38,7 @@ def build(row, devices=1, **overrides):
 
 def load(variant, **changes):
     config = config_lib.load(f"{CONFIGS}/supervised.py:{variant}")
-    config.update_from_flattened_dict(changes)
+    config = config_lib.apply(config, changes)
     return config_lib.resolve(config, changes)
 
 

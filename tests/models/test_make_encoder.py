@@ -36,12 +36,6 @@ def test_every_encoder_keeps_the_contract(name):
     assert hash(net) == hash(make_encoder(name, dtype="bfloat16"))
 
 
-def test_an_option_that_is_none_counts_as_not_given():
-    assert make_encoder("convnet", stem=None, strides=None) == make_encoder("convnet")
-    assert make_encoder("resnet18", width=None, stem=None) == make_encoder("resnet18")
-    assert make_encoder("vit_s16", width=None, dim=None) == make_encoder("vit_s16")
-
-
 def test_an_option_overrides_what_the_name_means():
     module = make_encoder("vit_s16", patch_size=4, num_heads=12).module
     assert (module.patch_size, module.dim, module.depth, module.num_heads) == (4, 384, 12, 12)
@@ -50,17 +44,19 @@ def test_an_option_overrides_what_the_name_means():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(name="resnet5"), r"unknown model 'resnet5'; .*Did you mean 'resnet50'\?"),
-        (dict(name="vit_b61"), r"unknown model 'vit_b61'; .*Did you mean 'vit_b16'\?"),
-        (dict(name="vit_b16", dims=8), r"vit_b16 has no option 'dims'; .*Did you mean 'dim'\?"),
-        (dict(name="convnet", width=2), r"convnet has no option 'width'; .*Did you mean 'widths'"),
-        (dict(name="resnet18", stm="cifar"), r"no option 'stm'; .*Did you mean 'stem'\?"),
-        (dict(name="resnet18", stem="cifer"), r"unknown stem 'cifer'; .*Did you mean 'cifar'\?"),
-        (dict(name="resnet50", shortcut="pol"), r"shortcut 'pol'; .*Did you mean 'pool'\?"),
+        (dict(name=None), r"model.name is not set; models: resnet18, "),
+        (dict(name="resnet5"), r"model.name is 'resnet5'; .*Did you mean 'resnet50'\?"),
+        (dict(name="vit_b61"), r"model.name is 'vit_b61'; .*Did you mean 'vit_b16'\?"),
+        (dict(name="vit_b16", dims=8), r"key model.dims; .*Did you mean 'dim'\?"),
+        (dict(name="convnet", width=2), r"key model.width; .*Did you mean 'widths'"),
+        (dict(name="convnet", widths=()), r"model.widths is \(\); .* at least one item"),
+        (dict(name="convnet", widths=(8, 0)), r"widths is \(8, 0\); .*a whole number above 0"),
+        (dict(name="resnet18", stem="cifer"), r"stem is 'cifer'; .*Did you mean 'cifar'\?"),
+        (dict(name="resnet50", shortcut="pol"), r"shortcut is 'pol'; .*Did you mean 'pool'\?"),
         (dict(name="resnet34", sk_ratio=0.1), r"bottleneck blocks, which ResNet-34 does not have"),
-        (dict(name="resnet50", sk_ratio=2), r"sk_ratio is 2; use 0 for none"),
-        (dict(name="resnet18", kernel_init="he"), r"unknown kernel_init 'he'"),
-        (dict(name="resnet18", width=0), r"width 0 leaves no channels"),
+        (dict(name="resnet50", sk_ratio=2), r"sk_ratio is 2; use a number from 0 to 1"),
+        (dict(name="resnet18", kernel_init="he"), r"model.kernel_init is 'he'"),
+        (dict(name="resnet18", width=0), r"width is 0; use a number of at least"),
         (dict(name="resnet18", dtype="bfloat61"), r"Did you mean 'bfloat16'\?"),
     ],
 )

@@ -49,7 +49,7 @@ def test_it_waits_for_a_better_value(options, values, stops):
 def load(**changes):
     config = config_lib.base_config()
     changes = {key.replace("__", "."): value for key, value in changes.items()}
-    config.update_from_flattened_dict({"epochs": 1.0, **changes})
+    config = config_lib.apply(config, {"epochs": 1.0, **changes})
     return config_lib.resolve(config)
 
 
@@ -66,11 +66,6 @@ def test_what_the_config_says():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"early_stopping__patience": -1},
-            "early_stopping.patience is -1 and min_delta 0.0; use 0",
-        ),
-        ({"eval__final_checkpoint": "bets"}, r"is 'bets'; use one of last, best. Did you mean"),
         ({"checkpoint__best_metric": ""}, "early_stopping.patience needs checkpoint.best_metric"),
         ({"eval__every_epochs": 0.0}, "needs evaluations to choose by; set eval.every_epochs"),
         ({"checkpoint__keep_best": 0}, "needs the best checkpoint; set checkpoint.keep_best=1"),

@@ -114,11 +114,11 @@ def test_the_evaluation_view_is_as_large_as_the_main_family():
 @pytest.mark.parametrize(
     ("local", "message"),
     [
-        ({}, r"views\.families\.local\.count is None; use the number of views"),
+        ({}, r"views\.families\.local\.count is missing; use a whole number"),
         ({"count": -1}, r"views\.families\.local\.count is -1"),
         ({"count": 2.5}, r"views\.families\.local\.count is 2\.5"),
-        ({"count": 2, "flop": {}}, r"views\.families\.local\.flop: .*mean 'flip'"),
-        ({"count": 2, "flip": {"p": 2}}, r"views\.families\.local\.flip\.p is 2; use a probab"),
+        ({"count": 2, "flop": {}}, r"key views\.families\.local\.flop; .*mean 'flip'"),
+        ({"count": 2, "flip": {"p": 2}}, r"views\.families\.local\.flip\.p is 2; use a number"),
         (
             {"count": 2, "overrides": {"2": {}}},
             r"views\.families\.local\.overrides\.2 names no view: there are 2",

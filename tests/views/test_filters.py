@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from ssl_jax.core.errors import UserError
 from ssl_jax.views import filters, image
 from ssl_jax.views.ops import uniforms
 
@@ -89,11 +88,6 @@ def test_blur_draws_sigma_and_whether():
     sigma = np.sqrt(-0.5 / np.log(neighbour / centre))
     quantiles = np.quantile(sigma, [0, 0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(quantiles, np.linspace(0.5, 2.0, 5), atol=0.05)
-
-
-def test_blur_refuses_an_even_kernel():
-    with pytest.raises(UserError, match="kernel_size 4 is even; use 5"):
-        apply(image.gaussian_blur, make_images(), kernel_size=4)
 
 
 def test_sobel_equals_scipy():

@@ -42,11 +42,12 @@ from ssl_jax.config.fields.bounds import (
     positive_fraction,
     regex,
 )
-from ssl_jax.config.fields.declaration import REQUIRED, Key, Section, defaults, section
+from ssl_jax.config.fields.declaration import LEFT_OUT, REQUIRED, Key, Section, defaults, section
 from ssl_jax.config.fields.reader import Field, check, describe, find, parse, read
 from ssl_jax.config.fields.values import type_text
 
 __all__ = [
+    "LEFT_OUT",
     "REQUIRED",
     "Bound",
     "Field",

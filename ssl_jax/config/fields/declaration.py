@@ -13,12 +13,16 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from ssl_jax.config.fields.bounds import Bound, each
 
 
-class _Required:
+class _Missing:
+    def __init__(self, text: str):
+        self._text = text
+
     def __repr__(self) -> str:
-        return "(required)"
+        return self._text
 
 
-REQUIRED = _Required()
+REQUIRED = _Missing("(required)")  # a key without a default
+LEFT_OUT = _Missing("(not set)")  # a key that stays out of the section where it is not set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Key:
 
     Attributes:
       type: its annotation, an `Annotated` included.
-      default: its default, or REQUIRED. Of a section, a dict.
+      default: its default, REQUIRED or LEFT_OUT. A section that is REQUIRED may be left out if its
+        keys have defaults.
       doc: what it means.
       marks: what else the `Annotated` holds, neither a bound nor a text.
     """
@@ -45,25 +50,33 @@ class Section:
     Attributes:
       keys: by name.
       make: called with all keys as keyword arguments; returns what `read` returns.
+      others: type of keys that `keys` does not name; None where there are none.
     """
 
     keys: Mapping[str, Key]
     make: Callable[..., Any] = dict
+    others: Any = None
 
-    def replace(self, **keys: Any) -> Section:
-        """A copy with other types for some keys, such as a declaration for an open section.
-
-        Their documentation stays, and their default is the declaration's.
-        """
+    def replace(self, **declarations: Any) -> Section:
+        """A copy in which some keys are sections with these declarations."""
         changed = {
-            name: Key(declaration, defaults(declaration), self.keys[name].doc)
-            for name, declaration in keys.items()
+            name: Key(declaration, REQUIRED, self.keys[name].doc if name in self.keys else "")
+            for name, declaration in declarations.items()
         }
-        return Section({**self.keys, **changed}, self.make)
+        return dataclasses.replace(self, keys={**self.keys, **changed})
+
+    def partial(self) -> Section:
+        """A section of any of the keys, those of sections in it too: overrides of others."""
+        keys = {}
+        for name, key in self.keys.items():
+            nested = as_section(key.type)
+            keys[name] = Key(nested.partial() if nested else key.type, LEFT_OUT, key.doc, key.marks)
+        return Section(keys, others=self.others)
 
 
 def section(declaration: Any) -> Section:
     """The section that a dataclass, a function or a `Section` declares."""
+    declaration, _ = split(declaration)
     return declaration if isinstance(declaration, Section) else _section(declaration)
 
 
@@ -71,9 +84,9 @@ def defaults(declaration: Any) -> dict[str, Any]:
     """The default of each key that has one; sections are dicts."""
     out = {}
     for name, key in section(declaration).keys.items():
-        if (nested := as_section(key.type)) is not None and key.default is REQUIRED:
+        if key.default is REQUIRED and (nested := as_section(key.type)) is not None:
             out[name] = defaults(nested)
-        elif key.default is not REQUIRED:
+        elif key.default not in (REQUIRED, LEFT_OUT):
             out[name] = plain(key.default)
     return out
 
@@ -152,18 +165,15 @@ def union_members(union: Any) -> list[Any]:
 
 
 def as_section(kind: Any) -> Section | None:
+    """The section that a type declares, None of the types of values."""
     base, _ = split(kind)
     if isinstance(base, Section):
         return base
+    if base in (dict, Mapping):
+        return Section({}, others=Any)
+    if get_origin(base) in (dict, Mapping):
+        return Section({}, others=get_args(base)[1])
     is_function = isinstance(base, (types.FunctionType, functools.partial))
     if is_function or (isinstance(base, type) and dataclasses.is_dataclass(base)):
         return section(base)
     return None
-
-
-def open_section(kind: Any) -> Any | None:
-    """The type of the items of an open section, None of other types."""
-    base, _ = split(kind)
-    if get_origin(base) in (dict, Mapping):
-        return get_args(base)[1]
-    return Any if base in (dict, Mapping) else None

@@ -7,21 +7,20 @@ from typing import Any
 
 from ssl_jax.config.fields.declaration import (
     Key,
+    Section,
     as_section,
-    open_section,
     section,
-    split,
 )
 from ssl_jax.config.fields.values import (
     RefusedError,
     convert,
     convert_section,
     join,
+    key_of,
     literal_or_text,
     readings,
     refusal,
     type_text,
-    unknown_key,
 )
 from ssl_jax.core.errors import UserError
 
@@ -67,11 +66,14 @@ def check(declaration: Any, values: Any, where: str) -> dict[str, Any]:
 
 
 def describe(declaration: Any, where: str = "") -> list[Field]:
-    """Every key of a section and of the sections in it, in the order of declaration."""
+    """Every key of a section and of the sections in it, in the order of declaration.
+
+    A section whose keys are not known is one `Field`.
+    """
     out = []
     for name, key in section(declaration).keys.items():
-        path = join(where, name)
-        if (nested := as_section(key.type)) is not None:
+        path, nested = join(where, name), as_section(key.type)
+        if nested is not None and nested.keys:
             out += describe(nested, path)
         else:
             out.append(Field(path, type_text(key.type), key.default, key.doc))
@@ -97,9 +99,9 @@ def parse(declaration: Any, key: str, text: str, where: str = "") -> Any:
     if (nested := as_section(kind)) is not None:
         value = literal_or_text(text)
         if not isinstance(value, dict):
-            raise UserError(
-                f"config key {path} is a section; set one of {', '.join(sorted(nested.keys))}"
-            )
+            names = f"set one of {', '.join(sorted(nested.keys))}" if nested.keys else (
+                f"set its keys, {path}.KEY")  # fmt: skip
+            raise UserError(f"config key {path} is a section; {names}")
         return check(nested, value, path)
     for value in readings(kind, text):
         try:
@@ -110,23 +112,16 @@ def parse(declaration: Any, key: str, text: str, where: str = "") -> Any:
 
 
 def find(declaration: Any, key: str, where: str = "") -> Key:
-    """The key at a dotted path; of an open section, whatever the path.
+    """The key at a dotted path.
 
     Raises:
       UserError: there is none.
     """
     node, path = Key(section(declaration)), where
     for name in key.split("."):
-        nested = as_section(node.type)
+        nested = Section({}, others=Any) if node.type is Any else as_section(node.type)
         if nested is None:
-            is_any = split(node.type)[0] is Any
-            items = Any if is_any else open_section(node.type)
-            if items is None:
-                raise UserError(f"config key {path} is a value, so there is no {join(where, key)}")
-            node = Key(items)
-        elif name not in nested.keys:
-            raise unknown_key(join(path, name), name, nested.keys)
-        else:
-            node = nested.keys[name]
+            raise UserError(f"config key {path} is a value, so there is no {join(where, key)}")
         path = join(path, name)
+        node = key_of(nested, name, path)
     return node

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from ssl_jax.config.fields.declaration import (
+    LEFT_OUT,
     REQUIRED,
+    Key,
     Section,
     as_section,
-    open_section,
     plain,
     split,
     union_members,
@@ -29,50 +30,76 @@ class RefusedError(Exception):
     """A value that its type does not take."""
 
 
-def convert_section(known: Section, values: Any, where: str, *, make: bool) -> Any:
+def convert_section(declared: Section, values: Any, where: str, *, make: bool) -> Any:
+    """The values of a section as their types have them, and the defaults of the other keys.
+
+    Args:
+      make: return what the section makes of its values, and not a dict.
+
+    Raises:
+      UserError: as `read`.
+    """
     if not hasattr(values, "items"):
         raise UserError(f"{where} is {_show(values)}; it has to be a section: key=value pairs")
     values = dict(values.items())
-    for name in values:
-        if name not in known.keys:
-            raise unknown_key(join(where, str(name)), str(name), known.keys)
     out = {}
-    for name, key in known.keys.items():
+    for name, key in declared.keys.items():
         path, nested = join(where, name), as_section(key.type)
-        if name not in values and key.default is REQUIRED and nested is None:
-            raise UserError(f"{path} is missing; use {type_text(key.type)}")
-        value = values.get(name, {} if key.default is REQUIRED else key.default)
-        if name not in values and nested is None:
-            out[name] = value
+        if name in values:
+            out[name] = convert_key(key.type, plain(values[name]), path, make=make)
+        elif key.default is LEFT_OUT:
             continue
-        try:
-            out[name] = convert(key.type, plain(value), path, make=make)
-        except RefusedError:
-            raise refusal(path, value, key.type) from None
-    return known.make(**out) if make else out
+        elif nested is not None:
+            filled = {} if key.default is REQUIRED else plain(key.default)
+            out[name] = convert_section(nested, filled, path, make=make)
+        elif key.default is REQUIRED:
+            raise UserError(f"{path} is missing; use {type_text(key.type)}")
+        else:
+            out[name] = key.default
+    for name, value in values.items():
+        if name not in declared.keys:
+            path = join(where, str(name))
+            kind = key_of(declared, str(name), path).type
+            out[name] = convert_key(kind, plain(value), path, make=make)
+    return declared.make(**out) if make else out
+
+
+def key_of(declared: Section, name: str, path: str) -> Key:
+    """The key called `name` of a section.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name in declared.keys:
+        return declared.keys[name]
+    if declared.others is not None:
+        return Key(declared.others)
+    names = ", ".join(sorted(declared.keys)) or "none"
+    raise UserError(
+        f"unknown config key {path}; known keys: {names}.{nearest(name, declared.keys)}"
+    )
+
+
+def convert_key(kind: Any, value: Any, path: str, *, make: bool) -> Any:
+    """As `convert`. Raises only UserError."""
+    try:
+        return convert(kind, value, path, make=make)
+    except RefusedError:
+        raise refusal(path, value, kind) from None
 
 
 def convert(kind: Any, value: Any, path: str, *, make: bool) -> Any:
     """`value` as its type has it. Raises RefusedError, and UserError for a key of a section."""
     base, bounds = split(kind)
-    if (nested := as_section(base)) is not None:
-        return convert_section(nested, value, path, make=make)
     if base is Any and hasattr(value, "items"):
         base = Mapping
     elif base is Any and isinstance(value, (tuple, list)):
         base = tuple
     origin = get_origin(base)
+    if (nested := as_section(base)) is not None:
+        return convert_section(nested, value, path, make=make)
     if origin in (Union, types.UnionType):
         out = _member(base, value, path, make=make)
-    elif (items := open_section(base)) is not None:
-        if not hasattr(value, "items"):
-            raise RefusedError
-        out = {}
-        for name, item in value.items():
-            try:
-                out[name] = convert(items, item, join(path, str(name)), make=make)
-            except RefusedError:
-                raise refusal(join(path, str(name)), item, items) from None
     elif origin is Literal:
         out = value
         if not any(type(choice) is type(value) and choice == value for choice in get_args(base)):
@@ -88,8 +115,7 @@ def convert(kind: Any, value: Any, path: str, *, make: bool) -> Any:
 
 def _member(union: Any, value: Any, path: str, *, make: bool) -> Any:
     for member in union_members(union):
-        is_section = as_section(member) is not None or open_section(member) is not None
-        if is_section and not hasattr(value, "items"):
+        if as_section(member) is not None and not hasattr(value, "items"):
             continue
         try:
             return convert(member, value, path, make=make)
@@ -165,11 +191,12 @@ def type_text(kind: Any) -> str:
         last += ("; " if is_tuple else " ") + " and ".join(bound.text for bound in bounds)
         none = ["None"] if type(None) in members else []
         return " or ".join([*values, last, *none])
-    if as_section(base) is not None or open_section(base) is not None:
+    if as_section(base) is not None:
         return "a section"
     origin = get_origin(base)
     if origin is Literal:
-        return f"one of {', '.join(map(str, get_args(base)))}"
+        choices = ", ".join(map(str, get_args(base)))
+        return f"one of {choices}" if len(get_args(base)) > 1 else choices
     if origin is tuple:
         items = get_args(base)
         if items[-1] is Ellipsis:
@@ -192,24 +219,24 @@ def type_text(kind: Any) -> str:
 
 
 def refusal(path: str, value: Any, kind: Any) -> UserError:
+    """The error of a value that its type does not take."""
     text = type_text(kind)
     if isinstance(value, float) and not math.isfinite(value):
         text = text.replace("a number", "a finite number").replace("a value", "a finite value")
-    choices = [choice for member in union_members(kind) for choice in _choices(member)]
-    near = nearest(value, choices) if isinstance(value, str) and choices else ""
+    near = _nearest_choice(kind, value)
     return UserError(f"{path} is {_show(value)}; use {text}{'.' if near else ''}{near}")
 
 
-def _choices(kind: Any) -> list[str]:
-    base, _ = split(kind)
-    return [choice for choice in get_args(base) if isinstance(choice, str)] if (
-        get_origin(base) is Literal
-    ) else []  # fmt: skip
-
-
-def unknown_key(path: str, name: str, known: Mapping[str, Any]) -> UserError:
-    names = ", ".join(sorted(known)) or "none"
-    return UserError(f"unknown config key {path}; known keys: {names}.{nearest(name, known)}")
+def _nearest_choice(kind: Any, value: Any) -> str:
+    """What `nearest` says of a text or the first bad text of a tuple, where there are choices."""
+    bases = [split(member)[0] for member in union_members(kind)]
+    choices = [choice for base in bases if get_origin(base) is Literal for choice in get_args(base)]
+    if isinstance(value, str):
+        return nearest(value, [choice for choice in choices if isinstance(choice, str)])
+    if isinstance(value, (tuple, list)):
+        items = [get_args(base)[0] for base in bases if get_origin(base) is tuple]
+        return next(filter(None, (_nearest_choice(item, x) for item in items for x in value)), "")
+    return ""
 
 
 _repr = reprlib.Repr()

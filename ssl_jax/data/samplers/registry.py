@@ -15,6 +15,21 @@ from ssl_jax.data.samplers.stream import Stream
 SAMPLERS: dict[str, type[Sampler]] = {"shuffle": Shuffle, "pk": PK, "stream": Stream}
 
 
+def declaration(name: str) -> fields.Section:
+    """Declares `config.data.sampler` of a sampler: its name and its fields.
+
+    Raises:
+      UserError: there is no such sampler.
+    """
+    if name not in SAMPLERS:
+        raise UserError(
+            f"data.sampler.name is {name!r}; samplers: {', '.join(SAMPLERS)}."
+            f"{nearest(str(name), SAMPLERS)}"
+        )
+    keys = fields.section(SAMPLERS[name]).keys
+    return fields.Section({"name": fields.Key(str, "shuffle", "The sampler."), **keys})
+
+
 def from_config(section: Mapping[str, Any]) -> Sampler:
     """The sampler that `config.data.sampler` describes.
 
@@ -24,11 +39,5 @@ def from_config(section: Mapping[str, Any]) -> Sampler:
     Raises:
       UserError: there is no such sampler or field, or a bad value.
     """
-    name = section["name"]
-    if name not in SAMPLERS:
-        raise UserError(
-            f"data.sampler.name is {name!r}; samplers: {', '.join(SAMPLERS)}."
-            f"{nearest(str(name), SAMPLERS)}"
-        )
-    options = {key: value for key, value in section.items() if key != "name"}
-    return fields.read(SAMPLERS[name], options, "data.sampler")
+    options = fields.check(declaration(section["name"]), section, "data.sampler")
+    return SAMPLERS[options.pop("name")](**options)

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import below_one
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.methods.base.one_text import OneText, make_one_text
 from ssl_jax.methods.base.one_view import OneView, make_one_view
@@ -33,23 +34,23 @@ from ssl_jax.models.classifier import Classifier, TextHead, make_classifier
 
 # What makes tokens of an image.
 _EMBED = ("patch_embed", "cls_token", "pos_embed")
-HEADS = ("linear", "dense")
 _DROPOUT = 0.1  # of BERT's and RoBERTa's heads
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledOptions:
-    """The keys of `config.method` that they all have.
+class HyperParameters:
+    """The keys of `config.method` that they all have."""
 
-    freeze_encoder: encoder and projector stay as they are and only the head learns.
-    head: of a text: "linear", a linear map, or "dense", a dense layer with tanh before it; None is
-      linear.
-    head_dropout: of a text: of what enters a layer of the head; None is 0.1.
-    """
-
-    freeze_encoder: bool = False
-    head: str | None = None
-    head_dropout: float | None = None
+    freeze_encoder: Annotated[
+        bool, "Encoder and projector stay as they are and only the head learns."
+    ] = False
+    head: Annotated[
+        Literal["linear", "dense"] | None,
+        "Of a text: a linear map, or a dense layer with tanh before it; None: linear.",
+    ] = None
+    head_dropout: Annotated[
+        float | None, below_one, "Of a text: dropout of what enters a layer of the head; None: 0.1."
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Labelled(Method):
     # What of a batch the loss takes beside the head's outputs.
     targets: ClassVar[tuple[str, ...]] = ("label",)
 
-    hyper: LabelledOptions
+    hyper: HyperParameters
     classifier: Classifier
     view: OneView | OneText
 
@@ -150,7 +151,7 @@ class Labelled(Method):
 def make_parts(
     config: Any,
     spec: DataSpec,
-    hyper: LabelledOptions,
+    hyper: HyperParameters,
     *,
     num_outputs: int,
     reads: str = "h",
@@ -200,15 +201,9 @@ def make_parts(
     return dict(hyper=hyper, classifier=dataclasses.replace(classifier, reads=reads), view=view)
 
 
-def _text_head(hyper: LabelledOptions, num_outputs: int, zero_init: bool, dtype: str) -> Net:
+def _text_head(hyper: HyperParameters, num_outputs: int, zero_init: bool, dtype: str) -> Net:
     kind = "linear" if hyper.head is None else hyper.head
     dropout = _DROPOUT if hyper.head_dropout is None else hyper.head_dropout
-    if kind not in HEADS:
-        raise UserError(
-            f"method.head is {kind!r}; use one of {', '.join(HEADS)}.{nearest(kind, HEADS)}"
-        )
-    if not 0 <= dropout < 1:
-        raise UserError(f"method.head_dropout is {dropout}; use 0 for none, or a share below 1")
     return Net(TextHead(num_outputs, kind == "dense", dropout, zero_init, jnp.dtype(dtype)))
 
 

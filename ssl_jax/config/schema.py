@@ -1,0 +1,61 @@
+"""The declaration of a whole config: the shared keys, and those that names in the config decide.
+
+`method.name` decides the keys of `method`, `model.name` those of `model`, `nets.ROLE.name` those of
+that net, `data.sampler.name` those of `data.sampler`, and `views.ops` which ops have all their
+parameters. The declarations stand beside the code that reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssl_jax.config import fields
+from ssl_jax.config.base import shared_keys
+from ssl_jax.config.fields import Key, Section
+
+# Of a net: that of the run or folder that this run starts from; see `from_pretrained`.
+INIT_FROM = "init_from"
+# A section whose other keys are not known yet.
+_ANY_NAME = Section({"name": Key(str | None, None)}, others=Any)
+
+
+def schema(config: Mapping[str, Any]) -> Section:
+    """Declares every key of a config.
+
+    A section that names no method or net takes any keys, and so does a net of `init_from`.
+
+    Args:
+      config: a ConfigDict or mapping.
+
+    Raises:
+      UserError: there is no method or net of a name, or a key that all configs share is unknown or
+        has a bad value.
+    """
+    from ssl_jax.core import method
+    from ssl_jax.data.samplers import registry as samplers
+    from ssl_jax.models import registry as models
+    from ssl_jax.views import recipe
+
+    shared = shared_keys(config).replace(
+        method=_ANY_NAME, model=_ANY_NAME, nets=Section({}, others=_ANY_NAME)
+    )
+    config = fields.check(shared, config, "")
+
+    def net(where: str, name: str | None, known: Mapping[str, Any]) -> Section:
+        return _ANY_NAME if name in (None, INIT_FROM) else models.declaration(name, where, known)
+
+    nets = {
+        role: Key(net(f"nets.{role}", options["name"], models.NETS))
+        for role, options in config["nets"].items()
+    }
+    name = config["method"]["name"]
+    data = shared.keys["data"].type
+    sampler = samplers.declaration(config["data"]["sampler"].get("name", "shuffle"))
+    return shared.replace(
+        method=_ANY_NAME if name is None else method.declaration(name),
+        model=net("model", config["model"]["name"], models.ENCODERS),
+        nets=Section(nets, others=_ANY_NAME),
+        views=recipe.declaration(config["views"]),
+        data=fields.section(data).replace(sampler=sampler),
+    )
