@@ -136,9 +136,8 @@ def test_the_teacher_of_a_recipe_has_its_width(variant, width):
     ("change", "message"),
     [
         ({"init_from": None}, "distillation has no teacher; set init_from"),
-        ({"method__distill_weight": 1.5}, "method.distill_weight is 1.5; use 0 to 1"),
-        ({"method__temperature": 0.0}, "method.temperature is 0.0; it has to be positive"),
-        ({"method__teacher": {"name": "resnet5"}}, "unknown model 'resnet5'"),
+        ({"nets__teacher": {"name": "resnet5"}}, "nets.teacher.name is 'resnet5'"),
+        ({"nets__teacher": {"name": "resnet18", "widht": 2}}, "key nets.teacher.widht; .*'width'"),
     ],
 )
 def test_bad_values_are_named(change, message):

@@ -96,17 +96,12 @@ def test_unknown_keys_of_the_method_are_named():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"method__loss": "nt_xnet"}, "method.loss is 'nt_xnet'.*Did you mean 'nt_xent'"),
-        ({"method__implementation": "rings"}, "method.implementation is 'rings'.*with nt_xent"),
         (
             {"method__loss": "nt_logistic", "method__implementation": "ring"},
-            "use one of auto, dense, blockwise with nt_logistic",
+            "with nt_logistic use one of auto, dense, blockwise",
         ),
         ({"method__semi_hard": True}, "semi_hard=True is for nt_logistic and margin_triplet"),
         ({"method__loss": "info_nce", "method__semi_hard": True}, "triplet, not info_nce"),
-        ({"method__temperature": 0.0}, "method.temperature is 0.0; it has to be positive"),
-        ({"method__block_size": 0}, "method.block_size is 0"),
-        ({"method__similarity_dtype": "float16"}, "use one of float32, bfloat16"),
     ],
 )
 def test_bad_values_are_named(change, message):

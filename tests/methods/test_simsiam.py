@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import data, losses, parallel
-from ssl_jax.core.errors import UserError
+from ssl_jax import data, losses
 from ssl_jax.core.method import Weights, loss_and_aux
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
@@ -127,20 +126,3 @@ def test_the_preflight_warns_of_the_missing_stop_gradient():
     assert build("simsiam")[0].method.preflight(16) == []
     method = build("simsiam", method__stop_gradient=False)[0].method
     assert "collapses" in dict(method.preflight(16))["note"]
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (
-            {"method__projector_norm": "afine"},
-            "method.projector_norm is 'afine'; use one of no_affine, none.*'no_affine'",
-        ),
-        ({"method__predictor_dim": 0}, "hidden_dim 0"),
-        ({"method__projector_layers": 0}, "a head of 0 layers"),
-    ],
-)
-def test_bad_values_are_named(change, message):
-    config = ROWS["simsiam"].load(**change)
-    with pytest.raises(UserError, match=message):
-        Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())

@@ -203,8 +203,7 @@ def test_a_decay_by_layer_multiplies_the_rate_of_a_group():
     [
         ({"model.name": "resnet18"}, "layerwise needs groups layer1, layer2 .* stage1"),
         ({"method.freeze_encoder": True}, "the method's are head"),
-        ({"optimizer.groups": {"layerwise": {"decay": 0.0}}}, "layerwise.decay is 0.0; use a"),
-        ({"optimizer.groups": {"layerwise": {"decay": 65.0}}}, "layerwise.decay is 65.0"),
+        ({"optimizer.groups": {"layerwise": {"decay": 65.0}}}, "layerwise.decay is 65.0; use a"),
         ({"optimizer.groups": {"layerwise": {}}}, "optimizer.groups.layerwise.decay is missing"),
         (
             {"optimizer.groups": {"layerwise": {"decya": 0.5}}},
@@ -214,15 +213,9 @@ def test_a_decay_by_layer_multiplies_the_rate_of_a_group():
 )
 def test_a_decay_by_layer_that_does_not_fit_is_named(changes, message):
     config = config_lib.load(f"{CONFIGS}/supervised.py:finetune_vit")
-    if "model.name" in changes:
-        config.model = config_lib.base_config().model  # a ResNet has no options of a ViT
-    else:
-        config.model.update(dim=16, num_heads=2, depth=2)
-    for path, value in changes.items():
-        section, key = path.split(".")
-        config[section][key] = value
-    config = config_lib.resolve(config)
+    config.model.update(dim=16, num_heads=2, depth=2)
     with pytest.raises(UserError, match=message):
+        config = config_lib.resolve(config_lib.apply(config, changes))
         experiment = Experiment.build(config, data.spec_from_config(config.data))
         _ = experiment.abstract_state
 
@@ -402,22 +395,6 @@ def test_it_classifies_whatever_the_encoder_reads():
     assert metrics["accuracy"] == 1.0
     features = method.features(state.weights, batch)
     np.testing.assert_array_equal(features["logits"].argmax(1), label)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"method__label_smoothing": 1.0}, "method.label_smoothing is 1.0; use 0 for none"),
-        ({"method__projector_layers": -1}, "projector_layers -1 of hidden_dim"),
-        ({"method__freeze": True}, "unknown config key method.freeze; .*'freeze_encoder'"),
-    ],
-)
-def test_bad_values_are_named(change, message):
-    config = ROWS["supervised"].load()
-    with config.unlocked():
-        config.method.update({key.split("__")[1]: value for key, value in change.items()})
-    with pytest.raises(UserError, match=message):
-        Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
 
 
 def test_data_without_labels_are_refused():
