@@ -68,7 +68,9 @@ def _drop_unknown(config: ConfigDict, path: str) -> None:
     section = config
     for name in where.split("."):
         section = section[name]
-    others = {key: section.pop(key) for key in list(section) if key != "name"}
+    before = dict(section.items())
+    for key in before.keys() - {"name"}:
+        del section[key]
     if section.name != INIT_FROM:
-        known = fields.find(schema(config), where).type.keys
-        section.update({key: value for key, value in others.items() if key in known})
+        known = fields.section(fields.find(schema(config), where).type).keys
+        section.update({key: value for key, value in before.items() if key in known})

@@ -161,7 +161,7 @@ def test_samplers_are_read_from_the_config():
     assert registry.from_config({"name": "stream", "rows": "parallel"}) == Stream("parallel")
     for section, message in (
         ({"name": "shufle"}, "data.sampler.name is 'shufle'.*Did you mean 'shuffle'"),
-        ({"name": "shuffle", "rows": 2}, "unknown config key data.sampler.rows; known keys: none"),
+        ({"name": "shuffle", "rows": 2}, "unknown config key data.sampler.rows; known keys: name"),
         ({"name": "pk", "examples_per_class": 0}, "examples_per_class is 0; use a whole number ab"),
         ({"name": "stream", "rows": "paralel"}, "data.sampler.rows is 'paralel'.*'parallel'"),
     ):
