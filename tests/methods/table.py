@@ -194,7 +194,6 @@ ROWS = {
         "moco_v3.py:digits",
         {
             "model.name": "vit_s16",
-            "model.widths": None,
             "model.patch_size": 8,
             "model.dim": 16,
             "model.depth": 2,
@@ -277,7 +276,6 @@ ROWS = {
         "supervised.py:digits",
         {
             "model.name": "vit_ti16",
-            "model.widths": None,
             "model.patch_size": 4,
             "model.dim": 16,
             "model.depth": 2,

@@ -41,7 +41,12 @@ def convert_section(declared: Section, values: Any, where: str, *, make: bool) -
     """
     if not hasattr(values, "items"):
         raise UserError(f"{where} is {_show(values)}; it has to be a section: key=value pairs")
-    values = dict(values.items())
+    values = {str(name): value for name, value in values.items()}
+    others = {
+        name: key_of(declared, name, join(where, name)).type
+        for name in values
+        if name not in declared.keys
+    }
     out = {}
     for name, key in declared.keys.items():
         path, nested = join(where, name), as_section(key.type)
@@ -56,11 +61,8 @@ def convert_section(declared: Section, values: Any, where: str, *, make: bool) -
             raise UserError(f"{path} is missing; use {type_text(key.type)}")
         else:
             out[name] = key.default
-    for name, value in values.items():
-        if name not in declared.keys:
-            path = join(where, str(name))
-            kind = key_of(declared, str(name), path).type
-            out[name] = convert_key(kind, plain(value), path, make=make)
+    for name, kind in others.items():
+        out[name] = convert_key(kind, plain(values[name]), join(where, name), make=make)
     return declared.make(**out) if make else out
 
 
