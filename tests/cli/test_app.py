@@ -64,7 +64,10 @@ WRONG = [
         ("--workdir=x", "--config=configs/sweeps/methods.py:digits"),
         "is a sweep: ssl_jax sweep --config=configs/sweeps/methods.py:digits",
     ),
-    (("--workdir=x", "--config=configs/simclr.py", "--config.steps=-4"), "steps is '-4'; use a whole number above 0"),
+    (
+        ("--workdir=x", "--config=configs/simclr.py", "--config.steps=-4"),
+        "steps is '-4'; use a whole number above 0",
+    ),
     (
         ("--workdir=x", "--config=configs/simclr.py", "--config.optimizer.base_lr=-1"),
         "optimizer.base_lr is '-1'; use a number of at least 0",
