@@ -29,6 +29,7 @@ import jax
 
 from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.items import Item
 from ssl_jax.core.length import Length
 
 Array = jax.Array
@@ -255,33 +256,16 @@ class Method(abc.ABC):
         del w, keys, batch
         return None
 
-    def guesses(
-        self, w: Weights, keys: Array, batch: Batch, *, count: int
-    ) -> dict[str, Array] | None:
-        """What the model predicts for hidden tokens, for people to look at; None if it hides none.
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        """What people may look at on the report page: title -> a value of `ssl_jax.core.items`.
 
         Args:
           w: the state.
-          keys: [n], a key an example, for what is hidden of it.
-          batch: as for `views`.
-          count: k, guesses a token.
-
-        Returns:
-          `positions` int32 [n p], where tokens are hidden; `weights` float32 [n p], 0 where there
-          are fewer; `guesses` int32 [n p k], the likeliest first, and `shares` float32 [n p k].
+          keys: [n], a key an example.
+          batch: a few examples, arrays as for `views`.
         """
-        del w, keys, batch, count
-        return None
-
-    def token_vectors(self, params: PyTree) -> Array | None:
-        """The table of token embeddings [v d], None where there is none."""
-        del params
-        return None
-
-    def example_views(self, keys: Array, batch: Batch) -> Array | None:
-        """The views as images in [0, 1], float [n v h w c], for people to look at; None if none."""
-        del keys, batch
-        return None
+        del w, keys, batch
+        return {}
 
     def nets(self) -> dict[str, Any]:
         """The nets (`models.Net`) by their role: the net's key in `params`, or "teacher"."""

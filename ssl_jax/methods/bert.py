@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from ssl_jax.config.fields import fraction, not_negative, positive, positive_fraction
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.items import Item, Passages, TokenVectors
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -45,6 +46,8 @@ from ssl_jax.methods.base.one_text import check_length, check_text_model
 from ssl_jax.models import Net, PairHead, make_encoder, token_head
 from ssl_jax.models.transformer import text_inputs
 from ssl_jax.views.tokens import Masked, mask_tokens, most_predictions
+
+_GUESSES = 4  # of each hidden token, on the report page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +258,7 @@ class Bert(Method):
         return masked, out
 
     def guesses(self, w: Weights, keys: Array, batch: Batch, *, count: int) -> dict[str, Array]:
+        """The `count` likeliest tokens at each hidden place, see `Passages`."""
         masked, out = self._hide(w.params, keys, batch)
         vectors, bias = self._vectors(w.params, out["tokens"], masked.positions)
         table = self.token_vectors(w.params).astype(vectors.dtype)
@@ -268,7 +272,16 @@ class Bert(Method):
         }
 
     def token_vectors(self, params: PyTree) -> Array:
+        """The table of token embeddings [v d]."""
         return params["encoder"]["embed"]["token"]["embedding"]
+
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        lengths = (batch["segment"] > 0).sum(axis=1)
+        hidden = self.guesses(w, keys, batch, count=_GUESSES)
+        return {
+            "Hidden words": Passages(batch["tokens"], lengths, **hidden),
+            "Neighbours of words": TokenVectors(self.token_vectors(w.params)),
+        }
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper = self.hyper

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from ssl_jax.config.fields import fraction, not_negative, positive
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.items import Item
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -127,7 +128,8 @@ class Distill(Method):
         """uint8 images [n h w c] -> the view [n h' w' c] that features are computed from."""
         return self.view.eval_view(images)
 
-    def example_views(self, keys: Array, batch: Batch) -> Array:
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        del w
         return self.view.show(keys, batch)
 
     def origin(self, path: str) -> str | None:

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from ssl_jax import losses
 from ssl_jax.config.fields import below_one, not_negative, positive
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.items import Item, augmented_views
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -145,8 +146,10 @@ class InstDisc(Method):
         z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": losses.unit_length(z)}
 
-    def example_views(self, keys: Array, batch: Batch) -> Array:
-        return to_show(self.recipe(keys, main_images(batch)), self.normalization)
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        del w
+        views = self.recipe(keys, main_images(batch))
+        return augmented_views(to_show(views, self.normalization), batch)
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, images = self.hyper, self.num_examples

@@ -4,14 +4,12 @@ page = report.write(workdir, report.ReportInputs(config=..., rows=read_metrics(w
 console.print(report.summary_table(results))
 """
 
-from ssl_jax.report.inputs import HiddenToken, Passage, ReportInputs
+from ssl_jax.report.inputs import ReportInputs
 from ssl_jax.report.tables import summarise, summary_table
 from ssl_jax.report.write import PAGE_NAME, render, write
 
 __all__ = [
     "PAGE_NAME",
-    "HiddenToken",
-    "Passage",
     "ReportInputs",
     "render",
     "summarise",

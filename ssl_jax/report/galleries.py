@@ -1,4 +1,4 @@
-"""The parts of the page that show points and images: maps, neighbours, views."""
+"""The parts of the page that show points and images: maps, neighbours."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from ssl_jax.report.markup import esc, short
 
 NUM_QUERIES = 10
 NUM_NEIGHBOURS = 8
-MAX_VIEW_ROWS, MAX_VIEWS = 6, 9
 LEAST_POINTS = 5  # of a map
-TILE_SIDE, VIEW_SIDE = 64, 96  # pixels stored of a picture at most
+TILE_SIDE = 64  # pixels stored of a picture at most
 
 # Pointing at a class in the legend dims the others, in both maps.
 LEGEND_STYLE = "".join(
@@ -208,37 +207,3 @@ class _Thumbnails:
 def _img(uri: str, alt: str, shape: tuple[int, int]) -> str:
     small = ' class="small"' if max(shape) <= images.LOSSLESS_SIDE else ""
     return f'<img{small} src="{uri}" alt="{alt}" title="{alt}">'
-
-
-# --------------------------------------------------------------------------------------- views
-
-
-def view_gallery(inputs: ReportInputs) -> str:
-    """Training images beside the views that the method made of them."""
-    if inputs.views is None or not len(inputs.views):
-        return ""
-    views = np.asarray(inputs.views)[:MAX_VIEW_ROWS, :MAX_VIEWS]
-    originals = None if inputs.originals is None else np.asarray(inputs.originals)
-    rows = []
-    for number, of_one in enumerate(views):
-        cells, widths = [], ""
-        if originals is not None:
-            cells.append(f'<div class="original">{_view(originals[number], "original")}</div>')
-            cells.append("<div></div>")
-            widths = "minmax(0, 96px) 4px "
-        cells += [f"<div>{_view(view, f'view {i + 1}')}</div>" for i, view in enumerate(of_one)]
-        widths += f"repeat({len(of_one)}, minmax(0, 96px))"
-        rows.append(f'<div style="grid-template-columns: {widths}">' + "".join(cells) + "</div>")
-    first = "Left, framed: the image as it enters. Beside it: " if originals is not None else ""
-    text = f"{first}{'v' if first else 'V'}iews of it as the encoder sees them while it trains."
-    # Rows of few views stand beside each other.
-    least = 100 * (views.shape[1] + (originals is not None))
-    columns = f"repeat(auto-fill, minmax(min(100%, {least}px), 1fr))"
-    return (
-        f'<p class="note">{text}</p>'
-        f'<div class="views" style="grid-template-columns: {columns}">{"".join(rows)}</div>'
-    )
-
-
-def _view(image: np.ndarray, alt: str) -> str:
-    return _img(images.data_uri(image, VIEW_SIDE), alt, image.shape[:2])

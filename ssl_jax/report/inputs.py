@@ -8,30 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.core.items import Item
+
 Results = Mapping[str, Mapping[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class HiddenToken:
-    """A token that a language model had to guess.
-
-    Attributes:
-      place: its number among the pieces of its passage.
-      answer: what stood there.
-      guesses: (token, probability), the likeliest first.
-    """
-
-    place: int
-    answer: str
-    guesses: Sequence[tuple[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Passage:
-    """Text in pieces, those that begin a word with a blank before them; and what was hidden."""
-
-    pieces: Sequence[str]
-    hidden: Sequence[HiddenToken]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +30,9 @@ class ReportInputs:
       results: representation -> its probe scores, e.g. `{"raw pixels": {"few_shot/1": 0.60,
         "few_shot/1_std": 0.03, "knn/top1": 0.93, "linear/top1": 0.95}, ..., "SimCLR": {...}}`.
         What a metric is, the evaluations declare. The last row is the trained model.
-      passages: of held-out text, with the model's guesses.
-      word_neighbours: word -> (word, cosine) of the closest in the table of embeddings.
+      shown: title -> what the method shows of itself, see `ssl_jax.core.items`.
+      pieces: of text, every token as people read it, with a blank before those that begin a word.
+      token_counts: int [v], how often each token occurs.
       preflight: the text that stood before the first step.
       warnings: (step, text) of the collapse monitor; None takes them from the rows.
       pixels: uint8 [n h w c], c = 1 or 3: images of the map and the neighbour gallery.
@@ -60,8 +40,6 @@ class ReportInputs:
       labels: int [n], -1 = none; None where the data have no labels.
       class_names: name of each label; numbers are shown where it is short or empty.
       split: what these images are, with their number, e.g. "360 images of digits[test]".
-      originals: uint8 or float in [0, 1], [m h w c]: images of the training set.
-      views: likewise [m v h' w' c']: v of the views that the method made of each.
       environment: versions, devices, command, commit: label -> text.
       projection: "tsne", or "umap" where umap-learn is installed.
       seed: of the map and of the choice of queries.
@@ -77,10 +55,9 @@ class ReportInputs:
     best_step: int | None = None
     rows: Sequence[Mapping[str, Any]] = ()
     results: Results = dataclasses.field(default_factory=dict)
-    passages: Sequence[Passage] = ()
-    word_neighbours: Mapping[str, Sequence[tuple[str, float]]] = dataclasses.field(
-        default_factory=dict
-    )
+    shown: Mapping[str, Item] = dataclasses.field(default_factory=dict)
+    pieces: Sequence[str] = ()
+    token_counts: np.ndarray | None = None
     preflight: str = ""
     warnings: Sequence[tuple[int, str]] | None = None
     pixels: np.ndarray | None = None
@@ -88,8 +65,6 @@ class ReportInputs:
     labels: np.ndarray | None = None
     class_names: Sequence[str] = ()
     split: str = ""
-    originals: np.ndarray | None = None
-    views: np.ndarray | None = None
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     projection: str = "tsne"
     seed: int = 0
@@ -99,10 +74,7 @@ class ReportInputs:
         self._check_rank("pixels", 4)
         self._check_rank("embedding", 2)
         self._check_rank("labels", 1)
-        self._check_rank("originals", 4)
-        self._check_rank("views", 5)
         self._check_same_length("pixels", "embedding", "labels")
-        self._check_same_length("originals", "views")
         if self.projection not in ("tsne", "umap"):
             raise ValueError(f"projection {self.projection!r} is neither 'tsne' nor 'umap'")
 

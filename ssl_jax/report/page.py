@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import ssl_jax
-from ssl_jax.report import curves, galleries, texts
+from ssl_jax.report import curves, galleries, shown
 from ssl_jax.report.curves import Chart
 from ssl_jax.report.figures import NUM_SERIES
 from ssl_jax.report.inputs import ReportInputs
@@ -27,20 +27,18 @@ def render(inputs: ReportInputs) -> str:
         ("evaluations", "Evaluations over time", _evaluations(inputs)),
         ("map", "Map of the representation", galleries.maps_of(inputs)),
         ("neighbours", "Nearest neighbours", galleries.neighbour_gallery(inputs)),
-        ("views", "Augmented views", galleries.view_gallery(inputs)),
-        ("guesses", "Hidden words", texts.passages(inputs)),
-        ("words", "Neighbours of words", texts.neighbours(inputs)),
+        *shown.sections(inputs),
         ("collapse", "Collapse monitor", _collapse(inputs)),
         ("preflight", "Preflight", _preflight(inputs)),
         ("environment", "Environment", _environment(inputs)),
         ("config", "Configuration", _config(inputs.config)),
     ]
     sections = [section for section in sections if section[2]]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
+    links = "".join(f'<a href="#{name}">{esc(title)}</a>' for name, title, _ in sections)
     body = [_header(inputs), f"<nav>{links}</nav>", _facts(inputs), _ending(inputs)]
     body.append(_first_warning(inputs))
     body += [
-        f'<section id="{name}"><h2>{title}</h2>\n{content}</section>'
+        f'<section id="{name}"><h2>{esc(title)}</h2>\n{content}</section>'
         for name, title, content in sections
     ]
     body.append(f"<footer>Written by ssl_jax {esc(ssl_jax.__version__)}.</footer>")

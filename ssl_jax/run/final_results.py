@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -24,7 +25,7 @@ from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.methods.base.labelled import Labelled
-from ssl_jax.run import metrics, showcase
+from ssl_jax.run import metrics, report_contents
 from ssl_jax.run.probing import Prober, raw_pixels
 
 _RESULTS = "results.json"
@@ -73,16 +74,42 @@ def evaluate_and_report(
         if last_step < experiment.length.total_steps:
             record["stopped_early"] = True
         write_whole(epath.Path(workdir) / _RESULTS, json.dumps(record, indent=2) + "\n")
-    if not experiment.config.log.report:
+    if experiment.config.log.report:
+        _report(experiment, prober, state, source, workdir, lines, shown_results, last_step)
+
+
+def _report(
+    experiment: Experiment,
+    prober: Prober,
+    state: TrainState,
+    source: data.Source,
+    workdir: epath.Path,
+    lines: list[tuple[str, str]],
+    results: dict[str, dict[str, float]],
+    last_step: int,
+) -> None:
+    """Writes report.html. What cannot be drawn is left out, with a warning."""
+    w, config = state.weights, experiment.config
+    title = f"method {config.method.name}"
+
+    def show() -> dict[str, Any]:
+        return {"shown": report_contents.shown_items(experiment, prober, w, source)}
+
+    parts = {f"what {title} shows of itself (Method.show)": show}
+    if experiment.spec.modality == "image":
+        model = experiment.model(w)
+        parts["the map of features"] = lambda: report_contents.embedding(prober, model.features)
+    elif experiment.spec.vocabulary is not None:
+        parts["the words of the vocabulary"] = lambda: report_contents.words(prober)
+    contents: dict[str, Any] = {}
+    for name, part in parts.items():
+        try:
+            contents |= part()
+        except Exception as error:
+            warning(name, error)
+    if jax.process_index() != 0:
         return
-    apply = experiment.features
-    shown = {}
-    if experiment.spec.vocabulary is None:
-        shown = showcase.pictures(experiment, prober, apply, state, source)
-    else:
-        shown = showcase.words(experiment, prober, state)
-    if jax.process_index() == 0:
-        config = experiment.config
+    try:
         inputs = report.ReportInputs(
             config=config.to_dict(),
             method=shown_name(experiment),
@@ -91,12 +118,14 @@ def evaluate_and_report(
             total_steps=experiment.length.total_steps,
             best_step=int(state.step),
             rows=metrics.read_metrics(workdir),
-            results=shown_results,
+            results=results,
             preflight=preflight.text(lines),
             environment=environment(),
-            **shown,
+            **contents,
         )
         print(f"report: {report.write(workdir, inputs)}", flush=True)
+    except Exception as error:
+        warning("the report page", error)
 
 
 def _evaluate(

@@ -142,7 +142,7 @@ def test_normalised_views_have_a_normalised_evaluation_view():
     found = experiment.method.eval_view(image)
     np.testing.assert_allclose(found, (plain.method.eval_view(image) - 0.3) / 0.2, atol=1e-5)
     keys = jax.random.split(jax.random.key(0), 4)
-    shown = np.asarray(experiment.method.example_views(keys, {"image": image}))
+    shown = experiment.method.show(None, keys, {"image": image})["Augmented views"].pixels
     assert shown.shape[:2] == (4, 1) and shown.min() >= 0 and 0.5 < shown.max() <= 1
 
 

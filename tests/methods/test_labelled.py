@@ -169,7 +169,8 @@ def test_a_frozen_encoder_stays_and_the_head_learns():
     made, state = experiment.method, experiment.init_state()
     assert set(state.params) == {"head"}
     assert made.origin("buffers/frozen/encoder/embed/x") == "params/encoder/embed/x"
-    assert made.token_vectors(state.params) is None
+    batch = source.batch(np.arange(2))
+    assert made.show(state.weights, jax.random.split(jax.random.key(0), 2), batch) == {}
     before = jax.tree.map(np.asarray, state.buffers)
     head = jax.tree.map(np.asarray, state.params)
     state, _, _ = experiment.train_step(state, source.batch(np.arange(BATCH)))

@@ -30,7 +30,10 @@ def test_views_of_an_image_stand_side_by_side(tiny):
     batch = source.batch(np.arange(6))
     keys = jax.random.split(jax.random.key(0), 6)
     views = views_of(experiment.method, keys, batch)
-    pairs = experiment.method.example_views(keys, batch)
+    state = experiment.init_state()
+    shown = experiment.method.show(state.weights, keys, batch)["Augmented views"]
+    np.testing.assert_array_equal(shown.inputs, batch["image"])
+    pairs = shown.pixels
     assert pairs.shape == (6, 2, *views.shape[1:])
     np.testing.assert_allclose(views[0::2], pairs[:, 0], atol=1e-6)
     np.testing.assert_allclose(views[1::2], pairs[:, 1], atol=1e-6)

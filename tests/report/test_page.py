@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from ssl_jax import report
+from ssl_jax.core import items
 from ssl_jax.report import galleries
+from ssl_jax.report import shown as shown_lib
 
 VOID = {"meta", "img", "br", "hr", "input", "link", "base"}
 LOADING = ("src", "href", "xlink:href", "srcset", "data", "poster", "action", "background")
@@ -132,8 +134,9 @@ def full_inputs(**changes):
         "name": "a-run", "method": "SimCLR", "dataset": "digits", "date": "2026-11-20",
         "rows": rows(), "results": RESULTS, "preflight": "batch  256\nsteps  400",
         "class_names": ("zero", "one", "two"), "split": "60 images of digits[test]",
-        "originals": rng.integers(0, 256, (4, 12, 12, 1), dtype=np.uint8),
-        "views": rng.random((4, 2, 10, 10, 1), np.float32),
+        "shown": {"Augmented views": items.Images(
+            rng.random((4, 2, 10, 10, 1), np.float32),
+            inputs=rng.integers(0, 256, (4, 12, 12, 1), dtype=np.uint8))},
         "environment": {"jax": "0.10.2", "command": "python -m ssl_jax train"},
         **digits_like(60),
     }  # fmt: skip
@@ -153,8 +156,9 @@ def full_page():
 
 def test_full_page(full_page):
     page = check(full_page)
-    for section in ("results", "training", "evaluations", "map", "neighbours", "views", "collapse",
-                    "preflight", "environment", "config"):  # fmt: skip
+    for section in ("results", "training", "evaluations", "map", "neighbours",
+                    "shown0-augmented-views", "collapse", "preflight", "environment",
+                    "config"):  # fmt: skip
         assert section in page.ids
     text = "".join(page.text)
     assert "a-run" in text and "SimCLR on digits · 2026-11-20" in text
@@ -194,6 +198,8 @@ def test_hostile_texts_stay_texts(hostile):
         name=hostile, method=hostile, dataset=hostile, date=hostile, preflight=hostile,
         split=hostile, class_names=[hostile] * 3, warnings=[(5, hostile)],
         environment={hostile: hostile}, config={hostile: hostile, "section": {hostile: [hostile]}},
+        shown={hostile: items.Images(np.zeros((1, 1, 4, 4, 1)), rows=(hostile,), columns=(hostile,),
+                                     note=hostile)},
         results={hostile: {"few_shot/1": 0.5, "few_shot/2": 0.5, "knn/top1": 0.9},
                  hostile + "2": {"few_shot/1": 0.6, "few_shot/2": 0.7}},
         rows=[{"step": 1, f"train/{hostile}": 1.0, "train/loss": 2.0}],
@@ -213,14 +219,15 @@ def test_control_characters_and_lone_surrogates():
 
 
 MISSING = ["rows", "results", "preflight", "pixels", "embedding", "labels", "class_names",
-           "originals", "views", "environment"]  # fmt: skip
-EMPTY = {"rows": (), "results": {}, "preflight": "", "class_names": (), "environment": {}}
+           "shown", "environment"]  # fmt: skip
+EMPTY = {"rows": (), "results": {}, "preflight": "", "class_names": (), "environment": {},
+         "shown": {}}  # fmt: skip
 
 
 @pytest.mark.parametrize("missing", MISSING)
 def test_without_one_thing(missing):
     page = check(report.render(small_inputs(**{missing: EMPTY.get(missing)})))
-    gone = {"results": ["results"], "preflight": ["preflight"], "views": ["views"],
+    gone = {"results": ["results"], "preflight": ["preflight"], "shown": ["shown0-augmented-views"],
             "embedding": ["map", "neighbours"], "pixels": ["neighbours"],
             "environment": ["environment"], "rows": ["evaluations", "collapse"]}  # fmt: skip
     for section in gone.get(missing, []):
@@ -258,14 +265,14 @@ def test_colour_photographs_and_a_thousand_classes():
     data["labels"][50:] *= 10  # up to 990; the first fifty stay below
     names = [f"class number {i}, which has a long name" for i in range(1000)]
     views = np.random.default_rng(0).random((20, 12, 128, 128, 3), np.float32)
-    originals = (views[:, 0] * 255).astype(np.uint8)
-    text = report.render(small_inputs(**data, class_names=names, views=views, originals=originals))
+    shown = {"Views": items.Images(views, inputs=(views[:, 0] * 255).astype(np.uint8))}
+    text = report.render(small_inputs(**data, class_names=names, shown=shown))
     page = check(text)
     assert sum(bool(re.fullmatch(r"map-h-class-\d+", i)) for i in page.ids) == 10
     assert f"10 most frequent of {len(set(data['labels'].tolist()))} classes" in "".join(page.text)
     jpegs = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", text)
     sizes = {Image.open(io.BytesIO(base64.b64decode(jpeg))).size for jpeg in jpegs}
-    assert sizes == {(galleries.TILE_SIDE,) * 2, (galleries.VIEW_SIDE,) * 2}
+    assert sizes == {(galleries.TILE_SIDE,) * 2, (shown_lib.VIEW_SIDE,) * 2}
 
 
 def test_class_names_shorter_than_the_labels():
@@ -320,7 +327,6 @@ def test_umap_falls_back(monkeypatch):
     "changes, message",
     [
         ({"labels": np.zeros(3, int)}, "one length"),
-        ({"views": np.zeros((3, 2, 4, 4, 1))}, "one length"),
         ({"pixels": np.zeros((60, 12, 12))}, "4 dimensions"),
         ({"projection": "pca"}, "neither 'tsne' nor 'umap'"),
     ],

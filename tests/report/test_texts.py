@@ -1,6 +1,10 @@
 """Hidden words, neighbours and held-out scores on the page."""
 
+import numpy as np
+
 from ssl_jax import report
+from ssl_jax.core import items
+from ssl_jax.report import texts
 
 HELD_OUT = {
     "unigram": {"held_out/accuracy": 0.063, "held_out/perplexity": 471.1},
@@ -10,9 +14,14 @@ HELD_OUT = {
         "held_out/next_accuracy": 0.71,
     },
 }
-PASSAGE = report.Passage(
-    pieces=["[CLS]", " the", " load", "er", " <b>"],
-    hidden=[report.HiddenToken(2, "load", [("read", 0.5), ("load", 0.25)])],
+PIECES = ["[CLS]", " the", " load", "er", " <b>", " read", "[PAD]"]
+PASSAGE = items.Passages(
+    tokens=np.array([[0, 1, 2, 3, 4, 6]]),
+    lengths=np.array([5]),
+    positions=np.array([[2, 0]]),
+    weights=np.array([[1.0, 0.0]]),  # the second place is none
+    guesses=np.array([[[5, 2], [0, 0]]]),
+    shares=np.array([[[0.5, 0.25], [0, 0]]]),
 )
 
 
@@ -21,17 +30,38 @@ def test_page_shows_guesses_in_the_text_and_escapes_it():
         report.ReportInputs(
             config={"data": {"options": {"rows": "packed", "sequence_length": 64}}},
             results=HELD_OUT,
-            passages=[PASSAGE],
-            word_neighbours={"raise": [("raised", 0.43), ("<i>", 0.1)]},
+            shown={"Hidden words": PASSAGE},
+            pieces=PIECES,
         )
     )
-    assert "[CLS] the <u>load</u>er &lt;b&gt;" in page
+    assert "[CLS] the <u>load</u>er &lt;b&gt;</p>" in page
     assert '<li class="wrong"><b>read</b> 50%</li>' in page
     assert '<li class="right"><b>load</b> 25%</li>' in page
-    assert "<b>raised</b> 0.43" in page and "<b>&lt;i&gt;</b> 0.10" in page
     assert '<td><span class="best">152.6</span></td>' in page  # lower is better
     assert "<dt>rows</dt><dd>packed, 64 tokens</dd>" in page
     assert "<td>471.1</td>" in page and "<td>–</td>" in page
+
+
+def test_neighbours_of_words_are_the_nearest_by_cosine():
+    pieces = ["[CLS]", *(f" word{chr(97 + i)}" for i in range(24)), " of", "er"]
+    counts = np.array([0, *range(50, 26, -1), 90, 90])
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(len(pieces), 8))
+    found = texts.word_neighbours(vectors, counts, pieces)
+    # A quarter of the words, the most frequent ones, is left out; then every tenth.
+    assert list(found) == ["wordg", "wordq"]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    number = pieces.index(" wordg")
+    order = sorted((i for i in range(1, 25) if i != number), key=lambda i: -unit[i] @ unit[number])
+    assert [word for word, _ in found["wordg"]] == [pieces[i].strip() for i in order[:8]]
+    np.testing.assert_allclose(found["wordg"][0][1], unit[order[0]] @ unit[number])
+    page = report.render(
+        report.ReportInputs(
+            config={}, shown={"Neighbours of words": items.TokenVectors(vectors)}, pieces=pieces,
+            token_counts=counts,
+        )
+    )  # fmt: skip
+    assert "<dt>wordg</dt>" in page and f"<b>{found['wordg'][0][0]}</b>" in page
 
 
 def test_a_page_without_text_has_no_such_sections():

@@ -6,10 +6,14 @@ import types
 import numpy as np
 import pytest
 
-from ssl_jax import data, evals
+from ssl_jax import data, evals, report
+from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.build import Experiment
-from ssl_jax.run import evaluation_checks, final_results, metrics, showcase
+from ssl_jax.run import evaluation_checks, final_results, metrics, report_contents
+from ssl_jax.run.probing import Prober
 from tests.methods.table import ROWS
+
+LINES = [("a", "b")]
 
 
 def test_every_output_asked_for_has_a_row_and_h_is_the_last():
@@ -73,7 +77,8 @@ def test_the_report_of_a_run_that_stopped_early(monkeypatch, tmp_path):
         evaluations=lambda *_: evals.automatic()[-1:], evaluate=lambda *_, **__: scores,
         config=experiment.config, task="classify",
     )  # fmt: skip
-    monkeypatch.setattr(showcase, "words", lambda *_: {})
+    monkeypatch.setattr(report_contents, "words", lambda *_: {})
+    monkeypatch.setattr(report_contents, "shown_items", lambda *_: {})
     state = experiment.init_state()
     final_results.evaluate_and_report(
         experiment, prober, state, source, tmp_path, [("a", "b")], last_step=2
@@ -87,3 +92,52 @@ def test_the_report_of_a_run_that_stopped_early(monkeypatch, tmp_path):
     assert f"<b>Stopped early</b> at step 2 of {total}" in page
     assert "The run ended after 2 steps" in page and "Evaluations over time" in page
     assert "The results are those of <b>step 0</b>, the best" in page
+
+
+def test_what_cannot_be_shown_costs_its_place_in_the_report_only(monkeypatch, tmp_path, capsys):
+    changes = {"eval.final_names": ("knn",), "log.report": True}
+    experiment, source = built("simclr", **changes)
+
+    def show(self, w, keys, batch):
+        raise ValueError("no such\nlatent")
+
+    monkeypatch.setattr(type(experiment.method), "show", show)
+    prober = Prober(experiment.config, experiment.mesh)
+    monkeypatch.setattr(prober, "evaluate", lambda *_, **__: {"knn/top1": 0.5})
+    monkeypatch.setattr(report_contents, "embedding", lambda *_: {})
+    state = experiment.init_state()
+    final_results.evaluate_and_report(experiment, prober, state, source, tmp_path, LINES)
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert results == {"SimCLR": {"knn/top1": 0.5}}
+    said = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in said if line.startswith("warning")]
+    assert line == (
+        "warning: what method simclr shows of itself (Method.show) failed: ValueError: no such "
+        "latent"
+    )
+    assert '<th scope="row">SimCLR</th>' in (tmp_path / "report.html").read_text()
+    # The page itself, too.
+    monkeypatch.setattr(report, "write", show)
+    (tmp_path / "results.json").unlink()
+    final_results.evaluate_and_report(experiment, prober, state, source, tmp_path, LINES)
+    assert (tmp_path / "results.json").exists()
+    assert "warning: the report page failed" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_fails_costs_its_own_metrics(monkeypatch, tmp_path, capsys):
+    experiment, source = built("simclr", **{"eval.final_names": ("knn", "few_shot")})
+    prober = Prober(experiment.config, experiment.mesh)
+
+    def evaluate(model, evaluations, feature, on_error):
+        on_error("few_shot", UserError("class 3 has only 1 labelled train examples"))
+        return {"knn/top1": 0.5}
+
+    monkeypatch.setattr(prober, "evaluate", evaluate)
+    state = experiment.init_state()
+    assert final_results._evaluate(experiment, prober, state, source) == {
+        "SimCLR": {"knn/top1": 0.5}
+    }
+    assert capsys.readouterr().err == (
+        "warning: evaluation 'few_shot' of SimCLR failed: class 3 has only 1 labelled train "
+        "examples\n"
+    )

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from ssl_jax.config.fields import below_one
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.items import Item, TokenVectors
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.methods.base.one_text import OneText, make_one_text
 from ssl_jax.methods.base.one_view import OneView, make_one_view
@@ -112,13 +113,12 @@ class Labelled(Method):
         """uint8 images [n h w c] -> the view [n h' w' c] that features are computed from."""
         return self.view.eval_view(images)
 
-    def example_views(self, keys: Array, batch: Batch) -> Array | None:
-        return self.view.show(keys, batch)
-
-    def token_vectors(self, params: PyTree) -> Array | None:
-        if not isinstance(self.view, OneText) or "encoder" not in params:
-            return None
-        return params["encoder"]["embed"]["token"]["embedding"]
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        items = self.view.show(keys, batch)
+        if isinstance(self.view, OneText) and "encoder" in w.params:
+            vectors = w.params["encoder"]["embed"]["token"]["embedding"]
+            items["Neighbours of words"] = TokenVectors(vectors)
+        return items
 
     def param_group(self, path: str) -> str:
         net, _, rest = path.partition("/")

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.items import Item
 from ssl_jax.core.method import Array, Batch, DataSpec
 from ssl_jax.models import Net, TextEncoder, make_encoder
 from ssl_jax.models.transformer import TEXT_FAMILIES, text_inputs
@@ -32,9 +33,10 @@ class OneText:
         """The same."""
         return text_inputs(self.module, batch)
 
-    def show(self, keys: Array, batch: Batch) -> None:
-        """None: a text is no image."""
+    def show(self, keys: Array, batch: Batch) -> dict[str, Item]:
+        """Nothing: texts are not augmented."""
         del keys, batch
+        return {}
 
 
 def make_one_text(config: Any, spec: DataSpec) -> tuple[OneText, Net, dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from ssl_jax.core.items import Item, augmented_views
 from ssl_jax.core.method import Array, Batch, DataSpec
 from ssl_jax.views import main_images, to_show, train_and_eval
 
@@ -40,9 +41,10 @@ class OneView:
         """The whole image, [n h w c], nothing random."""
         return self.eval_view(batch["image"])
 
-    def show(self, keys: Array, batch: Batch) -> Array:
-        """The training views as images in [0, 1], [n 1 h w c]."""
-        return to_show(self.recipe(keys, main_images(batch)), self.normalization)
+    def show(self, keys: Array, batch: Batch) -> dict[str, Item]:
+        """The training views for the report page."""
+        views = self.recipe(keys, main_images(batch))
+        return augmented_views(to_show(views, self.normalization), batch)
 
 
 def make_one_view(config: Any, spec: DataSpec) -> OneView:

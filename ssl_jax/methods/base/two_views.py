@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.items import Item, augmented_views
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.views import main_images, to_show, train_and_eval
@@ -99,8 +100,10 @@ class TwoViews(Method):
         z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
 
-    def example_views(self, keys: Array, batch: Batch) -> Array:
-        return to_show(self.recipe(keys, main_images(batch)), self.normalization)
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        del w
+        views = self.recipe(keys, main_images(batch))
+        return augmented_views(to_show(views, self.normalization), batch)
 
 
 def nets_and_views(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[str, Any]:
