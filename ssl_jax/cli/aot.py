@@ -53,6 +53,7 @@ from rich.table import Table
 
 from ssl_jax import data
 from ssl_jax.cli import app
+from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment import tpu_fit as fitting
@@ -81,7 +82,7 @@ def main() -> int:
     config = app.read_config()
     spec = data.spec_from_config(config.data)
     experiments = [fitting.build(config, spec, wanted) for wanted in slices]
-    console = Console(highlight=False)
+    console = make_console(highlight=False)
     fits, advised = [], []
     for wanted, experiment in zip(slices, experiments, strict=True):
         if given.json:

@@ -12,9 +12,9 @@ import re
 import jax
 from absl import flags
 from etils import epath
-from rich.console import Console
 
 from ssl_jax import data, evals, parallel, report
+from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
@@ -71,7 +71,7 @@ def main() -> int:
     if jax.process_index() == 0:
         print(f"{given.workdir}, step {encoder.step}, on {prober.dataset}")
         rows = {**baselines, shown_name(experiment): values}
-        Console().print(report.summary_table(rows))
+        make_console().print(report.summary_table(rows))
         if baselines:
             values = values | {"baselines": baselines}
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")

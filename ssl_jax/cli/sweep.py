@@ -32,13 +32,13 @@ from typing import Any
 from absl import flags
 from etils import epath
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ssl_jax import config as config_lib
 from ssl_jax import data, report
 from ssl_jax.config import Length
+from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.evals import Metric
 from ssl_jax.run import metrics
@@ -247,7 +247,7 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / RESULTS).write_text(text.getvalue())
     print(f"{len(rows)} of {len(sweep.cells)} cells: {workdir / RESULTS}", flush=True)
-    Console().print(_means(sweep, rows))
+    make_console().print(_means(sweep, rows))
     if sweep.curves:
         _draw(sweep, rows, workdir)
     scored = [row for row in rows if sweep.metric in row]
@@ -352,7 +352,7 @@ def _list(sweep: Sweep, cells: tuple[Cell, ...], workdir: epath.Path) -> None:
             str(numbers[cell.name]), cell.name, f"{steps:,}", f"{config.batch_size:,}",
             f"{examples:,}", states[-1] if states[-1] != "to run" else "",
         )  # fmt: skip
-    Console().print(table)
+    make_console().print(table)
     counts = ", ".join(
         f"{states.count(state)} {state}"
         for state in ("finished", "begun", "to run")

@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 from etils import epath
-from rich.console import Console
 
 from ssl_jax import data, report
+from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.storage import write_whole
 from ssl_jax.evals.model import Model
@@ -67,7 +67,7 @@ def evaluate_and_report(
     shown_results = _as_shown(experiment, results)
     if jax.process_index() == 0:
         if results:
-            Console().print(report.summary_table(shown_results))
+            make_console().print(report.summary_table(shown_results))
         record = {"step": last_step, "results": results, "environment": environment()}
         if last_step != int(state.step):
             record["best_step"] = int(state.step)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ssl_jax.core.console import make_console
+
 
 class Throughput:
     """Speed since the last measurement, and where the time went.
@@ -148,7 +150,7 @@ class ProgressBar:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._total, self._start = total_steps, start_step
-        self._console = console or Console()
+        self._console = console or make_console()
         self._line_seconds = line_seconds
         self._primary = primary
         self._clock = clock
