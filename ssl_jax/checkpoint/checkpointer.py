@@ -67,13 +67,6 @@ class Checkpointer:
         best_mode: str = "max",
         read_only: bool = False,
     ):
-        if keep_latest < 1 or keep_best < 0:
-            raise UserError(
-                f"checkpoint.keep_latest={keep_latest}, checkpoint.keep_best={keep_best}: keep at "
-                "least 1 of the latest and 0 of the best"
-            )
-        if best_mode not in ("max", "min"):
-            raise UserError(f"checkpoint.best_mode={best_mode!r}: use 'max' or 'min'")
         quiet.silence_orbax()
         workdir = epath.Path(workdir)
         if not is_object_store(workdir):  # `absolute` would make a local path of gs://

@@ -7,6 +7,7 @@ an `ml_collections.ConfigDict` of primitives. Every key can be set on the comman
 
 from ssl_jax.config.base import base_config
 from ssl_jax.config.files import load, load_module, locate, names
+from ssl_jax.config.listing import listing
 from ssl_jax.config.overrides import apply
 from ssl_jax.config.resolve import resolve
 from ssl_jax.config.saved import difference, from_json, to_json, with_data_facts
@@ -18,6 +19,7 @@ __all__ = [
     "base_config",
     "difference",
     "from_json",
+    "listing",
     "load",
     "load_module",
     "locate",

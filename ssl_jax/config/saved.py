@@ -59,20 +59,30 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(keys, indent=2, sort_keys=True, default=list) + "\n"
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str, where: str = "config.json") -> ConfigDict:
     """Inverse of `to_json`; lists become tuples.
 
     A key that did not exist when the config was written has its default.
 
+    Args:
+      text: what `to_json` returned.
+      where: the file, for errors.
+
     Raises:
-      UserError: the format is another one, or a key is unknown today or has a bad value.
+      UserError: it is no config of a run, its format is another one, or a key is unknown today or
+        has a bad value.
     """
-    config = json.loads(text)
-    number = config.pop("format", None)
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where} cannot be read: {error}") from error
+    if not isinstance(config, dict) or "format" not in config:
+        raise UserError(f"{where} is not the config of a run: it has no format number")
+    number = config.pop("format")
     if number != FORMAT:
         raise UserError(
-            f"config.json has format {number} and this version of ssl_jax reads format {FORMAT}; "
-            "use the version that wrote it"
+            f"{where} has format {number} and this version of ssl_jax reads format {FORMAT}; use "
+            "the version that wrote it"
         )
     return complete(ConfigDict(config, type_safe=False))
 

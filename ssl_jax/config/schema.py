@@ -17,7 +17,7 @@ from ssl_jax.config.fields import Key, Section
 # Of a net: that of the run or folder that this run starts from; see `from_pretrained`.
 INIT_FROM = "init_from"
 # A section whose other keys are not known yet.
-_ANY_NAME = Section({"name": Key(str | None, None)}, others=Any)
+_ANY_NAME = Section({"name": Key(str | None, None, "Of the method or net.")}, others=Any)
 
 
 def schema(config: Mapping[str, Any]) -> Section:

@@ -64,10 +64,9 @@ class FewLabels:
         Raises:
           UserError: a bad value.
         """
-        fraction = section.get("labelled_fraction", None)  # configs of old runs lack the keys
-        if fraction is None:
+        if section.labelled_fraction is None:
             return None
-        return cls(fraction, section.unlabelled, section.labels_seed)
+        return cls(section.labelled_fraction, section.unlabelled, section.labels_seed)
 
     def labelled(self, num_examples: int, num_classes: int | None) -> int:
         """How many of `num_examples` keep their label.

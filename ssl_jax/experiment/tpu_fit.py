@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.hardware import tpu
 from ssl_jax.hardware.tpu import GIB
-from ssl_jax.models import ENCODERS
 
 # Estimates aim at this share of the memory, since they are rough.
 _AIM = 0.9
@@ -182,9 +180,7 @@ def _half_precision(fit: Fit) -> Iterator[str]:
 
 
 def _recompute(fit: Fit) -> Iterator[str]:
-    model = fit.config.model
-    options = inspect.signature(ENCODERS[model.name]).parameters if model.name in ENCODERS else {}
-    if "remat" in options and model.get("remat", None) in (None, "none"):
+    if fit.config.model.get("remat") == "none":
         yield (
             "model.remat=dots: computes activations again in the backward pass instead of keeping "
             "them, but for the outputs of dense layers; full keeps none"

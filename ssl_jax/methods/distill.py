@@ -48,7 +48,7 @@ class HyperParameters:
     ] = 0
     teacher_hidden_dim: Annotated[int | None, positive, "hidden_dim of that run."] = None
     distill_weight: Annotated[float, fraction, "a; 1 needs no labels."] = 1.0
-    temperature: Annotated[float, positive, "t, of teacher and student."] = 1.0
+    temperature: Annotated[float, positive, "Temperature t of teacher and student."] = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

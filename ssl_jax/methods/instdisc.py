@@ -55,7 +55,7 @@ class HyperParameters:
         int, not_negative,
         "Images drawn for each example, with replacement; 0: the whole bank, in a softmax.",
     ] = 4096  # fmt: skip
-    temperature: Annotated[float, positive, "t."] = 0.07
+    temperature: Annotated[float, positive, "Temperature t."] = 0.07
     bank_momentum: Annotated[float, below_one, "Share of a bank's row that an update keeps."] = 0.5
     proximal: Annotated[
         float, not_negative,

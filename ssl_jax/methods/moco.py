@@ -61,7 +61,7 @@ class HyperParameters:
         float, fraction, "m of the key encoder's moving average; only of queue."
     ] = 0.999
     bank_momentum: Annotated[float, below_one, "Share of a bank's row that an update keeps."] = 0.5
-    temperature: Annotated[float, positive, "t."] = 0.07
+    temperature: Annotated[float, positive, "Temperature t."] = 0.07
     bn_groups: Annotated[
         int | None, positive,
         "Groups of examples with their own BatchNorm statistics, the same number on any devices "

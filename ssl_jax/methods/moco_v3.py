@@ -43,7 +43,7 @@ FROZEN = "frozen"  # the optimizer group of frozen parameters
 class HyperParameters:
     """The keys of `config.method`."""
 
-    temperature: Annotated[float, positive, "t."] = 1.0
+    temperature: Annotated[float, positive, "Temperature t."] = 1.0
     momentum: Annotated[float, fraction, "m of the moving average at the first step."] = 0.99
     momentum_schedule: Annotated[
         Literal["cosine", "constant"], "From m to 1 over the run, or m throughout."

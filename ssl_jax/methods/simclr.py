@@ -38,7 +38,7 @@ class HyperParameters:
         "Tables 2 and 4. info_nce is NT-Xent with the anchors of one view and the negatives of the "
         "other, as nt_logistic and margin_triplet have them.",
     ] = "nt_xent"
-    temperature: Annotated[float, positive, "t of all losses but margin_triplet."] = 0.1
+    temperature: Annotated[float, positive, "Temperature t of all losses but margin_triplet."] = 0.1
     margin: Annotated[float, not_negative, "m of margin_triplet."] = 0.8
     semi_hard: Annotated[
         bool,

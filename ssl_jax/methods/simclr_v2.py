@@ -40,7 +40,7 @@ from ssl_jax.models.classifier import first_layers
 class HyperParameters:
     """The keys of `config.method`."""
 
-    temperature: Annotated[float, positive, "t of NT-Xent."] = 0.1
+    temperature: Annotated[float, positive, "Temperature t of NT-Xent."] = 0.1
     projector_layers: Annotated[int, positive, "Dense layers of g."] = 3
     hidden_dim: Annotated[
         int | None, positive, "Width of its hidden layers; None: that of h, as in the paper."

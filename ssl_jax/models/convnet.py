@@ -119,7 +119,7 @@ def convnet(
         128,
     ),
     strides: Annotated[
-        tuple[int, ...] | None, each(positive), "Of each stage; None: 2 for all."
+        tuple[int, ...] | None, each(positive), not_empty, "Of each stage; None: 2 for all."
     ] = None,
     dtype: Any = jnp.float32,
 ) -> ConvNet:

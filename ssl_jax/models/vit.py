@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.config.fields import below_one, positive
+from ssl_jax.config.fields import below_one, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.attention import attention
 from ssl_jax.models.options import AttentionOption, Count, not_architecture
@@ -321,7 +321,7 @@ def vit(
         float, below_one, not_architecture, "Stochastic depth of the last layer; 0 in the first."
     ] = 0.0,
     layer_scale: Annotated[
-        float | None, "What LayerScale starts from; None: no LayerScale."
+        float | None, not_negative, "What LayerScale starts from; None: no LayerScale."
     ] = None,
     qkv_bias: Annotated[bool, "Biases of queries, keys and values."] = True,
     kernel_init: Annotated[

@@ -76,7 +76,7 @@ class GroupSection:
     nesterov: Annotated[bool, "Nesterov's momentum."] = False
     b1: Annotated[float, below_one, "Of adamw and lamb: decay of the mean of gradients."] = 0.9
     b2: Annotated[float, below_one, "Of adamw and lamb: decay of the mean of squares."] = 0.999
-    eps: Annotated[float, not_negative, "Of adamw and lamb: added to the root."] = 1e-8
+    eps: Annotated[float, positive, "Of adamw and lamb: added to the root."] = 1e-8
     bias_correction: Annotated[bool, "Of adamw and lamb; BERT's released code has none."] = True
     trust_coefficient: Annotated[float, positive, "Of lars."] = 1e-3
     momentum_order: Annotated[

@@ -276,4 +276,4 @@ def read_config(workdir: str) -> ConfigDict:
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{workdir} is not a run: it has no config.json")
-    return config_lib.from_json(path.read_text())
+    return config_lib.from_json(path.read_text(), str(path))

@@ -79,10 +79,10 @@ class Run:
         """Writes config.json, or checks that the one there says the same."""
         path = self.workdir / "config.json"
         if path.exists():
-            found = config_lib.from_json(path.read_text())
+            found = config_lib.from_json(path.read_text(), str(path))
             changes = config_lib.difference(found, self.config)
             # Of a run that ended before its first step nothing is lost.
-            if changes and not allow_change and (self._has_begun() or "optimizer" not in found):
+            if changes and not allow_change and self._has_begun():
                 raise UserError(
                     f"{self.workdir} holds a run of another config ({'; '.join(changes)}); choose "
                     "another --workdir, or continue with --allow_config_change"

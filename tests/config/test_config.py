@@ -137,3 +137,69 @@ def test_data_facts_are_written_into_the_config():
     # What stands there is the split's size; the labelled fraction is of it.
     config = config_lib.with_data_facts(config_lib.resolve(example()), spec, 10_000)
     assert config.data.num_examples == 10_000
+
+
+def test_a_key_that_did_not_exist_when_a_run_began_has_its_default():
+    config = config_lib.resolve(config_lib.load("simclr:digits"))
+    kept = json.loads(config_lib.to_json(config))
+    del kept["method"]["margin"], kept["optimizer"]["clip"]["per"], kept["log"], kept["nets"]
+    old = config_lib.from_json(json.dumps(kept))
+    assert config_lib.difference(old, config) == []
+    assert old.to_dict() == config.to_dict()
+    kept["method"]["margin"] = 0.5
+    old = config_lib.from_json(json.dumps(kept))
+    assert config_lib.difference(old, config) == ["method.margin: 0.5 -> 0.8"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "run/config.json cannot be read: "),
+        ('{"model_type": "bert"}', "run/config.json is not the config of a run"),
+        ('{"format": 99}', r"run/config.json has format 99 and this version of ssl_jax reads"),
+        ('{"format": 1, "seeed": 1}', "unknown config key seeed; .* Did you mean 'seed'"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(text, message):
+    with pytest.raises(UserError, match=message):
+        config_lib.from_json(text, "run/config.json")
+
+
+def test_every_hyper_parameter_can_be_set_on_the_command_line():
+    config = config_lib.load("moco_v1:digits")
+    changed = config_lib.apply(config, {"method.bn_groups": "8", "method.hidden_dim": "64"})
+    assert (changed.method.bn_groups, changed.method.hidden_dim) == (8, 64)
+    changed = config_lib.apply(changed, {"method.bn_groups": "None"})
+    assert config_lib.resolve(changed).method.bn_groups is None
+
+
+def test_another_method_keeps_the_keys_that_it_knows():
+    config = config_lib.load("simclr:digits")
+    config.method.semi_hard = False
+    changes = {"method.momentum": "0.9", "method.name": "moco", "method.num_negatives": "512"}
+    method = config_lib.resolve(config_lib.apply(config, changes)).method
+    assert (method.name, method.momentum, method.num_negatives) == ("moco", 0.9, 512)
+    assert method.output_dim == config.method.output_dim and "semi_hard" not in method
+    with pytest.raises(UserError, match="unknown config key method.semi_hard"):
+        config_lib.apply(config, {"method.name": "moco", "method.semi_hard": "True"})
+
+
+def test_another_net_keeps_the_options_that_it_knows():
+    config = config_lib.load("simclr:digits")
+    config = config_lib.apply(config, {"model.name": "resnet18", "model.stem": "cifar"})
+    model = config_lib.resolve(config).model
+    assert (model.name, model.stem, model.width) == ("resnet18", "cifar", 1.0)
+    assert "widths" not in model
+    nets = {"nets.teacher.name": "vit_s16", "nets.teacher.depth": "3"}
+    assert config_lib.resolve(config_lib.apply(config, nets)).nets.teacher.dim == 384
+
+
+def test_the_listing_has_every_key_with_its_meaning():
+    config = config_lib.resolve(config_lib.load("simclr:digits"))
+    lines = config_lib.listing(config).splitlines()
+    temperature = f"method.temperature = {config.method.temperature}"
+    assert f"{temperature}  # Temperature t of all losses but margin_triplet." in lines
+    assert "views.gaussian_noise.std = 0.25  # Standard deviation of the noise." in lines
+    assert any(line.startswith("model.widths = (16, 32, 64, 128)  # ") for line in lines)
+    keys = [line.partition(" = ")[0] for line in lines if line]
+    assert keys[0] == "seed" and len(keys) == len(set(keys)) > 100

@@ -45,6 +45,6 @@ def test_a_try_that_ended_before_its_first_step_is_replaced(tmp_path):
 def test_another_programs_config_is_left_alone(tmp_path):
     path = tmp_path / "config.json"
     path.write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="holds a run of another config"):
+    with pytest.raises(UserError, match="config.json is not the config of a run"):
         begin(tmp_path)
     assert path.read_text() == '{"model_type": "bert"}'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 import numbers
 import reprlib
 import types
@@ -23,6 +22,7 @@ from ssl_jax.config.fields.declaration import (
 from ssl_jax.core.errors import UserError, nearest
 
 _MAX_INT = 2**63 - 1  # what an int64 holds
+_MAX_FLOAT = 3.4e38  # what a float32 holds
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -139,8 +139,7 @@ def _tuple(items: tuple[Any, ...], value: Any, path: str, *, make: bool) -> tupl
 
 def _scalar(base: Any, value: Any) -> Any:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if is_number and not (abs(value) <= _MAX_INT if isinstance(value, numbers.Integral) else
-                          math.isfinite(value)):  # fmt: skip
+    if is_number and not _fits(value):
         raise RefusedError
     if base is Any:
         return value
@@ -153,6 +152,11 @@ def _scalar(base: Any, value: Any) -> Any:
     if base is type(None) and value is None:
         return None
     raise RefusedError
+
+
+def _fits(number: numbers.Real) -> bool:
+    """Whether the types that computations have hold it; not so NaN and infinity."""
+    return abs(number) <= (_MAX_INT if isinstance(number, numbers.Integral) else _MAX_FLOAT)
 
 
 def readings(kind: Any, text: str) -> list[Any]:
@@ -223,7 +227,7 @@ def type_text(kind: Any) -> str:
 def refusal(path: str, value: Any, kind: Any) -> UserError:
     """The error of a value that its type does not take."""
     text = type_text(kind)
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not _fits(value):
         text = text.replace("a number", "a finite number").replace("a value", "a finite value")
     near = _nearest_choice(kind, value)
     return UserError(f"{path} is {_show(value)}; use {text}{'.' if near else ''}{near}")

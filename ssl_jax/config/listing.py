@@ -1,0 +1,38 @@
+"""Every key of a config with its value and its meaning, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssl_jax.config import fields
+from ssl_jax.config.schema import schema
+
+
+def listing(config: ConfigDict) -> str:
+    """A line for each key: `optimizer.base_lr = 0.3  # Peak learning rate ...`.
+
+    Args:
+      config: a resolved config.
+    """
+    declared = schema(config)
+    lines, section = [], None
+    for path, value in flat(fields.check(declared, config, "")):
+        head = path.partition(".")[0] if "." in path else ""
+        if section not in (None, head):
+            lines.append("")
+        section = head
+        doc = fields.find(declared, path).doc
+        lines.append(f"{path} = {value!r}" + (f"  # {doc}" if doc else ""))
+    return "\n".join(lines)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of each value, and of each empty section."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
