@@ -80,7 +80,7 @@ WRONG = [
     ),
     (
         ("--workdir=x", "--config=configs/simclr.py", "--config.batch_size=5000"),
-        "larger than the training set",
+        "larger than the data set",
     ),
     (
         ("--workdir=/proc/x", "--config=configs/simclr.py"),

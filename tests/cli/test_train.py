@@ -21,7 +21,7 @@ def test_a_dry_run_says_what_the_run_is_and_every_key():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(batch_size="5000"), "batch_size 5000 is larger than the training set"),
+        (dict(batch_size="5000"), "batch_size 5000 is larger than the data set"),
         (dict(eval__names="knnn"), "unknown evaluation 'knnn'; .* Did you mean 'knn'"),
         (dict(method__loss="info_nce", method__implementation="ring"), "'ring' is for nt_xent"),
     ],
