@@ -18,6 +18,7 @@ from etils import epath
 
 from ssl_jax import data, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
 from ssl_jax.run.probing import Prober
@@ -28,6 +29,9 @@ FORMATS = (".npz", ".parquet")
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run.")
     flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
+    flags.DEFINE_enum(
+        "weights", None, evaluated.CHOICES, "Which weights; default: the run's eval.weights."
+    )
     flags.DEFINE_string("data", None, "Data set, e.g. folder:/path; default: the run's own.")
     flags.DEFINE_string("split", "all", "Split to embed, e.g. test or train[:1000].")
     flags.DEFINE_string("output", None, "File to write: .npz or .parquet.")
@@ -49,7 +53,9 @@ def main() -> int:
     experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
     prober = Prober(config, experiment.mesh, given.data, workdir=given.workdir)
     source = prober.source(given.split)
-    encoder = trained_run.load_experiment(given.workdir, experiment, given.step)
+    encoder = trained_run.load_experiment(
+        given.workdir, experiment, given.step, weights=given.weights
+    )
     wanted = tuple(given.features)
     with jax.set_mesh(experiment.mesh):
         features = prober.features(lambda batch: _chosen(encoder.encode(batch), wanted), source)

@@ -1,7 +1,8 @@
 """Evaluates a checkpoint: ssl_jax evaluate --workdir=runs/x --evals=knn,linear,few_shot
 
 On the training set's own labels, or on another data set with --data; a model of labelled texts is
-scored by what it predicts. Prints a table and writes workdir/evaluations/<step>_<data>.json.
+scored by what it predicts. Prints a table and writes workdir/evaluations/<step>_<data>.json, with
+_<weights> at the end of the name where --weights are others than those that the run evaluates.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from etils import epath
 from ssl_jax import data, evals, parallel, report
 from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError
+from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
 from ssl_jax.run.final_results import shown_name
@@ -26,6 +28,9 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run.")
     flags.DEFINE_integer(
         "step", None, "The checkpoint's step; default: the latest, or the best if the run took it."
+    )
+    flags.DEFINE_enum(
+        "weights", None, evaluated.CHOICES, "Which weights; default: the run's eval.weights."
     )
     flags.DEFINE_string("data", None, "Data set to probe on, e.g. tfds:cifar10; default: its own.")
     flags.DEFINE_list(
@@ -49,7 +54,9 @@ def main() -> int:
     # Whatever devices there are, however many the run was trained on.
     experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
     prober = Prober(config, experiment.mesh, given.data, workdir=given.workdir)
-    encoder = trained_run.load_experiment(given.workdir, experiment, given.step)
+    encoder = trained_run.load_experiment(
+        given.workdir, experiment, given.step, weights=given.weights
+    )
     model = experiment.model(encoder.weights)
     with jax.set_mesh(experiment.mesh):
         if given.evals:
@@ -75,9 +82,16 @@ def main() -> int:
         if baselines:
             values = values | {"baselines": baselines}
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
+        if given.weights not in (None, config.eval.weights):
+            name += f"_{given.weights}"
         path = epath.Path(given.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"step": encoder.step, "data": prober.dataset, **values}
+        record = {
+            "step": encoder.step,
+            "data": prober.dataset,
+            "weights": given.weights or config.eval.weights,
+            **values,
+        }
         path.write_text(json.dumps(record, indent=2) + "\n")
         print(f"written to {path}")
     return 0

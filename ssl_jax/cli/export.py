@@ -14,8 +14,8 @@ With PyTorch and the library at hand, their model is built, loads the file, and 
 images of the run's own data set (on noise where it is not at hand, on random tokens of text) are
 compared with ours: a difference above 1e-3 of the features' size fails the command. Where they are
 not installed, do not fit each other, or have no such model (a ResNet of another width), the command
-says that it was not compared. `--ema` takes the moving average of the weights (momentum, target or
-teacher encoder).
+says that it was not compared. `--weights` chooses the parameters, their moving average (momentum,
+target or teacher encoder) or their Polyak average; by default those that the run evaluates.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from etils import epath
 from ssl_jax import data
 from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment import evaluated
 from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.models import Net, TextEncoder
 from ssl_jax.models.positions import sincos_positions
@@ -55,7 +56,9 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "Folder to write; made if missing.")
     flags.DEFINE_enum("to", None, TARGETS, "Whose names the weights get.")
     flags.DEFINE_integer("step", None, "Checkpoint; the latest by default.")
-    flags.DEFINE_bool("ema", False, "The moving average of the weights.")
+    flags.DEFINE_enum(
+        "weights", None, evaluated.CHOICES, "Which weights; default: the run's eval.weights."
+    )
 
 
 def main() -> int:
@@ -63,7 +66,7 @@ def main() -> int:
     for name, example in (("workdir", "runs/x"), ("output", "exported"), ("to", "timm")):
         if not getattr(given, name):
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
-    run = trained_run.load(given.workdir, given.step, dtype="float32", ema=given.ema)
+    run = trained_run.load(given.workdir, given.step, dtype="float32", weights=given.weights)
     weights = {
         **run.weights.buffers.get("frozen", {}),
         **run.weights.params,

@@ -100,6 +100,11 @@ class Eval:
     features: Annotated[
         tuple[str, ...], not_empty, "What is evaluated at the end: h, z of the projection head ..."
     ] = ("h",)
+    weights: Annotated[
+        Literal["params", "ema", "polyak"],
+        "What is evaluated: the parameters, the method's moving average of them (ema) or "
+        "optimizer.polyak's.",
+    ] = "params"
     data: Annotated[str | None, "Another data set than data.name."] = None
     train_split: Annotated[str, "Split that evaluations fit on."] = "train"
     test_split: Annotated[str, "Split that evaluations score."] = "test"

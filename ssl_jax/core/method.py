@@ -31,6 +31,7 @@ from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.items import Item
 from ssl_jax.core.length import Length
+from ssl_jax.core.tree_paths import by_path, replace
 
 Array = jax.Array
 PyTree = Any
@@ -108,6 +109,10 @@ class DataSpec:
         return dataclasses.replace(self, arrays=self.evaluation_arrays, evaluation_arrays=None)
 
 
+# The entry of `buffers` for statistics of the nets that are a moving average.
+OF_EMA = "ema"
+
+
 class Weights(NamedTuple):
     """The state that a method's functions read.
 
@@ -120,6 +125,20 @@ class Weights(NamedTuple):
     params: PyTree
     buffers: PyTree
     ema: PyTree | None = None
+
+    def averaged(self) -> Weights:
+        """What `eval.weights = "ema"` evaluates: `params` overlaid by their moving average.
+
+        Nets that keep batch statistics of their own for the moving average have them in
+        `buffers["ema"]`, under the names of `buffers`; they are taken too.
+
+        Raises:
+          ValueError: there is no moving average.
+        """
+        if self.ema is None:
+            raise ValueError("these weights have no moving average")
+        buffers = {**self.buffers, **self.buffers.get(OF_EMA, {})}
+        return self._replace(params=replace(self.params, by_path(self.ema)), buffers=buffers)
 
 
 class Aux(NamedTuple):

@@ -20,7 +20,7 @@ from ssl_jax import data, optim, parallel
 from ssl_jax.config import Length
 from ssl_jax.core import method as method_lib
 from ssl_jax.evals.model import Model
-from ssl_jax.experiment import gradient_cache, train_step
+from ssl_jax.experiment import evaluated, gradient_cache, train_step
 
 PyTree = Any
 
@@ -83,6 +83,7 @@ class Experiment:
             param_group=method.param_group,
             constrain=method.constrain if _overrides(method, "constrain") else None,
         )
+        evaluated.check(config, method, groups)
         return cls(config, spec, length, mesh, method, groups, tx)
 
     @property
@@ -184,6 +185,12 @@ class Experiment:
             return self.method.held_out(w, question_keys(batch["index"]), batch)
 
         return apply
+
+    def evaluated(self, state: train_step.TrainState) -> train_step.TrainState:
+        """The state with the weights that evaluations read, as `config.eval.weights` says."""
+        polyak = optim.polyak_params(state.opt_state)
+        w = evaluated.choose(state.weights, self.config.eval.weights, polyak)
+        return state.replace(params=w.params, buffers=w.buffers)
 
     @functools.cached_property
     def features(self) -> Callable[[method_lib.Weights, Any], dict[str, jax.Array]]:

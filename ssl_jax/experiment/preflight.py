@@ -47,10 +47,19 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
         *[("note", note) for note in optim.schedule_notes(experiment.groups, **run)],
         ("state", f"{bytes_text(state_bytes_per_device(state))} a device, of it "
                   f"{bytes_text(state_bytes_per_device(state.params))} parameters"),
+        *_evaluated(experiment),
         ("saves", f"every {length.checkpoint_every:,} steps, the latest "
                   f"{config.checkpoint.keep_latest} and the best {config.checkpoint.keep_best} by "
                   f"{config.checkpoint.best_metric}"),
     ]  # fmt: skip
+
+
+def _evaluated(experiment: Experiment) -> list[tuple[str, str]]:
+    average = {"ema": "the moving average", "polyak": "the Polyak average"}
+    choice = experiment.config.eval.weights
+    if choice == "params":
+        return []
+    return [("evaluation", f"of {average[choice]} of the parameters (eval.weights={choice!r})")]
 
 
 def _notes(experiment: Experiment, source: data.Source | None) -> list[tuple[str, str]]:

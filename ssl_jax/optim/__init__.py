@@ -14,13 +14,11 @@ from ssl_jax.optim.ema import (
     EmaState,
     PolyakState,
     ema_params,
-    ema_path,
     polyak_params,
-    polyak_path,
     track_ema,
     track_polyak,
 )
-from ssl_jax.optim.factory import make_optimizer
+from ssl_jax.optim.factory import AVERAGE_PATHS, make_optimizer
 from ssl_jax.optim.freeze import freeze_until, zero_before
 from ssl_jax.optim.groups import Group, Groups, read_groups, schedule_notes
 from ssl_jax.optim.lars import lars
@@ -45,6 +43,7 @@ from ssl_jax.optim.section import Clip, GroupSection, OptimizerSection
 from ssl_jax.optim.trust import scale_by_trust_ratio
 
 __all__ = [
+    "AVERAGE_PATHS",
     "DEFAULT_EXCLUDE",
     "Clip",
     "EmaState",
@@ -64,7 +63,6 @@ __all__ = [
     "count_steps",
     "describe",
     "ema_params",
-    "ema_path",
     "freeze_until",
     "lars",
     "layer_factors",
@@ -72,7 +70,6 @@ __all__ = [
     "make_schedule",
     "path_mask",
     "polyak_params",
-    "polyak_path",
     "read_groups",
     "scale_by_adam",
     "scale_by_layer",

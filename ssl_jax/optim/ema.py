@@ -122,33 +122,19 @@ def ema_params(opt_state: PyTree) -> PyTree | None:
       ValueError: there is more than one.
     """
     state = _only(opt_state, EmaState)
-    return state and state[1].ema
+    return None if state is None else state.ema
 
 
 def polyak_params(opt_state: PyTree) -> PyTree | None:
     """As `ema_params`, of the average that `track_polyak` keeps."""
     state = _only(opt_state, PolyakState)
-    return state and state[1].average
+    return None if state is None else state.average
 
 
-def ema_path(opt_state: PyTree) -> str | None:
-    """The path of the moving average in an optimizer state, e.g. "inner/1/ema"; None without."""
-    state = _only(opt_state, EmaState)
-    return state and f"{state[0]}/ema"
-
-
-def polyak_path(opt_state: PyTree) -> str | None:
-    """As `ema_path`, of the average that `track_polyak` keeps."""
-    state = _only(opt_state, PolyakState)
-    return state and f"{state[0]}/average"
-
-
-def _only(opt_state: PyTree, kind: type) -> tuple[str, Any] | None:
-    """The path and the node of the one state of a kind, None if there is none."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        opt_state, is_leaf=lambda node: isinstance(node, kind)
-    )
-    states = [(path_string(path), node) for path, node in leaves if isinstance(node, kind)]
+def _only(opt_state: PyTree, kind: type) -> Any | None:
+    """The one state of a kind, None if there is none."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    states = [node for node in leaves if isinstance(node, kind)]
     if len(states) > 1:
         raise ValueError(f"the optimizer state holds {len(states)} moving averages; track one only")
     return states[0] if states else None

@@ -24,6 +24,8 @@ from ssl_jax.optim.schedules import Schedule
 from ssl_jax.optim.trust import scale_by_trust_ratio
 
 PyTree = Any
+# Where the averages of the parameters are in the optimizer's state.
+AVERAGE_PATHS = {"ema": "inner/ema/ema", "polyak": "inner/polyak/average"}
 _OTHERS = "_others"  # label of the parameters that no entry of `groups` concerns
 
 
@@ -75,11 +77,12 @@ def make_optimizer(
         parts.append(scale_by_layer(groups.layer_decay, group_of))
     if constrain is not None:
         parts += [constrain_updates(constrain), *frozen]
+    named = [("rules", optax.chain(*parts))]
     if ema_decay is not None:
-        parts.append(track_ema(ema_decay, ema_filter))
+        named.append(("ema", track_ema(ema_decay, ema_filter)))
     if groups.polyak:
-        parts.append(track_polyak(groups.polyak))
-    return count_steps(optax.chain(*parts))
+        named.append(("polyak", track_polyak(groups.polyak)))
+    return count_steps(optax.named_chain(*named))
 
 
 def _optimizers(groups: Groups, group_of: Callable[[str], str]) -> optax.GradientTransformation:

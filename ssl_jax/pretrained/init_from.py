@@ -8,8 +8,9 @@
     bert-base-uncased/          a folder of BERT's or RoBERTa's of the transformers library
 
 Of a run everything is taken that the new run has too, under the same path and in the same shape:
-its encoder, and its heads if the method is the same; so it is of a folder of transformers, where a
-head fine-tuned on labelled texts has to be of the same task. Of a file only the encoder is. Whether
+its encoder, and its heads if the method is the same; of its weights those that it evaluates
+(`eval.weights`), so of DINO the teacher's. So it is of a folder of transformers, where a head
+fine-tuned on labelled texts has to be of the same task. Of a file only the encoder is. Whether
 layers are scanned may differ. A Vision Transformer's fixed positions are no weights, but have to be
 the same.
 """
@@ -27,6 +28,7 @@ from etils import epath
 from ssl_jax import checkpoint, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.layers import restack
 from ssl_jax.models.positions import FIXED_POSITIONS, resize_positions
@@ -72,18 +74,24 @@ def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
 def _of_run(folder: str, step: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     if step and not step.isdecimal():
         raise UserError(f"init_from={folder}@{step}: after @ stands a step, a number")
+    config = trained_run.read_config(folder)
+    choice = config.eval.weights
     with checkpoint.Checkpointer(folder, read_only=True) as saves:
         restored = saves.restore_parameters(
-            int(step) if step else None, sharding=parallel.replicated(experiment.mesh)
+            int(step) if step else None,
+            prefixes=evaluated.prefixes(choice),
+            sharding=parallel.replicated(experiment.mesh),
         )
     if restored is None:
         raise UserError(f"init_from={folder}: the run has no checkpoint yet")
-    found, at = restored
-    arrays = _flat(found)
+    parts, at = restored
+    w = evaluated.from_parts(parts, choice)
+    arrays = _flat({"params": w.params, "buffers": w.buffers})
     if "params/encoder/patch_embed/proj/kernel" in arrays:
-        _check_positions(folder, trained_run.read_config(folder).model, experiment)
+        _check_positions(folder, config.model, experiment)
     loaded, missing, unused = _match(arrays, experiment)
-    return loaded, _lines(loaded, missing, unused, f"step {at}, ")
+    whose = {"params": "", "ema": "moving average, ", "polyak": "Polyak average, "}[choice]
+    return loaded, _lines(loaded, missing, unused, f"step {at}, {whose}")
 
 
 def _transformers_config(folder: str) -> dict[str, Any] | None:

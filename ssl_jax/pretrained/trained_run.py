@@ -23,14 +23,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, data, optim, parallel
+from ssl_jax import checkpoint, data, parallel
 from ssl_jax import config as config_lib
 from ssl_jax.checkpoint.choice import takes_best
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Weights
-from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.data.labelled.encoded import framed_texts
 from ssl_jax.data.text.tokenizer import Tokenizer
+from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
 
 PyTree = Any
@@ -44,7 +44,8 @@ class TrainedRun:
       config: the run's config.
       experiment: the method and nets.
       step: the update the checkpoint was saved at.
-      weights: its state, on the devices, without a moving average.
+      weights: its state, on the devices; `params` are those that were chosen to be evaluated, and
+        `ema` is there if they are the moving average.
       workdir: of the run.
       class_names: what the classes are called, by number: of labelled text as the run has saved
         them, of images as the data set has them if it is at hand; else None.
@@ -186,7 +187,11 @@ def _listed(texts: Iterable[str], name: str) -> list[str]:
 
 
 def load(
-    workdir: str, step: int | None = None, *, dtype: str | None = None, ema: bool = False
+    workdir: str,
+    step: int | None = None,
+    *,
+    dtype: str | None = None,
+    weights: str | None = None,
 ) -> TrainedRun:
     """Loads a run's encoder: of the latest checkpoint, or of `step`.
 
@@ -196,10 +201,11 @@ def load(
       workdir: of the run; "runs/x@450" says the step too, as in `init_from`.
       step: of the checkpoint.
       dtype: of the activations; what the run had by default.
-      ema: the moving average of the parameters, where they have one.
+      weights: "params", "ema" (the method's moving average) or "polyak"; by default those that the
+        run evaluates, its `eval.weights`.
 
     Raises:
-      UserError: no such run or step, or it keeps no moving average.
+      UserError: no such run or step, or it keeps no such weights.
     """
     workdir, step = _at_step(os.fspath(workdir), step)
     config = read_config(workdir)
@@ -207,7 +213,7 @@ def load(
         config.dtype = dtype
     spec = data.spec_from_config(config.data)
     mesh = parallel.make_mesh(devices=jax.devices()[:1]) if jax.process_count() == 1 else None
-    return load_experiment(workdir, Experiment.build(config, spec, mesh), step, ema=ema)
+    return load_experiment(workdir, Experiment.build(config, spec, mesh), step, weights=weights)
 
 
 def _at_step(workdir: str, step: int | None) -> tuple[str, int | None]:
@@ -223,19 +229,15 @@ def _at_step(workdir: str, step: int | None) -> tuple[str, int | None]:
 
 
 def load_experiment(
-    workdir: str, experiment: Experiment, step: int | None = None, *, ema: bool = False
+    workdir: str, experiment: Experiment, step: int | None = None, *, weights: str | None = None
 ) -> TrainedRun:
     """As `load`, on the devices of an experiment already built."""
-    prefixes = ["params", "buffers"]
-    if ema:
-        average = optim.ema_path(experiment.abstract_state.opt_state)
-        if average is None:
-            name = experiment.config.method.name
-            raise UserError(f"{workdir} keeps no moving average: method {name} has none")
-        prefixes.append(f"opt_state/{average}")
-    chosen = experiment.config.checkpoint
+    choice = weights or experiment.config.eval.weights
+    evaluated.check_choice(choice, experiment.method, experiment.groups, f"{workdir}: weights")
+    prefixes = evaluated.prefixes(choice)
+    section = experiment.config.checkpoint
     with checkpoint.Checkpointer(
-        workdir, read_only=True, best_metric=chosen.best_metric, best_mode=chosen.best_mode
+        workdir, read_only=True, best_metric=section.best_metric, best_mode=section.best_mode
     ) as saves:
         if step is None and takes_best(experiment.config):
             step = saves.best_step()
@@ -245,19 +247,11 @@ def load_experiment(
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet")
     parts, step = restored
-    state = experiment.abstract_state
-    if ema:
-        parts["params"] = replace(parts["params"], by_path(parts[prefixes[-1]]))
-    return TrainedRun(
-        experiment.config,
-        experiment,
-        step,
-        Weights(
-            _shaped_like(state.params, parts["params"]),
-            _shaped_like(state.buffers, parts["buffers"]),
-        ),
-        workdir,
+    state, w = experiment.abstract_state, evaluated.from_parts(parts, choice)
+    w = w._replace(
+        params=_shaped_like(state.params, w.params), buffers=_shaped_like(state.buffers, w.buffers)
     )
+    return TrainedRun(experiment.config, experiment, step, w, workdir)
 
 
 def _shaped_like(template: PyTree, loaded: PyTree) -> PyTree:

@@ -132,7 +132,8 @@ class Run:
                     state, _ = self.saves.restore(self.experiment.abstract_state, best)
                 if and_finish:
                     final_results.evaluate_and_report(
-                        self.experiment, self.prober, state, self.source, self.workdir, lines,
+                        self.experiment, self.prober, self.experiment.evaluated(state),
+                        self.source, self.workdir, lines,
                         last_step=step,
                     )  # fmt: skip
         return 0
@@ -209,7 +210,7 @@ class Run:
         last = step == self.length.total_steps
         values = {}
         if every and (step % every == 0 or last) and not stopping:
-            values = self._look(state)
+            values = self._look(self.experiment.evaluated(state))
         found = {f"eval/{name}": value for name, value in values.items()}
         if values:
             watch.evaluation(step, values)

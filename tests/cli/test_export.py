@@ -134,7 +134,7 @@ def test_what_cannot_be_is_said_in_one_line(trained, tmp_path):
     out = f"--output={tmp_path}/out"
     for arguments, message in (
         ((out,), "--to is missing"),
-        ((out, "--to=timm", "--ema"), "keeps no moving average: method simclr has none"),
+        ((out, "--to=timm", "--weights=ema"), "SimCLR keeps no moving average; use params"),
         ((out, "--to=timm", "--step=99"), "99"),
         ((out, "--to=keras"), "keras"),
     ):

@@ -106,7 +106,7 @@ def test_nothing_of_a_frozen_group_changes_even_where_its_gradient_is_not_finite
     jax.tree.map(np.testing.assert_array_equal, last["last_layer"], first["last_layer"])
     assert not np.array_equal(last["head"]["kernel"], first["head"]["kernel"])
     inner = [
-        [part for part in state.inner if isinstance(part, optax.transforms.PartitionState)]
+        [part for part in state.inner["rules"] if isinstance(part, optax.transforms.PartitionState)]
         for state in (before, after)
     ]
     (start,), (end,) = inner

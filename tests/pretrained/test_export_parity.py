@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import checkpoint, data, optim, parallel
+from ssl_jax import checkpoint, data, parallel
 from ssl_jax import config as config_lib
 from ssl_jax.cli import export
 from ssl_jax.core.errors import RunError, UserError
-from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.pretrained import formats
 from tests.methods.table import ROWS
@@ -72,8 +71,10 @@ def run_of(tmp_path_factory):
 def exported(tmp_path, monkeypatch, capsys):
     """(lines, arrays) of the command, run in this process: its torchvision needs `peers`."""
 
-    def run(workdir, to, ema=False):
-        given = dict(workdir=str(workdir), output=str(tmp_path / "out"), to=to, step=None, ema=ema)
+    def run(workdir, to, weights=None):
+        given = dict(
+            workdir=str(workdir), output=str(tmp_path / "out"), to=to, step=None, weights=weights
+        )
         flags = types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given))
         monkeypatch.setattr(export, "flags", flags)
         assert export.main() == 0
@@ -102,9 +103,9 @@ def test_the_features_are_compared(name, to, run_of, exported):
 
 def test_the_moving_average_is_compared_with_itself(run_of, exported):
     path, state = run_of("vit")
-    lines, arrays = exported(path, "timm", ema=True)
+    lines, arrays = exported(path, "timm", weights="ema")
     assert_compared(lines, "timm")
-    average = by_path(state.opt_state)[f"{optim.ema_path(state.opt_state)}/encoder/norm/bias"]
+    average = state.weights.ema["encoder"]["norm"]["bias"]
     np.testing.assert_array_equal(arrays["norm.bias"], average)
     assert np.abs(arrays["norm.bias"] - state.params["encoder"]["norm"]["bias"]).max() > 1e-2
 
