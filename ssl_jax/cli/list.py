@@ -52,11 +52,10 @@ def _models() -> list[tuple[str, str]]:
 
 
 def _data() -> list[tuple[str, str]]:
-    from ssl_jax.data import catalog
+    from ssl_jax import data
 
     return [
-        (f"{kind}:{what}" if what else kind, _about(f"ssl_jax.data.kinds.{kind}"))
-        for kind, what in catalog.KINDS.items()
+        (kind.usage, _about(f"ssl_jax.data.kinds.{kind.name}")) for kind in data.kinds().values()
     ]
 
 

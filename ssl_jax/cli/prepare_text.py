@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 
 from ssl_jax import data
+from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import workers
 from ssl_jax.data.text import prepare, rows, text_source
@@ -53,11 +54,9 @@ def main() -> int:
         if not given[name].value:
             raise UserError(f"--{name} is missing")
     kind, location = data.kind_of(given.data)
-    if kind == "tokens" or not text_source.is_text(kind, {"text_key": None}):
-        raise UserError(
-            f"--data={given.data} is no corpus; corpora: pydoc, text:PATTERN, jsonl:PATTERN, "
-            "parquet:PATTERN, tfds:NAME"
-        )
+    if kind.corpus is None:
+        corpora = ", ".join(kind.usage for kind in data.kinds().values() if kind.corpus)
+        raise UserError(f"--data={given.data} is not a corpus; corpora: {corpora}")
     count = workers.cores() if given.workers is None else given.workers
     if count < 0 or given.shard_characters < 1:
         raise UserError(
@@ -65,12 +64,17 @@ def main() -> int:
             "and 1"
         )
     options = {name: given[name].value for name in CORPUS_FLAGS if given[name].value is not None}
-    tokenizer = TokenizerOptions(
-        given.tokenizer, given.vocab_size, given.lowercase, given.tokenizer_fraction
-    )
+    known = fields.section(kind.corpus).keys
+    for name in options:
+        if name not in known:
+            raise UserError(
+                f"--{name} is not an option of {kind.usage}; options: {', '.join(known) or 'none'}"
+            )
+    names = ("tokenizer", "vocab_size", "lowercase", "tokenizer_fraction")
+    tokenizer = fields.read(TokenizerOptions, {name: given[name].value for name in names}, "")
     directory = os.path.expanduser(given.output)
     try:
-        corpus = text_source.open_text(kind, location, options)
+        corpus = kind.corpus(location, **fields.read(kind.corpus, options, ""))
         cache = prepare.prepare(
             corpus, tokenizer, directory, workers=count,
             shard_characters=given.shard_characters, say=_say,

@@ -19,6 +19,7 @@ from ssl_jax.data.cache import in_memory
 from ssl_jax.data.catalog import (
     from_config,
     kind_of,
+    kinds,
     load,
     missing_splits,
     spec_from_config,
@@ -40,6 +41,7 @@ __all__ = [
     "from_config",
     "in_memory",
     "kind_of",
+    "kinds",
     "load",
     "missing_splits",
     "sampler_from_config",

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec
+from ssl_jax.data import kinds as kinds_package
 from ssl_jax.data import subsplit
 from ssl_jax.data.cache import in_memory
 from ssl_jax.data.few_labels import FewLabels
-from ssl_jax.data.known import facts_of
-from ssl_jax.data.labelled import labelled_text
-from ssl_jax.data.request import Request, check_options, keyword_only
+from ssl_jax.data.kind import DataSet, Kind
+from ssl_jax.data.request import Request
 from ssl_jax.data.samplers.registry import from_config as sampler_from_config
-from ssl_jax.data.source import Source, image_spec
-from ssl_jax.data.text import text_source
+from ssl_jax.data.source import Source
 
-# Kind -> what follows its colon, for messages. The module of that name has a function `dataset`.
-KINDS = {
-    "digits": "", "shapes": "", "folder": "PATH", "tfds": "NAME", "tar": "PATTERN",
-    "pydoc": "", "text": "PATTERN", "jsonl": "PATTERN", "parquet": "PATTERN", "tokens": "DIR",
-    "csv": "PATTERN", "glue": "NAME", "squad": "PATTERN", "conll": "PATTERN",
-}  # fmt: skip
+_COMMON = tuple(field.name for field in dataclasses.fields(Request))  # options of every kind
+
+
+@functools.cache
+def kinds() -> dict[str, Kind]:
+    """The kinds of data sets by name: the modules of `ssl_jax.data.kinds`."""
+    modules = pkgutil.iter_modules(kinds_package.__path__, f"{kinds_package.__name__}.")
+    found = (importlib.import_module(module.name).KIND for module in modules)
+    return {kind.name: kind for kind in found}
 
 
 def load(
@@ -35,6 +39,7 @@ def load(
     *,
     image_size: int | None = None,
     channels: int | None = None,
+    host_crops: Mapping[str, Any] | None = None,
     strict: bool = False,
     seed: int = 0,
     cache: bool = False,
@@ -48,19 +53,18 @@ def load(
       image_size: side of the square canvas, pixels. Images are resized (bicubic) so that their
         central square fills it. Default: the size the data set's images have, if they have one.
       channels: 1 (luminance) or 3; default what the data set has.
+      host_crops: random crops that the host cuts, by family; see `crops`.
       strict: whether an unreadable image is an error; else the next readable one replaces it.
       seed: of the generated data of `shapes`.
       cache: decode every image now and keep it in memory.
-      **options: of images `host_crops` and `center` (see `image.Canvas`); of text those of
-        `text_source`; of labelled text those of `tasks`; and the keyword arguments of the kind's
-        own function `dataset`, `corpus` or `examples`, such as `num_generated` of `shapes`.
+      **options: those of the kind of data set, such as `num_generated` of `shapes`; see
+        `Kind.options`.
 
     Raises:
       UserError: an unknown data set, split or option, data that are not there, or a bad value.
     """
-    opened = _open(name, dict(
-        options, image_size=image_size, channels=channels, strict=strict, seed=seed
-    ))  # fmt: skip
+    request = Request(image_size, channels, host_crops or {}, strict=strict, seed=seed)
+    opened = _open(name, request, options)
     whole: dict[str, Source] = {}
 
     def source(part: str) -> Source:
@@ -82,12 +86,13 @@ def load(
 
 
 def splits(name: str, **options: Any) -> tuple[str, ...]:
-    """The splits of a data set; takes what `load` takes.
+    """The splits of a data set; takes the options that `load` takes.
 
     Raises:
       UserError: as `load`.
     """
-    return tuple(_open(name, options).splits)
+    common = {key: options.pop(key) for key in _COMMON if key in options}
+    return tuple(_open(name, Request(**common), options).splits)
 
 
 def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
@@ -97,7 +102,9 @@ def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
       UserError: as `load` and `FewLabels.select`.
     """
     few = FewLabels.of(section)
-    source = load(section.name, section.split, **_options_of(section, seed))
+    request = dataclasses.asdict(_request_of(section, seed))
+    del request["center"]  # an option of images
+    source = load(section.name, section.split, **request, **section.options.to_dict())
     return source if few is None else few.select(source)
 
 
@@ -113,21 +120,19 @@ def missing_splits(
     Raises:
       UserError: as `load`, but for a split that is not there.
     """
-    opened = _open(section.name, _options_of(section, seed=0))
+    opened = _open(section.name, _request_of(section, seed=0), section.options.to_dict())
     aliases = getattr(opened, "aliases", {})
     missing = [subsplit.missing(text, opened.splits, aliases) for text in wanted]
     return missing, tuple(opened.splits)
 
 
-def _options_of(section: ConfigDict, seed: int) -> dict[str, Any]:
-    """The keyword arguments of `load` in a config's data section."""
-    return dict(
-        image_size=section.image_size,
-        channels=section.channels,
+def _request_of(section: ConfigDict, seed: int) -> Request:
+    return Request(
+        section.image_size,
+        section.channels,
+        section.host_crops.to_dict(),
         strict=section.strict,
         seed=seed,
-        host_crops=section.host_crops.to_dict(),
-        **section.options.to_dict(),
     )
 
 
@@ -138,31 +143,20 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
     open is filled in for data sets whose facts are known.
 
     Raises:
-      UserError: an unknown data set or split, or facts missing.
+      UserError: an unknown data set, split or option, or facts missing.
     """
-    num_examples = split_size(section)
-    facts = facts_of(section.name, section.options.to_dict())
-    num_classes = section.num_classes
+    kind, location = kind_of(section.name)
+    values = section.options.to_dict()
+    _check_task(kind, values)
+    num_examples, num_classes = split_size(section), section.num_classes
+    facts = kind.facts(location, values)
     if num_classes is None and facts is not None:
         num_classes = facts.num_classes
-    kind, _, location = section.name.partition(":")
-    options = section.options.to_dict()
     few = FewLabels.of(section)
-    if labelled_text.is_task(kind, options):
-        if few is not None:
-            num_examples = few.size(num_examples, num_classes)
-        return labelled_text.spec_without_data(kind, location, options, num_examples, num_classes)
-    if text_source.is_text(kind, options):
-        return text_source.spec_without_data(kind, location, options, num_examples, num_classes)
     if few is not None:
         num_examples = few.size(num_examples, num_classes)
-    request = Request(
-        image_size=section.image_size,
-        channels=section.channels,
-        host_crops=section.host_crops.to_dict(),
-    )
-    canvas = request.canvas(*((facts.image_size, facts.channels) if facts else ()))
-    return image_spec(canvas, num_examples, num_classes)
+    request = _request_of(section, seed=0)
+    return kind.spec(location, request, values, num_examples, num_classes)
 
 
 def steps_per_epoch(section: ConfigDict, batch_size: int) -> int:
@@ -183,10 +177,10 @@ def split_size(section: ConfigDict) -> int:
     Raises:
       UserError: an unknown data set or split, or one whose size has to be given.
     """
-    kind_of(section.name)
+    kind, location = kind_of(section.name)
     if section.num_examples is not None:
         return section.num_examples
-    facts = facts_of(section.name, section.options.to_dict())
+    facts = kind.facts(location, section.options.to_dict())
     if facts is None:
         raise UserError(
             f"{section.name} has to be read to know its size; set data.num_examples (and "
@@ -198,33 +192,33 @@ def split_size(section: ConfigDict) -> int:
     return sum(part.stop - part.start for part in parts)
 
 
-def kind_of(name: str) -> tuple[str, str]:
+def kind_of(name: str) -> tuple[Kind, str]:
     """(kind, location) of a data set's name.
 
     Raises:
       UserError: there is no such kind, or the name lacks what its kind needs.
     """
-    kind, colon, location = name.partition(":")
-    usage = [f"{kind}:{what}" if what else kind for kind, what in KINDS.items()]
-    if kind not in KINDS or bool(colon) != bool(KINDS[kind]):
-        raise UserError(
-            f"unknown data set {name!r}; data sets: {', '.join(usage)}.{nearest(kind, KINDS)}"
-        )
+    word, colon, location = name.partition(":")
+    kind = kinds().get(word)
+    if kind is None or bool(colon) != bool(kind.location):
+        usage = ", ".join(kind.usage for kind in kinds().values())
+        raise UserError(f"unknown data set {name!r}; data sets: {usage}.{nearest(word, kinds())}")
     if colon and not location:
-        raise UserError(f"data set {name!r} names nothing; write {kind}:{KINDS[kind]}")
+        raise UserError(f"data set {name!r} names nothing; write {kind.usage}")
     return kind, location
 
 
-def _open(name: str, options: dict[str, Any]) -> Any:
-    """The data set: an object with `splits`, perhaps `aliases`, and `source(split)`."""
+def _open(name: str, request: Request, values: Mapping[str, Any]) -> DataSet:
     kind, location = kind_of(name)
-    common = {field.name for field in dataclasses.fields(Request)}
-    request = Request(**{key: value for key, value in options.items() if key in common})
-    own = {key: value for key, value in options.items() if key not in common}
-    if labelled_text.is_task(kind, own):
-        return labelled_text.dataset(kind, location, request, own)
-    if text_source.is_text(kind, own):
-        return text_source.dataset(kind, location, request, own)
-    dataset = importlib.import_module(f"ssl_jax.data.kinds.{kind}").dataset
-    check_options(kind, own, keyword_only(dataset), common)
-    return dataset(location, request, **own)
+    _check_task(kind, values)
+    return kind.open(location, request, values)
+
+
+def _check_task(kind: Kind, values: Mapping[str, Any]) -> None:
+    """Raises UserError if a task is asked of a kind without labels for one."""
+    if values.get("task") is not None and not kind.tasks:
+        others = ", ".join(other.name for other in kinds().values() if other.tasks)
+        raise UserError(
+            f"data.options.task is {values['task']!r}, but {kind.name} has no labels to learn a "
+            f"task from; kinds that have: {others}"
+        )

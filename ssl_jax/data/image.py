@@ -19,6 +19,10 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.families import array_name
 from ssl_jax.data.crops import Box, Boxes, HostCrops, center_box
 
+# Names of image files end so.
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2",
+)  # fmt: skip
 # Decoders and `Image.reduce` shrink cheaply by whole factors while the image stays this many times
 # larger than the result; bicubic resampling does the rest, indistinguishably from doing it all.
 _REDUCING_GAP = 2.0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.crops import read_families
 from ssl_jax.data.image import Canvas
 
@@ -56,22 +55,3 @@ class Request:
             value = getattr(self, option)
             if value:
                 raise UserError(f"data.{option} is {value}, but {name} is text; leave it unset")
-
-
-def keyword_only(function: Callable[..., Any]) -> set[str]:
-    """The names of a function's keyword-only arguments: the options of a kind of data set."""
-    parameters = inspect.signature(function).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-
-
-def check_options(
-    kind: str, options: Collection[str], own: Collection[str], common: Collection[str]
-) -> None:
-    """Raises UserError if options are among neither a kind's own nor the common ones."""
-    known = sorted({*own, *common})
-    for option in options:
-        if option not in known:
-            raise UserError(
-                f"unknown option {option!r} of {kind}; options: {', '.join(known) or 'none'}."
-                f"{nearest(option, known)}"
-            )

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from ssl_jax import data, evals, parallel
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import Method
-from ssl_jax.data.labelled import labelled_text
 from ssl_jax.evals import features as features_lib
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.on_features import check_features
@@ -152,7 +151,7 @@ class Prober:
         more = {"tokenizer": self.tokenizer}
         if self.task is None:
             names += ["rows", "word_start"]
-        elif labelled_text.has_tasks(self.dataset.partition(":")[0]):
+        elif data.kind_of(self.dataset)[0].tasks:
             names += ["stride", "query_length", "class_names"]
             more["task"] = self.task
         else:  # a corpus, whose documents are cut into rows

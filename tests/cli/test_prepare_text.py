@@ -122,8 +122,11 @@ def test_killed_and_started_again(tmp_path):
     ("arguments", "message"),
     [
         (["--output=x"], "--data is missing"),
-        (["--data=digits", "--output=x"], "--data=digits is no corpus; corpora: pydoc, text:"),
-        (["--data=pydoc", "--output=x", "--document=file"], "unknown option 'document' of pydoc"),
+        (["--data=digits", "--output=x"], "--data=digits is not a corpus; corpora: jsonl:PATTERN"),
+        (
+            ["--data=pydoc", "--output=x", "--document=file"],
+            "--document is not an option of pydoc",
+        ),
     ],
 )
 def test_one_line_on_mistakes(tmp_path, arguments, message):

@@ -7,8 +7,8 @@ from PIL import Image
 from ssl_jax import data
 from ssl_jax.config import base_config
 from ssl_jax.core.errors import UserError
-from ssl_jax.data import known
 from ssl_jax.data.kinds import digits, shapes
+from ssl_jax.data.tfds.facts import FACTS
 
 TWO_CROPS = {"global": {"count": 2}}
 
@@ -95,7 +95,7 @@ def test_known_facts_are_the_facts(tmp_path):
     for split, size in shapes.sizes(33).items():
         assert len(data.load("shapes", split, num_generated=33)) == size
     tfds = pytest.importorskip("tensorflow_datasets")
-    for name, facts in known.TFDS.items():
+    for name, facts in FACTS.items():
         features = tfds.builder(name, data_dir=tmp_path).info.features
         assert features["label"].num_classes == facts.num_classes
         assert features["image"].shape == (facts.image_size, facts.image_size, facts.channels)
@@ -104,11 +104,11 @@ def test_known_facts_are_the_facts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("digit", "unknown data set 'digit'; data sets: digits, shapes, folder:PATH, tfds:NAME, "
-         "tar:PATTERN, pydoc, text:PATTERN, jsonl:PATTERN, parquet:PATTERN, tokens:DIR, "
-         "csv:PATTERN, glue:NAME, squad:PATTERN, conll:PATTERN. Did you mean 'digits'?"),
+        ("digit", "unknown data set 'digit'; data sets: conll:PATTERN, csv:PATTERN, digits, "
+         "folder:PATH, glue:NAME, jsonl:PATTERN, parquet:PATTERN, pydoc, shapes, squad:PATTERN, "
+         "tar:PATTERN, text:PATTERN, tfds:NAME, tokens:DIR. Did you mean 'digits'?"),
         ("digits:8", "unknown data set 'digits:8'"),
-        ("folder", "unknown data set 'folder'; data sets: digits, shapes, folder:PATH"),
+        ("folder", "unknown data set 'folder'; data sets: conll:PATTERN, csv:PATTERN, digits, "),
         ("folder:", "data set 'folder:' names nothing; write folder:PATH"),
         ("/data/images", "unknown data set '/data/images'"),
     ],
@@ -121,7 +121,7 @@ def test_unknown_data_sets(name, message):
 
 
 def test_unknown_options_and_splits():
-    with pytest.raises(UserError, match="unknown option 'image_sise' of digits.*'image_size'"):
+    with pytest.raises(UserError, match="unknown config key data.options.image_sise"):
         data.load("digits", image_sise=3)
     with pytest.raises(UserError, match="unknown split 'validation'; splits: train, test"):
         data.load("digits", "validation")

@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Annotated
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.labelled.tasks import FileExamples, Words, check_task
+from ssl_jax.data.labelled.tasks import FileExamples, Words
 from ssl_jax.data.text import corpus as corpus_lib
+from ssl_jax.data.text.option_types import Errors
+from ssl_jax.data.text.text_kind import TextKind
 
 _DOCUMENT = "-DOCSTART-"
 # Not all that Unicode calls a blank: a word may hold one that does not break.
@@ -30,25 +33,22 @@ def examples(
     location: str,
     task: str = "tags",
     *,
-    word_column: int = 0,
-    tag_column: int = -1,
-    comment: str | None = None,
-    errors: str = "strict",
+    word_column: Annotated[
+        int, "Column of the word, from 0; a negative number counts from the end."
+    ] = 0,
+    tag_column: Annotated[
+        int, "Column of the word's class, from 0; a negative number counts from the end."
+    ] = -1,
+    comment: Annotated[
+        str | None, 'Lines that begin with this are left out, e.g. "# "; None: no comments.'
+    ] = None,
+    errors: Errors = "strict",
 ) -> Columns:
     """The files that match `location`: a path with *, **, ?, {a,b}, {000..010} or {split}.
 
-    Args:
-      location: the pattern.
-      task: tags.
-      word_column: which column is the word, from 0; negative from the end.
-      tag_column: which one is its class.
-      comment: lines that begin so are left out, e.g. "# "; default none.
-      errors: "strict", or "replace": bytes that are no UTF-8 become U+FFFD.
-
     Raises:
-      UserError: no file matches, or a bad value.
+      UserError: no file matches.
     """
-    check_task(task, ("tags",))
     return Columns(location, task, errors, word_column, tag_column, comment)
 
 
@@ -98,3 +98,8 @@ class Columns(FileExamples):
                 f"sentences; set data.options.{option}"
             )
         return columns[at].strip()
+
+
+KIND = TextKind(
+    name="conll", location="PATTERN", examples=examples, example_tasks=("tags",), task="tags"
+)

@@ -11,13 +11,18 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator
+from typing import Annotated
 
+from ssl_jax.config.fields import Bound
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled import tables
 from ssl_jax.data.labelled.tables import Keys, Record
-from ssl_jax.data.labelled.tasks import FileExamples, Text, check_task
+from ssl_jax.data.labelled.tasks import FileExamples, Text
 from ssl_jax.data.text import corpus as corpus_lib
+from ssl_jax.data.text.option_types import Errors, LabelKey, TextKey, TextPairKey
+from ssl_jax.data.text.text_kind import TextKind
 
+one_character = Bound("of one character", lambda text: len(text) == 1)
 _LONGEST = 1 << 24  # characters of a field; a quote that is left open would take the whole file
 _TABS = (".tsv", ".tab")
 _PACKED = (".gz", ".bz2", ".xz")
@@ -27,30 +32,27 @@ def examples(
     location: str,
     task: str = "classify",
     *,
-    text_key: str = "text",
-    text_pair_key: str | None = None,
-    label_key: str | None = "label",
-    delimiter: str | None = None,
-    quotes: bool | None = None,
-    errors: str = "strict",
+    text_key: TextKey = "text",
+    text_pair_key: TextPairKey = None,
+    label_key: LabelKey = "label",
+    delimiter: Annotated[
+        str | None,
+        one_character,
+        "What stands between columns; None: a tab in .tsv files, else a comma.",
+    ] = None,
+    quotes: Annotated[
+        bool | None,
+        'Whether "..." may hold delimiters and line ends; None: not in .tsv files.',
+    ] = None,
+    errors: Errors = "strict",
 ) -> Tables:
     """The files that match `location`: a path with *, **, ?, {a,b}, {000..010} or {split}.
 
-    Args:
-      location: the pattern.
-      task: classify or regress.
-      text_key, text_pair_key: columns of the text, and of a second one if there are pairs.
-      label_key: column of the label; None: there are no labels. A blank one is none.
-      delimiter: what stands between columns; default a tab in .tsv files, else a comma.
-      quotes: whether "..." may hold delimiters and line ends; default not in .tsv files.
-      errors: "strict", or "replace": bytes that are no UTF-8 become U+FFFD.
+    A blank label is none.
 
     Raises:
-      UserError: no file matches, or a bad value.
+      UserError: no file matches.
     """
-    check_task(task, ("classify", "regress"))
-    if delimiter is not None and len(delimiter) != 1:
-        raise UserError(f"delimiter is {delimiter!r}; it must be one character")
     keys = Keys(text_key, text_pair_key, label_key)
     return Tables(location, task, errors, keys, delimiter, quotes)
 
@@ -108,3 +110,12 @@ class Tables(FileExamples):
         except csv.Error as error:
             hint = "is a quote left open? data.options.quotes=False takes quotes as they are"
             raise UserError(f"{path}, line {rows.line_num}: {error}; {hint}") from None
+
+
+KIND = TextKind(
+    name="csv",
+    location="PATTERN",
+    examples=examples,
+    example_tasks=("classify", "regress"),
+    task="classify",
+)

@@ -14,6 +14,8 @@ import numpy as np
 
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
+from ssl_jax.data.image_kind import ImageKind
+from ssl_jax.data.kind import Facts
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import ArraySource
 
@@ -84,3 +86,7 @@ def split_rows(labels: np.ndarray) -> dict[str, np.ndarray]:
         of_class = order[labels[order] == label]
         test[of_class[: round(0.2 * len(of_class))]] = True
     return {"train": order[~test[order]], "test": order[test[order]]}
+
+
+FACTS = Facts(SIZES, NUM_CLASSES, IMAGE_SIZE, CHANNELS)
+KIND = ImageKind(name="digits", dataset=dataset, known=lambda location, options: FACTS)

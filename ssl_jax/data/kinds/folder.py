@@ -19,14 +19,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.image import Canvas
+from ssl_jax.data.image import EXTENSIONS, Canvas
+from ssl_jax.data.image_kind import ImageKind
 from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import EncodedSource
 
-EXTENSIONS = (
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2",
-)  # fmt: skip
 # A split's name -> the folders it may be in. `test` falls back on the validation images, as the
 # test images of several public sets have no labels.
 _SPLIT_FOLDERS = {
@@ -167,3 +165,6 @@ def _label(path: str, class_of: Mapping[str, int]) -> int:
     """The class of the topmost folder; files outside of class folders have none."""
     top, slash, _ = path.partition("/")
     return class_of[top] if slash and class_of else -1
+
+
+KIND = ImageKind(name="folder", location="PATH", dataset=dataset)

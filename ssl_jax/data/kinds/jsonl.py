@@ -8,29 +8,32 @@ labelled example; of task=tags its text is a list of words and its label a list 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled import tables
 from ssl_jax.data.labelled.tables import Keys, Record
-from ssl_jax.data.labelled.tasks import FileExamples, Text, Words, check_pairs, check_task
+from ssl_jax.data.labelled.tasks import FileExamples, Text, Words, check_pairs
 from ssl_jax.data.text import corpus as corpus_lib
+from ssl_jax.data.text.json_lines import objects, whole_characters
+from ssl_jax.data.text.option_types import Errors, LabelKey, TextKey, TextPairKey
+from ssl_jax.data.text.text_kind import TextKind
 
 
 def corpus(
-    location: str, *, text_key: str = "text", label_key: str | None = None, errors: str = "strict"
+    location: str,
+    *,
+    text_key: TextKey = "text",
+    label_key: LabelKey = None,
+    errors: Errors = "strict",
 ) -> JsonLines:
     """The files that match `location`: a path with *, **, ?, {a,b}, {000..010} or {split}.
 
-    Args:
-      text_key: the key of the text.
-      label_key: the key of the label, an integer or a class's name; default none.
-      errors: "strict", or "replace": bytes that are no UTF-8 become U+FFFD.
+    A label is an integer or the name of a class.
 
     Raises:
-      UserError: no file matches, or a bad value.
+      UserError: no file matches.
     """
     return JsonLines("jsonl", location, errors, text_key=text_key, label_key=label_key)
 
@@ -39,24 +42,16 @@ def examples(
     location: str,
     task: str,
     *,
-    text_key: str = "text",
-    text_pair_key: str | None = None,
-    label_key: str | None = "label",
-    errors: str = "strict",
+    text_key: TextKey = "text",
+    text_pair_key: TextPairKey = None,
+    label_key: LabelKey = "label",
+    errors: Errors = "strict",
 ) -> LabelledLines:
     """The labelled examples in the files that match `location`.
 
-    Args:
-      location: the pattern.
-      task: classify, regress or tags; questions and answers are `squad:PATTERN`.
-      text_key, text_pair_key: keys of the text, and of a second one if there are pairs.
-      label_key: key of the label; None: there are no labels.
-      errors: as of `corpus`.
-
     Raises:
-      UserError: no file matches, or a bad value.
+      UserError: no file matches, or pairs of texts are asked for and the task has none.
     """
-    check_task(task, ("classify", "regress", "tags"))
     check_pairs(task, text_pair_key)
     return LabelledLines(location, task, errors, Keys(text_key, text_pair_key, label_key))
 
@@ -93,53 +88,6 @@ class JsonLines(corpus_lib.FileCorpus):
             yield from corpus_lib.documents(f"{path}:{number}", text, label)
 
 
-def objects(path: str, errors: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """(number from 1, what to call it in messages, object) of each line that is not blank.
-
-    Args:
-      path: of the file.
-      errors: "strict" or "replace".
-
-    Raises:
-      UserError: a line is not a JSON object, or the file cannot be read.
-    """
-    for number, line in corpus_lib.lines(path, errors):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not JSON: {error}") from None
-        if not isinstance(found, dict):
-            raise UserError(f"{where} is {line[:40]!r}; it must be an object, {{...}}")
-        yield number, where, found
-
-
-def whole_characters(value: Any, errors: str, where: str) -> Any:
-    """What JSON holds without halves of characters, which it can spell but UTF-8 cannot.
-
-    Raises:
-      UserError: there is one, and `errors` is "strict".
-    """
-    if isinstance(value, list):
-        return [whole_characters(one, errors, where) for one in value]
-    if isinstance(value, dict):
-        return {key: whole_characters(one, errors, where) for key, one in value.items()}
-    if not isinstance(value, str):
-        return value
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        if errors == "strict":
-            raise UserError(
-                f"{where} has half a character, {error.object[error.start]!r}; repair it, or "
-                "set data.options.errors=replace"
-            ) from None
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value
-
-
 def _value(record: dict[str, Any], option: str, key: str, where: str) -> Any:
     if key not in record:
         raise UserError(
@@ -147,3 +95,12 @@ def _value(record: dict[str, Any], option: str, key: str, where: str) -> Any:
             f"{nearest(key, record)} Set data.options.{option}"
         )
     return record[key]
+
+
+KIND = TextKind(
+    name="jsonl",
+    location="PATTERN",
+    corpus=corpus,
+    examples=examples,
+    example_tasks=("classify", "regress", "tags"),
+)

@@ -16,18 +16,20 @@ from typing import Any
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled import tables
 from ssl_jax.data.labelled.tables import Keys, Record
-from ssl_jax.data.labelled.tasks import FileExamples, Text, Words, check_pairs, check_task
+from ssl_jax.data.labelled.tasks import FileExamples, Text, Words, check_pairs
 from ssl_jax.data.text import corpus as corpus_lib
+from ssl_jax.data.text.option_types import LabelKey, TextKey, TextPairKey
+from ssl_jax.data.text.text_kind import TextKind
 
 _ROWS = 256  # read at a time
 
 
-def corpus(location: str, *, text_key: str = "text", label_key: str | None = None) -> ParquetFiles:
+def corpus(
+    location: str, *, text_key: TextKey = "text", label_key: LabelKey = None
+) -> ParquetFiles:
     """The files that match `location`: a path with *, **, ?, {a,b}, {000..010} or {split}.
 
-    Args:
-      text_key: the column of the text.
-      label_key: the column of the label, integers or classes' names; default none.
+    Labels are integers or the names of classes.
 
     Raises:
       UserError: no file matches, or pyarrow is not installed.
@@ -40,22 +42,15 @@ def examples(
     location: str,
     task: str,
     *,
-    text_key: str = "text",
-    text_pair_key: str | None = None,
-    label_key: str | None = "label",
+    text_key: TextKey = "text",
+    text_pair_key: TextPairKey = None,
+    label_key: LabelKey = "label",
 ) -> LabelledRows:
     """The labelled examples in the files that match `location`.
-
-    Args:
-      location: the pattern.
-      task: classify, regress or tags.
-      text_key, text_pair_key: columns of the text, and of a second one if there are pairs.
-      label_key: column of the label; None: there are no labels.
 
     Raises:
       UserError: no file matches, or pyarrow is not installed.
     """
-    check_task(task, ("classify", "regress", "tags"))
     check_pairs(task, text_pair_key)
     _check_pyarrow(location)
     return LabelledRows("parquet", location, task, keys=Keys(text_key, text_pair_key, label_key))
@@ -133,3 +128,12 @@ def _rows(path: str, keys: Mapping[str, str]) -> Iterator[tuple[Any, ...]]:
                 yield from zip(*columns, strict=True)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+KIND = TextKind(
+    name="parquet",
+    location="PATTERN",
+    corpus=corpus,
+    examples=examples,
+    example_tasks=("classify", "regress", "tags"),
+)

@@ -27,12 +27,12 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.kinds.pydoc_groups import GROUP_OF, GROUPS
-from ssl_jax.data.labelled.tasks import check_task
 from ssl_jax.data.text import corpus as corpus_lib
+from ssl_jax.data.text.pydoc_groups import GROUP_OF, GROUPS
+from ssl_jax.data.text.text_kind import TextKind
 
 SPLITS = ("train", "test")
 # Not part of every installation, or not the same in all, or not English.
@@ -57,19 +57,20 @@ def corpus(location: str) -> Pydoc:
     return Pydoc()
 
 
-def examples(location: str, task: str, *, hide_names: bool = True) -> PydocGroups:
+def examples(
+    location: str,
+    task: str,
+    *,
+    hide_names: Annotated[
+        bool, 'Write "module" where a passage names the module it is from.'
+    ] = True,
+) -> PydocGroups:
     """The documentation of this Python by groups of modules; `location` is empty.
 
-    Args:
-      location: nothing.
-      task: classify.
-      hide_names: whether "module" stands where a passage names the module it is from.
-
     Raises:
-      UserError: another task, or the source of the standard library is not there.
+      UserError: the source of the standard library is not there.
     """
-    del location
-    check_task(task, ("classify",))
+    del location, task
     return PydocGroups(hide_names)
 
 
@@ -252,3 +253,6 @@ def _shingles(text: str) -> frozenset[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
     runs = zip(*(words[start:] for start in range(_SHINGLE)), strict=False)
     return frozenset(runs) or frozenset([tuple(words)])
+
+
+KIND = TextKind(name="pydoc", corpus=corpus, examples=examples, example_tasks=("classify",))

@@ -8,12 +8,16 @@ of the shape, so that single pixels say little about it: the shape has to be see
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import positive
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
+from ssl_jax.data.image_kind import ImageKind
+from ssl_jax.data.kind import Facts
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import Arrays, ArraySource, ImageSource, Problem
 
@@ -48,23 +52,20 @@ def num_classes(label: str = "shape") -> int:
 
 
 def dataset(
-    location: str, request: Request, *, num_generated: int = NUM_GENERATED, label: str = "shape"
+    location: str,
+    request: Request,
+    *,
+    num_generated: Annotated[
+        int, positive, "Examples of the train split; test is a fifth of it on top."
+    ] = NUM_GENERATED,
+    label: Annotated[
+        Literal["shape", "hue", "size", "angle", "x", "y", "background"],
+        "Factor that is the label; a continuous one is cut into 8 equal bins.",
+    ] = "shape",
 ) -> Shapes:
-    """The data set; `location` is empty.
-
-    Args:
-      request: what is asked of every data set.
-      num_generated: examples of the train split.
-      label: the factor that is the label; a continuous one is cut into 8 equal bins.
-    """
+    """The data set; `location` is empty."""
     del location
     request.refuse_host_crops("shapes")
-    if num_generated < 1:
-        raise UserError(f"num_generated is {num_generated}; it must be at least 1")
-    if label not in FACTORS:
-        raise UserError(
-            f"unknown factor {label!r}; factors: {', '.join(FACTORS)}.{nearest(label, FACTORS)}"
-        )
     return Shapes(request.canvas(IMAGE_SIZE, CHANNELS), num_generated, label, request.seed)
 
 
@@ -214,3 +215,13 @@ _DISTANCES = {
     "cross": _cross,
     "ring": _ring,
 }
+
+
+def known(location: str, options: Mapping[str, Any]) -> Facts:
+    """The facts of a data set with these options."""
+    del location
+    classes = num_classes(options["label"])
+    return Facts(sizes(options["num_generated"]), classes, IMAGE_SIZE, CHANNELS)
+
+
+KIND = ImageKind(name="shapes", dataset=dataset, known=known)

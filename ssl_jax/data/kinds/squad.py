@@ -18,25 +18,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.data.kinds.jsonl import objects, whole_characters
-from ssl_jax.data.labelled.tasks import FileExamples, Question, check_task
+from ssl_jax.data.labelled.tasks import FileExamples, Question
 from ssl_jax.data.text import corpus as corpus_lib
+from ssl_jax.data.text.json_lines import objects, whole_characters
+from ssl_jax.data.text.option_types import Errors
+from ssl_jax.data.text.text_kind import TextKind
 
 _PACKED = (".gz", ".bz2", ".xz")
 
 
-def examples(location: str, task: str = "span", *, errors: str = "strict") -> Squad:
+def examples(location: str, task: str = "span", *, errors: Errors = "strict") -> Squad:
     """The files that match `location`: a path with *, **, ?, {a,b}, {000..010} or {split}.
 
-    Args:
-      location: the pattern.
-      task: span.
-      errors: "strict", or "replace": bytes that are no UTF-8 become U+FFFD.
-
     Raises:
-      UserError: no file matches, or a bad value.
+      UserError: no file matches.
     """
-    check_task(task, ("span",))
     return Squad("squad", location, task, errors)
 
 
@@ -116,3 +112,8 @@ def _get(record: Any, key: str, kind: type, where: str) -> Any:
         what = {str: "a text", list: "a list"}[kind]
         raise UserError(f"{where}: {key!r} is {value!r:.40}, not {what}")
     return value
+
+
+KIND = TextKind(
+    name="squad", location="PATTERN", examples=examples, example_tasks=("span",), task="span"
+)

@@ -22,8 +22,8 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import patterns
-from ssl_jax.data.image import Canvas
-from ssl_jax.data.kinds.folder import EXTENSIONS
+from ssl_jax.data.image import EXTENSIONS, Canvas
+from ssl_jax.data.image_kind import ImageKind
 from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import EncodedSource
@@ -176,3 +176,6 @@ def _label(content: bytes, extension: str, default: int) -> int:
         return found if isinstance(found, int) and found >= 0 else default
     except (ValueError, KeyError, TypeError):
         return default
+
+
+KIND = ImageKind(name="tar", location="PATTERN", dataset=dataset)

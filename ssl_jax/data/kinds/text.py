@@ -10,28 +10,27 @@ is: "paragraph" (blank lines separate documents, as in BERT's own input files) o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.text import corpus as corpus_lib
+from ssl_jax.data.text.option_types import Errors
+from ssl_jax.data.text.text_kind import TextKind
 
-DOCUMENTS = ("paragraph", "file")
 
-
-def corpus(location: str, *, document: str = "paragraph", errors: str = "strict") -> TextFiles:
+def corpus(
+    location: str,
+    *,
+    document: Annotated[
+        Literal["paragraph", "file"],
+        "What a document is: paragraph (blank lines separate documents) or file.",
+    ] = "paragraph",
+    errors: Errors = "strict",
+) -> TextFiles:
     """The files that match `location`: a path with *, **, ?, {a,b}, {000..010} or {split}.
 
-    Args:
-      document: what a document is: "paragraph" (between blank lines) or "file".
-      errors: "strict", or "replace": bytes that are no UTF-8 become U+FFFD.
-
     Raises:
-      UserError: no file matches, or a bad value.
+      UserError: no file matches.
     """
-    if document not in DOCUMENTS:
-        raise UserError(
-            f"document {document!r} is not one of {', '.join(DOCUMENTS)}."
-            f"{nearest(document, DOCUMENTS)}"
-        )
     return TextFiles("text", location, errors, document=document)
 
 
@@ -43,3 +42,6 @@ class TextFiles(corpus_lib.FileCorpus):
         if self.description["options"]["document"] == "file":
             return corpus_lib.whole(path, blocks)
         return corpus_lib.paragraphs(path, blocks)
+
+
+KIND = TextKind(name="text", location="PATTERN", corpus=corpus)

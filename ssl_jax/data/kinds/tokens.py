@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.text.text_kind import TextKind
 from ssl_jax.data.text.token_cache import TokenCache
 
 
@@ -23,3 +24,6 @@ def cache(location: str) -> TokenCache:
             f"--data=text:PATTERN --output={location}"
         )
     return TokenCache(directory)
+
+
+KIND = TextKind(name="tokens", location="DIR", cache=cache)

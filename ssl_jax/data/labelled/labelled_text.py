@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import collections
 import functools
-import importlib
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,89 +12,15 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.core.method import DataSpec
-from ssl_jax.data.labelled import glue_tasks
 from ssl_jax.data.labelled.encoded import Encoded, encode
 from ssl_jax.data.labelled.task_source import TaskSource
-from ssl_jax.data.labelled.tasks import (
-    OPTIONS,
-    Examples,
-    Question,
-    TaskOptions,
-    Words,
-    check_task,
-    scores_of,
-    task_spec,
-)
+from ssl_jax.data.labelled.tasks import Examples, Question, TaskOptions, Words, scores_of
 from ssl_jax.data.names import Names
 from ssl_jax.data.ragged import ragged_arange
-from ssl_jax.data.request import Request, check_options, keyword_only
 from ssl_jax.data.text import prepare, tokenizer
 from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer import Tokenizer
-
-# Kinds that are labelled text whatever the options say, and what their task is by default.
-_ALWAYS = {"csv": "classify", "conll": "tags", "glue": None, "squad": "span"}
-_ON_REQUEST = ("jsonl", "parquet", "pydoc", "tfds")
-
-
-def is_task(kind: str, options: Mapping[str, Any]) -> bool:
-    """Whether a data set is labelled text, as far as its kind and its options say."""
-    return kind in _ALWAYS or "task" in options
-
-
-def has_tasks(kind: str) -> bool:
-    """Whether data sets of a kind can be labelled text."""
-    return kind in (*_ALWAYS, *_ON_REQUEST)
-
-
-def dataset(kind: str, location: str, request: Request, options: Mapping[str, Any]) -> Task:
-    """Opens a data set of labelled text.
-
-    Args:
-      kind, location: its name.
-      request: what is asked of every data set; nothing of it is for text.
-      options: further ones, by name.
-
-    Raises:
-      UserError: an unknown option, or a bad value, or there is no such data set.
-    """
-    request.refuse_image_options(kind)
-    task = _task_of(kind, location, options)
-    make = _maker(kind)
-    own = keyword_only(make)
-    check_options(kind, options, own, OPTIONS)
-    read = TaskOptions.of(task, options)
-    found = make(location, task, **{name: value for name, value in options.items() if name in own})
-    return (Passages if isinstance(found, Corpus) else Labelled)(found, read)
-
-
-def _maker(kind: str) -> Any:
-    module = "tfds_text" if kind == "tfds" else kind
-    return importlib.import_module(f"ssl_jax.data.kinds.{module}").examples
-
-
-def _task_of(kind: str, location: str, options: Mapping[str, Any]) -> str:
-    """The task that a name and options say.
-
-    Raises:
-      UserError: there is no such task, or the kind of data set has none.
-    """
-    if kind not in (*_ALWAYS, *_ON_REQUEST):
-        raise UserError(
-            f"data.options.task is {options['task']!r}, but {kind} has no labels to learn a task "
-            f"from; kinds that have: {', '.join((*_ALWAYS, *_ON_REQUEST))}"
-        )
-    given = options.get("task")
-    if kind == "glue":
-        known = glue_tasks.task(location).task
-        if given not in (None, known):
-            raise UserError(f"data.options.task is {given!r}, but glue:{location} is {known}")
-        return known
-    task = _ALWAYS.get(kind) if given is None else given
-    check_task(task)
-    return task
 
 
 class Task(abc.ABC):
@@ -291,23 +216,3 @@ def _found_classes(examples: Examples) -> tuple[str, ...]:
     if all(name.isdecimal() or name.removeprefix("-").isdecimal() for name in counts):
         return tuple(sorted(counts, key=int))
     return tuple(sorted(counts, key=lambda name: (name != "O", name)))
-
-
-def spec_without_data(
-    kind: str, location: str, options: Mapping[str, Any], num_examples: int, num_classes: int | None
-) -> DataSpec:
-    """The DataSpec that a name and options describe, for dry runs.
-
-    The vocabulary is the option `vocabulary`; else that of the tokenizer's files, if it is one of
-    files; else that of a trained tokenizer of `vocab_size`.
-
-    Raises:
-      UserError: a bad value, or the classes are not said.
-    """
-    task = _task_of(kind, location, options)
-    check_options(kind, options, keyword_only(_maker(kind)), OPTIONS)
-    read = TaskOptions.of(task, options)
-    vocabulary = read.vocabulary or read.tokenizer.vocabulary()
-    if num_classes is None and read.class_names is not None:
-        num_classes = len(read.class_names)
-    return task_spec(read, vocabulary, num_examples, num_classes)

@@ -7,7 +7,8 @@ The option `task` of a data set says what is to be learned of a text:
     tags       a class for each word
     span       where in a text the answer to a question stands
 
-Kinds of data set are modules with a function `examples(location, task, **options)`.
+A kind of labelled text has a function `examples(location, task, **options)`; see
+`ssl_jax.data.text.text_kind`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import Key, Section, at_least, not_negative, positive, section
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Vocabulary
 from ssl_jax.data import patterns
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
@@ -40,7 +42,6 @@ _LENGTH = 128
 CACHE = "~/.cache/ssl_jax/text"
 # Where in an entity a word stands, and the entity's type: B-PER, I-PER; also of BIOES and BILOU.
 ENTITY_TAG = re.compile(r"O|([BIESLU])-(.+)")
-_ERRORS = ("strict", "replace")
 
 
 class Text(NamedTuple):
@@ -143,10 +144,6 @@ class FileExamples(Examples):
     """
 
     def __init__(self, kind: str, location: str, task: str, errors: str = "strict"):
-        if errors not in _ERRORS:
-            raise UserError(
-                f"errors {errors!r} is not one of {', '.join(_ERRORS)}.{nearest(errors, _ERRORS)}"
-            )
         pattern = patterns.local(kind, location)
         self.name, self.task, self.errors = f"{kind}:{location}", task, errors
         self.splits = patterns.splits(kind, pattern)
@@ -165,34 +162,33 @@ class FileExamples(Examples):
 class TaskOptions:
     """The options of every data set of labelled text, beside those of its own kind.
 
-    Attributes:
-      task: one of TASKS.
-      tokenizer: which one; that of the pretrained model, if one is fine-tuned.
-      sequence_length: tokens of a row, special tokens and padding included; default 384 for span
-        and 128 for all else.
-      class_names: the classes in the order of their numbers; default those of the train split,
-        numbers by size, all else by the alphabet.
-      stride: of span, tokens of the text from one window to the next.
-      query_length: of span, tokens of the question at most.
-      vocabulary: what the tokens must be, where it is known from elsewhere (a run's config).
-      cache_dir, prepare_workers: of `pydoc`, as for every corpus.
-
     Raises:
-      UserError: a value out of range.
+      UserError: values that do not fit each other.
     """
 
     task: str
     tokenizer: TokenizerOptions = dataclasses.field(default_factory=TokenizerOptions)
-    sequence_length: int | None = None
-    class_names: tuple[str, ...] | None = None
-    stride: int = 128
-    query_length: int = 64
-    vocabulary: Vocabulary | None = None
-    cache_dir: str = CACHE
-    prepare_workers: int = 0
+    sequence_length: Annotated[
+        int | None,
+        at_least(8),
+        "Tokens of a row, special tokens and padding included; None: 384 for span, else 128.",
+    ] = None
+    class_names: Annotated[
+        tuple[str, ...] | None,
+        "Classes in the order of their numbers; None: those of the train split, numbers by size, "
+        "all else by the alphabet.",
+    ] = None
+    stride: Annotated[int, positive, "Of span: tokens of the text between two windows."] = 128
+    query_length: Annotated[int, positive, "Of span: tokens of the question at most."] = 64
+    vocabulary: Annotated[
+        Vocabulary | None, "What the tokens must be; a run fills it in. None: not checked."
+    ] = None
+    cache_dir: Annotated[str, "Folder below which corpora are prepared as tokens."] = CACHE
+    prepare_workers: Annotated[
+        int, not_negative, "Processes that prepare a corpus; 0: this process alone."
+    ] = 0
 
     def __post_init__(self) -> None:
-        check_task(self.task)
         least = 16 if self.task == "span" else 8
         if self.length < least:
             raise UserError(f"sequence_length is {self.length}; it must be at least {least}")
@@ -202,11 +198,6 @@ class TaskOptions:
             raise UserError("class_names has a name twice; each class needs one of its own")
         if self.task != "span":
             return
-        if self.query_length < 1 or self.stride < 1:
-            raise UserError(
-                f"query_length is {self.query_length} and stride is {self.stride}; both must be at "
-                "least 1"
-            )
         if self.stride > self.room(4):
             raise UserError(
                 f"stride {self.stride} would skip tokens: a row of {self.length} has room for "
@@ -226,27 +217,24 @@ class TaskOptions:
         return self.length - self.query_length - special
 
     @classmethod
-    def of(cls, task: str, values: Mapping[str, Any]) -> TaskOptions:
-        """Reads them from keyword arguments, of which it takes those in `OPTIONS`.
+    def of(cls, task: str, options: Mapping[str, Any]) -> TaskOptions:
+        """Reads them from the values of all keys of `OPTIONS`.
 
         Raises:
-          UserError: a bad value.
+          UserError: values that do not fit each other.
         """
-        if values.get("rows", "padded") != "padded":
-            raise UserError(
-                f"rows is {values['rows']!r}, but task={task} has a text in each row; leave "
-                "data.options.rows out"
-            )
-        names = {field.name for field in dataclasses.fields(TokenizerOptions)}
-        tokenizer = TokenizerOptions(**{k: v for k, v in values.items() if k in names})
-        own = {field.name for field in dataclasses.fields(cls)} - {"task", "tokenizer"}
-        taken = {name: value for name, value in values.items() if name in own}
-        if taken.get("vocabulary") is not None:
-            facts = dict(taken["vocabulary"])
-            taken["vocabulary"] = Vocabulary(**facts | {"special": tuple(facts["special"])})
-        if taken.get("class_names") is not None:
-            taken["class_names"] = tuple(str(name) for name in taken["class_names"])
-        return cls(task, tokenizer, **taken)
+        tokenizer = TokenizerOptions(**{name: options[name] for name in _TOKENIZER})
+        return cls(task, tokenizer, **{name: options[name] for name in _OWN})
+
+
+_TOKENIZER = section(TokenizerOptions).keys
+_OWN = {
+    name: key
+    for name, key in section(TaskOptions).keys.items()
+    if name not in ("task", "tokenizer")
+}
+_ROWS = Annotated[Literal["padded"], "Each row has a text of its own."]
+OPTIONS = Section({**_TOKENIZER, **_OWN, "rows": Key(_ROWS, "padded")})
 
 
 def scores_of(task: str, class_names: Sequence[str] | None) -> tuple[str, ...]:
@@ -254,20 +242,6 @@ def scores_of(task: str, class_names: Sequence[str] | None) -> tuple[str, ...]:
     if task == "tags" and not all(ENTITY_TAG.fullmatch(name) for name in class_names or ()):
         return ("accuracy", "macro_f1")
     return TASKS[task]
-
-
-OPTIONS = frozenset(
-    field.name for kind in (TokenizerOptions, TaskOptions) for field in dataclasses.fields(kind)
-) | {"rows"}
-
-
-def check_task(task: Any, allowed: Sequence[str] = tuple(TASKS)) -> None:
-    """Raises UserError unless `task` is one of those."""
-    if task not in allowed:
-        raise UserError(
-            f"data.options.task is {task!r}; it is one of {', '.join(allowed)}."
-            f"{nearest(str(task), allowed)}"
-        )
 
 
 def check_pairs(task: str, text_pair_key: str | None) -> None:

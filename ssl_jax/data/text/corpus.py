@@ -20,14 +20,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import patterns
 
 PART = 1 << 20  # characters of a part at most
 PROSE = 300  # a line of more characters holds several sentences
 SENTENCE = 1000  # characters of a sentence at most
 
-ERRORS = ("strict", "replace")
 _BLOCK = 1 << 20  # bytes read at a time
 _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -219,10 +218,6 @@ class FileCorpus(Corpus):
     """
 
     def __init__(self, kind: str, location: str, errors: str = "strict", **options: Any):
-        if errors not in ERRORS:
-            raise UserError(
-                f"errors {errors!r} is not one of {', '.join(ERRORS)}.{nearest(errors, ERRORS)}"
-            )
         pattern = patterns.local(kind, location)
         self.errors = errors
         self.splits = patterns.splits(kind, pattern)

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Annotated, Literal
 
 import numpy as np
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.config.fields import at_least, fraction, positive
 from ssl_jax.core.method import Vocabulary
 from ssl_jax.data import counter
 from ssl_jax.data.ragged import ragged_arange
@@ -31,37 +32,24 @@ _CHAIN = 1024  # rows that are filled one after the other; chains are filled sid
 
 @dataclasses.dataclass(frozen=True)
 class RowOptions:
-    """What rows are like.
+    """What rows are like."""
 
-    Attributes:
-      rows: one of KINDS.
-      sequence_length: tokens of a row, special tokens and padding included.
-      short_probability: of pairs, how often they are kept short; see `pairs`.
-      duplicates: of pairs, how often the documents are gone through, each time with other draws;
-        10 in BERT. An epoch is that much longer.
-      word_start: whether batches say which tokens begin a word.
-
-    Raises:
-      UserError: a value out of range.
-    """
-
-    rows: str = "packed"
-    sequence_length: int = 128
-    short_probability: float = 0.1
-    duplicates: int = 1
-    word_start: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rows not in KINDS:
-            raise UserError(
-                f"rows {self.rows!r} is not one of {', '.join(KINDS)}.{nearest(self.rows, KINDS)}"
-            )
-        if self.sequence_length < 8:
-            raise UserError(f"sequence_length is {self.sequence_length}; it must be at least 8")
-        if not 0 <= self.short_probability <= 1:
-            raise UserError(f"short_probability is {self.short_probability}, not in [0, 1]")
-        if self.duplicates < 1:
-            raise UserError(f"duplicates is {self.duplicates}; it must be at least 1")
+    rows: Annotated[
+        Literal["packed", "padded", "full_sentences", "pairs"],
+        "How documents become rows: packed (chunks, as many as fit), padded (one chunk a row), "
+        "full_sentences (RoBERTa) or pairs (BERT).",
+    ] = "packed"
+    sequence_length: Annotated[
+        int, at_least(8), "Tokens of a row, special tokens and padding included."
+    ] = 128
+    short_probability: Annotated[float, fraction, "Share of the pairs that are kept short."] = 0.1
+    duplicates: Annotated[
+        int,
+        positive,
+        "How often pairs go through the documents, each time with other draws; BERT: 10. An epoch "
+        "is that much longer.",
+    ] = 1
+    word_start: Annotated[bool, "Whether batches say which tokens begin a word."] = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
-import os
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import jax
 import numpy as np
 
+from ssl_jax.config.fields import Section, not_negative, section
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Vocabulary
 from ssl_jax.data import counter
-from ssl_jax.data.request import Request, check_options, keyword_only
 from ssl_jax.data.source import Arrays, Problem, Source
 from ssl_jax.data.text import prepare
 from ssl_jax.data.text.corpus import Corpus
@@ -37,91 +35,37 @@ CACHE = "~/.cache/ssl_jax/text"
 
 
 @dataclasses.dataclass(frozen=True)
-class TextOptions:
-    """The options of every data set of text, beside those of its own kind.
+class Preparation:
+    """Where and how the tokens of a corpus are prepared."""
 
-    Attributes:
-      tokenizer: which one a corpus is prepared with.
-      rows: what rows are like.
-      cache_dir: below which caches of corpora are prepared.
-      prepare_workers: processes that prepare one; 0: this process alone.
-      vocabulary: what the tokens must be, where it is known from elsewhere (a run's config).
-    """
+    cache_dir: Annotated[str, "Folder below which corpora are prepared as tokens."] = CACHE
+    prepare_workers: Annotated[
+        int, not_negative, "Processes that prepare a corpus; 0: this process alone."
+    ] = 0
+    vocabulary: Annotated[
+        Vocabulary | None, "What the tokens must be; a run fills it in. None: not checked."
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TextOptions:
+    """The options of every data set of text, beside those of its own kind."""
 
     tokenizer: TokenizerOptions
     rows: RowOptions
-    cache_dir: str = CACHE
-    prepare_workers: int = 0
-    vocabulary: Vocabulary | None = None
+    preparation: Preparation
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> TextOptions:
-        """Reads them from keyword arguments, of which it takes those in `OPTIONS`.
-
-        Raises:
-          UserError: a bad value.
-        """
-
-        def taken(kind: type) -> dict[str, Any]:
-            names = {field.name for field in dataclasses.fields(kind)}
-            return {name: value for name, value in values.items() if name in names}
-
-        own = {name: values[name] for name in ("cache_dir", "prepare_workers") if name in values}
-        facts = values.get("vocabulary")
-        if facts is not None:
-            facts = Vocabulary(**dict(facts) | {"special": tuple(facts["special"])})
-        return cls(
-            TokenizerOptions(**taken(TokenizerOptions)), RowOptions(**taken(RowOptions)),
-            vocabulary=facts, **own,
-        )  # fmt: skip
+    def of(cls, options: Mapping[str, Any]) -> TextOptions:
+        """Reads them from the values of all keys of `OPTIONS`."""
+        return cls(*(
+            kind(**{field.name: options[field.name] for field in dataclasses.fields(kind)})
+            for kind in _GROUPS
+        ))  # fmt: skip
 
 
-OPTIONS = frozenset(
-    field.name for kind in (TokenizerOptions, RowOptions) for field in dataclasses.fields(kind)
-) | {"cache_dir", "prepare_workers", "vocabulary"}
-
-
-def is_text(kind: str, options: Mapping[str, Any]) -> bool:
-    """Whether a data set is text, as far as its kind and its options say."""
-    if kind == "tfds":
-        return bool((OPTIONS | {"text_key"}) & set(options))
-    return kind in ("pydoc", "text", "jsonl", "parquet", "tokens")
-
-
-def dataset(kind: str, location: str, request: Request, options: Mapping[str, Any]) -> Text:
-    """Opens a data set of text.
-
-    Args:
-      kind, location: its name.
-      request: what is asked of every data set; of it, only the seed is for text.
-      options: further ones, by name.
-
-    Raises:
-      UserError: an unknown option, or a bad value, or there is no such data set.
-    """
-    request.refuse_image_options(kind)
-    made = open_text(kind, location, options, OPTIONS)
-    return Text(made, TextOptions.of(options), request.seed, options)
-
-
-def open_text(
-    kind: str, location: str, options: Mapping[str, Any], common: Collection[str] = ()
-) -> Corpus | TokenCache:
-    """The corpus, or the cache, that a name and options say.
-
-    Args:
-      kind, location: the name.
-      options: by name; those in `common` are for others.
-
-    Raises:
-      UserError: an unknown option, or a bad value, or there is no such data set.
-    """
-    file = "tfds_text" if kind == "tfds" else kind
-    module = importlib.import_module(f"ssl_jax.data.kinds.{file}")
-    make = module.cache if kind == "tokens" else module.corpus
-    own = keyword_only(make)
-    check_options(kind, options, own, common)
-    return make(location, **{name: value for name, value in options.items() if name in own})
+_GROUPS = (TokenizerOptions, RowOptions, Preparation)
+OPTIONS = Section({key: kind for group in _GROUPS for key, kind in section(group).keys.items()})
 
 
 class Text:
@@ -136,18 +80,21 @@ class Text:
     @functools.cached_property
     def cache(self) -> TokenCache:
         """The tokens, prepared now if they are not yet."""
-        options = self._options
+        options, preparation = self._options, self._options.preparation
         if isinstance(self._made, TokenCache):
             cache = self._made
             _check_tokenizer(cache, options.tokenizer, self._given)
         else:
             cache = prepare.cached(
-                self._made, options.tokenizer, options.cache_dir, workers=options.prepare_workers
+                self._made,
+                options.tokenizer,
+                preparation.cache_dir,
+                workers=preparation.prepare_workers,
             )
-        if options.vocabulary not in (None, cache.vocabulary):
+        if preparation.vocabulary not in (None, cache.vocabulary):
             raise UserError(
                 f"the tokens in {cache.directory} are those of {cache.vocabulary}, not of "
-                f"{options.vocabulary} (data.options.vocabulary); use the tokenizer the "
+                f"{preparation.vocabulary} (data.options.vocabulary); use the tokenizer the "
                 "run began with"
             )
         return cache
@@ -308,27 +255,3 @@ def text_spec(
         modality="text",
         vocabulary=vocabulary,
     )
-
-
-def spec_without_data(
-    kind: str, location: str, options: Mapping[str, Any], num_examples: int, num_classes: int | None
-) -> DataSpec:
-    """The DataSpec that a name and options describe, for dry runs.
-
-    The vocabulary is the option `vocabulary`; else that of the tokenizer's files, if it is one of
-    files; else that of a trained tokenizer of `vocab_size`.
-
-    Raises:
-      UserError: a bad value, or what says what the tokens are is not there.
-    """
-    read = TextOptions.of(options)
-    vocabulary, made = read.vocabulary, read.tokenizer
-    if vocabulary is None and made.trained and kind == "tokens" and made.vocab_size is None:
-        directory = os.path.expanduser(location)
-        if not os.path.isdir(directory):
-            raise UserError(
-                f"tokens:{location} is not there to say what its tokens are; set "
-                "data.options.vocab_size and data.options.tokenizer (wordpiece, bpe or a path)"
-            )
-        vocabulary = TokenCache(directory).vocabulary
-    return text_spec(read.rows, vocabulary or made.vocabulary(), num_examples, num_classes)

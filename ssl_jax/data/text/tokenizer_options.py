@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from ssl_jax.config.fields import positive, positive_fraction
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Vocabulary
 from ssl_jax.data import counter
@@ -18,24 +19,31 @@ from ssl_jax.data.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerOptions:
-    """Which tokenizer a corpus is prepared with.
+    """Which tokenizer a corpus is prepared with."""
 
-    Attributes:
-      tokenizer: "wordpiece" or "bpe", trained on the split `train`; or the path of a tokenizer's
-        files (see `tokenizer.load`).
-      vocab_size: of a trained tokenizer; default 30,522 and 50,265.
-      lowercase: of WordPiece, whether text is lower-cased; default for a trained one: yes.
-      tokenizer_fraction: share of the documents a trained tokenizer sees, in (0, 1].
-    """
-
-    tokenizer: str = "wordpiece"
-    vocab_size: int | None = None
-    lowercase: bool | None = None
-    tokenizer_fraction: float = 1.0
+    tokenizer: Annotated[
+        str,
+        "wordpiece or bpe, trained on the split `train`; or the path of a tokenizer's files; or "
+        "init_from: that of the run or folder that the run starts from.",
+    ] = "wordpiece"
+    vocab_size: Annotated[
+        int | None, positive, "Tokens of a trained tokenizer; None: 30,522 or 50,265."
+    ] = None
+    lowercase: Annotated[
+        bool | None, "Whether WordPiece lower-cases; None: a trained one does."
+    ] = None
+    tokenizer_fraction: Annotated[
+        float, positive_fraction, "Share of the documents that a tokenizer is trained on."
+    ] = 1.0
 
     @property
     def trained(self) -> bool:
         return self.tokenizer in tokenizer.FAMILIES
+
+    @property
+    def unknown_size(self) -> bool:
+        """Whether nothing says how many tokens a trained tokenizer has."""
+        return self.trained and self.vocab_size is None
 
     @property
     def wanted_size(self) -> int | None:
@@ -62,10 +70,6 @@ class TokenizerOptions:
         Raises:
           UserError: as `load`, or a bad value.
         """
-        if not 0 < self.tokenizer_fraction <= 1:
-            raise UserError(
-                f"tokenizer_fraction is {self.tokenizer_fraction}; use a number above 0 and up to 1"
-            )
         if self.lowercase is not None and self.tokenizer == "bpe":
             raise UserError("lowercase is an option of WordPiece; leave it out for tokenizer=bpe")
         if not self.trained:

@@ -147,13 +147,13 @@ def test_shapes_too_many_for_memory_are_drawn_when_read(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_generated": 0}, "num_generated is 0; it must be at least 1"),
-        ({"label": "colour"}, "unknown factor 'colour'; factors: shape, hue"),
+        ({"num_generated": 0}, "data.options.num_generated is 0; use a whole number above 0"),
+        ({"label": "colour"}, "data.options.label is 'colour'; use one of shape, hue"),
         (
             {"host_crops": {"global": {}}},
             "asks for .*global.*, but shapes is cropped on the device",
         ),
-        ({"num_gen": 5}, "unknown option 'num_gen' of shapes.*Did you mean 'num_generated'"),
+        ({"num_gen": 5}, "unknown config key data.options.num_gen;.*Did you mean 'num_generated'"),
     ],
 )
 def test_bad_options(options, message):

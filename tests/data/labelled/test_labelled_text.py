@@ -9,7 +9,7 @@ import pytest
 from ssl_jax import data
 from ssl_jax.config import base_config, from_json, to_json, with_data_facts
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.labelled import glue_tasks, labelled_text
+from ssl_jax.data.labelled import glue_tasks
 from ssl_jax.data.text import tokenizer
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -357,15 +357,15 @@ def test_tfds(tmp_path):
         (["text,label", "a,x", "b,y"], {"class_names": ["x", "yes"]},
          "line 3: 'y' is no class; classes: x, yes. Did you mean 'yes'?"),
         (["text,label", *(f"a,{i}" for i in range(30))], {}, "has 30 different labels on 30 texts"),
-        (["text,label", "a,x"], {"task": "clasify"}, "'clasify'; it is one of classify, regress, "
-         "tags, span. Did you mean 'classify'?"),
-        (["text,label", "a,x"], {"task": "tags"}, "is 'tags'; it is one of classify, regress"),
+        (["text,label", "a,x"], {"task": "clasify"}, "'clasify'; use one of classify, "
+         "regress. Did you mean 'classify'?"),
+        (["text,label", "a,x"], {"task": "tags"}, "is 'tags'; use one of classify, regress"),
         (["text,label", "a,x"], {"sequence_length": 4}, "sequence_length is 4"),
-        (["text,label", "a,x"], {"rows": "packed"}, "rows is 'packed', but task=classify"),
-        (["text,label", "a,x"], {"txt_key": "a"}, "unknown option 'txt_key' of csv"),
+        (["text,label", "a,x"], {"rows": "packed"}, "rows is 'packed'; use one of padded"),
+        (["text,label", "a,x"], {"txt_key": "a"}, "unknown config key data.options.txt_key"),
         (["text,label", "a,x"], {"class_names": ["x", "x"]}, "has a name twice"),
-        (["text,label", "a,x"], {"errors": "ignore"}, "errors 'ignore' is not one of"),
-        (["text,label", "a,x"], {"delimiter": "ab"}, "must be one character"),
+        (["text,label", "a,x"], {"errors": "ignore"}, "errors is 'ignore'; use one of strict"),
+        (["text,label", "a,x"], {"delimiter": "ab"}, "use a text of one character or None"),
         (["text,label", "a,x"], {"tokenizer": "/nowhere", "class_names": ["x"]},
          "'/nowhere' is neither"),
         (["text,label", "a,1"], {"task": "regress", "class_names": ["a"]}, "regress has none"),
@@ -395,7 +395,7 @@ def test_bad_tables(tmp_path, lines, options, message):
         (
             {"text": "a"},
             {"task": "span", "stride": 4, "query_length": 4},
-            "'span'; it is one of classify, regress, tags",
+            "'span'; use one of classify, regress, tags or None",
         ),
     ],
 )
@@ -428,4 +428,6 @@ def test_what_has_no_task(tmp_path):
     message = failure(data.load, f"text:{tmp_path}/a.txt", task="classify")
     assert "text has no labels to learn a task from" in message
     assert "no file matches csv:" in failure(load, f"csv:{tmp_path}/*.csv")
-    assert labelled_text.is_task("csv", {}) and not labelled_text.is_task("jsonl", {})
+    spec, kinds = {}, data.kinds()
+    assert "task" in kinds["csv"].options(spec).keys and kinds["jsonl"].tasks
+    assert not kinds["text"].tasks and not kinds["folder"].tasks

@@ -8,10 +8,11 @@ import re
 import numpy as np
 import pytest
 
+from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds import jsonl, parquet, pydoc, text
-from ssl_jax.data.kinds.pydoc_groups import GROUP_OF, GROUPS
 from ssl_jax.data.text import corpus, tokenizer
+from ssl_jax.data.text.pydoc_groups import GROUP_OF, GROUPS
 
 
 def documents(made, split="train"):
@@ -196,10 +197,11 @@ def test_no_file(tmp_path, kind):
 
 def test_bad_options(tmp_path):
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(UserError, match="document 'files' is not one of.*Did you mean 'file'"):
-        text.corpus(f"{tmp_path}/a.txt", document="files")
-    with pytest.raises(UserError, match="errors 'ignore' is not one of strict, replace"):
-        text.corpus(f"{tmp_path}/a.txt", errors="ignore")
+    name = f"text:{tmp_path}/a.txt"
+    with pytest.raises(UserError, match="document is 'files'; use one of.*Did you mean 'file'"):
+        data.load(name, document="files")
+    with pytest.raises(UserError, match="errors is 'ignore'; use one of strict, replace"):
+        data.load(name, errors="ignore")
 
 
 # JSON lines and Parquet
@@ -345,5 +347,5 @@ def test_pydoc_groups():
     # What is of no group, beside the topics, is little: parts of some system, of the interpreter.
     found = [one for split in pydoc.divided().values() for one in split if one.group != "topics"]
     assert sum(one.group not in GROUP_OF for one in found) < 0.03 * len(found)
-    with pytest.raises(UserError, match="'tags'; it is one of classify"):
-        pydoc.examples("", "tags")
+    with pytest.raises(UserError, match="'tags'; use one of classify"):
+        data.load("pydoc", task="tags")

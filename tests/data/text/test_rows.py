@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Vocabulary
 from ssl_jax.data.text import rows
@@ -228,15 +229,15 @@ def test_a_row_is_the_same_in_any_batch(kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(rows="pair"), "rows 'pair' is not one of packed, .*Did you mean 'pairs'"),
-        (dict(sequence_length=7), "sequence_length is 7; it must be at least 8"),
+        (dict(rows="pair"), "rows is 'pair'; use one of packed, .*Did you mean 'pairs'"),
+        (dict(sequence_length=7), "sequence_length is 7; use a whole number of at least 8"),
         (dict(short_probability=1.5), "short_probability is 1.5"),
-        (dict(duplicates=0), "duplicates is 0; it must be at least 1"),
+        (dict(duplicates=0), "duplicates is 0; use a whole number above 0"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(UserError, match=message):
-        RowOptions(**options)
+        fields.read(RowOptions, options, "data.options")
 
 
 def test_planning_is_fast():

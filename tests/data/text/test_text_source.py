@@ -250,12 +250,12 @@ def test_python_documentation(tmp_path):
         (
             "pydoc",
             {"row": "pairs"},
-            "unknown option 'row' of pydoc; options: .*Did you mean 'rows'",
+            "unknown config key data.options.row; known keys: .*Did you mean 'rows'",
         ),
-        ("pydoc", {"document": "file"}, "unknown option 'document' of pydoc"),
+        ("pydoc", {"document": "file"}, "unknown config key data.options.document"),
         ("pydoc", {"image_size": 32}, "data.image_size is 32, but pydoc is text; leave it unset"),
         ("text:/nowhere/*.txt", {}, "no file matches text:/nowhere"),
-        ("tokens:/nowhere", {}, "tokens:/nowhere is not a folder; make it: python -m"),
+        ("tokens:/nowhere", {}, "tokens:/nowhere is not a folder; make it: ssl_jax"),
         ("tokens:gs://x", {}, "is not a local path"),
         ("text", {}, "unknown data set 'text'; data sets: .*text:PATTERN"),
         ("tokens:", {}, "names nothing; write tokens:DIR"),
@@ -268,9 +268,13 @@ def test_errors(name, options, message):
 
 
 def test_kinds():
-    assert text_source.is_text("tokens", {}) and not text_source.is_text("digits", {})
-    assert text_source.is_text("tfds", {"sequence_length": 8})
-    assert not text_source.is_text("tfds", {"image_key": "image"})
+    kinds = data.kinds()
+    assert kinds["tokens"].modalities == ("text",) and kinds["digits"].modalities == ("image",)
+    tfds = kinds["tfds"]
+    assert tfds.modalities == ("image", "text")
+    assert "rows" in tfds.options({"sequence_length": 8}).keys
+    assert "rows" not in tfds.options({"image_key": "image"}).keys
+    assert "stride" in tfds.options({"task": "classify"}).keys
 
 
 def test_mocked_tfds(tmp_path):

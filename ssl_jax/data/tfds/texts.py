@@ -1,23 +1,17 @@
-"""`tfds:NAME`: text sets of TensorFlow Datasets, such as wikipedia, c4 and lm1b.
-
-As for images, reading needs a preparation in ArrayRecord files. A data set is taken as text if it
-has a text feature and no image, or if an option of text is set. With the option `task` its records
-are labelled examples.
-"""
+"""Sets of text that TensorFlow Datasets has prepared, such as wikipedia, c4 and lm1b."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from typing import Annotated, Any
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.kinds import tfds as tfds_lib
 from ssl_jax.data.labelled import tables
 from ssl_jax.data.labelled.tables import Keys, Record
-from ssl_jax.data.labelled.tasks import Examples, Text, Words, check_task
+from ssl_jax.data.labelled.tasks import Examples, Text, Words
 from ssl_jax.data.text import corpus as corpus_lib
+from ssl_jax.data.text.option_types import DataDir, TextPairKey
+from ssl_jax.data.tfds import records as records_lib
 
 # Of sets without their configs, as TFDS divides them; those that are prepared say so themselves.
 _SPLITS = {
@@ -33,23 +27,21 @@ _SPLITS = {
 def corpus(
     location: str,
     *,
-    data_dir: str | None = None,
-    text_key: str | None = None,
-    label_key: str | None = None,
+    data_dir: DataDir = None,
+    text_key: Annotated[
+        str | None, "Feature that is the text; None: the only one that can be, or `text`."
+    ] = None,
+    label_key: Annotated[
+        str | None, "Feature that is the label; None: the only one that can be, if any."
+    ] = None,
 ) -> TfdsCorpus:
     """The data set `location`, e.g. "wikipedia/20230601.en".
-
-    Args:
-      location: what `tfds.builder` takes.
-      data_dir: where it is prepared; default TFDS's own (`~/tensorflow_datasets`).
-      text_key: the feature that is the text; default the only one that can be, or `text`.
-      label_key: the feature that is the label; default the only one that can be, if any.
 
     Raises:
       UserError: there is no such data set, it is not prepared or not in a format that can be read
         at random, or its features do not say which is the text.
     """
-    tfds, builder = tfds_lib.open_builder(location, data_dir)
+    tfds, builder = records_lib.open_builder(location, data_dir)
     return TfdsCorpus(tfds, location, builder, text_key, label_key)
 
 
@@ -57,25 +49,18 @@ def examples(
     location: str,
     task: str,
     *,
-    data_dir: str | None = None,
-    text_key: str | None = None,
-    text_pair_key: str | None = None,
-    label_key: str | None = None,
+    data_dir: DataDir = None,
+    text_key: Annotated[
+        str | None, "Feature that is the text; None: the only one that can be, or `text`."
+    ] = None,
+    text_pair_key: TextPairKey = None,
+    label_key: Annotated[str | None, "Feature that is the label; None: `label`."] = None,
 ) -> TfdsExamples:
     """The labelled examples of the data set `location`, e.g. "imdb_reviews".
-
-    Args:
-      location: what `tfds.builder` takes.
-      task: classify or regress.
-      data_dir: where it is prepared; default TFDS's own (`~/tensorflow_datasets`).
-      text_key: the feature that is the text; default the only one that can be, or `text`.
-      text_pair_key: the feature that is the second text of pairs.
-      label_key: the feature that is the label; default `label`.
 
     Raises:
       UserError: as `corpus`.
     """
-    check_task(task, ("classify", "regress"))
     return TfdsExamples(location, task, data_dir, text_key, text_pair_key, label_key or "label")
 
 
@@ -86,16 +71,16 @@ class TfdsExamples(Examples):
         self, location: str, task: str, data_dir: str | None, text_key: str | None,
         text_pair_key: str | None, label_key: str,
     ):  # fmt: skip
-        tfds, self._builder = tfds_lib.open_builder(location, data_dir)
+        tfds, self._builder = records_lib.open_builder(location, data_dir)
         features, text = self._builder.info.features, tfds.features.Text
-        found = tfds_lib.key(location, features, "text_key", text_key, text)
+        found = records_lib.key(location, features, "text_key", text_key, text)
         if found is None:
             raise UserError(f"tfds:{location} has no text feature; features: {', '.join(features)}")
         if text_pair_key is not None:
-            tfds_lib.key(location, features, "text_pair_key", text_pair_key, text)
+            records_lib.key(location, features, "text_pair_key", text_pair_key, text)
         self.name, self.task, self._location = f"tfds:{location}", task, location
         known = _SPLITS.get(self._builder.name, ())
-        self.splits = tfds_lib.splits(location, self._builder, known)
+        self.splits = records_lib.splits(location, self._builder, known)
         self._keys = Keys(found, text_pair_key, label_key)
         label = dict(features.items()).get(label_key)
         if task == "classify" and isinstance(label, tfds.features.ClassLabel):
@@ -126,37 +111,16 @@ def records(
     Raises:
       UserError: the data set is not prepared, or a record cannot be read.
     """
-    source = tfds_lib.open_records(location, builder, split)
+    source = records_lib.open_records(location, builder, split)
     for number in range(len(source)):
         fields = {
-            key: _plain(value)
-            for key, value in read_record(location, split, source, number).items()
+            key: records_lib.plain(value)
+            for key, value in records_lib.read_record(location, split, source, number).items()
         }
         for key, names in (class_names or {}).items():
             if fields[key] >= 0:
                 fields[key] = names[fields[key]]
         yield Record(f"tfds:{location}[{split}], example {number}", fields)
-
-
-def read_record(location: str, split: str, source: Any, number: int) -> dict[str, Any]:
-    """One record of a split.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    try:
-        return source[number]
-    except Exception as error:  # readers of records raise all kinds on broken files
-        raise UserError(
-            f"tfds:{location}[{split}] cannot be read at {number}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """A feature's value as Python has it."""
-    if isinstance(value, bytes | np.bytes_):  # but str in TFDS's mock
-        return value.decode(errors="replace")
-    return value.item() if isinstance(value, np.ndarray | np.generic) and not value.ndim else value
 
 
 class TfdsCorpus(corpus_lib.Corpus):
@@ -166,14 +130,16 @@ class TfdsCorpus(corpus_lib.Corpus):
         self, tfds: Any, location: str, builder: Any, text_key: str | None, label_key: str | None
     ):
         features = builder.info.features
-        self._text_key = tfds_lib.key(location, features, "text_key", text_key, tfds.features.Text)
-        self._label_key = tfds_lib.key(
+        self._text_key = records_lib.key(
+            location, features, "text_key", text_key, tfds.features.Text
+        )
+        self._label_key = records_lib.key(
             location, features, "label_key", label_key, tfds.features.ClassLabel
         )
         if self._text_key is None:
             raise UserError(f"tfds:{location} has no text feature; features: {', '.join(features)}")
         self._location, self._builder = location, builder
-        self.splits = tfds_lib.splits(location, builder, _SPLITS.get(builder.name, ()))
+        self.splits = records_lib.splits(location, builder, _SPLITS.get(builder.name, ()))
         if self._label_key is not None:
             self.class_names = tuple(features[self._label_key].names)
         self.description = {
@@ -185,12 +151,12 @@ class TfdsCorpus(corpus_lib.Corpus):
         }
 
     def _records(self, split: str) -> Any:
-        return tfds_lib.open_records(self._location, self._builder, split)
+        return records_lib.open_records(self._location, self._builder, split)
 
     def parts(self, split: str) -> Iterator[corpus_lib.Part]:
         found = self._records(split)
         for number in range(len(found)):
-            record = read_record(self._location, split, found, number)
-            text = _plain(record[self._text_key])
+            record = records_lib.read_record(self._location, split, found, number)
+            text = records_lib.plain(record[self._text_key])
             label = None if self._label_key is None else int(record[self._label_key])
             yield from corpus_lib.documents(f"{split}:{number}", str(text), label)
