@@ -4,7 +4,7 @@
 
 Variants:
   digits    8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
-  cifar10   ResNet-18 with a 3x3 stem; the paper has no such experiment (tfds:cifar10 prepared)
+  cifar10   ResNet-18 with a 3x3 stem; not in the paper (needs tfds:cifar10 prepared)
   imagenet  the paper's recipe: ResNet-50, batch 2048, LARS, 1000 epochs (tfds:imagenet2012)
 
 Published (linear probe on ImageNet): 73.5 top-1, 91.0 top-5 for the released model.
@@ -38,9 +38,9 @@ def get_config(variant: str = "digits") -> ConfigDict:
 def _imagenet(config: ConfigDict) -> None:
     """Paper, Sec. 2.2 and App. A. Crops are made on the host, colour and blur on the device.
 
-    Biases and norms have their own learning rate. The gradients of the released code are divided by
-    its number of processes (see the method), so `one_dimensional.base_lr` divided by that number
-    (32 GPUs in the paper) is what it amounted to there.
+    Biases and norms have their own learning rate. The released code divides gradients by its number
+    of processes (see the method), so its effective rate was `one_dimensional.base_lr` divided by
+    that number (32 GPUs in the paper).
     """
     common.imagenet(config, batch_size=2048, epochs=1000.0)
     config.model.update(name="resnet50", kernel_init="he_fan_out")
@@ -72,11 +72,11 @@ def _lars(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 with strong noise; no flip: a mirrored digit is another sign.
+    """Affine views of 16x16 with strong noise; no flip, because mirrored digits are not digits.
 
-    Measured on train[80%:], after training on the rest: 75.4 with one label a class (raw pixels
+    Measured on train[80%:] after training on train[:80%]: 75.4 with one label per class (raw pixels
     65.5, untrained encoder 56.8), 91.3 with kNN (raw pixels 94.8).
-    An off-diagonal weight of 0.03 gave 73.8, and with it an output_dim of 64 gave 75.2.
+    An off-diagonal weight of 0.03 gave 73.8; with it, an output_dim of 64 gave 75.2.
     """
     common.digits(config)
     config.method.update(hidden_dim=256, output_dim=256)

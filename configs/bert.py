@@ -4,19 +4,19 @@
 
 Variants:
   pydoc      a small BERT on the documentation that comes with Python: minutes on two CPU cores
-  base       the first phase of BERT-base: 900,000 steps of 256 pairs of 128 tokens
-  large      the same of BERT-large
-  base_512   the second phase: 100,000 steps at 512 tokens, started from the first by
-             --config.init_from=WORKDIR
-  large_512  the same of BERT-large
+  base       first phase of BERT-base: 900,000 steps of 256 pairs of 128 tokens
+  large      first phase of BERT-large
+  base_512   second phase of BERT-base: 100,000 steps at 512 tokens, started from the first phase
+             by --config.init_from=WORKDIR
+  large_512  second phase of BERT-large
 
-All but pydoc take a prepared corpus, `--config.data.name=tokens:DIR` (python -m
-ssl_jax prepare_text) or a raw one, e.g. `text:/data/wiki/*.txt`. The paper's is BooksCorpus with
-English Wikipedia, 3.3 billion words; its vocabulary is --config.data.options.tokenizer=vocab.txt.
+All but pydoc take a prepared corpus, `--config.data.name=tokens:DIR` (made by `ssl_jax
+prepare_text`), or a raw one, e.g. `text:/data/wiki/*.txt`. The paper used BooksCorpus and English
+Wikipedia, 3.3 billion words. --config.data.options.tokenizer=vocab.txt takes its vocabulary.
 
-The paper drops out attention weights, which fused kernels cannot do. At 512 tokens
---config.model.attention_dropout=0 takes a fifth of the memory traffic away, compiled for TPUs v5e.
-A run goes on with the `model.scan_layers` it began with; `init_from` takes weights of either kind.
+The paper applies dropout to attention weights, which fused kernels cannot do. At 512 tokens,
+--config.model.attention_dropout=0 saves a fifth of the memory traffic (compiled for TPU v5e). A run
+continues only with the `model.scan_layers` it began with; `init_from` takes weights of both kinds.
 
 Published: GLUE 79.6 (base) and 82.1 (large) on average; SQuAD 1.1 F1 88.5 and 90.9 (dev).
 """
@@ -53,7 +53,7 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
 
 
 def _pydoc(config: ConfigDict) -> None:
-    """Masked tokens alone: 0.4 million tokens of documentation are too few to learn pairs from."""
+    """Masked tokens only: 0.4 million tokens are too few to learn sentence pairs."""
     common.pydoc(config)
     config.data.options.update(tokenizer="wordpiece", rows="packed")
     config.method.update(next_sentence=False, num_masks=0)
@@ -61,9 +61,9 @@ def _pydoc(config: ConfigDict) -> None:
 
 
 def _paper(config: ConfigDict, model: str, length: int) -> None:
-    """Paper, App. A.2, and the released code. The rate falls on one line over both phases.
+    """Paper, App. A.2, and the released code. The rate decays along one line over both phases.
 
-    The second phase begins with new Adam statistics, and its short warm-up is left out.
+    The second phase begins with new Adam statistics and without the paper's short warm-up.
     """
     steps, predictions = PHASES[length]
     total = sum(steps for steps, _ in PHASES.values())

@@ -4,11 +4,11 @@
 
 Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
-  cifar10      ResNet-18 with a 3x3 stem; the paper has no such experiment (tfds:cifar10 prepared)
+  cifar10      ResNet-18 with a 3x3 stem; not in the paper (needs tfds:cifar10 prepared)
   imagenet     the paper's recipe: ResNet-50, batch 4096, LARS, 1000 epochs (tfds:imagenet2012)
   imagenet300  the paper's ablations: 300 epochs
   imagenet100  the released code's preset for 100 epochs
-  imagenet40   and that for 40
+  imagenet40   the released code's preset for 40 epochs
 
 Published (linear probe on ImageNet): 74.3 top-1, 91.6 top-5 after 1000 epochs; 72.5 after 300.
 """
@@ -87,9 +87,9 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 with strong noise; no flip: a mirrored digit is another sign.
+    """Affine views of 16x16 with strong noise; no flip, because mirrored digits are not digits.
 
-    Measured on train[80%:], after training on the rest: 78.7 with one label a class (raw pixels
+    Measured on train[80%:] after training on train[:80%]: 78.7 with one label per class (raw pixels
     65.5, untrained encoder 56.8), 96.2 with kNN (raw pixels 94.8).
     """
     common.digits(config)

@@ -4,13 +4,13 @@ r"""Distillation, the last step of SimCLR v2 (Chen et al. 2020), https://arxiv.o
         --config.init_from=runs/teacher
 
 The teacher is a run of supervised:digits, or of supervised:finetune_v2 for ImageNet. With
---config.data.labelled_fraction=0.1 --config.data.unlabelled=keep the student has a tenth of the
-labels (of use with method.distill_weight below 1) and all images.
+--config.data.labelled_fraction=0.1 --config.data.unlabelled=keep the student sees all images and a
+tenth of the labels; the labels only matter with method.distill_weight below 1.
 
 Variants:
   digits         8x8 handwritten digits that come with scikit-learn
   imagenet       self-distillation of a ResNet-50 on all images, without labels
-  imagenet_big   a ResNet-152, 3x wide with selective kernels, teaches a ResNet-50
+  imagenet_big   distillation of a ResNet-152, 3x wide with selective kernels, into a ResNet-50
 """
 
 from ml_collections import ConfigDict

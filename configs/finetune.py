@@ -4,26 +4,28 @@
         --workdir=runs/finetuned
 
 Variants:
-  pydoc            which part of Python's library a passage of documentation is from: a minute on
-                   two CPU cores; without init_from the same from scratch
+  pydoc            classify which part of Python's library a passage of documentation is from: a
+                   minute on two CPU cores; without init_from it trains from scratch
   csv              classes of your own texts: --config.data.name=csv:/path/reviews.csv
-  glue_TASK        BERT's recipe for a task of GLUE: glue_cola, and so on of sst2, mrpc, qqp,
-                   stsb, mnli, qnli, rte, wnli
-  roberta_TASK     RoBERTa's
-  squad, squad2    answers to questions, SQuAD 1.1, or 2.0 where some have none, by BERT's recipe
-  conll            named entities, by BERT's recipe
+  glue_TASK        BERT's recipe for a task of GLUE: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte
+                   or wnli
+  roberta_TASK     RoBERTa's recipe for the same tasks
+  squad, squad2    question answering by BERT's recipe: SQuAD 1.1, and 2.0 with unanswerable
+                   questions
+  conll            named entities by BERT's recipe
 
-`init_from` is a run or a folder of the transformers library. Model and tokenizer are those found
-there, unless the command line says otherwise; --config.init_weights=False takes only these, for a
+`init_from` is a run or a folder of the transformers library. Model and tokenizer are read from it
+unless the command line sets others; --config.init_weights=False takes only these two, for a
 baseline from scratch.
 
-In csv, a tenth of the file is the test split and another tenth says when to stop; of files by split
-(`csv:/path/{split}.csv`) name them: data.split, eval.validation_split, eval.test_split. Further
-options of the data (text_key, text_pair_key, label_key) stand in data.options.
+In csv, a tenth of the file is the test split and another tenth decides when to stop. With one file
+per split (`csv:/path/{split}.csv`), set data.split, eval.validation_split and eval.test_split.
+data.options has the names of the columns (text_key, text_pair_key, label_key).
 
-Published, GLUE test: BERT 79.6 (base) and 82.1 (large) on average; dev: RoBERTa-base MNLI 87.6,
-QNLI 92.8, SST-2 94.8, CoLA 63.6. SQuAD 1.1 dev F1: BERT 88.5 and 90.9. BERT's learning rates were
-chosen on the dev split, of 2e-5, 3e-5 and 5e-5 (App. A.3): the sweep sweeps/finetune does so too.
+Published: GLUE test, on average, BERT 79.6 (base) and 82.1 (large); dev, RoBERTa-base MNLI 87.6,
+QNLI 92.8, SST-2 94.8, CoLA 63.6. SQuAD 1.1 dev F1: BERT 88.5 and 90.9. CoNLL-2003 test F1: BERT
+92.4 and 92.8, with the context of the document. BERT's learning rates were chosen on the dev split
+from 2e-5, 3e-5 and 5e-5 (App. A.3), as the sweep sweeps/finetune does.
 """
 
 from ml_collections import ConfigDict
@@ -86,7 +88,7 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
 
 
 def _pydoc(config: ConfigDict) -> None:
-    """The rows and the net of bert:pydoc, whose pretraining has trained no pooler."""
+    """The rows and the net of bert:pydoc, which has no trained pooler."""
     config.batch_size = 32
     config.epochs = 3.0
     config.data.name = "pydoc"
@@ -98,7 +100,7 @@ def _pydoc(config: ConfigDict) -> None:
 
 
 def _csv(config: ConfigDict) -> None:
-    """BERT's recipe, but that it stops when another tenth of the data says so."""
+    """BERT's recipe with early stopping on another tenth of the data."""
     config.epochs = 10.0
     config.data.name = "csv:/path/texts.csv"
     config.data.split = "train[:80%]"
@@ -119,8 +121,8 @@ def _bert(config: ConfigDict, *, base_lr: float) -> None:
 
 
 def _optimizer(config: ConfigDict, base_lr: float, warmup: float = 0.1) -> None:
-    """As released: AdamW without bias correction, clipping at 1; the rate falls on a line that
-    begins with the run and not where the warm-up ends.
+    """As released: AdamW without bias correction, clipping at 1, and a linear decay that begins
+    with the run, not at the end of the warm-up.
     """
     config.optimizer.update(
         name="adamw",
@@ -136,7 +138,7 @@ def _optimizer(config: ConfigDict, base_lr: float, warmup: float = 0.1) -> None:
 
 
 def _glue(config: ConfigDict, task: str) -> None:
-    """Three epochs at 2e-5, the middle of App. A.3's grid but for the rate; scored on dev.
+    """Three epochs at 2e-5, the lowest rate of App. A.3's grid; scored on dev.
 
     The labels of GLUE's test splits are not public.
     """
@@ -160,7 +162,7 @@ def _glue_data(config: ConfigDict, task: str) -> None:
 def _roberta(config: ConfigDict, task: str) -> None:
     """Liu et al. 2019, section 5.1 and the released commands: 10 epochs, a warm-up of 6%.
 
-    Rows are padded to the 512 tokens that are never cut there; most texts are shorter, and
+    Rows are padded to 512 tokens, so that no text is truncated; most texts are shorter, and
     --config.data.options.sequence_length=128 takes a quarter of the time.
     """
     config.epochs = 10.0
@@ -190,9 +192,9 @@ def _squad(config: ConfigDict) -> None:
 
 
 def _squad2(config: ConfigDict) -> None:
-    """The same; how sure an answer must be is chosen on dev, which is scored, as in section 5.3.
+    """SQuAD 2.0. The threshold for "no answer" is chosen on dev, the scored split (section 5.3).
 
-    For a threshold that has seen no labels: --config.eval.task.null_threshold=0.
+    --config.eval.task.null_threshold=0 is a threshold that no label has influenced.
     """
     _squad(config)
     config.data.name = "squad:/data/squad/{split}-v2.0.json"
@@ -201,10 +203,7 @@ def _squad2(config: ConfigDict) -> None:
 
 
 def _conll(config: ConfigDict) -> None:
-    """Section 5.3, without the context of the document: 3 epochs at 5e-5.
-
-    Published, with it: F1 92.4 (base) and 92.8 (large) on CoNLL-2003's test split.
-    """
+    """Section 5.3, without the context of the document: 3 epochs at 5e-5."""
     config.epochs = 3.0
     config.method.name = "token_classification"
     config.data.name = "conll:/data/conll2003/{split}.txt"

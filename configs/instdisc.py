@@ -6,9 +6,9 @@ Variants:
   digits    8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
   cifar10   ResNet-18 with a 3x3 stem, a softmax over all images (tfds:cifar10 prepared)
   imagenet  the paper's recipe: ResNet-50, batch 256, SGD, 200 epochs (tfds:imagenet2012)
-  softmax   the same with a softmax over 65,536 drawn images in place of NCE
+  softmax   as imagenet, with a softmax over 65,536 sampled images instead of NCE
 
-Published (ImageNet, ResNet-50): 54.0 top-1 in a linear probe of the features, 46.8 by the nearest
+Published (ImageNet, ResNet-50): 54.0 top-1 with a linear probe on the features, 46.8 with nearest
 neighbours of v (41.0 with ResNet-18).
 """
 
@@ -42,7 +42,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 
 def _imagenet(config: ConfigDict) -> None:
-    """The released code. Crops are made on the host, colour on the device; all is decayed."""
+    """The released code. Host crops, colour on the device, weight decay on all parameters."""
     common.imagenet(config, batch_size=256, epochs=200.0, crops=1, scale=(0.2, 1.0), log_every=100)
     config.model.update(name="resnet50", kernel_init="he_fan_out")
     config.views = common.moco_v1_views()
@@ -91,9 +91,10 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 with strong noise; no flip: a mirrored digit is another sign.
+    """Affine views of 16x16 with strong noise; no flip, because mirrored digits are not digits.
 
-    On train[80%:], one label a class gave 75.2% at t = 0.2 and 83.8% at t = 0.5 (one seed).
+    With one label per class, accuracy on train[80%:] was 75.2% at t = 0.2 and 83.8% at t = 0.5 (one
+    seed).
     """
     common.digits(config)
     config.method.update(num_negatives=512, temperature=0.5, output_dim=64)

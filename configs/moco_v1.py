@@ -8,8 +8,8 @@ Variants:
   shapes        generated images with known factors: an hour on one accelerator
   cifar10       ResNet-18 with a 3x3 stem, as the released CIFAR demo (tfds:cifar10 prepared)
   imagenet      the paper's recipe: ResNet-50, batch 256, SGD, 200 epochs (tfds:imagenet2012)
-  end_to_end    the same with the batch's keys and gradients to them (Fig. 2a), batch 1024
-  bank          the same with a memory bank (Fig. 2b)
+  end_to_end    as imagenet, with the batch's own keys and gradients to them (Fig. 2a), batch 1024
+  bank          as imagenet, with a memory bank (Fig. 2b)
 
 Published (linear probe on ImageNet): 60.6 top-1; 58.0 with a memory bank.
 """
@@ -56,7 +56,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
 def _imagenet(config: ConfigDict) -> None:
     """Paper, Sec. 3.3 and 4.1. Crops are made on the host, colour on the device.
 
-    The released code decays every parameter, and jitters colour in every view, after the grey.
+    The released code decays every parameter and jitters the colour of every view after greyscale.
     """
     common.imagenet(config, batch_size=256, epochs=200.0, scale=(0.2, 1.0), log_every=100)
     config.model.update(name="resnet50", kernel_init="he_fan_out")
@@ -74,20 +74,20 @@ def _imagenet(config: ConfigDict) -> None:
 
 
 def _end_to_end(config: ConfigDict) -> None:
-    """Paper, Sec. 4.1: the largest batch that its GPUs held."""
+    """Paper, Sec. 4.1: the largest batch that fitted its GPUs."""
     _imagenet(config)
     config.batch_size = 1024
     config.method.dictionary = "end_to_end"
 
 
 def _bank(config: ConfigDict) -> None:
-    """Paper, Sec. 4.1. One view an image, so no statistics that a key could give away."""
+    """Paper, Sec. 4.1. One view per image, so no BatchNorm statistics can give the key away."""
     _imagenet(config)
     config.method.update(dictionary="bank", bn_groups=None)
 
 
 def _cifar10(config: ConfigDict) -> None:
-    """The CIFAR demo of the released code, whose kNN accuracy with v2's colours is 82.6."""
+    """The CIFAR demo of the released code; its kNN accuracy with v2's colours is 82.6."""
     common.cifar10(config, batch_size=512, epochs=200.0)
     config.method.update(num_negatives=4096, momentum=0.99, temperature=0.1)
     config.model.update(name="resnet18", stem="cifar", kernel_init="he_fan_out")
@@ -114,16 +114,17 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 with strong noise; no flip: a mirrored digit is another sign.
+    """Affine views of 16x16 with strong noise; no flip, because mirrored digits are not digits.
 
-    On train[80%:], one label a class gave 77.0% at t = 0.2 and 82.7% at t = 0.5 (one seed).
+    With one label per class, accuracy on train[80%:] was 77.0% at t = 0.2 and 82.7% at t = 0.5 (one
+    seed).
     """
     common.digits(config)
     config.method.update(num_negatives=512, momentum=0.98, temperature=0.5, output_dim=64)
 
 
 def _small_shapes(config: ConfigDict) -> None:
-    """A small conv net on 2048 generated 32x32 images, the colours of v1, and its schedule."""
+    """A small conv net on 2048 generated 32x32 images, with the colours and the schedule of v1."""
     common.small_shapes(config)
     config.method.update(num_negatives=1024, momentum=0.98, temperature=0.2, output_dim=64)
     _shapes_views(config, size=32)

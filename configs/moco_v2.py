@@ -6,7 +6,7 @@ Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
   cifar10      the released code's CIFAR demo: ResNet-18 with a 3x3 stem (tfds:cifar10 prepared)
   imagenet     the paper's recipe: ResNet-50, batch 256, SGD, 200 epochs (tfds:imagenet2012)
-  imagenet800  the same for 800 epochs
+  imagenet800  as imagenet, for 800 epochs
 
 Published (linear probe on ImageNet): 67.5 top-1 after 200 epochs, 71.1 after 800. The demo's kNN
 accuracy on CIFAR-10 is 82.6.
@@ -96,9 +96,10 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 with strong noise; no flip: a mirrored digit is another sign.
+    """Affine views of 16x16 with strong noise; no flip, because mirrored digits are not digits.
 
-    On train[80%:], one label a class gave 72.8% at t = 0.2 and 80.9% at t = 0.5 (one seed).
+    With one label per class, accuracy on train[80%:] was 72.8% at t = 0.2 and 80.9% at t = 0.5 (one
+    seed).
     """
     common.digits(config)
     config.method.update(num_negatives=512, momentum=0.98, temperature=0.5, output_dim=64)

@@ -4,12 +4,12 @@
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
-  cifar10       ResNet-18 with a 3x3 stem; the paper has no such experiment (tfds:cifar10 prepared)
+  cifar10       ResNet-18 with a 3x3 stem; not in the paper (needs tfds:cifar10 prepared)
   imagenet      the paper's recipe: ResNet-50, batch 4096, LARS, 100 epochs (tfds:imagenet2012)
-  imagenet300   the same for 300 epochs
-  imagenet1000  the same for 1000 epochs
+  imagenet300   as imagenet, for 300 epochs
+  imagenet1000  as imagenet, for 1000 epochs
   vit_s16       ViT-S/16, batch 4096, AdamW, 300 epochs
-  vit_b16       ViT-B/16, the same
+  vit_b16       as vit_s16, with a ViT-B/16
 
 Published (linear probe on ImageNet): ResNet-50 68.9, 72.8 and 74.6 top-1 after 100, 300 and 1000
 epochs; ViT-S 73.2, ViT-B 76.7.
@@ -79,9 +79,10 @@ def _imagenet(config: ConfigDict, *, epochs: int) -> None:
 
 
 def _vit(config: ConfigDict, name: str) -> None:
-    """Paper, Sec. 4 and 5, and the released code: ViT-S has 12 heads, and all is decayed.
+    """Paper, Sec. 4 and 5, and the released code: ViT-S has 12 heads, and all
+    parameters are decayed.
 
-    Positions are in the order of the released checkpoints too.
+    Position embeddings are in the order of the released checkpoints.
     """
     _imagenet_data(config, crop_min=0.08)
     config.epochs = 300.0
@@ -146,9 +147,10 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 with strong noise; no flip: a mirrored digit is another sign.
+    """Affine views of 16x16 with strong noise; no flip, because mirrored digits are not digits.
 
-    On train[80%:], one label a class gave 78.9% at t = 0.5 and 78.7% at t = 1 (one seed).
+    With one label per class, accuracy on train[80%:] was 78.9% at t = 0.5 and 78.7% at t = 1 (one
+    seed).
     """
     common.digits(config)
     config.method.update(temperature=0.5, momentum=0.97, hidden_dim=256, output_dim=64)

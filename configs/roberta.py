@@ -7,9 +7,9 @@ Variants:
   base   RoBERTa-base: 500,000 steps of 8,192 rows of 512 tokens
   large  RoBERTa-large
 
-BERT without the next sentence: rows of full sentences, a new mask at every visit, a byte-level
-vocabulary. base and large take a prepared corpus, `--config.data.name=tokens:DIR` (python -m
-ssl_jax prepare_text --tokenizer=DIR_OF_VOCAB_JSON_AND_MERGES), the paper's of 160 GB.
+BERT without next-sentence prediction, with rows of full sentences, a new mask at every visit and a
+byte-level vocabulary. base and large take a prepared corpus, `--config.data.name=tokens:DIR` (made
+by `ssl_jax prepare_text --tokenizer=DIR_OF_VOCAB_JSON_AND_MERGES`); the paper's has 160 GB.
 
 Published (large): SQuAD 2.0 F1 89.4, MNLI-m 90.2, SST-2 96.4 (dev); base: MNLI 87.6, SST-2 94.8.
 """
@@ -48,7 +48,7 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
 
 
 def _paper(config: ConfigDict, size: str) -> None:
-    """Paper, Sec. 3 and 5 and Table 9; the rates as in its appendix. No clipping."""
+    """Paper, Sec. 3 and 5 and Table 9; the learning rates of its appendix. No clipping."""
     rate, warmup = RATES[size]
     config.batch_size = 8192
     config.steps = 500_000

@@ -9,7 +9,11 @@ Variants:
   imagenet_sk   with selective kernels and ResNet-D, 35M parameters
   imagenet_big  ResNet-152, 3x wide, with selective kernels, 795M parameters
 
-Fine-tuning with few labels is supervised:finetune_v2, distillation is the config distill.
+Fine-tuning with few labels is supervised:finetune_v2; distillation is the config distill.
+
+Published (ImageNet, linear probe; then fine-tuned with 1% and 10% of the labels): ResNet-50 71.7,
+57.9 and 68.4 top-1; with selective kernels 74.6, 64.5 and 72.1; ResNet-152, 3x wide, with selective
+kernels 79.8, 74.9 and 80.1 (Table 1).
 """
 
 from ml_collections import ConfigDict

@@ -42,7 +42,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
 def _imagenet(config: ConfigDict) -> None:
     """Paper, Sec. 3 and App. A. Crops are made on the host, colour and blur on the device.
 
-    Weight decay is on all parameters, norms and biases included, as in the released code.
+    Weight decay applies to all parameters, including norms and biases, as in the released code.
     """
     common.imagenet(config, batch_size=512, epochs=100.0, scale=(0.2, 1.0))
     config.model.update(name="resnet50", kernel_init="he_fan_out")
@@ -74,9 +74,9 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 with strong noise; no flip: a mirrored digit is another sign.
+    """Affine views of 16x16 with strong noise; no flip, because mirrored digits are not digits.
 
-    Measured on train[80%:], after training on the rest: 80.6 with one label a class (raw pixels
+    Measured on train[80%:] after training on train[:80%]: 80.6 with one label per class (raw pixels
     65.5, untrained encoder 56.8), 96.5 with kNN (raw pixels 94.8).
     """
     common.digits(config)

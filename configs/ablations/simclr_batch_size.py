@@ -8,8 +8,8 @@ Variants:
   shapes    generated images, ResNet-18: about two hours on one accelerator
   imagenet  the paper's: ResNet-50, batches of 256 to 8192, 100 to 800 epochs
 
-The learning rate is scaled with the batch or with its root. Both rules agree at one batch, 4096 in
-the paper; here it is the largest of a small variant. LARS in all of them.
+The learning rate is scaled linearly with the batch or with its square root. Both rules agree at one
+batch: 4096 in the paper, the largest batch in a small variant. All cells use LARS.
 """
 
 from ssl_jax.configs import scales
