@@ -1,10 +1,10 @@
-# `make demo` and `make test` are all the set-up there is; the rest is convenience.
+# `make demo` and `make test` set everything up; the other targets are for development.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export JAX_PLATFORMS ?=
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow docs clean
 
 # Installed once per change of setup.py; the stamp remembers.
 $(VENV)/.installed: setup.py
@@ -24,6 +24,13 @@ test: $(VENV)/.installed-test
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -59,6 +59,11 @@ setup(
         "wandb": ["wandb"],
         "umap": ["umap-learn"],
         "parquet": ["pyarrow"],
+        "docs": [
+            "mkdocs>=1.6",
+            "mkdocs-material>=9.5",
+            "mkdocstrings[python]>=0.30",
+        ],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",

@@ -24,7 +24,7 @@ _MASK = 103
 def experiment(
     model: str, rows: int, length: int, *, dtype: str, dropout: float = 0.0, **options: Any
 ) -> Experiment:
-    """`configs/bert.py:base` without sentence pairs, in full rows.
+    """`bert:base` without sentence pairs, in full rows.
 
     Args:
       model: e.g. "bert_small".
@@ -33,7 +33,7 @@ def experiment(
       dropout: of embeddings and branches; there is none of the attention weights.
       **options: of the encoder.
     """
-    config = config_lib.load("configs/bert.py:base")
+    config = config_lib.load("bert:base")
     config.batch_size, config.dtype = rows, dtype
     config.data.options.update(rows="packed", sequence_length=length)
     config.method.update(next_sentence=False, max_predictions=None)

@@ -1,7 +1,7 @@
 """BERT-base's step compiled for TPUs v5e: python -m benchmarks.bert_tpu [--layers] [--on cpu]
 
 Nothing runs: the TPU compiler (extra `aot`) says what a step computes and holds. The step is the
-first phase of `configs/bert.py:base`: pairs of 128 tokens, 20 of them hidden at most.
+first phase of `bert:base`: pairs of 128 tokens, 20 of them hidden at most.
 
 Arithmetic. What a step computes stands over the count of `analytic_flops`, the products that its
 definition asks for. Goals: at most 1.02 of it, and at least 1.2 times that if the logits of all
@@ -31,7 +31,7 @@ from ssl_jax import data, hlo, parallel
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.hardware import tpu
 
-CONFIG = "configs/bert.py:base"
+CONFIG = "bert:base"
 SLICES = ("v5e:1x1", "v5e:2x2", "v5e:2x4")
 
 

@@ -20,7 +20,7 @@ from ssl_jax import data
 from ssl_jax.experiment import tpu_fit as fitting
 from ssl_jax.hardware import tpu
 
-CONFIG = "configs/moco_v1.py:imagenet"
+CONFIG = "moco_v1:imagenet"
 _IMAGES = 200 * 1_281_167
 
 

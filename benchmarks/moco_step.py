@@ -1,7 +1,7 @@
 """MoCo's train step on an accelerator, beside PyTorch: python -m benchmarks.moco_step
 
-    python -m benchmarks.moco_step --config configs/moco_v2.py:imagenet --batch 128 256
-    python -m benchmarks.moco_step --config configs/moco_v3.py:vit_b16 --batch 128 256
+    python -m benchmarks.moco_step --config moco_v2:imagenet --batch 128 256
+    python -m benchmarks.moco_step --config moco_v3:vit_b16 --batch 128 256
 
 Views a second of whole updates in bfloat16 with float32 weights, on a batch of two ready views an
 image that stays on the device; both sides only normalise them. The sides:
@@ -41,7 +41,7 @@ NETS = {"resnet50": "resnet50", "vit_b16": "vit_base_patch16_224"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/moco_v2.py:imagenet")
+    parser.add_argument("--config", default="moco_v2:imagenet")
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 256], help="images")
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--queue", type=int, default=65536, help="keys of v2")

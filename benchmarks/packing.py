@@ -114,7 +114,7 @@ def bound(packed: text_source.TextSource) -> float:
 
 
 def build(packed: text_source.TextSource, count: int, model: str) -> Experiment:
-    config = config_lib.load("configs/bert.py:pydoc")
+    config = config_lib.load("bert:pydoc")
     config.batch_size, config.steps, config.epochs = count, 1000, None
     config.data.options.sequence_length = packed.options.sequence_length
     config.model.update(name=model)

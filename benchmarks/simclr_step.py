@@ -1,6 +1,6 @@
 """SimCLR ResNet-50 views a second: python -m benchmarks.simclr_step [--batch 256 512 1024]
 
-The real train step of `configs/simclr.py:imagenet` (device augmentation, loss, LARS) on a batch
+The real train step of `simclr:imagenet` (device augmentation, loss, LARS) on a batch
 that stays on the device, with the MFU against a matrix product timed in the same run. Made for an
 accelerator; on a CPU, `--image_size=32 --batch 8 --steps=2` shows that it runs.
 """
@@ -22,7 +22,7 @@ from ssl_jax import config as config_lib
 from ssl_jax import data
 from ssl_jax.experiment.build import Experiment
 
-CONFIG = "configs/simclr.py:imagenet"
+CONFIG = "simclr:imagenet"
 
 
 def main() -> None:

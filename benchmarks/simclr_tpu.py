@@ -22,7 +22,7 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.hardware import tpu
 from ssl_jax.methods.simclr import SimCLR
 
-CONFIG = "configs/simclr.py:imagenet"
+CONFIG = "simclr:imagenet"
 
 
 class TwoPasses(SimCLR):

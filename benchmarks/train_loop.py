@@ -24,7 +24,7 @@ from ssl_jax.run.loop import Run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/simclr.py:digits")
+    parser.add_argument("--config", default="simclr:digits")
     parser.add_argument("--steps", type=int, default=150, help="steps a round")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

@@ -1,8 +1,11 @@
-"""The pages of docs/ do what they say: their commands are run, in order, in a copy of the project.
+"""The guides in docs/ are true: their commands are run, in order, in a copy of the project.
 
-Of a page, blocks marked `sh` are run. In `name=value   # or: name=other` the second one is taken,
-with which a page says how to be quick. Blocks marked `python file=PATH` or `append=PATH` are
-written to the copy. Blocks marked `console` need an account somewhere and are not run.
+The blocks of a page that are marked `sh` are run. Blocks marked `python file=PATH` or `append=PATH`
+are written to the copy. Blocks marked `console` need an account, a cluster or hours and are not
+run; `test_commands.py` reads their configs and options.
+
+So that a page takes seconds, a test replaces some of its text (a folder of images, a TPU slice) and
+adds options to its training commands; the page itself stays what a reader would type.
 """
 
 import contextlib
@@ -19,51 +22,89 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)?(?: (file|append)=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-QUICKLY = re.compile(r"^(\w+)=.*?# or: (\1=.*)$", re.MULTILINE)
 MINUTES = 25  # until a page counts as hanging
+COPIED = ("ssl_jax", "configs", "launch", "tests", "docs", "setup.py", "pyproject.toml",
+          "README.md")  # fmt: skip
+# Options that make a training command quick.
+SHORT = (
+    "eval.every_epochs=0", "eval.baselines=False", "eval.final_names=('knn',)", "log.report=False",
+)  # fmt: skip
+DIGITS = ("steps=12", "model.widths=(4,8)", "method.hidden_dim=16", "method.output_dim=8")
+TINY_BERT = (
+    "steps=4", "batch_size=8", "model.dim=16", "model.depth=1", "model.num_heads=2",
+    "eval.held_out.max_examples=32", "eval.every_epochs=0", "log.report=False",
+)  # fmt: skip
 
 
-def script(page):
+def text_of(*names):
+    return "\n".join((ROOT / "docs" / name).read_text() for name in names)
+
+
+def script(text, replaced=()):
     """One bash script of a page's blocks."""
     parts = ["set -euo pipefail"]
-    for language, how, path, text in BLOCK.findall(page.read_text()):
+    for language, how, path, code in BLOCK.findall(text):
         if language == "sh":
-            parts.append(QUICKLY.sub(r"\2", text))
+            parts.append(code)
         elif how:
             redirect = {"file": ">", "append": ">>"}[how]
-            parts.append(f"cat {redirect} {path} <<'END_OF_FILE'\n{text}END_OF_FILE")
-    return "\n".join(parts) + "\n"
+            parts.append(f"cat {redirect} {path} <<'END_OF_FILE'\n{code}END_OF_FILE")
+    commands = "\n".join(parts) + "\n"
+    for old, new in dict(replaced).items():
+        assert old in commands, old
+        commands = commands.replace(old, new)
+    return commands
 
 
-def run(page, folder):
-    """Runs a page's script in a copy of the project; its output."""
-    names = ("ssl_jax", "configs", "launch", "tests", "setup.py", "pyproject.toml", "README.md")
-    for name in names:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+def write_program(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def run(folder, *names, replaced=(), train=(), sweep=(), devices=1):
+    """Runs the scripts of some pages in one copy of the project; their output.
+
+    `train` and `sweep` are options added to these commands (sweeps: unless they only list or
+    collect).
+    """
+    commands = script(text_of(*names), replaced)
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored, symlinks=True)
         else:
-            shutil.copy(source, folder)
-    tools = folder / ".bin"
-    tools.mkdir()
-    (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (tools / "python").chmod(0o755)
+            shutil.copy(ROOT / name, folder)
+    programs = folder / ".bin"
+    programs.mkdir()
+    write_program(programs / "python", f'exec {sys.executable} "$@"')
+    write_program(programs / "ruff", f'exec {sys.executable} -m ruff "$@"')
+    write_program(
+        programs / "ssl_jax",
+        'case "$*" in\n'
+        'train*) set -- "$@" $TRAIN ;;\n'
+        "*--dry_run* | *--collect*) ;;\n"
+        'sweep*) set -- "$@" $SWEEP ;;\n'
+        "esac\n"
+        f'exec {sys.executable} -m ssl_jax "$@"',
+    )
     git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@example.org"]
     (folder / ".gitignore").write_text(".bin/\npage.log\nruns/\n__pycache__/\n")
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "copy"]):
         subprocess.run([*git, *command], cwd=folder, check=True)
     environment = {
         **os.environ,
-        "PATH": f"{tools}:{os.environ['PATH']}",
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),  # this copy's ssl_jax, wherever a command is run
+        "TRAIN": " ".join(f"--config.{option}" for option in train),
+        "SWEEP": " ".join(sweep),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=1",
     }
-    if "tests/methods" in page.read_text():  # the shared tests want the devices they are given
-        del environment["XLA_FLAGS"]
     log = folder / "page.log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            ["bash", "-c", script(page)], cwd=folder, env=environment, start_new_session=True,
+            ["bash", "-c", commands], cwd=folder, env=environment, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
@@ -77,60 +118,109 @@ def run(page, folder):
     return log.read_text()
 
 
-def page(name):
-    return ROOT / "docs" / name
+@pytest.mark.slow
+def test_getting_started_evaluating_and_exporting(tmp_path):
+    short = [option for option in SHORT if "report" not in option]
+    pages = ("getting-started.md", "configs.md", "evaluating.md", "exporting.md")
+    output = run(tmp_path, *pages, train=(*DIGITS, *short))
+    assert "negatives" in output and "Evaluates a checkpoint" in output
+    assert re.search(r"^ +sweeps/methods  ", output, re.MULTILINE)
+    runs = tmp_path / "runs"
+    written = {path.name for path in (runs / "demo").iterdir()}
+    workdir = (ROOT / "docs" / "configs.md").read_text().partition("## The workdir")[2]
+    promised = set(re.findall(r"^\| `([\w.]+)", workdir, re.MULTILINE)) - {"tokenizer.json"}
+    assert promised <= written
+    assert (runs / "demo" / "evaluations").is_dir() and (runs / "features.npz").exists()
+    assert (runs / "exported" / "model.safetensors").exists()
 
 
 @pytest.mark.slow
 def test_your_own_images(tmp_path):
-    output = run(page("your-own-images.md"), tmp_path)
+    output = run(
+        tmp_path, "your-own-images.md", replaced={"~/Pictures": "sample"},
+        train=("steps=12", "batch_size=16", "data.image_size=32", "data.workers=0",
+               "views.random_resized_crop.size=32", "model.name=convnet", "model.widths=(4,8,8)",
+               "method.hidden_dim=16", "method.output_dim=8"),
+    )  # fmt: skip
     assert "10 classes" in output and "kNN" in output and output.count("is like") == 5
     assert "neighbours" in (tmp_path / "runs" / "images" / "report.html").read_text().lower()
 
 
 @pytest.mark.slow
 def test_resume(tmp_path):
-    output = run(page("resume.md"), tmp_path)
+    output = run(tmp_path, "resume.md", train=("steps=200", "model.widths=(4,8)", *SHORT))
     assert "exit code 143" in output and "saved; the same command continues" in output
     assert "continuing from step" in output and "nothing to do" in output
 
 
 @pytest.mark.slow
-def test_figure_9(tmp_path):
-    pytest.importorskip("libtpu")
-    output = run(page("figure-9.md"), tmp_path)
-    assert "48 cells" in output and "a device" in output
+def test_ablations(tmp_path):
+    sweep = ("--cell=2", "--set=eval.final_names=('few_shot',)", "--set=model.widths=(8,16)")
+    output = run(tmp_path, "ablations.md", sweep=sweep)
+    assert "30 cells" in output and "48 cells" in output
     assert (tmp_path / "runs" / "figure9" / "results.csv").read_text().count("\n") == 2
 
 
 @pytest.mark.slow
-def test_tpu_pod(tmp_path):
+def test_tpu_pod_and_launching(tmp_path):
     pytest.importorskip("libtpu")
-    output = run(page("tpu-pod.md"), tmp_path)
-    assert "v5litepod-32" in output and output.count("gcloud compute tpus tpu-vm create") >= 2
-    assert "supervise.py start" in output and "--config.batch_size=256" in output
+    output = run(
+        tmp_path, "tpu-pod.md", "launching.md",
+        replaced={
+            "ssl_jax aot --config=simclr:imagenet":
+                "ssl_jax aot --config=simclr:digits --config.batch_size=256",
+            "\n$run -- $data": "\n$run --dry_run -- $data",
+        },
+    )  # fmt: skip
+    assert "v5litepod-32" in output and output.count("gcloud compute tpus tpu-vm create") == 3
+    assert "supervise.py start" in output and "data_dir=/mnt/data" in output
+    assert "kubectl apply" in output
+
+
+@pytest.mark.slow
+def test_language_models_and_fine_tuning(tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    lines = [line for line in (ROOT / "LICENSE").read_text().splitlines() if line.strip()]
+    documents = ["\n".join(lines[start : start + 4]) for start in range(len(lines) - 4)]
+    (texts / "license.txt").write_text("\n\n".join(documents))
+    output = run(
+        tmp_path, "language-models.md", "fine-tuning.md",
+        replaced={"/path/*.txt": f"{texts}/*.txt", "/data/tokens": f"{tmp_path}/tokens",
+                  "--vocab_size=30522": "--vocab_size=300",
+                  "--config=bert:base": "--config=bert:base --config.data.options.vocab_size=300"},
+        train=TINY_BERT,
+    )  # fmt: skip
+    assert "unigram" in output and "macro F1" in output
 
 
 @pytest.mark.slow
 def test_add_a_method(tmp_path):
-    output = run(page("add-a-method.md"), tmp_path)
-    assert re.search(r"\d+ passed", output) and "Align & uniform" in output
+    output = run(tmp_path, "add-a-method.md", train=("steps=20", *SHORT, *DIGITS[1:]), devices=8)
+    assert len(re.findall(r"\d+ passed", output)) == 2 and "All checks passed" in output
+    assert "Align & uniform" in output
+
+
+# Pages without commands that are run.
+UNRUN = {
+    "index.md", "data.md", "large-batches.md", "parallelism.md", "will-it-fit.md", "gallery.md",
+}  # fmt: skip
+
+
+def test_every_page_with_commands_is_run():
+    source = pathlib.Path(__file__).read_text()
+    for path in PAGES:
+        has_commands = any(
+            language == "sh" or how for language, how, _, _ in BLOCK.findall(path.read_text())
+        )
+        assert has_commands == (path.name not in UNRUN), path.name
+        assert f'"{path.name}"' in source, path.name
+        commands = script(path.read_text())
+        checked = subprocess.run(["bash", "-n"], input=commands, capture_output=True, text=True)
+        assert checked.returncode == 0 and not checked.stderr, checked.stderr
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_every_page_is_tested_linked_and_its_links_lead_somewhere(path):
-    assert f"test_{path.stem.replace('-', '_')}" in globals()
-    readme = (ROOT / "README.md").read_text()
-    assert f"(docs/{path.name})" in readme
-    text = path.read_text()
-    assert max(len(line) for line in re.sub(BLOCK, "", text).splitlines()) < 250
-    for target in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", text):
-        assert target.startswith("https://") or (path.parent / target).exists(), target
-    for anchor in re.findall(r"README\.md#([\w-]+)\)", text):
-        headings = [
-            re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
-            for heading in re.findall(r"^#+ (.*)$", readme, re.MULTILINE)
-        ]
-        assert anchor in headings
-    checked = subprocess.run(["bash", "-n"], input=script(path), capture_output=True, text=True)
-    assert checked.returncode == 0 and not checked.stderr, checked.stderr
+def test_lines_of_prose_are_not_endless(path):
+    text = re.sub(BLOCK, "", path.read_text())
+    assert max(len(line) for line in text.splitlines()) < 250

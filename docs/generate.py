@@ -1,0 +1,369 @@
+"""The pages of the site that are generated: methods, config keys, API reference, copies.
+
+MkDocs calls `on_config` and `on_files` as hooks. Everything a page shows is read from where it is
+declared: module docstrings, `HyperParameters`, the docstrings of configs, `results/*.csv`.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import dataclasses
+import decimal
+import importlib
+import inspect
+import pathlib
+import posixpath
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flax import traverse_util
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from ssl_jax import config as config_lib
+from ssl_jax.config import fields
+from ssl_jax.core import method as method_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Titles of the groups of methods, and the methods in them. Others are listed as "Other methods".
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Contrastive": ("simclr", "simclr_v2", "instdisc", "moco", "moco_v3"),
+    "Without negatives": ("byol", "simsiam", "dino", "barlow_twins", "vicreg"),
+    "Autoencoders": ("vae",),
+    "Language models": ("bert",),
+    "Learning from labels": (
+        "supervised", "distill", "regression", "token_classification", "question_answering",
+    ),
+}  # fmt: skip
+# Packages of the API reference and what they are for.
+PUBLIC = (
+    "ssl_jax.losses", "ssl_jax.models", "ssl_jax.views", "ssl_jax.optim", "ssl_jax.evals",
+    "ssl_jax.checkpoint", "ssl_jax.core.method", "ssl_jax.config", "ssl_jax.config.fields",
+    "ssl_jax.pretrained.trained_run", "ssl_jax.hlo",
+)  # fmt: skip
+# Files of the repository that are pages too.
+COPIES = {
+    "results/README.md": "results.md",
+    "benchmarks/README.md": "benchmarks.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
+SCORES = ("few_shot/1", "few_shot/8", "knn/top1", "linear/top1")
+SCORE_TITLES = ("1 label", "8 labels", "kNN", "linear")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Adds the generated pages to the navigation."""
+    for entry in config.nav:
+        if "Methods" in entry:
+            entry["Methods"] = [
+                "methods/index.md", *(f"methods/{name}.md" for name in method_lib.names())
+            ]  # fmt: skip
+        if "API" in entry:
+            entry["API"] = ["reference/index.md", *(_reference_path(name) for name in PUBLIC)]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the generated pages and the pictures of `results/`."""
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    for picture in sorted((ROOT / "results").glob("*.png")):
+        files.append(
+            File.generated(config, f"results/{picture.name}", content=picture.read_bytes())
+        )
+    return files
+
+
+def pages() -> dict[str, str]:
+    """Every generated page: path in the site's source -> Markdown."""
+    configs = read_configs()
+    out = {
+        "methods/index.md": methods_page(configs),
+        "config-keys.md": config_keys_page(),
+        "reference/index.md": reference_index(),
+    }
+    out |= {f"methods/{name}.md": method_page(name, configs) for name in method_lib.names()}
+    out |= {_reference_path(name): reference_page(name) for name in PUBLIC}
+    out |= {page: copied_page(file, page) for file, page in COPIES.items()}
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigFile:
+    """One config of the package.
+
+    Attributes:
+      name: as on the command line, "simclr".
+      title: first line of its docstring without the address: "SimCLR (Chen et al. 2020)".
+      url: of the paper, "" if the docstring names none.
+      variants: name -> text, as the docstring's table has them.
+      published: the paragraphs of the docstring that begin with "Published".
+      notes: its other paragraphs.
+      methods: variant -> name of the method.
+    """
+
+    name: str
+    title: str
+    url: str
+    variants: Mapping[str, str]
+    published: Sequence[str]
+    notes: Sequence[str]
+    methods: Mapping[str, str]
+
+
+def read_configs() -> list[ConfigFile]:
+    """Every config that trains one run."""
+    return [_read_config(name) for name in config_lib.names() if "/" not in name]
+
+
+def _read_config(name: str) -> ConfigFile:
+    path, _ = config_lib.locate(name)
+    docstring = ast.get_docstring(ast.parse(pathlib.Path(path).read_text(encoding="utf-8")))
+    first, *paragraphs = docstring.split("\n\n")
+    title, _, url = first.partition(", https://")
+    variants, published, notes = {}, [], []
+    for paragraph in paragraphs:
+        if paragraph.startswith("Variants:\n"):
+            variants = _variants(paragraph)
+        elif paragraph.startswith("Published"):
+            published.append(_joined(paragraph))
+        elif not paragraph.startswith("    "):
+            notes.append(_joined(paragraph))
+    module, _ = config_lib.load_module(name)
+    methods = {v: module.get_config(v).method.name for v in module.VARIANTS}
+    return ConfigFile(name, title, f"https://{url}" if url else "", variants, published, notes,
+                      methods)  # fmt: skip
+
+
+def _variants(paragraph: str) -> dict[str, str]:
+    """The table below "Variants:"; a line that is indented further continues the one above."""
+    variants: dict[str, str] = {}
+    for line in paragraph.splitlines()[1:]:
+        if entry := re.match(r"  (\w+(?:, \w+)*)  +(\S.*)", line):
+            variants[entry[1]] = entry[2]
+        else:
+            variants[next(reversed(variants))] += f" {line.strip()}"
+    return variants
+
+
+def grouped() -> list[tuple[str, list[str]]]:
+    """The titles of the groups, each with the methods in it."""
+    names = method_lib.names()
+    known = {name for group in GROUPS.values() for name in group}
+    other = [name for name in names if name not in known]
+    groups = [(title, [n for n in group if n in names]) for title, group in GROUPS.items()]
+    return [group for group in [*groups, ("Other methods", other)] if group[1]]
+
+
+def methods_page(configs: Sequence[ConfigFile]) -> str:
+    """The list of methods, with a measured score of each."""
+    scores = measured()
+    lines = [
+        "# Methods",
+        "",
+        "Each method is one file in `ssl_jax/methods/`. Its page is generated from that file, from",
+        "the configs that use it and from the recorded results.",
+    ]
+    for title, names in grouped():
+        lines += ["", f"## {title}", "", "| method | what | configs |", "|---|---|---|"]
+        for name in names:
+            users = " ".join(f"`{config.name}`" for config in _users(name, configs))
+            first = _module(name).__doc__.partition("\n")[0].rstrip(".")
+            summary = first.partition(": ")[2] or first
+            lines.append(f"| [{title_of(name)}]({name}.md) | {_cell(summary)} | {users} |")
+    lines += ["", "## Measured on the digits", "", *MEASURED_NOTE, ""]
+    lines += ["| | " + " | ".join(SCORE_TITLES) + " |", "|---" * 5 + "|"]
+    for config in configs:
+        if config.name in scores:
+            name = next(iter(config.methods.values()))
+            label = f"[{config.title.partition(' (')[0]}]({name}.md)"
+            lines.append(f"| {label} | " + " | ".join(scores[config.name]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+MEASURED_NOTE = (
+    "Accuracy in %, mean ± standard deviation of three seeds: a linear classifier on 1 and 8",
+    "labels per class, a kNN classifier and a linear probe with all labels. All methods share one",
+    "encoder, its views and 600 steps. Differences of a point or two mean nothing at this size.",
+    "Machine, commit and the scores of every run are in [Results](../results.md).",
+)  # fmt: skip
+
+
+def method_page(name: str, configs: Sequence[ConfigFile]) -> str:
+    """The page of one method."""
+    module = _module(name)
+    lines = [f"# {title_of(name)}", "", inspect.cleandoc(module.__doc__)]
+    users = _users(name, configs)
+    if users:
+        example = next(v for v, method in users[0].methods.items() if method == name)
+        lines += ["", "## Train it", "", "```console"]
+        lines += [f"$ ssl_jax train --config={users[0].name}:{example} --workdir=runs/{name}"]
+        lines += ["```"]
+    source = f"The keys of `config.method`, declared in `ssl_jax/methods/{name}.py`."
+    lines += ["", "## Hyper-parameters", "", source, ""]
+    lines += key_table(fields.describe(_hyper_parameters(module), "method"))
+    if users:
+        lines += ["", "## Configs"]
+    for config in users:
+        paper = f" ([paper]({config.url}))" if config.url else ""
+        lines += ["", f"### `{config.name}`", "", f"{_cell(config.title)}{paper}", ""]
+        lines += ["| variant | what |", "|---|---|"]
+        for variant, text in config.variants.items():
+            if _belongs(variant, name, config):
+                lines.append(f"| `{variant}` | {_cell(text)} |")
+        for note in config.notes:
+            lines += ["", note]
+    published = [text for config in users for text in config.published]
+    if published:
+        lines += ["", "## Published scores"]
+        for text in published:
+            lines += ["", text]
+    scores = measured()
+    rows = [(c, scores[c.name]) for c in users if c.name in scores]
+    if rows:
+        lines += ["", "## Measured scores", "", *MEASURED_NOTE, ""]
+        lines += ["| config | " + " | ".join(SCORE_TITLES) + " |", "|---" * 5 + "|"]
+        lines += [f"| `{c.name}:digits` | " + " | ".join(row) + " |" for c, row in rows]
+    source = pathlib.Path(module.__file__).read_text(encoding="utf-8")
+    lines += ["", "## Code", "", f'??? note "ssl_jax/methods/{name}.py"', "", "    ```python"]
+    lines += [f"    {line}".rstrip() for line in source.splitlines()] + ["    ```"]
+    return "\n".join(lines) + "\n"
+
+
+def measured() -> dict[str, list[str]]:
+    """Config -> its scores on the digits as "mean ± standard deviation" in %."""
+    with (ROOT / "results" / "methods_digits.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    out = {}
+    for name in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == name]
+        out[name] = [
+            mean_and_deviation(100 * decimal.Decimal(row[score]) for row in own) for score in SCORES
+        ]
+    return out
+
+
+def mean_and_deviation(values: Iterable[decimal.Decimal]) -> str:
+    """ "82.1 ± 1.0", or "95.8" where the deviation is 0.0."""
+    values = list(values)
+    mean, deviation = (
+        str(value.quantize(decimal.Decimal("0.1"), decimal.ROUND_HALF_UP))
+        for value in (statistics.mean(values), statistics.stdev(values))
+    )
+    return mean if deviation == "0.0" else f"{mean} ± {deviation}"
+
+
+def config_keys_page() -> str:
+    """Every shared config key."""
+    lines = [
+        "# All config keys",
+        "",
+        "The keys that every experiment shares. The keys of `config.method` are on the pages of",
+        "the [methods](methods/index.md). On the command line: `--config.batch_size=512`.",
+        "",
+    ]
+    return "\n".join(lines + key_table(shared_keys())) + "\n"
+
+
+def shared_keys() -> list[fields.Field]:
+    """The keys of `base_config`, each with the comment behind it."""
+    source = inspect.getsource(config_lib.base_config)
+    comments = dict(re.findall(r"^    config\.([\w.]+) = .*?  # (.*)$", source, re.MULTILINE))
+    values = traverse_util.flatten_dict(config_lib.base_config().to_dict(), sep=".")
+    return [
+        fields.Field(path, _type(value), value, comments.get(path, ""))
+        for path, value in values.items()
+    ]
+
+
+def _type(value: Any) -> str:
+    names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text",
+             tuple: "a tuple"}  # fmt: skip
+    return names.get(type(value), "")
+
+
+def key_table(keys: Iterable[fields.Field]) -> list[str]:
+    """A Markdown table of config keys."""
+    lines = ["| key | default | type | meaning |", "|---|---|---|---|"]
+    for key in keys:
+        default = "required" if key.default is fields.REQUIRED else f"`{key.default!r}`"
+        lines.append(f"| `{key.path}` | {_cell(default)} | {_cell(key.type)} | {_cell(key.doc)} |")
+    return lines
+
+
+def reference_index() -> str:
+    """The list of public packages."""
+    lines = ["# API reference", "", "| package | what |", "|---|---|"]
+    for name in PUBLIC:
+        doc = importlib.import_module(name).__doc__ or ""
+        path = posixpath.basename(_reference_path(name))
+        lines.append(f"| [`{name}`]({path}) | {_cell(_joined(doc.partition(chr(10) * 2)[0]))} |")
+    return "\n".join(lines) + "\n"
+
+
+def reference_page(name: str) -> str:
+    """The reference of one package, from its docstrings."""
+    return f"# {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n"
+
+
+def _reference_path(name: str) -> str:
+    return f"reference/{name.removeprefix('ssl_jax.').replace('.', '-')}.md"
+
+
+def copied_page(file: str, page: str) -> str:
+    """A Markdown file of the repository, its links rewritten for its place in the site."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    known = {**COPIES, **{f"docs/{p.name}": p.name for p in (ROOT / "docs").glob("*.md")}}
+
+    def link(match: re.Match[str]) -> str:
+        target, anchor = match[1], match[2] or ""
+        if re.match(r"https?://|#", target):
+            return match[0]
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(file), target))
+        if path in known:
+            return f"]({posixpath.relpath(known[path], posixpath.dirname(page))}{anchor})"
+        if path.startswith("results/") and path.endswith(".png"):
+            return f"]({path})"
+        return f"](#){{title='{path} in the repository'}}"
+
+    return re.sub(r"\]\(([^)#\s]+)(#[^)]*)?\)", link, text)
+
+
+def title_of(name: str) -> str:
+    """What papers call the method of this file: "SimCLR"."""
+    return _module(name).__doc__.partition(":")[0].partition(" (")[0].strip()
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"ssl_jax.methods.{name}")
+
+
+def _hyper_parameters(module: Any) -> Any:
+    """The dataclass of a method's hyper-parameters."""
+    return getattr(module, "HyperParameters", None) or module.LabelledOptions
+
+
+def _users(name: str, configs: Sequence[ConfigFile]) -> list[ConfigFile]:
+    """The configs that use a method."""
+    return [config for config in configs if name in config.methods.values()]
+
+
+def _belongs(entry: str, name: str, config: ConfigFile) -> bool:
+    """Whether a line of the variants' table, "squad, squad2" or "glue_TASK", is of this method."""
+    patterns = [re.compile(part.replace("TASK", r"\w+")) for part in entry.split(", ")]
+    return any(
+        method == name and any(pattern.fullmatch(variant) for pattern in patterns)
+        for variant, method in config.methods.items()
+    )
+
+
+def _joined(paragraph: str) -> str:
+    return " ".join(paragraph.split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,108 @@
+"""The README: its size, its numbers, its links."""
+
+import csv
+import decimal
+import pathlib
+import re
+import statistics
+
+import pytest
+
+from ssl_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHOTS = [f"few_shot/{n}" for n in (1, 2, 4, 8)]
+BASELINES = {"raw pixels": "raw pixels/", "untrained encoder": "untrained encoder/"}
+
+
+def test_the_readme_is_short():
+    assert len(README.encode()) <= 8192
+
+
+@pytest.fixture(scope="module")
+def runs():
+    with (ROOT / "results" / "methods_digits.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def shown(values):
+    tenth = decimal.Decimal("0.1")
+    mean, deviation = (
+        str(value.quantize(tenth, decimal.ROUND_HALF_UP))
+        for value in (statistics.mean(values), statistics.stdev(values))
+    )
+    return mean if deviation == "0.0" else f"{mean} ± {deviation}"
+
+
+def rows_of(text, heading):
+    """Rows of the table below a heading: label -> cells without bold."""
+    table = text.partition(heading)[2].partition("\n\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| (.*\d.*) \|$", table, re.MULTILINE)
+    return {label: cells.replace("*", "").split(" | ") for label, cells in rows}
+
+
+def expected(runs, method, columns, prefix=""):
+    own = [run for run in runs if run["method"] == method]
+    return [
+        shown([100 * decimal.Decimal(run[prefix + column]) for run in own]) for column in columns
+    ]
+
+
+@pytest.mark.parametrize(
+    ("document", "heading"),
+    [("README.md", "## The demo"), ("docs/getting-started.md", "## Train")],
+)
+def test_the_table_of_the_demo_is_that_of_the_recorded_runs(runs, document, heading):
+    rows = rows_of((ROOT / document).read_text(encoding="utf-8"), heading)
+    columns = [*SHOTS, "knn/top1", "linear/top1"]
+    assert rows == {
+        **{label: expected(runs, "simclr", columns, p) for label, p in BASELINES.items()},
+        "SimCLR": expected(runs, "simclr", columns),
+    }
+
+
+def test_the_table_of_methods_is_that_of_the_recorded_runs(runs):
+    rows = rows_of(README, "## Methods")
+    del rows["method"]  # the head
+    columns = ["few_shot/1", "few_shot/8", "knn/top1", "linear/top1"]
+    assert [rows.pop(label) for label in BASELINES] == [
+        expected(runs, "simclr", columns, prefix) for prefix in BASELINES.values()
+    ]
+    methods = dict.fromkeys(run["method"] for run in runs)
+    title = re.compile(r'^"""(.+?) \(')
+    names = {
+        title.match(pathlib.Path(config_lib.locate(name)[0]).read_text())[1]: name
+        for name in methods
+    }
+    assert rows == {label: expected(runs, name, columns) for label, name in names.items()}
+
+
+def documents():
+    paths = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]
+    return [path for path in paths if not path.is_relative_to(ROOT / ".venv")]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    generated = ("methods/", "reference/", "results", "benchmarks.md", "config-keys.md")
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text):
+        if target.startswith("https://"):
+            continue
+        if path.parent.name == "docs" and target.startswith(generated):
+            continue  # `make docs` checks the links within the site
+        linked = path.parent / target if target else path
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+            assert anchor in anchors | set(re.findall(r'<a id="([\w-]+)"', linked.read_text()))
+
+
+def test_every_guide_is_linked_and_in_the_site():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert re.search(rf"[ :-] {page.name}$", navigation, re.MULTILINE), page.name
+        if page.name not in ("index.md", "gallery.md"):
+            assert f"(docs/{page.name})" in README, page.name
