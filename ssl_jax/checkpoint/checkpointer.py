@@ -45,7 +45,7 @@ class Checkpointer:
 
     Args:
         workdir: any path `etils.epath` knows, also `gs://...`; steps are in `checkpoints/` below.
-        keep_latest: how many of the newest steps to keep.
+        keep_latest: how many of the newest steps to keep, at least 1.
         keep_best: how many steps to keep besides, those of the best `best_metric`.
         best_metric: name of a metric given to `save`; None keeps by age alone.
         best_mode: "max" or "min".
@@ -53,7 +53,6 @@ class Checkpointer:
             be going on.
 
     Raises:
-        UserError: `keep_latest` or `keep_best` out of range, or an unknown `best_mode`.
         CheckpointError: the directory cannot be made.
     """
 

@@ -278,19 +278,6 @@ def test_leftovers_go_and_nothing_else(tmp_path, run):
     assert {path.name for path in directory.iterdir()} == {"1", "1.mine", "notes"}
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"keep_latest": 0}, "checkpoint.keep_latest=0"),
-        ({"keep_best": -1}, "checkpoint.keep_best=-1"),
-        ({"best_mode": "highest"}, "checkpoint.best_mode='highest': use 'max' or 'min'"),
-    ],
-)
-def test_bad_options(tmp_path, options, message):
-    with pytest.raises(UserError, match=message):
-        Checkpointer(tmp_path, **options)
-
-
 def test_the_error_that_ends_a_block_is_the_one_reported(tmp_path, run):
     with pytest.raises(KeyError), Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, run.state)
