@@ -31,6 +31,8 @@ which have no method. Optional in both kinds:
     AUTOMATIC = True                     it is run wherever it applies, without being named
     baselines(model, prober, source)     -> {name: metrics}: what the model is compared with;
                                          `source` is its training data, or None
+    check(counts, **options)             raises UserError if there are too few train examples, by
+                                         class int [c]; it is called before a run begins
     FITS = False                         of evaluate_model: it does not look at the train split
 """
 

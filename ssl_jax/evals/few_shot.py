@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -72,15 +72,9 @@ def evaluate(
       UserError: no k is possible.
     """
     label = np.asarray(train["label"])
-    classes, counts = np.unique(label[label >= 0], return_counts=True)
-    possible = sorted({k for k in shots if k <= counts.min()})
-    if len(possible) < len(set(shots)):
-        message = (
-            f"few-shot: class {classes[counts.argmin()]} has only {counts.min()} labelled train "
-            f"examples; shots {sorted(set(shots) - set(possible))} are impossible"
-        )
-        if not possible:
-            raise UserError(message)
+    classes = np.unique(label[label >= 0])
+    possible, message = _possible(np.bincount(label[label >= 0]), shots)
+    if message:
         _LOG.warning("%s and left out", message)
     drawn = np.stack([draw_labels(label, possible[-1], draw, seed) for draw in range(draws)])
 
@@ -112,6 +106,28 @@ def evaluate(
         if draws > 1:
             metrics[f"{k}_std"] = over_draws.std(ddof=1)
     return metrics
+
+
+def check(counts: np.ndarray, *, shots: Sequence[int], **options: Any) -> None:
+    """Raises UserError if no k of shots is possible, from train examples by class, int [c]."""
+    del options
+    _possible(counts, shots)
+
+
+def _possible(counts: np.ndarray, shots: Sequence[int]) -> tuple[list[int], str]:
+    """Those k that every class with examples can supply, and which are left out, in words."""
+    classes = np.flatnonzero(counts)
+    rarest = classes[counts[classes].argmin()]
+    possible = sorted({k for k in shots if k <= counts[rarest]})
+    if len(possible) == len(set(shots)):
+        return possible, ""
+    message = (
+        f"few-shot: class {rarest} has only {counts[rarest]} labelled train examples; shots "
+        f"{sorted(set(shots) - set(possible))} are impossible"
+    )
+    if not possible:
+        raise UserError(message)
+    return possible, message
 
 
 def draw_labels(label: np.ndarray, shots: int, draw: int, seed: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +151,13 @@ def evaluate(
     }
 
 
+def check(counts: np.ndarray, **options: Any) -> None:
+    """Raises UserError if nothing can be held out of train examples by class, int [c]."""
+    del options
+    if counts.max(initial=0) < 2:
+        raise UserError("the linear probe needs a class with at least two train examples")
+
+
 def hold_out(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Marks about `fraction` of each class, drawn from (label, fraction, seed) alone; bool [n].
 
@@ -169,8 +176,7 @@ def hold_out(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     taken = np.where(count > 1, np.clip(np.round(fraction * count), 1, count - 1), 0)
     held_out = np.zeros(len(label), bool)
     held_out[order[place_in_class < np.repeat(taken, count)]] = True
-    if not held_out.any():
-        raise UserError("the linear probe needs a class with at least two train examples")
+    check(np.bincount(label))
     return held_out
 
 

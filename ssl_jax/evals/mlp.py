@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -59,12 +59,7 @@ def evaluate(
     from sklearn.neural_network import MLPClassifier
     from sklearn.preprocessing import StandardScaler
 
-    classes, counts = np.unique(train["label"], return_counts=True)
-    if len(train["label"]) < 10 or len(classes) < 2 or counts.min() < 2:
-        raise UserError(
-            f"the mlp probe needs 10 train examples and 2 of each class; it has "
-            f"{len(train['label'])} of {len(classes)} classes"
-        )
+    check(np.bincount(train["label"]))
     scaler = StandardScaler().fit(train["h"])
     network = MLPClassifier(
         hidden_layer_sizes=(hidden_dim,),
@@ -84,3 +79,14 @@ def evaluate(
         )
     guessed = network.predict(scaler.transform(test["h"]))
     return {"top1": float(np.mean(guessed == test["label"])), "epochs": float(network.n_iter_)}
+
+
+def check(counts: np.ndarray, **options: Any) -> None:
+    """Raises UserError if there are too few train examples, from those by class, int [c]."""
+    del options
+    counts = counts[counts > 0]
+    if counts.sum() < 10 or len(counts) < 2 or counts.min() < 2:
+        raise UserError(
+            f"the mlp probe needs 10 train examples and 2 of each class; it has {counts.sum()} of "
+            f"{len(counts)} classes"
+        )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import evals
@@ -14,6 +15,7 @@ from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.run.early_stopping import takes_best
+from ssl_jax.run.probing import Prober
 
 
 def check_evaluations(experiment: Experiment) -> None:
@@ -89,3 +91,33 @@ def check_best_metric(config: ConfigDict, evaluations: Sequence[Evaluation]) -> 
             f"checkpoint.best_mode is {mode!r}, and of {key} the {metric.better} value is better; "
             f"set checkpoint.best_mode={'max' if metric.better == 'higher' else 'min'}"
         )
+
+
+def check_labels(prober: Prober) -> None:
+    """Checks the labels that evaluations need, where the data set tells them without reading it.
+
+    Raises:
+      UserError: a split has none, or too few of a class.
+    """
+    section = prober.config.eval
+    names = (*section.names, *section.final_names)
+    needing = [one for one in evals.load_all(names, section) if LABEL in one.needs]
+    if not needing or not prober.labelled:
+        return
+    subset = prober.train_subset()
+    for split, source in (("train", prober.train), ("test", prober.test)):
+        labels = source.labels
+        if labels is None:
+            continue
+        labels = np.asarray(labels if split == "test" or subset is None else labels[subset])
+        if not (labels >= 0).any():
+            raise UserError(
+                f"eval.{split}_split: {source.name} has no labels, and evaluation "
+                f"{needing[0].name!r} needs them"
+            )
+        if split == "test":
+            continue
+        counts = np.bincount(labels[labels >= 0])
+        for evaluation in needing:
+            if hasattr(evaluation.module, "check"):
+                evaluation.module.check(counts, **evaluation.options)

@@ -26,7 +26,7 @@ from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.pretrained import init_from
 from ssl_jax.run import final_results, metrics, progress
 from ssl_jax.run.early_stopping import EarlyStopping
-from ssl_jax.run.evaluation_checks import check_evaluations
+from ssl_jax.run.evaluation_checks import check_evaluations, check_labels
 from ssl_jax.run.probing import Prober
 from ssl_jax.run.signals import SharedStop, StopRequest
 from ssl_jax.run.step_logger import Watch
@@ -63,6 +63,7 @@ class Run:
             best_mode=config.checkpoint.best_mode,
         )
         self.prober.check_splits(self.experiment.method)
+        check_labels(self.prober)
 
     @functools.cached_property
     def prober(self) -> Prober:

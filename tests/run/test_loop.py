@@ -48,3 +48,25 @@ def test_another_programs_config_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="config.json is not the config of a run"):
         begin(tmp_path)
     assert path.read_text() == '{"model_type": "bert"}'
+
+
+def test_classes_that_are_too_small_are_found_at_once(tmp_path):
+    small = {"eval__train_split": "train[:20]", "eval__names": ("few_shot",)}
+    with pytest.raises(UserError, match="few-shot: class . has only . labelled train examples"):
+        begin(tmp_path, **small, eval__few_shot__shots=(16,))
+    begin(tmp_path, **small, eval__few_shot__shots=(1, 16))
+    with pytest.raises(UserError, match="the mlp probe needs 10 train examples and 2 of each"):
+        begin(tmp_path, eval__train_split="train[:3]", eval__names=("mlp",))
+
+
+def test_the_best_metric_has_to_be_measured(tmp_path):
+    for key, message in (
+        ("eval/knn/top2", "best_metric is 'eval/knn/top2'.*measure eval/knn/top1"),
+        ("eval/kn/top1", "Did you mean 'eval/knn/top1'"),
+        ("train/loss", "best_metric is 'train/loss'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            begin(tmp_path, checkpoint__best_metric=key)
+    with pytest.raises(UserError, match="of eval/knn/top1 the higher value is better; set .*=max"):
+        begin(tmp_path, checkpoint__best_mode="min")
+    begin(tmp_path, checkpoint__best_metric="eval/linear/top1")  # it is not run, nor needed
