@@ -20,22 +20,12 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.tree_paths import STACKED
 
 Array = jax.Array
 
 # Dense layers are products without a batch dimension, unlike the [t s] matrices of attention.
 _POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
-REMATS = ("none", *_POLICIES)
-
-
-def check_remat(name: str) -> None:
-    """Raises `UserError` unless `name` is one of `REMATS`."""
-    if name not in REMATS:
-        raise UserError(
-            f"unknown remat {name!r}; known are {', '.join(REMATS)}.{nearest(name, REMATS)}"
-        )
 
 
 def run_layers(

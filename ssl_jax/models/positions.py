@@ -11,7 +11,6 @@ Array = jax.Array
 
 # Fixed positions: the column in the first half of the channels (MAE, timm), or the row (MoCo v3).
 FIXED_POSITIONS = ("sincos", "sincos_row_first")
-RESIZES = ("antialiased", "dino")
 STD = 0.02  # of learned positions, at the start
 
 

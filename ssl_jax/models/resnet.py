@@ -45,8 +45,6 @@ BLOCKS_PER_STAGE = {
     152: (3, 8, 36, 3),
     200: (3, 24, 36, 3),
 }
-STEMS = ("imagenet", "cifar", "deep")
-SHORTCUTS = ("conv", "pool")
 # Channels between a selective kernel's pooled features and its mixing logits, at least.
 _LEAST_SQUEEZED = 32
 KERNEL_INITS = {

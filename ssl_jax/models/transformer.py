@@ -56,7 +56,6 @@ ACTIVATIONS = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
 }
-TEXT_POOLS = ("mean", "cls", "pooler")
 _INIT = nn.initializers.truncated_normal(0.02)
 
 Text = Mapping[str, Array]

@@ -48,9 +48,6 @@ SIZES = {
     "l": dict(dim=1024, depth=24, num_heads=16),
     "h": dict(dim=1280, depth=32, num_heads=16),
 }
-POSITIONS = ("learned", *FIXED_POSITIONS)
-POOLS = ("cls", "mean")
-KERNEL_INITS = ("xavier", "normal")
 _STD = 0.02  # of the class token and of matrices with kernel_init "normal"
 
 
