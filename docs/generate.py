@@ -19,12 +19,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flax import traverse_util
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from ssl_jax import config as config_lib
-from ssl_jax.config import fields
+from ssl_jax.config import base, fields
 from ssl_jax.core import method as method_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -266,31 +265,14 @@ def config_keys_page() -> str:
         "the [methods](methods/index.md). On the command line: `--config.batch_size=512`.",
         "",
     ]
-    return "\n".join(lines + key_table(shared_keys())) + "\n"
-
-
-def shared_keys() -> list[fields.Field]:
-    """The keys of `base_config`, each with the comment behind it."""
-    source = inspect.getsource(config_lib.base_config)
-    comments = dict(re.findall(r"^    config\.([\w.]+) = .*?  # (.*)$", source, re.MULTILINE))
-    values = traverse_util.flatten_dict(config_lib.base_config().to_dict(), sep=".")
-    return [
-        fields.Field(path, _type(value), value, comments.get(path, ""))
-        for path, value in values.items()
-    ]
-
-
-def _type(value: Any) -> str:
-    names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text",
-             tuple: "a tuple"}  # fmt: skip
-    return names.get(type(value), "")
+    return "\n".join(lines + key_table(fields.describe(base.shared_keys({})))) + "\n"
 
 
 def key_table(keys: Iterable[fields.Field]) -> list[str]:
     """A Markdown table of config keys."""
     lines = ["| key | default | type | meaning |", "|---|---|---|---|"]
     for key in keys:
-        default = "required" if key.default is fields.REQUIRED else f"`{key.default!r}`"
+        default = "" if key.default is fields.REQUIRED else f"`{key.default!r}`"
         lines.append(f"| `{key.path}` | {_cell(default)} | {_cell(key.type)} | {_cell(key.doc)} |")
     return lines
 

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -38,6 +39,13 @@ TINY_BERT = (
 
 def text_of(*names):
     return "\n".join((ROOT / "docs" / name).read_text() for name in names)
+
+
+def python_of(document):
+    """The code of a document's one Python block, without comments."""
+    blocks = BLOCK.findall((ROOT / document).read_text())
+    (code,) = [code for language, how, _, code in blocks if language == "python" and not how]
+    return re.sub(r"  # .*", "", code)
 
 
 def script(text, replaced=()):
@@ -132,6 +140,14 @@ def test_getting_started_evaluating_and_exporting(tmp_path):
     assert promised <= written
     assert (runs / "demo" / "evaluations").is_dir() and (runs / "features.npz").exists()
     assert (runs / "exported" / "model.safetensors").exists()
+    assert python_of("README.md") == python_of("docs/evaluating.md")
+    program = f"""
+import numpy as np
+images = np.zeros((3, 8, 8, 1), np.uint8)
+{python_of("README.md")}
+assert h.shape == (3, 8) and h.dtype == np.float32, (h.shape, h.dtype)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
 
 
 @pytest.mark.slow
@@ -199,6 +215,13 @@ def test_add_a_method(tmp_path):
     output = run(tmp_path, "add-a-method.md", train=("steps=20", *SHORT, *DIGITS[1:]), devices=8)
     assert len(re.findall(r"\d+ passed", output)) == 2 and "All checks passed" in output
     assert "Align & uniform" in output
+
+
+def test_the_losses_of_large_batches():
+    values = np.random.default_rng(0).normal(size=(4, 8, 16)).astype(np.float32)
+    names = dict(zip(("za", "zb", "queries", "keys"), values, strict=True), queue=values[0])
+    exec(python_of("docs/large-batches.md"), names)
+    assert np.isfinite(names["loss"])
 
 
 # Pages without commands that are run.
