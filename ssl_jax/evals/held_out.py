@@ -81,12 +81,12 @@ def scores(rows: Rows) -> dict[str, float]:
         count = float(np.sum(rows[key], dtype=np.float64)) if prefix != key else 0
         if not count:
             continue
+        if f"{prefix}hits" in rows:
+            found[f"{prefix}accuracy"] = float(np.sum(rows[f"{prefix}hits"])) / count
         if f"{prefix}loss" in rows:
             loss = float(np.sum(rows[f"{prefix}loss"], dtype=np.float64)) / count
             found[f"{prefix}loss"] = loss
             found[f"{prefix}perplexity"] = math.exp(min(loss, 700.0))
-        if f"{prefix}hits" in rows:
-            found[f"{prefix}accuracy"] = float(np.sum(rows[f"{prefix}hits"])) / count
     return found
 
 
