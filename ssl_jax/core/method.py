@@ -109,8 +109,8 @@ class DataSpec:
         return dataclasses.replace(self, arrays=self.evaluation_arrays, evaluation_arrays=None)
 
 
-# The entry of `buffers` for statistics of the nets that are a moving average.
-OF_EMA = "ema"
+# The entry of `buffers` for the statistics of nets that are a moving average.
+TEACHER = "teacher"
 
 
 class Weights(NamedTuple):
@@ -130,14 +130,14 @@ class Weights(NamedTuple):
         """What `eval.weights = "ema"` evaluates: `params` overlaid by their moving average.
 
         Nets that keep batch statistics of their own for the moving average have them in
-        `buffers["ema"]`, under the names of `buffers`; they are taken too.
+        `buffers["teacher"]`, under the names of `buffers`; they are taken too.
 
         Raises:
           ValueError: there is no moving average.
         """
         if self.ema is None:
             raise ValueError("these weights have no moving average")
-        buffers = {**self.buffers, **self.buffers.get(OF_EMA, {})}
+        buffers = {**self.buffers, **self.buffers.get(TEACHER, {})}
         return self._replace(params=replace(self.params, by_path(self.ema)), buffers=buffers)
 
 

@@ -93,7 +93,7 @@ def test_a_run_starts_from_what_another_evaluates(runs, choice):
 def test_statistics_of_the_averaged_nets_are_taken_too():
     w = Weights(
         params={"encoder": {"kernel": np.ones(2, np.float32)}, "predictor": np.ones(1)},
-        buffers={"encoder": {"mean": 1.0}, "centre": 2.0, "ema": {"encoder": {"mean": 5.0}}},
+        buffers={"encoder": {"mean": 1.0}, "centre": 2.0, "teacher": {"encoder": {"mean": 5.0}}},
         ema={"encoder": {"kernel": np.zeros(2)}},
     )
     averaged = w.averaged()
