@@ -287,8 +287,6 @@ def test_the_way_of_resizing_is_an_option_of_the_net():
     np.testing.assert_array_equal(
         apply(tiny(), params, small)[0], apply(tiny(position_resize="dino"), params, small)[0]
     )
-    with pytest.raises(UserError, match="unknown position_resize 'dyno'.*mean 'dino'"):
-        tiny(position_resize="dyno")
 
 
 def test_patches_that_are_left_out_have_no_influence():
@@ -407,16 +405,10 @@ def test_initialisers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(positions="sin"), r"unknown positions 'sin'; .*Did you mean 'sincos'\?"),
-        (dict(pool="man"), r"unknown pool 'man'; .*Did you mean 'mean'\?"),
-        (dict(kernel_init="lecun"), r"unknown kernel_init 'lecun'"),
-        (dict(attention="flash"), r"unknown attention 'flash'; known are auto, xla, cudnn"),
         (dict(num_heads=3), r"dim 8 does not divide into 3 heads"),
         (dict(dim=6, positions="sincos"), r"sincos positions need a dim that 4 divides, not 6"),
         (dict(dim=6, positions="sincos_row_first"), r"sincos_row_first positions need a dim"),
         (dict(cls_token=False), r"pool 'cls' needs a class token"),
-        (dict(drop_path=1.0), r"drop_path is 1.0; it must be at least 0 and below 1"),
-        (dict(depth=0), r"depth 0.*all must be positive"),
     ],
 )
 def test_mistakes_are_named(options, message):
