@@ -269,7 +269,8 @@ class Method(abc.ABC):
 
         Returns:
           Sums over each example, float32 [n]: `count` of predictions, their `loss` (nats) and
-          `hits`; the same behind a prefix for a second task ("next_count"). For tokens also
+          `hits`; the same behind a prefix for a second task ("next_count"); and other metrics by
+          the names that `ssl_jax.evals.held_out` declares, such as `elbo`. For tokens also
           `targets` int32 [n p] and `weights` float32 [n p], 0 for none.
         """
         del w, keys, batch

@@ -4,7 +4,7 @@ A latent u is active if the mean of its posterior differs between images:
 
     Var over images x of E_q[u | x]  >  0.01
 
-A latent that is not has collapsed to the prior: the decoder does not use it.
+A latent that is not active has collapsed to the prior: the decoder does not use it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import numpy as np
 
 from ssl_jax.config.fields import positive
 from ssl_jax.evals.metric import Metric
+from ssl_jax.losses.variational import ACTIVE_VARIANCE
 
 NEEDS = ()
 METRICS = {
     "count": Metric("active", "active latents", unit=""),
     "share": Metric("active share", "share of the latents that are active", shown=False),
 }
-THRESHOLD = 0.01
 
 
 def evaluate(
     test: Mapping[str, np.ndarray],
     *,
-    threshold: Annotated[float, positive, "Variance above which a latent is active."] = THRESHOLD,
+    threshold: Annotated[
+        float, positive, "Variance above which a latent is active."
+    ] = ACTIVE_VARIANCE,
 ) -> dict[str, float]:
     """Active latents on the test split.
 

@@ -35,12 +35,21 @@ def as_classes(splits: Sequence[np.ndarray], bins: int) -> list[np.ndarray]:
     ends = np.cumsum([len(split) for split in splits])[:-1]
     columns = [
         np.unique(column, return_inverse=True)[1] if is_whole(column) else _cut(column, bins)
-        for column in whole.T
-        if column.min() < column.max()
+        for column in whole[:, varying(whole)].T
     ]
-    if not columns:
-        raise UserError("no factor varies between the examples; evaluate on more of them")
     return np.split(np.stack(columns, axis=1).astype(np.int64), ends)
+
+
+def varying(factors: np.ndarray) -> np.ndarray:
+    """The columns of [n f] that vary, int [k].
+
+    Raises:
+      UserError: none does.
+    """
+    columns = np.flatnonzero(factors.min(axis=0) < factors.max(axis=0))
+    if not len(columns):
+        raise UserError("no factor varies between the examples; evaluate on more of them")
+    return columns
 
 
 def is_whole(values: np.ndarray) -> bool:

@@ -28,6 +28,12 @@ METRICS = {
     "accuracy": Metric("held-out accuracy", "accuracy of what is hidden of held-out examples"),
     "perplexity": Metric("perplexity", "perplexity of what is hidden", "", "lower"),
     "loss": Metric("loss", "loss of what is hidden", "nats", "lower", shown=False),
+    "elbo": Metric("ELBO", "evidence lower bound of held-out examples", "nats"),
+    "bits_per_dim": Metric("bits/dim", "bits for each pixel and channel", "", "lower"),
+    "reconstruction": Metric(
+        "reconstruction", "minus the log likelihood given the latents", "nats", "lower", shown=False
+    ),
+    "kl": Metric("KL", "KL of the posterior from the prior", "nats", None, shown=False),
     "next_accuracy": Metric("next sentence", "next sentences told from random ones"),
     "{task}_accuracy": Metric("{task} accuracy"),
     "{task}_perplexity": Metric("{task} perplexity", unit="", better="lower", shown=False),
@@ -69,11 +75,13 @@ def scores(rows: Rows) -> dict[str, float]:
 
     Args:
       rows: arrays with one row an example; `count`, `loss` and `hits` [n], or one of the two
-        latter, perhaps behind a prefix ("next_count").
+        latter, perhaps behind a prefix ("next_count"); and sums of other metrics by their names in
+        METRICS, such as `elbo` [n].
 
     Returns:
       For each prefix: `loss`, mean over what is predicted, nats; `perplexity`, its exponential;
-      `accuracy` in [0, 1]. A task of which nothing was asked is left out.
+      `accuracy` in [0, 1]. A task of which nothing was asked is left out. Of other metrics the sum
+      over `count`.
     """
     found = {}
     for key in rows:
@@ -87,6 +95,9 @@ def scores(rows: Rows) -> dict[str, float]:
             loss = float(np.sum(rows[f"{prefix}loss"], dtype=np.float64)) / count
             found[f"{prefix}loss"] = loss
             found[f"{prefix}perplexity"] = math.exp(min(loss, 700.0))
+        if not prefix:
+            others = [name for name in METRICS if name in rows and name != "loss"]
+            found |= {name: float(np.sum(rows[name], dtype=np.float64)) / count for name in others}
     return found
 
 

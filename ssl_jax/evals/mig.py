@@ -11,13 +11,13 @@ equal width between its least and greatest value, and information is that of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
 
 from ssl_jax.config.fields import at_least, positive
-from ssl_jax.evals.factors import FactorBins, as_classes, evenly, gap
+from ssl_jax.evals.factors import FactorBins, as_classes, evenly, gap, varying
 from ssl_jax.evals.metric import Metric
 
 NEEDS = ("factors",)
@@ -26,12 +26,14 @@ METRICS = {
     "information": Metric(
         "information", "share of the factors that the best code tells", shown=False
     ),
+    "gap_{factor}": Metric("MIG of {factor}", unit="", shown=False),
 }
 
 
 def evaluate(
     test: Mapping[str, np.ndarray],
     *,
+    factor_names: Sequence[str] = (),
     max_examples: Annotated[int, positive, "Examples taken, at equal distances."] = 10_000,
     bins: Annotated[int, at_least(2), "Intervals of equal width of a code."] = 20,
     factor_bins: FactorBins = 10,
@@ -40,25 +42,30 @@ def evaluate(
 
     Args:
       test: `h` float [n d], a code a column; `factors` float [n f].
+      factor_names: of the factors; the gap of each is returned only if they are known.
       max_examples, bins, factor_bins: as their annotations say.
 
     Returns:
-      `score`, the gap, and `information`, the mean over factors of I(z_1; v) / H(v). Factors that
-      never vary are left out.
+      `score`, the gap; `information`, the mean over factors of I(z_1; v) / H(v); and of each factor
+      by its name `gap_shape` and so on. Factors that never vary are left out.
 
     Raises:
       UserError: no factor varies.
     """
     rows = evenly(len(test["h"]), max_examples)
-    (factors,) = as_classes([np.asarray(test["factors"])[rows]], factor_bins)
+    values = np.asarray(test["factors"])[rows]
+    (factors,) = as_classes([values], factor_bins)
     codes = discretize(np.asarray(test["h"])[rows], bins)
     information = np.array(
         [[mutual_information(code, factor) for factor in factors.T] for code in codes.T]
     )  # [d f]
     entropy = np.array([mutual_information(factor, factor) for factor in factors.T])
+    gaps = gap(information) / entropy
+    names = [factor_names[number] for number in varying(values)] if factor_names else []
     return {
-        "score": float(np.mean(gap(information) / entropy)),
+        "score": float(np.mean(gaps)),
         "information": float(np.mean(information.max(axis=0) / entropy)),
+        **{f"gap_{name}": float(gaps[number]) for number, name in enumerate(names)},
     }
 
 

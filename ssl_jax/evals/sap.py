@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 
 from ssl_jax.config.fields import positive
-from ssl_jax.evals.factors import as_classes, evenly, gap, is_whole
+from ssl_jax.evals.factors import as_classes, evenly, gap, is_whole, varying
 from ssl_jax.evals.metric import Metric
 
 NEEDS = ("factors",)
@@ -55,14 +55,12 @@ def evaluate(
     )
     both = np.concatenate([factors, test_factors])
     columns = []
-    for number in np.flatnonzero(both.min(axis=0) < both.max(axis=0)):
+    for number in varying(both):
         if is_whole(both[:, number]):
             pair = as_classes([factors[:, [number]], test_factors[:, [number]]], bins=2)
             columns.append(_accuracies(codes, test_codes, *(one[:, 0] for one in pair), seed))
         else:
             columns.append(_squared_correlations(codes, factors[:, number]))
-    if not columns:
-        as_classes([factors, test_factors], bins=2)  # raises
     return {"score": float(np.mean(gap(np.stack(columns, axis=1))))}
 
 

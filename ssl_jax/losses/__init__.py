@@ -31,6 +31,7 @@ from ssl_jax.losses.self_distillation import (
 )
 from ssl_jax.losses.siamese import byol, simsiam
 from ssl_jax.losses.variational import (
+    active_latents,
     bernoulli_log_likelihood,
     gaussian_kl,
     gaussian_log_likelihood,
@@ -38,6 +39,7 @@ from ssl_jax.losses.variational import (
 )
 
 __all__ = [
+    "active_latents",
     "bank_logits",
     "barlow_twins",
     "bernoulli_log_likelihood",

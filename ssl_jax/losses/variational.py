@@ -15,6 +15,22 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+ACTIVE_VARIANCE = 0.01  # of a latent's mean between images, above which it is active
+
+
+def active_latents(mean: Array) -> Array:
+    """Which latents carry anything: Var over images of E_q[z | x] > 0.01 (Burda et al. 2015, 5.1).
+
+    A latent that is not active has collapsed to the prior: the decoder does not use it.
+
+    Args:
+      mean: [n d] of the posteriors of n images.
+
+    Returns:
+      bool [d].
+    """
+    return jnp.var(_wide(mean), axis=0) > ACTIVE_VARIANCE
+
 
 def gaussian_kl(mean: Array, log_var: Array) -> Array:
     """KL(N(mean, exp(log_var)) || N(0, 1)) of each latent (Kingma & Welling 2014, App. B).

@@ -80,6 +80,15 @@ def test_mig_of_known_codes():
     np.testing.assert_allclose(alone, 1 / 3, atol=0.01)
 
 
+def test_mig_names_the_gap_of_each_factor():
+    """The first two codes tell the first two factors; nothing tells the third; one never varies."""
+    factors = np.insert(grid(4000), 1, 7, axis=1)
+    got = mig.evaluate(split(factors, factors[:, [0, 2]]), factor_names=("a", "still", "b", "c"))
+    assert got.keys() == {"score", "information", "gap_a", "gap_b", "gap_c"}
+    assert got["gap_a"] > 0.99 and got["gap_b"] > 0.99 and got["gap_c"] < 0.01
+    np.testing.assert_allclose(got["score"], (got["gap_a"] + got["gap_b"] + got["gap_c"]) / 3)
+
+
 def test_mutual_information_of_a_joint_distribution_by_hand():
     """P = [[.5, 0], [.25, .25]]."""
     a, b = np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1])

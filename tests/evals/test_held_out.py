@@ -45,3 +45,13 @@ def test_unigram_is_the_add_one_frequency_of_the_hidden_tokens():
     many = np.repeat(np.arange(4), counts + 1)[None]
     found = held_out.unigram({"targets": many, "weights": np.ones(many.shape)}, counts)
     assert found["loss"] == pytest.approx(-(p * np.log(p)).sum())
+
+
+def test_other_declared_metrics_are_sums_over_the_count():
+    rows = {
+        "count": np.array([1.0, 3.0]),
+        "elbo": np.array([-8.0, -12.0]),
+        "kl": np.array([2.0, 6.0]),
+        "unknown": np.array([1.0, 1.0]),
+    }
+    assert held_out.scores(rows) == {"elbo": -5.0, "kl": 2.0}
