@@ -157,11 +157,11 @@ class Double(nn.Module):
 
 def mlp_encoder(
     *,
-    widths: Annotated[Widths, not_empty] = (500,),
+    widths: Widths = (500,),
     activation: Activation = "relu",
     dtype: Any = jnp.float32,
 ) -> MLPEncoder:
-    """An encoder of dense layers; the last of `widths` is the width of h."""
+    """An encoder of dense layers, the last of which makes h; without `widths` h is the pixels."""
     return MLPEncoder(tuple(widths), activation, dtype)
 
 
@@ -173,11 +173,11 @@ def conv_encoder(
     kernels: Annotated[
         tuple[Annotated[int, positive], ...] | None, "Sides of their kernels; None: 4 for all."
     ] = None,
-    widths: Annotated[Widths, not_empty] = (256,),
+    widths: Widths = (256,),
     activation: Activation = "relu",
     dtype: Any = jnp.float32,
 ) -> ConvEncoder:
-    """An encoder of convolutions and dense layers; the last of `widths` is the width of h.
+    """An encoder of convolutions, then dense layers, the last of which makes h.
 
     Raises:
       UserError: there are not as many kernels as channels.

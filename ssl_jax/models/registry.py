@@ -91,8 +91,29 @@ def make_encoder(
     return _make(name, ENCODERS, dtype, where, options)
 
 
+def make_decoder(
+    name: str | None,
+    *,
+    shape: tuple[int, int, int],
+    dtype: str = "float32",
+    where: str = "nets.decoder",
+    **options: Any,
+) -> Net:
+    """The decoder: latents `[n d]` to `[n h w c]` float32, no activation behind the last layer.
+
+    Args:
+      name: a key of `DECODERS`.
+      shape: (h, w, c) of the images.
+      dtype, where, options: as in `make_net`.
+
+    Raises:
+      UserError: as `make_net`.
+    """
+    return _make(name, DECODERS, dtype, where, {**options, "shape": shape})
+
+
 def make_net(name: str | None, *, dtype: str = "float32", where: str, **options: Any) -> Net:
-    """A net by its name.
+    """A net of any role by its name.
 
     Args:
       name: a key of `NETS`.

@@ -319,6 +319,33 @@ ROWS = {
         embeds=False,
         slow=True,
     ),
+    "vae": Row(
+        "vae.py:digits",
+        {
+            "model.widths": (16,),
+            "nets.decoder.widths": (16,),
+            "method.num_latents": 4,
+            "steps": 100,
+        },
+        embeds=False,
+    ),
+    "vae-conv": Row(
+        "vae.py:small_shapes",
+        {
+            "data.image_size": 16,
+            "data.options.num_generated": 64,
+            "model.channels": (4, 8),
+            "model.widths": (8,),
+            "nets.decoder.channels": (8, 4),
+            "nets.decoder.widths": (8,),
+            "method.num_latents": 3,
+            "method.likelihood": "gaussian",
+            "method.learn_noise": True,
+            "steps": 100,
+        },
+        embeds=False,
+        slow=True,
+    ),
     "bert": Row(
         "bert.py:pydoc",
         {

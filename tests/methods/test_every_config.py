@@ -29,6 +29,8 @@ QUICK = {
     "simsiam.py:digits",
     "supervised.py:digits",
     "supervised.py:linear_digits",
+    "vae.py:digits",
+    "vae.py:small_shapes",
     "vicreg.py:digits",
 }
 # What the command line or the data would say, by the start of a variant's name.

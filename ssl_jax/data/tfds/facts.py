@@ -6,6 +6,7 @@ from ssl_jax.data.kind import Facts
 
 # As TFDS divides them (https://www.tensorflow.org/datasets/catalog/overview).
 FACTS = {
+    "celeb_a": Facts({"train": 162_770, "validation": 19_867, "test": 19_962}, None),
     "cifar10": Facts({"train": 50_000, "test": 10_000}, 10, 32),
     "cifar100": Facts({"train": 50_000, "test": 10_000}, 100, 32),
     "fashion_mnist": Facts({"train": 60_000, "test": 10_000}, 10, 28, 1),

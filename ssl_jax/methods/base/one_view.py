@@ -47,9 +47,15 @@ class OneView:
         return augmented_views(to_show(views, self.normalization), batch)
 
 
-def make_one_view(config: Any, spec: DataSpec) -> OneView:
-    """What the config's section views says; where it ends in `normalize`, evaluation does too."""
+def make_one_view(config: Any, spec: DataSpec, *, dtype: str | None = None) -> OneView:
+    """What the config's section views says; where it ends in `normalize`, evaluation does too.
+
+    Args:
+      config: the whole config.
+      spec: of the data.
+      dtype: of the views; None: `config.dtype`.
+    """
     image = main_images(spec.batch(1))
-    views = train_and_eval(config.views, image, num_views=1, dtype=config.dtype)
+    views = train_and_eval(config.views, image, num_views=1, dtype=dtype or config.dtype)
     keys = jax.random.split(jax.random.key(0), 1)
     return OneView(shape=jax.eval_shape(views.recipe, keys, image).shape[2:], **views._asdict())

@@ -1,0 +1,279 @@
+"""VAE and beta-VAE: variational autoencoders (Kingma & Welling 2014; Higgins et al. 2017).
+
+    x -> h = f(x) -> q(z|x) = N(m, diag s^2) -> z = m + s e,  e ~ N(0, I) -> p(x|z)
+
+    loss = -log p(x|z) + beta KL(q(z|x) || N(0, I)), the mean over images
+
+f is an encoder, a linear map makes m and log s^2 of h, and a decoder makes the parameters of p(x|z)
+of z. With beta 1 the loss is minus the evidence lower bound of log p(x) (the VAE); a larger beta
+presses latents towards the prior and towards independence of each other (the beta-VAE). Log
+likelihoods are summed over pixels and the KL over latents, so that a beta means the same as in the
+papers. The representation, the features `h`, is m.
+
+One e an image and step. It is drawn from the image's own key, so that neither the other images nor
+devices nor micro-batches change it.
+
+Pixels are Bernoulli, given by their logits, or Gaussian with one standard deviation for all, fixed
+or learned. Grey pixels under Bernoulli are common and no proper likelihood: the values are then a
+score and not the log probability of an image. `binarize` draws black or white pixels with the grey
+value as the probability of white, anew every step, as Burda et al. 2015 (Sec. 5) do on MNIST.
+
+Deviations: initial weights are LeCun's, where Kingma & Welling draw N(0, 0.01). Their weight decay,
+which is a prior on the parameters, is the optimizer's. Free nats are of each image's KL (see
+`ssl_jax.losses.negative_elbo`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax import losses
+from ssl_jax.config.fields import not_negative, positive
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import (
+    Array,
+    Aux,
+    Batch,
+    DataSpec,
+    Method,
+    PyTree,
+    Weights,
+    hyper_parameters,
+)
+from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.models import Net, make_decoder, make_encoder
+from ssl_jax.models.heads import mlp_head
+
+# Folded into an example's key; the views fold in small numbers.
+_NOISE, _PIXELS = 0x6E6F6973, 0x70697865
+_GREY_LEVELS = 255  # steps between black and white of the stored images
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`."""
+
+    num_latents: Annotated[int, positive, "Width of z."] = 10
+    beta: Annotated[float, not_negative, "Weight of the KL; 1: a VAE."] = 1.0
+    beta_warmup_epochs: Annotated[
+        float, not_negative, "Over which the weight of the KL rises linearly from 0."
+    ] = 0.0
+    free_nats: Annotated[
+        float, not_negative, "KL of a latent and an image up to which there is no penalty."
+    ] = 0.0
+    likelihood: Annotated[Literal["bernoulli", "gaussian"], "Of a pixel."] = "bernoulli"
+    binarize: Annotated[
+        bool, "Draws black or white pixels with the grey value as the probability of white."
+    ] = False
+    noise_std: Annotated[
+        float, positive, "Standard deviation of Gaussian pixels; black is 0, white is 1."
+    ] = 1.0
+    learn_noise: Annotated[bool, "Learns noise_std, from this value on."] = False
+    pixel_mean: Annotated[
+        Literal["sigmoid", "linear"],
+        "What makes the mean of Gaussian pixels of the decoder's output.",
+    ] = "sigmoid"
+
+
+@dataclasses.dataclass(frozen=True)
+class VAE(Method):
+    """A variational autoencoder.
+
+    Attributes:
+      hyper: the config's section.
+      warmup_steps: over which beta rises.
+      encoder: images [n h w c] -> (h [n d], outputs by name).
+      posterior: h -> [n 2l], means and log variances of the l latents.
+      decoder: z [n l] -> [n h w c], logits or what `pixel_mean` makes a mean of.
+      view: the images as the encoder takes them.
+    """
+
+    title: ClassVar[str] = "VAE"
+    decomposes: ClassVar[bool] = True
+
+    hyper: HyperParameters
+    warmup_steps: float
+    encoder: Net
+    posterior: Net
+    decoder: Net
+    view: OneView
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        encoder_key, posterior_key, decoder_key = jax.random.split(key, 3)
+        x = jax.ShapeDtypeStruct((1, *self.view.shape), jnp.float32)
+        z = jax.ShapeDtypeStruct((1, self.hyper.num_latents), jnp.float32)
+        params, buffers = {}, {}
+        params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
+        (h, _), _ = jax.eval_shape(
+            lambda *state: self.encoder.apply(*state, jnp.zeros(x.shape), train=False),
+            params["encoder"],
+            buffers["encoder"],
+        )
+        params["posterior"], buffers["posterior"] = self.posterior.init(posterior_key, h)
+        params["decoder"], buffers["decoder"] = self.decoder.init(decoder_key, z)
+        if self.hyper.learn_noise:
+            params["noise"] = {"log_scale": jnp.log(jnp.float32(self.hyper.noise_std))}
+        return params, buffers
+
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
+        """`x` [n h w c] in [0, 1] and `noise` [n l], standard normal."""
+        return self._drawn(keys, self.view.train(keys, batch))
+
+    def _drawn(self, keys: Array, x: Array) -> dict[str, Array]:
+        if self.hyper.binarize:
+            white = jax.vmap(
+                lambda key, p: jax.random.bernoulli(jax.random.fold_in(key, _PIXELS), p)
+            )
+            x = white(keys, x.astype(jnp.float32)).astype(x.dtype)
+        shape = (self.hyper.num_latents,)
+        normal = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, _NOISE), shape))
+        return {"x": x, "noise": normal(keys)}
+
+    def encode(
+        self, w: Weights, views: dict[str, Array], *, key: Array, step: Array
+    ) -> tuple[PyTree, PyTree]:
+        """Of each image `mean` [n l], `kl` [n l] and `log_likelihood` [n]."""
+        return self._terms(w, views, train=True, key=key)
+
+    def _terms(
+        self, w: Weights, views: dict[str, Array], *, train: bool, key: Array | None = None
+    ) -> tuple[dict[str, Array], PyTree]:
+        mean, log_var, updates = self._posterior_of(w, views["x"], train=train, key=key)
+        z = mean + jnp.exp(log_var / 2) * views["noise"]
+        decoded, updates["decoder"] = self.decoder.apply(
+            w.params["decoder"], w.buffers["decoder"], z, train=train, key=key
+        )
+        return {
+            "mean": mean,
+            "kl": losses.gaussian_kl(mean, log_var),
+            "log_likelihood": self._log_likelihood(w, decoded, views["x"]),
+        }, updates
+
+    def _posterior_of(
+        self, w: Weights, x: Array, *, train: bool, key: Array | None = None
+    ) -> tuple[Array, Array, dict[str, PyTree]]:
+        """Mean [n l] and log variance [n l] of q(z|x), and the buffers after this pass."""
+        updates = {}
+        (h, _), updates["encoder"] = self.encoder.apply(
+            w.params["encoder"], w.buffers["encoder"], x, train=train, key=key
+        )
+        out, updates["posterior"] = self.posterior.apply(
+            w.params["posterior"], w.buffers["posterior"], h, train=train
+        )
+        mean, log_var = jnp.split(out, 2, axis=-1)
+        return mean, log_var, updates
+
+    def _log_likelihood(self, w: Weights, decoded: Array, x: Array) -> Array:
+        """log p(x|z), [n]."""
+        if self.hyper.likelihood == "bernoulli":
+            return losses.bernoulli_log_likelihood(decoded, x)
+        return losses.gaussian_log_likelihood(
+            self._pixel_mean(decoded), x, 2 * self._log_noise_std(w)
+        )
+
+    def _log_noise_std(self, w: Weights) -> Array | float:
+        if self.hyper.learn_noise:
+            return w.params["noise"]["log_scale"]
+        return math.log(self.hyper.noise_std)
+
+    def _pixel_mean(self, decoded: Array) -> Array:
+        """The expectation of x, [n h w c], from the decoder's output."""
+        linear = self.hyper.likelihood == "gaussian" and self.hyper.pixel_mean == "linear"
+        return decoded if linear else jax.nn.sigmoid(decoded)
+
+    def beta(self, step: Array) -> Array:
+        """The weight of the KL in update number `step`, from 0."""
+        if not self.warmup_steps:
+            return jnp.float32(self.hyper.beta)
+        return self.hyper.beta * jnp.minimum(1.0, step / self.warmup_steps)
+
+    def objective(
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        mean, count = encoded["mean"], jnp.float32(len(encoded["mean"]))
+        beta = self.beta(step)
+        loss, metrics = losses.negative_elbo(
+            encoded["log_likelihood"], encoded["kl"], beta=beta, free_nats=self.hyper.free_nats
+        )
+        active = jnp.sum(losses.active_latents(mean), dtype=jnp.float32)
+        metrics |= {"beta": beta, "active_latents": active}
+        if self.hyper.learn_noise:
+            metrics["noise_std"] = jnp.exp(self._log_noise_std(w))
+        return loss, Aux(w.buffers, metrics, {"h": mean}, count)
+
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
+        """`h` [n l], the mean of q(z|x), and `log_var` [n l]. `binarize` is left out."""
+        mean, log_var, _ = self._posterior_of(w, self.view.evaluate(batch), train=False)
+        return {"h": mean, "log_var": log_var}
+
+    def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
+        """Nats of each image with one z: `elbo`, `reconstruction` and `kl`; and `bits_per_dim`.
+
+        The latter is minus the bound in bits, divided by the pixels and channels. Gaussian
+        densities are of pixels in units of a grey level, so that it compares with the eight bits of
+        a stored one.
+        """
+        terms, _ = self._terms(w, self._drawn(keys, self.view.evaluate(batch)), train=False)
+        kl, reconstruction = jnp.sum(terms["kl"], axis=1), -terms["log_likelihood"]
+        bits = (reconstruction + kl) / (math.prod(self.view.shape) * math.log(2))
+        if self.hyper.likelihood == "gaussian":
+            bits = bits + math.log2(_GREY_LEVELS)
+        return {
+            "count": jnp.ones_like(kl),
+            "elbo": -reconstruction - kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "bits_per_dim": bits,
+        }
+
+    def decode(self, w: Weights, z: Array) -> Array:
+        """The expected images of latents [n l], [n h w c] in [0, 1], in evaluation mode."""
+        decoded, _ = self.decoder.apply(w.params["decoder"], w.buffers["decoder"], z, train=False)
+        return jnp.clip(self._pixel_mean(decoded), 0, 1)
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        hyper = self.hyper
+        pixels = f"{hyper.likelihood}, {'x'.join(map(str, self.view.shape))}"
+        if hyper.likelihood == "gaussian":
+            learned = ", learned" if hyper.learn_noise else ""
+            pixels += f", standard deviation {hyper.noise_std:g}{learned}"
+        warmup = f" after {self.warmup_steps:,.0f} steps" * bool(self.warmup_steps)
+        free = f", {hyper.free_nats:g} nats of each free" * bool(hyper.free_nats)
+        return [
+            ("pixels", pixels + ", drawn black or white" * hyper.binarize),
+            ("latents", f"{hyper.num_latents}, beta {hyper.beta:g}{warmup}{free}"),
+        ]
+
+
+def make(config: Any, spec: DataSpec, length: Length) -> VAE:
+    """Builds the method from the config's sections method, model, nets and views.
+
+    Raises:
+      UserError: a bad value, options that do not go together, or views that are not in [0, 1].
+    """
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    _check(hyper)
+    if "normalize" in config.views.ops:
+        raise UserError("a VAE models pixels from 0 to 1; leave normalize out of views.ops")
+    view = make_one_view(config, spec, dtype="float32")  # exact targets; nets round on their own
+    return VAE(
+        hyper=hyper,
+        warmup_steps=hyper.beta_warmup_epochs * length.steps_per_epoch,
+        encoder=make_encoder(**config.model, dtype=config.dtype),
+        posterior=mlp_head(1, None, 2 * hyper.num_latents, output_bias=True, dtype=config.dtype),
+        decoder=make_decoder(**config.nets.decoder, shape=view.shape, dtype=config.dtype),
+        view=view,
+    )
+
+
+def _check(hyper: HyperParameters) -> None:
+    if hyper.likelihood == "bernoulli" and hyper.learn_noise:
+        raise UserError("method.learn_noise=True is for method.likelihood=gaussian, not bernoulli")
+    if hyper.likelihood == "gaussian" and hyper.binarize:
+        raise UserError("method.binarize=True is for method.likelihood=bernoulli, not gaussian")
