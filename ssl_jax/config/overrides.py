@@ -31,7 +31,7 @@ def apply(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     with config.unlocked():
         for path, value in names.items():
             before = _set(config, path, value)
-            if before not in (None, value):
+            if before not in (None, value) and path != "data.name":
                 _drop_unknown(config, path)
         declared = schema(config)
         for path, value in values.items():
@@ -44,7 +44,7 @@ def apply(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
 
 def _decides(path: str) -> bool:
     """Whether other keys depend on the key."""
-    return re.fullmatch(r"(method|model|nets\.\w+|data\.sampler)\.name|eval\.\w+\.evaluation",
+    return re.fullmatch(r"(method|model|nets\.\w+|data|data\.sampler)\.name|eval\.\w+\.evaluation",
                         path) is not None  # fmt: skip
 
 

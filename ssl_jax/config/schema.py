@@ -1,8 +1,9 @@
 """The declaration of a whole config: the shared keys, and those that names in the config decide.
 
 `method.name` decides the keys of `method`, `model.name` those of `model`, `nets.ROLE.name` those of
-that net, `data.sampler.name` those of `data.sampler`, and `views.ops` which ops have all their
-parameters. The declarations stand beside the code that reads them.
+that net, `data.name` those of `data.options`, `data.sampler.name` those of `data.sampler`, and
+`views.ops` which ops have all their parameters. The declarations stand beside the code that reads
+them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def schema(config: Mapping[str, Any]) -> Section:
         has a bad value.
     """
     from ssl_jax.core import method
+    from ssl_jax.data import catalog
     from ssl_jax.data.samplers import registry as samplers
     from ssl_jax.models import registry as models
     from ssl_jax.views import recipe
@@ -51,11 +53,15 @@ def schema(config: Mapping[str, Any]) -> Section:
     }
     name = config["method"]["name"]
     data = shared.keys["data"].type
+    # What the options that are not set default to may depend on the data. That a name is not one of
+    # a data set is found where it is opened.
+    kind = catalog.kinds().get(config["data"]["name"].partition(":")[0])
+    options = kind.options(config["data"]["options"]).partial() if kind else Mapping[str, Any]
     sampler = samplers.declaration(config["data"]["sampler"].get("name", "shuffle"))
     return shared.replace(
         method=_ANY_NAME if name is None else method.declaration(name),
         model=net("model", config["model"]["name"], models.ENCODERS),
         nets=Section(nets, others=_ANY_NAME),
         views=recipe.declaration(config["views"]),
-        data=fields.section(data).replace(sampler=sampler),
+        data=fields.section(data).replace(sampler=sampler, options=options),
     )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ssl_jax import config as config_lib
 from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path, replace
@@ -23,9 +24,9 @@ ROW_FIRST = dict(VIT, positions="sincos_row_first")
 
 def experiment_of(model):
     """A classifier that is to start from something."""
-    config = ROWS["supervised"].load(
-        model__widths=None, **{f"model__{option}": value for option, value in model.items()}
-    )
+    config = ROWS["supervised"].load()
+    config = config_lib.apply(config, {f"model.{option}": value for option, value in model.items()})
+    config = config_lib.resolve(config)
     return Experiment.build(config, data.spec_from_config(config.data))
 
 

@@ -17,7 +17,7 @@ from ssl_jax import config as config_lib
 from ssl_jax import data
 from ssl_jax.cli import sweep
 from ssl_jax.core.errors import UserError
-from ssl_jax.data import known, subsplit
+from ssl_jax.data import catalog, subsplit
 from ssl_jax.sweeps import ablation, grid
 from ssl_jax.sweeps.ablation import Curve
 from tests.end_to_end.test_train import ROOT, TINY, environment, wait_for_step
@@ -420,7 +420,8 @@ def test_what_a_linear_probe_is_chosen_on_it_has_not_learnt_from():
         assert recipe.optimizer.base_lr in rates and recipe.data.split == "train"
         for cell in cells:
             config = cell.load()
-            sizes = known.facts_of(config.data.name, {}).splits
+            kind, location = catalog.kind_of(config.data.name)
+            sizes = kind.facts(location, {}).splits
             learnt, chosen = (
                 subsplit.parse(split, tuple(sizes), sizes.__getitem__)
                 for split in (config.data.split, config.eval.test_split)

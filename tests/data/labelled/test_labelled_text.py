@@ -361,7 +361,7 @@ def test_tfds(tmp_path):
          "regress. Did you mean 'classify'?"),
         (["text,label", "a,x"], {"task": "tags"}, "is 'tags'; use one of classify, regress"),
         (["text,label", "a,x"], {"sequence_length": 4}, "sequence_length is 4"),
-        (["text,label", "a,x"], {"rows": "packed"}, "rows is 'packed'; use one of padded"),
+        (["text,label", "a,x"], {"rows": "packed"}, "rows is 'packed'; use padded"),
         (["text,label", "a,x"], {"txt_key": "a"}, "unknown config key data.options.txt_key"),
         (["text,label", "a,x"], {"class_names": ["x", "x"]}, "has a name twice"),
         (["text,label", "a,x"], {"errors": "ignore"}, "errors is 'ignore'; use one of strict"),
