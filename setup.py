@@ -68,6 +68,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff>=0.5",
+            "mypy>=1.15",
             "setuptools>=77",  # builds the wheel that is tested
             "pyarrow",
             "kubernetes-validate>=1.33",  # launch/: what it renders, and its scripts

@@ -21,7 +21,7 @@ _SHARED = ("__init__", "common", "scales")
 
 def names() -> list[str]:
     """The configs of the package: `simclr`, and in folders `sweeps/methods`."""
-    root = os.fspath(importlib.resources.files("ssl_jax.configs"))
+    root = str(importlib.resources.files("ssl_jax.configs"))
     found = []
     for folder, _, files in os.walk(root):
         inside = os.path.relpath(folder, root)
@@ -49,7 +49,7 @@ def locate(source: str) -> tuple[str, str]:
     if path not in known:
         raise UserError(f"there is no config {path!r}; configs: {', '.join(known)}."
                         f"{nearest(path, known)}")  # fmt: skip
-    return os.fspath(importlib.resources.files("ssl_jax.configs") / f"{path}.py"), variant
+    return str(importlib.resources.files("ssl_jax.configs") / f"{path}.py"), variant
 
 
 def load_module(source: str) -> tuple[ModuleType, str]:

@@ -74,7 +74,7 @@ def token_cross_entropy(
 
 def _local(
     vectors: Array, embedding: Array, bias: Array, targets: Array, *, chunk_size: int
-) -> tuple[Array, Array]:
+) -> tuple[Array, ...]:
     """The rows that one device holds."""
     count = targets.size
     if not count:
@@ -123,7 +123,8 @@ def _backward(kept: tuple[Array, ...], cotangents: tuple[Array, Array]):
         of_x = jnp.einsum("cv,vd->cd", d, e, preferred_element_type=p.dtype)
         return (sums[0] + of_embedding, sums[1] + of_bias), of_x.astype(x.dtype)
 
-    zeros = tuple(jnp.zeros(y.shape, normalizer.dtype) for y in (embedding, bias))
+    dtype = normalizer.dtype
+    zeros = jnp.zeros(embedding.shape, dtype), jnp.zeros(bias.shape, dtype)
     (of_embedding, of_bias), of_x = jax.lax.scan(
         step, zeros, (x, targets, normalizer, cotangents[0])
     )

@@ -146,7 +146,7 @@ def _sum_of_example(x: Array) -> Array:
     return jnp.sum(x, axis=tuple(range(1, x.ndim)))
 
 
-def _wide(x: Array) -> Array:
+def _wide(x: Array | float) -> Array:
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

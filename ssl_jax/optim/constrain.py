@@ -44,7 +44,7 @@ def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformati
 
 
 def _check_same_shapes(before: PyTree, after: PyTree) -> None:
-    structures = jax.tree.structure(before), jax.tree.structure(after)
+    structures: Any = jax.tree.structure(before), jax.tree.structure(after)
     if structures[0] != structures[1]:
         raise ValueError(f"constrain changed the tree {structures[0]} to {structures[1]}")
     for (path, x), y in zip(

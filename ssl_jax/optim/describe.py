@@ -52,7 +52,7 @@ def describe(
     run = dict(batch_size=batch_size, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     members = _members(groups, params, group_of)
     method_groups = {name for part in members.values() for name in part.names}
-    lines = []
+    lines: list[tuple[str, str]] = []
     for key, part in members.items():
         group = groups.named[key] if key else groups.others
         whose = f"{_shorten(part.names)}: " if len(method_groups) > 1 else ""

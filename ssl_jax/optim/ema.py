@@ -34,7 +34,7 @@ class EmaState(NamedTuple):
       ema: the average, float32; without the parameters that have none.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in optax
     ema: PyTree
 
 
@@ -46,7 +46,7 @@ class PolyakState(NamedTuple):
       average: of all parameters, float32.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in optax
     average: PyTree
 
 

@@ -91,7 +91,7 @@ def interpolate_gather(lines: jax.Array, y: jax.Array, x: jax.Array) -> tuple[ja
             index = (row_index * width + column_index)[..., None]
             values += weight[..., None] * jnp.take_along_axis(pixels, index, axis=1)
             covered += weight
-    return values, covered
+    return values, covered  # type: ignore[return-value]  # arrays after the loop
 
 
 def sample_affine(

@@ -32,7 +32,8 @@ def _luma(planes: Planes) -> jax.Array:
     """Grey of red, green and blue; also of their means, since it is linear."""
     if len(planes) == 1:
         return planes[0]
-    return sum(weight * plane for weight, plane in zip(LUMA, planes, strict=True))
+    terms = (weight * plane for weight, plane in zip(LUMA, planes, strict=True))
+    return sum(terms)  # type: ignore[return-value]  # never empty
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -51,7 +51,7 @@ def image_op(op: Callable | None = None, *, float32: bool = True) -> Callable:
             )
         return on_lines(keys, images.swapaxes(2, 3), **parameters).swapaxes(2, 3)
 
-    on_images.on_lines = on_lines
+    on_images.on_lines = on_lines  # type: ignore[attr-defined]
     return on_images
 
 

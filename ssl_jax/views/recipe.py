@@ -37,7 +37,7 @@ OPS: Mapping[str, Callable] = MappingProxyType(
 _CHANGES = {name: Key(fields.section(op).partial(), LEFT_OUT) for name, op in OPS.items()}
 _OPS = Key(
     Annotated[
-        tuple[Literal[tuple(OPS)], ...],
+        tuple[Literal[tuple(OPS)], ...],  # type: ignore[misc]  # known at run time
         Bound(
             "normalize last, as the others expect values in [0, 1]",
             lambda names: "normalize" not in names[:-1],
