@@ -140,7 +140,7 @@ def test_getting_started_evaluating_and_exporting(tmp_path):
     assert promised <= written
     assert (runs / "demo" / "evaluations").is_dir() and (runs / "features.npz").exists()
     assert (runs / "exported" / "model.safetensors").exists()
-    assert python_of("README.md") == python_of("docs/evaluating.md")
+    assert python_of("README.md") == python_of("docs/getting-started.md")
     program = f"""
 import numpy as np
 images = np.zeros((3, 8, 8, 1), np.uint8)
