@@ -35,6 +35,7 @@ import jax.numpy as jnp
 from ssl_jax import losses
 from ssl_jax.config.fields import not_negative, positive
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.items import Images, Item
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -52,6 +53,9 @@ from ssl_jax.models.heads import mlp_head
 
 # Folded into an example's key; the views fold in small numbers.
 _NOISE, _PIXELS = 0x6E6F6973, 0x70697865
+_PRIOR = 0x7072696F
+_TRAVERSED = 16  # latents on the report page, those of the largest KL
+_OFFSETS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 _GREY_LEVELS = 255  # steps between black and white of the stored images
 
 
@@ -236,6 +240,50 @@ class VAE(Method):
         """The expected images of latents [n l], [n h w c] in [0, 1], in evaluation mode."""
         decoded, _ = self.decoder.apply(w.params["decoder"], w.buffers["decoder"], z, train=False)
         return jnp.clip(self._pixel_mean(decoded), 0, 1)
+
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        """Reconstructions, traversals of latents, and images decoded from draws of the prior."""
+        x = self.view.evaluate(batch)  # (n, h, w, c)
+        mean, log_var, _ = self._posterior_of(w, x, train=False)
+        kl = jnp.mean(losses.gaussian_kl(mean, log_var), axis=0)  # (l,)
+        order = jnp.argsort(-kl)[:_TRAVERSED]
+        # The first image, one latent of it moved a row.
+        unit = jax.nn.one_hot(order, self.hyper.num_latents)  # (k, l)
+        moved = mean[0] + unit[:, None] * jnp.array(_OFFSETS)[:, None]  # (k, 7, l)
+        drawn = jax.vmap(lambda key: jax.random.normal(key, self._grid))(
+            jax.vmap(lambda key: jax.random.fold_in(key, _PRIOR))(keys)
+        )  # (n, 8, l)
+        return {
+            "Reconstructions": Images(
+                self.decode(w, mean)[:, None],
+                inputs=x,
+                columns=("reconstruction",),
+                note="Images and what the decoder makes of the means of their posteriors.",
+            ),
+            "Latent traversals": Images(
+                self._decode_grid(w, moved),
+                row_values=jnp.stack([order.astype(jnp.float32), kl[order]], axis=1),
+                rows=("latent {:.0f}, KL {:.2f}",) * len(order),
+                columns=tuple(f"{offset:+g}" for offset in _OFFSETS),
+                note=(
+                    "One image, decoded after one of its latents has moved by so many standard "
+                    "deviations of the prior. Latents with the largest KL (nats, mean over these "
+                    "images) come first; a latent without KL changes nothing."
+                ),
+            ),
+            "Samples": Images(
+                self._decode_grid(w, drawn), note="Expected images of latents drawn from the prior."
+            ),
+        }
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        return 8, self.hyper.num_latents
+
+    def _decode_grid(self, w: Weights, z: Array) -> Array:
+        """Latents [rows columns l] to images [rows columns h w c]."""
+        images = self.decode(w, z.reshape(-1, z.shape[-1]))
+        return images.reshape(*z.shape[:2], *images.shape[1:])
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper = self.hyper

@@ -302,6 +302,28 @@ def test_bits_of_uniform_noise_are_eight():
     np.testing.assert_array_equal(rows["kl"], 0)
 
 
+def test_what_is_shown_is_decoded_from_the_posterior_and_the_prior():
+    method, w, batch = start()
+    shown = jax.jit(method.show)(w, jax.random.split(jax.random.key(0), 8), batch)
+    features = method.features(w, batch)
+    expected = method.decode(w, features["h"])
+    reconstructed = shown["Reconstructions"]
+    np.testing.assert_allclose(reconstructed.pixels[:, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(reconstructed.inputs, batch["image"] / 255, atol=1e-6)
+    traversals = shown["Latent traversals"]
+    assert traversals.pixels.shape == (4, 7, 8, 8, 1) and len(traversals.rows) == 4
+    for row in range(4):  # the middle is the image itself
+        np.testing.assert_allclose(traversals.pixels[row, 3], expected[0], atol=1e-6)
+    latent, kl = np.asarray(traversals.row_values).T
+    mean_kl = np.mean(losses.gaussian_kl(features["h"], features["log_var"]), axis=0)
+    np.testing.assert_allclose(kl, np.sort(mean_kl)[::-1], rtol=1e-5)
+    moved = np.array(features["h"][:1])
+    moved[0, int(latent[0])] += 2
+    np.testing.assert_allclose(traversals.pixels[0, 5], method.decode(w, moved)[0], atol=1e-6)
+    samples = shown["Samples"].pixels
+    assert samples.shape == (8, 8, 8, 8, 1) and np.ptp(samples, axis=(0, 1)).max() > 1e-3
+
+
 # ----------------------------------------------------------------------------------------- mistakes
 
 
