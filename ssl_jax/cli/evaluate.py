@@ -41,26 +41,26 @@ def define_flags() -> None:
 
 
 def main() -> int:
-    given = flags.FLAGS
-    if not given.workdir:
+    options = flags.FLAGS
+    if not options.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/demo")
     parallel.initialize()
-    config = trained_run.read_config(given.workdir)
+    config = trained_run.read_config(options.workdir)
     use_compilation_cache(config.compilation_cache)
-    if given.train_split:
-        config.eval.train_split = given.train_split
-    if given.test_split:
-        config.eval.test_split = given.test_split
+    if options.train_split:
+        config.eval.train_split = options.train_split
+    if options.test_split:
+        config.eval.test_split = options.test_split
     # Whatever devices there are, however many the run was trained on.
     experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
-    prober = Prober(config, experiment.mesh, given.data, workdir=given.workdir)
+    prober = Prober(config, experiment.mesh, options.data, workdir=options.workdir)
     encoder = trained_run.load_experiment(
-        given.workdir, experiment, given.step, weights=given.weights
+        options.workdir, experiment, options.step, weights=options.weights
     )
     model = experiment.model(encoder.weights)
     with jax.set_mesh(experiment.mesh):
-        if given.evals:
-            chosen = evals.load_all(given.evals, config.eval)
+        if options.evals:
+            chosen = evals.load_all(options.evals, config.eval)
             for evaluation in chosen:
                 evaluation.check_applies(experiment.method, experiment.spec)
         else:
@@ -76,20 +76,20 @@ def main() -> int:
             for name, row in evaluation.baselines(model, prober).items():
                 baselines[name] = baselines.get(name, {}) | row
     if jax.process_index() == 0:
-        print(f"{given.workdir}, step {encoder.step}, on {prober.dataset}")
+        print(f"{options.workdir}, step {encoder.step}, on {prober.dataset}")
         rows = {**baselines, shown_name(experiment): values}
         make_console().print(report.summary_table(rows))
         if baselines:
             values = values | {"baselines": baselines}
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
-        if given.weights not in (None, config.eval.weights):
-            name += f"_{given.weights}"
-        path = epath.Path(given.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
+        if options.weights not in (None, config.eval.weights):
+            name += f"_{options.weights}"
+        path = epath.Path(options.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "step": encoder.step,
             "data": prober.dataset,
-            "weights": given.weights or config.eval.weights,
+            "weights": options.weights or config.eval.weights,
             **values,
         }
         path.write_text(json.dumps(record, indent=2) + "\n")
