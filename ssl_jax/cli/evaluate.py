@@ -78,7 +78,7 @@ def main() -> int:
     if jax.process_index() == 0:
         print(f"{options.workdir}, step {encoder.step}, on {prober.dataset}")
         rows = {**baselines, shown_name(experiment): values}
-        make_console().print(report.summary_table(rows))
+        make_console().print(report.summary_table(rows, config=config.eval))
         if baselines:
             values = values | {"baselines": baselines}
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")

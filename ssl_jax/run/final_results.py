@@ -67,7 +67,8 @@ def evaluate_and_report(
     shown_results = _as_shown(experiment, results)
     if jax.process_index() == 0:
         if results:
-            make_console().print(report.summary_table(shown_results))
+            table = report.summary_table(shown_results, config=experiment.config.eval)
+            make_console().print(table)
         record = {"step": last_step, "results": results, "environment": environment()}
         if last_step != int(state.step):
             record["best_step"] = int(state.step)
