@@ -10,7 +10,7 @@ from ssl_jax.config.files import load, load_module, locate, names
 from ssl_jax.config.listing import listing
 from ssl_jax.config.overrides import apply
 from ssl_jax.config.resolve import resolve
-from ssl_jax.config.saved import difference, from_json, to_json, with_data_facts
+from ssl_jax.config.saved import difference, from_json, to_json
 from ssl_jax.core.length import Length
 
 __all__ = [
@@ -26,5 +26,4 @@ __all__ = [
     "names",
     "resolve",
     "to_json",
-    "with_data_facts",
 ]

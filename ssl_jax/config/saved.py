@@ -1,53 +1,14 @@
-"""The config of a run as its workdir keeps it: as JSON, with what the data turned out to be."""
+"""The config of a run as its workdir keeps it: as JSON."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from ssl_jax.config.resolve import complete
 from ssl_jax.core.errors import UserError
-
-if TYPE_CHECKING:
-    from ssl_jax.core.method import DataSpec
-
-
-def with_data_facts(
-    config: ConfigDict,
-    spec: DataSpec,
-    available: int | None = None,
-    class_names: Sequence[str] | None = None,
-) -> ConfigDict:
-    """A copy whose data section says what the data turned out to be.
-
-    A workdir's config then describes the run without the data at hand.
-
-    Args:
-      config: the resolved config.
-      spec: of what the run trains on.
-      available: examples in the split, where `data.labelled_fraction` left some of them out.
-      class_names: what its classes are called, by number. Kept where texts have a task, so that
-        other texts with the same classes have the same numbers.
-    """
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.data.num_examples = available or spec.num_examples
-        config.data.num_classes = spec.num_classes
-        if spec.vocabulary is not None:
-            config.data.options.vocabulary = ConfigDict(dataclasses.asdict(spec.vocabulary))
-        if spec.task is not None and class_names is not None:
-            config.data.options.class_names = tuple(class_names)
-        if spec.modality == "image":
-            image = spec.evaluated.arrays["image"].shape
-            config.data.channels = image[-1]
-            if image[-2] == image[-3]:
-                config.data.image_size = image[-2]
-    return config.lock()
-
 
 # Counts changes after which a config.json of before cannot be read.
 FORMAT = 1

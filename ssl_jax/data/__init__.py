@@ -27,6 +27,7 @@ from ssl_jax.data.catalog import (
     splits,
     steps_per_epoch,
 )
+from ssl_jax.data.facts import with_facts
 from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.pipeline import batches, epoch_batches
 from ssl_jax.data.samplers.registry import from_config as sampler_from_config
@@ -49,4 +50,5 @@ __all__ = [
     "split_size",
     "splits",
     "steps_per_epoch",
+    "with_facts",
 ]

@@ -11,6 +11,7 @@ from ssl_jax.core.method import DataSpec
 from ssl_jax.data.kind import WHERE, DataSet, Facts, Kind
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import image_spec
+from ssl_jax.modalities.image import IMAGE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ImageKind(Kind):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return ("image",)
+        return (IMAGE.name,)
 
     def options(self, values: Mapping[str, Any]) -> fields.Section:
         del values

@@ -11,13 +11,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.names import Names
+from ssl_jax.modalities.image import IMAGE
 
 # So many unreadable images in a row mean that the data set is broken, not a few files.
 MAX_REPLACEMENTS = 100
@@ -91,9 +91,9 @@ class Source(abc.ABC):
         return None
 
     @property
-    def tokens_per_example(self) -> float | None:
-        """Tokens of an example of text on average, padding left out; None of images."""
-        return None
+    def units_per_example(self) -> float:
+        """Units of an example on average, padding left out: 1 of images, else tokens."""
+        return 1.0
 
     def read_labels(self) -> np.ndarray | None:
         """`labels`, read from the data where they are not known yet; None where there are none.
@@ -216,22 +216,8 @@ class ImageSource(Source):
 
 def image_spec(canvas: Canvas, num_examples: int, num_classes: int | None) -> DataSpec:
     """The DataSpec of examples on `canvas`."""
-    arrays: Mapping[str, jax.ShapeDtypeStruct] = {
-        "label": jax.ShapeDtypeStruct((), np.int32),
-        "index": jax.ShapeDtypeStruct((), np.int32),
-    }
-
-    def images(canvas: Canvas) -> Mapping[str, jax.ShapeDtypeStruct]:
-        shapes = canvas.shapes.items()
-        return {name: jax.ShapeDtypeStruct(shape, np.uint8) for name, shape in shapes} | arrays
-
-    return DataSpec(
-        arrays=images(canvas),
-        num_examples=num_examples,
-        num_classes=num_classes,
-        modality="image",
-        evaluation_arrays=images(canvas.whole) if canvas.crops else None,
-    )
+    whole = canvas.whole.shapes if canvas.crops else None
+    return IMAGE.spec(canvas.shapes, num_examples, num_classes, whole)
 
 
 @dataclasses.dataclass

@@ -26,6 +26,7 @@ from ssl_jax.config.fields import not_empty
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
+from ssl_jax.modalities.image import IMAGE
 from ssl_jax.views.color import grayscale
 from ssl_jax.views.filters import gaussian_noise, sobel
 from ssl_jax.views.geometry import rotate90
@@ -81,7 +82,7 @@ METRICS = {
 def applies(method: Method, spec: DataSpec) -> bool:
     """Whether there are images to change."""
     del method
-    return spec.modality == "image"
+    return spec.modality == IMAGE.name
 
 
 def evaluate_model(

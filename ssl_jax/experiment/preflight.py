@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax import data, optim, parallel
+from ssl_jax import data, modalities, optim, parallel
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 
@@ -86,12 +86,13 @@ def _data(experiment: Experiment) -> str:
 
 
 def _padding(experiment: Experiment, source: data.Source | None) -> list[tuple[str, str]]:
-    real = source and source.tokens_per_example
-    if not real:
+    modality = modalities.of(experiment.spec)
+    length = modality.units(experiment.spec)
+    real = length if source is None else source.units_per_example
+    if real == length:
         return []
-    length = experiment.spec.arrays["tokens"].shape[0]
-    return [("padding", f"{1 - real / length:.1%}: of the {length} tokens of a row {real:.1f} are "
-                        "real on average")]  # fmt: skip
+    return [("padding", f"{1 - real / length:.1%}: of the {length} {modality.unit} of a row "
+                        f"{real:.1f} are real on average")]  # fmt: skip
 
 
 def _micro_batches(experiment: Experiment) -> list[tuple[str, str]]:

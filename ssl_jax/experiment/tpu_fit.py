@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax import hlo, parallel
+from ssl_jax import hlo, modalities, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
 from ssl_jax.experiment import preflight
@@ -40,7 +40,8 @@ class Fit:
         up, to 0.01 GiB.
       program: what the compiled step does, None where it does not fit or cannot be read.
       compile_seconds: time it took.
-      row_tokens: of text, tokens of an example, padding included; None of images.
+      unit: what throughput counts: images or tokens.
+      units: of an example, padding included.
     """
 
     slice: tpu.Slice
@@ -53,7 +54,8 @@ class Fit:
     peak_bytes: int
     program: hlo.Program | None
     compile_seconds: float
-    row_tokens: int | None = None
+    unit: str = "images"
+    units: int = 1
 
     @property
     def usable_bytes(self) -> int:
@@ -83,15 +85,10 @@ class Fit:
         return max(self.seconds.values(), default=None)
 
     @property
-    def unit(self) -> str:
-        """What throughput counts: images or tokens."""
-        return "tokens" if self.row_tokens else "images"
-
-    @property
     def per_second_per_chip_bound(self) -> float | None:
         """No run is faster than so many of `unit`."""
         seconds = self.step_seconds_bound
-        count = self.config.batch_size * (self.row_tokens or 1)
+        count = self.config.batch_size * self.units
         return count / seconds / self.slice.chips if seconds else None
 
 
@@ -137,13 +134,9 @@ def check(experiment: Experiment, wanted: tpu.Slice) -> Fit:
         peak_bytes=peak,
         program=program,
         compile_seconds=time.perf_counter() - began,
-        row_tokens=row_tokens(experiment.spec),
+        unit=modalities.of(experiment.spec).unit,
+        units=modalities.of(experiment.spec).units(experiment.spec),
     )
-
-
-def row_tokens(spec: DataSpec) -> int | None:
-    """Tokens of an example of text, padding included; None of images."""
-    return spec.arrays["tokens"].shape[0] if spec.vocabulary else None
 
 
 def advice(fit: Fit, experiment: Experiment) -> list[str]:
@@ -305,10 +298,10 @@ def as_json(fit: Fit, advised: list[str]) -> dict[str, Any]:
         "seconds": fit.seconds,
         "step_seconds_bound": fit.step_seconds_bound,
         **{
-            f"{unit}_per_second_per_chip_bound": (
-                fit.per_second_per_chip_bound if unit == fit.unit else None
+            f"{one.unit}_per_second_per_chip_bound": (
+                fit.per_second_per_chip_bound if one.unit == fit.unit else None
             )
-            for unit in ("images", "tokens")
+            for one in modalities.MODALITIES.values()
         },
         "collectives": collectives_by_kind(program) if program else [],
         "temporaries": [dataclasses.asdict(one) for one in program.temporaries] if program else [],

@@ -306,11 +306,9 @@ class Bert(Method):
 def make(config: Any, spec: DataSpec, length: Length) -> Bert:
     """Builds the method from the config's sections method and model."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    if spec.vocabulary is None:
-        raise UserError(f"{config.data.name} is no text; BERT needs some, e.g. data.name=pydoc")
+    check_text_model(config, spec)
     length = spec.arrays["tokens"].shape[0]
     _check(hyper, spec, length)
-    check_text_model(config, spec)
     encoder = make_encoder(
         **config.model,
         vocab_size=spec.vocabulary.size,

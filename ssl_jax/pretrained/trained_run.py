@@ -32,6 +32,8 @@ from ssl_jax.data.labelled.encoded import framed_texts
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.modalities.image import IMAGE
+from ssl_jax.modalities.text import TEXT
 
 PyTree = Any
 
@@ -63,7 +65,7 @@ class TrainedRun:
         saved = section.options.get("class_names", None)
         if saved is not None:
             return tuple(map(str, saved))
-        if section.num_classes is None or self.experiment.spec.modality != "image":
+        if section.num_classes is None or self.experiment.spec.modality != IMAGE.name:
             return None
         section.unlock()
         section.labelled_fraction = None  # all labels have the same names
@@ -91,7 +93,7 @@ class TrainedRun:
           UserError: not uint8, or a wrong shape or number of channels.
         """
         images = np.asarray(images)
-        if self.experiment.spec.modality != "image":
+        if self.experiment.spec.modality != IMAGE.name:
             raise UserError(f"{self.workdir} reads text; text_features takes some")
         channels = self.experiment.spec.evaluated.arrays["image"].shape[-1]
         if images.ndim == 3 and channels == 1:
@@ -155,7 +157,7 @@ class TrainedRun:
         """A row of tokens a text, as the arrays of a batch."""
         spec = self.experiment.spec
         path = epath.Path(self.workdir) / "tokenizer.json"
-        if spec.vocabulary is None:
+        if spec.modality != TEXT.name:
             raise UserError(f"{self.workdir} reads images; features takes some")
         if not path.exists():
             raise UserError(f"{self.workdir} has no tokenizer.json to read texts with")

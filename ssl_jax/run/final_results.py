@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from ssl_jax import data, report
+from ssl_jax import data, modalities, report
 from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.storage import write_whole
@@ -26,10 +26,10 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.run import metrics, report_contents
-from ssl_jax.run.probing import Prober, raw_pixels
+from ssl_jax.run.probing import Prober
 
 _RESULTS = "results.json"
-_RAW, _UNTRAINED = "raw pixels", "untrained encoder"
+_UNTRAINED = "untrained encoder"
 
 
 def is_finished(workdir: epath.Path, step: int) -> bool:
@@ -97,11 +97,10 @@ def _report(
         return {"shown": report_contents.shown_items(experiment, prober, w, source)}
 
     parts = {f"what {title} shows of itself (Method.show)": show}
-    if experiment.spec.modality == "image":
-        model = experiment.model(w)
-        parts["the map of features"] = lambda: report_contents.embedding(prober, model.features)
-    elif experiment.spec.vocabulary is not None:
-        parts["the words of the vocabulary"] = lambda: report_contents.words(prober)
+    modality, model = modalities.of(experiment.spec), experiment.model(w)
+    parts[f"what the page shows of {modality.unit}"] = lambda: modality.report(
+        prober, model.features
+    )
     contents: dict[str, Any] = {}
     for name, part in parts.items():
         try:
@@ -220,8 +219,9 @@ def representations(experiment: Experiment, state: TrainState) -> Iterator[tuple
             yield title if feature == "h" else f"{title}, {feature}", model, feature
 
     if experiment.config.eval.baselines:
-        if experiment.spec.modality == "image":
-            yield _RAW, Model(raw_pixels), "h"
+        modality = modalities.of(experiment.spec)
+        if modality.raw_title:
+            yield modality.raw_title, Model(modality.raw_features), "h"
         yield from of(_UNTRAINED, experiment.init_state())
     yield from of(experiment.method.title, state)
 

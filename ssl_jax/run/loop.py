@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, data, parallel
+from ssl_jax import checkpoint, data, modalities, parallel
 from ssl_jax import config as config_lib
 from ssl_jax.checkpoint import steps
 from ssl_jax.core import storage
@@ -45,7 +45,7 @@ class Run:
         self.workdir = epath.Path(workdir)
         self.primary = jax.process_index() == 0
         self.source = data.from_config(config.data, seed=config.seed)
-        self.config = config_lib.with_data_facts(
+        self.config = data.with_facts(
             config, self.source.spec, self.source.available, self.source.class_names
         )
         self.experiment = Experiment.build(self.config, self.source.spec)
@@ -264,7 +264,8 @@ class Run:
         peak = parallel.peak_flops(self.mesh.devices.flat[0].device_kind)
         return progress.Throughput(
             self.config.batch_size,
-            tokens=self.source.tokens_per_example,
+            units=self.source.units_per_example,
+            metric=modalities.of(self.experiment.spec).throughput_metric,
             start_step=start,
             flops_per_step=model_flops(self.experiment) if peak else None,
             peak_flops=peak and peak * self.mesh.size,

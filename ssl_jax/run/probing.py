@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from ssl_jax import data, evals, parallel
+from ssl_jax import data, evals, modalities, parallel
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import Method
 from ssl_jax.evals import features as features_lib
@@ -97,7 +97,7 @@ class Prober:
           UserError: there is no such split.
         """
         section = self.config.eval
-        labelled = self._spec.num_classes or (section.data and self._spec.modality == "image")
+        labelled = self._spec.num_classes or section.data  # another data set may have labels
         planned = [
             one
             for one in self._planned((*section.names, *section.final_names), method)
@@ -126,37 +126,22 @@ class Prober:
         """The config's data section for a split, as evaluation reads it."""
         section = self.config.data.copy_and_resolve_references()
         section.unlock()
-        if self.dataset != section.name:  # another data set keeps the canvas, not the options
-            section.options = self._options_elsewhere(section.options)
+        modality = modalities.of(self._spec)
+        if self.dataset != section.name:
+            section.options = ConfigDict(
+                modality.options_elsewhere(
+                    section.options,
+                    task=self.task,
+                    has_task=bool(data.kind_of(self.dataset)[0].tasks),
+                    tokenizer=self.tokenizer,
+                    name=self.dataset,
+                )
+            )
         section.update(name=self.dataset, split=split)
         section.host_crops = ConfigDict()  # evaluation reads whole images
         section.labelled_fraction = None  # what a run may learn from; probes have all labels
-        if self._spec.modality == "image":
-            section.options.center = self.config.eval.center
+        section.options.update(modality.evaluation_options(self.config.eval))
         return section
-
-    def _options_elsewhere(self, options: ConfigDict) -> ConfigDict:
-        """Of the run's data options, those that hold for another data set.
-
-        Text keeps its rows, and its tokens: those of another tokenizer would mean other words.
-        """
-        if self._spec.modality != "text":
-            return ConfigDict()
-        if self.tokenizer is None:
-            raise UserError(
-                f"{self.dataset} is other text than the run's, which has no tokenizer.json to "
-                "read it with; copy the one of its token cache into the workdir"
-            )
-        names = ["sequence_length", "vocabulary", "cache_dir"]
-        more = {"tokenizer": self.tokenizer}
-        if self.task is None:
-            names += ["rows", "word_start"]
-        elif data.kind_of(self.dataset)[0].tasks:
-            names += ["stride", "query_length", "class_names"]
-            more["task"] = self.task
-        else:  # a corpus, whose documents are cut into rows
-            more["rows"] = "padded"
-        return ConfigDict({name: options[name] for name in names if name in options} | more)
 
     @property
     def labelled(self) -> bool:
@@ -401,9 +386,3 @@ def _selected(encode: Encode, evaluations: Sequence[Evaluation], feature: str) -
         return {name: outputs[name] for name in needed}
 
     return selected
-
-
-def raw_pixels(batch: Any) -> dict[str, jax.Array]:
-    """The features of the baseline that every encoder has to beat: pixels in [0, 1], flattened."""
-    image = batch["image"]
-    return {"h": image.reshape(image.shape[0], -1).astype(np.float32) / 255.0}

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ssl_jax.core.console import make_console
+from ssl_jax.modalities.image import IMAGE
+from ssl_jax.modalities.registry import MODALITIES
 
 
 class Throughput:
@@ -26,7 +28,8 @@ class Throughput:
 
     Args:
       batch_size: global batch, examples a step.
-      tokens: of an example of text, on average, without padding; None where examples are images.
+      metric: name of the throughput; see `ssl_jax.modalities`.
+      units: what it counts in an example, on average, without padding.
       start_step: the step the loop starts from.
       flops_per_step: model FLOPs of one step, if known.
       peak_flops: FLOP/s that could be done; with `flops_per_step` this gives the MFU. Both are of
@@ -38,14 +41,14 @@ class Throughput:
         self,
         batch_size: int,
         *,
-        tokens: float | None = None,
+        metric: str = IMAGE.throughput_metric,
+        units: float = 1.0,
         start_step: int = 0,
         flops_per_step: float | None = None,
         peak_flops: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        unit = ("images", 1) if tokens is None else ("tokens", tokens)
-        self._name, self._per_step = f"train/{unit[0]}_per_s", batch_size * unit[1]
+        self._name, self._per_step = metric, batch_size * units
         self._flops, self._peak = flops_per_step, peak_flops
         self._clock = clock
         self._step, self._since = start_step, clock()
@@ -75,7 +78,7 @@ class Throughput:
         """Speed from the last call (or the start) to `step`; starts the next interval.
 
         Returns:
-          `train/images_per_s` (or `train/tokens_per_s`) and `train/steps_per_s`;
+          the throughput, such as `train/images_per_s`, and `train/steps_per_s`;
           `train/data_wait`, the share of the time in [0, 1]; `train/mfu` in [0, 1] where FLOPs and
           peak are known. Empty if no step was made.
         """
@@ -112,8 +115,10 @@ class _Shown:
 _SHOWN = (
     _Shown(("train/loss",), lambda v: f"loss {v:.4g}"),
     _Shown(("train/contrastive_accuracy", "train/accuracy"), lambda v: f"acc {v:.1%}"),
-    _Shown(("train/images_per_s",), lambda v: f"{_thousands(v)} img/s"),
-    _Shown(("train/tokens_per_s",), lambda v: f"{_thousands(v)} tokens/s"),
+    *(
+        _Shown((one.throughput_metric,), lambda v, one=one: f"{_thousands(v)} {one.short_unit}/s")
+        for one in MODALITIES.values()
+    ),
     _Shown(("train/data_wait",), lambda v: f"data {v:.0%}"),
     _Shown(("train/mfu",), lambda v: f"MFU {v:.1%}"),
 )

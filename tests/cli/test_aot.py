@@ -12,7 +12,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from ssl_jax import data, hlo, parallel
+from ssl_jax import data, hlo, modalities, parallel
 from ssl_jax.cli import aot
 from ssl_jax.config import base_config, load
 from ssl_jax.experiment import tpu_fit
@@ -153,13 +153,14 @@ def test_the_bound_is_the_slowest_of_compute_memory_and_links():
 
 
 def test_text_counts_tokens():
-    outcome = dataclasses.replace(made()[0], row_tokens=512)
+    outcome = dataclasses.replace(made()[0], unit="tokens", units=512)
     assert outcome.per_second_per_chip_bound == pytest.approx(512 * 256 / 4 / 1e-2)
     said = tpu_fit.as_json(outcome, [])
     assert said["images_per_second_per_chip_bound"] is None
     assert said["tokens_per_second_per_chip_bound"] == outcome.per_second_per_chip_bound
     text = data.spec_from_config(load(f"{CONFIGS}/bert.py:base_512").data)
-    assert tpu_fit.row_tokens(text) == 512 and tpu_fit.row_tokens(made()[1].spec) is None
+    assert modalities.of(text).units(text) == 512 and outcome.unit == modalities.of(text).unit
+    assert made()[0].unit == "images" and made()[0].units == 1
 
 
 def test_two_devices_of_a_chip_share_its_peaks():

@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ssl_jax import config as config_lib
+from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
 
@@ -131,11 +132,11 @@ def test_difference_leaves_out_how_a_run_is_watched():
 
 def test_data_facts_are_written_into_the_config():
     spec = DataSpec({"image": jax.ShapeDtypeStruct((32, 32, 3), jnp.uint8)}, 1000, 10)
-    config = config_lib.with_data_facts(config_lib.resolve(example()), spec)
+    config = data.with_facts(config_lib.resolve(example()), spec)
     assert config.data.num_examples == 1000 and config.data.num_classes == 10
     assert config.data.image_size == 32 and config.data.channels == 3
     # What stands there is the split's size; the labelled fraction is of it.
-    config = config_lib.with_data_facts(config_lib.resolve(example()), spec, 10_000)
+    config = data.with_facts(config_lib.resolve(example()), spec, 10_000)
     assert config.data.num_examples == 10_000
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ssl_jax import checkpoint, optim
+from ssl_jax import checkpoint, data, optim
 from ssl_jax import config as config_lib
 from ssl_jax.config import fields
 from ssl_jax.config.base import Eval
@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
         experiment, source = build("byol", **changes)
         state, _ = run(experiment, source, 3)
         workdir = tmp_path_factory.mktemp(choice)
-        config = config_lib.with_data_facts(experiment.config, source.spec)
+        config = data.with_facts(experiment.config, source.spec)
         (workdir / "config.json").write_text(config_lib.to_json(config))
         with checkpoint.Checkpointer(workdir) as saves:
             saves.save(3, state, wait=True)

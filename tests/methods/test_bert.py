@@ -1,5 +1,6 @@
 """BERT's own facts: what it starts from, what it averages over, what it learns."""
 
+import dataclasses
 import functools
 
 import jax
@@ -33,12 +34,12 @@ TINY = {
 }
 
 
-def spec(vocabulary=VOCABULARY, length=LENGTH, pairs=True, words=False):
+def spec(length=LENGTH, pairs=True, words=False):
     row, one = jax.ShapeDtypeStruct((length,), np.int32), jax.ShapeDtypeStruct((), np.int32)
     arrays = dict(tokens=row, segment=row, position=row, label=one, index=one)
     arrays |= dict(type=row, next=one) if pairs else {}
     arrays |= dict(word_start=jax.ShapeDtypeStruct((length,), np.bool_)) if words else {}
-    return DataSpec(arrays=arrays, num_examples=1000, vocabulary=vocabulary)
+    return DataSpec(arrays=arrays, num_examples=1000, vocabulary=VOCABULARY, modality="text")
 
 
 def make(of=None, **overrides):
@@ -296,7 +297,7 @@ def test_the_preflight_says_what_is_hidden():
 @pytest.mark.parametrize(
     ("of", "change", "message"),
     [
-        (spec(vocabulary=None), {}, "digits is no text; BERT needs some"),
+        (dataclasses.replace(spec(), modality="image"), {}, "bert is for data of modality text"),
         (spec(pairs=False), {}, "needs pairs of texts: set data.options.rows=pairs"),
         (spec(), {"method__whole_words": True}, "set data.options.word_start=True"),
         (spec(), {"method__share_random": 0.3}, "0.8 and method.share_random 0.3 sum to more"),

@@ -36,7 +36,7 @@ def run_of(tmp_path_factory):
         row, model = RUNS[name]
         config = ROWS[row].load(**{f"model__{option}": value for option, value in model.items()})
         source = data.from_config(config.data, seed=0)
-        config = config_lib.with_data_facts(config, source.spec)
+        config = data.with_facts(config, source.spec)
         mesh = parallel.make_mesh(devices=jax.devices()[:1])
         state = Experiment.build(config, source.spec, mesh).init_state()
         rng = np.random.default_rng(0)

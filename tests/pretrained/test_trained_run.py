@@ -23,7 +23,7 @@ def workdir_of(row, path, **overrides):
     """A run of the table with checkpoints of steps 3 and 5, its weights random."""
     config = ROWS[row].load(**overrides)
     source = data.from_config(config.data, seed=0)
-    config = config_lib.with_data_facts(config, source.spec, class_names=source.class_names)
+    config = data.with_facts(config, source.spec, class_names=source.class_names)
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
     state = Experiment.build(config, source.spec, mesh).init_state()
     path.mkdir(parents=True)

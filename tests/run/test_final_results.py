@@ -9,6 +9,7 @@ import pytest
 from ssl_jax import data, evals, report
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.modalities.image import Image
 from ssl_jax.run import evaluation_checks, final_results, metrics, report_contents
 from ssl_jax.run.probing import Prober
 from tests.methods.table import ROWS
@@ -75,9 +76,9 @@ def test_the_report_of_a_run_that_stopped_early(monkeypatch, tmp_path):
     scores = {"task/accuracy": 0.5, "task/macro_f1": 0.25}
     prober = types.SimpleNamespace(
         evaluations=lambda *_: evals.automatic()[-1:], evaluate=lambda *_, **__: scores,
-        config=experiment.config, task="classify",
+        config=experiment.config, task="classify", test=source,
+        token_counts=np.zeros(source.spec.vocabulary.size),
     )  # fmt: skip
-    monkeypatch.setattr(report_contents, "words", lambda *_: {})
     monkeypatch.setattr(report_contents, "shown_items", lambda *_: {})
     state = experiment.init_state()
     final_results.evaluate_and_report(
@@ -104,7 +105,7 @@ def test_what_cannot_be_shown_costs_its_place_in_the_report_only(monkeypatch, tm
     monkeypatch.setattr(type(experiment.method), "show", show)
     prober = Prober(experiment.config, experiment.mesh)
     monkeypatch.setattr(prober, "evaluate", lambda *_, **__: {"knn/top1": 0.5})
-    monkeypatch.setattr(report_contents, "embedding", lambda *_: {})
+    monkeypatch.setattr(Image, "report", lambda *_: {})
     state = experiment.init_state()
     final_results.evaluate_and_report(experiment, prober, state, source, tmp_path, LINES)
     results = json.loads((tmp_path / "results.json").read_text())["results"]

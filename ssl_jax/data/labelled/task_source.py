@@ -127,8 +127,11 @@ class TaskSource(Source):
     def tokenizer_json(self) -> str:
         return self.tokenizer.to_json()
 
+    def token_texts(self) -> list[str]:
+        return self.tokenizer.token_texts()
+
     @property
-    def tokens_per_example(self) -> float:
+    def units_per_example(self) -> float:
         pairs = self.encoded.length[:, 1] >= 0
         special = np.where(pairs, self._frame.special(True), self._frame.special(False))
         return float((np.maximum(self.encoded.length, 0).sum(axis=1) + special).mean())
@@ -136,7 +139,7 @@ class TaskSource(Source):
     @property
     def padding_share(self) -> float:
         """Share of padding among the tokens of all rows, in [0, 1)."""
-        return 1 - self.tokens_per_example / self.options.length
+        return 1 - self.units_per_example / self.options.length
 
     def padding(self, key: str) -> float:
         if key == "tokens":

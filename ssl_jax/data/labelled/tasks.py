@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
 from ssl_jax.config.fields import Key, Section, at_least, not_negative, positive, section
@@ -28,6 +27,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Vocabulary
 from ssl_jax.data import patterns
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
+from ssl_jax.modalities.text import TEXT
 
 # Task -> scores that it has where a data set names none, the first the one that counts most; see
 # `ssl_jax.evals.text_metrics`.
@@ -255,21 +255,12 @@ def task_spec(
 ) -> DataSpec:
     """The DataSpec of labelled text; the arrays are described in `task_source`."""
     row, one = (options.length,), ()
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "tokens": (row, np.int32), "segment": (row, np.int32), "position": (row, np.int32),
-        "type": (row, np.int32), "label": (one, np.int32), "index": (one, np.int32),
-    }  # fmt: skip
+    more: dict[str, tuple[tuple[int, ...], Any]] = {"type": (row, np.int32)}
     if options.task == "regress":
-        shapes["target"] = (one, np.float32)
+        more["target"] = (one, np.float32)
     elif options.task == "tags":
-        shapes["tags"] = (row, np.int32)
+        more["tags"] = (row, np.int32)
     elif options.task == "span":
-        shapes |= {"span": ((2,), np.int32), "context": (row, np.bool_)}
-    return DataSpec(
-        arrays={name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()},
-        num_examples=num_examples,
-        num_classes=num_classes if options.task in ("classify", "tags") else None,
-        modality="text",
-        vocabulary=vocabulary,
-        task=options.task,
-    )
+        more |= {"span": ((2,), np.int32), "context": (row, np.bool_)}
+    classes = num_classes if options.task in ("classify", "tags") else None
+    return TEXT.spec(options.length, vocabulary, num_examples, classes, more, options.task)

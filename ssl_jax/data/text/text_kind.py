@@ -16,6 +16,7 @@ from ssl_jax.data.request import Request
 from ssl_jax.data.text import text_source
 from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.token_cache import TokenCache
+from ssl_jax.modalities.text import TEXT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class TextKind(Kind):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return ("text",)
+        return (TEXT.name,)
 
     @property
     def tasks(self) -> tuple[str, ...]:

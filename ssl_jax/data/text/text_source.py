@@ -17,7 +17,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-import jax
 import numpy as np
 
 from ssl_jax.config.fields import Section, not_negative, section
@@ -30,6 +29,7 @@ from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.rows import Plan, Reader, RowOptions, plan
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
+from ssl_jax.modalities.text import TEXT
 
 CACHE = "~/.cache/ssl_jax/text"
 
@@ -189,8 +189,11 @@ class TextSource(Source):
     def tokenizer_json(self) -> str:
         return self.cache.tokenizer.to_json()
 
+    def token_texts(self) -> list[str]:
+        return self.cache.tokenizer.token_texts()
+
     @property
-    def tokens_per_example(self) -> float:
+    def units_per_example(self) -> float:
         return self.plan.num_tokens / len(self)
 
     @property
@@ -239,19 +242,10 @@ def text_spec(
     options: RowOptions, vocabulary: Vocabulary, num_examples: int, num_classes: int | None
 ) -> DataSpec:
     """The DataSpec of rows of text."""
-    row, one = (options.sequence_length,), ()
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "tokens": (row, np.int32), "segment": (row, np.int32), "position": (row, np.int32),
-    }  # fmt: skip
+    more: dict[str, tuple[tuple[int, ...], Any]] = {}
     if options.rows == "pairs":
-        shapes |= {"type": (row, np.int32), "next": (one, np.int32)}
+        more |= {"type": ((options.sequence_length,), np.int32), "next": ((), np.int32)}
     if options.word_start:
-        shapes["word_start"] = (row, np.bool_)
-    shapes |= {"label": (one, np.int32), "index": (one, np.int32)}
-    return DataSpec(
-        arrays={name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()},
-        num_examples=num_examples,
-        num_classes=num_classes if options.rows == "padded" else None,
-        modality="text",
-        vocabulary=vocabulary,
-    )
+        more["word_start"] = ((options.sequence_length,), np.bool_)
+    classes = num_classes if options.rows == "padded" else None
+    return TEXT.spec(options.sequence_length, vocabulary, num_examples, classes, more)

@@ -96,6 +96,22 @@ class Tokenizer:
         """The text of ids. Byte-level BPE gives back what was encoded, WordPiece its words."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def token_texts(self) -> list[str]:
+        """Every token as people read it; those that begin a word, with a blank before it."""
+        size = self.vocabulary.size
+        try:
+            starts = self.word_starts()
+        except UserError:  # it does not mark them
+            starts = np.ones(size, bool)
+        texts = []
+        for token in range(size):
+            name = self.backend.id_to_token(token) or ""
+            if token not in self.vocabulary.special:
+                # One token alone; what marks that it continues a word is not part of the text.
+                name = self.decode([token]).strip().removeprefix("##") or name
+            texts.append(f" {name}" if starts[token] else name)
+        return texts
+
     def word_starts(self) -> np.ndarray:
         """Which tokens begin a word, bool [vocabulary.size]; special tokens do.
 

@@ -30,6 +30,8 @@ from ssl_jax.core.items import Item, TokenVectors
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.methods.base.one_text import OneText, make_one_text
 from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.modalities.image import IMAGE
+from ssl_jax.modalities.text import TEXT
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.classifier import Classifier, TextHead, make_classifier
 
@@ -171,23 +173,20 @@ def make_parts(
     Raises:
       UserError: a bad value, or a model that does not read such data.
     """
-    if spec.vocabulary is None:
-        if hyper.head is not None or hyper.head_dropout is not None:
-            raise UserError(
-                f"method.head and method.head_dropout are for text, and {config.data.name} is "
-                "none; leave them unset"
-            )
-        view, head = make_one_view(config, spec), None
-        encoder = make_encoder(**config.model, dtype=config.dtype)
-        x = jax.ShapeDtypeStruct((1, *view.shape), config.dtype)
-    else:
+    view, encoder, x = _INPUTS[spec.modality](config, spec)
+    head = None
+    if spec.modality == TEXT.name:
         if reads == "tokens" and config.model.pool == "pooler":
             raise UserError(
                 f"model.pool is 'pooler', and the head of {config.method.name} stands on every "
                 "token; leave it unset"
             )
-        view, encoder, x = make_one_text(config, spec)
         head = _text_head(hyper, num_outputs, zero_init, config.dtype)
+    elif hyper.head is not None or hyper.head_dropout is not None:
+        raise UserError(
+            f"method.head and method.head_dropout are for text, and {config.data.name} is "
+            "none; leave them unset"
+        )
     classifier = make_classifier(
         encoder,
         x,
@@ -199,6 +198,16 @@ def make_parts(
         dtype=config.dtype,
     )
     return dict(hyper=hyper, classifier=dataclasses.replace(classifier, reads=reads), view=view)
+
+
+def _images(config: Any, spec: DataSpec) -> tuple[OneView, Net, Any]:
+    view = make_one_view(config, spec)
+    encoder = make_encoder(**config.model, dtype=config.dtype)
+    return view, encoder, jax.ShapeDtypeStruct((1, *view.shape), config.dtype)
+
+
+# Modality -> (config, spec) -> the view, the encoder and the shape of a batch of one input.
+_INPUTS = {IMAGE.name: _images, TEXT.name: make_one_text}
 
 
 def _text_head(hyper: HyperParameters, num_outputs: int, zero_init: bool, dtype: str) -> Net:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from ssl_jax import modalities
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item
 from ssl_jax.core.method import Array, Batch, DataSpec
@@ -65,8 +66,7 @@ def make_one_text(config: Any, spec: DataSpec) -> tuple[OneText, Net, dict[str, 
 
 def check_text_model(config: Any, spec: DataSpec) -> None:
     """Raises `UserError` unless the data are text and the model is one that reads some."""
-    if spec.vocabulary is None:
-        raise UserError(f"{config.data.name} is no text, and {config.method.name} needs some")
+    modalities.require(config, spec, "text")
     family = (config.model.name or "").partition("_")[0]
     if family not in TEXT_FAMILIES:
         raise UserError(

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from ssl_jax import modalities
 from ssl_jax.core.items import Item, augmented_views
 from ssl_jax.core.method import Array, Batch, DataSpec
 from ssl_jax.views import main_images, to_show, train_and_eval
@@ -55,6 +56,7 @@ def make_one_view(config: Any, spec: DataSpec, *, dtype: str | None = None) -> O
       spec: of the data.
       dtype: of the views; None: `config.dtype`.
     """
+    modalities.require(config, spec, "image")
     image = main_images(spec.batch(1))
     views = train_and_eval(config.views, image, num_views=1, dtype=dtype or config.dtype)
     keys = jax.random.split(jax.random.key(0), 1)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ssl_jax import modalities
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item, augmented_views
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
@@ -108,6 +109,7 @@ class TwoViews(Method):
 
 def nets_and_views(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[str, Any]:
     """The arguments of `TwoViews` that the config's sections model and views decide."""
+    modalities.require(config, spec, "image")
     image = main_images(spec.batch(1))
     views = train_and_eval(config.views, image, num_views=num_views, dtype=config.dtype)
     return dict(encoder=make_encoder(**config.model, dtype=config.dtype), **views._asdict())

@@ -120,7 +120,7 @@ def test_sentences_without_documents(tmp_path, published):
         ("a O\nb B-X\n", {"tag_column": 2}, "line 1 has 2 columns; tag_column is 2"),
         ("a O\nb X\n", {"class_names": ["O"]}, "word 2: 'X' is no class; classes: O."),
         ("a O\n", {}, "has only the class 'O'"),
-        ("a O\n", {"task": "classify"}, "is 'classify'; use one of tags"),
+        ("a O\n", {"task": "classify"}, "is 'classify'; use tags"),
     ],
 )
 def test_bad_columns(tmp_path, published, text, options, message):
@@ -278,7 +278,7 @@ def test_bad_files_of_questions(tmp_path, published, content, message):
         ([], {"query_length": 0}, "query_length is 0"),
         ([], {"sequence_length": 8}, "sequence_length is 8; it must be at least 16"),
         ([], {"class_names": ["a"]}, "class_names is for classes, and task=span has none"),
-        ([], {"task": "tags"}, "is 'tags'; use one of span"),
+        ([], {"task": "tags"}, "is 'tags'; use span"),
     ],
 )  # fmt: skip
 def test_bad_answers(tmp_path, published, answers, options, message):

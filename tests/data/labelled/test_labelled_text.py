@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import data
-from ssl_jax.config import base_config, from_json, to_json, with_data_facts
+from ssl_jax.config import base_config, from_json, to_json
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled import glue_tasks
 from ssl_jax.data.text import tokenizer
@@ -90,7 +90,7 @@ def test_csv(tmp_path):
     np.testing.assert_array_equal(batch["segment"], batch["tokens"] != pad)
     np.testing.assert_array_equal(batch["position"], batch["segment"] * np.arange(16))
     used = batch["segment"].sum(axis=1)
-    assert source.tokens_per_example == used.mean()
+    assert source.units_per_example == used.mean()
     assert source.padding_share == pytest.approx(1 - used.mean() / 16)
     assert json.loads(source.tokenizer_json())["model"]["type"] == "WordPiece"
 
@@ -263,7 +263,7 @@ def test_tokenizers(tmp_path, published):
         source = data.load(f"csv:{path}", tokenizer=str(name))
         assert source.tokenizer.vocabulary.size == source.spec.vocabulary.size
         assert source.texts() == ["good film", "poor"]
-    facts = with_data_facts(base_config(), trained.spec).data.options.vocabulary.to_dict()
+    facts = data.with_facts(base_config(), trained.spec).data.options.vocabulary.to_dict()
     load(f"csv:{path}", vocabulary=facts)
     message = failure(data.load, f"csv:{path}", tokenizer=str(published / "bpe"), vocabulary=facts)
     assert "has 300 tokens with mask 4 and pad 1, not" in message
@@ -275,7 +275,10 @@ def test_dry_runs_need_no_data(published):
     config = section("csv:/nowhere/{split}.csv")
     assert "set data.num_examples" in failure(data.spec_from_config, config)
     config.num_examples, config.num_classes = 70, 3
-    spec = data.spec_from_config(from_json(to_json(config)))
+    whole = base_config()
+    with whole.unlocked():
+        whole.data = config
+    spec = data.spec_from_config(from_json(to_json(whole)).data)
     assert spec.task == "classify" and (spec.num_examples, spec.num_classes) == (70, 3)
     assert spec.arrays["tokens"] == jax.ShapeDtypeStruct((16,), np.int32)
     assert spec.vocabulary == tokenizer.family_vocabulary("wordpiece", 120)

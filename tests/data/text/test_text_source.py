@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import data
-from ssl_jax.config import base_config, from_json, to_json, with_data_facts
+from ssl_jax.config import base_config, from_json, to_json
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds import text
 from ssl_jax.data.text import prepare, text_source
@@ -104,7 +104,7 @@ def test_facts_of_a_run_describe_its_tokens(corpus):
         config.data = section(corpus, options={"vocab_size": 400})
     source = data.from_config(config.data)
     assert source.spec.vocabulary.size == 400 or source.spec.vocabulary.size < 400
-    kept = from_json(to_json(with_data_facts(config, source.spec)))
+    kept = from_json(to_json(data.with_facts(config, source.spec)))
     assert data.spec_from_config(kept.data) == source.spec
     assert data.from_config(kept.data).spec == source.spec  # and it is no obstacle
     with kept.unlocked():

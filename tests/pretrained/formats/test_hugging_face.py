@@ -137,7 +137,7 @@ def workdir_of(row, path, **overrides):
     """A run of the table as it is after three steps, its weights random. Returns its experiment."""
     config = ROWS[row].load(**overrides)
     source = data.from_config(config.data, seed=0)
-    config = config_lib.with_data_facts(config, source.spec)
+    config = data.with_facts(config, source.spec)
     mesh = parallel.make_mesh(devices=jax.devices()[:1])
     experiment = Experiment.build(config, source.spec, mesh)
     state = experiment.init_state()

@@ -1,0 +1,115 @@
+"""Images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssl_jax.core.method import Batch, DataSpec
+from ssl_jax.modalities.base import Modality
+
+_MAP_POINTS = 1500  # of the embedding map and the neighbour gallery
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Image(Modality):
+    """Images, whole or cropped by the host."""
+
+    def spec(
+        self,
+        shapes: Mapping[str, Shape],
+        num_examples: int,
+        num_classes: int | None,
+        whole: Mapping[str, Shape] | None = None,
+    ) -> DataSpec:
+        """The DataSpec of images.
+
+        Args:
+          shapes: of the arrays of pixels of an example: `image` (h, w, c), or `image/FAMILY`
+            (v, h, w, c) each.
+          num_examples, num_classes: of the training set.
+          whole: `shapes` as evaluation reads them, where that differs.
+        """
+        return DataSpec(
+            arrays=_arrays(shapes),
+            num_examples=num_examples,
+            num_classes=num_classes,
+            modality=self.name,
+            evaluation_arrays=None if whole is None else _arrays(whole),
+        )
+
+    def units(self, spec: DataSpec) -> int:
+        del spec
+        return 1
+
+    def raw_features(self, batch: Batch) -> dict[str, Any]:
+        """Pixels in [0, 1], flattened: the baseline that every encoder has to beat."""
+        image = batch["image"]
+        return {"h": image.reshape(image.shape[0], -1).astype(np.float32) / 255.0}
+
+    def facts(self, spec: DataSpec) -> dict[str, Any]:
+        height, width, channels = spec.evaluated.arrays["image"].shape
+        size = {"image_size": width} if height == width else {}
+        return {"channels": channels, **size}
+
+    def evaluation_options(self, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+        return {"center": evaluation["center"]}
+
+    def options_elsewhere(
+        self,
+        options: Mapping[str, Any],
+        *,
+        task: str | None,
+        has_task: bool,
+        tokenizer: str | None,
+        name: str,
+    ) -> dict[str, Any]:
+        del options, task, has_task, tokenizer, name  # the size of the canvas is no option
+        return {}
+
+    def report(self, prober: Any, encode: Any) -> dict[str, Any]:
+        """Images with their features, for the map and the neighbours.
+
+        They are of the test split; of the training split where there are no labels to hold out for.
+        """
+        section = prober.config.eval
+        source = prober.test if prober.labelled else prober.train
+        split = section.test_split if prober.labelled else section.train_split
+        chosen = np.arange(len(source))
+        if len(source) > _MAP_POINTS:
+            rng = np.random.default_rng(prober.config.seed)
+            chosen = np.sort(rng.choice(len(source), _MAP_POINTS, replace=False))
+        features = prober.features(lambda batch: {"h": encode(batch)["h"]}, source, chosen)
+        return dict(
+            pixels=source.batch(features["index"])["image"],
+            embedding=features["h"],
+            labels=features["label"] if prober.labelled else None,
+            class_names=source.class_names or (),
+            split=f"{len(chosen)} images of {prober.dataset}[{split}]",
+        )
+
+
+def _arrays(shapes: Mapping[str, Shape]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        **{name: jax.ShapeDtypeStruct(shape, np.uint8) for name, shape in shapes.items()},
+        "label": jax.ShapeDtypeStruct((), np.int32),
+        "index": jax.ShapeDtypeStruct((), np.int32),
+    }
+
+
+IMAGE = Image(
+    name="image",
+    unit="images",
+    short_unit="img",
+    batch={
+        "image": "uint8 [n h w c], the whole image on a square canvas",
+        "image/FAMILY": "uint8 [n v h w c], instead of `image`: host crops of a family of views",
+    },
+    raw_title="raw pixels",
+)

@@ -1,0 +1,31 @@
+"""The modalities by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import DataSpec
+from ssl_jax.modalities.base import Modality
+from ssl_jax.modalities.image import IMAGE
+from ssl_jax.modalities.text import TEXT
+
+MODALITIES: dict[str, Modality] = {modality.name: modality for modality in (IMAGE, TEXT)}
+
+
+def of(spec: DataSpec) -> Modality:
+    """The modality of a data set."""
+    return MODALITIES[spec.modality]
+
+
+def require(config: Any, spec: DataSpec, name: str) -> None:
+    """Checks that a method is given data of the modality it is for.
+
+    Raises:
+      UserError: it is not; `config` is the whole config.
+    """
+    if spec.modality != name:
+        raise UserError(
+            f"method {config.method.name} is for data of modality {name}, and {config.data.name} "
+            f"is of modality {spec.modality}"
+        )

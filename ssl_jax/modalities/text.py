@@ -1,0 +1,106 @@
+"""Text, as rows of token ids."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import DataSpec, Vocabulary
+from ssl_jax.modalities.base import Modality
+
+
+@dataclasses.dataclass(frozen=True)
+class Text(Modality):
+    """Rows of tokens. Raw tokens are no features; the baseline of a task is TF-IDF."""
+
+    def spec(
+        self,
+        length: int,
+        vocabulary: Vocabulary,
+        num_examples: int,
+        num_classes: int | None,
+        more: Mapping[str, tuple[tuple[int, ...], Any]],
+        task: str | None = None,
+    ) -> DataSpec:
+        """The DataSpec of text.
+
+        Args:
+          length: tokens of a row, padding included.
+          vocabulary: of the tokens.
+          num_examples, num_classes: of the training set.
+          more: further arrays, name -> (shape of an example's, dtype).
+          task: what the labels are for, see `ssl_jax.tasks`; None for no task.
+        """
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            **dict.fromkeys(("tokens", "segment", "position"), ((length,), np.int32)),
+            **more,
+            "label": ((), np.int32),
+            "index": ((), np.int32),
+        }
+        return DataSpec(
+            arrays={name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()},
+            num_examples=num_examples,
+            num_classes=num_classes,
+            modality=self.name,
+            vocabulary=vocabulary,
+            task=task,
+        )
+
+    def units(self, spec: DataSpec) -> int:
+        return spec.arrays["tokens"].shape[0]
+
+    def facts(self, spec: DataSpec) -> dict[str, Any]:
+        return {"options": {"vocabulary": dataclasses.asdict(spec.vocabulary)}}
+
+    def evaluation_options(self, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+        del evaluation
+        return {}
+
+    def options_elsewhere(
+        self,
+        options: Mapping[str, Any],
+        *,
+        task: str | None,
+        has_task: bool,
+        tokenizer: str | None,
+        name: str,
+    ) -> dict[str, Any]:
+        """Text keeps its rows and its tokens: those of another tokenizer would be other words."""
+        if tokenizer is None:
+            raise UserError(
+                f"{name} is other text than the run's, which has no tokenizer.json to read it "
+                "with; copy the one of its token cache into the workdir"
+            )
+        names = ["sequence_length", "vocabulary", "cache_dir"]
+        more = {"tokenizer": tokenizer}
+        if task is None:
+            names += ["rows", "word_start"]
+        elif has_task:
+            names += ["stride", "query_length", "class_names"]
+            more["task"] = task
+        else:  # a corpus, whose documents are cut into rows
+            more["rows"] = "padded"
+        return {name: options[name] for name in names if name in options} | more
+
+    def report(self, prober: Any, encode: Any) -> dict[str, Any]:
+        """Every token as people read it, and how often each occurs."""
+        del encode
+        return {"pieces": prober.test.token_texts(), "token_counts": prober.token_counts}
+
+
+TEXT = Text(
+    name="text",
+    unit="tokens",
+    short_unit="tokens",
+    batch={
+        "tokens": "int32 [n l], ids of tokens",
+        "segment": "int32 [n l], the number of the packed text from 1; 0 for padding",
+        "position": "int32 [n l], within that text",
+        "type": "int32 [n l], of pairs of texts: 0 for the first, 1 for the second",
+    },
+)
