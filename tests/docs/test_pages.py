@@ -24,8 +24,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)?(?: (file|append)=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MINUTES = 25  # until a page counts as hanging
-COPIED = ("ssl_jax", "configs", "launch", "tests", "docs", "setup.py", "pyproject.toml",
-          "README.md")  # fmt: skip
+COPIED = (
+    "ssl_jax", "configs", "launch", "benchmarks", "tests", "docs", "setup.py", "pyproject.toml",
+    "README.md",
+)  # fmt: skip
 # Options that make a training command quick.
 SHORT = (
     "eval.every_epochs=0", "eval.baselines=False", "eval.final_names=('knn',)", "log.report=False",
