@@ -136,14 +136,14 @@ class FamiliesAndEval(NamedTuple):
     """The families for training, and the one view for evaluation that goes with them.
 
     Attributes:
-      counts: views of an image by family, the main one first.
+      shapes: of one image's views, (v, h, w, c) by family, the main one first.
       recipe: (keys [n], images) -> {family: views [n v h w c]}.
       eval_view: images -> [n h w c], as large as the views of the main family.
       normalization: (mean, std) by channel of the views of all families, None where they are in
         [0, 1].
     """
 
-    counts: dict[str, int]
+    shapes: dict[str, tuple[int, int, int, int]]
     recipe: Callable[[jax.Array, Images], dict[str, jax.Array]]
     eval_view: Callable[[jax.Array], jax.Array]
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
@@ -168,9 +168,11 @@ def families_and_eval(
     """
     recipe = make_families(views_config, num_views=num_views, main=main, dtype=dtype)
     counts = family_counts(views_config, num_views=num_views, main=main)
-    image = family_images(batch, tuple(counts))[main]
+    images = family_images(batch, tuple(counts))
+    keys = jax.random.split(jax.random.key(0), images[main].shape[0])
+    views = jax.eval_shape(recipe, keys, images)
     alone: TrainAndEval = train_and_eval(
-        _top_level(views_config), image, num_views=num_views, dtype=dtype
+        _top_level(views_config), images[main], num_views=num_views, dtype=dtype
     )
     last = _normalize(read_recipes(_top_level(views_config), num_views)[0])
     for name, count in counts.items():
@@ -181,7 +183,8 @@ def families_and_eval(
                 f"views.families.{name} has to end in the same normalize as views: one encoder "
                 "sees all of them"
             )
-    return FamiliesAndEval(counts, recipe, alone.eval_view, alone.normalization)
+    shapes = {name: views[name].shape[1:] for name in counts}
+    return FamiliesAndEval(shapes, recipe, alone.eval_view, alone.normalization)
 
 
 def _normalize(steps: Recipe) -> dict[str, Any] | None:

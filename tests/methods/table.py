@@ -261,6 +261,36 @@ ROWS = {
         {"model.widths": (4, 8, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
         slow=True,
     ),
+    "dino": Row(
+        "dino.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.num_prototypes": 24,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "views.families.local.count": 2,
+            "steps": 100,
+        },
+    ),
+    "dino-vit": Row(
+        "dino.py:digits",
+        {
+            "model.name": "vit_ti16",
+            "model.patch_size": 4,
+            "model.dim": 16,
+            "model.depth": 2,
+            "model.num_heads": 2,
+            "model.drop_path": 0.2,
+            "method.num_prototypes": 24,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "method.unit_prototypes": False,
+            "method.head_batch_norm": False,
+            "views.families.local.count": 2,
+            "steps": 100,
+        },
+        slow=True,
+    ),
     "supervised": Row(
         "supervised.py:digits",
         {

@@ -14,6 +14,7 @@ QUICK = {
     "barlow_twins.py:digits",
     "bert.py:pydoc",
     "byol.py:digits",
+    "dino.py:digits",
     "distill.py:digits",
     "finetune.py:pydoc",
     "instdisc.py:digits",

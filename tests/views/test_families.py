@@ -102,7 +102,8 @@ def test_host_crops_come_by_family():
 def test_the_evaluation_view_is_as_large_as_the_main_family():
     config = {**CONFIG, "ops": (*TOP["ops"], "normalize"), "normalize": {"mean": (0.5,) * 3}}
     made = families_and_eval(config, BATCH)
-    assert made.counts == {"global": 2, "local": 3}
+    assert made.shapes == {"global": (2, 16, 16, 3), "local": (3, 8, 8, 3)}
+    assert list(made.shapes) == ["global", "local"]
     assert made.eval_view(images()).shape == (6, 16, 16, 3)
     assert made.normalization[0] == (0.5,) * 3
     plain = families_and_eval(CONFIG, BATCH)
