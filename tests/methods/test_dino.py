@@ -272,7 +272,7 @@ def test_the_preflight_tells_of_views_teacher_and_prototypes(tiny):
     assert lines["views"] == (
         "2 global of 16x16 and 2 local of 8x8 an image; 6 pairs of a target and another view"
     )
-    assert "decay 0.97 to 1 over 100 steps; temperature 0.04" in lines["teacher"]
+    assert "decay 0.98 to 1 over 100 steps; temperature 0.04" in lines["teacher"]
     assert lines["prototypes"].startswith("24 of 8 numbers")
     released = dict(paper_scale.build("dino.py:imagenet_vits16").method.preflight(1024))
     assert "temperature 0.04 to 0.07 in 30 epochs" in released["teacher"]
