@@ -36,6 +36,7 @@ setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.25",
         "chex>=0.1.90",
+        "jaxtyping>=0.3",  # shapes in signatures
         "ml-collections>=1.0",
         "etils[epath]>=1.9",
         "grain>=0.2.16",  # worker processes that decode images
@@ -66,6 +67,7 @@ setup(
         ],
         "test": [
             "pytest>=8",
+            "beartype>=0.20",  # checks the shapes in signatures
             "pytest-xdist>=3.5",
             "ruff>=0.5",
             "mypy>=1.15",

@@ -5,6 +5,8 @@ import signal
 import tempfile
 from importlib import metadata
 
+import jaxtyping
+
 # Before jax is imported: the number of devices is fixed when its backend starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAG = "--xla_force_host_platform_device_count="
@@ -22,6 +24,13 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "ssl_jax_test_xla_cache")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# Shapes in the signatures of losses are checked on every call in this process. The modules are
+# rewritten when they are imported, so this comes before any test imports them.
+_CHECKED = (
+    "classification", "contrastive", "instance", "labels", "language", "redundancy", "siamese",
+)  # fmt: skip
+jaxtyping.install_import_hook([f"ssl_jax.losses.{name}" for name in _CHECKED], "beartype.beartype")
 
 # A job in the background ignores SIGINT and hands that on to the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

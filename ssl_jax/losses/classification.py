@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
-Array = jax.Array
+from ssl_jax.core.arrays import Array, Scalar
 
 
 def cross_entropy(
-    logits: Array, labels: Array, *, label_smoothing: float = 0.0
-) -> tuple[Array, dict[str, Array]]:
+    logits: Float[Array, "n c"], labels: Int[Array, " n"], *, label_smoothing: float = 0.0
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Mean cross-entropy of the labelled examples, with smoothed labels (Szegedy et al. 2016).
 
         l_i = -sum_k q_ik log p_ik,    q_ik = (1 - e) [k = y_i] + e / c
@@ -57,8 +58,11 @@ def cross_entropy(
 
 
 def distillation(
-    logits: Array, teacher_logits: Array, *, temperature: float | Array = 1.0
-) -> Array:
+    logits: Float[Array, "n c"],
+    teacher_logits: Float[Array, "n c"],
+    *,
+    temperature: Scalar = 1.0,
+) -> Float[Array, ""]:
     """Cross-entropy of the student's classes to the teacher's, labels not needed.
 
         l_i = -sum_k P_T(k | x_i) log P_S(k | x_i),    P(k | x) = softmax(logits / t)_k

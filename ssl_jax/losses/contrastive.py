@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ssl_jax.core import batch_axes
+from ssl_jax.core.arrays import Array, Scalar
 from ssl_jax.losses import blockwise, pairs
 from ssl_jax.losses.blockwise import Negatives
 from ssl_jax.losses.tiles import (
@@ -20,8 +22,6 @@ from ssl_jax.losses.tiles import (
     row_products,
     similarity,
 )
-
-Array = jax.Array
 
 IMPLEMENTATIONS = ("auto", "dense", "blockwise", "ring")
 # Of the losses whose anchors are all of one view.
@@ -33,7 +33,9 @@ DENSE_BYTES = 16 * 2**20
 KEYS_BYTES = 2**30
 
 
-def unit_length(x: Array, *, scale: float | Array = 1.0, eps: float = 1e-6) -> Array:
+def unit_length(
+    x: Float[Array, "*n d"], *, scale: Scalar = 1.0, eps: float = 1e-6
+) -> Float[Array, "*n d"]:
     """Scales the last axis to length `scale`; a zero vector stays zero, with a finite gradient.
 
     Args:
@@ -50,15 +52,15 @@ def unit_length(x: Array, *, scale: float | Array = 1.0, eps: float = 1e-6) -> A
 
 
 def nt_xent(
-    za: Array,
-    zb: Array,
+    za: Float[Array, "n d"],
+    zb: Float[Array, "n d"],
     *,
-    temperature: float | Array,
+    temperature: Scalar,
     l2_normalize: bool = True,
-    negatives: Array | None = None,
+    negatives: Float[Array, "k d"] | None = None,
     implementation: str = "auto",
     block_size: int | None = None,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The normalised temperature-scaled cross-entropy (SimCLR, Chen et al. 2020, Eq. 1).
 
     Each of the 2n views is an anchor once. Its positive is the other view of its image, its
@@ -134,17 +136,17 @@ def nt_xent(
 
 
 def info_nce(
-    queries: Array,
-    keys: Array,
+    queries: Float[Array, "n d"],
+    keys: Float[Array, "n d"],
     *,
-    temperature: float | Array,
+    temperature: Scalar,
     l2_normalize: bool = True,
-    negatives: Array | None = None,
+    negatives: Float[Array, "k d"] | None = None,
     in_batch: bool | None = None,
     negatives_sharded: bool = False,
     implementation: str = "auto",
     block_size: int | None = None,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """InfoNCE (CPC, van den Oord et al. 2018, Eq. 4), as MoCo uses it (He et al. 2020, Eq. 1).
 
     Query i is told from its negatives by its positive, key i:
@@ -219,15 +221,15 @@ def info_nce(
 
 
 def nt_logistic(
-    za: Array,
-    zb: Array,
+    za: Float[Array, "n d"],
+    zb: Float[Array, "n d"],
     *,
-    temperature: float | Array,
+    temperature: Scalar,
     l2_normalize: bool = True,
     semi_hard: bool = False,
     implementation: str = "auto",
     block_size: int | None = None,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The temperature-scaled logistic loss (NT-Logistic; SimCLR, Chen et al. 2020, Table 2).
 
     Anchors are the first views a_i. The positive is b_i; negatives are taken from one view only, as
@@ -279,15 +281,15 @@ def nt_logistic(
 
 
 def margin_triplet(
-    za: Array,
-    zb: Array,
+    za: Float[Array, "n d"],
+    zb: Float[Array, "n d"],
     *,
-    margin: float | Array,
+    margin: Scalar,
     l2_normalize: bool = True,
     semi_hard: bool = False,
     implementation: str = "auto",
     block_size: int | None = None,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The margin triplet loss (SimCLR, Chen et al. 2020, Table 2; FaceNet, Schroff et al. 2015).
 
     Anchors are the first views a_i, as in `nt_logistic`:

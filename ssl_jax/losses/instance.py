@@ -17,19 +17,19 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from ssl_jax.core import batch_axes
+from ssl_jax.core.arrays import Array, Scalar
 from ssl_jax.losses import pairs
 from ssl_jax.losses.contrastive import BLOCK_SIZE, choose_one_sided, unit_length
 from ssl_jax.losses.tiles import check_temperature, chunk_size, product, row_products
-
-Array = jax.Array
 
 # Bank rows that a device gathers at a time to compare them with embeddings.
 GATHERED_BYTES = 64 * 2**20
 
 
-def init_bank(key: Array, num_examples: int, dim: int) -> Array:
+def init_bank(key: Array, num_examples: int, dim: int) -> Float[Array, "num_examples dim"]:
     """A bank [num_examples dim] of uniform numbers in +-1/sqrt(dim/3): rows of length about 1.
 
     As the released code; `update_bank` makes rows of length 1 exactly.
@@ -38,7 +38,13 @@ def init_bank(key: Array, num_examples: int, dim: int) -> Array:
     return jax.random.uniform(key, (num_examples, dim), minval=-bound, maxval=bound)
 
 
-def update_bank(bank: Array, index: Array, embeddings: Array, *, momentum: float | Array) -> Array:
+def update_bank(
+    bank: Float[Array, "rows d"],
+    index: Int[Array, " n"],
+    embeddings: Float[Array, "n d"],
+    *,
+    momentum: Scalar,
+) -> Float[Array, "rows d"]:
     """The bank after a batch: f_i <- m f_i + (1 - m) v_i, scaled to unit length. No gradient.
 
     Args:
@@ -61,7 +67,9 @@ def init_queue(key: Array, length: int, dim: int) -> dict[str, Array]:
     return {"queue": queue, "pointer": jnp.zeros((), jnp.int32)}
 
 
-def enqueue(queue: Array, pointer: Array, keys: Array) -> dict[str, Array]:
+def enqueue(
+    queue: Float[Array, "length d"], pointer: Int[Array, ""], keys: Float[Array, "n d"]
+) -> dict[str, Array]:
     """A queue after a batch: its keys [n d] in the place of the oldest, n a divisor of the length.
 
     Args:
@@ -77,8 +85,12 @@ def enqueue(queue: Array, pointer: Array, keys: Array) -> dict[str, Array]:
 
 
 def bank_logits(
-    embeddings: Array, bank: Array, candidates: Array, *, temperature: float | Array
-) -> Array:
+    embeddings: Float[Array, "n d"],
+    bank: Float[Array, "rows d"],
+    candidates: Int[Array, "n m"],
+    *,
+    temperature: Scalar,
+) -> Float[Array, "n m"]:
     """v_i.f_j / t for some images j of each i, without holding all the rows f_j at a time.
 
     Args:
@@ -112,7 +124,7 @@ def bank_logits(
     return logits[:, :m] / temperature
 
 
-def log_normalizer(logits: Array, num_examples: int) -> Array:
+def log_normalizer(logits: Float[Array, "n m"], num_examples: int) -> Float[Array, ""]:
     """log Z, estimated from a batch as the mean of exp over its logits, times the number of images.
 
     The paper estimates Z once, from the first batch, and keeps it (Sec. 3.2).
@@ -129,8 +141,8 @@ def log_normalizer(logits: Array, num_examples: int) -> Array:
 
 
 def nce(
-    logits: Array, *, log_z: float | Array, num_examples: int
-) -> tuple[Array, dict[str, Array]]:
+    logits: Float[Array, "n m"], *, log_z: Scalar, num_examples: int
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Noise-contrastive estimation with uniform noise (InstDisc, Eq. 7).
 
     With h(i, v) = P(i|v) / (P(i|v) + m/N) the posterior probability that i is v's own image and not
@@ -155,7 +167,9 @@ def nce(
     return jnp.mean(own + others.sum(axis=1)), {"contrastive_accuracy": _accuracy(logits)}
 
 
-def softmax_over_candidates(logits: Array) -> tuple[Array, dict[str, Array]]:
+def softmax_over_candidates(
+    logits: Float[Array, "n m"],
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Cross-entropy of the own image among drawn ones: Eq. 2 with a sum over these alone.
 
     Args:
@@ -169,8 +183,12 @@ def softmax_over_candidates(logits: Array) -> tuple[Array, dict[str, Array]]:
 
 
 def softmax_over_bank(
-    embeddings: Array, bank: Array, index: Array, *, temperature: float | Array
-) -> tuple[Array, dict[str, Array]]:
+    embeddings: Float[Array, "n d"],
+    bank: Float[Array, "rows d"],
+    index: Int[Array, " n"],
+    *,
+    temperature: Scalar,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Cross-entropy of the own image among all of the bank (InstDisc, Eq. 2).
 
     Similarities are made tile by tile where they are many (`choose_one_sided`).

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
-Array = jax.Array
+from ssl_jax.core.arrays import Array
 
 
-def squared_error(predictions: Array, targets: Array) -> tuple[Array, Array]:
+def squared_error(
+    predictions: Float[Array, " n"], targets: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """The squared error of each example, and whether it counts.
 
     Args:
@@ -37,7 +40,7 @@ def squared_error(predictions: Array, targets: Array) -> tuple[Array, Array]:
     return jnp.where(known, difference**2, 0), known.astype(difference.dtype)
 
 
-def tag_cross_entropy(logits: Array, tags: Array) -> dict[str, Array]:
+def tag_cross_entropy(logits: Float[Array, "n l c"], tags: Int[Array, "n l"]) -> dict[str, Array]:
     """Cross-entropy of the classes of words, summed over each text.
 
     Args:
@@ -67,7 +70,9 @@ def tag_cross_entropy(logits: Array, tags: Array) -> dict[str, Array]:
     }
 
 
-def span_cross_entropy(logits: Array, span: Array, allowed: Array) -> dict[str, Array]:
+def span_cross_entropy(
+    logits: Float[Array, "n l 2"], span: Int[Array, "n 2"], allowed: Bool[Array, "n l"]
+) -> dict[str, Array]:
     """Cross-entropy of where an answer begins and ends (BERT, Devlin et al. 2018, section 4.2).
 
         l = -(log p(start) + log q(end)) / 2

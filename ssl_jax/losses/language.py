@@ -14,24 +14,24 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
+from ssl_jax.core.arrays import Array
 from ssl_jax.core.batch_axes import ROWS, WHOLE, on_each_device
 from ssl_jax.losses.tiles import chunk_size as even_chunk
 from ssl_jax.losses.tiles import pad_rows
-
-Array = jax.Array
 
 CHUNK = 2048  # tokens
 
 
 def token_cross_entropy(
-    vectors: Array,
-    embedding: Array,
-    bias: Array | None,
-    targets: Array,
+    vectors: Float[Array, "n p d"],
+    embedding: Float[Array, "v d"],
+    bias: Float[Array, " v"] | None,
+    targets: Int[Array, "n p"],
     *,
     chunk_size: int = CHUNK,
-) -> tuple[Array, Array]:
+) -> tuple[Float[Array, "n p"], Bool[Array, "n p"]]:
     """The cross-entropy of every token, and whether it is the likeliest.
 
     Products are in the dtype of `vectors` and accumulate in float32; so does the gradient of the

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
+from ssl_jax.core.arrays import Array
 from ssl_jax.losses.tiles import product
-
-Array = jax.Array
 
 
 def barlow_twins(
-    za: Array, zb: Array, *, off_diagonal_weight: float = 0.0051, eps: float = 1e-5
-) -> tuple[Array, dict[str, Array]]:
+    za: Float[Array, "n d"],
+    zb: Float[Array, "n d"],
+    *,
+    off_diagonal_weight: float = 0.0051,
+    eps: float = 1e-5,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The cross-correlation of two views drawn to the identity (Zbontar et al. 2021, Eq. 1 and 2).
 
         L = sum_i (1 - C_ii)^2 + w sum_{i != j} C_ij^2
@@ -46,14 +50,14 @@ def barlow_twins(
 
 
 def vicreg(
-    za: Array,
-    zb: Array,
+    za: Float[Array, "n d"],
+    zb: Float[Array, "n d"],
     *,
     invariance: float = 25.0,
     variance: float = 25.0,
     covariance: float = 1.0,
     eps: float = 1e-4,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Variance, invariance and covariance (VICReg, Bardes et al. 2022, Sec. 4.1).
 
         L = l mean (a - b)^2 + m [v(a) + v(b)] / 2 + k [c(a) + c(b)]

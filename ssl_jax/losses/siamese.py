@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
+from ssl_jax.core.arrays import Array
 from ssl_jax.losses.contrastive import unit_length
 from ssl_jax.losses.tiles import row_products
 
-Array = jax.Array
 
-
-def byol(predictions: Array, targets: Array) -> Array:
+def byol(predictions: Float[Array, "n 2 d"], targets: Float[Array, "n 2 d"]) -> Float[Array, ""]:
     """The squared distance of unit vectors, both orders summed (BYOL, Grill et al. 2020, Eq. 2).
 
         l_i = |p_i1 - t_i2|^2 + |p_i2 - t_i1|^2,    |p - t|^2 = 2 - 2 cos(p, t)
@@ -33,7 +33,12 @@ def byol(predictions: Array, targets: Array) -> Array:
     return jnp.mean(jnp.sum(2 - 2 * _cosines_across(predictions, targets), axis=1))
 
 
-def simsiam(predictions: Array, projections: Array, *, stop_gradient: bool = True) -> Array:
+def simsiam(
+    predictions: Float[Array, "n 2 d"],
+    projections: Float[Array, "n 2 d"],
+    *,
+    stop_gradient: bool = True,
+) -> Float[Array, ""]:
     """The negative cosine, averaged over both orders (SimSiam, Chen & He 2021, Eq. 4).
 
         l_i = -cos(p_i1, z_i2) / 2 - cos(p_i2, z_i1) / 2

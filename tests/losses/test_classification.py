@@ -116,6 +116,7 @@ def test_eight_devices_give_the_value_and_gradient_of_one():
     np.testing.assert_allclose(eight[1], one[1], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -136,6 +136,7 @@ def test_eight_devices_equal_one_in_value_and_gradient():
             np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+@pytest.mark.wrong_shapes
 def test_bad_input_is_named():
     za, zb = embeddings()
     with pytest.raises(ValueError, match=r"\(16, 8\).*\(8, 8\)"):
@@ -206,6 +207,7 @@ def test_a_memory_gives_eight_devices_the_gradient_of_one():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.wrong_shapes
 def test_negatives_of_another_width_are_refused():
     za, zb = embeddings()
     with pytest.raises(ValueError, match=r"negatives must be \[k 8\]"):

@@ -124,6 +124,7 @@ def test_eight_devices_have_the_value_and_the_gradient_of_one(name):
     np.testing.assert_allclose(other_grad, grad, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -127,6 +127,7 @@ def test_the_logits_of_all_tokens_never_exist():
     assert temporaries(32) < whole / 2
 
 
+@pytest.mark.wrong_shapes
 def test_bad_shapes_are_named():
     with pytest.raises(ValueError, match=r"\(8, 5, 6\), \(29, 6\), None and \(8,\)"):
         token_cross_entropy(X, E, None, T[:, 0])

@@ -557,6 +557,7 @@ def test_what_auto_picks():
     assert name == "blockwise" and "64 MiB" in reason
 
 
+@pytest.mark.wrong_shapes
 def test_bad_input_is_named():
     za, zb, bank = embeddings(12, 20)
     nce = functools.partial(info_nce, za, zb, temperature=0.1)

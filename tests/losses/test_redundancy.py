@@ -208,6 +208,7 @@ def test_eight_devices_equal_one_in_value_and_gradient(name):
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize("name", LOSSES)
 def test_bad_shapes_are_named(name):
     za, zb = embeddings()

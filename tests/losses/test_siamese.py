@@ -115,6 +115,7 @@ def test_eight_devices_equal_one_in_value_and_gradient(name):
         np.testing.assert_allclose(grad8, grad, atol=1e-7)
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize("name", LOSSES)
 def test_bad_shapes_are_named(name):
     p, t = pair()
