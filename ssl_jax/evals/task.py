@@ -1,7 +1,7 @@
 """How well a method does what its texts are labelled for: classes, numbers, tags or answers.
 
 Nothing is fitted, so the train split is not looked at. The data set says which scores there are,
-see `ssl_jax.evals.text_metrics`. It is run whenever the run's texts are labelled for a task.
+see `ssl_jax.tasks`. It is run whenever the run's texts are labelled for a task.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import jax
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Batch, DataSpec, Method
-from ssl_jax.evals import text_metrics
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
+from ssl_jax.tasks import TASKS
 
 NEEDS = ()
 AUTOMATIC = True
@@ -35,7 +35,6 @@ METRICS = {
     "no_answer_accuracy": Metric("no answer", "questions without an answer found", shown=False),
     "null_threshold": Metric("threshold", "threshold of no answer", "", None, shown=False),
 }
-_BASELINES = {"majority": "most frequent class", "tfidf": "TF-IDF, logistic"}
 
 
 def applies(method: Method, spec: DataSpec) -> bool:
@@ -61,33 +60,30 @@ def evaluate_model(
       UserError: the method does not make what is scored, or the data set is of another task, or has
         no labels.
     """
-    task = prober.task
-    if prober.test.spec.task != task:
+    if prober.test.spec.task != prober.task:
         raise UserError(
             f"{prober.dataset} is of the task {prober.test.spec.task}, and this run has learned "
-            f"{task}"
+            f"{prober.task}"
         )
-    needed = text_metrics.PREDICTIONS[task]
+    task = TASKS[prober.task]
+    needed = task.predictions
 
     def predictions(batch: Batch) -> dict[str, jax.Array]:
         outputs = model.features(batch)
         if not set(needed) <= set(outputs):
             raise UserError(
-                f"the task {task!r} is scored by {' and '.join(needed)}, and this method makes "
-                f"{', '.join(sorted(outputs))}"
+                f"the task {task.name!r} is scored by {' and '.join(needed)}, and this method "
+                f"makes {', '.join(sorted(outputs))}"
             )
         return {name: outputs[name] for name in needed}
 
-    score = text_metrics.for_source(prober.test, null_threshold=null_threshold)
-    return score(prober.features(predictions, prober.test))
+    rows = prober.features(predictions, prober.test)
+    return task.score(prober.test, rows, null_threshold=null_threshold)
 
 
 def baselines(model: Model, prober: Any, source: Any) -> dict[str, dict[str, float]]:
     """Classifiers that need no pretraining, fitted to the training data of the model."""
     del model
-    if source is None or not prober.config.eval.baselines or prober.task != "classify":
+    if source is None or not prober.config.eval.baselines:
         return {}
-    from ssl_jax.evals import text_baselines  # scikit-learn takes a second to import
-
-    simple = text_baselines.baselines(source, prober.test, seed=prober.config.seed)
-    return {_BASELINES[name]: {"accuracy": value} for name, value in simple.items()}
+    return TASKS[prober.task].baselines(source, prober.test, seed=prober.config.seed)

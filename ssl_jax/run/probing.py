@@ -18,6 +18,7 @@ from ssl_jax.evals import features as features_lib
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
+from ssl_jax.tasks import TASKS
 
 PyTree = Any
 _COUNTED_ROWS = 20_000  # of a long text; so many tell the frequencies of its tokens
@@ -147,7 +148,7 @@ class Prober:
     def labelled(self) -> bool:
         """Whether the data set has labels to probe with: a class an example."""
         spec = self.train.spec
-        return bool(spec.num_classes) and spec.task in (None, "classify")
+        return bool(spec.num_classes) and (spec.task is None or TASKS[spec.task].labels_examples)
 
     @property
     def num_classes(self) -> int:

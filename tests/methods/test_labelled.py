@@ -13,9 +13,9 @@ from ssl_jax.core import method
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Weights, loss_and_aux
 from ssl_jax.core.tree_paths import by_path
-from ssl_jax.evals import text_metrics
 from ssl_jax.experiment import train_step
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.tasks import TASKS
 from tests.methods.contract import views_of
 from tests.methods.table import ROWS
 
@@ -155,7 +155,7 @@ def test_it_learns_what_there_is_to_learn(name):
             state, metrics, _ = step(state, batch)
     whole = source.batch(np.arange(len(source)))
     found = experiment.features(state.weights, whole)
-    scores = text_metrics.for_source(source)(jax.device_get(found))
+    scores = TASKS[source.task].score(source, jax.device_get(found))
     score, least = LEAST[name]
     assert scores[score] > least, scores
     if name == "regression":

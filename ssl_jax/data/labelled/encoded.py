@@ -22,6 +22,7 @@ from ssl_jax.data.labelled.tasks import Question, TaskOptions, Text, Words
 from ssl_jax.data.names import Names
 from ssl_jax.data.ragged import ragged_arange
 from ssl_jax.data.text.tokenizer import FAMILIES, Tokenizer
+from ssl_jax.tasks.registry import TASKS
 
 _AT_ONCE = 1024  # examples that are tokenized at a time
 _CHARACTERS = 256  # of a text that can matter, for each token of a row
@@ -184,7 +185,7 @@ def encode(
       UserError: a class that is not known, an answer that is not in its text, or no example.
     """
     frame, builder = Frame.of(made), _Builder()
-    read = {"tags": _words, "span": _questions}.get(options.task, _texts)
+    read = _READ[TASKS[options.task].example]
     for block in _blocks(examples):
         read(builder, block, made, frame, options, class_of)
     if not builder.names:
@@ -302,11 +303,11 @@ def _texts(
         item=np.arange(len(block)) + len(builder.names),
     )
     builder.names += [text.where for text in block]
-    if options.task == "regress":
+    if TASKS[options.task].has_classes:
+        builder.add(label=np.array([class_of(t.label, t.where) for t in block], np.int32))
+    else:
         values = [np.nan if text.label is None else text.label for text in block]
         builder.add(target=np.array(values, np.float32))
-    else:
-        builder.add(label=np.array([class_of(t.label, t.where) for t in block], np.int32))
 
 
 def _words(
@@ -388,3 +389,7 @@ def _questions(
         )
         builder.questions.append(question)
         builder.names += [question.where] * len(runs)
+
+
+# What an example consists of -> what tokenizes a block of them.
+_READ = {"text": _texts, "words": _words, "question": _questions}

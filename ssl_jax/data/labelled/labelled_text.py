@@ -14,13 +14,14 @@ import numpy as np
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled.encoded import Encoded, encode
 from ssl_jax.data.labelled.task_source import TaskSource
-from ssl_jax.data.labelled.tasks import Examples, Question, TaskOptions, Words, scores_of
+from ssl_jax.data.labelled.tasks import Examples, Question, TaskOptions, Words
 from ssl_jax.data.names import Names
 from ssl_jax.data.ragged import ragged_arange
 from ssl_jax.data.text import prepare, tokenizer
 from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer import Tokenizer
+from ssl_jax.tasks.registry import TASKS
 
 
 class Task(abc.ABC):
@@ -71,7 +72,7 @@ class Task(abc.ABC):
     @functools.cached_property
     def class_names(self) -> tuple[str, ...] | None:
         """The names of the classes by number; None of tasks without classes."""
-        if self.options.task in ("regress", "span"):
+        if not TASKS[self.options.task].has_classes:
             return None
         return self.options.class_names or self.find_classes()
 
@@ -88,7 +89,7 @@ class Task(abc.ABC):
             encoded=self.encode(split),
             options=self.options,
             tokenizer=self.tokenizer,
-            metrics=self.metrics or scores_of(self.options.task, self.class_names),
+            metrics=self.metrics or TASKS[self.options.task].scores_of(self.class_names),
         )
 
 
@@ -208,7 +209,7 @@ def _found_classes(examples: Examples) -> tuple[str, ...]:
             f"{examples.name}[{split}] has {has}, and classes are learned from at least two; check "
             "data.options.label_key, or name the classes by data.options.class_names"
         )
-    if examples.task == "classify" and len(counts) > max(number // 2, 20):
+    if TASKS[examples.task].labels_examples and len(counts) > max(number // 2, 20):
         raise UserError(
             f"{examples.name}[{split}] has {len(counts):,} different labels on {number:,} texts, "
             f"such as {next(iter(counts))!r:.40}; set data.options.label_key to what is the class"

@@ -6,13 +6,13 @@ the label. Of task=tags, `text_key` names a list of words and `label_key` a list
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled.tasks import Text, Words
+from ssl_jax.tasks.base import Task
+from ssl_jax.tasks.registry import TASKS
 
 
 class Record(NamedTuple):
@@ -46,9 +46,10 @@ def examples(records: Iterator[Record], task: str, keys: Keys) -> Iterator[Text 
     Raises:
       UserError: a field is missing, or is not what it should be.
     """
-    read = _words if task == "tags" else _text
+    about = TASKS[task]
+    read = _words if about.example == "words" else _text
     for record in records:
-        yield read(record, task, keys)
+        yield read(record, about, keys)
 
 
 def value(record: Record, key: str, option: str) -> Any:
@@ -65,13 +66,12 @@ def value(record: Record, key: str, option: str) -> Any:
     return record.fields[key]
 
 
-def _text(record: Record, task: str, keys: Keys) -> Text:
+def _text(record: Record, task: Task, keys: Keys) -> Text:
     first = _string(record, keys.text, "text_key")
     second = None if keys.pair is None else _string(record, keys.pair, "text_pair_key")
     label = None if keys.label is None else value(record, keys.label, "label_key")
     if label is not None:
-        read = number if task == "regress" else class_name
-        label = read(label, f"{record.where}: {keys.label!r}")
+        label = task.parse_label(label, f"{record.where}: {keys.label!r}")
     return Text(record.where, first, second, label)
 
 
@@ -82,51 +82,11 @@ def _string(record: Record, key: str, option: str) -> str:
     return text
 
 
-def class_name(label: Any, where: str) -> str | None:
-    """What a class is called whose label is read as `label`; None for -1 and a blank text.
-
-    Raises:
-      UserError: it is neither a name nor a whole number.
-    """
-    if isinstance(label, str):
-        return label.strip() or None
-    if isinstance(label, bool):
-        return str(label).lower()
-    if isinstance(label, numbers.Real) and float(label).is_integer():
-        return None if label == -1 else str(int(label))
-    if isinstance(label, float) and math.isnan(label):
-        return None
-    if isinstance(label, numbers.Real):
-        raise UserError(f"{where} is {label!r}, no class; set data.options.task=regress")
-    raise UserError(f"{where} is {label!r:.40}, neither a class's name nor a number")
-
-
-def number(label: Any, where: str) -> float | None:
-    """A label as a number; None for nan and a blank text.
-
-    Raises:
-      UserError: it is no finite number.
-    """
-    if isinstance(label, str) and not label.strip():
-        return None
-    try:
-        read = math.nan if isinstance(label, bool) else float(label)
-        bad = math.isinf(read) or isinstance(label, bool)
-    except (TypeError, ValueError):
-        bad = True
-    if bad:
-        raise UserError(f"{where} is {label!r:.40}, not a number; task=regress needs numbers")
-    return None if math.isnan(read) else read
-
-
-def _words(record: Record, task: str, keys: Keys) -> Words:
-    del task
+def _words(record: Record, task: Task, keys: Keys) -> Words:
     words = _strings(record, keys.text, "text_key")
     tags = None if keys.label is None else value(record, keys.label, "label_key")
     if tags is not None:
-        if not isinstance(tags, Sequence) or isinstance(tags, str):
-            raise UserError(f"{record.where}: {keys.label!r} is {tags!r:.40}, not a list of tags")
-        tags = [class_name(tag, f"{record.where}: {keys.label!r}") for tag in tags]
+        tags = task.parse_label(tags, f"{record.where}: {keys.label!r}")
         if len(tags) != len(words):
             raise UserError(f"{record.where} has {len(words)} words and {len(tags)} tags")
     return Words(record.where, words, tags)

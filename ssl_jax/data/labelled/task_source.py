@@ -29,6 +29,7 @@ from ssl_jax.data.labelled.encoded import Encoded, Frame
 from ssl_jax.data.labelled.tasks import TaskOptions, task_spec
 from ssl_jax.data.source import Arrays, Problem, Source
 from ssl_jax.data.text.tokenizer import Tokenizer
+from ssl_jax.tasks.registry import TASKS
 
 
 @dataclasses.dataclass
@@ -39,7 +40,7 @@ class TaskSource(Source):
       encoded: the examples, a row each or several.
       options: what rows are like.
       tokenizer: what made the tokens.
-      metrics: names of the scores that count; see `ssl_jax.evals.text_metrics`.
+      metrics: names of the scores that count; see `ssl_jax.tasks`.
     """
 
     encoded: Encoded = dataclasses.field(kw_only=True)
@@ -101,7 +102,7 @@ class TaskSource(Source):
         return dataclasses.replace(self, encoded=dataclasses.replace(self.encoded, label=labels))
 
     def notes(self) -> list[str]:
-        missing = int(np.count_nonzero(~self._labelled))
+        missing = int(np.count_nonzero(~TASKS[self.task].has_label(self.encoded)))
         if not missing:
             return []
         have = "has" if missing == 1 else "have"
@@ -109,20 +110,6 @@ class TaskSource(Source):
             f"{missing:,} of {len(self):,} rows of {self.name} {have} no label: nothing is learned "
             "from what has none, and it is not scored"
         ]
-
-    @property
-    def _labelled(self) -> np.ndarray:
-        """Which rows have a label, bool [len]; of tags, one word of them is enough."""
-        if self.task == "regress":
-            return ~np.isnan(self.encoded.target)
-        if self.task == "tags":
-            first, size = self.encoded.start[:, 0], self.encoded.length[:, 0]
-            known = np.concatenate([[0], np.cumsum(self.encoded.tags >= 0)])
-            return known[first + size] > known[first]
-        if self.task == "span":
-            asked = [question.answers is not None for question in self.encoded.questions]
-            return np.array(asked)[self.encoded.item]
-        return self.encoded.label >= 0
 
     def tokenizer_json(self) -> str:
         return self.tokenizer.to_json()
@@ -144,23 +131,24 @@ class TaskSource(Source):
     def padding(self, key: str) -> float:
         if key == "tokens":
             return self.tokenizer.vocabulary.pad
-        return {"tags": -1, "target": np.nan}.get(key, super().padding(key))
+        return TASKS[self.task].padding.get(key, super().padding(key))
 
     def read(
         self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
         del positions, seed, step  # nothing random
-        length = self.options.length
-        arrays = self._frame.arrays(self.encoded, indices, length)
+        arrays = self._frame.arrays(self.encoded, indices, self.options.length)
         arrays["label"] = np.full(len(indices), -1, np.int32)
-        for name in ("label", "target", "span"):
-            if getattr(self.encoded, name) is not None:
-                arrays[name] = getattr(self.encoded, name)[indices]
-        if self.task == "tags":
-            arrays["tags"] = self._frame.spread(self.encoded, self.encoded.tags, indices, length)
-        elif self.task == "span":
-            arrays["context"] = self._frame.second(self.encoded, indices, length)
+        arrays |= TASKS[self.task].targets(self, indices)
         return arrays | {"index": indices.astype(np.int32)}, []
+
+    def spread(self, values: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Values of the tokens of the first text, int32 [t], at their places in rows: [n l]."""
+        return self._frame.spread(self.encoded, values, indices, self.options.length)
+
+    def second(self, indices: np.ndarray) -> np.ndarray:
+        """Where the second text stands in rows, without its sep, bool [n l]."""
+        return self._frame.second(self.encoded, indices, self.options.length)
 
     def second_begins(self) -> np.ndarray:
         """Of span, where the text begins in each row, int64 [n]."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
@@ -28,20 +27,9 @@ from ssl_jax.core.method import DataSpec, Vocabulary
 from ssl_jax.data import patterns
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 from ssl_jax.modalities.text import TEXT
+from ssl_jax.tasks.registry import TASKS
 
-# Task -> scores that it has where a data set names none, the first the one that counts most; see
-# `ssl_jax.evals.text_metrics`.
-TASKS = {
-    "classify": ("accuracy", "macro_f1"),
-    "regress": ("pearson", "spearman", "rmse"),
-    "tags": ("entity_f1", "entity_precision", "entity_recall", "accuracy"),
-    "span": ("exact_match", "f1"),
-}
-_LENGTHS = {"span": 384}  # of rows, as in the code of BERT
-_LENGTH = 128
 CACHE = "~/.cache/ssl_jax/text"
-# Where in an entity a word stands, and the entity's type: B-PER, I-PER; also of BIOES and BILOU.
-ENTITY_TAG = re.compile(r"O|([BIESLU])-(.+)")
 
 
 class Text(NamedTuple):
@@ -189,14 +177,16 @@ class TaskOptions:
     ] = 0
 
     def __post_init__(self) -> None:
-        least = 16 if self.task == "span" else 8
-        if self.length < least:
-            raise UserError(f"sequence_length is {self.length}; it must be at least {least}")
-        if self.class_names is not None and self.task in ("regress", "span"):
+        task = TASKS[self.task]
+        if self.length < task.shortest_row:
+            raise UserError(
+                f"sequence_length is {self.length}; it must be at least {task.shortest_row}"
+            )
+        if self.class_names is not None and not task.has_classes:
             raise UserError(f"class_names is for classes, and task={self.task} has none")
         if self.class_names is not None and len(set(self.class_names)) != len(self.class_names):
             raise UserError("class_names has a name twice; each class needs one of its own")
-        if self.task != "span":
+        if task.example != "question":
             return
         if self.stride > self.room(4):
             raise UserError(
@@ -210,7 +200,7 @@ class TaskOptions:
         """`sequence_length`, or its default."""
         if self.sequence_length is not None:
             return self.sequence_length
-        return _LENGTHS.get(self.task, _LENGTH)
+        return TASKS[self.task].row_length
 
     def room(self, special: int) -> int:
         """Of span, tokens of the text in a row beside `special` tokens and the longest question."""
@@ -237,30 +227,19 @@ _ROWS = Annotated[Literal["padded"], "Each row has a text of its own."]
 OPTIONS = Section({**_TOKENIZER, **_OWN, "rows": Key(_ROWS, "padded")})
 
 
-def scores_of(task: str, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    """The scores of a task; tags that mark no entities, such as parts of speech, have no F1."""
-    if task == "tags" and not all(ENTITY_TAG.fullmatch(name) for name in class_names or ()):
-        return ("accuracy", "macro_f1")
-    return TASKS[task]
-
-
 def check_pairs(task: str, text_pair_key: str | None) -> None:
     """Raises UserError if a second text is named and examples of the task have one only."""
-    if task == "tags" and text_pair_key is not None:
-        raise UserError("text_pair_key is for pairs of texts, and task=tags has none; leave it out")
+    if TASKS[task].example != "text" and text_pair_key is not None:
+        raise UserError(
+            f"text_pair_key is for pairs of texts, and task={task} has none; leave it out"
+        )
 
 
 def task_spec(
     options: TaskOptions, vocabulary: Vocabulary, num_examples: int, num_classes: int | None
 ) -> DataSpec:
     """The DataSpec of labelled text; the arrays are described in `task_source`."""
-    row, one = (options.length,), ()
-    more: dict[str, tuple[tuple[int, ...], Any]] = {"type": (row, np.int32)}
-    if options.task == "regress":
-        more["target"] = (one, np.float32)
-    elif options.task == "tags":
-        more["tags"] = (row, np.int32)
-    elif options.task == "span":
-        more |= {"span": ((2,), np.int32), "context": (row, np.bool_)}
-    classes = num_classes if options.task in ("classify", "tags") else None
-    return TEXT.spec(options.length, vocabulary, num_examples, classes, more, options.task)
+    task = TASKS[options.task]
+    more = {"type": ((options.length,), np.int32), **task.target_shapes(options.length)}
+    classes = num_classes if task.has_classes else None
+    return TEXT.spec(options.length, vocabulary, num_examples, classes, more, task.name)

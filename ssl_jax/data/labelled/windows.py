@@ -111,27 +111,3 @@ def in_windows(answer: tuple[int, int] | None, runs: np.ndarray, begin: int) -> 
         whole = (answer[0] >= start) & (answer[1] < start + length)
         out[whole] = np.array(answer) - start[whole, None] + begin
     return out
-
-
-def best_context(starts: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Of each token of windows of one text, whether this is the window that shows it best.
-
-    BERT, code of SQuAD: a token is scored in the window in which it has the most text on both sides
-    (the smaller of the two counts, then a hundredth of the window's length).
-
-    Args:
-      starts, lengths: int [w], of the windows.
-
-    Returns:
-      For each window bool [its length].
-    """
-    end = int((starts + lengths).max())
-    places = np.arange(end)
-    left, right = places - starts[:, None], (starts + lengths)[:, None] - 1 - places  # [w t]
-    score = np.minimum(left, right) + 0.01 * lengths[:, None]
-    score[(left < 0) | (right < 0)] = -np.inf
-    best = np.argmax(score, axis=0)
-    return [
-        best[start : start + length] == window
-        for window, (start, length) in enumerate(zip(starts, lengths, strict=True))
-    ]

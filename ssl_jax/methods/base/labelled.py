@@ -34,6 +34,7 @@ from ssl_jax.modalities.image import IMAGE
 from ssl_jax.modalities.text import TEXT
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.classifier import Classifier, TextHead, make_classifier
+from ssl_jax.tasks.registry import TASKS
 
 # What makes tokens of an image.
 _EMBED = ("patch_embed", "cls_token", "pos_embed")
@@ -216,15 +217,6 @@ def _text_head(hyper: HyperParameters, num_outputs: int, zero_init: bool, dtype:
     return Net(TextHead(num_outputs, kind == "dense", dropout, zero_init, jnp.dtype(dtype)))
 
 
-# Task -> the method that learns it.
-METHODS = {
-    "classify": "supervised",
-    "regress": "regression",
-    "tags": "token_classification",
-    "span": "question_answering",
-}
-
-
 def check_task(config: Any, spec: DataSpec, *wanted: str | None) -> None:
     """Raises `UserError` unless the data's task, None where there is none, is a wanted one."""
     if spec.task in wanted:
@@ -238,5 +230,5 @@ def check_task(config: Any, spec: DataSpec, *wanted: str | None) -> None:
         )
     raise UserError(
         f"method {name} does not learn the task {spec.task!r} of {config.data.name}; use "
-        f"method.name={METHODS[spec.task]}, or another data.options.task"
+        f"method.name={TASKS[spec.task].method}, or another data.options.task"
     )

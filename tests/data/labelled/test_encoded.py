@@ -11,6 +11,7 @@ from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled import encoded, windows
 from ssl_jax.data.text import tokenizer
+from ssl_jax.tasks import answers
 
 FOX = "The quick brown fox, born 1887 in Łódź, jumps over the lazy dog. "
 CONTEXT = (
@@ -140,7 +141,7 @@ def test_windows():
     for length in range(1, 60):
         runs = np.array(list(windows.sliding(length, 12, 5)))
         assert runs[-1].sum() == length and (runs[:-1, 1] == 12).all()
-        best = windows.best_context(*runs.T)
+        best = answers.best_context(*runs.T)
         seen = np.zeros(length, int)
         for (start, size), shown in zip(runs, best, strict=True):
             assert len(shown) == size
@@ -150,7 +151,7 @@ def test_windows():
 
 def test_best_context_is_that_of_bert():
     runs = np.array(list(windows.sliding(40, 16, 7)))
-    best = windows.best_context(*runs.T)
+    best = answers.best_context(*runs.T)
     for place in range(40):
         scores = []
         for start, size in runs.tolist():

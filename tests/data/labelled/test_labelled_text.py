@@ -232,7 +232,9 @@ def test_rows_that_are_no_examples(tmp_path):
     path = write(tmp_path / "a.csv", "text,label", "a,1.5", "b,2", "c,3")
     *_, last = data.epoch_batches(load(f"csv:{path}", task="regress"), batch_size=2)
     assert np.isnan(last["target"][1]) and last["target"][0] == 3
-    assert load(f"csv:{path}", task="regress").padding("tags") == -1
+    assert load(f"csv:{path}", task="regress").padding("label") == -1
+    path = write(tmp_path / "a.conll", "a O", "b B-X")
+    assert load(f"conll:{path}").padding("tags") == -1
 
 
 def test_few_labels(tmp_path):

@@ -11,10 +11,16 @@ import pytest
 from ssl_jax import config as config_lib
 from ssl_jax import data, parallel
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import answers, text_baselines, text_metrics
 from ssl_jax.run import probing
+from ssl_jax.tasks import TASKS, answers, classify, text_baselines
+from ssl_jax.tasks.tags import entities
 
 OPTIONS = {"tokenizer": "wordpiece", "vocab_size": 200, "sequence_length": 32}
+
+
+def scorer(source, **options):
+    """predictions -> the scores of a source's task."""
+    return lambda predictions: TASKS[source.task].score(source, predictions, **options)
 
 
 def csv(tmp_path, labels, **options):
@@ -31,13 +37,13 @@ def one_hot(classes, count):
 def test_classes(tmp_path):
     source = csv(tmp_path, [1, 0, "", 1, 1, 0])
     predicted = np.array([1, 1, 0, 0, 1, 0])  # the third is not asked
-    scores = text_metrics.for_source(source)({"logits": one_hot(predicted, 2)})
+    scores = scorer(source)({"logits": one_hot(predicted, 2)})
     assert scores["accuracy"] == pytest.approx(3 / 5)
     f1_of_one, f1_of_zero = 2 * 2 / (2 * 2 + 1 + 1), 2 * 1 / (2 * 1 + 1 + 1)
     assert scores["macro_f1"] == pytest.approx((f1_of_one + f1_of_zero) / 2)
     assert list(scores) == list(source.metrics)
     source.metrics = ("f1", "matthews", "accuracy")
-    scores = text_metrics.for_source(source)({"logits": one_hot(predicted, 2)})
+    scores = scorer(source)({"logits": one_hot(predicted, 2)})
     tp, tn, fp, fn = 2, 1, 1, 1
     below = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     assert scores["f1"] == pytest.approx(f1_of_one)
@@ -46,15 +52,15 @@ def test_classes(tmp_path):
 
 def test_matthews():
     label = np.array([0, 1, 1, 0])
-    assert text_metrics.matthews(label, label) == 1
-    assert text_metrics.matthews(1 - label, label) == -1
-    assert text_metrics.matthews(np.array([0, 1, 0, 1]), label) == 0
-    assert text_metrics.matthews(np.zeros(4, int), label) == 0
+    assert classify.matthews(label, label) == 1
+    assert classify.matthews(1 - label, label) == -1
+    assert classify.matthews(np.array([0, 1, 0, 1]), label) == 0
+    assert classify.matthews(np.zeros(4, int), label) == 0
 
 
 def test_numbers(tmp_path):
     source = csv(tmp_path, [1.0, 2.5, "", 4.0, 3.0], task="regress")
-    score = text_metrics.for_source(source)
+    score = scorer(source)
     scores = score({"prediction": np.array([0.0, 2.0, 99.0, 9.0, 3.0])})
     x, y = np.array([0.0, 2, 9, 3]), np.array([1, 2.5, 4, 3])
     ours = ((x - x.mean()) * (y - y.mean())).sum() / len(x) / x.std() / y.std()
@@ -67,12 +73,12 @@ def test_numbers(tmp_path):
 def test_predictions_that_do_not_fit(tmp_path):
     source = csv(tmp_path, [0, 1, ""])
     with pytest.raises(ValueError, match="have shape"):
-        text_metrics.for_source(source)({"logits": np.zeros((2, 2))})
+        scorer(source)({"logits": np.zeros((2, 2))})
     with pytest.raises(ValueError, match="have no 'logits'; they have h"):
-        text_metrics.for_source(source)({"h": np.zeros((3, 2))})
+        scorer(source)({"h": np.zeros((3, 2))})
     unlabelled = source.take(np.array([2]))
     with pytest.raises(UserError, match="has no labels to score predictions with"):
-        text_metrics.for_source(unlabelled)({"logits": np.zeros((1, 2))})
+        scorer(unlabelled)({"logits": np.zeros((1, 2))})
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def test_predictions_that_do_not_fit(tmp_path):
     ],
 )
 def test_entities(tags, wanted):
-    assert text_metrics.entities(tags.split()) == wanted
+    assert entities(tags.split()) == wanted
 
 
 def test_tags(tmp_path):
@@ -106,7 +112,7 @@ def test_tags(tmp_path):
     gold = source.batch(np.arange(len(source)))["tags"]
     number = {name: i for i, name in enumerate(source.class_names)}
     right = np.where(gold < 0, number["I-PER"], gold)
-    score = text_metrics.for_source(source)
+    score = scorer(source)
     assert set(score({"tags": right}).values()) == {1.0}
     wrong = right.copy()
     curie, saw = np.flatnonzero(gold[0] >= 0)[1:3]
@@ -227,7 +233,7 @@ def logits_of(source, spans):
 
 
 def test_answers(asked):
-    score = text_metrics.for_source(asked)
+    score = scorer(asked)
     logits = logits_of(asked, 5.0)
     found = answers.decode(asked, logits["start"], logits["end"])
     texts = {asked.encoded.questions[item].name: answer for item, answer in found.items()}
@@ -236,9 +242,9 @@ def test_answers(asked):
     scores = score(logits)
     assert scores["has_answer_f1"] == 1 and scores["no_answer_accuracy"] == 0  # 0 is not above 0
     assert scores["exact_match"] == scores["f1"] == pytest.approx(2 / 3)
-    tuned = text_metrics.for_source(asked, null_threshold=None)(logits)
+    tuned = scorer(asked, null_threshold=None)(logits)
     assert tuned["f1"] == 1 and -10 <= tuned.pop("null_threshold") < 0
-    assert tuned == text_metrics.for_source(asked, null_threshold=-1.0)(logits)
+    assert tuned == scorer(asked, null_threshold=-1.0)(logits)
     # No answer at all where cls stands out in every window.
     logits["start"][:, 0] = 20.0
     assert score(logits) == {
@@ -255,7 +261,7 @@ def test_answers_where_all_have_one(asked):
     part = asked.take(rows)
     logits = logits_of(part, 5.0)
     logits["start"][:, 0] = 20.0  # of no account: every question has an answer
-    assert text_metrics.for_source(part)(logits) == {"exact_match": 1.0, "f1": 1.0}
+    assert scorer(part)(logits) == {"exact_match": 1.0, "f1": 1.0}
     # Neither the question nor padding can be an answer.
     logits = {name: np.zeros((len(part), 32)) for name in ("start", "end")}
     batch = part.batch(np.arange(len(part)))
@@ -264,10 +270,10 @@ def test_answers_where_all_have_one(asked):
     (answer,) = answers.decode(part, logits["start"], logits["end"]).values()
     assert answer.score == 0 and answer.text in TEXT
     unknown = asked.take(np.flatnonzero(asked.encoded.item == 3))
-    with pytest.raises(UserError, match="has no answers to score"):
-        text_metrics.for_source(unknown)(logits_of(unknown, 1.0))
+    with pytest.raises(UserError, match="has no labels to score"):
+        scorer(unknown)(logits_of(unknown, 1.0))
     with pytest.raises(ValueError, match="must have 'end' of shape"):
-        text_metrics.for_source(part)({"start": logits["start"]})
+        scorer(part)({"start": logits["start"]})
 
 
 def test_baselines(tmp_path):

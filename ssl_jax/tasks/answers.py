@@ -13,13 +13,11 @@ import itertools
 import re
 import string
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ssl_jax.core.errors import UserError
-from ssl_jax.data.labelled.task_source import TaskSource
-from ssl_jax.data.labelled.windows import best_context
+from ssl_jax.tasks.base import check_labelled, prediction
 
 N_BEST = 20  # starts, and ends, of a window that are looked at
 MAX_LENGTH = 30  # tokens of an answer
@@ -42,7 +40,7 @@ class Answer(NamedTuple):
 
 
 def decode(
-    source: TaskSource, start: np.ndarray, end: np.ndarray, *, n_best: int = N_BEST,
+    source: Any, start: np.ndarray, end: np.ndarray, *, n_best: int = N_BEST,
     max_length: int = MAX_LENGTH,
 ) -> dict[int, Answer]:  # fmt: skip
     """The best answer to each question of a source.
@@ -50,7 +48,7 @@ def decode(
     A token that is in several windows counts in the one that shows the most around it.
 
     Args:
-      source: of span.
+      source: a `TaskSource` of span.
       start, end: float [n l], logits of every token of its rows.
       n_best: starts, and ends, of a window that are looked at.
       max_length: tokens of an answer.
@@ -79,6 +77,30 @@ def decode(
         null = float((start[rows, 0] + end[rows, 0]).min())
         out[item] = Answer(text, float(best), null)
     return out
+
+
+def best_context(starts: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """Of each token of windows of one text, whether this is the window that shows it best.
+
+    BERT, code of SQuAD: a token is scored in the window in which it has the most text on both sides
+    (the smaller of the two counts, then a hundredth of the window's length).
+
+    Args:
+      starts, lengths: int [w], of the windows.
+
+    Returns:
+      For each window bool [its length].
+    """
+    end = int((starts + lengths).max())
+    places = np.arange(end)
+    left, right = places - starts[:, None], (starts + lengths)[:, None] - 1 - places  # [w t]
+    score = np.minimum(left, right) + 0.01 * lengths[:, None]
+    score[(left < 0) | (right < 0)] = -np.inf
+    best = np.argmax(score, axis=0)
+    return [
+        best[start : start + length] == window
+        for window, (start, length) in enumerate(zip(starts, lengths, strict=True))
+    ]
 
 
 def best_pair(
@@ -135,9 +157,9 @@ def right_answers(answers: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def scores(
-    source: TaskSource, predictions: Mapping[str, np.ndarray], null_threshold: float | None
+    source: Any, predictions: Mapping[str, np.ndarray], null_threshold: float | None
 ) -> dict[str, float]:
-    """The scores of predictions; see `text_metrics.for_source`.
+    """The scores of predictions; see `Task.score`.
 
     Returns:
       `exact_match` and `f1`. Where some questions have no answer, also `has_answer_f1`, the F1 of
@@ -148,23 +170,16 @@ def scores(
       ValueError: predictions do not fit.
     """
     shape = (len(source), source.options.length)
-    logits = {}
-    for name in ("start", "end"):
-        if name not in predictions or np.shape(predictions[name]) != shape:
-            has = {key: np.shape(value) for key, value in predictions.items()}
-            raise ValueError(f"predictions must have {name!r} of shape {shape}, not {has}")
-        logits[name] = np.asarray(predictions[name], np.float64)
+    logits = {
+        name: prediction(predictions, name, shape).astype(np.float64) for name in ("start", "end")
+    }
     asked = source.encoded.questions
     found = {
         item: answer
         for item, answer in decode(source, logits["start"], logits["end"]).items()
         if asked[item].answers is not None
     }
-    if not found:
-        raise UserError(
-            f"{source.name} has no answers to score predictions with; evaluate on another split "
-            "(eval.test_split), such as validation"
-        )
+    check_labelled(source, bool(found))
     right = [right_answers(asked[item].answers) for item in found]
     margin = np.array([answer.null - answer.score for answer in found.values()])
     none = np.array([one == [""] for one in right])
