@@ -272,7 +272,7 @@ def test_answers_where_all_have_one(asked):
     unknown = asked.take(np.flatnonzero(asked.encoded.item == 3))
     with pytest.raises(UserError, match="has no labels to score"):
         scorer(unknown)(logits_of(unknown, 1.0))
-    with pytest.raises(ValueError, match="must have 'end' of shape"):
+    with pytest.raises(ValueError, match="predictions have no 'end'"):
         scorer(part)({"start": logits["start"]})
 
 
