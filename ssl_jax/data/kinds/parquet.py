@@ -1,4 +1,4 @@
-"""`parquet:PATTERN`: Parquet files with a document a row. Needs pyarrow.
+"""`parquet:PATTERN`: Parquet files with a document a row.
 
     parquet:/data/fineweb/*.parquet
     parquet:/data/reviews/{split}-*.parquet
@@ -32,9 +32,8 @@ def corpus(
     Labels are integers or the names of classes.
 
     Raises:
-      UserError: no file matches, or pyarrow is not installed.
+      UserError: no file matches.
     """
-    _check_pyarrow(location)
     return ParquetFiles("parquet", location, text_key=text_key, label_key=label_key)
 
 
@@ -49,18 +48,10 @@ def examples(
     """The labelled examples in the files that match `location`.
 
     Raises:
-      UserError: no file matches, or pyarrow is not installed.
+      UserError: no file matches.
     """
     check_pairs(task, text_pair_key)
-    _check_pyarrow(location)
     return LabelledRows("parquet", location, task, keys=Keys(text_key, text_pair_key, label_key))
-
-
-def _check_pyarrow(location: str) -> None:
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError:
-        raise UserError(f"parquet:{location} needs pyarrow: pip install pyarrow") from None
 
 
 class LabelledRows(FileExamples):

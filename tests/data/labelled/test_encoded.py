@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 
 from ssl_jax import data
 from ssl_jax.core.errors import UserError
@@ -57,6 +58,44 @@ def question(name, text, *answers, context=CONTEXT, **values):
 
 def everything(source):
     return source.batch(np.arange(len(source)))
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "bpe"])
+def test_rows_are_those_of_the_tokenizers_library(published, family):
+    """Framing, truncation of single texts, and windows. Pairs of texts that are both too long are
+    cut as BERT cuts them, which gives an odd token to the other text."""
+    made = tokenizer.load(str(published / family))
+    there = tokenizers.Tokenizer.from_str(made.to_json())
+    cls, sep = (
+        (there.id_to_token(index), index) for index in (made.vocabulary.cls, made.vocabulary.sep)
+    )
+    pair = "$A:0 {sep} {more} $B:1 {sep}:1" if family == "bpe" else "$A:0 {sep} {more}$B:1 {sep}:1"
+    more = sep[0] if family == "bpe" else ""
+    there.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{cls[0]} $A:0 {sep[0]}",
+        pair=f"{cls[0]} " + pair.format(sep=sep[0], more=more),
+        special_tokens=[cls, sep],
+    )
+    texts = ["Marie Curie won", FOX * 3, "", FOX]
+    second = ["a prize", "in 1903", "and again", ""]
+    there.enable_padding(pad_id=made.vocabulary.pad, length=40)
+    there.enable_truncation(40)
+    for others in (None, second):
+        rows = encoded.framed_texts(made, 40, texts, others)
+        expected = there.encode_batch(
+            texts if others is None else list(zip(texts, others, strict=True))
+        )
+        np.testing.assert_array_equal(rows["tokens"], [row.ids for row in expected])
+        np.testing.assert_array_equal(rows["segment"], [row.attention_mask for row in expected])
+        np.testing.assert_array_equal(rows["type"], [row.type_ids for row in expected])
+    there.no_padding()
+    there.no_truncation()
+    tokens = there.encode(CONTEXT, add_special_tokens=False).ids
+    room, stride = 30, 12
+    there.enable_truncation(room + 2, stride=room - stride)  # cls and sep stand in every window
+    whole = there.encode(CONTEXT)
+    rows = [list(tokens[i : i + n]) for i, n in windows.sliding(len(tokens), room, stride)]
+    assert rows == [window.ids[1:-1] for window in (whole, *whole.overflowing)]
 
 
 def test_truncation_is_the_loop_of_bert():

@@ -135,8 +135,9 @@ def test_records(tmp_path, kind):
     if kind == "jsonl":
         write(path, *map(json.dumps, rows))
     else:
-        pa = pytest.importorskip("pyarrow")
-        pa.parquet = pytest.importorskip("pyarrow.parquet")
+        import pyarrow as pa
+        import pyarrow.parquet
+
         pa.parquet.write_table(pa.Table.from_pylist(rows), path)
     source = load(f"{kind}:{path}", task="classify")
     assert source.class_names == ("0", "1") and list(source.labels) == [1, 0, -1]
