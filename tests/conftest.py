@@ -1,11 +1,13 @@
 """Eight virtual CPU devices for the whole suite, and a compilation cache shared between runs."""
 
+import gc
 import os
 import signal
 import tempfile
-from importlib import metadata
 
 import jaxtyping
+
+from tests.xla_flags import QUICK
 
 # Before jax is imported: the number of devices is fixed when its backend starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -14,12 +16,7 @@ if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}8".strip()
 # As ssl_jax.parallel.initialize does in the commands, with the reason.
 os.environ["XLA_FLAGS"] += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
-# Tests compile thousands of tiny programs and run each a few times: unoptimised, and with the
-# older code generator for fusions they take half the time. Jaxlib 0.11 and newer may not know the
-# latter flag, and stop at flags that they do not know.
-os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
-if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] += f" {QUICK}"
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "ssl_jax_test_xla_cache")
 )
@@ -51,3 +48,7 @@ _LONG = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.nodeid.split("::")[0] not in _LONG)
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules stay: looking for garbage among them takes time

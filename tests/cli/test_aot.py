@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import types
@@ -17,9 +16,10 @@ from ssl_jax.cli import aot
 from ssl_jax.config import base_config, load
 from ssl_jax.experiment import tpu_fit
 from ssl_jax.hardware import tpu
+from tests import commands
+from tests.commands import ROOT
 from tests.methods.table import CONFIGS, ROWS
 
-ROOT = pathlib.Path(__file__).parents[2]
 needs_libtpu = pytest.mark.skipif(not tpu.is_installed(), reason="libtpu is not installed")
 TINY = (
     "--config=configs/simclr.py:digits",
@@ -30,14 +30,12 @@ TINY = (
 TOO_LARGE = ("--config.batch_size=4194304", "--config.data.num_examples=10000000")
 
 
-def run(*arguments, before="pass"):
-    """The command as a user runs it, with JAX left to choose its platform."""
-    code = f"{before}; from ssl_jax.cli import app; app.main()"
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
-    return subprocess.run(
-        [sys.executable, "-c", code, "aot", *arguments],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+# JAX is left to choose its platform.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+
+
+def run(*arguments):
+    return commands.finish("aot", *arguments, environment=ENVIRONMENT, timeout=300)
 
 
 @pytest.mark.slow
@@ -97,7 +95,11 @@ def test_mistakes_are_one_line(arguments, expected):
 
 def test_without_libtpu_it_says_what_to_install():
     hide = "import ssl_jax.hardware.tpu as tpu; tpu.is_installed = lambda: False"
-    done = run(*TINY, "--topology=v5e:2x2", before=hide)
+    code = f"{hide}; from ssl_jax.cli import app; app.main()"
+    command = [sys.executable, "-c", code, "aot", *TINY, "--topology=v5e:2x2"]
+    done = subprocess.run(
+        command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and "pip install 'ssl_jax[aot]'" in line

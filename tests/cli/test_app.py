@@ -1,39 +1,16 @@
 """Command lines that are wrong end in one clear line and exit code 1."""
 
-import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-# Runs the train command once for every command line in a file, each in a process of its own, and
-# imports what takes seconds to import only once.
-EACH = """
-import json, os, pathlib, runpy, sys
-import ssl_jax.run.loop
-folder = pathlib.Path(sys.argv[1])
-codes = []
-for number, arguments in enumerate(json.loads((folder / "command_lines.json").read_text())):
-    child = os.fork()
-    if not child:
-        break
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-else:
-    (folder / "codes.json").write_text(json.dumps(codes))
-    sys.exit()
-os.dup2(os.open(folder / f"{number}.stderr", os.O_WRONLY | os.O_CREAT), 2)
-sys.argv = ["ssl_jax", "train", *arguments]
-runpy.run_module("ssl_jax", run_name="__main__", alter_sys=True)
-"""
+from tests import commands
 
 
 def run(*arguments, module="train"):
-    return subprocess.run(
-        [sys.executable, "-m", "ssl_jax", module, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return commands.finish(module, *arguments, environment=os.environ)
 
 
 WRONG = [
@@ -93,28 +70,19 @@ WRONG = [
 ]
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """Of each command line in WRONG: its exit code and what it wrote to stderr."""
-    folder = tmp_path_factory.mktemp("wrong")
-    (folder / "command_lines.json").write_text(json.dumps([arguments for arguments, _ in WRONG]))
-    subprocess.run([sys.executable, "-c", EACH, folder], check=True, timeout=120)
-    codes = json.loads((folder / "codes.json").read_text())
-    return [(code, (folder / f"{i}.stderr").read_text()) for i, code in enumerate(codes)]
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=lambda value: " ".join(value))
+def test_a_wrong_command_line_is_one_line(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert message in lines[0]
 
 
-@pytest.mark.parametrize("number", range(len(WRONG)), ids=lambda i: " ".join(WRONG[i][0]))
-def test_a_wrong_command_line_is_one_line(outcomes, number):
-    code, stderr = outcomes[number]
-    assert code == 1, stderr
-    assert "Traceback" not in stderr
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("error: "), stderr
-    assert WRONG[number][1] in lines[0]
-
-
-def test_so_it_is_for_the_command_itself():
-    done = run("stray")
+def test_so_it_is_of_a_new_interpreter():
+    command = [sys.executable, "-m", "ssl_jax", "train", "stray"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: unexpected argument 'stray'")

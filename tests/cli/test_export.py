@@ -15,7 +15,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.pretrained import formats, init_from, trained_run
-from tests.end_to_end.test_train import TINY, run
+from tests.commands import TINY, run
 from tests.methods.table import CONFIGS
 
 RESNET = [

@@ -2,29 +2,21 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from ssl_jax import data
+from tests import commands
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "##s", "."]
 
 
-def start(*arguments, **kwargs):
-    command = [sys.executable, "-m", "ssl_jax", "prepare_text", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **pipes, **kwargs)
-
-
 def run(*arguments):
     """(exit code, lines of output, lines of errors)"""
-    process = start(*arguments)
-    out, errors = process.communicate()
-    return process.returncode, out.splitlines(), errors.splitlines()
+    done = commands.finish("prepare_text", *arguments, environment=os.environ)
+    return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
 
 def write_corpus(path, num_documents=4000):
@@ -101,15 +93,16 @@ def test_killed_and_started_again(tmp_path):
     cache = tmp_path / "cache"
     for signum, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
         before = len(list(cache.glob("*.safetensors")))
-        process = start(*arguments, f"--output={cache}")
+        process = commands.launch(
+            "prepare_text", *arguments, f"--output={cache}", environment=os.environ
+        )
         deadline = time.monotonic() + 60
         while len(list(cache.glob("*.safetensors"))) < before + 10 and time.monotonic() < deadline:
             time.sleep(0.002)
-        os.kill(process.pid, signum)
-        out = process.communicate()[0]
-        assert process.returncode == code
+        process.send_signal(signum)
+        assert process.wait() == code
         assert not (cache / "manifest.json").exists()
-    assert out.splitlines()[-1] == "stopped; the same command goes on"
+    assert process.output().splitlines()[-1] == "stopped; the same command goes on"
     kept = {path.name: path.stat().st_mtime_ns for path in cache.glob("*.safetensors")}
     code, lines, errors = run(*arguments, f"--output={cache}")
     assert (code, errors) == (0, []) and lines[0] == f"going on with {cache}"

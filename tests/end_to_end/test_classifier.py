@@ -8,7 +8,7 @@ import pytest
 from ssl_jax import checkpoint
 from ssl_jax.pretrained import formats, trained_run
 from ssl_jax.run import metrics
-from tests.end_to_end.test_train import TINY, run
+from tests.commands import TINY, run
 
 TINY_CLASSIFIER = (
     "--config=configs/supervised.py:digits",

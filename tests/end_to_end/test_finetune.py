@@ -13,7 +13,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.pretrained import formats, trained_run
 from ssl_jax.run import metrics
-from tests.end_to_end.test_train import run
+from tests.commands import run
 from tests.methods import labelled_texts
 from tests.methods.table import CONFIGS
 from tests.pretrained.formats.test_hugging_face import workdir_of

@@ -1,14 +1,12 @@
 """The commands as a user types them: train, resume, evaluate, embed, report."""
 
+import functools
 import json
-import os
-import pathlib
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import PIL.Image
@@ -19,68 +17,13 @@ from ssl_jax.checkpoint.manifest import Manifest
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.pretrained import trained_run
 from ssl_jax.run import metrics
+from tests.commands import ROOT, TINY, environment, losses, run, start, wait_for_step
+from tests.xla_flags import OPTIMISED
 
-ROOT = pathlib.Path(__file__).parents[2]
-TINY = (
-    "--config=configs/simclr.py:digits",
-    "--config.model.widths=(4,8,8)",
-    "--config.method.hidden_dim=16",
-    "--config.method.output_dim=8",
-    "--config.batch_size=64",
-    "--config.steps=30",
-    "--config.optimizer.warmup_epochs=0.1",
-    "--config.eval.every_epochs=0",
-    "--config.eval.baselines=False",
-    "--config.eval.collapse_every_steps=10",
-    "--config.eval.names=('knn',)",
-    "--config.eval.final_names=('knn',)",
-    "--config.checkpoint.every_steps=8",
-    "--config.log.every_steps=1",
-    "--config.log.tensorboard=False",
-    "--config.log.report=False",
-)
-
-
-def command(workdir, *arguments, module="train"):
-    return [sys.executable, "-m", "ssl_jax", module, f"--workdir={workdir}", *arguments]
-
-
-def environment(devices=1):
-    return {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # less time for a language model
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=1",
-    }
-
-
-def run(workdir, *arguments, devices=1, module="train", check=True, timeout=240):
-    done = subprocess.run(
-        command(workdir, *arguments, module=module),
-        env=environment(devices), capture_output=True, text=True, timeout=timeout, cwd=ROOT,
-    )  # fmt: skip
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-def start(workdir, *arguments, devices=1):
-    return subprocess.Popen(
-        command(workdir, *arguments), env=environment(devices), cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def wait_for_step(process, workdir, step, timeout=120):
-    """Returns once the run has logged `step`."""
-    path = pathlib.Path(workdir) / "metrics.jsonl"
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if path.exists() and f'"step": {step},' in path.read_text():
-            return
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached in {timeout} s")
+# For runs that are compared bit by bit, and for what goes on from them.
+run_optimised = functools.partial(run, flags=OPTIMISED)
+start_optimised = functools.partial(start, flags=OPTIMISED)
+COMMAND = (sys.executable, "-m", "ssl_jax", "train")
 
 
 def final_leaves(workdir):
@@ -91,12 +34,6 @@ def final_leaves(workdir):
     return {path: np.asarray(leaf) for path, leaf in leaves.items()}
 
 
-def losses(workdir):
-    """step -> logged loss."""
-    rows = metrics.read_metrics(workdir)
-    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """Uninterrupted runs, by number of devices."""
@@ -105,7 +42,7 @@ def finished(tmp_path_factory):
     def get(devices):
         if devices not in runs:
             runs[devices] = tmp_path_factory.mktemp(f"whole{devices}")
-            run(runs[devices], *TINY, devices=devices)
+            run_optimised(runs[devices], *TINY, devices=devices)
         return runs[devices]
 
     return get
@@ -116,11 +53,11 @@ def test_kill_9_and_the_same_command_again_is_bit_identical(devices, finished, t
     whole = finished(devices)
     # 22 steps an epoch: the first kill is in the first epoch, the second in the second.
     for step in (9, 25):
-        process = start(tmp_path, *TINY, devices=devices)
+        process = start_optimised(tmp_path, *TINY, devices=devices)
         wait_for_step(process, tmp_path, step)
         process.kill()
         process.wait()
-    run(tmp_path, *TINY, devices=devices)
+    run_optimised(tmp_path, *TINY, devices=devices)
     assert losses(tmp_path) == losses(whole)
     expected = final_leaves(whole)
     for path, leaf in final_leaves(tmp_path).items():
@@ -141,13 +78,13 @@ def test_kill_9_loses_no_bit_of_a_queue_a_bank_an_average_or_a_predictor(method,
     tiny = [a for a in TINY if "hidden_dim" not in a and not a.startswith("--config=")]
     arguments = (f"--config=configs/{method}.py:digits", *tiny, *heads)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(whole, *arguments)
+    run_optimised(whole, *arguments)
     for step in (9, 25):
-        process = start(killed, *arguments)
+        process = start_optimised(killed, *arguments)
         wait_for_step(process, killed, step)
         process.kill()
         process.wait()
-    run(killed, *arguments)
+    run_optimised(killed, *arguments)
     assert losses(killed) == losses(whole)
     saved, expected = (Manifest.read(d / "checkpoints" / "30").arrays for d in (killed, whole))
     for part in STATES[method]:  # the states that this test is about are in it
@@ -202,13 +139,13 @@ def test_a_language_model_trains_is_scored_on_held_out_text_and_reported(tmp_pat
 def test_kill_9_of_a_language_model_is_bit_identical(tmp_path):
     arguments = (*TEXT, f"--config.data.options.cache_dir={tmp_path}/cache")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(whole, *arguments)
+    run_optimised(whole, *arguments)
     for step in (9, 25):
-        process = start(killed, *arguments)
+        process = start_optimised(killed, *arguments)
         wait_for_step(process, killed, step)
         process.kill()
         process.wait()
-    run(killed, *arguments)
+    run_optimised(killed, *arguments)
     assert losses(killed) == losses(whole)
     saved, expected = (Manifest.read(d / "checkpoints" / "30").arrays for d in (killed, whole))
     assert saved == expected
@@ -216,15 +153,15 @@ def test_kill_9_of_a_language_model_is_bit_identical(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_path):
-    process = start(tmp_path, *TINY, devices=8)
+    process = start_optimised(tmp_path, *TINY, devices=8)
     wait_for_step(process, tmp_path, 9)
     process.kill()
     process.wait()
-    process = start(tmp_path, *TINY, devices=4)
+    process = start_optimised(tmp_path, *TINY, devices=4)
     wait_for_step(process, tmp_path, 17)
     process.kill()
     process.wait()
-    run(tmp_path, *TINY, devices=1)
+    run_optimised(tmp_path, *TINY, devices=1)
     whole, pieces = losses(finished(1)), losses(tmp_path)
     assert whole.keys() == pieces.keys()
     np.testing.assert_allclose(list(pieces.values()), list(whole.values()), rtol=2e-3)
@@ -234,13 +171,12 @@ def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_p
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_next_start_goes_on(signum, code, finished, tmp_path):
     arguments = (*TINY, "--config.checkpoint.every_steps=1000")
-    process = start(tmp_path, *arguments)
+    process = start_optimised(tmp_path, *arguments)
     wait_for_step(process, tmp_path, 7)
     process.send_signal(signum)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code, output
-    assert "saved; the same command continues" in output
-    again = run(tmp_path, *arguments)
+    assert process.wait(timeout=60) == code, process.output()
+    assert "saved; the same command continues" in process.output()
+    again = run_optimised(tmp_path, *arguments)
     assert "continuing from step" in again.stdout
     assert losses(tmp_path) == losses(finished(1))
 
@@ -249,10 +185,10 @@ def test_a_finished_run_is_a_no_op_and_more_steps_extend_it(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished(1), workdir)
     before = (workdir / "metrics.jsonl").read_bytes()
-    assert "nothing to do" in run(workdir, *TINY).stdout
+    assert "nothing to do" in run_optimised(workdir, *TINY).stdout
     assert (workdir / "metrics.jsonl").read_bytes() == before
     longer = [a.replace("steps=30", "steps=34") if ".steps=" in a else a for a in TINY]
-    assert "continuing from step 30 of 34" in run(workdir, *longer).stdout
+    assert "continuing from step 30 of 34" in run_optimised(workdir, *longer).stdout
     assert json.loads((workdir / "results.json").read_text())["step"] == 34
 
 
@@ -284,7 +220,7 @@ def test_a_non_finite_loss_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_p
 
 def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     workdir = finished(1)
-    done = run(workdir, "--evals=knn,few_shot", module="evaluate")
+    done = run_optimised(workdir, "--evals=knn,few_shot", module="evaluate")
     assert "kNN" in done.stdout
     (record,) = (workdir / "evaluations").glob("*.json")
     values = json.loads(record.read_text())
@@ -295,7 +231,7 @@ def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     output = tmp_path / "features.npz"
     # On three devices, over which the run's own batch of 64 would not divide.
     arguments = (f"--output={output}", "--data=digits", "--split=test")
-    run(workdir, *arguments, devices=3, module="embed")
+    run_optimised(workdir, *arguments, devices=3, module="embed")
     with np.load(output) as stored:
         h, label = stored["h"], stored["label"]
     source = data.load("digits", "test", channels=1)
@@ -316,7 +252,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, tmp_
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
-    done = run(workdir, *TINY)
+    done = run_optimised(workdir, *TINY)
     assert "30" in done.stderr and f"continuing from step {saved[-2].name}" in done.stdout
     assert "Traceback" not in done.stderr
     assert losses(workdir) == losses(finished(1))
@@ -327,7 +263,7 @@ def test_a_full_disk_stops_with_one_line_and_leaves_the_older_checkpoint(finishe
     process = start(tmp_path, *TINY, "--config.steps=12")
     assert process.wait(timeout=120) == 0
     limited = subprocess.run(
-        ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command(tmp_path, *TINY)],
+        ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *COMMAND, f"--workdir={tmp_path}", *TINY],
         env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert limited.returncode == 1, limited.stdout + limited.stderr
@@ -343,7 +279,7 @@ def test_what_the_readme_promises_of_the_digits_recipe(tmp_path):
     gains, scores = [], []
     for seed in range(3):
         workdir = tmp_path / str(seed)
-        run(
+        run_optimised(
             workdir,
             "--config=configs/simclr.py:digits",
             f"--config.seed={seed}",
@@ -362,20 +298,20 @@ def test_what_the_readme_promises_of_the_digits_recipe(tmp_path):
 def test_what_the_readme_promises_of_the_embedded_text(tmp_path):
     """BERT names hidden words far better than by frequency, and helps to tell texts apart."""
     bert = tmp_path / "bert"
-    run(bert, "--config=configs/bert.py:pydoc", "--config.log.report=False",
+    run_optimised(bert, "--config=configs/bert.py:pydoc", "--config.log.report=False",
         "--config.eval.every_epochs=0", timeout=1500)  # fmt: skip
     scores = json.loads((bert / "results.json").read_text())["results"]
     trained, unigram = scores["BERT"], scores["unigram"]
     assert trained["held_out/accuracy"] > 2.5 * unigram["held_out/accuracy"]
     assert trained["held_out/perplexity"] < 0.4 * unigram["held_out/perplexity"]
     accuracy = {}
-    for start in ("pretrained", "scratch"):
-        cell = f"start={start},labels=tenth,seed=0"
-        run(tmp_path, "--config=configs/sweeps/finetune.py:pydoc_final",
+    for begin in ("pretrained", "scratch"):
+        cell = f"start={begin},labels=tenth,seed=0"
+        run_optimised(tmp_path, "--config=configs/sweeps/finetune.py:pydoc_final",
             f"--set=init_from={bert}", f"--cell={cell}", module="sweep")  # fmt: skip
         results = json.loads((tmp_path / cell / "results.json").read_text())["results"]
         ((_, found),) = results.items()
-        accuracy[start] = found["task/accuracy"]
+        accuracy[begin] = found["task/accuracy"]
     # 51.8 and 44.6 over three seeds, whose standard deviation is about a point.
     assert accuracy["pretrained"] > accuracy["scratch"] + 0.03, accuracy
 
@@ -387,7 +323,7 @@ def test_two_processes_train_the_run_that_one_trains(finished, tmp_path, impleme
     how = f"--config.method.implementation={implementation}", "--config.method.block_size=32"
     done = subprocess.run(
         [sys.executable, "launch/multiprocess_local.py", "--num_processes=2", "--",
-         *command(tmp_path, *TINY, *how)],
+         *COMMAND, f"--workdir={tmp_path}", *TINY, *how],
         env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

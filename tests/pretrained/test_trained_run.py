@@ -15,7 +15,7 @@ from ssl_jax import config as config_lib
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.pretrained import trained_run
-from tests.end_to_end.test_train import run
+from tests.commands import run
 from tests.methods.table import ROWS
 
 

@@ -10,7 +10,7 @@ from ssl_jax import config as config_lib
 from ssl_jax.core.errors import UserError
 from ssl_jax.run import metrics
 from ssl_jax.run.early_stopping import EarlyStopping
-from tests.end_to_end.test_train import TINY, run
+from tests.commands import TINY, run
 
 ACCURACY = "eval/knn/top1"
 

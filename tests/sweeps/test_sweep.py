@@ -6,8 +6,8 @@ import itertools
 import json
 import runpy
 import signal
-import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -20,8 +20,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data import catalog, subsplit
 from ssl_jax.sweeps import ablation, grid
 from ssl_jax.sweeps.ablation import Curve
-from tests.end_to_end.test_train import ROOT, TINY, environment, wait_for_step
-from tests.end_to_end.test_train import run as train
+from tests import commands
+from tests.commands import ROOT, TINY, environment, wait_for_step
 
 OVERRIDES = dict(flag.removeprefix("--config.").split("=", 1) for flag in TINY[1:])
 SWEEP = f"""
@@ -56,18 +56,14 @@ def file(tmp_path_factory):
     return path
 
 
-def command(config, workdir, *arguments):
-    return [
-        sys.executable, "-m", "ssl_jax", "sweep", f"--config={config}", f"--workdir={workdir}",
-        *arguments,
-    ]  # fmt: skip
+def start(config, workdir, *arguments):
+    arguments = (f"--config={config}", f"--workdir={workdir}", *arguments)
+    return commands.launch("sweep", *arguments, environment=environment())
 
 
 def run(config, workdir, *arguments):
-    return subprocess.run(
-        command(config, workdir, *arguments), env=environment(), cwd=ROOT, capture_output=True,
-        text=True, timeout=240,
-    )  # fmt: skip
+    arguments = (f"--config={config}", *arguments)
+    return commands.run(workdir, *arguments, module="sweep", check=False)
 
 
 @pytest.mark.slow
@@ -116,16 +112,12 @@ def test_a_grid_with_a_failing_cell(file, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_sweep_continues(file, tmp_path):
-    process = subprocess.Popen(
-        command(f"{file}:long", tmp_path), env=environment(), cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = start(f"{file}:long", tmp_path)
     cell = tmp_path / "t=0.1,seed=0"
     wait_for_step(process, cell, 6)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, out
-    assert "the same command continues" in out
+    assert process.wait(timeout=60) == 143, process.output()
+    assert "the same command continues" in process.output()
     assert list((cell / "checkpoints").iterdir())
     assert not (tmp_path / "results.csv").exists()
     assert "begun" in run(f"{file}:long", tmp_path, "--dry_run").stdout
@@ -135,17 +127,16 @@ def test_an_interrupted_sweep_continues(file, tmp_path):
 def test_a_signal_while_a_cell_starts_stops_the_sweep_and_fails_nothing(
     signum, code, file, tmp_path
 ):
-    process = subprocess.Popen(
-        command(file, tmp_path), env=environment(), cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    first = process.stdout.readline()
-    assert first.endswith(": runs\n"), first + process.stdout.read()
+    process = start(file, tmp_path)
+    deadline = time.monotonic() + 60
+    while not process.output().endswith(": runs\n"):
+        assert process.poll() is None and time.monotonic() < deadline, process.output()
+        time.sleep(0.01)
     process.send_signal(signum)
-    rest, _ = process.communicate(timeout=60)
-    assert process.returncode == code, rest
-    assert "the same command continues" in rest and "FAILED" not in rest
-    assert rest.count(": runs") == 0  # no other cell has begun
+    assert process.wait(timeout=60) == code, process.output()
+    output = process.output()
+    assert "the same command continues" in output and "FAILED" not in output
+    assert output.count(": runs") == 1  # no other cell has begun
 
 
 def test_the_exit_code_of_one_cell_is_that_of_its_training(file, tmp_path, monkeypatch, capsys):
@@ -358,7 +349,7 @@ def test_settings_reach_every_cell_as_text():
 @pytest.mark.slow
 def test_the_learning_rate_of_a_linear_probe_is_chosen_without_the_test_split(tmp_path, capsys):
     pretrained, swept = tmp_path / "pre=1,train", tmp_path / "rates"
-    train(pretrained, *TINY, "--config.steps=4", "--config.eval.final_names=()")
+    commands.run(pretrained, *TINY, "--config.steps=4", "--config.eval.final_names=()")
     settings = [
         f"init_from={pretrained}", "steps=6", "batch_size=64", "model.widths=(4,8,8)",
         "log.report=False", "log.tensorboard=False",

@@ -17,7 +17,7 @@ from ssl_jax.models import make_encoder
 from ssl_jax.models.layers import restack
 from ssl_jax.pretrained import init_from
 from ssl_jax.pretrained.formats import hugging_face
-from tests.end_to_end.test_train import run
+from tests.commands import run
 from tests.methods.table import ROWS
 from tests.pretrained.formats.texts import BPE, CASES, TINY, WORDPIECE, perturbed, vocabulary_of
 

@@ -1,0 +1,12 @@
+"""Flags with which XLA compiles for CPUs in half the time, and what it compiles runs slower."""
+
+import importlib.metadata
+
+# Tests compile thousands of tiny programs and run each a few times: unoptimised, and with the
+# older code generator for fusions they take half the time. Jaxlib 0.11 and newer may not know the
+# latter flag, and stop at flags that they do not know.
+QUICK = "--xla_backend_optimization_level=0"
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+# For programs that are compared bit by bit: optimised, as users' are.
+OPTIMISED = "--xla_backend_optimization_level=1"
