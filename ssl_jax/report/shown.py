@@ -48,7 +48,7 @@ def _images(item: Images, inputs: ReportInputs) -> str:
         return ""
     originals = None if item.inputs is None else np.asarray(item.inputs)
     largest = max(block.shape[2] for block in blocks)
-    widths = ["minmax(0, max-content)"] if item.rows else []
+    widths = ["minmax(0, 112px)"] if item.rows else []  # the same in every row's own grid
     if originals is not None:
         widths += ["minmax(0, 96px)", "4px"]
     for block in blocks:  # smaller images are shown smaller
