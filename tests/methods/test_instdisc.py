@@ -59,7 +59,7 @@ def test_negatives_are_drawn_with_replacement_by_the_examples_own_keys(tiny):
     np.testing.assert_array_equal(views["index"], np.arange(300))
     # An example's do not depend on what else is in the batch.
     keys = jax.random.split(jax.random.key(0), 300)[7:9]
-    alone = rows_of(experiment.method, keys, source.batch(np.arange(7, 9)))
+    alone = views_of(experiment.method, keys, source.batch(np.arange(7, 9)))
     np.testing.assert_array_equal(alone["negatives"], drawn[7:9])
     np.testing.assert_allclose(alone["image"], views["image"][7:9], atol=1e-6)
 
