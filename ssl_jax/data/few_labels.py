@@ -25,8 +25,7 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data import counter
-from ssl_jax.data.labelled.task_source import TaskSource
-from ssl_jax.data.source import ImageSource, Source
+from ssl_jax.data.source import Source
 
 UNLABELLED = ("drop", "keep")
 
@@ -88,13 +87,13 @@ class FewLabels:
         labelled = self.labelled(num_examples, num_classes)
         return labelled if self.unlabelled == "drop" else num_examples
 
-    def select(self, source: Source) -> ImageSource | TaskSource:
+    def select(self, source: Source) -> Source:
         """`source` with a part of its labels.
 
         Raises:
           UserError: it has no classes, or fewer labels than asked for.
         """
-        if not isinstance(source, ImageSource | TaskSource):
+        if not source.examples_are_labelled:
             raise UserError(
                 f"data.labelled_fraction is for images and labelled text, and {source.name} is "
                 "neither; leave it out"

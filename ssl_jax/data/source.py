@@ -60,6 +60,8 @@ class Source(abc.ABC):
 
     in_memory: ClassVar[bool] = False  # whether a batch costs no more than a copy
     unit: ClassVar[str] = "example"  # what to call one in messages
+    # Whether examples can have labels of their own, and `take` and `relabelled` are there.
+    examples_are_labelled: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -187,6 +189,7 @@ class ImageSource(Source):
     factor_names: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
 
     unit: ClassVar[str] = "image"
+    examples_are_labelled: ClassVar[bool] = True
 
     @property
     def spec(self) -> DataSpec:

@@ -50,6 +50,7 @@ class TaskSource(Source):
 
     in_memory: ClassVar[bool] = True
     unit: ClassVar[str] = "row"
+    examples_are_labelled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.names, self.labels = self.encoded.names, self.encoded.label
