@@ -1,15 +1,12 @@
-"""Host side data: sources of images and of text, and the stream of batches.
+"""Host side data: sources of images and text, samplers, and the stream of batches.
 
     source = data.load("folder:/data/birds", "train[:90%]", image_size=224)
     for batch in data.batches(source, batch_size=256, seed=0, workers=8): ...
 
     source = data.load("text:/data/books/*.txt", tokenizer="wordpiece", sequence_length=512)
 
-Kinds of source, one file each in `kinds`. Of images: `digits`, `shapes`, `folder:PATH`,
-`tfds:NAME`, `tar:PATTERN`. Of text: `pydoc`, `text:PATTERN`, `jsonl:PATTERN`, `parquet:PATTERN`,
-`tfds:NAME`, and `tokens:DIR`, a corpus whose tokens are prepared (`ssl_jax.cli.prepare_text`). Of
-labelled text: `csv:PATTERN`, `glue:NAME`, `squad:PATTERN`, `conll:PATTERN`, and `jsonl:PATTERN`,
-`parquet:PATTERN`, `tfds:NAME` and `pydoc` with the option `task`.
+`kinds` has a file for each kind of data set, which declares its options; `samplers` has a file for
+each sampler.
 
 The stream is a pure function of (seed, step): the data state of a run is its step.
 """

@@ -1,4 +1,4 @@
-"""Decoding once instead of once an epoch, for data sets that fit in memory."""
+"""Decodes a data set once and keeps it in memory, instead of decoding it in every epoch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ssl_jax.data.source import ArraySource, ImageSource, Problem
 
 
 def in_memory(source: ImageSource, *, workers: int = 0) -> ArraySource:
-    """The same examples with their images decoded: CIFAR-10 in 150 MB and some seconds.
+    """The same examples with decoded images. CIFAR-10 takes 150 MB and some seconds.
 
     Args:
       source: any source of images without random crops.
       workers: processes that decode; 0: threads.
 
     Raises:
-      UserError: the source has random crops, which are new in every epoch.
+      UserError: the source has random crops, which differ in every epoch.
     """
     if source.canvas.crops:
         raise UserError(

@@ -48,11 +48,11 @@ def load(
     """Opens a split of a data set.
 
     Args:
-      name: "digits", "folder:PATH", "text:PATTERN" and so on, see above.
+      name: "digits", "folder:PATH", "text:PATTERN" and so on; see `kinds`.
       split: a split or sub-split: "train[:80%]", "train[1000:]", "train+test", "all".
       image_size: side of the square canvas, pixels. Images are resized (bicubic) so that their
-        central square fills it. Default: the size the data set's images have, if they have one.
-      channels: 1 (luminance) or 3; default what the data set has.
+        central square fills it. Default: the size of the images, if they all have one size.
+      channels: 1 (luminance) or 3; default: those of the data set.
       host_crops: random crops that the host cuts, by family; see `crops`.
       strict: whether an unreadable image is an error; else the next readable one replaces it.
       seed: of the generated data of `shapes`.
@@ -96,7 +96,7 @@ def splits(name: str, **options: Any) -> tuple[str, ...]:
 
 
 def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
-    """Opens what a config's data section names, with the labels that it leaves (`few_labels`).
+    """Opens the data set of a config's data section, with the labels that it keeps (`few_labels`).
 
     Raises:
       UserError: as `load` and `FewLabels.select`.
@@ -109,20 +109,24 @@ def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
 
 
 def missing_splits(
-    section: ConfigDict, wanted: Sequence[str]
+    section: ConfigDict, requested: Sequence[str]
 ) -> tuple[list[list[str]], tuple[str, ...]]:
-    """What of some splits and sub-splits the data set of a config's data section lacks.
+    """Which splits do not exist in the data set of a config's data section.
+
+    Args:
+      section: the data section.
+      requested: splits and sub-splits.
 
     Returns:
-      (of each one wanted the names that are no splits, what splits there are). The data set is
-      opened once, no example of it read.
+      (for each requested one the names that are not splits, all splits). The data set is opened
+      once; no example is read.
 
     Raises:
-      UserError: as `load`, but for a split that is not there.
+      UserError: as `load`, except for a split that does not exist.
     """
     opened = _open(section.name, _request_of(section, seed=0), section.options.to_dict())
     aliases = getattr(opened, "aliases", {})
-    missing = [subsplit.missing(text, opened.splits, aliases) for text in wanted]
+    missing = [subsplit.missing(text, opened.splits, aliases) for text in requested]
     return missing, tuple(opened.splits)
 
 
@@ -139,8 +143,8 @@ def _request_of(section: ConfigDict, seed: int) -> Request:
 def spec_from_config(section: ConfigDict) -> DataSpec:
     """The DataSpec of a config's data section, without touching the data.
 
-    `num_examples`, `num_classes`, `image_size` and `channels` of the section count; what they leave
-    open is filled in for data sets whose facts are known.
+    `num_examples`, `num_classes`, `image_size` and `channels` of the section are used where they
+    are set, and else the known facts of the data set.
 
     Raises:
       UserError: an unknown data set, split or option, or facts missing.
@@ -170,12 +174,12 @@ def steps_per_epoch(section: ConfigDict, batch_size: int) -> int:
 
 
 def split_size(section: ConfigDict) -> int:
-    """Examples of the split that a config's data section names, without touching the data.
+    """Number of examples in the split of a config's data section, without touching the data.
 
-    What `data.labelled_fraction` leaves out of it is counted; `spec_from_config` does not count it.
+    It includes the examples that `data.labelled_fraction` leaves out; `spec_from_config` does not.
 
     Raises:
-      UserError: an unknown data set or split, or one whose size has to be given.
+      UserError: an unknown data set or split, or one whose size is not known.
     """
     kind, location = kind_of(section.name)
     if section.num_examples is not None:

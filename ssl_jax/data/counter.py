@@ -1,4 +1,4 @@
-"""Random numbers by counter: any one of them is computed alone, on any machine, in any order.
+"""Counter-based random numbers: each is computed on its own, on any machine, in any order.
 
 The generator is SplitMix64 (Steele, Lea and Flood 2014): the n-th output of the stream `key` is
 `mix(key + n * GOLDEN)`. It needs no state and does not depend on the version of NumPy, so a batch

@@ -1,4 +1,4 @@
-"""A run's config with what its data turned out to be."""
+"""Writes the facts of the data into a run's config."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""A part of the labels, the same number of every class: learning from 1% or 10% of them.
+"""Uses a fraction of the labels, the same number of every class: 1% or 10% of them.
 
     data.labelled_fraction = 0.01   examples that keep their label, of all in the split
     data.unlabelled = "drop"        the others are left out; "keep": they stay, with label -1
     data.labels_seed = 0            which ones keep it
 
-Each class is put into a random order. Then come the first examples of all classes, then the second
-ones, and so on: one order of the split, of which every fraction takes the beginning. So the numbers
-of two classes differ by at most one, a class that runs out gives all it has and leaves the rest to
-the others, and the examples of a smaller fraction are among those of a larger one. The order is a
-function of the labels and the seed alone.
+Each class is shuffled. The split is then ordered: the first example of every class, then the second
+of every class, and so on, and a fraction takes the beginning of that order. So the numbers of
+examples of two classes differ by at most one (a class that is too small gives all it has), and the
+examples of a smaller fraction are a subset of those of a larger one. The order is a function of the
+labels and the seed alone.
 
 The protocol is that of SimCLR (Chen et al. 2020, App. B.5), whose lists for ImageNet are
 `tfds:imagenet2012_subset`.
@@ -32,12 +32,12 @@ UNLABELLED = ("drop", "keep")
 
 @dataclasses.dataclass(frozen=True)
 class FewLabels:
-    """What a config's data section asks for.
+    """The options of a config's data section.
 
     Attributes:
       fraction: labelled examples over all examples of the split, in (0, 1].
-      unlabelled: what happens to the others: "drop" or "keep".
-      seed: decides which examples keep their label.
+      unlabelled: what happens to the other examples: "drop" or "keep".
+      seed: selects the examples that keep their label.
     """
 
     fraction: float
@@ -58,7 +58,7 @@ class FewLabels:
 
     @classmethod
     def of(cls, section: Any) -> FewLabels | None:
-        """Reads the data section of a config; None where all labels are used.
+        """Reads the data section of a config; None if all labels are used.
 
         Raises:
           UserError: a bad value.
@@ -88,10 +88,10 @@ class FewLabels:
         return labelled if self.unlabelled == "drop" else num_examples
 
     def select(self, source: Source) -> Source:
-        """`source` with a part of its labels.
+        """`source` with a fraction of its labels.
 
         Raises:
-          UserError: it has no classes, or fewer labels than asked for.
+          UserError: it has no classes, or too few labels.
         """
         if not source.examples_are_labelled:
             raise UserError(

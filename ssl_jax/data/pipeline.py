@@ -1,11 +1,11 @@
-"""The stream of batches: a pure function of the step, whoever computes it.
+"""The stream of batches: a pure function of the step, on any process.
 
-Sources in memory are indexed in the calling thread, which is cheaper than any hand-over. Sources
-that decode are read through Grain, by threads or by worker processes. What Grain hands over is not
-an example (its cost per element would be a good part of a decoding) nor a whole batch (4096 pairs
-of crops are over a gigabyte, and a worker would hold several), but a chunk of a step's rows. A
-chunk is a function of its number, so neither the number of workers nor the step at which a stream
-begins can change what it contains.
+Sources in memory are indexed in the calling thread, which is cheaper than handing data over.
+Sources that decode are read through Grain, by threads or by worker processes. A Grain element is a
+chunk of the rows of a step: one example would be too small (Grain's cost per element is comparable
+to decoding), and a whole batch too large (4096 pairs of crops are over a gigabyte, and a worker
+holds several). A chunk is a function of its number, so its contents depend neither on the number of
+workers nor on the step at which the stream starts.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def batches(
       sampler: chooses the examples of every step; default a new random order every epoch.
       start_step: first step; the stream from here is the one that passes here.
       num_steps: how many batches to yield; default without end.
-      rows: rows of the global batch that this process is to produce, int [n], in this order;
-        default all.
+      rows: rows of the global batch that this process produces, int [n], in this order; default
+        all.
       workers: processes that decode; 0: threads of this process, one a core.
       prefetch: batches to keep decoded ahead.
 
     Returns:
-      An iterator of dicts of arrays, see `Source.batch`. Close it, or use it in a
-      `with`, to end its workers at once. What could not be read is in `source.problems`.
+      An iterator of dicts of arrays, see `Source.batch`. Close it, or use it in a `with`, to end
+      its workers at once. `source.problems` lists what could not be read.
 
     Raises:
       UserError: the batch is larger than the data set, the sampler does not suit the data, or a
@@ -275,7 +275,7 @@ _open_streams: weakref.WeakSet[Batches] = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    """While Python can still do it in good order."""
+    """Closes all streams before the interpreter shuts down."""
     for stream in list(_open_streams):
         if stream._lock.acquire(timeout=10):  # a daemon thread may be waiting for a batch
             stream._close()

@@ -1,4 +1,4 @@
-"""What is asked of a data set, whichever it is."""
+"""Options that every kind of data set has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssl_jax.data.image import Canvas
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """The options that every data set understands; see `ssl_jax.data.load`."""
+    """Options that every kind of data set has; see `ssl_jax.data.load`."""
 
     image_size: int | None = None
     channels: int | None = None
@@ -23,10 +23,10 @@ class Request:
     seed: int = 0
 
     def canvas(self, image_size: int | None = None, channels: int = 3) -> Canvas:
-        """The canvas asked for, completed by the data set's own size and channels.
+        """The canvas with these options; the data set's own size and channels are the defaults.
 
         Raises:
-          UserError: no size is asked for and the images have none in common.
+          UserError: no size is set and the images differ in size.
         """
         size = self.image_size or image_size
         if size is None:
@@ -42,7 +42,7 @@ class Request:
         )
 
     def refuse_host_crops(self, name: str) -> None:
-        """Raises UserError if host crops are asked of a data set that has only small arrays."""
+        """Raises UserError if host crops are set for a data set of small arrays."""
         if self.host_crops:
             raise UserError(
                 f"data.host_crops asks for crops ({', '.join(self.host_crops)}), but {name} is "
@@ -50,7 +50,7 @@ class Request:
             )
 
     def refuse_image_options(self, name: str) -> None:
-        """Raises UserError if something that only images have is asked of a data set of text."""
+        """Raises UserError if an option of images is set for a data set of text."""
         for option in ("image_size", "channels", "host_crops"):
             value = getattr(self, option)
             if value:

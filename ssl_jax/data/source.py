@@ -1,7 +1,7 @@
-"""What every data set is to the rest: numbered examples, read a batch at a time.
+"""Sources: the numbered examples of a split, read a batch at a time.
 
-`Source` says so of any data; `ImageSource` and below are those of images, `text_source` is that of
-text.
+`Source` is the interface. The classes below it are those of images; those of text are in
+`ssl_jax.data.text.text_source` and `ssl_jax.data.labelled.task_source`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ssl_jax.data.image import Canvas
 from ssl_jax.data.names import Names
 from ssl_jax.modalities.image import IMAGE
 
-# So many unreadable images in a row mean that the data set is broken, not a few files.
+# More unreadable images in a row than this mean that the whole data set is broken.
 MAX_REPLACEMENTS = 100
 
 Arrays = dict[str, np.ndarray]
@@ -45,9 +45,9 @@ class Source(abc.ABC):
         split has a label.
       class_names: their names by label, where known.
       names: a name per example (a path), where there is one.
-      problems: examples found unreadable so far and replaced, name -> error, in the order found.
-      available: examples there were before those without a label were left out (`few_labels`);
-        None where none was.
+      problems: unreadable examples so far, which were replaced: name -> error, in reading order.
+      available: number of examples before those without a label were left out (`few_labels`);
+        None where none were.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Source(abc.ABC):
 
     @property
     def extent(self) -> int:
-        """How much a sub-split can be cut from: the examples, or what they are made of."""
+        """Number of pieces that sub-splits are cut from: examples, or the documents of texts."""
         return len(self)
 
     def tokenizer_json(self) -> str | None:
@@ -114,7 +114,7 @@ class Source(abc.ABC):
         """This and others of the same data set, one after the other."""
 
     def padding(self, key: str) -> int:
-        """What stands in the rows of a batch that are no examples, in its array `key`."""
+        """The value of array `key` in rows of a batch that are padding."""
         return -1 if key in ("index", "label") else 0
 
     def batch(
@@ -160,7 +160,7 @@ class Source(abc.ABC):
         """One line on `problems`, None if there are none.
 
         Args:
-          done: what became of them; features of a whole split leave them out.
+          done: what happened to them, for the message.
         """
         if not self.problems:
             return None
@@ -171,7 +171,7 @@ class Source(abc.ABC):
         )
 
     def notes(self) -> list[str]:
-        """Lines on what is worth knowing of it before something is learned from it."""
+        """What the user should know before training, one line each."""
         return []
 
 

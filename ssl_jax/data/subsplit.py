@@ -2,7 +2,7 @@
 
 One parser serves every source. Percentages are rounded to the closest example (ties to even), as
 https://www.tensorflow.org/datasets/splits documents, so that `train[:p%]` and `train[p%:]` never
-overlap and miss nothing.
+overlap and leave nothing out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Part(NamedTuple):
 def missing(
     text: str, splits: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})
 ) -> list[str]:
-    """The names in a sub-split that are no splits, without asking how large splits are.
+    """The names in a sub-split that are not splits; needs no sizes.
 
     Raises:
       UserError: malformed.
@@ -40,7 +40,7 @@ def missing(
 
 
 def _pieces(text: str) -> list[re.Match[str]]:
-    """What stands between the `+`, each with its split, start and stop."""
+    """The parts between `+`, each with its split, start and stop."""
     pieces = [_PART.fullmatch(piece.strip()) for piece in text.split("+")]
     if None in pieces:
         raise UserError(f"split {text!r} is malformed; {_FORMS}")

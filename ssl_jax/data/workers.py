@@ -1,4 +1,4 @@
-"""Processes beside the one that trains."""
+"""Worker processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 
 
 def cores() -> int:
-    """Those this process may use."""
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -28,6 +28,6 @@ def init_worker() -> None:
 
 
 def _follow_parent() -> None:
-    """Ends this process with its parent, also if that was killed."""
+    """Ends this process when its parent ends, also if the parent was killed."""
     multiprocessing.parent_process().join()
     os._exit(1)

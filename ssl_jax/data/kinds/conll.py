@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.labelled.tasks import FileExamples, Words
+from ssl_jax.data.labelled.examples import FileExamples, Words
 from ssl_jax.data.text import corpus as corpus_lib
 from ssl_jax.data.text.option_types import Errors
 from ssl_jax.data.text.text_kind import TextKind

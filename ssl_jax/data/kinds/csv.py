@@ -1,9 +1,12 @@
-"""`csv:PATTERN`: tables as text, of which each line holds a labelled example.
+"""`csv:PATTERN`: comma- or tab-separated files with a labelled example on each line.
 
     csv:/data/reviews/{split}.csv     text,label
     csv:/data/pairs.tsv               tabs between the columns
 
 The first line names the columns. Without `{split}` in the pattern everything is `train`.
+
+The files are read by Python's csv module. pyarrow's reader drops characters of malformed quotes
+without an error, does not say on which line an error is, and refuses fields of over a megabyte.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from typing import Annotated
 from ssl_jax.config.fields import Bound
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled import tables
+from ssl_jax.data.labelled.examples import FileExamples, Text
 from ssl_jax.data.labelled.tables import Keys, Record
-from ssl_jax.data.labelled.tasks import FileExamples, Text
 from ssl_jax.data.text import corpus as corpus_lib
 from ssl_jax.data.text.option_types import Errors, LabelKey, TextKey, TextPairKey
 from ssl_jax.data.text.text_kind import TextKind

@@ -1,4 +1,4 @@
-"""`folder:PATH`: the user's own image files, in class folders or not, however nested.
+"""`folder:PATH`: image files in nested folders, with class folders or without.
 
     PATH/train/cat/1.jpg  PATH/val/cat/2.jpg     splits by folder
     PATH/cat/1.jpg        PATH/dog/2.jpg         classes; a fifth of the files is held out as `test`

@@ -16,8 +16,8 @@ from typing import Any
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.kind import Facts
 from ssl_jax.data.labelled import glue_tasks, tables
+from ssl_jax.data.labelled.examples import Examples, Text, Words
 from ssl_jax.data.labelled.tables import Keys
-from ssl_jax.data.labelled.tasks import Examples, Text, Words
 from ssl_jax.data.text.option_types import DataDir
 from ssl_jax.data.text.text_kind import TextKind
 from ssl_jax.data.tfds import records, texts

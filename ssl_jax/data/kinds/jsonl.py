@@ -1,9 +1,12 @@
-"""`jsonl:PATTERN`: files with a JSON object a line, of which each holds a document.
+"""`jsonl:PATTERN`: files with a JSON object on each line, one document each.
 
 jsonl:/data/c4/{split}-*.json.gz     {"text": "...", "label": "en"}
 
 Without `{split}` in the pattern everything is `train`. With the option `task` each object is a
-labelled example; of task=tags its text is a list of words and its label a list of their classes.
+labelled example; for task=tags its text is a list of words and its label a list of their classes.
+
+Lines are read by Python's json module. pyarrow's reader turns texts that look like dates into
+dates, wants one type for all labels, and refuses lines of over a megabyte.
 """
 
 from __future__ import annotations
@@ -13,8 +16,8 @@ from typing import Any
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled import tables
+from ssl_jax.data.labelled.examples import FileExamples, Text, Words, check_pairs
 from ssl_jax.data.labelled.tables import Keys, Record
-from ssl_jax.data.labelled.tasks import FileExamples, Text, Words, check_pairs
 from ssl_jax.data.text import corpus as corpus_lib
 from ssl_jax.data.text.json_lines import objects, whole_characters
 from ssl_jax.data.text.option_types import Errors, LabelKey, TextKey, TextPairKey

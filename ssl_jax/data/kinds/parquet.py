@@ -1,10 +1,10 @@
-"""`parquet:PATTERN`: Parquet files with a document a row.
+"""`parquet:PATTERN`: Parquet files with a document in each row.
 
     parquet:/data/fineweb/*.parquet
     parquet:/data/reviews/{split}-*.parquet
 
 Without `{split}` in the pattern everything is `train`. Files are read a few rows at a time. With
-the option `task` each row is a labelled example; of task=tags its text is a list of words and its
+the option `task` each row is a labelled example; for task=tags its text is a list of words and its
 label a list of their classes.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled import tables
+from ssl_jax.data.labelled.examples import FileExamples, Text, Words, check_pairs
 from ssl_jax.data.labelled.tables import Keys, Record
-from ssl_jax.data.labelled.tasks import FileExamples, Text, Words, check_pairs
 from ssl_jax.data.text import corpus as corpus_lib
 from ssl_jax.data.text.option_types import LabelKey, TextKey, TextPairKey
 from ssl_jax.data.text.text_kind import TextKind

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.data.labelled.tasks import FileExamples, Question
+from ssl_jax.data.labelled.examples import FileExamples, Question
 from ssl_jax.data.text import corpus as corpus_lib
 from ssl_jax.data.text.json_lines import objects, whole_characters
 from ssl_jax.data.text.option_types import Errors

@@ -1,1 +1,1 @@
-"""Text with labels: what is to be learned of an example, and rows of tokens that carry it."""
+"""Labelled text: examples with labels for a task, and rows of tokens made of them."""

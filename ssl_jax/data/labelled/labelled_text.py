@@ -13,8 +13,8 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.data.labelled.encoded import Encoded, encode
+from ssl_jax.data.labelled.examples import Examples, Question, TaskOptions, Words
 from ssl_jax.data.labelled.task_source import TaskSource
-from ssl_jax.data.labelled.tasks import Examples, Question, TaskOptions, Words
 from ssl_jax.data.names import Names
 from ssl_jax.data.ragged import ragged_arange
 from ssl_jax.data.text import prepare, tokenizer
@@ -56,7 +56,7 @@ class Task(abc.ABC):
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """What makes the tokens.
+        """The tokenizer of the tokens.
 
         Raises:
           UserError: it cannot be read, or is another one than `options.vocabulary` says.
@@ -94,7 +94,7 @@ class Task(abc.ABC):
 
 
 class Labelled(Task):
-    """Examples that stand for themselves."""
+    """Examples of files or records, each encoded on its own."""
 
     def __init__(self, examples: Examples, options: TaskOptions):
         super().__init__(options)
@@ -134,7 +134,7 @@ class Labelled(Task):
 
 
 class Passages(Task):
-    """The documents of a corpus cut into rows, each of its document's class.
+    """The documents of a corpus cut into rows; each row has the class of its document.
 
     Every token of the corpus is in one row. They are those of a token cache, prepared when it is
     first needed.

@@ -1,7 +1,7 @@
 """Labelled text from records with named fields: rows of a table, JSON objects.
 
-Which field is what, the options say: `text_key` and perhaps `text_pair_key` the texts, `label_key`
-the label. Of task=tags, `text_key` names a list of words and `label_key` a list of their classes.
+The options name the fields: `text_key` and perhaps `text_pair_key` the texts, `label_key` the
+label. For task=tags, `text_key` names a list of words and `label_key` a list of their classes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ssl_jax.core.errors import UserError, nearest
-from ssl_jax.data.labelled.tasks import Text, Words
+from ssl_jax.data.labelled.examples import Text, Words
 from ssl_jax.tasks.base import Task
 from ssl_jax.tasks.registry import TASKS
 
@@ -28,7 +28,7 @@ class Record(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """The names of the fields that count; the last two may be missing."""
+    """The names of the fields that are used; None for a field that is not there."""
 
     text: str = "text"
     pair: str | None = None
@@ -36,7 +36,7 @@ class Keys(NamedTuple):
 
 
 def examples(records: Iterator[Record], task: str, keys: Keys) -> Iterator[Text | Words]:
-    """The examples that records are.
+    """Makes examples of records.
 
     Args:
       records: of one split.

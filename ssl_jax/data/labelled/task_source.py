@@ -1,6 +1,6 @@
-"""Labelled text as a source: rows of tokens with what is to be learned of them.
+"""Labelled text as a source: rows of tokens with their labels.
 
-A batch has `tokens` int32 [n l]; `segment` int32 [n l], 1 and for padding 0; `position` int32 [n
+A batch has `tokens` int32 [n l]; `segment` int32 [n l], 1, and 0 for padding; `position` int32 [n
 l]; `type` int32 [n l], 0 of the first text and 1 of the second; `index` int32 [n]; and by task
 
     classify   `label` int32 [n], -1 for none
@@ -9,8 +9,8 @@ l]; `type` int32 [n l], 0 of the first text and 1 of the second; `index` int32 [
     span       `span` int32 [n 2], the answer's first and last token, 0 and 0 where there is none in
                this window; `context` bool [n l], where it may lie
 
-with a `label` of -1 but for classify. Everything is read and tokenized when it is opened and kept
-in memory. A sub-split such as `train[:90%]` cuts between documents, drawn at random: no document is
+with a `label` of -1 except for classify. Everything is read and tokenized at opening and kept in
+memory. A sub-split such as `train[:90%]` cuts between documents, drawn at random: no document is
 on both sides. A document is a text, unless a kind of data set says otherwise.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 from ssl_jax.core.method import DataSpec
 from ssl_jax.data import counter
 from ssl_jax.data.labelled.encoded import Encoded, Frame
-from ssl_jax.data.labelled.tasks import TaskOptions, task_spec
+from ssl_jax.data.labelled.examples import TaskOptions, task_spec
 from ssl_jax.data.source import Arrays, Problem, Source
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.tasks.registry import TASKS

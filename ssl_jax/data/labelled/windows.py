@@ -1,4 +1,4 @@
-"""Texts that are longer than a row: windows that overlap, and where an answer lies in them."""
+"""Windows of texts that are longer than a row, and where an answer lies in them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.labelled.tasks import Question
+from ssl_jax.data.labelled.examples import Question
 from ssl_jax.data.text.tokenizer import Tokenizer
 
 _ASTRAY = 3  # characters by which an answer may begin elsewhere than is said

@@ -1,4 +1,4 @@
-"""Corpora: documents read one after the other, however large the corpus or one document is.
+"""Corpora: documents read one after the other; neither has to fit in memory.
 
 A document comes in parts of bounded length; nearly all have one. The parts of a document, and the
 sentences of a part, follow each other without a gap: joined they are the document's text, stripped.
@@ -76,7 +76,7 @@ class Corpus(abc.ABC):
 
     @property
     def title(self) -> str:
-        """What a message calls it."""
+        """Its name in messages."""
         location = self.description.get("location")
         return self.description["kind"] + (f":{location}" if location else "")
 
@@ -93,7 +93,7 @@ class Corpus(abc.ABC):
         return None
 
     def notes(self) -> list[str]:
-        """Lines on what was noticed while reading."""
+        """What was noticed while reading, one line each."""
         return []
 
 
@@ -111,7 +111,7 @@ def whole(name: str, blocks: Iterable[str], label: int | str | None = None) -> I
 
 
 class _Cutter:
-    """Cuts documents that arrive bit by bit into parts.
+    """Cuts documents that arrive piece by piece into parts.
 
     Args:
       name, label: of the first document.

@@ -34,7 +34,7 @@ def objects(path: str, errors: str) -> Iterator[tuple[int, str, dict[str, Any]]]
 
 
 def whole_characters(value: Any, errors: str, where: str) -> Any:
-    """What JSON holds without halves of characters, which it can spell but UTF-8 cannot.
+    """A JSON value without halves of characters, which JSON can express and UTF-8 cannot.
 
     Raises:
       UserError: there is one, and `errors` is "strict".

@@ -1,9 +1,8 @@
 """Makes a token cache from a corpus: in shards, by several processes, restartable.
 
-One process reads the corpus and deals it out in shards of a fixed number of characters; what a
-shard consists of, and so every byte of the cache, does not depend on who makes it or on how often
-the work was interrupted. A shard that is there is kept if its contents are whole and the text it
-was made from is the one just read.
+One process reads the corpus and divides it into shards of a fixed number of characters. Every byte
+of the cache is independent of the number of processes and of interruptions. A shard that exists is
+kept if its contents are intact and it was made from the same text.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Say = Callable[[str], None]
 
 
 def identity(corpus: Corpus, options: TokenizerOptions, shard_characters: int) -> dict[str, Any]:
-    """What tells caches apart, JSON."""
+    """What distinguishes a cache from others, as JSON."""
     facts = {
         "format": token_cache.FORMAT,
         "corpus": corpus.description,

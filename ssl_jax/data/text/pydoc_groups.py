@@ -1,4 +1,4 @@
-"""What Python's standard library consists of: groups of modules, after what they are for.
+"""Groups of modules of Python's standard library, by purpose.
 
 They are the classes of `pydoc` with task=classify, near the chapters of the library's reference.
 """

@@ -11,7 +11,8 @@ from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
 from ssl_jax.data.kind import WHERE, DataSet, Facts, Kind
-from ssl_jax.data.labelled import labelled_text, tasks
+from ssl_jax.data.labelled import examples as examples_lib
+from ssl_jax.data.labelled import labelled_text
 from ssl_jax.data.request import Request
 from ssl_jax.data.text import text_source
 from ssl_jax.data.text.corpus import Corpus
@@ -37,7 +38,7 @@ class TextKind(Kind):
 
     corpus: Callable[..., Corpus] | None = None
     cache: Callable[..., TokenCache] | None = None
-    examples: Callable[..., tasks.Examples | Corpus] | None = None
+    examples: Callable[..., examples_lib.Examples | Corpus] | None = None
     example_tasks: tuple[str, ...] = ()
     task: str | None = None
     known: Callable[[str], Facts | None] | None = None
@@ -65,7 +66,7 @@ class TextKind(Kind):
 
     def options(self, values: Mapping[str, Any]) -> fields.Section:
         if self._is_labelled(values):
-            keys = {**fields.section(self.examples).keys, **tasks.OPTIONS.keys}
+            keys = {**fields.section(self.examples).keys, **examples_lib.OPTIONS.keys}
         else:
             own = fields.section(self.corpus or self.cache)
             keys = {**own.keys, **text_source.OPTIONS.keys}
@@ -86,7 +87,7 @@ class TextKind(Kind):
             read = text_source.TextOptions.of(options)
             return text_source.Text(made, read, request.seed, values)
         task = self.task_of(location, options)
-        read = tasks.TaskOptions.of(task, options)
+        read = examples_lib.TaskOptions.of(task, options)
         made = self.examples(location, task, **_own(self.examples, options))
         opened = labelled_text.Passages if isinstance(made, Corpus) else labelled_text.Labelled
         return opened(made, read)
@@ -105,11 +106,11 @@ class TextKind(Kind):
         request.refuse_image_options(self.name)
         options = fields.read(self.options(values), values, WHERE)
         if self._is_labelled(values):
-            read = tasks.TaskOptions.of(self.task_of(location, options), options)
+            read = examples_lib.TaskOptions.of(self.task_of(location, options), options)
             vocabulary = read.vocabulary or read.tokenizer.vocabulary()
             if num_classes is None and read.class_names is not None:
                 num_classes = len(read.class_names)
-            return tasks.task_spec(read, vocabulary, num_examples, num_classes)
+            return examples_lib.task_spec(read, vocabulary, num_examples, num_classes)
         read = text_source.TextOptions.of(options)
         vocabulary = read.preparation.vocabulary
         if vocabulary is None and self.cache and read.tokenizer.unknown_size:

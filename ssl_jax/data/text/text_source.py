@@ -3,10 +3,10 @@
 A batch has `tokens` int32 [n l]; `segment` int32 [n l], the number of the packed text a token
 belongs to, from 1, and 0 for padding; `position` int32 [n l], within that text. Pairs also have
 `type` int32 [n l], 0 for cls A sep and 1 for B sep, and `next` int32 [n], 0 where B follows A and 1
-where it is random. On request there is `word_start` bool [n l]. Of all: `label`, the document's
-where a row has one (rows=padded), and `index`.
+where it is random. With the option `word_start` there is `word_start` bool [n l]. All have `index`
+and `label`, that of the document where each row has one document (rows=padded), else -1.
 
-Of a corpus the cache is prepared when it is first needed. A sub-split such as `train[:90%]` cuts
+The cache of a corpus is prepared when it is first needed. A sub-split such as `train[:90%]` cuts
 between documents, drawn at random: no document is on both sides.
 """
 
@@ -49,7 +49,7 @@ class Preparation:
 
 @dataclasses.dataclass(frozen=True)
 class TextOptions:
-    """The options of every data set of text, beside those of its own kind."""
+    """The options that all kinds of text share."""
 
     tokenizer: TokenizerOptions
     rows: RowOptions

@@ -1,6 +1,6 @@
 """A corpus as token ids on disk, read through memory maps.
 
-    DIR/manifest.json              what is there; written last, so that no half a cache has one
+    DIR/manifest.json              the contents; written last, so only a finished cache has one
     DIR/tokenizer.json             in the format of the `tokenizers` library
     DIR/train-00000.safetensors    a shard: documents that follow each other
 
@@ -54,7 +54,7 @@ def shard_name(split: str, number: int) -> str:
 
 
 def write_shard(path: str, shard: Shard, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes a shard, whole or not at all.
+    """Writes a shard atomically.
 
     Args:
       path: the file.
@@ -80,7 +80,7 @@ def write_shard(path: str, shard: Shard, facts: Mapping[str, Any]) -> dict[str, 
 
 
 def write_file(path: str, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
+    """Writes a file atomically."""
     temporary = f"{path}.writing"
     with open(temporary, "wb") as file:
         file.write(content)
@@ -90,7 +90,7 @@ def write_file(path: str, content: bytes) -> None:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes JSON, whole or not at all."""
+    """Writes JSON atomically."""
     text = json.dumps(value, indent=1, sort_keys=True) + "\n"
     write_file(path, text.encode("utf-8", "surrogateescape"))
 
@@ -127,7 +127,7 @@ def write_manifest(
 
 
 def dtype_of(vocabulary: Vocabulary) -> np.dtype:
-    """In which tokens are stored."""
+    """The dtype in which tokens are stored."""
     return np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
 
 

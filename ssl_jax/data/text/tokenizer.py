@@ -2,7 +2,7 @@
 
 A tokenizer is trained on the corpus, or comes from the files that are published beside a model. The
 algorithms are those of the `tokenizers` library; what is here makes training repeatable, finds the
-special tokens, and keeps text from being taken for one: "[MASK]" in a corpus is three words.
+special tokens, and reads "[MASK]" in a corpus as three words and not as a special token.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Texts = Callable[[], Iterable[str]]  # a corpus, from its beginning at every cal
 
 
 class Tokenizer:
-    """A tokenizer of the `tokenizers` library, and what the rest has to know of it.
+    """A tokenizer of the `tokenizers` library with its vocabulary.
 
     Attributes:
       vocabulary: its size and special ids.

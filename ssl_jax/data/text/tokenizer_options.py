@@ -1,4 +1,4 @@
-"""Which tokenizer a corpus is prepared with: one of files, or one trained on the corpus."""
+"""The tokenizer that a corpus is prepared with: read from files, or trained on the corpus."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TokenizerOptions:
         return loaded
 
     def identity(self) -> dict[str, Any]:
-        """What tells tokenizers apart, JSON.
+        """What distinguishes it from other tokenizers, as JSON.
 
         Raises:
           UserError: as `load`, or a bad value.

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled import tables
+from ssl_jax.data.labelled.examples import Examples, Text, Words
 from ssl_jax.data.labelled.tables import Keys, Record
-from ssl_jax.data.labelled.tasks import Examples, Text, Words
 from ssl_jax.data.text import corpus as corpus_lib
 from ssl_jax.data.text.option_types import DataDir, TextPairKey
 from ssl_jax.data.tfds import records as records_lib
+from ssl_jax.tasks.registry import TASKS
 
 # Of sets without their configs, as TFDS divides them; those that are prepared say so themselves.
 _SPLITS = {
@@ -83,7 +84,7 @@ class TfdsExamples(Examples):
         self.splits = records_lib.splits(location, self._builder, known)
         self._keys = Keys(found, text_pair_key, label_key)
         label = dict(features.items()).get(label_key)
-        if task == "classify" and isinstance(label, tfds.features.ClassLabel):
+        if TASKS[task].labels_examples and isinstance(label, tfds.features.ClassLabel):
             self.class_names = tuple(label.names)
 
     def read(self, split: str) -> Iterator[Text | Words]:

@@ -129,6 +129,7 @@ def test_few_labels_without_decoding(prepared, split, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Canvas, "render", lambda *_: pytest.fail("an image is decoded"))
         np.testing.assert_array_equal(whole.read_labels(), expected)
+        assert whole.read_labels() is whole.labels  # once
         part = FewLabels(0.25, seed=1).select(whole)
     assert len(part) == round(0.25 * len(whole)) and part.available == len(whole)
     assert abs(np.bincount(part.labels)[0] - np.bincount(part.labels)[1]) <= 1

@@ -347,5 +347,5 @@ def test_pydoc_groups():
     # What is of no group, beside the topics, is little: parts of some system, of the interpreter.
     found = [one for split in pydoc.divided().values() for one in split if one.group != "topics"]
     assert sum(one.group not in GROUP_OF for one in found) < 0.03 * len(found)
-    with pytest.raises(UserError, match="'tags'; use one of classify"):
+    with pytest.raises(UserError, match="'tags'; use classify"):
         data.load("pydoc", task="tags")

@@ -1,14 +1,7 @@
-"""Labelled text: what its labels are, and where examples come from before they are tokens.
+"""Labelled text before it is tokenized: its examples, and the options that all kinds share.
 
-The option `task` of a data set says what is to be learned of a text:
-
-    classify   its class
-    regress    a number
-    tags       a class for each word
-    span       where in a text the answer to a question stands
-
-A kind of labelled text has a function `examples(location, task, **options)`; see
-`ssl_jax.data.text.text_kind`.
+The option `task` says what is learned from the labels, see `ssl_jax.tasks`. A kind of labelled text
+has a function `examples(location, task, **options)`, see `ssl_jax.data.text.text_kind`.
 """
 
 from __future__ import annotations
