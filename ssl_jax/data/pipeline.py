@@ -320,9 +320,8 @@ def _start(
     _parse_flags()
     per_worker = -(-ahead // workers)  # at least 1, or the stream would stall on every worker
     serial = elements.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    arrays = source.spec.arrays.values()
-    example = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
-    needed = 2 * workers * (per_worker + 1) * min(_CHUNK, len(plan.rows)) * example
+    chunk = min(_CHUNK, len(plan.rows)) * _bytes_per_example(source)
+    needed = 2 * workers * (per_worker + 1) * chunk
     smallest = 4096 if _shared_memory_left() > needed else sys.maxsize
     options = grain.experimental.DatasetOptions(min_shm_size=smallest)
     serial = grain.experimental.WithOptionsIterDataset(serial, options)
@@ -331,6 +330,12 @@ def _start(
         worker_init_fn=_init_worker,
     )
     return iter(parallel)
+
+
+def _bytes_per_example(source: Source) -> int:
+    """Bytes of an example in a batch, host crops of all families included."""
+    arrays = source.spec.arrays.values()
+    return sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
 
 
 def _shared_memory_left() -> int:

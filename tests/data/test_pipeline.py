@@ -279,6 +279,14 @@ def test_no_stall_at_every_worker(monkeypatch):
         assert held * workers >= -(-rows // pipeline._CHUNK) * prefetch
 
 
+def test_the_estimate_of_shared_memory_counts_all_crops(folder):
+    source = load(folder, host_crops=CROPS)
+    batch = source.batch(np.arange(4))
+    assert {"image/global", "image/local"} <= set(batch)
+    total = sum(array.nbytes for array in batch.values())
+    assert pipeline._bytes_per_example(source) * 4 == total
+
+
 PROGRAM = """
 import os, signal, sys, time
 from absl import app, flags

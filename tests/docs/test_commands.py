@@ -8,7 +8,9 @@ import pytest
 
 from ssl_jax import config as config_lib
 from ssl_jax.cli.app import COMMANDS
+from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.samplers.registry import SAMPLERS
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -57,6 +59,8 @@ def all_keys():
         if "/" not in name:
             for variant in module.VARIANTS:
                 keys |= set(_flat(load(name, variant).to_dict()))
+    for sampler in SAMPLERS.values():  # no config need use each of them
+        keys |= {field.path for field in fields.describe(sampler, "data.sampler")}
     return keys
 
 
