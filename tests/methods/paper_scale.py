@@ -1,5 +1,7 @@
 """Configs at the papers' sizes, without their data and without computing anything."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -10,6 +12,7 @@ from ssl_jax.experiment.build import Experiment
 from tests.methods.table import CONFIGS
 
 
+@functools.cache
 def build(name, devices=8, **overrides):
     """The experiment of "file.py:variant"; keyword arguments are overrides, with __ for dots."""
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
