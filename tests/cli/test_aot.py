@@ -242,8 +242,7 @@ def test_what_fits_needs_no_advice():
     ("name", "remat", "said"),
     [
         ("resnet18", None, False),
-        ("bert_base", None, True),
-        ("bert_base", "none", True),
+        ("bert_base", "none", True),  # the default of the net's own option
         ("bert_base", "full", False),
     ],
 )
