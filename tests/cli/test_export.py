@@ -59,7 +59,7 @@ def test_out_under_timms_names_and_in_again(trained, tmp_path):
     begun = experiment.init_state(loaded)
     source = trained_run.load(str(trained))
     for part in ("params", "buffers"):
-        for path, leaf in by_path(getattr(source, part)).items():
+        for path, leaf in by_path(getattr(source.weights, part)).items():
             got = by_path(getattr(begun, part))[path]
             if path.startswith("encoder/"):
                 np.testing.assert_array_equal(got, leaf, err_msg=path)
