@@ -25,13 +25,13 @@ CHUNK = 2048  # tokens
 
 
 def token_cross_entropy(
-    vectors: Float[Array, "n p d"],
+    vectors: Float[Array, "*rows d"],
     embedding: Float[Array, "v d"],
     bias: Float[Array, " v"] | None,
-    targets: Int[Array, "n p"],
+    targets: Int[Array, "*rows"],
     *,
     chunk_size: int = CHUNK,
-) -> tuple[Float[Array, "n p"], Bool[Array, "n p"]]:
+) -> tuple[Float[Array, "*rows"], Bool[Array, "*rows"]]:
     """The cross-entropy of every token, and whether it is the likeliest.
 
     Products are in the dtype of `vectors` and accumulate in float32; so does the gradient of the

@@ -81,7 +81,7 @@ def test_a_buffer_of_another_shape_is_refused(monkeypatch):
 def run_to(workdir, steps):
     config = table.ROWS["simclr"].load(
         batch_size=64, steps=steps, eval__online=False, eval__collapse_every_steps=0,
-        checkpoint__every_steps=EVERY, checkpoint__best_metric="none",
+        checkpoint__every_steps=EVERY,
         optimizer__schedule="constant", optimizer__warmup_steps=0, log__every_steps=1,
     )  # fmt: skip
     run = Run(config, workdir)

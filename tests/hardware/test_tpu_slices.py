@@ -13,7 +13,7 @@ SLICES = [one for generation in tpu_slices.GENERATIONS for one in generation.sli
 
 def test_nothing_but_python_is_needed():
     script = (
-        "import sys; from ssl_jax import tpu_slices; tpu_slices.parse('v4-32');"
+        "import sys; from ssl_jax.hardware import tpu_slices; tpu_slices.parse('v4-32');"
         "print(sorted({name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names))"
     )
     # -S: no installed package can be imported, -P and the path: from this checkout all the same.

@@ -138,7 +138,7 @@ def test_the_loss_is_that_of_the_hidden_tokens_and_the_pairs():
 def test_the_first_loss_is_the_logarithm_of_the_vocabulary():
     words = Vocabulary(size=30522, pad=0, unk=100, cls=101, sep=102, mask=103,
                        special=(0, 100, 101, 102, 103))  # fmt: skip
-    method = make(spec(words))
+    method = make(dataclasses.replace(spec(), vocabulary=words))
     params, _ = jax.jit(method.init)(jax.random.key(0), pairs())
     value, aux = loss(method, params, mask(method, keys(), pairs()))
     np.testing.assert_allclose(aux.metrics["masked_loss"], 10.32620, atol=0.05)

@@ -78,7 +78,7 @@ def test_the_imagenet_recipe_is_the_papers():
     config = config_lib.resolve(config_lib.load(f"{CONFIGS}/simclr.py:imagenet"))
     spec = data.spec_from_config(config.data)
     assert (spec.num_examples, spec.num_classes) == (1_281_167, 1000)
-    assert spec.arrays["image"].shape == (2, 224, 224, 3)  # two crops made on the host
+    assert spec.arrays["image/global"].shape == (2, 224, 224, 3)  # two crops made on the host
     experiment = Experiment.build(config, spec, parallel.make_mesh(devices=jax.devices()[:8]))
     assert experiment.length.steps_per_epoch == 1_281_167 // 4096
     peak = max(experiment.schedule(step) for step in range(experiment.length.total_steps))
