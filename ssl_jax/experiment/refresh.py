@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from ssl_jax import data, parallel
 from ssl_jax.core.method import Array, Weights
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.experiment.epoch import device_batches
 from ssl_jax.experiment.train_step import TrainState
 
 # Folded into the key of a step, whose first three splits are those of the train step.
@@ -76,20 +77,15 @@ class Refresher:
             return {**rows, "mask": batch["mask"]}
 
         experiment, source = self._experiment, self._source
-        shards = parallel.batch_shards(experiment.mesh)
-        size = -(-min(experiment.config.eval.batch_size, len(source)) // shards) * shards
-        count = -(-len(source) // size)
-        rows = parallel.local_rows(experiment.mesh, size)
         sharding = parallel.batch_sharding(experiment.mesh)
         place = jax.jit(_place, donate_argnums=0, out_shardings=sharding)
         everything = None
-        batches = data.epoch_batches(
-            source, size, rows=rows, workers=experiment.config.data.workers
-        )
+        batches = device_batches(experiment.config, source, experiment.mesh)
         for number, batch in enumerate(batches):
-            part = apply(w, parallel.to_global(batch, experiment.mesh, rows, size))
+            part = apply(w, batch)
+            size = len(part["mask"])
             if everything is None:
-                allocate = functools.partial(_zeros, part, count)
+                allocate = functools.partial(_zeros, part, -(-len(source) // size))
                 everything = jax.jit(allocate, out_shardings=sharding)()
             everything = place(everything, part, number * size)
         return everything

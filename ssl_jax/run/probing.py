@@ -18,6 +18,7 @@ from ssl_jax.evals import features as features_lib
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
+from ssl_jax.experiment.epoch import device_batches
 from ssl_jax.tasks import TASKS
 
 PyTree = Any
@@ -191,13 +192,7 @@ class Prober:
 
     def batches(self, source: data.Source, subset: np.ndarray | None = None) -> Any:
         """Every example once as global device batches, the last one padded (`mask` False)."""
-        rows_over = parallel.batch_shards(self.mesh)
-        size = -(-min(self.config.eval.batch_size, len(source)) // rows_over) * rows_over
-        rows = parallel.local_rows(self.mesh, size)
-        for batch in data.epoch_batches(
-            source, size, rows=rows, subset=subset, workers=self.config.data.workers
-        ):
-            yield parallel.to_global(batch, self.mesh, rows, size)
+        return device_batches(self.config, source, self.mesh, subset)
 
     def evaluations(
         self, names: Sequence[str], method: Method | None = None

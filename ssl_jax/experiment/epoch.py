@@ -1,0 +1,32 @@
+"""Every example of a data set once, as global device batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ssl_jax import data, parallel
+
+
+def device_batches(
+    config: ConfigDict, source: data.Source, mesh: Mesh, subset: np.ndarray | None = None
+) -> Iterator[Any]:
+    """Batches of about `eval.batch_size` examples in order, the last one padded (`mask` False).
+
+    Args:
+      config: the run's.
+      source: the data.
+      mesh: the devices that split the batches.
+      subset: indices of the examples to visit; default all.
+    """
+    shards = parallel.batch_shards(mesh)
+    size = -(-min(config.eval.batch_size, len(source)) // shards) * shards
+    rows = parallel.local_rows(mesh, size)
+    for batch in data.epoch_batches(
+        source, size, rows=rows, subset=subset, workers=config.data.workers
+    ):
+        yield parallel.to_global(batch, mesh, rows, size)
