@@ -38,7 +38,7 @@ class Regression(Labelled):
     ) -> tuple[Array, Aux]:
         count = encoded["weights"].sum()
         loss = encoded["errors"].sum() / jnp.maximum(count, 1)
-        return loss, Aux(w.buffers, {"rmse": jnp.sqrt(loss)}, {"h": encoded["h"]}, count)
+        return loss, Aux(w.buffers, {"mse": loss}, {"h": encoded["h"]}, count)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d] and the `prediction` [n]."""

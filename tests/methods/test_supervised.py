@@ -342,7 +342,7 @@ def test_a_linear_probe_sees_what_its_encoder_was_pretrained_on(variant, pretrai
     assert len(encoder) == len(here) - 2  # the classifier's kernel and bias
     for path, origin in encoder.items():
         assert there[origin].shape == here[path].shape, path
-    image = jax.ShapeDtypeStruct((2, *probe.spec.arrays["image"].shape[-3:]), jnp.uint8)
+    image = jax.ShapeDtypeStruct((2, *probe.spec.evaluated.arrays["image"].shape[-3:]), jnp.uint8)
     seen = [jax.eval_shape(one.method.eval_view, image).shape for one in experiments]
     assert seen[0] == seen[1]
     assert len({"normalize" in one.config.views.ops for one in experiments}) == 1
