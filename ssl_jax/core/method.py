@@ -146,9 +146,8 @@ class Aux(NamedTuple):
 
     Attributes:
       buffers: the updated buffers.
-      metrics: scalars to log, name -> float32 []. Of a method that `decomposes`, each is a mean over
-        the same examples as the loss: micro-batches average it, which a root or a maximum of a mean
-        would not survive.
+      metrics: scalars to log, name -> float32 []. If the method `decomposes`, each is a mean like
+        the loss: micro-batches average it, which would be wrong for the root of a mean.
       outputs: representations already computed on the way, without gradient: `h` [n d] feeds the
         online probe, `z` [n v d] (v views) the collapse monitor. Leave out what does not exist.
       weight: of a method that `decomposes`: float32 [], the denominator of the mean that the loss
