@@ -68,7 +68,7 @@ def _loop(config) -> float:
     """Steps a second as the loop itself logs them, over the rows after the first."""
     with tempfile.TemporaryDirectory() as workdir:
         run = Run(config, workdir)
-        run.execute(and_finish=False)
+        run.execute(final_evaluation=False)
         rows = [row for row in metrics.read_metrics(workdir) if "train/steps_per_s" in row][1:]
         every = config.log.every_steps
         return len(rows) * every / sum(every / row["train/steps_per_s"] for row in rows)

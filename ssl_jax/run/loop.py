@@ -1,4 +1,4 @@
-"""A run in its workdir: the loop, and everything that watches, saves and resumes it."""
+"""The training loop of a run: trains, logs, evaluates, saves and resumes in its workdir."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from ssl_jax.run.early_stopping import EarlyStopping
 from ssl_jax.run.evaluation_checks import check_evaluations, check_labels
 from ssl_jax.run.probing import Prober
 from ssl_jax.run.signals import SharedStop, StopRequest
-from ssl_jax.run.step_logger import Watch
+from ssl_jax.run.step_logger import StepLogger
 
 
 class Run:
-    """One run in its workdir: the loop and everything that watches it.
+    """One run in its workdir.
 
     Args:
       config: a resolved config.
-      workdir: where the run lives; made if missing, continued if it holds a run of this config.
+      workdir: folder of the run; created if missing, continued if it holds a run of this config.
       allow_config_change: continue although the workdir's config differs.
     """
 
@@ -52,7 +52,7 @@ class Run:
         check_evaluations(self.experiment)
         parallel.check_batch_size(config.batch_size, self.experiment.mesh)
         self.stopping = EarlyStopping.of(self.config)
-        self._settle_config(allow_config_change)
+        self._write_or_check_config(allow_config_change)
         self.length = self.experiment.length
         self.mesh = self.experiment.mesh
         self.saves = checkpoint.Checkpointer(
@@ -72,17 +72,17 @@ class Run:
 
     @functools.cached_property
     def validator(self) -> Prober:
-        """The prober of evaluations while training, on `eval.validation_split` if there is one."""
+        """The prober of evaluations during training, on `eval.validation_split` if it is set."""
         split = self.config.eval.validation_split
         return self.prober if split is None else self.prober.scored_on(split)
 
-    def _settle_config(self, allow_change: bool) -> None:
-        """Writes config.json, or checks that the one there says the same."""
+    def _write_or_check_config(self, allow_change: bool) -> None:
+        """Writes config.json, or checks that the existing one is the same config."""
         path = self.workdir / "config.json"
         if path.exists():
-            found = config_lib.from_json(path.read_text(), str(path))
-            changes = config_lib.difference(found, self.config)
-            # Of a run that ended before its first step nothing is lost.
+            saved = config_lib.from_json(path.read_text(), str(path))
+            changes = config_lib.difference(saved, self.config)
+            # A run that ended before its first step has nothing to lose.
             if changes and not allow_change and self._has_begun():
                 raise UserError(
                     f"{self.workdir} holds a run of another config ({'; '.join(changes)}); choose "
@@ -94,7 +94,7 @@ class Run:
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 storage.write_whole(path, config_lib.to_json(self.config))
                 tokenizer = self.source.tokenizer_json()
-                if tokenizer is not None:  # for exports and for whoever reads the ids
+                if tokenizer is not None:  # for exports, and to decode token ids
                     storage.write_whole(self.workdir / "tokenizer.json", tokenizer)
             except OSError as error:
                 raise UserError(f"--workdir={self.workdir} cannot be written: {error}") from error
@@ -104,34 +104,42 @@ class Run:
         saved = steps.committed(self.workdir / "checkpoints")
         return bool(saved or metrics.read_metrics(self.workdir))
 
-    def execute(self, *, and_finish: bool = True) -> int:
-        """Trains to the end and, with `and_finish`, probes and reports. Returns the exit code."""
+    def execute(self, *, final_evaluation: bool = True) -> int:
+        """Trains to the end, then evaluates and reports.
+
+        Args:
+          final_evaluation: False skips the evaluation and the report.
+
+        Returns:
+          The exit code.
+        """
         lines = preflight.lines(self.experiment, self.source)
-        self._say(preflight.text(lines))
+        self._print(preflight.text(lines))
         with StopRequest() as stop, self.saves, jax.set_mesh(self.mesh):
             restored = self.saves.restore(self.experiment.abstract_state)
             state, start = restored or (self._first_state(), 0)
             rows = [r for r in metrics.read_metrics(self.workdir) if r["step"] <= start]
             over = start >= self.length.total_steps or self.stopping.stops(rows)
             if over and final_results.is_finished(self.workdir, start):
-                self._say(f"the run is finished (step {start}): nothing to do")
+                self._print(f"the run is finished (step {start}): nothing to do")
                 return 0
             if restored:
-                self._say(f"continuing from step {start} of {self.length.total_steps}")
+                self._print(f"continuing from step {start} of {self.length.total_steps}")
             with self._writer(start) as writer:
                 step = start
                 if not over:
                     state, step, over = self._train(state, start, writer, stop, rows)
                 if not over:
-                    self._say(f"stopped at step {step}, saved; the same command continues")
+                    self._print(f"stopped at step {step}, saved; the same command continues")
                     return stop.exit_code
-                best = self.saves.best_step() if and_finish and self.stopping.best else None
+                use_best = final_evaluation and self.stopping.best
+                best = self.saves.best_step() if use_best else None
                 if best not in (None, step):
-                    self._say(f"the results are those of step {best}, the best by "
-                              f"{self.stopping.metric}")  # fmt: skip
-                    del state  # two would not fit everywhere
+                    self._print(f"the results are those of step {best}, the best by "
+                                f"{self.stopping.metric}")  # fmt: skip
+                    del state  # two states may not fit in memory
                     state, _ = self.saves.restore(self.experiment.abstract_state, best)
-                if and_finish:
+                if final_evaluation:
                     final_results.evaluate_and_report(
                         self.experiment, self.prober, self.experiment.evaluated(state),
                         self.source, self.workdir, lines,
@@ -143,8 +151,8 @@ class Run:
         if self.config.init_from is None or not self.config.init_weights:
             return self.experiment.init_state()
         loaded, lines = init_from.load(self.config.init_from, self.experiment)
-        self._say("\n".join(f"starts from {line}" if i == 0 else f"  {line}"
-                            for i, line in enumerate(lines)))  # fmt: skip
+        self._print("\n".join(f"starts from {line}" if i == 0 else f"  {line}"
+                              for i, line in enumerate(lines)))  # fmt: skip
         return self.experiment.init_state(loaded)
 
     def _train(
@@ -155,20 +163,20 @@ class Run:
         stop: StopRequest,
         rows: list[metrics.Row],
     ) -> tuple[TrainState, int, bool]:
-        """Steps from `start` to the end or a stop.
+        """Trains from `start` to the end or a stop.
 
         Args:
-          rows: those up to `start`.
+          rows: metric rows up to `start`.
 
         Returns:
-          The state and its step, saved, and whether the run is over.
+          The saved state, its step, and whether the run is over.
         """
         total = self.length.total_steps
         evaluated = [row for row in rows if self.stopping.metric in row]
         bar = progress.ProgressBar(total, start, primary=self.primary)
         train_step = self.experiment.compiled_train_step
         meter = self._meter(start)
-        watch = Watch(self.experiment, self.source, writer, bar, meter, rows)
+        step_logger = StepLogger(self.experiment, self.source, writer, bar, meter, rows)
         refresh = Refresher(self.experiment, self.source)
         profiler = _Profiler(self.config.profile_steps, self.workdir / "profile")
         shared_stop = SharedStop(stop, start, self.config.log.every_steps)
@@ -182,13 +190,15 @@ class Run:
                     batch = next(batches)
                 profiler.step(step)
                 state, values, outputs = train_step(state, batch)
-                watch.step(step, values, outputs)
+                step_logger.step(step, values, outputs)
                 stopping = shared_stop.after(step)
                 if stopping or self._due(step):
-                    watch.flush()  # waits for the device, which is time of the steps
+                    step_logger.flush()  # waits for the device; this counts as training time
                     with meter.pause():
-                        watch.check_losses()
-                        evaluated.append(self._look_and_save(state, step, watch, writer, stopping))
+                        step_logger.check_losses()
+                        evaluated.append(
+                            self._evaluate_and_save(state, step, step_logger, writer, stopping)
+                        )
                         early = not stopping and self.stopping.stops(evaluated)
                         if early:
                             bar.message(f"step {step}: {self.stopping.patience} evaluations "
@@ -198,37 +208,37 @@ class Run:
             self.saves.wait()
         return state, step, early or step == total
 
-    def _look_and_save(
+    def _evaluate_and_save(
         self,
         state: TrainState,
         step: int,
-        watch: Watch,
+        step_logger: StepLogger,
         writer: metrics.MetricWriter,
         stopping: bool,
     ) -> dict[str, float]:
-        """Probes where it is time, and saves with what the probes found, which it returns."""
+        """Evaluates if it is due, saves a checkpoint with the metrics, and returns the metrics."""
         every = self.length.eval_every
         last = step == self.length.total_steps
         values = {}
         if every and (step % every == 0 or last) and not stopping:
-            values = self._look(self.experiment.evaluated(state))
-        found = {f"eval/{name}": value for name, value in values.items()}
+            values = self._validate(self.experiment.evaluated(state))
+        row = {f"eval/{name}": value for name, value in values.items()}
         if values:
-            watch.evaluation(step, values)
-            self.stopping.check_measured(found)
-        writer.flush()  # a checkpoint promises its rows and those before
-        self.saves.save(step, state, metrics=found or None)
-        return found
+            step_logger.evaluation(step, values)
+            self.stopping.check_measured(row)
+        writer.flush()  # the rows up to a checkpoint must be on disk before it
+        self.saves.save(step, state, metrics=row or None)
+        return row
 
-    def _look(self, state: TrainState) -> dict[str, float]:
-        """The metrics of the evaluations while training."""
+    def _validate(self, state: TrainState) -> dict[str, float]:
+        """The metrics of the evaluations during training."""
         chosen = self.validator.evaluations(self.config.eval.names, self.experiment.method)
         if not chosen:
             return {}
         return self.validator.evaluate(self.experiment.model(state.weights), chosen)
 
     def _due(self, step: int) -> bool:
-        """Whether to save, and perhaps probe, after this step."""
+        """Whether to save, and perhaps evaluate, after this step."""
         every = self.length.eval_every
         return (
             step == self.length.total_steps
@@ -260,7 +270,7 @@ class Run:
             yield batches
 
     def _meter(self, start: int) -> progress.Throughput:
-        """Speed, and utilisation where the device's peak is known."""
+        """Measures speed, and utilisation if the device's peak is known."""
         peak = parallel.peak_flops(self.mesh.devices.flat[0].device_kind)
         return progress.Throughput(
             self.config.batch_size,
@@ -282,22 +292,22 @@ class Run:
             primary=self.primary,
         )
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self.primary:
             print(text, flush=True)
 
 
 class _Profiler:
-    """Traces the updates `first` to `last` into workdir/profile, for xprof or Perfetto."""
+    """Traces the updates `first` to `last` into a folder, for xprof or Perfetto."""
 
     def __init__(self, steps: tuple[int, ...], directory: epath.Path):
         self._first, self._last = steps or (0, 0)
         self._directory = directory
-        self._local: tempfile.TemporaryDirectory | None = None  # JAX cannot write elsewhere
+        self._local: tempfile.TemporaryDirectory | None = None  # JAX cannot write to a store
         self._running = False
 
     def step(self, step: int) -> None:
-        """To be called before the update that makes the state's step `step`."""
+        """Call this before the update that makes the state's step `step`."""
         if self._running and step > self._last:
             self.close()
         if step == self._first:

@@ -1,4 +1,4 @@
-"""What looks on while a run trains: rows, the bar, the collapse monitor, non-finite losses."""
+"""Per-step logging: metric rows, the progress bar, collapse monitoring, NaN detection."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ssl_jax.run import metrics, progress
 
 
 class NonFiniteLossError(RunError):
-    """The loss became NaN or infinite; the last good checkpoint stands."""
+    """The loss became NaN or infinite; the last good checkpoint is kept."""
 
 
-class Watch:
+class StepLogger:
     """Turns the device arrays that train steps return into rows, lines, warnings and errors.
 
-    Nothing here keeps a device waiting: what a logging step returned is fetched and written while
-    the step after it runs. All losses of an interval are looked at, so that one which is not finite
-    is found at the interval's end and named by its exact step.
+    Logging never blocks the device: the values of one step are fetched and written while the next
+    step runs. Every loss of an interval is checked, so a loss that is not finite is reported at the
+    end of the interval with its exact step.
 
     Args:
-      experiment: what runs.
-      source: the training data, which counts what it could not read.
-      writer: where rows go.
-      bar: where lines go.
+      experiment: the experiment that trains.
+      source: the training data, which counts the examples it could not read.
+      writer: receives the metric rows.
+      bar: receives the lines for the terminal.
       meter: measures the speed.
-      rows: metric rows from before this start, from which the collapse monitor picks up.
+      rows: metric rows from before this start; they restore the collapse monitor.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class Watch:
         self._total = experiment.length.total_steps
         self._section = experiment.config.eval
         self._writer, self._bar, self._meter = writer, bar, meter
-        self._source, self._reported = source, 0
-        self._monitor = _replayed(rows)
+        self._source, self._reported_problems = source, 0
+        self._monitor = _restored_monitor(rows)
         self._diagnose = jax.jit(collapse.diagnostics)
-        self._warm = False
-        self._losses: list[tuple[int, jax.Array]] = []  # not looked at yet
-        self._due: tuple[int, dict[str, jax.Array], dict[str, jax.Array]] | None = None
+        self._diagnose_is_compiled = False
+        self._unchecked_losses: list[tuple[int, jax.Array]] = []
+        self._pending: tuple[int, dict[str, jax.Array], dict[str, jax.Array]] | None = None
 
     def step(self, step: int, values: dict[str, jax.Array], outputs: dict[str, jax.Array]) -> None:
         """Takes the metrics and outputs of the update that made the state's step `step`.
@@ -63,53 +63,54 @@ class Watch:
           NonFiniteLossError: after a logging step, if a loss up to it was not finite.
         """
         self.flush()
-        self._losses.append((step, values["loss"]))
+        self._unchecked_losses.append((step, values["loss"]))
         monitored = bool(self._monitor_every) and "z" in outputs
-        if monitored and not self._warm:  # compiles now, not in the middle of a run
+        if monitored and not self._diagnose_is_compiled:  # at the start, not in mid-run
             with self._meter.pause():
                 jax.block_until_ready(self._diagnose(outputs["z"], outputs.get("h")))
-            self._warm = True
-        diagnosed = {}
+            self._diagnose_is_compiled = True
+        diagnostics = {}
         if monitored and step % self._monitor_every == 0:
-            diagnosed = self._diagnose(outputs["z"], outputs.get("h"))
-        if step % self._log_every == 0 or step == self._total or diagnosed:
-            self._due = step, values, diagnosed
+            diagnostics = self._diagnose(outputs["z"], outputs.get("h"))
+        if step % self._log_every == 0 or step == self._total or diagnostics:
+            self._pending = step, values, diagnostics
 
     def flush(self) -> None:
-        """Writes what is due.
+        """Writes the pending row, if there is one.
 
         Raises:
-          NonFiniteLossError: a loss up to it was not finite.
+          NonFiniteLossError: a loss up to its step was not finite.
         """
-        if self._due is None:
+        if self._pending is None:
             return
-        (step, values, diagnosed), self._due = self._due, None
+        (step, values, diagnostics), self._pending = self._pending, None
         self.check_losses(step)
         row = {f"train/{name}": value for name, value in _to_host(values).items()}
         row |= {f"train/{name}": rate for name, rate in self._rates(step - 1).items()}
         row |= self._meter.measure(step)
-        diagnosed = _to_host(diagnosed)
-        row |= {_COLLAPSE + name: value for name, value in diagnosed.items()}
+        diagnostics = _to_host(diagnostics)
+        row |= {_COLLAPSE + name: value for name, value in diagnostics.items()}
         self._writer.write(step, row)
         self._bar.update(step, row)
-        if len(self._source.problems) > self._reported:
-            self._reported = len(self._source.problems)
+        if len(self._source.problems) > self._reported_problems:
+            self._reported_problems = len(self._source.problems)
             self._bar.message(f"warning: {self._source.problem_summary()}")
-        if diagnosed:
-            self._monitor, alarms = self._monitor.update(step, diagnosed)
+        if diagnostics:
+            self._monitor, alarms = self._monitor.update(step, diagnostics)
             for alarm in alarms:
                 self._writer.write(step, {"warning": alarm.message})
                 self._bar.message(f"warning: {alarm.message}")
 
     def check_losses(self, up_to: int | None = None) -> None:
-        """Looks at the losses not yet looked at, up to a step; default all.
+        """Checks the losses that are not yet checked, up to a step; default all.
 
         Raises:
           NonFiniteLossError: one of them was not finite.
         """
-        now = [pair for pair in self._losses if up_to is None or pair[0] <= up_to]
-        self._losses = self._losses[len(now) :]
-        for (step, _), loss in zip(now, jax.device_get([loss for _, loss in now]), strict=True):
+        pairs = [pair for pair in self._unchecked_losses if up_to is None or pair[0] <= up_to]
+        self._unchecked_losses = self._unchecked_losses[len(pairs) :]
+        losses = jax.device_get([loss for _, loss in pairs])
+        for (step, _), loss in zip(pairs, losses, strict=True):
             if not math.isfinite(loss):
                 raise NonFiniteLossError(
                     f"the loss is {float(loss)} at step {step}; lower optimizer.base_lr, lengthen "
@@ -117,7 +118,7 @@ class Watch:
                 )
 
     def evaluation(self, step: int, values: dict[str, float]) -> None:
-        """Logs the metrics of evaluations at `step`, and prints those that are shown."""
+        """Logs the metrics of evaluations at `step`, and prints those declared as `shown`."""
         self._writer.write(step, {f"eval/{name}": value for name, value in values.items()})
         described = {name: evals.describe(name, self._section) for name in values}
         shown = "  ".join(
@@ -131,8 +132,8 @@ class Watch:
 _COLLAPSE = "collapse/"
 
 
-def _replayed(rows: list[metrics.Row]) -> collapse.Monitor:
-    """The monitor after everything that was logged before."""
+def _restored_monitor(rows: list[metrics.Row]) -> collapse.Monitor:
+    """The collapse monitor after the rows of an earlier start."""
     monitor = collapse.Monitor()
     for row in rows:
         values = {k.removeprefix(_COLLAPSE): v for k, v in row.items() if k.startswith(_COLLAPSE)}

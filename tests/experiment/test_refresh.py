@@ -86,7 +86,7 @@ def run_to(workdir, steps):
     )  # fmt: skip
     run = Run(config, workdir)
     run.experiment = dataclasses.replace(run.experiment, method=clustered(run.experiment.method))
-    assert run.execute(and_finish=False) == 0
+    assert run.execute(final_evaluation=False) == 0
     saved, step = run.saves.restore(run.experiment.abstract_state)
     assert step == steps
     return by_path(saved)
