@@ -1,7 +1,7 @@
-"""When a run stops before its end, and which of its checkpoints its results are of.
+"""Early stopping: stops a run whose validation metric no longer improves.
 
-Both follow from the rows of its evaluations alone, which a resumed run reads again: it decides what
-the uninterrupted run would have decided.
+The decision depends only on the logged evaluation rows. A resumed run reads the same rows, so it
+decides as the uninterrupted run would.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ssl_jax.core.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
-    """Waits for a metric to improve.
+    """Stops after `patience` evaluations without improvement.
 
     Attributes:
       metric: key of a row, e.g. "eval/knn/top1".
       mode: "max" or "min".
-      patience: evaluations in a row without a better value after which the run stops; 0: never.
-      min_delta: by how much a value has to be better than the best before.
-      best: whether the run's results are those of the best checkpoint, instead of the last one.
+      patience: number of consecutive evaluations without improvement; 0 never stops.
+      min_delta: smallest difference from the best value that counts as an improvement.
+      best: whether the results of the run come from the best checkpoint instead of the last one.
     """
 
     metric: str
@@ -37,10 +37,10 @@ class EarlyStopping:
 
     @classmethod
     def of(cls, config: ConfigDict) -> EarlyStopping:
-        """Reads it from a resolved config.
+        """Reads the settings from a resolved config.
 
         Raises:
-          UserError: there is nothing to choose by.
+          UserError: a needed metric, evaluation, checkpoint or validation split is not set.
         """
         section, final = config.early_stopping, config.eval.final_checkpoint
         if section.patience:
@@ -56,9 +56,9 @@ class EarlyStopping:
         )
 
     def stops(self, rows: Iterable[Mapping[str, Any]]) -> bool:
-        """Whether the run ends after these rows, in the order of their steps.
+        """Whether the run stops after these rows, which are ordered by step.
 
-        Rows without the metric do not count; a value that is not finite is no improvement.
+        Rows without the metric are skipped. A value that is not finite is no improvement.
         """
         if not self.patience:
             return False
@@ -74,17 +74,17 @@ class EarlyStopping:
                 return True
         return False
 
-    def check_measured(self, found: Mapping[str, float]) -> None:
-        """Raises `UserError` if a choice depends on the metric and an evaluation has not got it."""
-        if self.best and self.metric not in found:
+    def check_measured(self, measured: Mapping[str, float]) -> None:
+        """Raises `UserError` if the best checkpoint is used and `measured` lacks the metric."""
+        if self.best and self.metric not in measured:
             raise UserError(
-                f"checkpoint.best_metric is {self.metric!r}, and the evaluations measure "
-                f"{', '.join(sorted(found)) or 'nothing'}.{nearest(self.metric, found)}"
+                f"checkpoint.best_metric is {self.metric!r}, but the evaluations measure "
+                f"{', '.join(sorted(measured)) or 'nothing'}.{nearest(self.metric, measured)}"
             )
 
 
 def _check_choice(config: ConfigDict, key: str) -> None:
-    """Raises `UserError` if there is nothing to choose a checkpoint by, but the test split."""
+    """Raises `UserError` if the config has no metric, or no split, to choose a checkpoint by."""
     section, saves = config.eval, config.checkpoint
     if not saves.best_metric:
         raise UserError(f"{key} needs checkpoint.best_metric to choose by")

@@ -1,4 +1,4 @@
-"""What can be said of a run's evaluations before its first step."""
+"""Checks of a run's evaluations before its first step."""
 
 from __future__ import annotations
 
@@ -22,87 +22,90 @@ def check_evaluations(experiment: Experiment) -> None:
     """Checks the names, options and features of `eval.names` and `eval.final_names`.
 
     Raises:
-      UserError: there is no such evaluation or option, or it takes an output that the method does
-        not make, or one with other dimensions; or none measures `checkpoint.best_metric`.
+      UserError: an evaluation or option does not exist; an evaluation takes an output that the
+        method does not have, or one of another rank; no evaluation measures
+        `checkpoint.best_metric`.
     """
     section = experiment.config.eval
     features = tuple(section.features)
     if len(set(features)) < len(features) or "h" not in features:
-        raise UserError(
-            f"eval.features is {features}; it names different outputs, and h is one of them"
-        )
-    every = evals.load_all((*section.names, *section.final_names), section)
+        raise UserError(f"eval.features is {features}; name each output once and include 'h'")
+    all_evaluations = evals.load_all((*section.names, *section.final_names), section)
     final = evals.load_all(section.final_names, section)
-    for evaluation in every:
+    for evaluation in all_evaluations:
         evaluation.check_applies(experiment.method, experiment.spec)
     state, spec = experiment.abstract_state, experiment.spec.evaluated
     outputs = jax.eval_shape(experiment.method.features, state.weights, spec.batch(1))
     targets = spec.arrays
-    check_features(every, outputs, targets=targets)
+    check_features(all_evaluations, outputs, targets=targets)
     for feature in features:
         check_features(final, outputs, feature, targets)
-    check_best_metric(experiment.config, _while_training(experiment))
+    check_best_metric(experiment.config, _during_training(experiment))
 
 
-def _while_training(experiment: Experiment) -> list[Evaluation]:
+def _during_training(experiment: Experiment) -> list[Evaluation]:
+    """The evaluations of `eval.names` that the data allow, and the automatic ones."""
     section, spec = experiment.config.eval, experiment.spec
-    named = evals.load_all(section.names, section)
+    evaluations = list(evals.load_all(section.names, section))
     if not spec.num_classes and not section.data:
-        named = [one for one in named if LABEL not in one.needs]
-    automatic = [one for one in evals.automatic(section) if one.applies(experiment.method, spec)]
-    return [*named, *automatic]
+        evaluations = [evaluation for evaluation in evaluations if LABEL not in evaluation.needs]
+    for evaluation in evals.automatic(section):
+        if evaluation.applies(experiment.method, spec):
+            evaluations.append(evaluation)
+    return evaluations
 
 
 def check_best_metric(config: ConfigDict, evaluations: Sequence[Evaluation]) -> None:
     """Checks `checkpoint.best_metric` and its direction.
 
-    A metric of an evaluation that is not run is an error only where the run's results depend on it:
-    the default names kNN.
+    The default is a kNN metric. If kNN is not evaluated, that is an error only if the results of
+    the run depend on the best checkpoint.
 
     Args:
       config: a resolved config.
-      evaluations: those that are run while training.
+      evaluations: the evaluations during training.
 
     Raises:
-      UserError: no evaluation measures it, or its better values are at the other end.
+      UserError: no evaluation measures the metric, or `checkpoint.best_mode` is the wrong one.
     """
     key, mode = config.checkpoint.best_metric, config.checkpoint.best_mode
     if not key:
         return
-    name, _, rest = key.removeprefix("eval/").partition("/")
-    measuring = [one for one in evaluations if one.name == name]
-    metric = measuring[0].metric(rest) if measuring else None
+    name, _, metric_name = key.removeprefix("eval/").partition("/")
+    measuring = [evaluation for evaluation in evaluations if evaluation.name == name]
+    metric = measuring[0].metric(metric_name) if measuring else None
     if metric is None or not key.startswith("eval/"):
         known = evals.describe(key, config.eval) if key.startswith("eval/") else None
         if known is not None and not takes_best(config):
             return
         shown = [
-            f"eval/{one.name}/{re.sub('{.*}', 'N', pattern)}"
-            for one in evaluations
-            for pattern, declared in one.module.METRICS.items()
+            f"eval/{evaluation.name}/{re.sub('{.*}', 'N', pattern)}"
+            for evaluation in evaluations
+            for pattern, declared in evaluation.module.METRICS.items()
             if declared.shown
         ]
         raise UserError(
-            f"checkpoint.best_metric is {key!r}, and the evaluations while training (eval.names) "
+            f"checkpoint.best_metric is {key!r}, but the evaluations during training (eval.names) "
             f"measure {', '.join(shown) or 'nothing'}.{nearest(key, shown)}"
         )
     if metric.better and mode != {"higher": "max", "lower": "min"}[metric.better]:
         raise UserError(
-            f"checkpoint.best_mode is {mode!r}, and of {key} the {metric.better} value is better; "
+            f"checkpoint.best_mode is {mode!r}, but a {metric.better} {key} is better; "
             f"set checkpoint.best_mode={'max' if metric.better == 'higher' else 'min'}"
         )
 
 
 def check_labels(prober: Prober) -> None:
-    """Checks the labels that evaluations need, where the data set tells them without reading it.
+    """Checks the labels that evaluations need, if the data set knows its labels in advance.
 
     Raises:
-      UserError: a split has none, or too few of a class.
+      UserError: a split has no labels, or too few of a class.
     """
     section = prober.config.eval
     names = (*section.names, *section.final_names)
-    needing = [one for one in evals.load_all(names, section) if LABEL in one.needs]
-    if not needing or not prober.labelled:
+    evaluations = evals.load_all(names, section)
+    needing_labels = [evaluation for evaluation in evaluations if LABEL in evaluation.needs]
+    if not needing_labels or not prober.labelled:
         return
     subset = prober.train_subset()
     for split, source in (("train", prober.train), ("test", prober.test)):
@@ -113,11 +116,11 @@ def check_labels(prober: Prober) -> None:
         if not (labels >= 0).any():
             raise UserError(
                 f"eval.{split}_split: {source.name} has no labels, and evaluation "
-                f"{needing[0].name!r} needs them"
+                f"{needing_labels[0].name!r} needs them"
             )
         if split == "test":
             continue
         counts = np.bincount(labels[labels >= 0])
-        for evaluation in needing:
+        for evaluation in needing_labels:
             if hasattr(evaluation.module, "check"):
                 evaluation.module.check(counts, **evaluation.options)

@@ -1,4 +1,4 @@
-"""The end of a run: evaluations beside their baselines, results.json, report.html."""
+"""Final evaluation of a run: scores with baselines, results.json, report.html."""
 
 from __future__ import annotations
 
@@ -50,17 +50,16 @@ def evaluate_and_report(
 ) -> None:
     """Evaluates the final state, prints the table, writes results.json, then report.html.
 
-    An evaluation that fails costs its own metrics, a picture that fails its place in the report;
-    each is a line of warning.
+    If an evaluation or a picture fails, a warning is printed and only its own part is missing.
 
     Args:
-      experiment: what ran.
-      prober: the splits.
-      state: the final state.
+      experiment: the experiment that ran.
+      prober: gives the splits.
+      state: the state to evaluate, final or best.
       source: the training data, for examples of the views.
-      workdir: where to write.
-      lines: the preflight's, for the report.
-      last_step: of the run, where the state is not that of its end but its best.
+      workdir: folder to write to.
+      lines: the preflight lines, for the report.
+      last_step: last step of the run; default: the step of `state`.
     """
     results = _evaluate(experiment, prober, state, source)
     last_step = int(state.step) if last_step is None else last_step
@@ -89,18 +88,17 @@ def _report(
     results: dict[str, dict[str, float]],
     last_step: int,
 ) -> None:
-    """Writes report.html. What cannot be drawn is left out, with a warning."""
+    """Writes report.html. A part that fails is left out, with a warning."""
     w, config = state.weights, experiment.config
     title = f"method {config.method.name}"
 
-    def show() -> dict[str, Any]:
-        return {"shown": report_contents.shown_items(experiment, prober, w, source)}
-
-    parts = {f"what {title} shows of itself (Method.show)": show}
     modality, model = modalities.of(experiment.spec), experiment.model(w)
-    parts[f"what the page shows of {modality.unit}"] = lambda: modality.report(
-        prober, model.features
-    )
+    parts = {
+        f"Method.show of {title}": lambda: {
+            "shown": report_contents.shown_items(experiment, prober, w, source)
+        },
+        f"the report of {modality.unit}": lambda: modality.report(prober, model.features),
+    }
     contents: dict[str, Any] = {}
     for name, part in parts.items():
         try:
@@ -131,7 +129,7 @@ def _report(
 def _evaluate(
     experiment: Experiment, prober: Prober, state: TrainState, source: data.Source
 ) -> dict[str, dict[str, float]]:
-    """Row -> its metrics: representations, and baselines of evaluations; the trained model last."""
+    """Metrics by row: baselines of evaluations and representations; the trained model last."""
     title = experiment.method.title
     chosen = prober.evaluations(experiment.config.eval.final_names, experiment.method)
     results: dict[str, dict[str, float]] = {}
@@ -140,32 +138,40 @@ def _evaluate(
         def warn(name: str, error: Exception, row: str = row) -> None:
             warning(f"evaluation {name!r} of {row}", error)
 
-        of_row = [one for one in chosen if _concerns(one, model, feature, is_trained=row == title)]
+        is_trained = row == title
+        applicable = [
+            evaluation
+            for evaluation in chosen
+            if _applies_to_row(evaluation, model, feature, is_trained=is_trained)
+        ]
         values = {}
-        if of_row:
+        if applicable:
             try:
-                values = prober.evaluate(model, of_row, feature, on_error=warn)
-            except Exception as error:  # of the encoder
+                values = prober.evaluate(model, applicable, feature, on_error=warn)
+            except Exception as error:  # raised by the encoder
                 warning(f"evaluation of {row}", error)
-        if row == title:
-            for evaluation in (one for one in of_row if one.of_model):
-                try:
-                    rows = evaluation.baselines(model, prober, source)
-                except Exception as error:
-                    warning(f"baselines of evaluation {evaluation.name!r}", error)
-                else:
-                    for name, baseline in rows.items():
-                        results[name] = results.get(name, {}) | baseline
+        for evaluation in applicable if is_trained else ():
+            if not evaluation.of_model:
+                continue
+            try:
+                rows = evaluation.baselines(model, prober, source)
+            except Exception as error:
+                warning(f"baselines of evaluation {evaluation.name!r}", error)
+            else:
+                for name, baseline in rows.items():
+                    results[name] = results.get(name, {}) | baseline
         if values:
             results[row] = values
     return results
 
 
-def _concerns(evaluation: Evaluation, model: Model, feature: str, *, is_trained: bool) -> bool:
-    """Whether an evaluation has a value for a row.
+def _applies_to_row(
+    evaluation: Evaluation, model: Model, feature: str, *, is_trained: bool
+) -> bool:
+    """Whether an evaluation has a value for a row of the table.
 
-    Those of the whole model are of the trained one alone. Raw inputs have no output but h, and what
-    is about another output stands in the row of h.
+    Evaluations of the whole model apply to the trained model only. Raw inputs have only the output
+    h. An evaluation of another output is shown in the row of h.
     """
     if not evaluation.of_features:
         return is_trained
@@ -174,7 +180,7 @@ def _concerns(evaluation: Evaluation, model: Model, feature: str, *, is_trained:
 
 
 def warning(what: str, error: Exception) -> None:
-    """One line on what failed; the traceback is in the log, at level INFO."""
+    """Prints one line that says what failed, and logs the traceback at level INFO."""
     if jax.process_index() == 0:
         text = " ".join(str(error).split()) or "no message"
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
@@ -183,10 +189,10 @@ def warning(what: str, error: Exception) -> None:
 
 
 def shown_name(experiment: Experiment) -> str:
-    """What people call the trained net.
+    """The name of the trained net in tables and on the report page.
 
-    Of a method that learns from labels that is the encoder and what became of it: "supervised" does
-    not say whether it was fine-tuned.
+    For a method that learns from labels, it is the encoder and how it was trained, because
+    "supervised" does not tell whether it was fine-tuned.
     """
     method, config = experiment.method, experiment.config
     if not isinstance(method, Labelled):
@@ -202,18 +208,19 @@ def shown_name(experiment: Experiment) -> str:
 def _as_shown(
     experiment: Experiment, results: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """`results`, which results.json has under the method's title, under the name people know."""
+    """`results` with the method's title, the key in results.json, replaced by `shown_name`."""
     title, shown = experiment.method.title, shown_name(experiment)
-    names = {f"{title}, {one}": f"{shown}, {one}" for one in experiment.config.eval.features}
+    features = experiment.config.eval.features
+    names = {f"{title}, {feature}": f"{shown}, {feature}" for feature in features}
     names[title] = shown
     return {names.get(name, name): scores for name, scores in results.items()}
 
 
 def representations(experiment: Experiment, state: TrainState) -> Iterator[tuple[str, Model, str]]:
-    """(row, model, feature) of everything that is evaluated, h of the trained model last."""
+    """Yields (row, model, feature) of each evaluated representation; the trained h comes last."""
     features = sorted(experiment.config.eval.features, key=lambda feature: feature == "h")
 
-    def of(title: str, state: TrainState) -> Iterator[tuple[str, Model, str]]:
+    def rows_of(title: str, state: TrainState) -> Iterator[tuple[str, Model, str]]:
         model = experiment.model(state.weights)
         for feature in features:
             yield title if feature == "h" else f"{title}, {feature}", model, feature
@@ -222,8 +229,8 @@ def representations(experiment: Experiment, state: TrainState) -> Iterator[tuple
         modality = modalities.of(experiment.spec)
         if modality.raw_title:
             yield modality.raw_title, Model(modality.raw_features), "h"
-        yield from of(_UNTRAINED, experiment.init_state())
-    yield from of(experiment.method.title, state)
+        yield from rows_of(_UNTRAINED, experiment.init_state())
+    yield from rows_of(experiment.method.title, state)
 
 
 def environment() -> dict[str, str]:

@@ -1,13 +1,13 @@
 """Metric rows of a run: written to its workdir, to TensorBoard and W&B, and read back.
 
 Rows are JSON objects, one a line, `{"step": 10, "train/loss": 4.2, ...}`. On a file system they are
-appended to `<workdir>/metrics.jsonl`. Objects of a store such as gs:// cannot be appended to, so
-there the rows go to segments `<workdir>/metrics/<start of the writer>-<number>.jsonl`, of which
-only the last, bounded one is ever rewritten: the bytes sent grow linearly with the run.
-`read_metrics` reads either, or both where a run has moved between the two.
+appended to `<workdir>/metrics.jsonl`. Objects of a store such as gs:// cannot be appended to. There
+the rows go to segments `<workdir>/metrics/<start of the writer>-<number>.jsonl` of bounded size.
+Only the last segment is rewritten, so the bytes sent grow linearly with the run. `read_metrics`
+reads both forms, also both together if a run has moved.
 
-JSON knows no NaN or infinity. A non-finite value is written as `null`, which every reader takes for
-a missing number, and `read_metrics` gives it back as `nan`.
+JSON has no NaN or infinity. A non-finite value is written as `null`, which readers treat as a
+missing number; `read_metrics` returns it as `nan`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ssl_jax.core.storage import is_object_store, write_whole
 METRICS_FILE = "metrics.jsonl"
 SEGMENTS_DIR = "metrics"
 SEGMENT_BYTES = 256 * 1024  # an object is closed once it holds this much
-UPLOAD_SECONDS = 30.0  # between two uploads, unless flush() asks for one
+UPLOAD_SECONDS = 30.0  # between two uploads, unless flush() is called
 
 Row = dict[str, Any]
 
@@ -40,14 +40,14 @@ Row = dict[str, Any]
 
 
 def read_metrics(workdir: epath.PathLike) -> list[Row]:
-    """All rows of a workdir in the order of their steps; null values come back as nan.
+    """All rows of a workdir, ordered by step; null values become nan.
 
-    A last line torn by a killed process is dropped. Any other line that is no row is skipped with a
-    logged warning.
+    An incomplete last line, left by a killed process, is dropped. Any other line that is not a row
+    is skipped with a logged warning.
     """
     files = _row_files(epath.Path(workdir))
     rows = [row for path in files for _, row in _lines(path, path.read_bytes())]
-    # Stable: rows of one step keep the order in which they were written.
+    # The sort is stable: rows of one step keep the order in which they were written.
     return sorted(rows, key=lambda row: row["step"])
 
 
@@ -69,14 +69,17 @@ def _lines(path: epath.Path, data: bytes) -> Iterator[tuple[bytes, Row]]:
             row["step"] = int(row["step"])
         except (ValueError, TypeError, KeyError):  # UnicodeDecodeError is a ValueError
             if number < len(lines):
-                logging.warning("%s:%d is no metric row; skipped", path, number)
+                logging.warning("%s:%d is not a metric row; skipped", path, number)
             continue
         yield line + b"\n", {k: math.nan if v is None else v for k, v in row.items()}
 
 
 def _drop_after(workdir: epath.Path, step: int | None) -> None:
-    """Removes rows past `step` (None: none) and torn lines, each file in one atomic replacement."""
-    # Backwards, so that a process killed on the way leaves no later row behind an earlier gap.
+    """Removes rows after `step` (None: keeps all) and incomplete lines.
+
+    Each file is replaced atomically.
+    """
+    # Last file first: a process killed in between leaves no gap before a remaining row.
     for path in reversed(_row_files(workdir)):
         data = path.read_bytes()
         rows = _lines(path, data)
@@ -93,7 +96,7 @@ def _drop_after(workdir: epath.Path, step: int | None) -> None:
 
 
 class _Stream(Protocol):
-    """Where bytes are appended to."""
+    """A destination to which bytes are appended."""
 
     def append(self, data: bytes) -> None: ...
 
@@ -103,7 +106,7 @@ class _Stream(Protocol):
 
 
 class _FileStream:
-    """One file; every record reaches the kernel at once, so that only the machine can lose it."""
+    """One file. Every record is passed to the kernel at once, so a killed process loses nothing."""
 
     def __init__(self, path: epath.Path, header: bytes = b""):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +126,7 @@ class _FileStream:
 
 
 class _ObjectStream:
-    """Bounded objects, of which the last is rewritten as it grows."""
+    """Objects of bounded size; the last one is rewritten as it grows."""
 
     def __init__(self, path: Callable[[int], epath.Path], header: bytes = b""):
         self._path, self._index, self._header = path, 0, header
@@ -156,7 +159,7 @@ class _ObjectStream:
 def _open_rows(workdir: epath.Path) -> _Stream:
     if not is_object_store(workdir):
         return _FileStream(workdir / METRICS_FILE)
-    # Named by the writer's start: a probe of a run that still trains must not hit its segments.
+    # Named by the writer's start, so two writers of one workdir never share a segment.
     began = time.time_ns()
     return _ObjectStream(lambda i: workdir / SEGMENTS_DIR / f"{began}-{i:05d}.jsonl")
 
@@ -164,9 +167,9 @@ def _open_rows(workdir: epath.Path) -> _Stream:
 class _TensorBoard:
     """TensorBoard event files, written in the calling thread.
 
-    tensorboardX's own SummaryWriter hands events to a thread through a bounded queue: once that
-    thread has died of a full disk, the train loop would block on the queue. Here the error is
-    raised where it happens. Only its protocol buffers and checksum are used.
+    The SummaryWriter of tensorboardX passes events to a thread through a bounded queue. If that
+    thread dies of a full disk, the train loop blocks on the queue. Here the error is raised where
+    it happens. Only the protocol buffers and the checksum of tensorboardX are used.
     """
 
     def __init__(self, directory: epath.Path, purge_step: int | None):
@@ -207,7 +210,7 @@ class _TensorBoard:
 
 
 def _record(event: Any) -> bytes:
-    """An event in TFRecord framing: length, its checksum, the bytes, their checksum."""
+    """An event as a TFRecord: length, checksum of the length, bytes, checksum of the bytes."""
     from tensorboardX.record_writer import masked_crc32c
 
     data = event.SerializeToString()
@@ -217,7 +220,7 @@ def _record(event: Any) -> bytes:
 
 
 class _Wandb:
-    """One W&B run a workdir, whose id is kept there: a resumed run goes on in the same one."""
+    """One W&B run per workdir. The workdir keeps its id, so a resumed run continues it."""
 
     def __init__(self, workdir: epath.Path, settings: Mapping[str, Any], config: Mapping | None):
         import wandb
@@ -228,7 +231,7 @@ class _Wandb:
             settings.setdefault("id", id_file.read_text().strip())
         self._run = wandb.init(config=dict(config or {}), resume="allow", **settings)
         id_file.write_text(self._run.id)
-        # W&B's own step may not go back, which it does when a run resumes; ours is a metric.
+        # W&B's own step must not decrease, but resuming decreases it. So our step is a metric.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -243,23 +246,23 @@ class _Wandb:
 
 
 class MetricWriter:
-    """Writes metric rows to the workdir, and to TensorBoard and W&B when asked.
+    """Writes metric rows to the workdir and, as configured, to TensorBoard and W&B.
 
-    Only the primary process writes; elsewhere every call is a no-op. Call `flush` before a
-    checkpoint is committed: then no row up to its step can be lost, on an object store either.
+    Only the primary process writes; in other processes every call does nothing. Call `flush` before
+    a checkpoint is committed. Then no row up to its step can be lost, also on an object store.
 
     Args:
       workdir: the run's directory, local or on an object store.
       tensorboard: also write event files to `<workdir>/tensorboard`.
       wandb: keyword arguments of `wandb.init` (`project=...`), or None for no W&B.
       config: the run's config as plain nested dicts, for W&B.
-      resume_step: the step the run continues from, 0 where it starts over: rows past it are
-        dropped, TensorBoard is told to hide its later events. None appends to whatever there is.
+      resume_step: the step the run continues from, 0 for a new start. Later rows are dropped, and
+        TensorBoard hides its later events. None appends to the existing rows.
       primary: whether this process writes (`jax.process_index() == 0`).
 
     Raises:
-      UserError: W&B is asked for but not installed. Raised on every process, so that none is left
-        waiting for the others.
+      UserError: W&B is enabled but not installed. Every process raises it, so none waits for the
+        others.
     """
 
     def __init__(
@@ -294,7 +297,7 @@ class MetricWriter:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one row. Values are numbers (Python, NumPy or 0-d arrays) or short texts.
 
-        Texts, e.g. `{"warning": "..."}`, stay out of TensorBoard.
+        Texts, e.g. `{"warning": "..."}`, are not written to TensorBoard.
         """
         if not self._primary:
             return
@@ -304,7 +307,7 @@ class MetricWriter:
         finite = {name: _or_null(value) for name, value in values.items()}
         row = json.dumps({"step": int(step), **finite}, allow_nan=False)
         self._rows.append(row.encode() + b"\n")
-        if self._tensorboard:  # opened by the first row: a run that has none leaves no event file
+        if self._tensorboard:  # opened by the first row: a run without rows has no event file
             board = _TensorBoard(self._workdir / "tensorboard", self._purge_step)
             self._others.append(board)
             self._tensorboard = False
@@ -312,7 +315,7 @@ class MetricWriter:
             other.write(int(step), values)
 
     def flush(self) -> None:
-        """Makes every row so far readable by others."""
+        """Makes every row so far readable by other processes."""
         for stream in self._open():
             stream.flush()
 

@@ -1,4 +1,4 @@
-"""Frozen features of whole data sets, and the probes on them."""
+"""Evaluates encoders: loads the splits, computes frozen features, runs the evaluations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ssl_jax.experiment.epoch import device_batches
 from ssl_jax.tasks import TASKS
 
 PyTree = Any
-_COUNTED_ROWS = 20_000  # of a long text; so many tell the frequencies of its tokens
+_COUNTED_ROWS = 20_000  # enough to estimate the frequencies of tokens
 _COUNTED_AT_A_TIME = 1024
 Encode = Callable[[Any], Mapping[str, jax.Array]]
 Features = dict[str, np.ndarray]
@@ -30,13 +30,13 @@ FACTORS = "factors"
 
 
 class Prober:
-    """Probes encoders on one pair of splits, which it loads once.
+    """Evaluates encoders on one pair of splits, which it loads once.
 
     Args:
-      config: the resolved config; its eval section says what to probe and how.
-      mesh: devices over which features are computed, batch by batch.
-      dataset: the data set to probe on; default `eval.data`, else the training set.
-      workdir: of the run, whose tokenizer reads other text.
+      config: the resolved config; its eval section sets the evaluations.
+      mesh: devices that compute the features, batch by batch.
+      dataset: the data set to evaluate on; default `eval.data`, else the training set.
+      workdir: of the run; its tokenizer reads text of other data sets.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Prober:
         self.tokenizer = str(path) if path is not None and path.exists() else None
         self.mesh = mesh
         self._spec = data.spec_from_config(config.data)
-        # What the run's texts are labelled for, see `DataSpec`; None where they are not.
+        # The task of the run's labelled texts, see `DataSpec`; None without one.
         self.task: str | None = self._spec.task
         self.dataset = dataset or config.eval.data or config.data.name
 
@@ -64,25 +64,25 @@ class Prober:
 
     @functools.cached_property
     def test(self) -> data.Source:
-        """The split that probes are scored on."""
+        """The split that evaluations are scored on."""
         return self.source(self.config.eval.test_split)
 
     def scored_on(self, split: str) -> Prober:
-        """The same, scored on another split than `eval.test_split`."""
+        """A copy that is scored on `split` instead of `eval.test_split`."""
         config = self.config.copy_and_resolve_references()
         with config.unlocked():
             config.eval.test_split = split
         return Prober(config, self.mesh, self.dataset, workdir=self._workdir)
 
     def train_subset(self) -> np.ndarray | None:
-        """Indices of the part of `train` that probes are fitted on, int [n]; None: all of it."""
+        """Indices of the examples of `train` that probes are fitted on, int [n]; None: all."""
         limit = self.config.eval.max_train_examples
         if not limit or limit >= len(self.train):
             return None
         return np.sort(np.random.default_rng(0).choice(len(self.train), limit, replace=False))
 
     def source(self, split: str) -> data.Source:
-        """A split of the data set as evaluation sees it: whole images, nothing random.
+        """A split of the data set as evaluation reads it: whole images, nothing random.
 
         Raises:
           UserError: the data set or the split does not exist.
@@ -90,23 +90,23 @@ class Prober:
         return data.from_config(self._section(split), seed=self.config.seed)
 
     def check_splits(self, method: Method) -> None:
-        """Looks for the splits that will be scored, before a run takes its hours.
+        """Checks before a long run that the splits of its evaluations exist.
 
         Args:
-          method: to be evaluated.
+          method: the method to evaluate.
 
         Raises:
-          UserError: there is no such split.
+          UserError: a split does not exist.
         """
         section = self.config.eval
         labelled = self._spec.num_classes or section.data  # another data set may have labels
         planned = [
-            one
-            for one in self._planned((*section.names, *section.final_names), method)
-            if labelled or LABEL not in one.needs
+            evaluation
+            for evaluation in self._planned((*section.names, *section.final_names), method)
+            if labelled or LABEL not in evaluation.needs
         ]
         keys = ["test_split", "validation_split"] if planned else []
-        if any(one.fits for one in planned):
+        if any(evaluation.fits for evaluation in planned):
             keys.insert(0, "train_split")
         keys = [key for key in keys if section[key] is not None]
         if not keys:
@@ -118,14 +118,14 @@ class Prober:
             if names:
                 part = splits[0]
                 raise UserError(
-                    f"eval.{key} is {section[key]!r}, and {self.dataset} has no split "
+                    f"eval.{key} is {section[key]!r}, but {self.dataset} has no split "
                     f"{names[0]!r}, only {', '.join(splits)}.{nearest(names[0], splits)} Score "
                     f"on a part that is not trained on: data.split='{part}[:90%]' "
                     f"eval.{key}='{part}[90%:]'"
                 )
 
     def _section(self, split: str) -> ConfigDict:
-        """The config's data section for a split, as evaluation reads it."""
+        """The config's data section of a split, as evaluation reads it."""
         section = self.config.data.copy_and_resolve_references()
         section.unlock()
         modality = modalities.of(self._spec)
@@ -141,13 +141,13 @@ class Prober:
             )
         section.update(name=self.dataset, split=split)
         section.host_crops = ConfigDict()  # evaluation reads whole images
-        section.labelled_fraction = None  # what a run may learn from; probes have all labels
+        section.labelled_fraction = None  # limits training only; probes use all labels
         section.options.update(modality.evaluation_options(self.config.eval))
         return section
 
     @property
     def labelled(self) -> bool:
-        """Whether the data set has labels to probe with: a class an example."""
+        """Whether the data set has a class label per example, as probes need it."""
         spec = self.train.spec
         return bool(spec.num_classes) and (spec.task is None or TASKS[spec.task].labels_examples)
 
@@ -156,7 +156,7 @@ class Prober:
         """Label classes of the data set.
 
         Raises:
-          UserError: it has no labels.
+          UserError: the data set has no labels.
         """
         count = self.train.spec.num_classes
         if not count:
@@ -173,11 +173,11 @@ class Prober:
         """`encode` over every example of `source` (or of `subset`), on every process.
 
         Args:
-          encode: batch of uint8 images and labels -> {"h": [n d], ...}.
+          encode: batch -> {"h": [n d], ...}.
           source: the data.
-          subset: indices into it, default all.
-          targets: arrays of the data to deliver beside the features, where the data have them:
-            those of a batch, and `factors` float32 [N f], the true factors of generated data.
+          subset: indices into `source`, default all.
+          targets: arrays to return with the features, if the data have them: arrays of a batch, and
+            `factors` float32 [N f], the true factors of generated data.
 
         Returns:
           h, z, ... float32 [N d], the targets, and index int32 [N], in the order of the source.
@@ -199,28 +199,30 @@ class Prober:
     ) -> tuple[Evaluation, ...]:
         """The evaluations of these names that the data set allows, with their options.
 
-        Of data without labels, those that need `label` are left out.
+        If the data set has no labels, evaluations that need `label` are left out.
 
         Args:
           names: of evaluations.
-          method: the method to evaluate; with it, those that are run automatically are added.
+          method: the method to evaluate; if given, the automatic evaluations are added.
 
         Raises:
-          UserError: an unknown name or option, the data set lacks another array that one needs, or
-            one is not for such a method.
+          UserError: an unknown name or option; an evaluation needs another array that the data set
+            lacks, or does not apply to the method.
         """
-        kept = tuple(
-            one for one in self._planned(names, method) if LABEL not in one.needs or self.labelled
+        possible = tuple(
+            evaluation
+            for evaluation in self._planned(names, method)
+            if LABEL not in evaluation.needs or self.labelled
         )
-        for evaluation in kept:
+        for evaluation in possible:
             for need in evaluation.needs:
                 arrays = self._arrays_of(self.train)
                 if need not in arrays:
                     raise UserError(
-                        f"evaluation {evaluation.name!r} needs {need!r}, and {self.dataset} has "
+                        f"evaluation {evaluation.name!r} needs {need!r}, but {self.dataset} has "
                         f"{', '.join(sorted(arrays))}.{nearest(need, arrays)}"
                     )
-        return kept
+        return possible
 
     def _planned(self, names: Sequence[str], method: Method | None) -> tuple[Evaluation, ...]:
         """The evaluations of these names, and the automatic ones that apply to the method."""
@@ -229,9 +231,10 @@ class Prober:
             return loaded
         for evaluation in loaded:
             evaluation.check_applies(method, self._spec)
-        more = evals.automatic(self.config.eval)
         return loaded + tuple(
-            one for one in more if one.applies(method, self._spec) and one.name not in names
+            evaluation
+            for evaluation in evals.automatic(self.config.eval)
+            if evaluation.applies(method, self._spec) and evaluation.name not in names
         )
 
     @staticmethod
@@ -247,26 +250,29 @@ class Prober:
         *,
         on_error: Callable[[str, Exception], None] | None = None,
     ) -> dict[str, float]:
-        """Evaluates a model, or features: flat, e.g. {"knn/top1": 0.95}.
+        """Evaluates a model, or a function that computes features.
 
-        The train split is encoded only if one of the evaluations fits something.
+        The train split is encoded only if one of the evaluations fits a probe.
 
         Args:
-          model: or its function batch -> features by name.
-          evaluations: by name, or loaded.
-          feature: what evaluations of no particular output are of.
-          on_error: called with the name and the error of an evaluation that fails, whose metrics
-            are then missing; None: the error is raised.
+          model: the model, or its function batch -> features by name.
+          evaluations: names, or loaded evaluations.
+          feature: the output to evaluate, for evaluations that do not name one.
+          on_error: called with the name and the error of an evaluation that fails. Its metrics are
+            then missing. None raises the error.
+
+        Returns:
+          The metrics as a flat dict, e.g. {"knn/top1": 0.95}.
 
         Raises:
-          UserError: the model does not make what one of them takes.
+          UserError: the model lacks an output that an evaluation takes.
         """
         model = model if isinstance(model, Model) else Model(model)
         loaded = [
-            evals.load(one, self.config.eval) if isinstance(one, str) else one
-            for one in evaluations
+            evals.load(evaluation, self.config.eval) if isinstance(evaluation, str) else evaluation
+            for evaluation in evaluations
         ]
-        of_features = [one for one in loaded if not one.of_model]
+        of_features = [evaluation for evaluation in loaded if not evaluation.of_model]
         metrics = {}
         if of_features:
             metrics = self._evaluate_features(model.features, of_features, feature, on_error)
@@ -291,14 +297,14 @@ class Prober:
         on_error: Callable[[str, Exception], None] | None,
     ) -> dict[str, float]:
         train = None
-        if fitted := [one for one in evaluations if one.fits]:
+        if fitted := [evaluation for evaluation in evaluations if evaluation.fits]:
             train = self._features_for(encode, fitted, feature, self.train, self.train_subset())
         return evals.evaluate(
             evaluations,
             train,
             self._features_for(encode, evaluations, feature, self.test),
             num_classes=self.num_classes
-            if any(LABEL in one.needs for one in evaluations)
+            if any(LABEL in evaluation.needs for evaluation in evaluations)
             else None,
             factor_names=getattr(self.test, "factor_names", None) or (),
             config=self.config.eval,
@@ -315,7 +321,7 @@ class Prober:
         source: data.Source,
         subset: np.ndarray | None = None,
     ) -> Features:
-        """The features and targets of one split that some evaluations take."""
+        """The features and targets of one split that `evaluations` take."""
         targets = {LABEL}.union(*(evaluation.needs for evaluation in evaluations))
         encode = _selected(encode, evaluations, feature)
         return self.features(encode, source, subset, sorted(targets))
@@ -328,14 +334,14 @@ class Prober:
         change: Callable[[Any], Any],
         num_classes: int,
     ) -> dict[str, float]:
-        """As `evaluate`, of batches that are changed and labelled before they are encoded.
+        """Like `evaluate`, with batches whose inputs and labels are changed before encoding.
 
         Args:
-          model: as there.
-          evaluations: of features, by name.
-          feature: as there.
+          model: the model.
+          evaluations: names of evaluations of features.
+          feature: the output to evaluate, for evaluations that do not name one.
           change: batch -> the batch with other inputs and labels.
-          num_classes: number of classes of those labels.
+          num_classes: number of classes of the new labels.
         """
         loaded = evals.load_all(evaluations, self.config.eval)
         train, test = (
@@ -352,14 +358,14 @@ class Prober:
 
     @staticmethod
     def evenly(source: data.Source, limit: int | None) -> np.ndarray | None:
-        """`limit` examples of a source at equal distances, int [limit]; None for all of them."""
+        """Indices of `limit` equally spaced examples, int [limit]; None: all examples."""
         if not limit or limit >= len(source):
             return None
         return np.linspace(0, len(source) - 1, limit).astype(int)
 
     @functools.cached_property
     def token_counts(self) -> np.ndarray:
-        """How often each token occurs in the train split, int64 [v]; special tokens never."""
+        """Counts of each token in (a sample of) the train split, int64 [v]; 0 for special ones."""
         vocabulary = self.train.spec.vocabulary
         counts = np.zeros(vocabulary.size, np.int64)
         rows = self.evenly(self.train, _COUNTED_ROWS)
@@ -373,7 +379,7 @@ class Prober:
 
 
 def _selected(encode: Encode, evaluations: Sequence[Evaluation], feature: str) -> Encode:
-    """`encode` without the outputs that no evaluation takes: they may not fit on the host."""
+    """`encode`, limited to the outputs that evaluations take; the others may not fit in memory."""
     needed = sorted({evaluation.feature_of(feature) for evaluation in evaluations})
 
     def selected(batch: Any) -> dict[str, jax.Array]:

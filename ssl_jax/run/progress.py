@@ -1,4 +1,4 @@
-"""How fast a run goes and how far it is: throughput, and a progress bar or plain log lines."""
+"""Throughput of a run, and its progress as a bar or as plain log lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssl_jax.modalities.registry import MODALITIES
 
 
 class Throughput:
-    """Speed since the last measurement, and where the time went.
+    """Measures the speed since the last measurement, and the share of time spent on data.
 
         with meter.data_wait():
             batch = next(batches)
@@ -29,11 +29,11 @@ class Throughput:
     Args:
       batch_size: global batch, examples a step.
       metric: name of the throughput; see `ssl_jax.modalities`.
-      units: what it counts in an example, on average, without padding.
+      units: units of the throughput per example (1 for images; tokens for text), without padding.
       start_step: the step the loop starts from.
       flops_per_step: model FLOPs of one step, if known.
-      peak_flops: FLOP/s that could be done; with `flops_per_step` this gives the MFU. Both are of
-        one device or both of all.
+      peak_flops: peak FLOP/s; with `flops_per_step` it gives the MFU. Both count one device, or
+        both count all devices.
       clock: seconds, monotonic.
     """
 
@@ -66,7 +66,7 @@ class Throughput:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time inside (probes, checkpoints) does not count at all."""
+        """Time inside (evaluations, checkpoints) is not measured."""
         self._pause_began = self._clock()
         try:
             yield
@@ -78,12 +78,12 @@ class Throughput:
         """Speed from the last call (or the start) to `step`; starts the next interval.
 
         Returns:
-          the throughput, such as `train/images_per_s`, and `train/steps_per_s`;
-          `train/data_wait`, the share of the time in [0, 1]; `train/mfu` in [0, 1] where FLOPs and
-          peak are known. Empty if no step was made.
+          The throughput, such as `train/images_per_s`; `train/steps_per_s`; `train/data_wait`, a
+          share of the time in [0, 1]; and `train/mfu` in [0, 1] if FLOPs and peak are known. Empty
+          if no step was made.
         """
         now = self._clock()
-        if self._pause_began is not None:  # in a pause: what is over of it belongs to this interval
+        if self._pause_began is not None:  # the elapsed part of a pause belongs to this interval
             self._paused += now - self._pause_began
             self._pause_began = now
         seconds = max(now - self._since - self._paused, 1e-9)
@@ -106,7 +106,7 @@ class Throughput:
 
 @dataclasses.dataclass(frozen=True)
 class _Shown:
-    """A metric in the bar: the first of `names` that the row has, as `form` formats it."""
+    """A metric in the bar: the first of `names` that the row has, formatted by `form`."""
 
     names: tuple[str, ...]
     form: Callable[[float], str]
@@ -116,8 +116,11 @@ _SHOWN = (
     _Shown(("train/loss",), lambda v: f"loss {v:.4g}"),
     _Shown(("train/contrastive_accuracy", "train/accuracy"), lambda v: f"acc {v:.1%}"),
     *(
-        _Shown((one.throughput_metric,), lambda v, one=one: f"{_thousands(v)} {one.short_unit}/s")
-        for one in MODALITIES.values()
+        _Shown(
+            (modality.throughput_metric,),
+            lambda v, unit=modality.short_unit: f"{_thousands(v)} {unit}/s",
+        )
+        for modality in MODALITIES.values()
     ),
     _Shown(("train/data_wait",), lambda v: f"data {v:.0%}"),
     _Shown(("train/mfu",), lambda v: f"MFU {v:.1%}"),
@@ -125,9 +128,9 @@ _SHOWN = (
 
 
 class ProgressBar:
-    """Progress on a terminal, plain lines elsewhere; drawn only when `update` is called.
+    """A progress bar on a terminal, plain lines elsewhere; drawn only when `update` is called.
 
-    No thread refreshes it: between two updates it costs the step loop nothing.
+    No thread refreshes the bar, so it costs nothing between two updates.
 
         with ProgressBar(total_steps, start_step) as bar:
             ...
@@ -138,8 +141,8 @@ class ProgressBar:
       total_steps: length of the run.
       start_step: the step it starts or resumes from.
       console: where to draw; standard output by default.
-      line_seconds: off a terminal, the least time between two lines (the last step's is always
-        printed), so that the log of a fast run stays readable. 0 prints every update.
+      line_seconds: off a terminal, the least time between two lines, which keeps the log of a fast
+        run readable. The line of the last step is always printed. 0 prints every update.
       primary: whether this process shows anything.
       clock: seconds, monotonic.
     """
@@ -178,7 +181,7 @@ class ProgressBar:
             self._progress.refresh()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows `step` steps done, with the metrics it knows of those given."""
+        """Shows that `step` steps are done, with the metrics of `_SHOWN`."""
         if not self._primary:
             return
         text = self._text(step, metrics)
@@ -192,12 +195,12 @@ class ProgressBar:
             self.message(text)
 
     def message(self, text: str) -> None:
-        """Prints a line of its own: above the bar, or among the lines."""
+        """Prints a separate line: above the bar, or between the other lines."""
         if self._primary:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leaves the bar as it last was; closing twice is fine."""
+        """Stops the bar and leaves it on the screen; closing twice is fine."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -214,11 +217,11 @@ class ProgressBar:
         return "  ".join(parts)
 
     def _remaining(self, step: int) -> float | None:
-        """Seconds to go at the average pace so far, probes and checkpoints included."""
+        """Remaining seconds at the average speed so far, evaluations and checkpoints included."""
         now = self._clock()
         if self._first is None:
             self._first = (step, now)
-        # From the first update on: the interval before it holds the compilation.
+        # Counts from the first update: the interval before it contains the compilation.
         step0, time0 = self._first if step > self._first[0] else (self._start, self._began)
         if step <= step0:
             return None

@@ -1,4 +1,4 @@
-"""What a method shows of itself on the report page."""
+"""Computes what the report page shows from `Method.show`, for a few examples."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ssl_jax.core.method import Weights
 from ssl_jax.experiment.build import Experiment, question_keys
 from ssl_jax.run.probing import Prober
 
-_SHOWN_EXAMPLES = 6  # of which the method shows something
+_SHOWN_EXAMPLES = 6
 
 
 def shown_items(
     experiment: Experiment, prober: Prober, w: Weights, source: data.Source
 ) -> dict[str, Item]:
-    """What the method shows of a few examples, as NumPy arrays: see `Method.show`.
+    """`Method.show` of a few examples, as NumPy arrays.
 
-    They are of the test split, where it has the arrays that the method is trained on, else of the
-    training data. What is hidden of an example is the same as in the evaluation.
+    The examples come from the test split if it has the arrays that the method trains on, else from
+    the training data. They are masked as in the held-out evaluation.
 
     Args:
-      experiment: what ran.
-      prober: of the splits.
+      experiment: the experiment that ran.
+      prober: gives the test split.
       w: the weights.
       source: the training data.
     """
@@ -39,6 +39,6 @@ def shown_items(
 def _examples(prober: Prober, source: data.Source) -> data.Source:
     try:
         test = prober.test
-    except UserError:  # there is no such split, and nothing is scored
+    except UserError:  # the test split does not exist
         return source
     return test if test.spec.arrays == source.spec.arrays else source

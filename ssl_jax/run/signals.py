@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as requests: finish the step, save, leave with the right exit code."""
+"""Handles SIGTERM and SIGINT: finish the step, save, and exit with the right code."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import jax
 
 from ssl_jax import parallel
 
-ASK_SECONDS = 5.0  # of the 30 that Google Cloud gives a spot machine; the rest is to save in
+# Google Cloud stops a spot machine 30 s after the signal; most of that is left for saving.
+AGREE_SECONDS = 5.0
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT only sets a flag; a second one acts as usual.
+    """A context in which the first SIGTERM or SIGINT sets a flag; a second one acts as usual.
 
     Attributes:
       signum: the signal received, or None.
@@ -51,33 +52,33 @@ class StopRequest:
 
 
 class SharedStop:
-    """Whether a signal asks to stop, answered alike in all processes of a run at the same step.
+    """Lets all processes of a run stop at the same step after one of them got a signal.
 
-    Agreeing is a collective, for which a process waits until its steps are done. It therefore
-    happens not at every step but at those that are logged, and where these are far apart, about
-    every `ASK_SECONDS`: after how many steps that is, the processes agree on as well.
+    The processes agree by a collective, which waits for their steps. So they do not agree at every
+    step, but at logged steps and, if these are far apart, about every `AGREE_SECONDS`. They also
+    agree on how many steps that is.
 
     Args:
-      request: what this process was asked.
+      request: the signal that this process received.
       start: the step before the first.
-      every: steps between two logged ones.
+      every: steps between two logged steps.
     """
 
     def __init__(self, request: StopRequest, start: int, every: int):
         self._request, self._every = request, every
-        self._asked, self._next = start, start + 1
+        self._last_agreed, self._next = start, start + 1
         self._time = time.monotonic()
 
     def after(self, step: int) -> bool:
-        """Whether to stop after this step; called after each, by every process."""
+        """Whether to stop after this step. Every process calls it after every step."""
         if jax.process_count() == 1:
             return bool(self._request)
         if step % self._every and step < self._next:
             return False
         now = time.monotonic()
-        a_step = max((now - self._time) / (step - self._asked), 1e-6)
-        within = max(1, int(ASK_SECONDS / a_step))
-        answers = parallel.from_all_processes([int(bool(self._request)), min(within, 2**30)])
-        self._asked, self._time = step, now
+        seconds_per_step = max((now - self._time) / (step - self._last_agreed), 1e-6)
+        interval = max(1, int(AGREE_SECONDS / seconds_per_step))  # in steps
+        answers = parallel.from_all_processes([int(bool(self._request)), min(interval, 2**30)])
+        self._last_agreed, self._time = step, now
         self._next = step + int(answers[:, 1].min())
         return bool(answers[:, 0].any())

@@ -73,8 +73,8 @@ def test_a_wrong_name_is_found_before_the_run():
 
 def test_outputs_to_probe_are_checked_before_the_run():
     for features, message in (
-        (("z",), "h is one of them"),
-        (("h", "h"), "names different outputs"),
+        (("z",), "include 'h'"),
+        (("h", "h"), "name each output once"),
         (("h", "y"), "evaluation 'knn' is of 'y', and this method makes h, z.*eval.features"),
     ):
         config = ROWS["simclr"].load(eval__features=features)

@@ -112,10 +112,7 @@ def test_what_cannot_be_shown_costs_its_place_in_the_report_only(monkeypatch, tm
     assert results == {"SimCLR": {"knn/top1": 0.5}}
     said = capsys.readouterr().err.splitlines()
     (line,) = [line for line in said if line.startswith("warning")]
-    assert line == (
-        "warning: what method simclr shows of itself (Method.show) failed: ValueError: no such "
-        "latent"
-    )
+    assert line == ("warning: Method.show of method simclr failed: ValueError: no such latent")
     assert '<th scope="row">SimCLR</th>' in (tmp_path / "report.html").read_text()
     # The page itself, too.
     monkeypatch.setattr(report, "write", show)

@@ -18,7 +18,7 @@ def test_splits_that_are_to_be_scored_are_looked_for_at_once(tmp_path):
     for key, value in (("test_split", "tset"), ("validation_split", "train[:20%]+dev")):
         with pytest.raises(UserError) as told:
             begin(tmp_path, **{f"eval__{key}": value})
-        assert f"eval.{key} is '{value}', and digits has no split" in str(told.value)
+        assert f"eval.{key} is '{value}', but digits has no split" in str(told.value)
         assert "only train, test." in str(told.value)
     begin(tmp_path, eval__test_split="tset", eval__names=(), eval__final_names=())  # not scored
     begin(tmp_path, eval__validation_split="train[90%:]")
@@ -67,6 +67,6 @@ def test_the_best_metric_has_to_be_measured(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             begin(tmp_path, checkpoint__best_metric=key)
-    with pytest.raises(UserError, match="of eval/knn/top1 the higher value is better; set .*=max"):
+    with pytest.raises(UserError, match="a higher eval/knn/top1 is better; set .*=max"):
         begin(tmp_path, checkpoint__best_mode="min")
     begin(tmp_path, checkpoint__best_metric="eval/linear/top1")  # it is not run, nor needed

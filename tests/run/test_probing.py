@@ -67,13 +67,13 @@ def test_evaluations_that_the_data_set_allows(monkeypatch):
     prober = shapes()
     with prober.config.unlocked():
         prober.config.eval.phones = section
-    with pytest.raises(UserError, match="'phones' needs 'phone', and shapes has factors, image"):
+    with pytest.raises(UserError, match="'phones' needs 'phone', but shapes has factors, image"):
         prober.evaluations(["phones"])
     digits = make_prober()
     monkeypatch.setattr(
         evals, "load_all", lambda *_: (factor_evaluation(lambda test: {"score": 1.0}),)
     )
-    with pytest.raises(UserError, match="needs 'factors', and digits has image, index, label"):
+    with pytest.raises(UserError, match="needs 'factors', but digits has image, index, label"):
         digits.evaluations(["factors"])
 
 
