@@ -1,4 +1,4 @@
-"""Nets by name."""
+"""Builds encoders and decoders by name, with the options of a config section."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def declaration(name: str, where: str, nets: Mapping[str, Callable] = NETS) -> S
 
     Args:
       name: a key of `nets`.
-      where: the section's path, for the error.
+      where: path of the section, for the error message.
       nets: the constructors by name.
 
     Raises:
-      UserError: there is no such net.
+      UserError: `name` is unknown.
     """
     if name not in nets:
         raise UserError(f"{where}.name is {name!r}; use one of {', '.join(nets)}."
@@ -69,7 +69,7 @@ def declaration(name: str, where: str, nets: Mapping[str, Callable] = NETS) -> S
 
 
 def architecture(name: str, where: str) -> list[str]:
-    """The options of an encoder that decide which arrays it has, and what they compute."""
+    """Names of the options of an encoder that change its parameters or its function."""
     keys = declaration(name, where, ENCODERS).keys
     return [option for option, key in keys.items() if not_architecture not in key.marks]
 
@@ -83,10 +83,13 @@ def make_encoder(
 
     Args:
       name: a key of `ENCODERS`.
-      dtype, where, options: as in `make_net`.
+      dtype: "float32" or "bfloat16", of activations; parameters are float32.
+      where: path of the config section that holds the options, for error messages.
+      **options: those of `declaration`, and arguments that a config does not set, such as
+        `vocab_size` of a text encoder.
 
     Raises:
-      UserError: as `make_net`.
+      UserError: no name, an unknown name, option or dtype, or a bad value of an option.
     """
     return _make(name, ENCODERS, dtype, where, options)
 
@@ -99,33 +102,17 @@ def make_decoder(
     where: str = "nets.decoder",
     **options: Any,
 ) -> Net:
-    """The decoder: latents `[n d]` to `[n h w c]` float32, no activation behind the last layer.
+    """The decoder: latents `[n d]` to `[n h w c]` float32, without a last activation.
 
     Args:
       name: a key of `DECODERS`.
       shape: (h, w, c) of the images.
-      dtype, where, options: as in `make_net`.
+      dtype, where, options: as in `make_encoder`.
 
     Raises:
-      UserError: as `make_net`.
+      UserError: as `make_encoder`.
     """
     return _make(name, DECODERS, dtype, where, {**options, "shape": shape})
-
-
-def make_net(name: str | None, *, dtype: str = "float32", where: str, **options: Any) -> Net:
-    """A net of any role by its name.
-
-    Args:
-      name: a key of `NETS`.
-      dtype: "float32" or "bfloat16", of activations; parameters are float32.
-      where: path of the config section that the options come from, e.g. "nets.decoder".
-      **options: those of `declaration`, and arguments of the net's function that a config does not
-        set, such as `vocab_size` of a text encoder or `shape` of a decoder.
-
-    Raises:
-      UserError: no name, an unknown name, option or dtype, or a bad value of an option.
-    """
-    return _make(name, NETS, dtype, where, options)
 
 
 def _make(
@@ -134,7 +121,8 @@ def _make(
     if name is None:
         raise UserError(f"{where}.name is not set; use one of {', '.join(nets)}")
     if dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}; known are {DTYPES}.{nearest(dtype, DTYPES)}")
+        raise UserError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}."
+                        f"{nearest(dtype, DTYPES)}")  # fmt: skip
     declared = declaration(name, where, nets)
     arguments = inspect.signature(nets[name]).parameters.keys() - declared.keys.keys()
     passed = {key: options.pop(key) for key in arguments & options.keys()}
