@@ -1,15 +1,15 @@
-"""The contract between an objective and the one train step.
+"""The contract between a method and the train step: `Method` and the types of its functions.
 
 A method is a frozen dataclass of hyper-parameters, nets and schedules; its functions are pure. Its
 state has two parts. `params` receive gradients. `buffers` hold everything else: batch statistics, a
 queue, a memory bank, a centre, a frozen base network. The exponential moving average of the
-parameters (the momentum, target or teacher encoder) is in neither: it is the state of an optax
-transform (`ssl_jax.optim.track_ema`), and the method only declares its decay. Functions of the
-state take all three as one argument, `Weights`.
+parameters (the momentum, target or teacher encoder) is in neither. It is the state of an optax
+transform (`ssl_jax.optim.track_ema`); the method only declares its decay. Functions of the state
+take all three as one argument, `Weights`.
 
-The loss is two functions. `encode` treats each example by itself: the forward passes. `objective`
-compares the examples of the global batch. Between them a large batch can be cut into micro-batches
-whose activations never exist together (`ssl_jax.experiment.gradient_cache`).
+The loss is two functions. `encode` computes the forward passes of each example independently.
+`objective` compares the examples of the global batch. Between them a large batch can be split into
+micro-batches whose activations are never in memory together (`ssl_jax.experiment.gradient_cache`).
 
 A new method is one file in `ssl_jax/methods/` with a `make` function, one file in `configs/` and
 one row in `tests/methods/table.py`. The train step knows no method by name.
@@ -43,12 +43,12 @@ EncodeAll = Callable[[Callable[..., dict[str, Array]]], dict[str, Array]]
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """What a method may know of the tokens of a text.
+    """The token ids that a method of text needs to know.
 
     Attributes:
       size: number of token ids, the special ones included.
       pad, unk, cls, sep, mask: ids of the special tokens (RoBERTa's <s> and </s> are cls and sep).
-      special: all ids that stand for no text, sorted; the five above are among them.
+      special: ids of all special tokens, sorted; they include the five above.
     """
 
     size: int
@@ -65,24 +65,24 @@ class Vocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """What a method may know of the data. Dry runs and compile-only runs have nothing else.
+    """Shapes and facts of the data. Dry runs and compile-only runs know nothing else of them.
 
     Attributes:
-      arrays: one example's arrays without the batch dimension. Of images: `image` uint8 [h w c],
-        or where the host crops, `image/FAMILY` uint8 [v h w c] of each family of views. Of text:
-        `tokens` int32 [l], `segment` int32 [l] (number of the packed text a token belongs to, from
-        1; 0 = padding), `position` int32 [l] (within that text). Of all: `label` int32 [] (-1 =
-        none), `index` int32 [].
+      arrays: the arrays of one example, without the batch dimension. Images have `image` uint8
+        [h w c] or, if the host crops, `image/FAMILY` uint8 [v h w c] for each family of views. Text
+        has `tokens` int32 [l], `segment` int32 [l] (number of the packed text that a token belongs
+        to, from 1; 0 = padding) and `position` int32 [l] (within that text). All data have `label`
+        int32 [] (-1 = none) and `index` int32 [].
       num_examples: size of the training set.
-      num_classes: number of label classes, or None where there are no labels.
+      num_classes: number of label classes; None without labels.
       unique_examples: whether all examples of a batch are different, as the sampler declares.
-      modality: what the examples are; a name in `ssl_jax.modalities`.
-      vocabulary: of the tokens; None where the data are no text.
-      task: what the labels of texts are, where they are for a task: "classify" (a class a text),
-        "regress" (`target` float32 []), "tags" (`tags` int32 [l], a class a word) or "span" (`span`
-        int32 [2], an answer's first and last token). Images have none.
-      evaluation_arrays: `arrays` as evaluation reads them, where that differs: whole images instead
-        of host crops.
+      modality: a name in `ssl_jax.modalities`.
+      vocabulary: of the tokens; None if the data are not text.
+      task: the task of labelled texts: "classify" (a class per text), "regress" (`target` float32
+        []), "tags" (`tags` int32 [l], a class per word) or "span" (`span` int32 [2], an answer's
+        first and last token). None for images and unlabelled text.
+      evaluation_arrays: `arrays` as evaluation reads them, if they differ: whole images instead of
+        host crops.
     """
 
     arrays: Mapping[str, jax.ShapeDtypeStruct]
@@ -103,7 +103,7 @@ class DataSpec:
 
     @property
     def evaluated(self) -> DataSpec:
-        """The same as evaluation reads it."""
+        """The spec of the data as evaluation reads them."""
         if self.evaluation_arrays is None:
             return self
         return dataclasses.replace(self, arrays=self.evaluation_arrays, evaluation_arrays=None)
@@ -117,9 +117,9 @@ class Weights(NamedTuple):
     """The state that a method's functions read.
 
     Attributes:
-      params: receive gradients.
-      buffers: the method's other state.
-      ema: the moving average of those `params` that have one; None where the method declares none.
+      params: arrays that receive gradients.
+      buffers: the other state of the method.
+      ema: the moving average of those `params` that have one; None if the method declares none.
     """
 
     params: PyTree
@@ -127,10 +127,10 @@ class Weights(NamedTuple):
     ema: PyTree | None = None
 
     def averaged(self) -> Weights:
-        """What `eval.weights = "ema"` evaluates: `params` overlaid by their moving average.
+        """The weights of `eval.weights = "ema"`: `params` replaced by their moving average.
 
-        Nets that keep batch statistics of their own for the moving average have them in
-        `buffers["teacher"]`, under the names of `buffers`; they are taken too.
+        Nets with separate batch statistics for the moving average keep them in
+        `buffers["teacher"]`, under the same names as in `buffers`. They replace those of `buffers`.
 
         Raises:
           ValueError: there is no moving average.
@@ -142,16 +142,16 @@ class Weights(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside its value.
+    """What `objective` returns in addition to the loss.
 
     Attributes:
       buffers: the updated buffers.
-      metrics: scalars to log, name -> float32 []. If the method `decomposes`, each is a mean like
-        the loss: micro-batches average it, which would be wrong for the root of a mean.
-      outputs: representations already computed on the way, without gradient: `h` [n d] feeds the
-        online probe, `z` [n v d] (v views) the collapse monitor. Leave out what does not exist.
-      weight: of a method that `decomposes`: float32 [], the denominator of the mean that the loss
-        is, such as the number of examples or of predicted tokens.
+      metrics: scalars to log, name -> float32 []. If the method `decomposes`, each must be a mean
+        like the loss, because micro-batches average it (the root of a mean would come out wrong).
+      outputs: representations that the loss has computed, without gradient: `h` [n d] feeds the
+        online probe, `z` [n v d] (v views) the collapse monitor. Both are optional.
+      weight: if the method `decomposes`: float32 [], the denominator of the loss, which is a mean,
+        such as the number of examples or of predicted tokens.
     """
 
     buffers: PyTree
@@ -164,13 +164,28 @@ class Aux(NamedTuple):
 class Method(abc.ABC):
     """Base of every method. All functions are pure and jittable; `n` is the global batch."""
 
-    # What papers call it.
+    # The name in papers.
     title: ClassVar[str] = ""
     # Decay of the parameters' moving average (a float or step -> float), None for no average.
     ema_decay: ClassVar[float | Schedule | None] = None
     # Whether the loss is a mean over examples (or over parts of them, see `Aux.weight`). The
     # gradients of micro-batches are then accumulated, without a second forward pass.
     decomposes: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Checks that a class defines `refresh` and `refresh_every` together.
+
+        Raises:
+          TypeError: only one of the two is defined.
+        """
+        super().__init_subclass__()
+        pair = ("refresh_every", "refresh")
+        missing = [name for name in pair if getattr(cls, name) is getattr(Method, name)]
+        if len(missing) == 1:
+            raise TypeError(
+                f"{cls.__name__} defines only one of refresh_every and refresh; "
+                f"define {missing[0]} too"
+            )
 
     @abc.abstractmethod
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
@@ -181,14 +196,14 @@ class Method(abc.ABC):
         """Makes the input of `encode` from a batch, on the device: augments, masks.
 
         Args:
-          keys: [n], a key an example. Views drawn from them do not depend on the other examples.
-          batch: arrays as `DataSpec.arrays` says, [n ...].
-          key: the batch's, for what all examples share, such as the size of a mask. It is equal on
-            all devices and in all micro-batches of a step.
+          keys: [n], one key per example. Views drawn from them do not depend on other examples.
+          batch: the arrays of `DataSpec.arrays`, [n ...].
+          key: key of the batch, for what all examples share, such as the size of a mask. It is
+            equal on all devices and in all micro-batches of a step.
           step: int32 [], number of updates done.
 
         Returns:
-          A tree of arrays with one row an example. Views of several sizes are one entry a size,
+          A tree of arrays with one row per example. Views of several sizes are one entry per size,
           e.g. {"global": [n 2 h w c], "local": [n 8 h' w' c]}.
         """
 
@@ -196,11 +211,11 @@ class Method(abc.ABC):
     def encode(
         self, w: Weights, views: PyTree, *, key: Array, step: Array
     ) -> tuple[PyTree, PyTree]:
-        """The forward passes.
+        """Computes the forward passes.
 
         Returns:
-          (encoded, updates): a tree of arrays with one row an example [n ...], all that `objective`
-          needs; and those entries of `buffers` that the passes changed, the batch statistics.
+          (encoded, updates): a tree of arrays with one row per example [n ...], the input of
+          `objective`; and the entries of `buffers` that changed, such as batch statistics.
         """
 
     @abc.abstractmethod
@@ -211,85 +226,89 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        """Representations in evaluation mode, float32: `h` [n d], and `z` [n d'] if there is one.
+        """Representations in evaluation mode, float32: `h` [n d], and `z` [n d'] if it exists.
 
-        Further names are up to the method: "tokens" [n l d], "layers". A method that learns from
+        A method may return further outputs, such as "tokens" [n l d]. A method that learns from
         labels also returns its predictions; predicted classes are int32. `batch["image"]` is a
-        uint8 canvas [n h w c] as the data source delivers it.
+        uint8 canvas [n h w c] as the data source returns it.
         """
 
     def constrain(self, params: PyTree) -> PyTree:
-        """Projects parameters onto the set they live in, e.g. prototypes of unit length.
+        """Projects parameters onto their constraint set, e.g. prototypes of unit length.
 
-        It is applied to the first parameters and after every update.
+        It is applied to the initial parameters and after every update.
         """
         return params
 
     def refresh_every(self, length: Length) -> int:
-        """How often `refresh` recomputes buffers from the whole training set, in steps; 0: never.
+        """The number of steps k between two calls of `refresh`; 0 never calls it.
 
-        It is due at steps 0, k, 2k, ... before the next update.
+        `refresh` is called at steps 0, k, 2k, ..., before the next update. A class that defines
+        `refresh_every` must define `refresh`.
         """
         del length
         return 0
 
     def refresh(self, w: Weights, encode_all: EncodeAll, *, key: Array, step: int) -> PyTree:
-        """Recomputes buffers from the whole training set: clusters it, fills a bank.
+        """Recomputes buffers from the whole training set, e.g. clusters it or fills a memory bank.
 
-        It runs outside of jit and has to be a function of its arguments alone, so that a run that
-        is restored at a step where it is due computes the same again.
+        Optional, together with `refresh_every`; the default changes nothing and is never called.
+        `refresh` runs outside of jit. It must depend on its arguments only, so that a restored run
+        computes the same buffers.
 
         Args:
           w: the state.
-          encode_all: function (w, keys, batch) -> {name: [n ...]} -> the same for all examples:
-            global arrays in the order of their indices, sharded over the batch axes and padded,
-            and `mask` bool, False where padded. Each example's key is `fold_in(key, index)`.
-          key: of this refresh.
+          encode_all: takes a function (w, keys, batch) -> {name: [n ...]} and returns its results
+            for all examples: global arrays in the order of the examples' indices, padded and
+            sharded over the batch axes, and `mask` bool, False where padded. The key of an example
+            is `fold_in(key, index)`.
+          key: key of this refresh.
           step: number of updates done.
 
         Returns:
           The entries of `buffers` that changed.
         """
-        raise NotImplementedError
+        del w, encode_all, key, step
+        return {}
 
     def placement(self, path: str) -> jax.sharding.PartitionSpec | None:
-        """How the array at `path` lies on the mesh; None: by the default rule.
+        """The sharding of the array at `path` over the mesh; None uses the default rule.
 
-        Paths begin with "params/" or "buffers/". Rules of `config.mesh.rules` come first.
+        Paths begin with "params/" or "buffers/". Rules of `config.mesh.rules` take precedence.
         """
         del path
         return None
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array] | None:
-        """How well hidden parts of examples are predicted, in evaluation mode; None: not at all.
+        """Scores predictions of hidden parts of examples, in evaluation mode; None: no such scores.
 
         Args:
           w: the state.
-          keys: [n], a key an example, for what is hidden of it.
+          keys: [n], one key per example, which selects the hidden part.
           batch: as for `views`.
 
         Returns:
           Sums over each example, float32 [n]: `count` of predictions, their `loss` (nats) and
-          `hits`; the same behind a prefix for a second task ("next_count"); and other metrics by
-          the names that `ssl_jax.evals.held_out` declares, such as `elbo`. For tokens also
-          `targets` int32 [n p] and `weights` float32 [n p], 0 for none.
+          `hits`; the same with a prefix for a second task ("next_count"); and other metrics that
+          `ssl_jax.evals.held_out` declares, such as `elbo`. Methods of text also return `targets`
+          int32 [n p] and `weights` float32 [n p], 0 for unused places.
         """
         del w, keys, batch
         return None
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
-        """What people may look at on the report page: title -> a value of `ssl_jax.core.items`.
+        """What the report page shows of the method: title -> a value of `ssl_jax.core.items`.
 
         Args:
           w: the state.
-          keys: [n], a key an example.
+          keys: [n], one key per example.
           batch: a few examples, arrays as for `views`.
         """
         del w, keys, batch
         return {}
 
     def nets(self) -> dict[str, Any]:
-        """The nets (`models.Net`) by their role: the net's key in `params`, or "teacher"."""
+        """The nets (`models.Net`) by role: the net's key in `params`, or "teacher"."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -302,21 +321,21 @@ class Method(abc.ABC):
         return True
 
     def param_group(self, path: str) -> str:
-        """The optimizer group of the parameter at `path`; groups are keys of optimizer.groups."""
+        """The optimizer group of the parameter at `path`, a key of optimizer.groups."""
         del path
         return "default"
 
     def origin(self, path: str) -> str | None:
-        """The path in another run's state from which the array at `path` is initialised.
+        """The path in another run's state that initialises the array at `path`.
 
         Both paths begin with "params/" or "buffers/". None keeps the random initialisation. A
-        method that keeps a pretrained net elsewhere, frozen or as a teacher, returns its path
-        there.
+        method that stores a pretrained net under another path (frozen, or as a teacher) maps the
+        path here.
         """
         return path
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
-        """Lines (label, text) that say what this method means at this global batch size."""
+        """Lines (label, text) that describe the method at this global batch size."""
         del batch_size
         return []
 
@@ -324,7 +343,7 @@ class Method(abc.ABC):
 def loss_and_aux(
     method: Method, w: Weights, views: PyTree, *, key: Array, step: Array
 ) -> tuple[Array, Aux]:
-    """`objective` of `encode`, for tests and tools: the loss of one batch of views."""
+    """The loss of one batch of views: `encode`, then `objective`. For tests and tools."""
     encode_key, objective_key = jax.random.split(key)
     encoded, updates = method.encode(w, views, key=encode_key, step=step)
     w = w._replace(buffers={**w.buffers, **updates})
@@ -335,21 +354,21 @@ def load(config: Any, spec: DataSpec, length: Length) -> Method:
     """Builds the method that `config.method.name` names.
 
     Args:
-      config: the whole config; methods read it here and never again.
-      spec: what the data look like.
+      config: the whole config; a method reads it only here.
+      spec: shapes and facts of the data.
       length: of the run and of an epoch, for schedules inside the method.
 
     Raises:
-      UserError: no such method, or a key of a section is unknown or has a bad value.
+      UserError: the method is unknown, or a key of a section is unknown or has a bad value.
     """
     return _module(config.method.get("name")).make(config, spec, length)
 
 
 def declaration(name: str) -> fields.Section:
-    """Declares `config.method` of a method: its name and its hyper-parameters.
+    """Declares the section `config.method` of a method: its name and its hyper-parameters.
 
     Raises:
-      UserError: there is no such method.
+      UserError: the method is unknown.
     """
     keys = fields.section(_module(name).HyperParameters).keys
     return fields.Section({"name": fields.Key(str, doc="The method."), **keys})
@@ -364,7 +383,7 @@ def _module(name: str | None) -> ModuleType:
 
 
 def names() -> list[str]:
-    """The methods there are: the files of `ssl_jax/methods/`."""
+    """Names of the methods, which are the files of `ssl_jax/methods/`."""
     import ssl_jax.methods as package
 
     return sorted(

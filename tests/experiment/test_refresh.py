@@ -92,6 +92,15 @@ def run_to(workdir, steps):
     return by_path(saved)
 
 
+@pytest.mark.parametrize(
+    ("defined", "missing"), [("refresh", "refresh_every"), ("refresh_every", "refresh")]
+)
+def test_refresh_and_its_interval_are_defined_together(defined, missing):
+    functions = {defined: getattr(Clustered, defined)}
+    with pytest.raises(TypeError, match=f"Half defines only one of .*; define {missing} too"):
+        type("Half", (SimCLR,), functions)
+
+
 def test_a_run_restored_where_a_refresh_is_due_computes_it_again(tmp_path):
     whole = run_to(tmp_path / "whole", 5)
     run_to(tmp_path / "parts", EVERY)
