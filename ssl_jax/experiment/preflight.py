@@ -1,4 +1,4 @@
-"""What a config means, said before the first step."""
+"""Describes a run before its first step: data, devices, batch, length, parameters, memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding
 
 from ssl_jax import data, modalities, optim, parallel
 from ssl_jax.core.tree_paths import by_path
@@ -16,8 +17,8 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
     """(label, text) pairs: devices, batch, length, parameters, optimizer, memory, method.
 
     Args:
-      experiment: what is going to run.
-      source: the training data, of whose rows of text it is said how much is padding.
+      experiment: the experiment to describe.
+      source: the training data; if given, their notes and share of padding are included.
     """
     config, length = experiment.config, experiment.length
     mesh = experiment.mesh
@@ -28,7 +29,7 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
     epochs = length.total_steps / length.steps_per_epoch
     run = dict(total_steps=length.total_steps, steps_per_epoch=length.steps_per_epoch)
     with jax.set_mesh(mesh):
-        said_by_method = experiment.method.preflight(config.batch_size)
+        method_lines = experiment.method.preflight(config.batch_size)
     return [
         ("method", f"{config.method.name}, {config.model.name}, {config.dtype} activations"),
         ("data", _data(experiment)),
@@ -36,7 +37,7 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
                     f"process{'es' if jax.process_count() > 1 else ''}, mesh {axes}"),
         ("batch", f"{config.batch_size} = {config.batch_size // rows} a device x {rows}"),
         *_micro_batches(experiment),
-        *said_by_method,
+        *method_lines,
         *_padding(experiment, source),
         *_notes(experiment, source),
         ("length", ", ".join([f"{length.total_steps:,} steps = {epochs:g} epochs of "
@@ -47,6 +48,7 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
         *[("note", note) for note in optim.schedule_notes(experiment.groups, **run)],
         ("state", f"{bytes_text(state_bytes_per_device(state))} a device, of it "
                   f"{bytes_text(state_bytes_per_device(state.params))} parameters"),
+        *_buffers(state.buffers),
         *_evaluated(experiment),
         ("saves", f"every {length.checkpoint_every:,} steps, the latest "
                   f"{config.checkpoint.keep_latest} and the best {config.checkpoint.keep_best} by "
@@ -63,7 +65,7 @@ def _evaluated(experiment: Experiment) -> list[tuple[str, str]]:
 
 
 def _notes(experiment: Experiment, source: data.Source | None) -> list[tuple[str, str]]:
-    # How many labels data.labelled_fraction leaves is said with the data.
+    # With data.labelled_fraction, the line of the data gives the number of labels.
     if source is None or data.FewLabels.of(experiment.config.data) is not None:
         return []
     return [("note", note) for note in source.notes()]
@@ -118,7 +120,7 @@ def text(pairs: list[tuple[str, str]]) -> str:
 
 
 def state_bytes_per_device(tree: Any) -> int:
-    """Bytes that one device holds of a tree of (abstract) arrays with shardings."""
+    """Bytes on one device of a tree of (abstract) arrays with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -134,13 +136,37 @@ def _parameters(params: Any) -> list[tuple[str, str]]:
     return [("parameters", f"{sum(nets.values()):,}: {parts}")]
 
 
+def _buffers(buffers: Any) -> list[tuple[str, str]]:
+    """The buffers with their sizes, grouped by their placement on the mesh."""
+    entries: dict[str, dict[str, int]] = {}  # placement -> name -> bytes
+    for path, leaf in by_path(buffers).items():
+        sizes = entries.setdefault(_placement(leaf.sharding), {})
+        name = path.partition("/")[0]
+        sizes[name] = sizes.get(name, 0) + leaf.size * leaf.dtype.itemsize
+    if not entries:
+        return []
+    groups = [
+        ", ".join(f"{name} {bytes_text(size)}" for name, size in sizes.items()) + f" {placement}"
+        for placement, sizes in entries.items()
+    ]
+    return [("buffers", "; ".join(groups))]
+
+
+def _placement(sharding: NamedSharding) -> str:
+    """Where an array lies: "split over data x fsdp", or "whole on every device"."""
+    axes = [axis for entry in sharding.spec if entry for axis in
+            ((entry,) if isinstance(entry, str) else entry)]  # fmt: skip
+    split = [axis for axis in axes if sharding.mesh.shape[axis] > 1]
+    return f"split over {' x '.join(split)}" if split else "whole on every device"
+
+
 def _epoch_notes(experiment: Experiment) -> list[str]:
     sampler = data.sampler_from_config(experiment.config.data.sampler)
     return sampler.notes(experiment.spec.num_examples, experiment.config.batch_size)
 
 
 def bytes_text(count: float) -> str:
-    """The count in the unit that suits it: 1.5 MiB."""
+    """Formats a number of bytes: 1.5 MiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

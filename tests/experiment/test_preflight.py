@@ -1,16 +1,22 @@
 """What the preflight says, against what the config means."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
 
 from ssl_jax import data, parallel
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.methods.simclr import SimCLR
 from tests.methods.table import ROWS
 
 
-def build(devices=1, **overrides):
-    config = ROWS["simclr"].load(**overrides)
+def build(devices=1, row="simclr", **overrides):
+    config = ROWS[row].load(**overrides)
     source = data.from_config(config.data, seed=0)
     sizes = {"fsdp": overrides.get("mesh__fsdp", 1)}
     mesh = parallel.make_mesh(**sizes, devices=jax.devices()[:devices])
@@ -59,6 +65,47 @@ def test_state_bytes_shrink_with_fsdp():
     )
     full = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(split.params))
     assert preflight.state_bytes_per_device(split.params) < 0.3 * full
+
+
+class Banked(SimCLR):
+    """SimCLR with a buffer of 256 KiB that is split over the mesh."""
+
+    def init(self, key, batch):
+        params, buffers = super().init(key, batch)
+        return params, {**buffers, "bank": jnp.zeros((64, 1024))}
+
+    def placement(self, path):
+        return P(("data", "fsdp")) if path == "buffers/bank" else None
+
+
+@pytest.mark.parametrize(
+    ("devices", "overrides", "placement"),
+    [
+        (1, {}, "bank 256.0 KiB, encoder 160 B, projector 192 B whole on every device"),
+        (8, {}, "bank 256.0 KiB split over data; encoder 160 B, projector 192 B whole on every "
+                "device"),
+        (8, {"mesh__fsdp": 2}, "bank 256.0 KiB split over data x fsdp; encoder 160 B, projector "
+                               "192 B whole on every device"),
+        (8, {"mesh__rules": (("buffers/bank", (None,)),)},
+         "bank 256.0 KiB, encoder 160 B, projector 192 B whole on every device"),
+    ],
+)  # fmt: skip
+def test_buffers_are_listed_with_size_and_placement(devices, overrides, placement):
+    experiment = with_method(Banked, build(devices, batch_size=64, **overrides))
+    assert dict(preflight.lines(experiment))["buffers"] == placement
+
+
+def test_a_method_without_buffers_has_no_line_of_them():
+    experiment = build(row="bert")
+    assert not by_path(experiment.abstract_state.buffers)
+    assert "buffers" not in dict(preflight.lines(experiment))
+
+
+def with_method(cls, experiment):
+    """The experiment with its SimCLR as the subclass `cls`."""
+    names = (field.name for field in dataclasses.fields(experiment.method))
+    method = cls(**{name: getattr(experiment.method, name) for name in names})
+    return dataclasses.replace(experiment, method=method)
 
 
 def test_the_text_is_aligned():
