@@ -25,7 +25,7 @@ setup(
     packages=find_packages(include=["ssl_jax", "ssl_jax.*"]),
     package_data={
         "ssl_jax": ["py.typed"],
-        "ssl_jax.report": ["*.html", "*.css"],
+        "ssl_jax.report": ["templates/*.html", "templates/*.css"],
         "ssl_jax.sweeps": ["*.json"],
     },
     entry_points={"console_scripts": ["ssl_jax=ssl_jax.cli.app:main"]},
@@ -49,6 +49,7 @@ setup(
         "pyarrow>=14",  # Parquet files of texts and of features
         "safetensors>=0.4",  # weights from and to other libraries; shards of token caches
         "tokenizers>=0.20.3",  # WordPiece and byte-level BPE, trained or published with a model
+        "jinja2>=3.1",  # the report page
         "rich>=13",  # progress bar and tables
         "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
     ],

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from ssl_jax import evals
 from ssl_jax.evals.metric import SPREAD, Metric
@@ -21,6 +22,19 @@ MAX_POINTS = 300  # of a line; more are averaged in bins
 MAX_OTHERS = 12  # charts of metrics that have no place of their own
 
 
+class KeyEntry(NamedTuple):
+    """A line in the key of a chart: its label, its colour slot, whether it is a dashed level."""
+
+    label: str
+    slot: int
+    is_level: bool = False
+
+    @property
+    def colour(self) -> str:
+        """As a CSS value."""
+        return f"var(--s{self.slot % figures.NUM_SERIES})"
+
+
 @dataclasses.dataclass(frozen=True)
 class Chart:
     """A chart and what the page says with it.
@@ -28,14 +42,14 @@ class Chart:
     Attributes:
       title: with its unit in brackets.
       svg: the drawing.
-      key: (label, colour slot, whether it is a dashed level), empty for a single line.
+      key: what the lines are; empty for a single line.
       last: the last or the median value, formatted; empty where there are several lines.
       note: what a reader must know, e.g. values left out.
     """
 
     title: str
-    svg: str
-    key: tuple[tuple[str, int, bool], ...] = ()
+    svg: Markup
+    key: tuple[KeyEntry, ...] = ()
     last: str = ""
     note: str = ""
 
@@ -166,7 +180,7 @@ def _chart(
         from_zero=panel.from_zero, log=panel.log, size=size,
     )  # fmt: skip
     single = len(lines) == 1
-    key = () if single else tuple((line.label, line.slot, False) for line in lines)
+    key = () if single else tuple(KeyEntry(line.label, line.slot) for line in lines)
     last = _value(series(rows, keys[0])[1], panel) if single else ""
     note = f"{broken} non-finite value{'s' * (broken > 1)} left out" if broken else ""
     return Chart(panel.title, svg, key, last, note)
@@ -268,8 +282,8 @@ def _family_over_steps(name: str, rows: Rows, family: Mapping[str, Metric]) -> C
 
 def _percent_chart(name: str, title: str, lines: list[Line], levels: list[Level]) -> Chart:
     svg = figures.line_chart(name, title, lines, levels=levels, percent=True, size=(540, 280))
-    key = [(line.label, line.slot, False) for line in lines]
-    key += [(level.label, level.slot, True) for level in levels]
+    key = [KeyEntry(line.label, line.slot) for line in lines]
+    key += [KeyEntry(level.label, level.slot, is_level=True) for level in levels]
     return Chart(title, svg, tuple(key))
 
 
@@ -302,4 +316,4 @@ def family_chart(summary: Summary) -> Chart | None:
     svg = figures.line_chart("family", title, lines, percent=metric.unit == "%",
                              x_label=metric.series, x_ticks=list(family), error_bars=True,
                              size=(360, 250))  # fmt: skip
-    return Chart(title, svg, tuple((line.label, line.slot, False) for line in lines))
+    return Chart(title, svg, tuple(KeyEntry(line.label, line.slot) for line in lines))

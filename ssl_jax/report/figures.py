@@ -7,18 +7,18 @@ figure serves the light and the dark scheme. Text stays text, set in the page's 
 from __future__ import annotations
 
 import dataclasses
-import html
 import io
 import re
 from collections.abc import Callable, Sequence
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ssl_jax.report.markup import short
+from ssl_jax.report.plain_text import plain, short
 
 # Stand-in -> CSS variable. Slots 0.. are the series of a chart, classes 0.. those of a map.
 INK, MUTED, RULE, PAPER, ALERT = "#010101", "#010102", "#010103", "#010104", "#010105"
@@ -109,7 +109,7 @@ def line_chart(
     x_ticks: Sequence[float] | None = None,
     error_bars: bool = False,
     size: tuple[float, float] = (360, 210),
-) -> str:
+) -> Markup:
     """An SVG chart of lines over steps, or over the values `x_ticks` on a log2 axis.
 
     Args:
@@ -207,7 +207,7 @@ def scatter_map(
     classes: Sequence[tuple[str, np.ndarray]],
     *,
     side: float = 470,
-) -> str:
+) -> Markup:
     """An SVG map.
 
     Args:
@@ -267,7 +267,7 @@ def _label_classes(
                   gid="halo")  # fmt: skip
 
 
-def _svg(name: str, title: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
+def _svg(name: str, title: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> Markup:
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         # One SVG unit is one pixel of the page: figures are 72 units an inch.
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
@@ -279,7 +279,7 @@ def _svg(name: str, title: str, draw: Callable[[Axes], None], size: tuple[float,
     return _for_page(out.getvalue(), name, title)
 
 
-def _for_page(svg: str, name: str, title: str) -> str:
+def _for_page(svg: str, name: str, title: str) -> Markup:
     """A stand-alone SVG -> one that lives in the page: its fonts, its colours, unique ids."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.S)  # would apply to the whole page
@@ -287,8 +287,8 @@ def _for_page(svg: str, name: str, title: str) -> str:
     # Only tags are rewritten: the text between them is the user's.
     svg = re.sub(r"<[^>]*>", lambda match: _tag_for_page(match[0], name, used), svg)
     svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><")
-    label = html.escape(title, quote=True)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    opening = Markup('<svg role="img" aria-label="{}" ').format(plain(title))
+    return Markup(svg.replace("<svg ", opening, 1))
 
 
 def _tag_for_page(tag: str, name: str, used: set[str]) -> str:

@@ -1,4 +1,4 @@
-"""The parts of the page that show points and images: maps, neighbours."""
+"""The sections that show points and images: maps, neighbours."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ import importlib.util
 
 import numpy as np
 from absl import logging
+from markupsafe import Markup
 
-from ssl_jax.report import figures, images, maps
+from ssl_jax.report import figures, maps
+from ssl_jax.report.images import Picture
 from ssl_jax.report.inputs import ReportInputs
-from ssl_jax.report.markup import esc, short
+from ssl_jax.report.plain_text import short
 
 NUM_QUERIES = 10
 NUM_NEIGHBOURS = 8
 LEAST_POINTS = 5  # of a map
 TILE_SIDE = 64  # pixels stored of a picture at most
-
-# Pointing at a class in the legend dims the others, in both maps.
-LEGEND_STYLE = "".join(
-    f'#map:has([data-class="{i}"]:hover) g[id*="-class-"]:not([id$="-class-{i}"]), '
-    f'#map:has([data-class="{i}"]:focus) g[id*="-class-"]:not([id$="-class-{i}"])'
-    " { opacity: 0.1; }\n"
-    for i in range(maps.MAX_COLOURED_CLASSES)
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +27,7 @@ class _Examples:
     embedding: np.ndarray  # [n d]
     pixels: np.ndarray | None  # [n h w c]
     labels: np.ndarray  # [n]
-    dropped: int
+    num_dropped: int
 
     @classmethod
     def of(cls, inputs: ReportInputs) -> _Examples | None:
@@ -49,22 +43,73 @@ class _Examples:
     def labelled(self) -> bool:
         return bool((self.labels >= 0).any())
 
+    @property
+    def dropped(self) -> str:
+        """A sentence on those that are left out, with a blank in front; "" for none."""
+        n = self.num_dropped
+        return f" {n} representations are not finite and left out." if n else ""
 
-def _dropped_note(examples: _Examples) -> str:
-    n = examples.dropped
-    return f" {n} representations are not finite and left out." if n else ""
+    def in_words(self, inputs: ReportInputs, count: int) -> str:
+        """What `count` of the examples are."""
+        if not inputs.split:
+            return f"{count} examples"
+        drawn = f", {count} of them drawn at random" if count < len(self.labels) else ""
+        return inputs.split + drawn
 
 
 # ---------------------------------------------------------------------------------------- maps
 
 
-def maps_of(inputs: ReportInputs) -> str:
-    """h and raw pixels, each mapped to the plane, coloured by label."""
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """A drawing and its title."""
+
+    title: str
+    svg: Markup
+
+
+@dataclasses.dataclass(frozen=True)
+class LegendEntry:
+    """A class of the maps: its number among the coloured ones, its name, and how it is drawn."""
+
+    slot: int
+    name: str
+
+    @property
+    def colour(self) -> str:
+        """As a CSS value."""
+        return f"var(--c{self.slot % figures.NUM_CLASS_COLOURS})"
+
+    @property
+    def is_triangle(self) -> bool:
+        """Whether its points are triangles, not discs."""
+        return self.slot >= figures.NUM_CLASS_COLOURS
+
+
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """The section of the maps.
+
+    Attributes:
+      maps: none where there are too few examples.
+      caption: the projection and the examples.
+      dropped: a sentence on examples that are left out, or "".
+      legend: the classes that have a colour.
+    """
+
+    maps: tuple[Map, ...]
+    caption: str
+    dropped: str
+    legend: tuple[LegendEntry, ...] = ()
+
+
+def maps_of(inputs: ReportInputs) -> Maps | None:
+    """h and raw pixels, each mapped to the plane, coloured by label; None without examples."""
     examples = _Examples.of(inputs)
     if examples is None:
-        return ""
+        return None
     if len(examples.labels) < LEAST_POINTS:
-        return f"<p>Too few examples for a map.{_dropped_note(examples)}</p>"
+        return Maps((), "", examples.dropped)
     how = _projection(inputs.projection)
     coloured = maps.coloured_classes(examples.labels)
     points = maps.choose_points(examples.labels, coloured, inputs.seed)
@@ -74,31 +119,21 @@ def maps_of(inputs: ReportInputs) -> str:
     if examples.pixels is not None:
         vectors = maps.pixel_vectors(examples.pixels[points])
         spaces.append(("pixels", "Raw pixels", vectors))
-    drawn = []
     planes = maps.project_all([x for _, _, x in spaces], how=how, seed=inputs.seed)
-    for (name, title, _), y in zip(spaces, planes, strict=True):
-        svg = figures.scatter_map(f"map-{name}", f"{title}, map", y, classes)
-        drawn.append(f"<figure><figcaption>{title}</figcaption>{svg}</figure>")
+    drawn = tuple(
+        Map(title, figures.scatter_map(f"map-{name}", f"{title}, map", plane, classes))
+        for (name, title, _), plane in zip(spaces, planes, strict=True)
+    )
     perplexity = maps.perplexity(len(points))
     method = {"tsne": f"t-SNE (perplexity {perplexity:.3g})", "umap": "UMAP"}[how]
-    caption = f"{method} of {_which(inputs, examples, len(points))}"
+    caption = f"{method} of {examples.in_words(inputs, len(points))}"
     if coloured:
         caption += ", coloured by label"
         all_classes = len(np.unique(examples.labels[examples.labels >= 0]))
         if all_classes > len(coloured):
             caption += f"; the {len(coloured)} most frequent of {all_classes} classes have a colour"
-    return (
-        f'<p class="note">{caption}.{_dropped_note(examples)} Distances between far groups mean '
-        f'nothing.</p><div class="maps">{"".join(drawn)}</div>{_legend(classes)}'
-    )
-
-
-def _which(inputs: ReportInputs, examples: _Examples, taken: int) -> str:
-    """The examples in words, `taken` of them."""
-    n = len(examples.labels)
-    if not inputs.split:
-        return f"{taken} examples"
-    return esc(inputs.split) + (f", {taken} of them drawn at random" if taken < n else "")
+    legend = tuple(LegendEntry(slot, short(name, 48)) for slot, (name, _) in enumerate(classes))
+    return Maps(drawn, caption, examples.dropped, legend)
 
 
 def _projection(wanted: str) -> str:
@@ -108,102 +143,146 @@ def _projection(wanted: str) -> str:
     return wanted
 
 
-def _legend(classes: list[tuple[str, np.ndarray]]) -> str:
-    items = []
-    for slot, (name, _) in enumerate(classes):
-        shape = "" if slot < figures.NUM_CLASS_COLOURS else ' class="tri"'
-        colour = f"var(--c{slot % figures.NUM_CLASS_COLOURS})"
-        items.append(
-            f'<li data-class="{slot}" tabindex="0">'
-            f'<i{shape} style="background: {colour}"></i>{esc(short(name, 48))}</li>'
-        )
-    return f'<ul class="legend">{"".join(items)}</ul>' if items else ""
-
-
 # ---------------------------------------------------------------------------------- neighbours
 
 
-def neighbour_gallery(inputs: ReportInputs) -> str:
-    """Some images and their nearest neighbours, in pixel space and in feature space."""
+@dataclasses.dataclass(frozen=True)
+class _Space:
+    """Vectors [n d] of the examples, what they are called, and how their distance is measured."""
+
+    name: str
+    distance: str
+    vectors: np.ndarray
+    cosine: bool
+
+    def neighbours(self, queries: np.ndarray, count: int) -> maps.Neighbours:
+        return maps.neighbours(self.vectors, queries, count, cosine=self.cosine)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A neighbour, and whether it has the label of the query; None where one has no label."""
+
+    picture: Picture
+    agrees: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    """The neighbours of a query in one space, and how many have its label ("" without labels)."""
+
+    space: str
+    tiles: tuple[Tile, ...]
+    count: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """An image, the name of its class ("" without labels), and its neighbours in each space."""
+
+    picture: Picture
+    name: str
+    strips: tuple[Strip, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How often the `k` nearest neighbours have the label of the query, in %, as text.
+
+    Attributes:
+      k: neighbours of each example.
+      pixels, features: the share in either space.
+      examples: over which the mean is taken, in words.
+    """
+
+    k: int
+    pixels: str
+    features: str
+    examples: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """The section of the nearest neighbours.
+
+    Attributes:
+      agreement: None without labels.
+      dropped: a sentence on examples that are left out, or "".
+      spaces: the columns.
+      queries: the rows.
+    """
+
+    agreement: Agreement | None
+    dropped: str
+    spaces: tuple[_Space, ...]
+    queries: tuple[Query, ...]
+
+
+def neighbour_gallery(inputs: ReportInputs) -> Neighbours | None:
+    """Some images and their nearest neighbours, in pixel space and in feature space.
+
+    None without images or with fewer than two.
+    """
     examples = _Examples.of(inputs)
     if examples is None or examples.pixels is None or len(examples.labels) < 2:
-        return ""
+        return None
     labels = examples.labels if examples.labelled else None
-    n = len(examples.labels)
-    queries = maps.choose_queries(labels, n, NUM_QUERIES, inputs.seed)
-    spaces = [
-        ("raw pixels", "Euclidean distance", maps.pixel_vectors(examples.pixels), False),
-        ("features h", "cosine similarity", examples.embedding, True),
-    ]
-    found = [maps.neighbours(x, queries, NUM_NEIGHBOURS, cosine=cos) for _, _, x, cos in spaces]
-    thumbnails = _Thumbnails(inputs, examples, TILE_SIDE)
-    heads = "".join(f"<div>{name} <small>({by})</small></div>" for name, by, _, _ in spaces)
-    rows = [f'<div class="query head"><div class="asked">query</div>{heads}</div>']
-    for row, query in enumerate(queries):
-        strips = []
-        for (name, _, _, _), near in zip(spaces, found, strict=True):
-            tiles = "".join(thumbnails.tile(query, i) for i in near.nearest[row])
-            count = thumbnails.count(query, near.nearest[row])
-            strips.append(
-                f'<div><p class="small-label">{name}</p>'
-                f'<div class="strip">{tiles}<span class="count">{count}</span></div></div>'
-            )
-        name = inputs.class_name(int(labels[query])) if labels is not None else ""
-        asked = f'<div class="asked">{thumbnails.image(query)}{esc(short(name, 20))}</div>'
-        rows.append(f'<div class="query">{asked}{"".join(strips)}</div>')
-    return _agreement(inputs, examples, spaces) + f'<div class="gallery">{"".join(rows)}</div>'
-
-
-def _agreement(inputs: ReportInputs, examples: _Examples, spaces: list) -> str:
-    """What the gallery shows, and over all examples how often neighbours share a label."""
-    k = min(NUM_NEIGHBOURS, len(examples.labels) - 1)
-    text = "Queries are drawn at random, not picked; the nearest neighbour comes first."
-    if examples.labelled:
-        everyone = np.flatnonzero(examples.labels >= 0)
-        some = np.random.default_rng(inputs.seed).permutation(everyone)[: maps.MAX_POINTS]
-        shares = []
-        for _, _, x, cosine in spaces:
-            near = maps.neighbours(x, some, k, cosine=cosine)
-            shares.append(f"<b>{100 * np.nanmean(near.agreement(examples.labels)):.1f}%</b>")
-        text = (
-            f"Of the {k} nearest neighbours of an image, {shares[0]} have its label in pixel space "
-            f"and {shares[1]} in feature space (mean over "
-            f"{_which(inputs, examples, len(some))}). Below, a neighbour with another "
-            "label than the query's is marked ✗. Queries are drawn at random, not picked; the "
-            "nearest neighbour comes first."
+    queries = maps.choose_queries(labels, len(examples.labels), NUM_QUERIES, inputs.seed)
+    spaces = (
+        _Space("raw pixels", "Euclidean distance", maps.pixel_vectors(examples.pixels), False),
+        _Space("features h", "cosine similarity", examples.embedding, True),
+    )
+    nearest = [space.neighbours(queries, NUM_NEIGHBOURS).nearest for space in spaces]
+    thumbnails = _Thumbnails(inputs, examples)
+    rows = tuple(
+        Query(
+            thumbnails.picture(query),
+            short(inputs.class_name(int(labels[query])), 20) if labels is not None else "",
+            tuple(
+                thumbnails.strip(space.name, query, near[row])
+                for space, near in zip(spaces, nearest, strict=True)
+            ),
         )
-    return f"<p>{text}{_dropped_note(examples)}</p>"
+        for row, query in enumerate(queries.tolist())
+    )
+    agreement = _agreement(inputs, examples, spaces) if examples.labelled else None
+    return Neighbours(agreement, examples.dropped, spaces, rows)
+
+
+def _agreement(inputs: ReportInputs, examples: _Examples, spaces: tuple[_Space, ...]) -> Agreement:
+    """Over all examples, or as many as a map has, how often neighbours share a label."""
+    k = min(NUM_NEIGHBOURS, len(examples.labels) - 1)
+    labelled = np.flatnonzero(examples.labels >= 0)
+    queries = np.random.default_rng(inputs.seed).permutation(labelled)[: maps.MAX_POINTS]
+    shares = [
+        f"{100 * np.nanmean(space.neighbours(queries, k).agreement(examples.labels)):.1f}%"
+        for space in spaces
+    ]
+    return Agreement(k, *shares, examples.in_words(inputs, len(queries)))
 
 
 class _Thumbnails:
     """Pictures of the examples, encoded once each."""
 
-    def __init__(self, inputs: ReportInputs, examples: _Examples, side: int):
-        self._inputs, self._examples, self._side = inputs, examples, side
-        self._uris: dict[int, str] = {}
+    def __init__(self, inputs: ReportInputs, examples: _Examples):
+        self._inputs, self._examples = inputs, examples
+        self._pictures: dict[int, Picture] = {}
 
-    def image(self, index: int) -> str:
-        index = int(index)
-        if index not in self._uris:
-            self._uris[index] = images.data_uri(self._examples.pixels[index], self._side)
-        label = int(self._examples.labels[index])
-        name = esc(self._inputs.class_name(label)) if self._examples.labelled else "example"
-        return _img(self._uris[index], name, self._examples.pixels.shape[1:3])
+    def picture(self, index: int) -> Picture:
+        if index not in self._pictures:
+            label = int(self._examples.labels[index])
+            name = self._inputs.class_name(label) if self._examples.labelled else "example"
+            self._pictures[index] = Picture.of(self._examples.pixels[index], name, TILE_SIDE)
+        return self._pictures[index]
 
-    def count(self, query: int, nearest: np.ndarray) -> str:
+    def strip(self, space: str, query: int, nearest: np.ndarray) -> Strip:
         labels = self._examples.labels
-        if labels[query] < 0:
-            return ""
-        return f"{int((labels[nearest] == labels[query]).sum())}/{len(nearest)}"
+        tiles = tuple(Tile(self.picture(i), self._agrees(query, i)) for i in nearest.tolist())
+        hits = int((labels[nearest] == labels[query]).sum())
+        return Strip(space, tiles, f"{hits}/{len(nearest)}" if labels[query] >= 0 else "")
 
-    def tile(self, query: int, index: int) -> str:
+    def _agrees(self, query: int, index: int) -> bool | None:
         labels = self._examples.labels
-        mark = ""
-        if labels[query] >= 0 and labels[index] >= 0:
-            mark = " yes" if labels[query] == labels[index] else " no"
-        return f'<div class="tile{mark}">{self.image(index)}</div>'
-
-
-def _img(uri: str, alt: str, shape: tuple[int, int]) -> str:
-    small = ' class="small"' if max(shape) <= images.LOSSLESS_SIDE else ""
-    return f'<img{small} src="{uri}" alt="{alt}" title="{alt}">'
+        if labels[query] < 0 or labels[index] < 0:
+            return None
+        return bool(labels[query] == labels[index])

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 
 import numpy as np
 from PIL import Image
 
 LOSSLESS_SIDE = 48  # larger pictures are photographs: JPEG
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image as the page shows it.
+
+    Attributes:
+      uri: its pixels, `data:image/...`.
+      name: what a screen reader says, and what a pointer shows.
+      pixelated: whether it is so small that the page enlarges it without smoothing.
+    """
+
+    uri: str
+    name: str
+    pixelated: bool
+
+    @classmethod
+    def of(cls, image: np.ndarray, name: str, max_side: int) -> Picture:
+        """An image [h w c] under a name, its sides at most `max_side` pixels."""
+        return cls(data_uri(image, max_side), name, max(image.shape[:2]) <= LOSSLESS_SIDE)
 
 
 def as_uint8(image: np.ndarray) -> np.ndarray:

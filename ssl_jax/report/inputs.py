@@ -100,6 +100,13 @@ class ReportInputs:
         section = self.config.get("eval")
         return section if hasattr(section, "items") else None
 
+    @property
+    def steps_taken(self) -> int | None:
+        """The step at which the run ended, by its rows where that is not given; None if unknown."""
+        if self.last_step is not None:
+            return self.last_step
+        return max((int(row["step"]) for row in self.rows), default=None)
+
     def all_warnings(self) -> list[tuple[int, str]]:
         """(step, text) of every warning, in order of steps, each once."""
         found = self.warnings

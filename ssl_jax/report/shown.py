@@ -3,89 +3,132 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import io
 import re
 import wave
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from ssl_jax.core.items import Audio, Images, Item, Passages, Table, TokenVectors
-from ssl_jax.report import images, texts
+from ssl_jax.report import texts
+from ssl_jax.report.images import Picture
 from ssl_jax.report.inputs import ReportInputs
-from ssl_jax.report.markup import esc, short
+from ssl_jax.report.plain_text import short
+from ssl_jax.report.templating import Section
 
 MAX_ROWS, MAX_COLUMNS = 12, 16
 VIEW_SIDE = 96  # pixels stored of a picture at most
 
 
-def sections(inputs: ReportInputs) -> list[tuple[str, str, str]]:
-    """(id, title, content) of each item; one that cannot be drawn is left out, with a warning."""
+def sections(inputs: ReportInputs) -> list[Section]:
+    """A section for each item; one that cannot be drawn is left out, with a warning."""
     out = []
     for number, (title, item) in enumerate(inputs.shown.items()):
         slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
         try:
-            out.append((f"shown{number}-{slug}", title, content(item, inputs)))
+            template, item_content = content(item, inputs)
+            out.append(Section(f"shown{number}-{slug}", title, template, item_content))
         except Exception as error:
             logging.warning("warning: %r cannot be drawn: %s", title, error)
     return out
 
 
 @functools.singledispatch
-def content(item: Item, inputs: ReportInputs) -> str:
-    """The markup of one item, "" where there is nothing to show."""
+def content(item: Item, inputs: ReportInputs) -> tuple[str, Any]:
+    """The template of an item and its content, which is None where there is nothing to show."""
     raise TypeError(f"a report cannot show {type(item).__name__}")
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageRow:
+    """The images of an example; a caption and the image that enters where the grid has them."""
+
+    caption: str
+    original: Picture | None
+    pictures: tuple[Picture, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageGrid:
+    """Rows of images.
+
+    Attributes:
+      note: a line above.
+      captions: of the columns, or empty.
+      rows: the images.
+      has_row_captions, has_originals: whether rows have a caption, and an image that enters.
+      columns: how many rows stand beside each other, as a CSS grid.
+      row_columns: the columns of every row, as a CSS grid.
+    """
+
+    note: str
+    captions: tuple[str, ...]
+    rows: tuple[ImageRow, ...]
+    has_row_captions: bool
+    has_originals: bool
+    columns: str
+    row_columns: str
+
+
 @content.register
-def _images(item: Images, inputs: ReportInputs) -> str:
+def _images(item: Images, inputs: ReportInputs) -> tuple[str, ImageGrid | None]:
     del inputs
     blocks = item.pixels if isinstance(item.pixels, (tuple, list)) else (item.pixels,)
     blocks = [np.asarray(block)[:MAX_ROWS, :MAX_COLUMNS] for block in blocks]
-    count = len(blocks[0])
-    if not count:
-        return ""
+    if not len(blocks[0]):
+        return "images.html", None
     originals = None if item.inputs is None else np.asarray(item.inputs)
-    largest = max(block.shape[2] for block in blocks)
-    widths = ["minmax(0, 112px)"] if item.rows else []  # the same in every row's own grid
-    if originals is not None:
+    num_images = sum(block.shape[1] for block in blocks)
+    framed = "" if originals is None else " Framed: the image that enters."
+    grid = ImageGrid(
+        note=f"{item.note}{framed}",
+        captions=tuple(short(name, 24) for name in item.columns[:num_images]),
+        rows=tuple(_image_row(item, blocks, originals, row) for row in range(len(blocks[0]))),
+        has_row_captions=bool(item.rows),
+        has_originals=originals is not None,
+        columns=_grid_columns(item, num_images, originals is not None),
+        row_columns=_row_columns(item, blocks, originals is not None),
+    )
+    return "images.html", grid
+
+
+def _image_row(
+    item: Images, blocks: list[np.ndarray], originals: np.ndarray | None, row: int
+) -> ImageRow:
+    images = [image for block in blocks for image in block[row]]
+    names = [*item.columns, *(f"{column + 1}" for column in range(len(item.columns), len(images)))]
+    return ImageRow(
+        _row_caption(item, row),
+        None if originals is None else Picture.of(originals[row], "input", VIEW_SIDE),
+        tuple(
+            Picture.of(image, name, VIEW_SIDE)
+            for image, name in zip(images, names, strict=False)
+        ),
+    )  # fmt: skip
+
+
+def _grid_columns(item: Images, num_images: int, has_originals: bool) -> str:
+    """Rows of few images stand beside each other, unless their columns have captions."""
+    if item.columns:
+        return "1fr"
+    cells = num_images + has_originals + bool(item.rows)
+    return f"repeat(auto-fill, minmax(min(100%, {100 * cells}px), 1fr))"
+
+
+def _row_columns(item: Images, blocks: list[np.ndarray], has_originals: bool) -> str:
+    """The same in every row, which is a grid of its own."""
+    widths = ["minmax(0, 112px)"] if item.rows else []
+    if has_originals:
         widths += ["minmax(0, 96px)", "4px"]
+    largest = max(block.shape[2] for block in blocks)
     for block in blocks:  # smaller images are shown smaller
         side = max(32, round(VIEW_SIDE * block.shape[2] / largest))
         widths.append(f"repeat({block.shape[1]}, minmax(0, {side}px))")
-    style = f'style="grid-template-columns: {" ".join(widths)}"'
-    rows = [_captions(item, blocks, originals is not None, style)] if item.columns else []
-    for row in range(count):
-        cells = []
-        if item.rows:
-            cells.append(f'<div class="row-caption">{esc(_row_caption(item, row))}</div>')
-        if originals is not None:
-            cells.append(f'<div class="original">{_img(originals[row], "input")}</div><div></div>')
-        column = 0
-        for block in blocks:
-            for image in block[row]:
-                name = item.columns[column] if column < len(item.columns) else f"{column + 1}"
-                cells.append(f"<div>{_img(image, name)}</div>")
-                column += 1
-        rows.append(f"<div {style}>{''.join(cells)}</div>")
-    # Rows of few images stand beside each other.
-    shown = sum(block.shape[1] for block in blocks) + (originals is not None) + bool(item.rows)
-    columns = f"repeat(auto-fill, minmax(min(100%, {100 * shown}px), 1fr))"
-    if item.columns:
-        columns = "1fr"
-    framed = " Framed: the image that enters." if originals is not None else ""
-    note = f'<p class="note">{esc(item.note)}{framed}</p>' if item.note or framed else ""
-    return (
-        f'{note}<div class="views" style="grid-template-columns: {columns}">{"".join(rows)}</div>'
-    )
-
-
-def _captions(item: Images, blocks: list[np.ndarray], has_inputs: bool, style: str) -> str:
-    shown = sum(block.shape[1] for block in blocks)
-    before = (["<div></div>"] if item.rows else []) + ["<div></div>"] * (2 * has_inputs)
-    cells = "".join(f"<div>{esc(short(name, 24))}</div>" for name in item.columns[:shown])
-    return f'<div class="column-captions" {style}>{"".join(before)}{cells}</div>'
+    return " ".join(widths)
 
 
 def _row_caption(item: Images, row: int) -> str:
@@ -96,54 +139,77 @@ def _row_caption(item: Images, row: int) -> str:
     return item.rows[row].format(*np.atleast_1d(np.asarray(item.row_values)[row]).tolist())
 
 
-def _img(image: np.ndarray, name: str) -> str:
-    small = ' class="small"' if max(image.shape[:2]) <= images.LOSSLESS_SIDE else ""
-    uri, alt = images.data_uri(image, VIEW_SIDE), esc(name)
-    return f'<img{small} src="{uri}" alt="{alt}" title="{alt}">'
+@content.register
+def _passages(item: Passages, inputs: ReportInputs) -> tuple[str, texts.Passages | None]:
+    return "passages.html", texts.passages(item, inputs.pieces)
 
 
 @content.register
-def _passages(item: Passages, inputs: ReportInputs) -> str:
-    return texts.passages(item, inputs.pieces)
-
-
-@content.register
-def _vectors(item: TokenVectors, inputs: ReportInputs) -> str:
+def _vectors(item: TokenVectors, inputs: ReportInputs) -> tuple[str, tuple[texts.WordRow, ...]]:
     if inputs.token_counts is None:
-        return ""
-    return texts.neighbours(
-        texts.word_neighbours(np.asarray(item.vectors), inputs.token_counts, inputs.pieces)
-    )
+        return "word_neighbours.html", ()
+    vectors = np.asarray(item.vectors)
+    nearest = texts.word_neighbours(vectors, inputs.token_counts, inputs.pieces)
+    return "word_neighbours.html", texts.neighbour_rows(nearest)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """A row of a table: its heading and its values as text."""
+
+    caption: str
+    cells: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A table of numbers under a note; `columns` are the headings."""
+
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
 
 
 @content.register
-def _table(item: Table, inputs: ReportInputs) -> str:
+def _table(item: Table, inputs: ReportInputs) -> tuple[str, Grid]:
     del inputs
-    heads = "".join(f'<th scope="col">{esc(name)}</th>' for name in item.columns)
-    rows = []
-    for row, values in enumerate(np.asarray(item.values)):
-        caption = item.rows[row] if row < len(item.rows) else ""
-        cells = "".join(f"<td>{esc(item.form.format(value))}</td>" for value in values.tolist())
-        rows.append(f'<tr><th scope="row">{esc(caption)}</th>{cells}</tr>')
-    note = f'<p class="note">{esc(item.note)}</p>' if item.note else ""
-    return (
-        f'{note}<div class="scroll"><table class="summary"><thead><tr><th></th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-@content.register
-def _audio(item: Audio, inputs: ReportInputs) -> str:
-    del inputs
-    parts = []
-    for number, samples in enumerate(np.asarray(item.samples)):
-        caption = item.captions[number] if number < len(item.captions) else f"{number + 1}"
-        parts.append(
-            f"<figure><figcaption>{esc(caption)}</figcaption>"
-            f'<audio controls src="{wav_uri(samples, item.rate)}"></audio></figure>'
+    rows = tuple(
+        TableRow(
+            item.rows[row] if row < len(item.rows) else "",
+            tuple(item.form.format(value) for value in values),
         )
-    note = f'<p class="note">{esc(item.note)}</p>' if item.note else ""
-    return f'{note}<div class="charts">{"".join(parts)}</div>' if parts else ""
+        for row, values in enumerate(np.asarray(item.values).tolist())
+    )
+    return "table.html", Grid(item.note, tuple(item.columns), rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A sound file in a data URI, and its caption."""
+
+    caption: str
+    uri: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Sounds under a note."""
+
+    note: str
+    clips: tuple[Clip, ...]
+
+
+@content.register
+def _audio(item: Audio, inputs: ReportInputs) -> tuple[str, Clips | None]:
+    del inputs
+    clips = tuple(
+        Clip(
+            item.captions[number] if number < len(item.captions) else f"{number + 1}",
+            wav_uri(samples, item.rate),
+        )
+        for number, samples in enumerate(np.asarray(item.samples))
+    )
+    return "audio.html", Clips(item.note, clips) if clips else None
 
 
 def wav_uri(samples: np.ndarray, rate: int) -> str:

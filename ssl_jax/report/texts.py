@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ssl_jax.core.items import Passages
-from ssl_jax.report.markup import esc, short
+from ssl_jax.core import items
+from ssl_jax.report.plain_text import short
 
 _MAX_WORD = 24  # characters shown of a token
 _MAX_TOKENS = 72  # shown of a passage
@@ -15,8 +16,50 @@ _WORDS, _NEIGHBOURS = 24, 8  # frequent words, and the nearest of each
 _FUNCTION_WORDS = 100  # the most frequent words are articles, pronouns and the like
 
 
-def passages(item: Passages, pieces: Sequence[str]) -> str:
-    """Text with its hidden tokens, and what the model takes them for; "" for none.
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A token in its passage: the blank before it or "", its text, whether it was hidden."""
+
+    blank: str
+    text: str
+    is_hidden: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Guess:
+    """A token that the model takes a hidden one for, with its probability as text."""
+
+    word: str
+    percent: str
+    is_right: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+    """A hidden token and what the model takes it for."""
+
+    word: str
+    guesses: tuple[Guess, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """A row of tokens, and those of them that were hidden."""
+
+    words: tuple[Word, ...]
+    hidden: tuple[Hidden, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Passages:
+    """Rows of tokens under a note."""
+
+    note: str
+    passages: tuple[Passage, ...]
+
+
+def passages(item: items.Passages, pieces: Sequence[str]) -> Passages | None:
+    """Text with its hidden tokens, and what the model takes them for; None for no text.
 
     Args:
       item: the rows of tokens.
@@ -24,18 +67,17 @@ def passages(item: Passages, pieces: Sequence[str]) -> str:
     """
     count = len(item.tokens)
     if not count or not pieces:
-        return ""
-    text = item.note
+        return None
+    note = item.note
     if item.positions is not None:
-        text += (
+        note += (
             " Underlined tokens were hidden. Beside them: what the model takes each for, with the "
             "probability; the right one is green."
         )
-    note = f'<p class="note">{esc(text.strip())}</p>' if text else ""
-    return note + "".join(_passage(item, row, pieces) for row in range(count))
+    return Passages(note.strip(), tuple(_passage(item, row, pieces) for row in range(count)))
 
 
-def _passage(item: Passages, row: int, pieces: Sequence[str]) -> str:
+def _passage(item: items.Passages, row: int, pieces: Sequence[str]) -> Passage:
     tokens = np.asarray(item.tokens)[row]
     tokens = tokens[: min(int(item.lengths[row]), _MAX_TOKENS)]
     hidden = {}
@@ -52,23 +94,20 @@ def _passage(item: Passages, row: int, pieces: Sequence[str]) -> str:
     for place, token in enumerate(tokens):
         piece = pieces[token]
         blank = " " if piece.startswith(" ") else ""
-        text = esc(piece.removeprefix(" "))
-        words.append(blank + (f"<u>{text}</u>" if place in hidden else text))
+        words.append(Word(blank, piece.removeprefix(" "), place in hidden))
     rows = []
     for place, guesses in hidden.items():
         answer = int(tokens[place])
-        listed = " ".join(
-            f'<li class="{"right" if guess == answer else "wrong"}">'
-            f"<b>{_word(pieces[guess])}</b> {100 * share:.0f}%</li>"
+        shown = tuple(
+            Guess(_word(pieces[guess]), f"{100 * share:.0f}%", bool(guess == answer))
             for guess, share in guesses
         )
-        rows.append(f"<dt>{_word(pieces[answer])}</dt><dd><ul>{listed}</ul></dd>")
-    listed = f'<dl class="guesses">{"".join(rows)}</dl>' if rows else ""
-    return f'<div class="passage"><p>{"".join(words)}</p>{listed}</div>'
+        rows.append(Hidden(_word(pieces[answer]), shown))
+    return Passage(tuple(words), tuple(rows))
 
 
 def _word(piece: str) -> str:
-    return esc(short(piece.strip(), _MAX_WORD))
+    return short(piece.strip(), _MAX_WORD)
 
 
 def word_neighbours(
@@ -102,17 +141,25 @@ def _is_word(piece: str) -> bool:
     return piece.startswith(" ") and len(piece) > 3 and piece[1:].isalpha()
 
 
-def neighbours(found: Mapping[str, Sequence[tuple[str, float]]]) -> str:
-    """Words with those whose vectors are closest; "" for none."""
-    if not found:
-        return ""
-    rows = "".join(
-        f"<dt>{_word(word)}</dt><dd><ul>"
-        + " ".join(f"<li><b>{_word(near)}</b> {cosine:.2f}</li>" for near, cosine in nearest)
-        + "</ul></dd>"
-        for word, nearest in found.items()
-    )
-    return (
-        '<p class="note">Frequent words and their nearest by the cosine of the learned '
-        f'embeddings.</p><dl class="guesses">{rows}</dl>'
+@dataclasses.dataclass(frozen=True)
+class Near:
+    """A word and its cosine with another, as text."""
+
+    word: str
+    cosine: str
+
+
+@dataclasses.dataclass(frozen=True)
+class WordRow:
+    """A word and those whose vectors are closest."""
+
+    word: str
+    nearest: tuple[Near, ...]
+
+
+def neighbour_rows(nearest: Mapping[str, Sequence[tuple[str, float]]]) -> tuple[WordRow, ...]:
+    """What `word_neighbours` returns, as text."""
+    return tuple(
+        WordRow(_word(word), tuple(Near(_word(near), f"{cosine:.2f}") for near, cosine in row))
+        for word, row in nearest.items()
     )

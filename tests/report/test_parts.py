@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ssl_jax import report
 from ssl_jax.report import curves, figures, images, maps, tables
-from ssl_jax.report.markup import short
+from ssl_jax.report.plain_text import short
 
 # ---------------------------------------------------------------------------------------- tables
 

@@ -1,13 +1,6 @@
-"""Texts of the user's on the page: cleaned, shortened, escaped."""
+"""Texts of the user's on the page: cleaned, shortened."""
 
 from __future__ import annotations
-
-import html
-
-
-def esc(value: object) -> str:
-    """`value` as HTML text or attribute, without control characters, which no page may hold."""
-    return html.escape(plain(value), quote=True)
 
 
 def plain(value: object) -> str:

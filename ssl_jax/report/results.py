@@ -1,0 +1,140 @@
+"""The section of the results: one sentence, the table, and the chart of a family of metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ssl_jax.report import curves
+from ssl_jax.report.curves import Chart
+from ssl_jax.report.inputs import ReportInputs
+from ssl_jax.report.tables import Score, Summary, family_note, summarise
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """The trained model's score beside that of the best baseline, all as text.
+
+    Attributes:
+      metric: in words.
+      name, score: of the trained model.
+      gap: by how much it is above or below the baseline, "3.1 points above".
+      baseline, baseline_score: of the best baseline.
+    """
+
+    metric: str
+    name: str
+    score: str
+    gap: str
+    baseline: str
+    baseline_score: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """The heading of a metric's column, and the metric in words."""
+
+    heading: str
+    title: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A score as text, its standard deviation ("" for none), and whether it is the best."""
+
+    mean: str
+    std: str
+    is_best: bool
+
+    @classmethod
+    def of(cls, score: Score, best: float | None) -> Cell:
+        mean, _, std = str(score).partition(" ± ")
+        return cls(mean, std, score.mean == best)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The scores of a representation, None where it has none in a column."""
+
+    name: str
+    cells: tuple[Cell | None, ...]
+    is_trained: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The section: a sentence, the table with a note below it, a chart; the first and last or None.
+
+    See `Headline`, `Column`, `Row` and `curves.Chart`.
+    """
+
+    headline: Headline | None
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    note: str
+    chart: Chart | None
+
+    @classmethod
+    def of(cls, inputs: ReportInputs) -> Results | None:
+        """The section, None where no metric is shown."""
+        summary = summarise(inputs.results, inputs.eval_section)
+        if not summary.columns:
+            return None
+        columns = tuple(Column(m.column, m.in_words) for m in summary.columns.values())
+        chart = curves.family_chart(summary)
+        return cls(_headline(summary), columns, _rows(summary), _note(summary), chart)
+
+
+def _note(summary: Summary) -> str:
+    sentences = []
+    if summary.in_percent:
+        sentences.append("In %.")
+    if any(summary.best(key) is not None for key in summary.columns):
+        sentences.append("The best of a column is bold.")
+    if note := family_note(summary):
+        sentences.append(f"{note}.")
+    return " ".join(sentences)
+
+
+def _rows(summary: Summary) -> tuple[Row, ...]:
+    best = {key: summary.best(key) for key in summary.columns}
+    last = len(summary.rows) - 1
+    return tuple(
+        Row(
+            name,
+            tuple(Cell.of(scores[key], best[key]) if key in scores else None for key in best),
+            is_trained=number == last and number > 0,
+        )
+        for number, (name, scores) in enumerate(summary.rows.items())
+    )
+
+
+def _headline(summary: Summary) -> Headline | None:
+    """One sentence that compares the last row with the best baseline, in the first metric of both.
+
+    Other outputs of the trained model are no baselines.
+    """
+    *others, trained = summary.rows
+    last = summary.rows[trained]
+    for key, metric in summary.columns.items():
+        baselines = {
+            name: summary.rows[name][key] for name in others
+            if key in summary.rows[name] and not name.startswith(f"{trained}, ")
+        }  # fmt: skip
+        if key in last and baselines and metric.better:
+            break
+    else:
+        return None
+    choose = max if metric.better == "higher" else min
+    name = choose(baselines, key=lambda name: baselines[name].mean)
+    gap = last[key].mean - baselines[name].mean
+    is_percent = metric.unit == "%"
+    amount = f"{abs(100 * gap):.1f} points" if is_percent else metric.with_unit(abs(gap))
+    title = metric.in_words
+    return Headline(
+        metric=title[:1].upper() + title[1:],
+        name=trained,
+        score=last[key].with_unit,
+        gap=f"{amount} {'above' if gap >= 0 else 'below'}",
+        baseline=name,
+        baseline_score=baselines[name].with_unit,
+    )
