@@ -1,4 +1,4 @@
-"""What examples are: one object a modality. Nothing else branches on the arrays of a batch."""
+"""Modalities (images, text): everything that depends on the kind of examples, one object each."""
 
 from ssl_jax.modalities.base import Modality
 from ssl_jax.modalities.registry import MODALITIES, of, require

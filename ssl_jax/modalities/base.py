@@ -1,9 +1,9 @@
-"""What a modality is: images, text and so on.
+"""The interface of a modality, such as images or text.
 
-A `DataSpec` names its modality, and `ssl_jax.modalities.of(spec)` is the object. It answers what
-depends on whether examples are images or text: the unit of throughput, the spec of data that are
-not at hand, the features of the raw inputs, what a run's config keeps of the data, how evaluation
-reads them, and what the report page shows of them.
+A `DataSpec` names its modality; `ssl_jax.modalities.of(spec)` returns the object. The object
+defines everything that differs between images and text: the unit of throughput, the spec of data
+that are not loaded, the features of raw inputs, the facts that a run's config stores, how
+evaluation reads the data, and what an export and the report page say of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ssl_jax.core.method import Batch, DataSpec
+from ssl_jax.core.method import Batch, DataSpec, Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Modality(abc.ABC):
     """A modality.
 
     Attributes:
-      name: as `DataSpec.modality` and kinds of data sets have it.
-      unit: what throughput counts, plural: "images", "tokens".
-      short_unit: the same in a progress bar.
+      name: the value of `DataSpec.modality`.
+      unit: the unit of throughput, plural: "images", "tokens".
+      short_unit: the unit in a progress bar.
       batch: the arrays of a batch that only this modality has, name -> dtype, shape and meaning.
-      raw_title: name of the baseline that takes the raw inputs as features; "" where there is none.
+      raw_title: name of the baseline that uses the raw inputs as features; "" without a baseline.
     """
 
     name: str
@@ -41,23 +41,32 @@ class Modality(abc.ABC):
 
     @abc.abstractmethod
     def units(self, spec: DataSpec) -> int:
-        """Units of an example, padding included."""
+        """Number of units in an example, padding included."""
 
     def raw_features(self, batch: Batch) -> dict[str, Any]:
-        """The raw inputs as features: `h` float32 [n d]. Called where there is a `raw_title`."""
+        """The raw inputs as features: `h` float32 [n d]. Called only if `raw_title` is set."""
         raise NotImplementedError(f"{self.name} has no raw features")
 
     @abc.abstractmethod
     def facts(self, spec: DataSpec) -> dict[str, Any]:
-        """What a run's config keeps of the data, so that it describes the run without them.
+        """The facts of the data that a run's config stores, so the run can be built without data.
 
         Returns:
           Keys of the data section and their values; `options` is a dict of further options.
         """
 
     @abc.abstractmethod
+    def describe_inputs(self, method: Method, spec: DataSpec) -> dict[str, Any]:
+        """Describes the inputs of an exported encoder, for its config.json.
+
+        Args:
+          method: whose encoder is exported.
+          spec: of the training data.
+        """
+
+    @abc.abstractmethod
     def evaluation_options(self, evaluation: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of a data set as evaluation reads it.
+        """Options that evaluation adds to those of a data set.
 
         Args:
           evaluation: the config's section `eval`.
@@ -73,24 +82,24 @@ class Modality(abc.ABC):
         tokenizer: str | None,
         name: str,
     ) -> dict[str, Any]:
-        """Of a run's data options, those with which another data set is read.
+        """The options with which a run reads another data set, taken from its data options.
 
         Args:
-          options: of the run.
-          task: that the run has learned from labels, None for none.
+          options: data options of the run.
+          task: the labelled task that the run was trained on; None without one.
           has_task: whether the other data set can have labels for a task.
-          tokenizer: path of the run's tokenizer, None where it has none.
+          tokenizer: path of the run's tokenizer; None if it has none.
           name: of the other data set.
 
         Raises:
-          UserError: the run lacks what it takes.
+          UserError: the run lacks something that is needed, such as a tokenizer.
         """
 
     @abc.abstractmethod
     def report(self, prober: Any, encode: Any) -> dict[str, Any]:
-        """What the report page shows of the data: keyword arguments of `report.ReportInputs`.
+        """What the report page shows of the data, as keyword arguments of `report.ReportInputs`.
 
         Args:
-          prober: of the splits; see `ssl_jax.run.probing`.
+          prober: gives the splits; see `ssl_jax.run.probing`.
           encode: batch -> {"h": [n d], ...}, the trained encoder.
         """

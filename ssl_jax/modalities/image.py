@@ -1,4 +1,4 @@
-"""Images."""
+"""The modality of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax.core.method import Batch, DataSpec
+from ssl_jax.core.method import Batch, DataSpec, Method
 from ssl_jax.modalities.base import Modality
 
 _MAP_POINTS = 1500  # of the embedding map and the neighbour gallery
@@ -31,10 +31,10 @@ class Image(Modality):
         """The DataSpec of images.
 
         Args:
-          shapes: of the arrays of pixels of an example: `image` (h, w, c), or `image/FAMILY`
+          shapes: shapes of the pixel arrays of an example: `image` (h, w, c), or `image/FAMILY`
             (v, h, w, c) each.
           num_examples, num_classes: of the training set.
-          whole: `shapes` as evaluation reads them, where that differs.
+          whole: `shapes` as evaluation reads them, if they differ.
         """
         return DataSpec(
             arrays=_arrays(shapes),
@@ -49,7 +49,7 @@ class Image(Modality):
         return 1
 
     def raw_features(self, batch: Batch) -> dict[str, Any]:
-        """Pixels in [0, 1], flattened: the baseline that every encoder has to beat."""
+        """Pixels in [0, 1], flattened: the baseline that every encoder should beat."""
         image = batch["image"]
         return {"h": image.reshape(image.shape[0], -1).astype(np.float32) / 255.0}
 
@@ -57,6 +57,13 @@ class Image(Modality):
         height, width, channels = spec.evaluated.arrays["image"].shape
         size = {"image_size": width} if height == width else {}
         return {"channels": channels, **size}
+
+    def describe_inputs(self, method: Method, spec: DataSpec) -> dict[str, Any]:
+        """Size, channels and range of the images. The method must have an `eval_view`."""
+        image = spec.evaluated.batch(1)["image"]
+        _, side, _, channels = jax.eval_shape(method.eval_view, image).shape
+        colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+        return {"image_size": side, "input": f"{colours}, values in [0, 1]"}
 
     def evaluation_options(self, evaluation: Mapping[str, Any]) -> dict[str, Any]:
         return {"center": evaluation["center"]}
@@ -70,13 +77,13 @@ class Image(Modality):
         tokenizer: str | None,
         name: str,
     ) -> dict[str, Any]:
-        del options, task, has_task, tokenizer, name  # the size of the canvas is no option
+        del options, task, has_task, tokenizer, name  # images need no option of the run
         return {}
 
     def report(self, prober: Any, encode: Any) -> dict[str, Any]:
-        """Images with their features, for the map and the neighbours.
+        """Images with their features, for the embedding map and the nearest neighbours.
 
-        They are of the test split; of the training split where there are no labels to hold out for.
+        The images come from the test split or, without labels, from the training split.
         """
         section = prober.config.eval
         source = prober.test if prober.labelled else prober.train

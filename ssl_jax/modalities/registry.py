@@ -1,4 +1,4 @@
-"""The modalities by name."""
+"""Finds the modality of a data set."""
 
 from __future__ import annotations
 
@@ -19,13 +19,18 @@ def of(spec: DataSpec) -> Modality:
 
 
 def require(config: Any, spec: DataSpec, name: str) -> None:
-    """Checks that a method is given data of the modality it is for.
+    """Checks that the data of a method have the modality it needs.
+
+    Args:
+      config: the whole config.
+      spec: of the data.
+      name: of the needed modality.
 
     Raises:
-      UserError: it is not; `config` is the whole config.
+      UserError: the data have another modality.
     """
     if spec.modality != name:
         raise UserError(
-            f"method {config.method.name} is for data of modality {name}, and {config.data.name} "
-            f"is of modality {spec.modality}"
+            f"method {config.method.name} is for data of modality {name}, but {config.data.name} "
+            f"has modality {spec.modality}"
         )

@@ -1,4 +1,4 @@
-"""Text, as rows of token ids."""
+"""The modality of text, as rows of token ids."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import jax
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import DataSpec, Vocabulary
+from ssl_jax.core.method import DataSpec, Method, Vocabulary
 from ssl_jax.modalities.base import Modality
 
 
 @dataclasses.dataclass(frozen=True)
 class Text(Modality):
-    """Rows of tokens. Raw tokens are no features; the baseline of a task is TF-IDF."""
+    """Rows of tokens. Raw tokens are not used as features; the baseline of a task is TF-IDF."""
 
     def spec(
         self,
@@ -30,11 +30,11 @@ class Text(Modality):
         """The DataSpec of text.
 
         Args:
-          length: tokens of a row, padding included.
+          length: tokens per row, padding included.
           vocabulary: of the tokens.
           num_examples, num_classes: of the training set.
-          more: further arrays, name -> (shape of an example's, dtype).
-          task: what the labels are for, see `ssl_jax.tasks`; None for no task.
+          more: further arrays, name -> (shape for one example, dtype).
+          task: the task of the labels, see `ssl_jax.tasks`; None for no task.
         """
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             **dict.fromkeys(("tokens", "segment", "position"), ((length,), np.int32)),
@@ -57,6 +57,10 @@ class Text(Modality):
     def facts(self, spec: DataSpec) -> dict[str, Any]:
         return {"options": {"vocabulary": dataclasses.asdict(spec.vocabulary)}}
 
+    def describe_inputs(self, method: Method, spec: DataSpec) -> dict[str, Any]:
+        del method
+        return {"input": "tokens", "vocabulary": dataclasses.asdict(spec.vocabulary)}
+
     def evaluation_options(self, evaluation: Mapping[str, Any]) -> dict[str, Any]:
         del evaluation
         return {}
@@ -70,11 +74,11 @@ class Text(Modality):
         tokenizer: str | None,
         name: str,
     ) -> dict[str, Any]:
-        """Text keeps its rows and its tokens: those of another tokenizer would be other words."""
+        """Text keeps the format of its rows and the tokenizer of the run."""
         if tokenizer is None:
             raise UserError(
-                f"{name} is other text than the run's, which has no tokenizer.json to read it "
-                "with; copy the one of its token cache into the workdir"
+                f"{name} cannot be read: the run has no tokenizer.json; copy it from the run's "
+                "token cache into the workdir"
             )
         names = ["sequence_length", "vocabulary", "cache_dir"]
         more = {"tokenizer": tokenizer}
@@ -83,12 +87,12 @@ class Text(Modality):
         elif has_task:
             names += ["stride", "query_length", "class_names"]
             more["task"] = task
-        else:  # a corpus, whose documents are cut into rows
+        else:  # a corpus: its documents are split into rows
             more["rows"] = "padded"
         return {name: options[name] for name in names if name in options} | more
 
     def report(self, prober: Any, encode: Any) -> dict[str, Any]:
-        """Every token as people read it, and how often each occurs."""
+        """The text of every token, and how often each occurs."""
         del encode
         return {"pieces": prober.test.token_texts(), "token_counts": prober.token_counts}
 

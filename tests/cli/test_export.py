@@ -2,7 +2,6 @@
 
 import json
 import os
-import types
 
 import numpy as np
 import pytest
@@ -10,11 +9,11 @@ from ml_collections import ConfigDict
 
 from ssl_jax import config as config_lib
 from ssl_jax import data
-from ssl_jax.cli import export
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
-from ssl_jax.pretrained import formats, init_from, trained_run
+from ssl_jax.models import ResNet
+from ssl_jax.pretrained import formats, init_from, torch_models, trained_run
 from tests.commands import TINY, run
 from tests.methods.table import CONFIGS
 
@@ -125,7 +124,7 @@ def test_our_own_names(trained, tmp_path):
         np.testing.assert_array_equal(loaded[part][f"encoder/{below}"], array, err_msg=name)
     blocked = run(trained, f"--output={tmp_path}/config.json", "--to=safetensors",
                   module="export", check=False)  # fmt: skip
-    assert blocked.returncode == 1 and "config.json is no folder: File exists" in blocked.stderr
+    assert blocked.returncode == 1 and "config.json is not a folder: File exists" in blocked.stderr
     assert len(blocked.stderr.strip().splitlines()) == 1
 
 
@@ -164,31 +163,25 @@ def test_a_library_that_cannot_be_imported_is_named_with_the_reason(tmp_path, mo
         "        raise ModuleNotFoundError('could not import') from error\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert export.missing("json", "fits_nothing") is None
-    assert export.missing("fits_nothing", "json", needed="loads") is None
-    assert export.missing("json", "there_is_no_such_thing") == (
+    assert torch_models.missing("json", "fits_nothing") is None
+    assert torch_models.missing("fits_nothing", "json", needed="loads") is None
+    assert torch_models.missing("json", "there_is_no_such_thing") == (
         "there_is_no_such_thing is not installed"
     )
-    assert export.missing("json", "fits_nothing", needed="Net") == (
+    assert torch_models.missing("json", "fits_nothing", needed="Net") == (
         "fits_nothing is installed but cannot be imported (operator x::y does not exist)"
     )
 
 
 @pytest.mark.parametrize(
-    ("to", "name", "channels", "message"),
+    ("library", "depth", "width", "message"),
     [
-        ("torchvision", "resnet200", 64, "it has no resnet200"),
-        ("torchvision", "resnet50", 128, "it has no ResNet whose first layer has 128 channels"),
-        ("timm", "resnet50", 8, "it has no ResNet whose first layer has 8 channels"),
-        ("timm", "resnet200", 64, None),
-        ("torchvision", "resnet18", 64, None),
+        ("torchvision", 200, 1, "it has no resnet200"),
+        ("torchvision", 50, 2, "it has no ResNet whose first layer has 128 channels"),
+        ("timm", 50, 0.125, "it has no ResNet whose first layer has 8 channels"),
+        ("timm", 200, 1, None),
+        ("torchvision", 18, 1, None),
     ],
 )
-def test_a_net_that_the_library_does_not_have_is_not_compared(
-    to, name, channels, message, monkeypatch
-):
-    monkeypatch.setattr(export, "missing", lambda *libraries: "torch is not installed")
-    run = types.SimpleNamespace(config=ConfigDict({"model": {"name": name}}))
-    state = {"conv1.weight": np.zeros((channels, 3, 7, 7), np.float32)}
-    said = export._compare(to, "model.safetensors", state, run)
-    assert said == f"not compared with {to}: {message or 'torch is not installed'}"
+def test_a_net_that_the_library_does_not_have_is_not_compared(library, depth, width, message):
+    assert torch_models.no_such_model(library, ResNet(depth=depth, width=width)) == message

@@ -120,7 +120,7 @@ def test_other_texts_have_the_same_classes_and_it_is_exported(finetuned, tmp_pat
         assert stored["label"][0] == 1
 
     said = run(folder / "run", f"--output={tmp_path}/hf", "--to=hf", module="export").stdout
-    assert "without its head: transformers has none on model.pool=mean" in said
+    assert "without the head: transformers has no such head for model.pool=mean" in said
     assert (tmp_path / "hf" / "tokenizer.json").exists()
     pooled = tmp_path / "pooled"
     run(pooled, *(f for f in FLAGS if "pool" not in f and "epochs" not in f), "--config.epochs=1",

@@ -72,7 +72,7 @@ def test_options_of_another_data_set():
     labels = {"stride": 8, "class_names": ("a", "b"), "task": "classify"}
     assert read("classify", True) == rows | labels
     assert read("classify", False) == rows | {"rows": "padded"}
-    with pytest.raises(UserError, match="text:x is other text than the run's, which has no token"):
+    with pytest.raises(UserError, match="text:x cannot be read: the run has no token"):
         read(None, True, None)
     assert IMAGE.options_elsewhere(
         {"num_generated": 3}, task=None, has_task=False, tokenizer=None, name="digits"
@@ -84,5 +84,17 @@ def test_a_method_of_another_modality_is_refused():
         method=types.SimpleNamespace(name="simclr"), data=types.SimpleNamespace(name="pydoc")
     )
     modalities.require(config, TEXT.spec(24, WORDS, 10, None, {}), "text")
-    with pytest.raises(UserError, match="method simclr is for data of modality image, and pydoc"):
+    with pytest.raises(UserError, match="method simclr is for data of modality image, but pydoc"):
         modalities.require(config, TEXT.spec(24, WORDS, 10, None, {}), "image")
+
+
+def test_inputs_of_an_exported_encoder():
+    spec = IMAGE.spec({"image": (16, 16, 3)}, 10, 3)
+    resized = types.SimpleNamespace(eval_view=lambda images: images[:, :8, :8] / 255)
+    assert IMAGE.describe_inputs(resized, spec) == {
+        "image_size": 8, "input": "RGB, values in [0, 1]",
+    }  # fmt: skip
+    grey = IMAGE.spec({"image": (16, 16, 1)}, 10, 3)
+    assert IMAGE.describe_inputs(resized, grey)["input"] == "grey, values in [0, 1]"
+    inputs = TEXT.describe_inputs(None, TEXT.spec(24, WORDS, 10, None, {}, None))
+    assert inputs["input"] == "tokens" and inputs["vocabulary"]["size"] == 100

@@ -9,10 +9,10 @@ import pytest
 
 from ssl_jax import checkpoint, data, parallel
 from ssl_jax import config as config_lib
-from ssl_jax.cli import export
+from ssl_jax.cli import export as command
 from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.experiment.build import Experiment
-from ssl_jax.pretrained import formats
+from ssl_jax.pretrained import export, formats, torch_models
 from tests.methods.table import ROWS
 from tests.pretrained.formats import peers
 
@@ -76,8 +76,8 @@ def exported(tmp_path, monkeypatch, capsys):
             workdir=str(workdir), output=str(tmp_path / "out"), to=to, step=None, weights=weights
         )
         flags = types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given))
-        monkeypatch.setattr(export, "flags", flags)
-        assert export.main() == 0
+        monkeypatch.setattr(command, "flags", flags)
+        assert command.main() == 0
         lines = capsys.readouterr().out.splitlines()
         return lines, formats.read(str(tmp_path / "out" / "model.safetensors"))
 
@@ -116,7 +116,7 @@ def test_noise_is_called_so(run_of, exported, monkeypatch):
 
     monkeypatch.setattr(export.data, "from_config", absent)
     lines, _ = exported(run_of("vit")[0], "timm")
-    assert_compared(lines, "timm", "images of noise, as digits is not at hand")
+    assert_compared(lines, "timm", "images of noise, because digits is not available")
 
 
 def test_a_difference_fails_the_command(run_of, exported, monkeypatch):
@@ -127,12 +127,12 @@ def test_a_difference_fails_the_command(run_of, exported, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(formats, "write_safetensors", broken)
-        with pytest.raises(RunError, match="torchvision makes other features of .* their size"):
+        with pytest.raises(RunError, match="torchvision computes other features from .* size"):
             exported(run_of("resnet")[0], "torchvision")
     # Positions in the other order.
     other = export.sincos_positions
     monkeypatch.setattr(export, "sincos_positions", lambda grid, dim, kind: other(grid, dim))
-    with pytest.raises(RunError, match="timm makes other features of"):
+    with pytest.raises(RunError, match="timm computes other features from"):
         exported(run_of("vit")[0], "timm")
 
 
@@ -149,4 +149,4 @@ def test_what_the_libraries_are_said_to_have():
     for depth in (18, 34, 50, 101, 152, 200):
         name = f"resnet{depth}"
         assert peers.timm.is_model(name)
-        assert hasattr(peers.torchvision.models, name) == (name in export._TORCHVISION_RESNETS)
+        assert hasattr(peers.torchvision.models, name) == (depth in torch_models.TORCHVISION_DEPTHS)

@@ -8,14 +8,13 @@ import pytest
 
 from ssl_jax import checkpoint, data, parallel
 from ssl_jax import config as config_lib
-from ssl_jax.cli import export
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.data.text import tokenizer
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import make_encoder
 from ssl_jax.models.layers import restack
-from ssl_jax.pretrained import init_from
+from ssl_jax.pretrained import init_from, torch_models
 from ssl_jax.pretrained.formats import hugging_face
 from tests.commands import run
 from tests.methods.table import ROWS
@@ -160,10 +159,10 @@ def test_a_run_goes_out_by_the_command_and_comes_in(tmp_path):
     experiment, state = workdir_of("bert", tmp_path / "run")
     done = run(tmp_path / "run", f"--output={tmp_path}/out", "--to=hf", module="export")
     assert "arrays, step 3" in done.stdout
-    missing = export.missing("torch", "transformers", needed="BertModel")
+    missing = torch_models.missing("torch", "transformers", needed="BertModel")
     told = f"not compared with transformers: {missing}" if missing else "texts: tokens differ by"
     assert told in done.stdout
-    assert "without its tokenizer" not in done.stdout
+    assert "without the tokenizer" not in done.stdout
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt",

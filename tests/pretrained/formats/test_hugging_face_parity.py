@@ -11,12 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from ssl_jax.cli import export  # noqa: E402
 from ssl_jax.core.tree_paths import by_path, replace  # noqa: E402
 from ssl_jax.data.text import tokenizer  # noqa: E402
 from ssl_jax.models import make_encoder  # noqa: E402
 from ssl_jax.models.layers import restack  # noqa: E402
-from ssl_jax.pretrained import formats  # noqa: E402
+from ssl_jax.pretrained import formats, torch_models  # noqa: E402
 from ssl_jax.pretrained.formats import hugging_face  # noqa: E402
 from tests.pretrained.formats.texts import CASES, outputs, perturbed, texts, vocabulary_of  # noqa: E402
 
@@ -73,7 +72,7 @@ def test_out(case, tmp_path):
     assert_equal(outputs(module, params, text), theirs(net, text), text)
     expected = outputs(module, params, text)[0][-1]
     real = text["segment"] > 0
-    got = export.transformers_tokens(str(tmp_path), text)
+    got = torch_models.transformers_tokens(str(tmp_path), text)
     assert np.abs(got - expected)[real].max() <= 1e-4 * np.abs(expected[real]).max()
 
 

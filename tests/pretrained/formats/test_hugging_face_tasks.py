@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax.cli import export
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.models import Net
 from ssl_jax.models.classifier import Classifier, TextHead
 from ssl_jax.models.layers import restack
-from ssl_jax.pretrained import formats
+from ssl_jax.pretrained import formats, torch_models
 from ssl_jax.pretrained.formats import hugging_face, task_heads
 from tests.pretrained.formats.texts import TINY, perturbed, texts, vocabulary_of
 
@@ -100,7 +99,7 @@ def test_there_is_no_classifier_on_the_mean_or_without_the_dense_layer():
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_logits_as_the_librarys(case, tmp_path):
-    reason = export.missing("torch", "transformers", needed="BertForSequenceClassification")
+    reason = torch_models.missing("torch", "transformers", needed="BertForSequenceClassification")
     if reason:
         pytest.skip(reason)
     import torch

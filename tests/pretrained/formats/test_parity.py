@@ -5,11 +5,9 @@ Every weight and statistic is away from 0 and 1, so none can be forgotten or swa
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from ssl_jax.cli import export
 from ssl_jax.core.tree_paths import replace
-from ssl_jax.pretrained import formats, init_from
+from ssl_jax.pretrained import formats, init_from, torch_models
 from tests.pretrained.formats.nets import images, perturbed
 from tests.pretrained.formats.peers import features, timm, torch
 from tests.pretrained.test_init_from import SIDE, VIT, experiment_of
@@ -31,7 +29,7 @@ def test_features_are_equal(to, size, model, tmp_path):
     formats.write_safetensors(path, formats.to_torch(params, buffers))
     x = images(size)
     (ours, _), _ = net.apply(params, buffers, x, train=False)
-    theirs = export.torch_features(to, path, ConfigDict(model), x)
+    theirs = torch_models.features(to, path, net.module, x)
     assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
 
 

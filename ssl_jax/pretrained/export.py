@@ -1,0 +1,203 @@
+"""Exports the encoder of a trained run for other libraries, and compares it with their models."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from ssl_jax import data, modalities
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path
+from ssl_jax.methods.base.labelled import Labelled
+from ssl_jax.models import TextEncoder, ViT
+from ssl_jax.models.positions import sincos_positions
+from ssl_jax.pretrained import formats, torch_models
+from ssl_jax.pretrained.formats import hugging_face, task_heads
+from ssl_jax.pretrained.formats.task_heads import TaskHeads
+from ssl_jax.pretrained.trained_run import TrainedRun
+
+PyTree = Any
+
+TARGETS = ("torchvision", "timm", "hf", "safetensors")
+_COMPARED_IMAGES = 8
+
+
+def export(run: TrainedRun, target: str, folder: str) -> Iterator[str]:
+    """Writes model.safetensors and config.json of the run's encoder, then compares its features.
+
+    Args:
+      run: loaded with float32 activations.
+      target: one of `TARGETS`.
+      folder: created if missing.
+
+    Yields:
+      Lines for the user: the file, and the result of the comparison.
+
+    Raises:
+      UserError: the run has no encoder, the target has no names for it, or `folder` cannot be
+        created.
+      RunError: the other library computes different features.
+    """
+    # A frozen encoder is in the buffers.
+    params = {**run.weights.buffers.get("frozen", {}), **run.weights.params}
+    if "encoder" not in params:
+        raise UserError(f"{run.workdir}: method {run.config.method.name} has no encoder to export")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={folder} is not a folder: {error.strerror}") from error
+    if target == "hf":
+        yield from _export_to_transformers(run, params, folder)
+    else:
+        yield from _export_encoder(run, params, target, folder)
+
+
+def _export_encoder(run: TrainedRun, params: PyTree, target: str, folder: str) -> Iterator[str]:
+    """The targets other than "hf": the encoder alone, without heads."""
+    params, buffers = (
+        jax.tree.map(np.asarray, part.get("encoder", {})) for part in (params, run.weights.buffers)
+    )
+    if target == "safetensors":
+        arrays = {f"params/{path}": x for path, x in by_path(params).items()}
+        arrays |= {f"buffers/{path}": x for path, x in by_path(buffers).items()}
+    else:
+        arrays = _torch_arrays(run, params, buffers, target)
+    path = os.path.join(folder, "model.safetensors")
+    formats.write_safetensors(path, arrays)
+    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+        json.dump(_description(run, target, len(arrays)), file, indent=2)
+        file.write("\n")
+    yield f"{path}: {len(arrays)} arrays, step {run.step}"
+    if target != "safetensors":
+        yield _compare_features(run, target, path)
+
+
+def _torch_arrays(
+    run: TrainedRun, params: PyTree, buffers: PyTree, target: str
+) -> dict[str, np.ndarray]:
+    """The encoder's arrays with the names of torchvision or timm."""
+    module = _encoder_module(run)
+    if not isinstance(module, ViT):
+        return formats.to_torch(params, buffers)
+    if target == "torchvision":
+        raise UserError("ssl_jax has only timm's names for Vision Transformers; use --to=timm")
+    positions = None
+    if "pos_embed" not in params:  # fixed positions are no parameters, but timm stores them
+        side = _view_shape(run)[0] // module.patch_size
+        positions = sincos_positions((side, side), module.dim, module.positions)
+    return formats.to_torch(params, buffers, sincos=positions)
+
+
+def _encoder_module(run: TrainedRun) -> Any:
+    return run.experiment.method.nets()["encoder"].module
+
+
+def _view_shape(run: TrainedRun) -> tuple[int, int, int]:
+    """(h, w, c) of the images that the encoder gets in evaluation."""
+    image = run.experiment.spec.evaluated.batch(1)["image"]
+    return jax.eval_shape(run.experiment.method.eval_view, image).shape[1:]
+
+
+def _description(run: TrainedRun, target: str, num_arrays: int) -> dict[str, Any]:
+    """The content of config.json."""
+    experiment = run.experiment
+    model = {key: value for key, value in run.config.model.to_dict().items() if value is not None}
+    inputs = modalities.of(experiment.spec).describe_inputs(experiment.method, experiment.spec)
+    return {
+        "architecture": model,
+        "names": target,
+        "arrays": num_arrays,
+        **inputs,
+        "method": run.config.method.name,
+        "step": run.step,
+    }
+
+
+def _compare_features(run: TrainedRun, target: str, path: str) -> str:
+    """Compares the features of images with those of the library's model; returns the result."""
+    module = _encoder_module(run)
+    # The library's models are checked first, so the reason does not depend on what is installed.
+    reason = torch_models.no_such_model(target, module) or torch_models.missing("torch", target)
+    if reason:
+        return f"not compared with {target}: {reason}"
+    images, source = _images(run)
+    ours = np.asarray(run.encode({"image": images})["h"])
+    views = np.asarray(run.experiment.method.eval_view(images), np.float32)
+    theirs = torch_models.features(target, path, module, views)
+    difference = torch_models.check_equal(target, path, "features", ours, theirs)
+    return f"compared with {target} on {len(images)} {source}: features differ by {difference:.1g}"
+
+
+def _images(run: TrainedRun) -> tuple[np.ndarray, str]:
+    """Images of the run's data set, and what they are; noise if the data are not available."""
+    name = run.config.data.name
+    try:
+        section = run.config.data.copy_and_resolve_references()
+        section.unlock()
+        section.host_crops = {}
+        source = data.from_config(section, seed=0)
+        images = source.batch(np.arange(min(_COMPARED_IMAGES, len(source))))["image"]
+        return images, f"images of {name}"
+    except (UserError, OSError):
+        shape = (_COMPARED_IMAGES, *run.experiment.spec.evaluated.arrays["image"].shape)
+        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        return noise, f"images of noise, because {name} is not available"
+
+
+def _export_to_transformers(run: TrainedRun, params: PyTree, folder: str) -> Iterator[str]:
+    """The target "hf": a text encoder with its heads and its tokenizer."""
+    module = _encoder_module(run)
+    if not isinstance(module, TextEncoder):
+        raise UserError(f"{run.config.model.name} is not a text encoder; use --to=timm")
+    vocabulary = run.experiment.spec.vocabulary
+    params = jax.tree.map(np.asarray, params)
+    tokenizer, heads = _tokenizer(run), _task_heads(run, module)
+    count = hugging_face.write(folder, params, module, vocabulary, tokenizer, heads)
+    yield f"{os.path.join(folder, 'model.safetensors')}: {count} arrays, step {run.step}"
+    if "head" in params and heads is None:
+        yield (
+            f"without the head: transformers has no such head for model.pool={module.pool}, see "
+            "ssl_jax/pretrained/formats/task_heads.py"
+        )
+    if tokenizer is None:
+        yield f"without the tokenizer: {run.workdir} and {run.config.data.name} have none"
+    yield torch_models.compare_tokens(folder, params["encoder"], module, vocabulary.size)
+
+
+def _task_heads(run: TrainedRun, module: TextEncoder) -> TaskHeads | None:
+    """The head in transformers of a run that learned from labelled texts; None if there is none."""
+    method, task = run.experiment.method, run.experiment.spec.task
+    if "head" not in run.weights.params or not isinstance(method, Labelled):
+        return None
+    head = method.classifier.head.module
+    names = run.config.data.options.get("class_names", None)
+    try:
+        names = names or data.from_config(run.config.data, seed=0).class_names
+    except (UserError, OSError):
+        names = None
+    return task_heads.make(
+        hugging_face.family(module),
+        task or "classify",
+        head.num_outputs,
+        pool=module.pool,
+        dense=head.dense,
+        dropout=head.dropout,
+        class_names=names,
+    )
+
+
+def _tokenizer(run: TrainedRun) -> str | None:
+    """The tokenizer.json of the workdir, else of the data set; None if neither has one."""
+    path = epath.Path(run.workdir) / "tokenizer.json"
+    if path.exists():
+        return path.read_text()
+    try:
+        return data.from_config(run.config.data, seed=0).tokenizer_json()
+    except (UserError, OSError):
+        return None
