@@ -1,14 +1,14 @@
-"""Uses a fraction of the labels, the same number of every class: 1% or 10% of them.
+"""Keeps a fraction of the labels, the same number for every class: 1% or 10% of them.
 
-    data.labelled_fraction = 0.01   examples that keep their label, of all in the split
-    data.unlabelled = "drop"        the others are left out; "keep": they stay, with label -1
-    data.labels_seed = 0            which ones keep it
+    data.labelled_fraction = 0.01   share of the split's examples that keep their label
+    data.unlabelled = "drop"        drops the other examples; "keep" keeps them with label -1
+    data.labels_seed = 0            selects the examples that keep their label
 
 Each class is shuffled. The split is then ordered: the first example of every class, then the second
-of every class, and so on, and a fraction takes the beginning of that order. So the numbers of
-examples of two classes differ by at most one (a class that is too small gives all it has), and the
-examples of a smaller fraction are a subset of those of a larger one. The order is a function of the
-labels and the seed alone.
+of every class, and so on. A fraction takes the beginning of that order. So the numbers of examples
+of two classes differ by at most one (a class that is too small gives all it has), and the examples
+of a smaller fraction are a subset of those of a larger one. The order depends only on the labels
+and the seed.
 
 The protocol is that of SimCLR (Chen et al. 2020, App. B.5), whose lists for ImageNet are
 `tfds:imagenet2012_subset`.
@@ -23,16 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter
 from ssl_jax.data.source import Source
-
-UNLABELLED = ("drop", "keep")
 
 
 @dataclasses.dataclass(frozen=True)
 class FewLabels:
-    """The options of a config's data section.
+    """The options of a config's data section, which the config has checked.
 
     Attributes:
       fraction: labelled examples over all examples of the split, in (0, 1].
@@ -44,25 +42,9 @@ class FewLabels:
     unlabelled: str = "drop"
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise UserError(
-                f"data.labelled_fraction is {self.fraction}; use a number above 0 and up to 1, or "
-                "leave it out for all labels"
-            )
-        if self.unlabelled not in UNLABELLED:
-            raise UserError(
-                f"data.unlabelled is {self.unlabelled!r}; use {' or '.join(UNLABELLED)}."
-                f"{nearest(self.unlabelled, UNLABELLED)}"
-            )
-
     @classmethod
     def of(cls, section: Any) -> FewLabels | None:
-        """Reads the data section of a config; None if all labels are used.
-
-        Raises:
-          UserError: a bad value.
-        """
+        """Reads the data section of a resolved config; None if all labels are used."""
         if section.labelled_fraction is None:
             return None
         return cls(section.labelled_fraction, section.unlabelled, section.labels_seed)

@@ -1,4 +1,4 @@
-"""The device mesh: three named axes, of which unused ones have size 1.
+"""The device mesh with three named axes; an unused axis has size 1.
 
 `data` splits the batch, `fsdp` splits the batch and the parameters (ZeRO, Rajbhandari et al. 2020),
 `tensor` splits single layers (Megatron-LM, Shoeybi et al. 2019).
@@ -30,20 +30,20 @@ def make_mesh(
     """A mesh over all devices with axes `("data", "fsdp", "tensor")`.
 
     Args:
-        data, fsdp, tensor: sizes of the axes; one of them may be -1, meaning the devices that are
-            left.
-        devices: the devices to use, all of them by default. May be descriptions of a topology that
-            is not at hand, as ahead-of-time compilation uses.
+        data, fsdp, tensor: positive sizes of the axes; one of them may be -1, which takes the
+            remaining devices.
+        devices: the devices to use, all of them by default. They may be descriptions of a topology
+            that is not present, as ahead-of-time compilation uses.
 
     Returns:
-        The mesh. Neighbours along `tensor` are the closest together; where devices come in slices
-        with a slower network between them, `data` spans the slices.
+        The mesh. Neighbours along `tensor` are the closest together. If devices come in slices with
+        a slower network between them, `data` spans the slices.
 
     Raises:
         UserError: the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = _sizes((data, fsdp, tensor), len(devices))
+    shape = _axis_sizes((data, fsdp, tensor), len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
@@ -58,41 +58,39 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _sizes(sizes: tuple[int, int, int], devices: int) -> tuple[int, int, int]:
+def _axis_sizes(sizes: tuple[int, int, int], devices: int) -> tuple[int, int, int]:
     """The sizes of the three axes with -1 filled in, checked against the number of devices."""
-    asked = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-    if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
-        raise UserError(
-            f"{asked}: sizes are positive, and one of them may be -1 (the devices that are left)"
-        )
+    section = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    if sizes.count(-1) > 1:
+        raise UserError(f"{section}: only one size may be -1 (the remaining devices)")
     fixed = math.prod(size for size in sizes if size != -1)
     if -1 in sizes:
         if devices % fixed:
             raise UserError(
-                f"{asked}: {devices} devices do not divide by {fixed}; use sizes whose product is "
-                f"a divisor of {devices}"
+                f"{section}: {devices} devices do not divide by {fixed}; use sizes whose product "
+                f"divides {devices}"
             )
         sizes = tuple(devices // fixed if size == -1 else size for size in sizes)
     elif fixed != devices:
         raise UserError(
-            f"{asked} makes {fixed} devices but there are {devices}; set mesh.data=-1 to take what "
-            "is left"
+            f"{section} makes {fixed} devices but there are {devices}; set mesh.data=-1 to take "
+            "the remaining devices"
         )
     return sizes
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+    """The number of parts into which the mesh splits a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading dimension over `data` and `fsdp`; `tensor` neighbours see the same examples."""
+    """Splits the leading dimension over `data` and `fsdp`; `tensor` neighbours share examples."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Keeps the whole array on every device."""
     return NamedSharding(mesh, P())
 
 
@@ -112,10 +110,10 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def local_rows(mesh: Mesh, global_batch: int) -> np.ndarray:
-    """Which rows of a global batch this process has to supply.
+    """The rows of a global batch that this process has to supply.
 
     Args:
-        mesh: any mesh, also one whose `tensor` axis spans processes, which then supply equal rows.
+        mesh: any mesh. If its `tensor` axis spans processes, they supply equal rows.
         global_batch: rows in the batch over all processes.
 
     Returns:

@@ -240,19 +240,24 @@ def test_a_class_that_runs_out_is_said(caplog):
         ({"labelled_fraction": float("nan")}, "data.labelled_fraction is nan"),
         (
             {"labelled_fraction": 0.1, "unlabelled": "kept"},
-            "data.unlabelled is 'kept'; use drop or keep. Did you mean 'keep'?",
-        ),
-        (
-            {"labelled_fraction": 0.001},
-            "data.labelled_fraction 0.001 of 1,438 examples is 1 label for 10 classes; use at "
-            "least 0.006955",
+            "data.unlabelled is 'kept'; use one of drop, keep. Did you mean 'keep'?",
         ),
     ],
 )
-def test_bad_values_are_one_line_with_and_without_the_data(values, message):
+def test_bad_values_are_refused_when_the_config_is_resolved(values, message):
+    with pytest.raises(UserError) as caught:
+        ROWS["supervised"].load(**{f"data__{key}": value for key, value in values.items()})
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_fewer_labels_than_classes_are_refused_with_and_without_the_data():
+    message = (
+        "data.labelled_fraction 0.001 of 1,438 examples is 1 label for 10 classes; use at least "
+        "0.006955"
+    )
     for call in (data.from_config, data.spec_from_config):
         with pytest.raises(UserError) as caught:
-            call(section(**values))
+            call(section(labelled_fraction=0.001))
         assert message in str(caught.value) and "\n" not in str(caught.value)
     assert FewLabels(0.006955).labelled(1438, 10) == 10
 

@@ -6,6 +6,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
 from ssl_jax.core.errors import UserError
+from tests.methods.table import ROWS
 
 
 @pytest.mark.parametrize(
@@ -37,14 +38,24 @@ def test_mesh_of_some_devices():
         ({"fsdp": 3}, "8 devices do not divide by 3"),
         ({"data": 3, "fsdp": 2}, "makes 6 devices but there are 8; set mesh.data=-1"),
         ({"data": 4}, "makes 4 devices but there are 8"),
-        ({"fsdp": 0}, "mesh.fsdp=0"),
-        ({"data": -2}, "mesh.data=-2"),
-        ({"fsdp": -1}, "one of them may be -1"),
+        ({"fsdp": -1}, "only one size may be -1"),
     ],
 )
 def test_mesh_of_impossible_sizes(asked, message):
     with pytest.raises(UserError, match=message):
         parallel.make_mesh(**asked)
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ({"mesh__fsdp": 0}, "mesh.fsdp is 0; use .*a whole number above 0"),
+        ({"mesh__data": -2}, "mesh.data is -2; use .*a whole number above 0"),
+    ],
+)
+def test_mesh_sizes_are_checked_with_the_config(sizes, message):
+    with pytest.raises(UserError, match=message):
+        ROWS["simclr"].load(**sizes)
 
 
 class SliceDevice:

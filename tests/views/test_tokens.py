@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ssl_jax import parallel
-from ssl_jax.core.errors import UserError
 from ssl_jax.views.tokens import mask_tokens, most_predictions
 
 PAD, CLS, SEP, MASK = 0, 1, 2, 3
@@ -212,8 +211,6 @@ def test_the_most_predictions_there_can_be():
 
 def test_mistakes_are_named():
     tokens, segment = rows(2)
-    with pytest.raises(UserError, match=r"unknown rounding 'nearst'; .*Did you mean 'nearest'\?"):
-        mask(keys(2), tokens, segment, rounding="nearst")
     with pytest.raises(ValueError, match="share_masked 0.95 and share_random 0.1 must be shares"):
         mask(keys(2), tokens, segment, share_masked=0.95)
 
