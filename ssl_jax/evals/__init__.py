@@ -34,12 +34,22 @@ which have no method. Optional in both kinds:
     check(counts, **options)             raises UserError if there are too few train examples, by
                                          class int [c]; it is called before a run begins
     FITS = False                         of evaluate_model: it does not look at the train split
+    LOGGED_AS = "train/"                 training logs the same metrics, with that in front
 """
 
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.on_features import evaluate
-from ssl_jax.evals.registry import Evaluation, automatic, describe, load, load_all, names
+from ssl_jax.evals.registry import (
+    Evaluation,
+    automatic,
+    describe,
+    describe_logged,
+    load,
+    load_all,
+    logged_as,
+    names,
+)
 
 __all__ = [
     "Evaluation",
@@ -47,8 +57,10 @@ __all__ = [
     "Model",
     "automatic",
     "describe",
+    "describe_logged",
     "evaluate",
     "load",
     "load_all",
+    "logged_as",
     "names",
 ]

@@ -26,6 +26,7 @@ from ssl_jax.evals.metric import Metric
 Array = jax.Array
 
 NEEDS = ()
+LOGGED_AS = "collapse/"
 METRICS = {
     "rankme_h": Metric("RankMe", "effective rank of the features (RankMe)", unit="", shown=False),
     "effective_rank_h": Metric("rank", "effective rank of the features", unit="", shown=False),

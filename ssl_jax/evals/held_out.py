@@ -24,6 +24,7 @@ Results = dict[str, float]
 NEEDS = ()
 AUTOMATIC = True
 FITS = False
+LOGGED_AS = "train/"
 METRICS = {
     "accuracy": Metric("held-out accuracy", "accuracy of what is hidden of held-out examples"),
     "perplexity": Metric("perplexity", "perplexity of what is hidden", "", "lower"),

@@ -73,6 +73,11 @@ class Metric:
         """The heading with the unit, if it is not %: "loss, nats"."""
         return self.heading if self.unit in ("", "%") else f"{self.heading}, {self.unit}"
 
+    @property
+    def title_with_unit(self) -> str:
+        """The title with the unit, if it is not %: "loss of what is hidden, nats"."""
+        return self.title if self.unit in ("", "%") else f"{self.title}, {self.unit}"
+
     def best(self, values: Iterable[float]) -> float | None:
         """The best of values, None where there are no two or neither is better."""
         values = list(values)

@@ -217,9 +217,7 @@ def describe(key: str, config: Section | None = None) -> Metric | None:
 
     A key may have "eval/" in front, as in the rows of a run.
     """
-    name, _, rest = key.removeprefix("eval/").partition("/")
-    section = (config or {}).get(name)
-    kind = section.get(_KIND, name) if hasattr(section, "items") else name
+    name, kind, rest = _parts(key, config)
     if kind not in names():
         return None
     found = metric_lib.find(_module(kind).METRICS, rest)
@@ -228,6 +226,34 @@ def describe(key: str, config: Section | None = None) -> Metric | None:
     return dataclasses.replace(
         found, heading=f"{name} {found.heading}", title=f"{found.title}, {name}"
     )
+
+
+def logged_as(key: str, config: Section | None = None) -> str | None:
+    """The key under which training logs what a key of results holds; None if it does not.
+
+    Of "held_out/accuracy" that is "train/accuracy". The module of such an evaluation says under
+    LOGGED_AS what its metrics have in front in the rows of training.
+    """
+    _, kind, rest = _parts(key, config)
+    prefix = getattr(_module(kind), "LOGGED_AS", None) if kind in names() else None
+    return None if prefix is None else prefix + rest
+
+
+def describe_logged(key: str) -> Metric | None:
+    """What a key of the rows of training is, if an evaluation scores the same: see `logged_as`."""
+    for name in names():
+        prefix = getattr(_module(name), "LOGGED_AS", None)
+        if prefix is not None and key.startswith(prefix):
+            return metric_lib.find(_module(name).METRICS, key.removeprefix(prefix))
+    return None
+
+
+def _parts(key: str, config: Section | None) -> tuple[str, str, str]:
+    """Name of the evaluation, the file that it is, and the metric of a key of results."""
+    name, _, rest = key.removeprefix("eval/").partition("/")
+    section = (config or {}).get(name)
+    kind = section.get(_KIND, name) if hasattr(section, "items") else name
+    return name, kind, rest
 
 
 def automatic(config: Section | None = None) -> tuple[Evaluation, ...]:

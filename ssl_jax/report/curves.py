@@ -12,14 +12,14 @@ from markupsafe import Markup
 
 from ssl_jax import evals
 from ssl_jax.evals.metric import SPREAD, Metric
-from ssl_jax.report import figures
+from ssl_jax.report import figures, panels
 from ssl_jax.report.figures import Level, Line
 from ssl_jax.report.inputs import Results
+from ssl_jax.report.panels import Chosen, Panel
 from ssl_jax.report.tables import Summary, summarise
 
 Rows = Sequence[Mapping[str, Any]]
 MAX_POINTS = 300  # of a line; more are averaged in bins
-MAX_OTHERS = 12  # charts of metrics that have no place of their own
 
 
 class KeyEntry(NamedTuple):
@@ -54,47 +54,6 @@ class Chart:
     note: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """Which metrics share a chart: every key that `pattern` matches as a whole is a line."""
-
-    title: str
-    pattern: str
-    percent: bool = False
-    from_zero: bool = False
-    typical: bool = False  # the median says more than the last value
-    log: bool = False
-
-    def keys(self, known: Sequence[str]) -> list[str]:
-        return [key for key in known if re.fullmatch(self.pattern, key)]
-
-
-TRAINING = (
-    Panel("Loss", r"train/loss"),
-    Panel("Contrastive accuracy", r"train/contrastive_accuracy", percent=True),
-    Panel("Contrastive entropy (nats)", r"train/entropy"),
-    Panel("Accuracy", r"train/accuracy|eval/held_out/accuracy", percent=True),
-    Panel("Perplexity", r"train/perplexity|eval/held_out/perplexity", log=True),
-    Panel("Next sentence told from a random one", r"train/next_accuracy", percent=True),
-    Panel("Learning rate", r"train/(?:lr|learning_rate)(?:/.+)?"),
-    Panel("Weight decay", r"train/weight_decay(?:/.+)?"),
-    Panel("Tokens a second", r"train/tokens_per_s", from_zero=True, typical=True),
-    Panel("Share of padding", r"train/padding_share", percent=True, from_zero=True, typical=True),
-    Panel("Images a second", r"train/images_per_s", from_zero=True, typical=True),
-    Panel("Share of time waiting for data", r"train/data_wait", True, True, typical=True),
-    Panel("Model FLOP utilisation", r"train/mfu", True, True, typical=True),
-)
-COLLAPSE = (
-    Panel("Effective rank (RankMe)", r"(?:.*/)?rankme(?:_\w+)?", from_zero=True),
-    Panel("Spread of normalised embeddings", r"(?:.*/)?std(?:_\w+)?", from_zero=True),
-    Panel("Alignment", r"(?:.*/)?alignment(?:_\w+)?", from_zero=True),
-    Panel("Uniformity", r"(?:.*/)?uniformity(?:_\w+)?"),
-)
-_ONLINE = "train/online/accuracy"
-_EVAL = "eval/"
-_HIDDEN = re.compile(r"train/(?:steps_per_s|step|epoch)")
-
-
 def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values), float [n] each, of the rows that have `key`; the last row of a step wins."""
     values = {int(row["step"]): float(row[key]) for row in rows if _is_number(row.get(key))}
@@ -122,42 +81,36 @@ def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array([x[p].mean() for p in parts]), np.array(means)
 
 
-def training_charts(rows: Rows) -> list[Chart]:
-    """Loss, contrastive accuracy and the like, then whatever else was logged under `train/`."""
-    known = numeric_keys(rows)
-    charts = _charts(TRAINING, rows, "train")
-    taken = {key for panel in (*TRAINING, *COLLAPSE) for key in panel.keys(known)}
-    others = [
-        key for key in known
-        if key.startswith("train/") and key not in taken
-        and not _HIDDEN.fullmatch(key) and key != _ONLINE
-    ]  # fmt: skip
-    panels = [
-        Panel(re.sub("[_/]", " ", key.removeprefix("train/")).capitalize(), re.escape(key))
-        for key in others[:MAX_OTHERS]
-    ]
-    return charts + _charts(panels, rows, "other")
+def training_charts(rows: Rows, config: Mapping[str, Any] | None = None) -> list[Chart]:
+    """Loss, contrastive accuracy and the like, then whatever else was logged.
+
+    Args:
+      rows: of the run.
+      config: the eval section, where it names evaluations of its own.
+    """
+    return _charts(panels.of_training(numeric_keys(rows), config), rows)
 
 
-def collapse_charts(rows: Rows, alerts: Sequence[float] = ()) -> list[Chart]:
-    """The collapse monitor over the steps, with a mark at each warning."""
-    return _charts(COLLAPSE, rows, "collapse", alerts, size=(520, 230))
+def collapse_charts(
+    rows: Rows, alerts: Sequence[float] = (), config: Mapping[str, Any] | None = None
+) -> list[Chart]:
+    """The collapse monitor over the steps, with a mark at each warning.
+
+    Args:
+      rows: of the run.
+      alerts: steps of the warnings.
+      config: as of `training_charts`.
+    """
+    return _charts(panels.of_monitor(numeric_keys(rows), config), rows, alerts, size=(520, 230))
 
 
 def _charts(
-    panels: Sequence[Panel],
+    chosen: Sequence[Chosen],
     rows: Rows,
-    prefix: str,
     alerts: Sequence[float] = (),
     size: tuple[float, float] = (360, 210),
 ) -> list[Chart]:
-    known = numeric_keys(rows)
-    charts = []
-    for number, panel in enumerate(panels):
-        keys = panel.keys(known)
-        if keys:
-            charts.append(_chart(f"{prefix}{number}", panel, keys, rows, alerts, size))
-    return charts
+    return [_chart(*panel, rows, alerts, size) for panel in chosen]
 
 
 def _chart(
@@ -219,10 +172,10 @@ def evaluation_charts(
       config: the eval section, where it names evaluations of its own.
     """
     known = numeric_keys(rows)
-    elsewhere = {key for panel in TRAINING for key in panel.keys(known)}
+    elsewhere = {key for chosen in panels.of_training(known, config) for key in chosen.keys}
     metrics = {}
     for key in known:
-        metric = evals.describe(key, config) if key.startswith(_EVAL) else None
+        metric = evals.describe(key, config) if key.startswith(panels.EVAL) else None
         if metric is not None and metric.shown and key not in elsewhere:
             metrics[key] = metric
     shares = {k: m for k, m in metrics.items() if m.unit == "%" and not m.series}
@@ -233,26 +186,29 @@ def evaluation_charts(
             families.setdefault(key.split("/")[1], {})[key] = metric
     for number, family in enumerate(families.values()):
         charts.append(_family_over_steps(f"family{number}", rows, family))
-    panels = [
-        Panel(_capitalised(metric.title + (f", {metric.unit}" if metric.unit else "")),
-              re.escape(key))
-        for key, metric in metrics.items() if metric.unit != "%" and not metric.series
-    ]  # fmt: skip
-    return charts + _charts(panels, rows, "evaluation", size=(540, 280))
+    others = [
+        Chosen(f"evaluation{number}", Panel(_capitalised(metric.title_with_unit), (key,)), [key])
+        for number, (key, metric) in enumerate(metrics.items())
+        if metric.unit != "%" and not metric.series
+    ]
+    others += panels.undeclared(known, config)
+    return charts + _charts(others, rows, size=(540, 280))
 
 
 def _shares_chart(rows: Rows, shares: Mapping[str, Metric], baselines: Summary) -> list[Chart]:
     labels = {key: metric.heading for key, metric in shares.items()}
-    if _ONLINE in numeric_keys(rows):
-        labels[_ONLINE] = "online probe, training batches"
+    if panels.ONLINE in numeric_keys(rows):
+        labels[panels.ONLINE] = "online probe, training batches"
     if not labels:
         return []
     lines = [
         Line(label, *thin(*series(rows, key)), slot=slot)
         for slot, (key, label) in enumerate(labels.items())
     ]
-    compared = next((key for key in shares if key.removeprefix(_EVAL) in baselines.columns), None)
-    levels = [] if compared is None else _levels(baselines, compared.removeprefix(_EVAL))
+    compared = next(
+        (key for key in shares if key.removeprefix(panels.EVAL) in baselines.columns), None
+    )
+    levels = [] if compared is None else _levels(baselines, compared.removeprefix(panels.EVAL))
     single = next(iter(shares.values())) if len(lines) == 1 and shares else None
     title = "Score" if single is None else _capitalised(single.title)
     return [_percent_chart("scores", title, lines, levels)]

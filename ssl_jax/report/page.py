@@ -74,9 +74,8 @@ def _training(inputs: ReportInputs) -> _Training:
     every = config_values.flatten(inputs.config).get("log.every_steps")
     last = inputs.steps_taken
     too_short = every is not None and last is not None and every > last
-    return _Training(
-        curves.training_charts(inputs.rows), " ".join(notes), last, every if too_short else None
-    )
+    charts = curves.training_charts(inputs.rows, inputs.eval_section)
+    return _Training(charts, " ".join(notes), last, every if too_short else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,8 @@ class _Collapse:
 
 def _collapse(inputs: ReportInputs) -> _Collapse | None:
     warnings = inputs.all_warnings()
-    charts = curves.collapse_charts(inputs.rows, [step for step, _ in warnings])
+    alerts = [step for step, _ in warnings]
+    charts = curves.collapse_charts(inputs.rows, alerts, inputs.eval_section)
     return _Collapse(charts, warnings) if charts or warnings else None
 
 

@@ -54,3 +54,15 @@ def test_keys_of_results_and_of_rows():
     assert evals.describe("eval/knn/top1") == evals.describe("knn/top1")
     assert evals.describe("few_shot/4").number == 4
     assert evals.describe("knn/top2") is None and evals.describe("train/loss") is None
+
+
+def test_what_training_logs_of_the_same_kind():
+    assert evals.logged_as("eval/held_out/accuracy") == "train/accuracy"
+    assert evals.logged_as("collapse/std_h") == "collapse/std_h"
+    section = {"later": {"evaluation": "held_out"}}
+    assert evals.logged_as("later/elbo", section) == "train/elbo"
+    for key in ("later/elbo", "knn/top1", "train/loss"):
+        assert evals.logged_as(key) is None
+    assert evals.describe_logged("train/masked_loss").unit == "nats"
+    assert evals.describe_logged("train/contrastive_accuracy").unit == "%"
+    assert evals.describe_logged("train/lr") is None and evals.describe_logged("knn/top1") is None

@@ -1,0 +1,187 @@
+"""Which metrics of a run share a chart.
+
+A small table says what charts there are and which metrics belong to each, by the metric's name.
+What the table does not name gets a chart of its own. Whether a metric is a fraction, and its unit,
+follow from the METRICS of the evaluation that scores the same thing, see `ssl_jax.evals`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ssl_jax import evals
+from ssl_jax.evals.metric import SPREAD
+
+MAX_OTHERS = 12  # charts of metrics that the table does not name
+ONLINE = "train/online/accuracy"  # stands beside the evaluations
+TRAIN, MONITOR, EVAL = "train/", "collapse/", "eval/"
+Section = Mapping[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A chart.
+
+    Attributes:
+      title: with the unit.
+      names: of its metrics, without "train/" or "collapse/" in front. Metrics that have one more
+        part, as "lr/encoder" of "lr" and "rankme_h" of "rankme", are lines of the chart too.
+      part: what stands before that part.
+      percent: the values are fractions, shown in %.
+      from_zero: the axis starts at 0.
+      typical: the median says more than the last value.
+      log: the axis is logarithmic.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    part: str = "/"
+    percent: bool = False
+    from_zero: bool = False
+    typical: bool = False
+    log: bool = False
+
+    def shows(self, name: str) -> bool:
+        """Whether the metric is one of its lines."""
+        return any(name == own or name.startswith(own + self.part) for own in self.names)
+
+
+def _speed(title: str, name: str, *, percent: bool = False) -> Panel:
+    return Panel(title, (name,), percent=percent, from_zero=True, typical=True)
+
+
+TRAINING = (
+    Panel("Loss", ("loss",)),
+    Panel("Contrastive accuracy", ("contrastive_accuracy",)),
+    Panel("Contrastive entropy (nats)", ("entropy",)),
+    Panel("Accuracy", ("accuracy",)),
+    Panel("Perplexity", ("perplexity",), log=True),
+    Panel("Next sentence told from a random one", ("next_accuracy",)),
+    Panel("Learning rate", ("lr", "learning_rate")),
+    Panel("Weight decay", ("weight_decay",)),
+    _speed("Tokens a second", "tokens_per_s"),
+    _speed("Share of padding", "padding_share", percent=True),
+    _speed("Images a second", "images_per_s"),
+    _speed("Share of time waiting for data", "data_wait", percent=True),
+    _speed("Model FLOP utilisation", "mfu", percent=True),
+)
+COLLAPSE = (
+    Panel("Effective rank (RankMe)", ("rankme",), "_", from_zero=True),
+    Panel("Spread of normalised embeddings", ("std",), "_", from_zero=True),
+    Panel("Alignment", ("alignment",), "_", from_zero=True),
+    Panel("Uniformity", ("uniformity",), "_"),
+)
+# Not drawn: what another chart says already. RankMe is the effective rank with a small constant.
+_REDUNDANT = (Panel("", ("steps_per_s", "step", "epoch")), Panel("", ("effective_rank",), "_"))
+
+
+class Chosen(NamedTuple):
+    """A panel that a run has values for.
+
+    Attributes:
+      id: unique on the page.
+      panel: how it is drawn.
+      keys: of the rows, a line each.
+    """
+
+    id: str
+    panel: Panel
+    keys: list[str]
+
+
+def of_training(known: Sequence[str], section: Section = None) -> list[Chosen]:
+    """The panels of the training metrics.
+
+    An evaluation that scores what training logs too, such as the accuracy on hidden tokens, is a
+    line beside it.
+
+    Args:
+      known: keys of the rows, sorted.
+      section: the eval section of the config, where it names evaluations of its own.
+    """
+    names: dict[str, str] = {}
+    for key in known:
+        if not key.startswith(EVAL):
+            names[key] = key
+        elif (same := evals.logged_as(key, section)) in known and _is_shown(key, section):
+            names[key] = same
+    names = {
+        key: name.removeprefix(TRAIN)
+        for key, name in names.items()
+        if not name.startswith(MONITOR) and key != ONLINE
+    }
+    return _choose(names, TRAINING, TRAIN)
+
+
+def of_monitor(known: Sequence[str], section: Section = None) -> list[Chosen]:
+    """The panels of the collapse monitor, whose measures an evaluation of features may take too.
+
+    Args:
+      known, section: as of `of_training`.
+    """
+    logged = {key: evals.logged_as(key, section) or key for key in known}
+    names = {
+        key: name.removeprefix(MONITOR) for key, name in logged.items() if name.startswith(MONITOR)
+    }
+    return _choose(names, COLLAPSE, MONITOR)
+
+
+def undeclared(known: Sequence[str], section: Section = None) -> list[Chosen]:
+    """A panel for each metric of evaluations that none declares.
+
+    Args:
+      known, section: as of `of_training`.
+    """
+    names = {
+        key: key.removeprefix(EVAL)
+        for key in known
+        if key.startswith(EVAL)
+        and evals.describe(key, section) is None
+        and key.removesuffix(SPREAD) not in set(known) - {key}
+    }
+    return _choose(names, (), EVAL)
+
+
+def _is_shown(key: str, section: Section) -> bool:
+    metric = evals.describe(key, section)
+    return metric is not None and metric.shown
+
+
+def _choose(names: Mapping[str, str], table: Sequence[Panel], prefix: str) -> list[Chosen]:
+    """The panels of the table that have values, then a panel for each other metric.
+
+    Args:
+      names: key -> metric without prefix.
+      table: the panels.
+      prefix: under which training logs these metrics.
+    """
+    unit_of = {name: _unit(prefix + name) for name in names.values()}
+    chosen, taken = [], set()
+    chapter = prefix.removesuffix("/")
+    for number, panel in enumerate(table):
+        keys = [key for key, name in names.items() if panel.shows(name)]
+        if keys:
+            taken.update(keys)
+            percent = panel.percent or all(unit_of[names[key]] == "%" for key in keys)
+            panel = dataclasses.replace(panel, percent=percent)
+            chosen.append(Chosen(f"{chapter}{number}", panel, keys))
+    others: dict[str, list[str]] = {}
+    for key, name in names.items():
+        if key not in taken and not any(panel.shows(name) for panel in _REDUNDANT):
+            others.setdefault(name, []).append(key)
+    for number, (name, keys) in enumerate(itertools.islice(others.items(), MAX_OTHERS)):
+        unit = unit_of[name]
+        words = re.sub("[_/]", " ", name).capitalize()
+        title = words if unit in ("", "%") else f"{words}, {unit}"
+        own = Panel(title, (name,), percent=unit == "%")
+        chosen.append(Chosen(f"{chapter}-other{number}", own, keys))
+    return chosen
+
+
+def _unit(key: str) -> str:
+    metric = evals.describe_logged(key)
+    return "" if metric is None else metric.unit
