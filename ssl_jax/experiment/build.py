@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -99,19 +100,15 @@ class Experiment:
     @functools.cached_property
     def _init(self) -> Callable[..., PyTree]:
         """One function for shapes and values: JAX traces it once for both."""
-        init = train_step.make_init(
-            self.method,
-            self.tx,
-            seed=self.config.seed,
-            probe_classes=self.probe_classes,
-        )
-        return functools.partial(init, self.spec.batch(self.config.batch_size))
+        init = train_step.make_init(self.method, self.tx, probe_classes=self.probe_classes)
+        batch = self.spec.batch(self.config.batch_size)
+        return lambda seed, loaded: init(seed, batch, loaded)
 
     @functools.cached_property
     def abstract_state(self) -> train_step.TrainState:
         """The state's shapes, dtypes and shardings; allocates nothing."""
         with jax.set_mesh(self.mesh):
-            shapes = jax.eval_shape(jax.jit(self._init), None)
+            shapes = jax.eval_shape(jax.jit(self._init), np.uint32(0), None)
         shardings = parallel.state_shardings(
             shapes, self.mesh, self.config.mesh.rules, placement=self.method.placement
         )
@@ -130,14 +127,15 @@ class Experiment:
             for name, array in self.spec.batch(self.config.batch_size).items()
         }
 
-    def init_state(self, loaded: Any = None) -> train_step.TrainState:
+    def init_state(self, loaded: Any = None, seed: int | None = None) -> train_step.TrainState:
         """The first state, created on its devices, already sharded.
 
         Args:
           loaded: weights to start from, see `ssl_jax.pretrained.init_from`.
+          seed: of everything random; by default the config's.
         """
         with jax.set_mesh(self.mesh):
-            return self._jitted_init(loaded)
+            return self._jitted_init(np.uint32(self.config.seed if seed is None else seed), loaded)
 
     @functools.cached_property
     def _jitted_init(self) -> Callable[..., PyTree]:

@@ -51,10 +51,12 @@ def make_init(
     method: Method,
     tx: optax.GradientTransformation,
     *,
-    seed: int,
     probe_classes: int | None = None,
 ) -> Callable[..., TrainState]:
-    """A jittable function: batch (shapes suffice), loaded=None -> first state.
+    """A jittable function: seed uint32 [], batch (shapes suffice), loaded=None -> first state.
+
+    The seed is that of the parameters and of everything drawn later. As an argument it lets runs
+    with different seeds share one program.
 
     `loaded` is {"params": {path: array}, "buffers": {path: array}}, weights to start from instead
     of random ones. They go in before the optimizer starts, so that a moving average begins at them.
@@ -62,11 +64,10 @@ def make_init(
     Args:
       method: the method; its loss is only traced, for the width of its outputs.
       tx: the optimizer.
-      seed: of the parameters and of everything drawn later.
       probe_classes: classes of the online probe, None for no probe.
     """
 
-    def init(batch: Batch, loaded: Mapping[str, Any] | None = None) -> TrainState:
+    def init(seed: Any, batch: Batch, loaded: Mapping[str, Any] | None = None) -> TrainState:
         root = jax.random.key(seed)
         init_key, probe_key, run_key = jax.random.split(root, 3)
         params, buffers = method.init(init_key, batch)

@@ -54,10 +54,10 @@ def plain_step(devices, size):
     """State and metrics after one step of plain gradient descent, in float32."""
     experiment, source = plain_experiment(tuple(devices.items()))
     tx = optax.sgd(1.0)
-    init = train_step.make_init(experiment.method, tx, seed=0)
+    init = train_step.make_init(experiment.method, tx)
     step = train_step.make_train_step(experiment.method, tx, micro_batch_size=size)
     with jax.set_mesh(experiment.mesh):
-        state = jax.jit(lambda: init(experiment.spec.batch(BATCH)))()
+        state = jax.jit(lambda: init(0, experiment.spec.batch(BATCH)))()
         batch = next(batches(experiment, source, 1))
         return jax.jit(step)(state, batch)
 
@@ -108,10 +108,10 @@ def classifier(devices=()):
 def classifier_step(devices, size):
     experiment, batch = classifier(tuple(devices.items()))
     tx = optax.sgd(1.0)
-    init = train_step.make_init(experiment.method, tx, seed=0)
+    init = train_step.make_init(experiment.method, tx)
     step = train_step.make_train_step(experiment.method, tx, micro_batch_size=size)
     with jax.set_mesh(experiment.mesh):
-        state = jax.jit(lambda: init(experiment.spec.batch(BATCH)))()
+        state = jax.jit(lambda: init(0, experiment.spec.batch(BATCH)))()
         rows = parallel.to_global(batch, experiment.mesh, np.arange(BATCH), BATCH)
         return jax.jit(step)(state, rows)
 
@@ -133,7 +133,7 @@ def test_accumulation_encodes_every_example_once():
     experiment, _ = classifier()
     method = experiment.method
     shapes = experiment.spec.batch(BATCH)
-    state = jax.eval_shape(train_step.make_init(method, optax.sgd(1.0), seed=0), shapes)
+    state = jax.eval_shape(train_step.make_init(method, optax.sgd(1.0)), 0, shapes)
 
     def flops(method, size):
         step = train_step.make_train_step(method, optax.sgd(1.0), micro_batch_size=size)

@@ -61,7 +61,8 @@ class Row:
       untrained: regexes of parameters that are meant to get no gradient.
       slow: tested with the slow tests; another row covers most of the method.
       embeds: whether there is an embedding for the collapse monitor; a classifier has none.
-      rounding: how far five steps of SGD may be from those of another number of devices.
+      rounding: how far gradients, buffers and moving averages may be from those of another number
+        of devices.
     """
 
     config: str
@@ -212,7 +213,6 @@ ROWS = {
         rounding=5e-4,
         slow=True,
     ),
-    # With nets this small, a learning rate of 0.1 magnifies rounding tenfold a step.
     "byol": Row(
         "byol.py:digits",
         {

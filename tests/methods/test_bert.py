@@ -162,12 +162,12 @@ def test_logits_of_all_tokens_change_nothing():
 def descend(devices, micro_batch_size):
     """Metrics and parameters after a step of plain descent."""
     method, tx = make(), optax.sgd(1.0)
-    init = train_step.make_init(method, tx, seed=0)
+    init = train_step.make_init(method, tx)
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
     batch = parallel.to_global(pairs(), mesh, np.arange(BATCH), BATCH)
     step = train_step.make_train_step(method, tx, micro_batch_size=micro_batch_size)
     with jax.set_mesh(mesh):
-        state = jax.device_put(jax.jit(init)(pairs()), parallel.replicated(mesh))
+        state = jax.device_put(jax.jit(init)(0, pairs()), parallel.replicated(mesh))
         state, metrics, _ = jax.jit(step)(state, batch)
     return metrics, by_path(state.params)
 
@@ -276,7 +276,7 @@ def test_it_learns_what_there_is_to_learn():
     """A hidden token is its neighbours'; B follows A if it has A's token."""
     method = make(model__dim=32, model__num_heads=4)
     tx = optax.adam(optax.linear_schedule(0, 5e-3, 20))
-    state = jax.jit(train_step.make_init(method, tx, seed=0))(pairs(64))
+    state = jax.jit(train_step.make_init(method, tx))(0, pairs(64))
     step = jax.jit(train_step.make_train_step(method, tx))
     for i in range(150):
         state, metrics, _ = step(state, pairs(64, seed=i))

@@ -254,5 +254,5 @@ def test_text_of_a_corpus_with_labels_is_classified_too():
         {**ROWS[NAMES[0]].load().optimizer.to_dict(), "warmup_steps": 0},
         batch_size=8, total_steps=5, steps_per_epoch=5,
     )  # fmt: skip
-    state = jax.eval_shape(train_step.make_init(made, tx, seed=0), spec.batch(8))
+    state = jax.eval_shape(train_step.make_init(made, tx), 0, spec.batch(8))
     assert state.params["head"]["out"]["kernel"].shape == (16, 2)

@@ -388,7 +388,7 @@ def test_it_classifies_whatever_the_encoder_reads():
         {**load("cifar10").optimizer.to_dict(), "warmup_steps": 0},
         batch_size=32, total_steps=40, steps_per_epoch=40,
     )  # fmt: skip
-    state = jax.jit(train_step.make_init(method, tx, seed=0))(batch)
+    state = jax.jit(train_step.make_init(method, tx))(0, batch)
     run = jax.jit(train_step.make_train_step(method, tx))
     for _ in range(40):
         state, metrics, _ = run(state, batch)
