@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from ssl_jax import data, modalities, report
+from ssl_jax import data, modalities, parallel, report
 from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.storage import write_whole
@@ -34,8 +34,29 @@ _UNTRAINED = "untrained encoder"
 
 def is_finished(workdir: epath.Path, step: int) -> bool:
     """Whether the final results of `step` are written."""
+    return _record(workdir).get("step", -1) >= step
+
+
+def lacks_report(experiment: Experiment, workdir: epath.Path) -> bool:
+    """Whether the config asks for a report page that is not there; the same on all processes."""
+    lacks = experiment.config.log.report and not _page(workdir).exists()
+    return bool(parallel.from_first_process([int(lacks)])[0])
+
+
+def evaluated_step(workdir: epath.Path) -> int:
+    """The step whose state the results of a finished run are of."""
+    record = _record(workdir)
+    return record.get("best_step", record["step"])
+
+
+def _record(workdir: epath.Path) -> dict[str, Any]:
+    """What results.json holds, empty while there is none."""
     path = epath.Path(workdir) / _RESULTS
-    return path.exists() and json.loads(path.read_text()).get("step", -1) >= step
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _page(workdir: epath.Path) -> epath.Path:
+    return epath.Path(workdir) / report.PAGE_NAME
 
 
 def evaluate_and_report(
@@ -73,9 +94,30 @@ def evaluate_and_report(
             record["best_step"] = int(state.step)
         if last_step < experiment.length.total_steps:
             record["stopped_early"] = True
+        if _page(workdir).exists():
+            _page(workdir).unlink()  # it shows other results
         write_whole(epath.Path(workdir) / _RESULTS, json.dumps(record, indent=2) + "\n")
     if experiment.config.log.report:
         _report(experiment, prober, state, source, workdir, lines, shown_results, last_step)
+
+
+def write_missing_report(
+    experiment: Experiment,
+    prober: Prober,
+    state: TrainState,
+    source: data.Source,
+    workdir: epath.Path,
+    lines: list[tuple[str, str]],
+) -> None:
+    """Writes report.html from the results.json of a run that ended between the two.
+
+    Args:
+      experiment, prober, source, workdir, lines: as of `evaluate_and_report`.
+      state: that of `evaluated_step`.
+    """
+    record = _record(workdir)
+    results = _as_shown(experiment, record["results"])
+    _report(experiment, prober, state, source, workdir, lines, results, record["step"])
 
 
 def _report(

@@ -121,7 +121,12 @@ class Run:
             rows = [r for r in metrics.read_metrics(self.workdir) if r["step"] <= start]
             over = start >= self.length.total_steps or self.stopping.stops(rows)
             if over and final_results.is_finished(self.workdir, start):
-                self._print(f"the run is finished (step {start}): nothing to do")
+                if final_evaluation and final_results.lacks_report(self.experiment, self.workdir):
+                    self._print(f"the run is finished (step {start}): its report page is missing")
+                    del state, restored  # two states may not fit in memory
+                    self._write_missing_report(lines)
+                else:
+                    self._print(f"the run is finished (step {start}): nothing to do")
                 return 0
             if restored:
                 self._print(f"continuing from step {start} of {self.length.total_steps}")
@@ -146,6 +151,19 @@ class Run:
                         last_step=step,
                     )  # fmt: skip
         return 0
+
+    def _write_missing_report(self, lines: list[tuple[str, str]]) -> None:
+        """Writes the page of the results that are there; a failure is a line of warning."""
+        try:
+            step = final_results.evaluated_step(self.workdir)
+            state, _ = self.saves.restore(self.experiment.abstract_state, step)
+        except Exception as error:
+            final_results.warning("the report page", error)
+            return
+        final_results.write_missing_report(
+            self.experiment, self.prober, self.experiment.evaluated(state), self.source,
+            self.workdir, lines,
+        )  # fmt: skip
 
     def _first_state(self) -> TrainState:
         if self.config.init_from is None or not self.config.init_weights:

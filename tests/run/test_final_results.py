@@ -120,6 +120,7 @@ def test_what_cannot_be_shown_costs_its_place_in_the_report_only(monkeypatch, tm
     final_results.evaluate_and_report(experiment, prober, state, source, tmp_path, LINES)
     assert (tmp_path / "results.json").exists()
     assert "warning: the report page failed" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()  # the page of other results is gone
 
 
 def test_an_evaluation_that_fails_costs_its_own_metrics(monkeypatch, tmp_path, capsys):

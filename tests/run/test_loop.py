@@ -5,7 +5,8 @@ import json
 import pytest
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.run import metrics
+from ssl_jax.modalities.image import Image
+from ssl_jax.run import metrics, report_contents
 from ssl_jax.run.loop import Run
 from tests.methods import table
 
@@ -70,3 +71,28 @@ def test_the_best_metric_has_to_be_measured(tmp_path):
     with pytest.raises(UserError, match="a higher eval/knn/top1 is better; set .*=max"):
         begin(tmp_path, checkpoint__best_mode="min")
     begin(tmp_path, checkpoint__best_metric="eval/linear/top1")  # it is not run, nor needed
+
+
+def test_a_restart_writes_the_report_page_that_a_finished_run_lacks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Image, "report", lambda *_: {})
+    monkeypatch.setattr(report_contents, "shown_items", lambda *_: {})
+    settings = dict(steps=2, batch_size=32, eval__names=(), eval__final_names=())
+    assert begin(tmp_path, **settings).execute() == 0
+    page, results = tmp_path / "report.html", tmp_path / "results.json"
+    assert page.exists()
+    scores = json.loads(results.read_text()) | {"results": {"SimCLR": {"knn/top1": 0.625}}}
+    results.write_text(json.dumps(scores))
+    capsys.readouterr()
+    assert begin(tmp_path, **settings).execute() == 0
+    assert "the run is finished (step 2): nothing to do" in capsys.readouterr().out
+    page.unlink()
+    assert begin(tmp_path, **settings).execute() == 0
+    assert "the run is finished (step 2): its report page is missing" in capsys.readouterr().out
+    assert "<td>62.5</td>" in page.read_text()
+    assert json.loads(results.read_text()) == scores
+    # Results of a state that is no longer there: one line, and no page.
+    page.unlink()
+    results.write_text(json.dumps(scores | {"best_step": 1}))
+    assert begin(tmp_path, **settings).execute() == 0
+    assert "warning: the report page failed: " in capsys.readouterr().err
+    assert not page.exists()
