@@ -223,11 +223,12 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     itself, "train/...", is the mean over the rows logged in the last tenth of the steps.
     """
     watched = {m for curve in sweep.curves if (m := curve.measure).startswith("train/")}
-    rows = []
+    rows, sections = [], {}
     for cell in sweep.cells:
         found = results_of(cell, workdir)
         if found is None:
             continue
+        sections |= cell.load().eval.to_dict()
         row = {**cell.labels, "step": found["step"]}
         *baselines, trained = found["results"] or {"": {}}
         row |= found["results"].get(trained, {})
@@ -247,7 +248,7 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / RESULTS).write_text(text.getvalue())
     print(f"{len(rows)} of {len(sweep.cells)} cells: {workdir / RESULTS}", flush=True)
-    make_console().print(_means(sweep, rows))
+    make_console().print(_means(sweep, rows, sections))
     if sweep.curves:
         _draw(sweep, rows, workdir)
     scored = [row for row in rows if sweep.metric in row]
@@ -267,16 +268,21 @@ def _at_the_end(folder: epath.Path, step: int, names: set[str]) -> dict[str, flo
     return {name: sum(found) / len(found) for name, found in values.items() if found}
 
 
-def _means(sweep: Sweep, rows: list[dict[str, Any]]) -> Table:
+def _means(sweep: Sweep, rows: list[dict[str, Any]], sections: Mapping[str, Any]) -> Table:
     """The means over seeds, ± their standard deviation, as a table for the console.
 
     It shows what the curves show; of a sweep without curves, the metrics of the trained encoder
     that reports show.
+
+    Args:
+      sweep: the sweep.
+      rows: of the finished cells.
+      sections: of the eval section of their configs, which may name evaluations of their own.
     """
     metrics = {curve.measure: _metric_of(curve) for curve in sweep.curves}
     if not metrics:
         rows_by_name = {str(number): _numbers(row) for number, row in enumerate(rows)}
-        metrics = dict(report.summarise(rows_by_name).columns)
+        metrics = dict(report.summarise(rows_by_name, sections).columns)
     columns = list(metrics)
     named = [{**row, **{name: row.get(name.format(**row)) for name in columns}} for row in rows]
     averaged = ablation.over_seeds(named, sweep.labels, columns)

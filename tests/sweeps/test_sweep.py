@@ -209,6 +209,39 @@ def test_an_ablation_is_averaged_over_seeds_and_drawn(file, tmp_path, capsys):
         grid.Sweep("empty", ())
 
 
+CLASSES = """
+from ml_collections import ConfigDict
+
+from ssl_jax.configs import simclr
+
+def get_config(variant="digits"):
+    config = simclr.get_config(variant)
+    config.eval.{name} = ConfigDict({{"evaluation": "linear"}})
+    return config
+"""
+
+
+def test_evaluations_that_configs_add_are_averaged_too(tmp_path, capsys):
+    for name in ("shape", "colour"):
+        (tmp_path / f"{name}.py").write_text(CLASSES.format(name=name))
+    cells = tuple(
+        grid.Cell({"of": name, "seed": seed}, f"{tmp_path}/{name}.py", {"seed": seed, "steps": 20})
+        for name in ("shape", "colour") for seed in (0, 1)
+    )  # fmt: skip
+    for cell in cells:
+        folder = tmp_path / cell.name
+        folder.mkdir()
+        scores = {f"{cell.labels['of']}/top1": 0.5 + cell.labels["seed"] / 10, "knn/top1": 0.25}
+        found = {"step": 20, "results": {"SimCLR": scores}}
+        (folder / "results.json").write_text(json.dumps(found))
+        (folder / "config.json").write_text(config_lib.to_json(cell.load()))
+    sweep.collect(grid.Sweep("Two evaluations", cells), epath.Path(tmp_path))
+    head, _, shape, colour = capsys.readouterr().out.splitlines()[-4:]
+    assert head.split() == ["of", "shape/top1,", "%", "knn/top1,", "%", "colour/top1,", "%"]
+    assert shape.split() == ["shape", "55.0", "±", "7.1", "25.0", "±", "0.0", "–"]
+    assert colour.split() == ["colour", "–", "25.0", "±", "0.0", "55.0", "±", "7.1"]
+
+
 def test_published_settings_are_cells_of_the_papers_variant():
     """Else a label is spelled differently, and a point would silently stand beside nothing."""
     unswept = {"AutoAugment", "supervised"}  # columns and rows that only the papers have
