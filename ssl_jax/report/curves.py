@@ -164,7 +164,8 @@ def evaluation_charts(
 ) -> list[Chart]:
     """The metrics of evaluations over the steps, beside what the baselines of `results` reach.
 
-    Fractions share a chart, a family has its own, and so has each metric of another unit.
+    Fractions share a chart, a family has its own, and so has each metric of another unit, and each
+    that no evaluation declares.
 
     Args:
       rows: of the run.

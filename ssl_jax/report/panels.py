@@ -19,7 +19,7 @@ from ssl_jax.evals.metric import SPREAD
 MAX_OTHERS = 12  # charts of metrics that the table does not name
 ONLINE = "train/online/accuracy"  # stands beside the evaluations
 TRAIN, MONITOR, EVAL = "train/", "collapse/", "eval/"
-Section = Mapping[str, Any] | None
+EvalSection = Mapping[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Chosen(NamedTuple):
     keys: list[str]
 
 
-def of_training(known: Sequence[str], section: Section = None) -> list[Chosen]:
+def of_training(known: Sequence[str], section: EvalSection = None) -> list[Chosen]:
     """The panels of the training metrics.
 
     An evaluation that scores what training logs too, such as the accuracy on hidden tokens, is a
@@ -117,7 +117,7 @@ def of_training(known: Sequence[str], section: Section = None) -> list[Chosen]:
     return _choose(names, TRAINING, TRAIN)
 
 
-def of_monitor(known: Sequence[str], section: Section = None) -> list[Chosen]:
+def of_monitor(known: Sequence[str], section: EvalSection = None) -> list[Chosen]:
     """The panels of the collapse monitor, whose measures an evaluation of features may take too.
 
     Args:
@@ -130,7 +130,7 @@ def of_monitor(known: Sequence[str], section: Section = None) -> list[Chosen]:
     return _choose(names, COLLAPSE, MONITOR)
 
 
-def undeclared(known: Sequence[str], section: Section = None) -> list[Chosen]:
+def undeclared(known: Sequence[str], section: EvalSection = None) -> list[Chosen]:
     """A panel for each metric of evaluations that none declares.
 
     Args:
@@ -146,7 +146,7 @@ def undeclared(known: Sequence[str], section: Section = None) -> list[Chosen]:
     return _choose(names, (), EVAL)
 
 
-def _is_shown(key: str, section: Section) -> bool:
+def _is_shown(key: str, section: EvalSection) -> bool:
     metric = evals.describe(key, section)
     return metric is not None and metric.shown
 

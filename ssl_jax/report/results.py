@@ -62,9 +62,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The section: a sentence, the table with a note below it, a chart; the first and last or None.
+    """The section of the results.
 
-    See `Headline`, `Column`, `Row` and `curves.Chart`.
+    Attributes:
+      headline: None where no baseline has a metric of the trained model.
+      columns, rows: of the table.
+      note: below the table.
+      chart: of the first family of metrics, None where there is none.
     """
 
     headline: Headline | None
