@@ -1,4 +1,4 @@
-"""The arrays of a state by name, and how they are read from files."""
+"""Names the arrays of a state by path, and reads them from files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
+from flax import traverse_util
 
 from ssl_jax.checkpoint.errors import DamagedCheckpointError
 from ssl_jax.core.tree_paths import path_string
@@ -20,7 +21,7 @@ def flatten(state: Any) -> dict[str, Any]:
     """Arrays by their '/'-joined path.
 
     Raises:
-        TypeError: a leaf is no plain array and could not be restored bit by bit.
+        TypeError: a leaf is not a plain array, so it could not be restored bit by bit.
         ValueError: two arrays have the same name.
     """
     arrays = {}
@@ -38,56 +39,56 @@ def flatten(state: Any) -> dict[str, Any]:
 
 
 def nest(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts from '/'-joined names: a form that can be read without the state's classes."""
-    tree: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
-    return tree
+    """Nested dicts from '/'-joined names; they can be read without the classes of the state."""
+    return traverse_util.unflatten_dict(dict(arrays), sep="/")
 
 
 def with_elements(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are not empty: Orbax stores no others, and there is nothing to store."""
+    """The arrays that are not empty. Orbax does not store empty arrays."""
     return {name: array for name, array in arrays.items() if math.prod(array.shape)}
 
 
-def read(directory: epath.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """Reads arrays straight into their shardings; each process reads what its devices hold.
+def read(directory: epath.Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Reads arrays directly into their shardings; each process reads the parts of its devices.
+
+    Args:
+        directory: of the state in a checkpoint.
+        shapes: the arrays to read, with shardings, by name.
 
     Raises:
-        DamagedCheckpointError: naming the first array that cannot be read.
+        DamagedCheckpointError: names the first array that cannot be read.
     """
-    stored = with_elements(wanted)
+    stored = with_elements(shapes)
     try:
-        found = _read_tree(directory, stored)
+        arrays = _read_tree(directory, stored)
     except jax.errors.JaxRuntimeError:
-        raise  # of the devices, such as their memory, and not of the file
+        raise  # an error of the devices, such as too little memory, not of the file
     except Exception as error:
         name, error = _first_unreadable(directory, stored) or ("the state", error)
         raise DamagedCheckpointError(
             f"checkpoint {directory}: cannot read {name} ({reason(error)})"
         ) from error
-    for name, leaf in wanted.items():
-        if name in stored and not isinstance(found.get(name), jax.Array):
+    for name, leaf in shapes.items():
+        if name in stored and not isinstance(arrays.get(name), jax.Array):
             raise DamagedCheckpointError(
                 f"checkpoint {directory}: cannot read {name} (not in its index)"
             )
         if name not in stored:
-            found[name] = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
-    return found
+            arrays[name] = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+    return arrays
 
 
 def _read_tree(
-    directory: epath.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]
+    directory: epath.Path, shapes: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
-    """Uses Orbax's handler by itself: its `Checkpointer` waits for the other processes afterwards,
-    where one that has met a damaged file never comes."""
-    if not wanted:
+    """Reads arrays with Orbax's handler.
+
+    Orbax's `Checkpointer` is not used: after reading it waits for all processes, but a process that
+    found a damaged file never arrives.
+    """
+    if not shapes:
         return {}
-    tree = nest(wanted)
+    tree = nest(shapes)
     restored = ocp.PyTreeCheckpointHandler().restore(
         directory,
         args=ocp.args.PyTreeRestore(
@@ -100,9 +101,9 @@ def _read_tree(
 
 
 def _first_unreadable(
-    directory: epath.Path, wanted: Mapping[str, jax.ShapeDtypeStruct]
+    directory: epath.Path, shapes: Mapping[str, jax.ShapeDtypeStruct]
 ) -> tuple[str, Exception] | None:
-    for name, leaf in wanted.items():
+    for name, leaf in shapes.items():
         try:
             _read_tree(directory, {name: leaf})
         except Exception as error:
@@ -111,19 +112,19 @@ def _first_unreadable(
 
 
 def reason(error: BaseException) -> str:
-    """Why it failed, in one line: the innermost cause, of which the end says most."""
+    """The innermost cause of an error as one line; a long line keeps its end."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     line = re.split(r" \[\w+=", line)[0]  # TensorStore appends its whole specification
     if len(line) <= 200:
         return line
-    *clauses, short = line.split(": ")  # each names a file, and what went wrong below it
+    *clauses, short = line.split(": ")  # each clause names a file and the error below it
     while clauses and len(clauses[-1]) + len(short) < 150:
         short = f"{clauses.pop()}: {short}"
     return short[-150:]
 
 
 def some(names: Sequence[str]) -> str:
-    """The first name, and how many more there are."""
+    """The first name, and the number of further names."""
     return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"

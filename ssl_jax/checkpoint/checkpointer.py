@@ -1,13 +1,12 @@
-"""Saving and restoring the training state.
+"""Saves and restores the training state.
 
-Orbax writes each step to `checkpoints/<step>/state` in the background and commits it in one move; a
-process killed half-way leaves the committed steps as they were. On top of that stand here: which
-steps are kept, digests that catch what the file system does not, and the way back to the newest
-good step.
+Orbax writes each step to `checkpoints/<step>/state` in the background and commits it by renaming.
+If a process is killed while writing, the committed steps stay intact. This module adds the
+selection of steps to keep, digests that detect damage, and the fallback to the newest intact step.
 
-Orbax's own `CheckpointManager` is not used: when one process of several fails to write (its disk is
-full), its threads wait for the other processes until a timeout of 20 minutes, and it lets no second
-program, such as an evaluation, open the directory of a live run.
+Orbax's `CheckpointManager` is not used, for two reasons. If one of several processes fails to write
+(its disk is full), the threads of the others wait until a timeout of 20 minutes. And no second
+program, such as an evaluation, can open the directory of a running run.
 """
 
 from __future__ import annotations
@@ -41,19 +40,20 @@ _STATE = "state"
 
 
 class Checkpointer:
-    """The checkpoints of one workdir. Every process of a run makes one and calls it alike.
+    """The checkpoints of one workdir.
+
+    Every process of a run creates a `Checkpointer` and makes the same calls.
 
     Args:
-        workdir: any path `etils.epath` knows, also `gs://...`; steps are in `checkpoints/` below.
-        keep_latest: how many of the newest steps to keep, at least 1.
-        keep_best: how many steps to keep besides, those of the best `best_metric`.
-        best_metric: name of a metric given to `save`; None keeps by age alone.
+        workdir: any path of `etils.epath`, also `gs://...`; the steps are in its `checkpoints/`.
+        keep_latest: number of newest steps to keep, at least 1.
+        keep_best: number of further steps to keep, those with the best `best_metric`.
+        best_metric: name of a metric passed to `save`; None keeps only the newest steps.
         best_mode: "max" or "min".
-        read_only: never write or delete anything: for programs that look at a run, which may still
-            be going on.
+        read_only: never write or delete, for programs that read a run that may still be training.
 
     Raises:
-        CheckpointError: the directory cannot be made.
+        CheckpointError: the directory cannot be created.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Checkpointer:
     ):
         quiet.silence_orbax()
         workdir = epath.Path(workdir)
-        if not is_object_store(workdir):  # `absolute` would make a local path of gs://
+        if not is_object_store(workdir):  # `absolute` would turn gs:// into a local path
             workdir = workdir.expanduser().absolute()
         self.directory = workdir / "checkpoints"
         self._keep_latest, self._keep_best = keep_latest, keep_best
@@ -76,15 +76,13 @@ class Checkpointer:
         self._read_only = read_only
         self._saving: tuple[int, float | None] | None = None
         self._restored: int | None = None
-        self._stale: set[int] = set()  # steps of a history left behind
+        self._stale: set[int] = set()  # steps after the restored one, replaced by new ones
         self._barrier = CommitBarrier()
         self._writer = _make_writer(self._barrier)
         if not read_only:
             self._make_directory()
         committed = from_first_process(steps.committed(self.directory))
         self._scores = {step: self._score_of(step) for step in committed}
-
-    # What there is.
 
     def all_steps(self) -> list[int]:
         """The committed steps, increasing."""
@@ -95,22 +93,21 @@ class Checkpointer:
         return max(self._scores, default=None)
 
     def best_step(self) -> int | None:
-        """The committed step of the best `best_metric`; None if no step has that metric."""
+        """The committed step with the best `best_metric`; None if no step has that metric."""
         return next(iter(steps.ranked(self._scores, self._best_mode)), None)
-
-    # Saving.
 
     def save(
         self, step: int, state: Any, metrics: Mapping[str, Any] | None = None, wait: bool = False
     ) -> None:
-        """Saves the state of a step; returns once the arrays may change, and writes on meanwhile.
+        """Saves the state of a step in the background.
 
-        A step that is committed already, or being written, is left as it is.
+        It returns as soon as the arrays of `state` may change. A step that is already committed, or
+        is being written, is not written again.
 
         Args:
             step: number of the step.
             state: tree of arrays.
-            metrics: scalars by name, among them `best_metric` if it was measured at this step.
+            metrics: scalars by name, including `best_metric` if it was measured at this step.
             wait: return only when the step is committed.
 
         Raises:
@@ -138,10 +135,10 @@ class Checkpointer:
         digests: Mapping[str, digest.Digest],
         metrics: Mapping[str, float],
     ) -> None:
-        bad = [name for name, found in digests.items() if not found.finite]
+        bad = [name for name, checksum in digests.items() if not checksum.finite]
         if bad:
             raise NonFiniteStateError(
-                f"step {step} not saved: {some(bad)} is not finite; {self._what_is_left()}"
+                f"step {step} not saved: {some(bad)} is not finite; {self._last_checkpoint()}"
             )
         entries = {name: Entry.of(array, digests[name].value) for name, array in arrays.items()}
         items = {
@@ -154,17 +151,17 @@ class Checkpointer:
             self._writer.save(
                 self.directory / str(step),
                 args=ocp.args.Composite(**items),
-                force=True,  # over a step of a history left behind
+                force=True,  # replaces a stale step
             )
         except Exception as error:
             raise self._failed(error) from error
 
     def wait(self) -> None:
-        """Waits until the step being written is committed, then deletes those no longer kept.
+        """Waits until the step being written is committed, then deletes superseded steps.
 
         Raises:
-            CheckpointError: writing failed, for example because the disk is full. Steps committed
-                before are untouched.
+            CheckpointError: writing failed, for example because the disk is full. Earlier committed
+                steps stay intact.
         """
         if self._saving is None:
             return
@@ -190,13 +187,13 @@ class Checkpointer:
         step, _ = self._saving
         self._saving = None
         self._barrier.fail(reason(error))
-        steps.delete_leftovers(self.directory)  # gives the room back
+        steps.delete_leftovers(self.directory)  # frees the disk space
         return CheckpointError(
             f"saving step {step} to {self.directory} failed: {reason(error)}; "
-            f"{self._what_is_left()}"
+            f"{self._last_checkpoint()}"
         )
 
-    def _what_is_left(self) -> str:
+    def _last_checkpoint(self) -> str:
         last = self.latest_step()
         return "there is no checkpoint" if last is None else f"the last checkpoint is step {last}"
 
@@ -217,39 +214,37 @@ class Checkpointer:
         trace: types.TracebackType | None,
     ) -> None:
         if lost_process(error):
-            return  # nobody left to finish a save with, or to tell
+            return  # a save cannot finish without the lost process
         try:
             self.close()
         except CheckpointError as failure:
             if error is None:
                 raise
-            _log.error("%s", failure)  # the error that ended the block is the one to report
-
-    # Restoring.
+            _log.error("%s", failure)  # the error that ended the block is raised
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, int] | None:
-        """Restores the newest good step, or the one asked for.
+        """Restores a step, by default the newest intact one.
 
         Args:
             abstract_state: tree of `jax.ShapeDtypeStruct` with shardings, or of arrays whose
-                shapes, dtypes and shardings are taken over. The devices need not be those that
-                saved; without a sharding an array goes to one local device.
-            step: the step to restore; without it the newest. If that is damaged this is logged, and
-                the one before it is tried.
+                shapes, dtypes and shardings are used. The devices may differ from those that saved.
+                An array without a sharding goes to one local device.
+            step: the step to restore; default: the newest. If the newest is damaged, this is logged
+                and the step before it is tried.
 
         Returns:
-            The state and its step; None if there is no checkpoint. If saving goes on from here,
-            later steps are of a history left behind: the first step committed deletes them.
+            The state and its step; None if there is no checkpoint. If later steps exist, the next
+            commit after a restore deletes them.
 
         Raises:
-            UserError: there is no such step, or its arrays are not those of `abstract_state`.
-            DamagedCheckpointError: the step asked for is damaged.
+            UserError: the step does not exist, or its arrays differ from `abstract_state`.
+            DamagedCheckpointError: the given step is damaged.
             CheckpointError: every checkpoint is damaged.
         """
         leaves, treedef = jax.tree_util.tree_flatten(abstract_state)
         names = list(arrays_lib.flatten(abstract_state))
         default = _one_local_device()
-        wanted = {
+        shapes = {
             name: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or default
             )
@@ -257,17 +252,17 @@ class Checkpointer:
         }
 
         def select(manifest: Manifest, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-            if differences := manifest.differences(wanted):
+            if differences := manifest.differences(shapes):
                 raise UserError(
                     f"checkpoint {self.directory / str(step)} is of a different state: "
                     f"{differences}; use the config it was made with, or another workdir"
                 )
-            return wanted
+            return shapes
 
-        found = self._restore(select, step)
-        if found is None:
+        restored = self._restore(select, step)
+        if restored is None:
             return None
-        arrays, step = found
+        arrays, step = restored
         self._restored = step
         return treedef.unflatten(arrays[name] for name in names), step
 
@@ -278,20 +273,20 @@ class Checkpointer:
         prefixes: Sequence[str] = ("params", "buffers"),
         sharding: jax.sharding.Sharding | None = None,
     ) -> tuple[dict[str, Any], int] | None:
-        """Restores parts of the state as nested dicts; needs neither optimizer nor model.
+        """Restores parts of the state as nested dicts, without the optimizer or the model.
 
         Args:
-            step: the step to restore, or the newest good one.
+            step: the step to restore; default: the newest intact one.
             prefixes: '/'-joined paths in the state, such as `params` or `opt_state/1/ema`.
-            sharding: where to put every array; one local device by default.
+            sharding: sharding of every array; default: one local device.
 
         Returns:
             `({prefix: nested dict of arrays}, step)`; None if there is no checkpoint. A prefix
             without arrays gives an empty dict.
 
         Raises:
-            UserError: there is no such step.
-            DamagedCheckpointError: the step asked for is damaged.
+            UserError: the step does not exist.
+            DamagedCheckpointError: the given step is damaged.
             CheckpointError: every checkpoint is damaged.
         """
         sharding = sharding or _one_local_device()
@@ -303,10 +298,10 @@ class Checkpointer:
                 if any(name.startswith(f"{prefix}/") for prefix in prefixes)
             }
 
-        found = self._restore(select, step)
-        if found is None:
+        restored = self._restore(select, step)
+        if restored is None:
             return None
-        arrays, step = found
+        arrays, step = restored
         parts = {}
         for prefix in prefixes:
             inside = {name for name in arrays if name.startswith(f"{prefix}/")}
@@ -320,7 +315,7 @@ class Checkpointer:
         select: Callable[[Manifest, int], dict[str, jax.ShapeDtypeStruct]],
         step: int | None,
     ) -> tuple[dict[str, jax.Array], int] | None:
-        """Reads and verifies the selected arrays of the given or the newest good step."""
+        """Reads and verifies the selected arrays of the given step or the newest intact one."""
         self.wait()
         if step is not None and step not in self._scores:
             raise UserError(
@@ -341,8 +336,8 @@ class Checkpointer:
                     _log.warning("%s; falling back to step %d", damage, candidates[-1])
         if damages:
             raise CheckpointError(
-                f"no good checkpoint left in {self.directory}: {'; '.join(damages)}; to start over "
-                "use another workdir or remove this one"
+                f"every checkpoint in {self.directory} is damaged: {'; '.join(damages)}; to start "
+                "over use another workdir or remove this one"
             )
         return None
 
@@ -358,8 +353,8 @@ class Checkpointer:
         except DamagedCheckpointError as error:
             damage = error
         _agree(directory, damage)
-        found = digest.fetch(digest.dispatch(arrays))
-        bad = [name for name in arrays if found[name].value != manifest.arrays[name].digest]
+        digests = digest.fetch(digest.dispatch(arrays))
+        bad = [name for name in arrays if digests[name].value != manifest.arrays[name].digest]
         if bad:
             damage = DamagedCheckpointError(
                 f"checkpoint {directory}: {some(bad)} differs from what was saved"
@@ -368,7 +363,7 @@ class Checkpointer:
         return arrays
 
     def _make_directory(self) -> None:
-        """Makes the directory, and removes what an earlier run has left unfinished in it."""
+        """Creates the directory, and removes unfinished steps of an earlier run."""
         failure = None
         try:
             if jax.process_index() == 0:
@@ -382,7 +377,7 @@ class Checkpointer:
             ) from failure
 
     def _score_of(self, step: int) -> float | None:
-        """The step's `best_metric`; a damaged manifest counts as not measured."""
+        """The step's `best_metric`; None if it was not measured or the manifest is damaged."""
         if self._best_metric is None:
             return None
         try:
@@ -394,11 +389,11 @@ class Checkpointer:
 def _make_writer(barrier: CommitBarrier) -> ocp.AsyncCheckpointer:
     options = ocp.AsyncOptions(
         barrier_sync_fn=barrier,
-        # Made in the background, a directory that cannot be made is waited for five minutes.
+        # In the background, Orbax waits five minutes for a directory that cannot be created.
         create_directories_asynchronously=False,
     )
     items = ocp.CompositeCheckpointHandler(
-        # Trained weights do not compress, and trying costs more than writing them.
+        # Trained weights hardly compress, and compressing costs more time than writing.
         state=ocp.PyTreeCheckpointHandler(use_compression=False),
         manifest=ocp.JsonCheckpointHandler(filename=FILENAME),
         composite_options=ocp.CompositeOptions(async_options=options),
@@ -407,7 +402,7 @@ def _make_writer(barrier: CommitBarrier) -> ocp.AsyncCheckpointer:
 
 
 def _agree(directory: epath.Path, damage: DamagedCheckpointError | None) -> None:
-    """Raises where there is damage, and where another process has met some."""
+    """Raises `DamagedCheckpointError` in every process if one process found damage."""
     if any_process(damage is not None):
         raise damage or DamagedCheckpointError(
             f"checkpoint {directory}: another process cannot read it"

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run counts as its result."""
+"""Decides whether the results of a run come from its best or its last checkpoint."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from ml_collections import ConfigDict
 
 
 def takes_best(config: ConfigDict) -> bool:
-    """Whether the results of a run are those of its best checkpoint, not of its last."""
+    """Whether the results of a run come from its best checkpoint instead of its last."""
     return config.eval.final_checkpoint == "best" or config.early_stopping.patience > 0

@@ -1,4 +1,4 @@
-"""How the processes that write one checkpoint wait for each other in the background."""
+"""The barrier at which processes that write one checkpoint wait for each other."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import orbax.checkpoint as ocp
 
 _instances = itertools.count()
 _ARRIVED = "arrived"
-_PHASES = 3  # Orbax waits after writing and after committing; one to spare
+_PHASES = 3  # Orbax waits after writing and after committing; one is spare
 
 
 class CommitBarrier:
-    """A barrier over the coordination service that a process which has failed can break.
+    """A barrier over the coordination service that a failed process can break.
 
-    Orbax calls it on its background thread, as `AsyncOptions.barrier_sync_fn`. With its default one
-    a full disk of one process leaves the others waiting for it until a timeout of 20 minutes.
+    Orbax calls it in its background thread, as `AsyncOptions.barrier_sync_fn`. With Orbax's default
+    barrier, a full disk of one process makes the others wait until a timeout of 20 minutes.
     """
 
     def __init__(self) -> None:
@@ -24,16 +24,16 @@ class CommitBarrier:
         self._round = self._phase = 0
 
     def start(self) -> None:
-        """Begins the next save; every process calls it once a save."""
+        """Begins the next save; every process calls it once per save."""
         self._round, self._phase = self._round + 1, 0
 
     def __call__(self, *, key: str, timeout_ms: int) -> None:
         """Waits for all processes.
 
         Raises:
-            RuntimeError: with the reason of a process that has called `fail`.
+            RuntimeError: a process has called `fail`; the message is its reason.
         """
-        del key  # the processes come by in the same order
+        del key  # the processes arrive in the same order
         self._phase += 1
         client = ocp.multihost.get_jax_distributed_client()
         if jax.process_index() == 0:
@@ -55,7 +55,7 @@ class CommitBarrier:
             raise RuntimeError(result)
 
     def fail(self, reason: str) -> None:
-        """Lets the others know that this process will not come."""
+        """Tells the other processes that this process will not arrive."""
         if jax.process_count() > 1:
             for phase in range(1, _PHASES + 1):
                 self._set(phase, reason)

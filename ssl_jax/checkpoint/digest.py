@@ -1,4 +1,4 @@
-"""Checksums of arrays that do not depend on how the arrays are split over devices."""
+"""Checksums of arrays, independent of their sharding over devices."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Digest:
 
     Attributes:
         value: 64 bits as 16 hexadecimal digits.
-        finite: false if the array holds NaN or infinity; a scalar may be infinite, as the best
-            value so far of `optax.contrib.reduce_on_plateau` is at first.
+        finite: False if the array holds NaN or infinity. A scalar may be infinite, as the initial
+            best value of `optax.contrib.reduce_on_plateau` is.
     """
 
     value: str
@@ -27,21 +27,21 @@ class Digest:
 def dispatch(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """Starts the digests of named arrays on their devices and returns without waiting.
 
-    An array's bits are read as 32-bit words w_i (8- and 16-bit numbers take one each, 64-bit ones
-    two), counted over the global array in row-major order. With h_i = mix(w_i XOR c*i), where mix
-    is the bijective finaliser of MurmurHash3 and c odd, the digest is the pair (sum h_i,
-    sum (2i+1) h_i) modulo 2^32. A changed word always changes the first sum; swapped elements,
-    shifted rows and signs of zero pass with probability 2^-64. Sums of integers are exact in any
-    order, so each device adds up its own part and one scalar is exchanged.
+    The bits of an array are read as 32-bit words w_i (one per 8- or 16-bit number, two per 64-bit
+    number), in row-major order of the global array. With h_i = mix(w_i XOR c*i), where mix is the
+    bijective finaliser of MurmurHash3 and c is odd, the digest is the pair (sum h_i,
+    sum (2i+1) h_i) modulo 2^32. A changed word always changes the first sum. Swapped elements,
+    shifted rows and signs of zero stay undetected with probability 2^-64. Sums of integers are
+    exact in any order, so each device sums its own part and one scalar is exchanged.
 
-    Each array is a call of its own: equal shapes share one small compilation, where a single
-    program over the hundreds of arrays of a training state takes seconds to compile.
+    Each array is a separate call, so equal shapes share one small compilation. A single program
+    over the hundreds of arrays of a training state takes seconds to compile.
     """
     return {name: _digest(array) for name, array in arrays.items()}
 
 
 def fetch(dispatched: Mapping[str, jax.Array]) -> dict[str, Digest]:
-    """Waits for the digests that `dispatch` has started."""
+    """Waits for the digests that `dispatch` started."""
     for array in dispatched.values():
         array.copy_to_host_async()
     digests = {}
@@ -53,14 +53,14 @@ def fetch(dispatched: Mapping[str, jax.Array]) -> dict[str, Digest]:
 
 @jax.jit
 def _digest(array: jax.Array) -> jax.Array:
-    """uint32 `[3]`: the two sums, and how many elements are not finite."""
+    """uint32 `[3]`: the two sums, and the number of elements that are not finite."""
     words = _words(array)
     position = _positions(words.shape)
     mixed = _mix(words ^ (position * jnp.uint32(0x9E3779B1)))
     bad = jnp.broadcast_to(_not_finite(array)[..., None], words.shape).astype(jnp.uint32)
     zero = jnp.uint32(0)
-    # One reduction of three operands: three separate ones read the array three times, and on CPU
-    # are not vectorised.
+    # One reduction of three operands. Three separate reductions would read the array three times
+    # and are not vectorised on CPU.
     sums = jax.lax.reduce(
         (mixed, mixed * (2 * position + 1), bad),
         (zero, zero, zero),
@@ -87,7 +87,8 @@ def _words(array: jax.Array) -> jax.Array:
 def _positions(shape: tuple[int, ...]) -> jax.Array:
     """Row-major index of each element modulo 2^32.
 
-    Built from an iota along each dimension, not by reshaping: it stays split like its array.
+    It is built from an iota along each dimension, not by reshaping, so it is sharded like the
+    array.
     """
     position = jnp.zeros(shape, jnp.uint32)
     stride = 1

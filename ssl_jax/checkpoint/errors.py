@@ -1,4 +1,4 @@
-"""What can go wrong with a checkpoint. Each message is one line: what, where and what is left."""
+"""Errors of checkpoints. Each message is one line: the error, its place and what is kept."""
 
 from ssl_jax.core.errors import RunError
 
@@ -8,8 +8,8 @@ class CheckpointError(RunError):
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint cannot be read, or holds other bits than were saved."""
+    """A checkpoint cannot be read, or its bits differ from what was saved."""
 
 
 class NonFiniteStateError(CheckpointError):
-    """The state to be saved holds NaN or infinity; nothing was written."""
+    """The state to save holds NaN or infinity; nothing was written."""

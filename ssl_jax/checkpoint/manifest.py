@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: each array's shape, dtype and digest, and the metrics."""
+"""The manifest of a checkpoint: shape, dtype and digest of each array, and the metrics."""
 
 from __future__ import annotations
 
@@ -69,25 +69,25 @@ class Manifest:
                 f"checkpoint {step_directory}: cannot read {FILENAME} ({reason(error)})"
             ) from error
 
-    def differences(self, wanted: Mapping[str, Any]) -> str:
-        """How the saved arrays differ in name, shape and dtype from those wanted; "" if equal."""
-        found = []
-        if missing := [name for name in wanted if name not in self.arrays]:
-            found.append(f"it lacks {some(missing)}")
-        if extra := [name for name in self.arrays if name not in wanted]:
-            found.append(f"it has {some(extra)} besides")
+    def differences(self, expected: Mapping[str, Any]) -> str:
+        """How the saved arrays differ in name, shape and dtype from `expected`; "" if equal."""
+        differences = []
+        if missing := [name for name in expected if name not in self.arrays]:
+            differences.append(f"it lacks {some(missing)}")
+        if extra := [name for name in self.arrays if name not in expected]:
+            differences.append(f"it also has {some(extra)}")
         changed = [
             f"{name} is {self.arrays[name]} there and {Entry.of(leaf)} here"
-            for name, leaf in wanted.items()
+            for name, leaf in expected.items()
             if name in self.arrays and self.arrays[name][:2] != Entry.of(leaf)[:2]
         ]
         if changed:
-            found.append(some(changed))
-        return "; ".join(found)
+            differences.append(some(changed))
+        return "; ".join(differences)
 
 
 def finite_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    """The metrics as Python floats, without NaN and infinities, which JSON does not know."""
+    """The metrics as Python floats, without NaN and infinity, which JSON cannot represent."""
     floats = {name: float(np.asarray(value)) for name, value in (metrics or {}).items()}
     return {name: value for name, value in floats.items() if math.isfinite(value)}
 

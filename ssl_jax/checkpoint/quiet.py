@@ -1,6 +1,6 @@
-"""Keeps Orbax from talking: what matters of its troubles is raised as one error anyway.
+"""Silences the log output of Orbax, whose failures are raised as one error anyway.
 
-Setting the logger `ssl_jax.checkpoint` to DEBUG lets everything through.
+Set the logger `ssl_jax.checkpoint` to DEBUG to see all of it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ _log = logging.getLogger("ssl_jax.checkpoint")
 
 
 def silence_orbax() -> None:
-    """Drops Orbax's log records, and the tracebacks of operations it has aborted.
+    """Drops Orbax's log records and the tracebacks of operations that it aborted.
 
-    It logs each barrier it waits at. When one read or write fails it leaves those of all other
-    arrays half-way; as these end or are collected, later and on other threads, Python would print a
-    traceback for each.
+    Orbax logs each barrier. If one read or write fails, Orbax aborts those of all other arrays.
+    When they end or are garbage-collected, later and in other threads, Python would print a
+    traceback for each of them.
     """
     for name in ("absl", "asyncio"):
         logger = logging.getLogger(name)
@@ -27,12 +27,12 @@ def silence_orbax() -> None:
         sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
 
 
-# Of a module's path, or in a message: temporary folders and the database format have their names.
+# Marks of Orbax in the path of a module or in a message.
 _MARKS = ("/orbax/", ".orbax-checkpoint", "tensorstore", "OCDBT")
 
 
 class _NotOrbax(logging.Filter):
-    """Drops what Orbax's modules log, and what asyncio logs of their tasks and TensorStore's."""
+    """Drops records of Orbax's modules, and asyncio's records of Orbax and TensorStore tasks."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         source = record.getMessage() if record.name == "asyncio" else record.pathname
@@ -41,7 +41,7 @@ class _NotOrbax(logging.Filter):
 
 
 class _UnraisableHook:
-    """Passes everything on except what aborted operations of Orbax leave behind."""
+    """Passes on all unraisable errors except those of aborted Orbax operations."""
 
     def __init__(self, previous: Any):
         self._previous = previous

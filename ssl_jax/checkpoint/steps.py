@@ -1,4 +1,4 @@
-"""Which steps there are, which of them to keep, and how one is removed."""
+"""Lists the steps of a run, selects the steps to keep, and deletes steps."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from etils import epath
 from ssl_jax.core.storage import is_object_store
 
 _DELETED = ".deleted"
-_WHOLE = "commit_success.txt"  # Orbax writes it last, where it cannot rename
+_COMPLETE = "commit_success.txt"  # Orbax writes it last if it cannot rename
 _LEFTOVER = re.compile(rf"\d+({re.escape(_DELETED)}|\.orbax-checkpoint-tmp.*)")
 
 
 def to_keep(
     scores: Mapping[int, float | None], *, keep_latest: int, keep_best: int, best_mode: str
 ) -> set[int]:
-    """The newest steps, and those with the best scores; of equal scores the later ones."""
+    """The newest steps, and the steps with the best scores; among equal scores the later ones."""
     return {*sorted(scores)[-keep_latest:], *ranked(scores, best_mode)[:keep_best]}
 
 
@@ -31,35 +31,35 @@ def ranked(scores: Mapping[int, float | None], best_mode: str) -> list[int]:
 
 
 def committed(directory: epath.Path) -> list[int]:
-    """Steps that were written to the end, increasing."""
+    """The completely written steps, increasing."""
     return sorted(ocp.path.step.checkpoint_steps(directory)) if directory.is_dir() else []
 
 
 def delete(directory: epath.Path, step: int) -> None:
-    """Removes a committed step such that at no moment half of it is to be seen.
+    """Removes a committed step atomically: other programs never see a part of it.
 
-    Of several processes the first does it.
+    Only the first process removes it.
     """
     path = directory / str(step)
     if jax.process_index() != 0 or not path.exists():
         return
-    if is_object_store(path):  # no renaming there: what marks the step as whole goes first
-        (path / _WHOLE).unlink(missing_ok=True)
+    if is_object_store(path):  # it cannot rename: the mark of a complete step is removed first
+        (path / _COMPLETE).unlink(missing_ok=True)
     else:
         path = path.rename(directory / f"{step}{_DELETED}")
     path.rmtree(missing_ok=True)
 
 
 def delete_leftovers(directory: epath.Path) -> None:
-    """Removes what a killed or failed save, or an interrupted deletion, has left behind.
+    """Removes the files of a killed or failed save and of an interrupted deletion.
 
-    Of several processes the first does it.
+    Only the first process removes them.
     """
     if jax.process_index() != 0 or not directory.is_dir():
         return
     whole = {str(step) for step in committed(directory)}
     for path in directory.iterdir():
-        # Object stores cannot rename: there a step has its final name while it is written.
+        # Object stores cannot rename: a step has its final name while it is being written.
         unfinished = is_object_store(path) and path.name.isdigit() and path.name not in whole
         if unfinished or _LEFTOVER.fullmatch(path.name):
             path.rmtree(missing_ok=True)

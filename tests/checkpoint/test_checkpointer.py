@@ -232,7 +232,7 @@ def test_different_structure(tmp_path, run):
     message = str(raised.value)
     assert "\n" not in message
     assert "it lacks params/encoder/dense/scale;" in message
-    assert "it has params/encoder/dense/bias besides" in message
+    assert "it also has params/encoder/dense/bias" in message
     assert "params/encoder/dense/kernel is float32[16,24] there and float32[16,32] here" in message
 
 

@@ -169,10 +169,10 @@ def test_nothing_good_left(workdir):
         flip(data_file(workdir, step), 1000)
     with Checkpointer(workdir) as checkpointer:
         with pytest.raises(
-            CheckpointError, match=r"no good checkpoint left in .*/2: .*/1: "
+            CheckpointError, match=r"every checkpoint in .* is damaged: .*/2: .*/1: "
         ) as raised:
             checkpointer.restore(make_state(0))
-        with pytest.raises(CheckpointError, match="no good checkpoint left"):
+        with pytest.raises(CheckpointError, match="every checkpoint in .* is damaged"):
             checkpointer.restore_parameters(prefixes=("params", "opt_state", "step"))
     assert "\n" not in str(raised.value)
 
