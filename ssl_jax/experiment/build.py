@@ -1,7 +1,7 @@
-"""Everything that follows from a config and a data spec, before any array exists.
+"""Builds an experiment (mesh, method, optimizer, train step) from a config and a data spec.
 
-Training, evaluation, embedding and compile-only runs all start from `Experiment.build`, so they
-cannot disagree about what a config means.
+Training, evaluation, embedding and compile-only runs all use `Experiment.build`, so a config means
+the same in each of them. Building allocates no arrays.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _LEVEL = "xla_backend_optimization_level"
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config made concrete.
+    """The objects that a config describes.
 
     Attributes:
       config: the resolved config.
-      spec: what the training data look like.
-      length: steps in the run, and how often it evaluates and saves.
+      spec: shapes and facts of the training data.
+      length: steps of the run, and the intervals of evaluations and checkpoints.
       mesh: the devices.
       method: the objective.
       groups: the optimizer's parameter groups.
@@ -54,7 +54,12 @@ class Experiment:
     def build(
         cls, config: ConfigDict, spec: method_lib.DataSpec, mesh: jax.sharding.Mesh | None = None
     ) -> Experiment:
-        """Builds it; with no mesh given, over all devices as `config.mesh` says.
+        """Builds the experiment.
+
+        Args:
+          config: the resolved config.
+          spec: shapes and facts of the training data.
+          mesh: the devices; default: all devices, arranged by `config.mesh`.
 
         Raises:
           UserError: the config does not fit the data or the devices.
@@ -89,17 +94,17 @@ class Experiment:
 
     @property
     def schedule(self) -> Callable[[Any], Any]:
-        """step -> learning rate of the parameters in no named group."""
+        """step -> learning rate of the parameters that are in no named group."""
         return self.groups.others.learning_rate
 
     @property
     def probe_classes(self) -> int | None:
-        """Classes of the online probe, None where there is none."""
+        """Number of classes of the online probe; None without a probe."""
         return self.spec.num_classes if self.config.eval.online else None
 
     @functools.cached_property
     def _init(self) -> Callable[..., PyTree]:
-        """One function for shapes and values: JAX traces it once for both."""
+        """The function that creates the state; JAX traces it once for shapes and values."""
         init = train_step.make_init(self.method, self.tx, probe_classes=self.probe_classes)
         batch = self.spec.batch(self.config.batch_size)
         return lambda seed, loaded: init(seed, batch, loaded)
@@ -128,11 +133,11 @@ class Experiment:
         }
 
     def init_state(self, loaded: Any = None, seed: int | None = None) -> train_step.TrainState:
-        """The first state, created on its devices, already sharded.
+        """Creates the first state directly in its shards.
 
         Args:
-          loaded: weights to start from, see `ssl_jax.pretrained.init_from`.
-          seed: of everything random; by default the config's.
+          loaded: initial weights, see `ssl_jax.pretrained.init_from`.
+          seed: of all random numbers; default: the config's.
         """
         with jax.set_mesh(self.mesh):
             return self._jitted_init(np.uint32(self.config.seed if seed is None else seed), loaded)
@@ -141,12 +146,12 @@ class Experiment:
     def _jitted_init(self) -> Callable[..., PyTree]:
         options = None
         if self.mesh.devices.flat[0].platform == "cpu" and _LEVEL not in os.getenv("XLA_FLAGS", ""):
-            options = {_LEVEL: 1}  # it runs once, and optimising it takes seconds
+            options = {_LEVEL: 1}  # the function runs once; optimising it takes seconds
         return jax.jit(self._init, out_shardings=self.state_shardings, compiler_options=options)
 
     @functools.cached_property
     def train_step(self) -> Any:
-        """The train step, jitted with its shardings, the state donated."""
+        """The jitted train step with its shardings; it donates the state."""
         return jax.jit(
             train_step.make_train_step(
                 self.method, self.tx, micro_batch_size=self.config.micro_batch_size
@@ -174,8 +179,8 @@ class Experiment:
     def held_out(self) -> Callable[[method_lib.Weights, Any], dict[str, jax.Array]]:
         """(weights, batch) -> the method's held-out scores, jitted.
 
-        What is hidden of an example depends on its index alone, so that scores of different steps
-        answer the same questions.
+        The hidden part of an example depends only on its index, so scores of different steps are
+        comparable.
         """
 
         @jax.jit
@@ -185,7 +190,7 @@ class Experiment:
         return apply
 
     def evaluated(self, state: train_step.TrainState) -> train_step.TrainState:
-        """The state with the weights that evaluations read, as `config.eval.weights` says."""
+        """The state with the weights that evaluations use, selected by `config.eval.weights`."""
         polyak = optim.polyak_params(state.opt_state)
         w = evaluated.choose(state.weights, self.config.eval.weights, polyak)
         return state.replace(params=w.params, buffers=w.buffers)
@@ -197,17 +202,17 @@ class Experiment:
 
 
 def _overrides(method: method_lib.Method, name: str) -> bool:
-    """Whether the method has an optional function of the contract."""
+    """Whether the method defines an optional function of `Method`."""
     return getattr(type(method), name) is not getattr(method_lib.Method, name)
 
 
 def question_keys(index: jax.Array) -> jax.Array:
-    """The keys [n] of what is hidden of held-out examples, from their numbers int32 [n]."""
+    """The keys [n] that select the hidden parts of examples, from their indices int32 [n]."""
     return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(index)
 
 
 def use_compilation_cache(path: str) -> None:
-    """Keeps compiled programs in `path` between runs; an empty path changes nothing."""
+    """Stores compiled programs in `path` for later runs; an empty path changes nothing."""
     if path and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(path))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -1,4 +1,4 @@
-"""Every example of a data set once, as global device batches."""
+"""Iterates once over a data set in global device batches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from ssl_jax import data, parallel
 def device_batches(
     config: ConfigDict, source: data.Source, mesh: Mesh, subset: np.ndarray | None = None
 ) -> Iterator[Any]:
-    """Batches of about `eval.batch_size` examples in order, the last one padded (`mask` False).
+    """Yields batches of about `eval.batch_size` examples in order; the last is padded.
+
+    Padded rows have `mask` False.
 
     Args:
-      config: the run's.
+      config: the config of the run.
       source: the data.
       mesh: the devices that split the batches.
       subset: indices of the examples to visit; default all.

@@ -1,11 +1,11 @@
-"""Which weights evaluations read: `config.eval.weights`.
+"""Selects the weights that evaluations use, by `config.eval.weights`.
 
     params   the parameters
-    ema      their moving average (momentum encoder, target, teacher), where the method keeps one.
-             Parameters without an average, such as those of a predictor, are taken as they are.
-    polyak   the Polyak average of all parameters, `config.optimizer.polyak`
+    ema      their moving average (momentum encoder, target, teacher), if the method has one.
+             Parameters without an average, such as those of a predictor, are used as they are.
+    polyak   the Polyak average of all parameters, see `config.optimizer.polyak`
 
-Batch statistics are those of the training step, but see `Weights.averaged`.
+Batch statistics are those of the training step; `Weights.averaged` describes the exception.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ CHOICES = ("params", "ema", "polyak")
 
 
 def check(config: ConfigDict, method: Method, groups: optim.Groups) -> None:
-    """Raises `UserError` where the run keeps no such weights as `config.eval.weights` says."""
+    """Raises `UserError` if the run does not keep the weights of `config.eval.weights`."""
     check_choice(config.eval.weights, method, groups, "eval.weights")
 
 
 def check_choice(choice: str, method: Method, groups: optim.Groups, where: str) -> None:
-    """As `check`, of a choice made by the key or flag `where`."""
+    """Like `check`, for a choice that the key or flag `where` makes."""
     if choice not in CHOICES:
         raise UserError(
             f"{where} is {choice!r}; use one of {', '.join(CHOICES)}.{nearest(choice, CHOICES)}"
         )
     if choice == "ema" and method.ema_decay is None:
-        raise UserError(f"{where} is 'ema', and {method.title} keeps no moving average; use params")
+        raise UserError(f"{where} is 'ema', but {method.title} keeps no moving average; use params")
     if choice == "polyak" and not groups.polyak:
         raise UserError(
-            f"{where} is 'polyak', and optimizer.polyak is 0; set it, e.g. to 0.9999, or use params"
+            f"{where} is 'polyak', but optimizer.polyak is 0; set it, e.g. to 0.9999, or use params"
         )
 
 
 def choose(w: Weights, choice: str, polyak: PyTree | None = None) -> Weights:
-    """The weights that are evaluated under a choice.
+    """The weights to evaluate.
 
     Args:
       w: all weights of the method.
       choice: one of `CHOICES`.
-      polyak: the Polyak average, where it is chosen.
+      polyak: the Polyak average; needed if it is the choice.
     """
     if choice == "ema":
         return w.averaged()
@@ -59,13 +59,13 @@ def choose(w: Weights, choice: str, polyak: PyTree | None = None) -> Weights:
 
 
 def prefixes(choice: str) -> list[str]:
-    """The parts of a saved state that `from_parts` needs, as paths in it."""
+    """Paths of the parts of a saved state that `from_parts` needs."""
     average = [f"opt_state/{optim.AVERAGE_PATHS[choice]}"] if choice in optim.AVERAGE_PATHS else []
     return ["params", "buffers", *average]
 
 
 def from_parts(parts: Mapping[str, PyTree], choice: str) -> Weights:
-    """The weights that are evaluated under a choice, from a saved state's parts by their path."""
+    """The weights to evaluate, from the parts of a saved state by path."""
     w = Weights(parts["params"], parts["buffers"])
     if choice == "params":
         return w

@@ -1,12 +1,12 @@
-"""Model FLOPs: what a train step's definition asks for, whoever computes it and however often.
+"""Counts the model FLOPs of a train step: the arithmetic that its definition needs.
 
 The model FLOP utilisation (MFU) compares them with a device's peak. They are counted in the traced
-program and not in the compiled one: what is computed again to save memory (remat, micro-batches)
-does not count, the body of a loop counts each of its trips, and so does the arithmetic that GPUs
-leave to library calls and TPUs to kernels.
+program, not in the compiled one. So recomputation that saves memory (remat, micro-batches) does not
+count, the body of a loop counts once per iteration, and arithmetic counts even if the compiler
+moves it to library calls (GPU) or kernels (TPU).
 
-Counted are matrix products and convolutions, two for each multiply-add of real values. Losses that
-make logits or similarities a second time for their gradient count them twice.
+Only matrix products and convolutions count, two FLOPs per multiply-add of real values. Losses that
+compute logits or similarities again for their gradient count them twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ssl_jax.hlo.flops import valid_pairs
 
 
 def model_flops(experiment: Experiment) -> int:
-    """FLOPs of one train step over the global batch; traces it, compiles nothing."""
+    """FLOPs of one train step over the global batch. Traces the step, compiles nothing."""
     config = experiment.config.copy_and_resolve_references()
     with config.unlocked():
         config.micro_batch_size = None
@@ -43,11 +43,13 @@ def model_flops(experiment: Experiment) -> int:
 
 
 def traced_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """FLOPs of the products and convolutions of a function as it is written.
+    """FLOPs of the matrix products and convolutions of a function.
+
+    A loop whose number of iterations depends on data counts one iteration, a conditional counts its
+    most expensive branch, and a Pallas kernel counts nothing.
 
     Args:
-      function: anything that can be traced; a loop whose trips depend on data counts one trip, of
-        branches the dearest counts, and a Pallas kernel counts nothing.
+      function: any traceable function.
       *arguments: arrays or `jax.ShapeDtypeStruct`s.
     """
     return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
@@ -80,19 +82,19 @@ def _equation_flops(equation: core.JaxprEqn) -> int:
 
 
 def _inner(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
-    """The programs that an equation runs."""
+    """The inner programs of an equation, such as the body of a loop."""
     for value in params.values():
-        for one in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(one, core.ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, core.Jaxpr):
-                yield one
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item
 
 
 def _convolution_flops(equation: core.JaxprEqn) -> int:
     params, (lhs, rhs) = equation.params, (var.aval.shape for var in equation.invars)
     out = equation.outvars[0].aval.shape
-    lhs_axes, rhs_axes, out_axes = params["dimension_numbers"]  # each: two, then the spatial ones
+    lhs_axes, rhs_axes, out_axes = params["dimension_numbers"]  # each: two, then spatial axes
     pairs = math.prod(
         valid_pairs(
             lhs[lhs_axes[i + 2]], out[out_axes[i + 2]], rhs[rhs_axes[i + 2]],
@@ -102,5 +104,5 @@ def _convolution_flops(equation: core.JaxprEqn) -> int:
         for i in range(len(out) - 2)
     )  # fmt: skip
     examples = lhs[lhs_axes[0]] // params["batch_group_count"]
-    # The kernel's input features are already those of one feature group.
+    # The kernel's input features are those of one feature group.
     return 2 * examples * rhs[rhs_axes[0]] * rhs[rhs_axes[1]] * pairs

@@ -1,19 +1,19 @@
-"""Micro-batches: a large batch in parts whose activations never exist together.
+"""Micro-batches: computes a large batch in parts, so that fewer activations are in memory.
 
-A loss that is a mean over examples (`Method.decomposes`) is accumulated: loss and gradients of
-each micro-batch, weighted by its share of the mean.
+A loss that is a mean over examples (`Method.decomposes`) is accumulated: loss and gradients of each
+micro-batch, weighted by its share of the mean.
 
-A contrastive loss does not split into parts of a batch, but the forward passes before it do
-(gradient caching, Gao et al. 2021). They run one micro-batch after the other and keep only what the
-loss needs of each example; in the backward pass each micro-batch is augmented and encoded once
-more, to be differentiated. The result is the gradient of the big batch, for a third more arithmetic
-and a fraction of the memory. Where devices hold whole parameters, each goes through its own
-examples, so that gradients are summed over devices once, after the last micro-batch. Where
-parameters are split over `fsdp` they stay split, and each layer is gathered when it is needed.
+A contrastive loss does not split over a batch, but the forward passes before it do (gradient
+caching, Gao et al. 2021). They run one micro-batch after the other and keep only the outputs that
+the loss needs. In the backward pass each micro-batch is augmented and encoded again and then
+differentiated. The result is the gradient of the large batch, for a third more arithmetic and a
+fraction of the memory. If devices hold whole parameters, each device processes its own examples,
+and gradients are summed over devices once, after the last micro-batch. If parameters are split over
+`fsdp`, they stay split, and each layer is gathered when it is needed.
 
-Micro-batch i holds every count-th example, the same ones on any number of devices. Statistics of
-BatchNorm are those of a micro-batch over all devices; the running ones move by the mean of what
-each micro-batch would have done.
+Micro-batch i holds every count-th example, independent of the number of devices. BatchNorm uses the
+statistics of a micro-batch over all devices. Its running statistics are updated by the mean of the
+updates of the micro-batches.
 """
 
 from __future__ import annotations
@@ -63,17 +63,18 @@ def encode(
       batch: the global batch, n examples.
       keys: of the step.
       step: int32 [], number of updates done.
-      size: examples in a micro-batch over all devices; divides n, and the devices divide it.
+      size: examples in a micro-batch over all devices. It divides n and is a multiple of the number
+        of devices.
 
     Returns:
-      (encoded, updates) as `Method.encode` for the whole batch, in its order.
+      (encoded, updates) of `Method.encode` for the whole batch, in the order of the batch.
     """
     count = batch_size_of(batch) // size
 
     def local(w: Weights, batch: Batch, example_keys: Array, batch_key: Array, key: Array):
         @jax.checkpoint
-        def one(w: Weights, i: Array, key: Array):
-            # Cut here, so that what is kept for the backward pass is i and not another batch.
+        def encode_part(w: Weights, i: Array, key: Array):
+            # Selects the rows inside, so the backward pass stores i instead of the rows.
             rows, row_keys = jax.tree.map(lambda x: _part(x, i, count), (batch, example_keys))
             views = method.views(row_keys, rows, key=batch_key, step=step)
             return method.encode(w, views, key=key, step=step)
@@ -81,8 +82,10 @@ def encode(
         for axis in batch_axes.manual_axes():
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
         parts = jnp.arange(count), jax.random.split(key, count)
-        _, (encoded, updates) = jax.lax.scan(lambda _, part: (None, one(w, *part)), None, parts)
-        return jax.tree.map(_whole, encoded), _mean(updates)
+        _, (encoded, updates) = jax.lax.scan(
+            lambda _, part: (None, encode_part(w, *part)), None, parts
+        )
+        return jax.tree.map(_join_parts, encoded), _mean(updates)
 
     over_devices = local
     if not _parameters_are_split():
@@ -95,7 +98,7 @@ def encode(
 def accumulate(
     method: Method, w: Weights, batch: Batch, *, keys: StepKeys, step: Array, size: int
 ) -> tuple[Array, Aux, PyTree]:
-    """Loss, aux and gradients of a loss that is a mean over examples, one micro-batch at a time.
+    """Accumulates the gradients of a loss that is a mean over examples.
 
     Args:
       method: a method that `decomposes`.
@@ -103,13 +106,15 @@ def accumulate(
 
     Returns:
       The loss, `Aux` with the outputs of the whole batch in its order, and the gradients of
-      `w.params`. Metrics are means over the micro-batches, weighted like the loss. Of the buffers
-      only what `encode` updates changes.
+      `w.params`. Metrics are means over the micro-batches, weighted like the loss. Only the buffers
+      that `encode` updates change.
     """
     count = batch_size_of(batch) // size
 
-    def one(i: Array, encode_key: Array, objective_key: Array) -> tuple[PyTree, PyTree]:
-        """What micro-batch i adds to the sums, and what stands for itself."""
+    def gradients_of_part(
+        i: Array, encode_key: Array, objective_key: Array
+    ) -> tuple[PyTree, PyTree]:
+        """(what micro-batch i adds to the sums, its buffer updates and outputs)."""
         rows, row_keys = jax.tree.map(lambda x: _part(x, i, count), (batch, keys.examples))
 
         def loss(params: PyTree) -> tuple[Array, tuple[Aux, PyTree, Array]]:
@@ -126,27 +131,28 @@ def accumulate(
         return sums, (updates, aux.outputs)
 
     def add(total: PyTree, part: tuple[Array, Array, Array]) -> tuple[PyTree, PyTree]:
-        sums, own = one(*part)
-        return jax.tree.map(jnp.add, total, sums), own
+        sums, results = gradients_of_part(*part)
+        return jax.tree.map(jnp.add, total, sums), results
 
     split = jax.random.split
     parts = jnp.arange(count), split(keys.encode, count), split(keys.objective, count)
-    shapes, _ = jax.eval_shape(one, *jax.tree.map(lambda x: x[0], parts))
+    shapes, _ = jax.eval_shape(gradients_of_part, *jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (grads, means, weight), (updates, outputs) = jax.lax.scan(add, zeros, parts)
     denominator = jnp.where(weight == 0, 1, weight)
     grads, means = jax.tree.map(lambda x: x / denominator, (grads, means))
     buffers = {**w.buffers, **_mean(updates)}
-    return means.pop("loss"), Aux(buffers, means, jax.tree.map(_whole, outputs), weight), grads
+    outputs = jax.tree.map(_join_parts, outputs)
+    return means.pop("loss"), Aux(buffers, means, outputs, weight), grads
 
 
 def _part(x: Array, i: Array, count: int) -> Array:
-    """Every count-th row: the same micro-batches on any number of devices."""
+    """Micro-batch i: every count-th row, independent of the number of devices."""
     return x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, i]
 
 
-def _whole(x: Array) -> Array:
-    """[count m ...] of micro-batches -> rows in the batch's order."""
+def _join_parts(x: Array) -> Array:
+    """[count m ...] of micro-batches -> [n ...] in the order of the batch."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 
@@ -160,12 +166,12 @@ def _parameters_are_split() -> bool:
 
 
 def check_size(size: int | None, batch_size: int, shards: int) -> None:
-    """Raises `UserError` unless micro-batches of `size` cut the batch evenly on every device."""
+    """Raises `UserError` unless micro-batches of `size` split the batch evenly on every device."""
     if size is None or (size > 0 and batch_size % size == 0 and size % shards == 0):
         return
-    fitting = [n for n in range(shards, batch_size + 1, shards) if batch_size % n == 0]
-    near = sorted(fitting, key=lambda n: abs(n - size))[:3]
+    valid_sizes = [n for n in range(shards, batch_size + 1, shards) if batch_size % n == 0]
+    nearest_sizes = sorted(valid_sizes, key=lambda n: abs(n - size))[:3]
     raise UserError(
         f"micro_batch_size {size} has to divide batch_size {batch_size} and be a multiple of the "
-        f"{shards} devices that split it; use {' or '.join(map(str, sorted(near)))}"
+        f"{shards} devices that split it; use {' or '.join(map(str, sorted(nearest_sizes)))}"
     )

@@ -1,8 +1,8 @@
-"""Buffers that are recomputed from the whole training set: clusters, the first fill of a bank.
+"""Recomputes buffers from the whole training set, e.g. clusters or the first fill of a bank.
 
-A method says how often (`Method.refresh_every`) and how (`Method.refresh`). A refresh that is due
-at step s runs before update s + 1 and depends on the state, the seed and s alone, so a run that is
-restored at s computes it again.
+A method defines the interval (`Method.refresh_every`) and the function (`Method.refresh`). A
+refresh that is due at step s runs before update s + 1. It depends only on the state, the seed and
+s, so a run that is restored at s repeats it exactly.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.epoch import device_batches
 from ssl_jax.experiment.train_step import TrainState
 
-# Folded into the key of a step, whose first three splits are those of the train step.
+# Folded into the key of a step; the train step uses the first three splits and 3.
 _REFRESH = 4
 
 Function = Callable[[Weights, Array, Any], dict[str, Array]]
 
 
 class Refresher:
-    """Recomputes the buffers of a run's method when they are due.
+    """Recomputes the buffers of a run's method when a refresh is due.
 
     Args:
-      experiment: what runs.
+      experiment: the experiment that trains.
       source: the training data.
     """
 
@@ -39,14 +39,14 @@ class Refresher:
         self._every = experiment.method.refresh_every(experiment.length)
 
     def due(self, step: int) -> bool:
-        """Whether the buffers are to be recomputed after `step` updates."""
+        """Whether a refresh is due after `step` updates."""
         return bool(self._every) and step % self._every == 0
 
     def __call__(self, state: TrainState, step: int) -> TrainState:
-        """The state with recomputed buffers. Call it on every process, in the ambient mesh.
+        """The state with recomputed buffers. Call it in every process, with the mesh set.
 
         Raises:
-          ValueError: the method returns an unknown buffer, or one of another shape or dtype.
+          ValueError: the method returns an unknown buffer, or a buffer of another shape or dtype.
         """
         step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
         key, example_key = jax.random.split(jax.random.fold_in(step_key, _REFRESH))
@@ -68,7 +68,7 @@ class Refresher:
         )
 
     def _encode_all(self, w: Weights, example_key: Array, function: Function) -> dict[str, Array]:
-        """`function` of every training example, see `Method.refresh`."""
+        """Applies `function` to every training example, see `Method.refresh`."""
 
         @jax.jit
         def apply(w: Weights, batch: Any) -> dict[str, Array]:
@@ -79,24 +79,24 @@ class Refresher:
         experiment, source = self._experiment, self._source
         sharding = parallel.batch_sharding(experiment.mesh)
         place = jax.jit(_place, donate_argnums=0, out_shardings=sharding)
-        everything = None
+        results = None
         batches = device_batches(experiment.config, source, experiment.mesh)
         for number, batch in enumerate(batches):
             part = apply(w, batch)
             size = len(part["mask"])
-            if everything is None:
+            if results is None:
                 allocate = functools.partial(_zeros, part, -(-len(source) // size))
-                everything = jax.jit(allocate, out_shardings=sharding)()
-            everything = place(everything, part, number * size)
-        return everything
+                results = jax.jit(allocate, out_shardings=sharding)()
+            results = place(results, part, number * size)
+        return results
 
 
 def _zeros(part: dict[str, Array], count: int) -> dict[str, Array]:
     return jax.tree.map(lambda x: jnp.zeros((count * len(x), *x.shape[1:]), x.dtype), part)
 
 
-def _place(everything: dict[str, Array], part: dict[str, Array], start: Array) -> dict[str, Array]:
-    def put(whole: Array, rows: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(whole, rows, start, axis=0)
+def _place(results: dict[str, Array], part: dict[str, Array], start: Array) -> dict[str, Array]:
+    def put(array: Array, rows: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(array, rows, start, axis=0)
 
-    return jax.tree.map(put, everything, part)
+    return jax.tree.map(put, results, part)

@@ -1,4 +1,4 @@
-"""The state of a run and the one train step. It knows no method by name."""
+"""The training state and the train step, which is the same for all methods."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ PyTree = Any
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a run carries from step to step, and so everything a checkpoint holds.
+    """The state of a run between two steps; a checkpoint stores all of it.
 
     Attributes:
       step: int32 [], number of updates done.
-      key: uint32 key data; every random number derives from it and `step`.
-      params: receive gradients.
-      buffers: the method's other state: batch statistics, queue, memory bank, centre.
-      opt_state: the optimizer's, with the moving average of the parameters in it.
-      probe: the online linear probe, or None. It stands apart: in `params` it would enter gradient
-        clipping, the moving average and every export.
+      key: uint32 key data; all random numbers derive from it and `step`.
+      params: arrays that receive gradients.
+      buffers: the other state of the method: batch statistics, queue, memory bank, centre.
+      opt_state: the state of the optimizer, including the moving average of the parameters.
+      probe: the online linear probe, or None. It is not in `params`, because it must not take part
+        in gradient clipping, the moving average or exports.
     """
 
     step: Array
@@ -43,7 +43,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def weights(self) -> Weights:
-        """What the method's functions read; `ema` is None where it declares no average."""
+        """The input of the method's functions; `ema` is None if the method declares no average."""
         return Weights(self.params, self.buffers, optim.ema_params(self.opt_state))
 
 
@@ -53,18 +53,19 @@ def make_init(
     *,
     probe_classes: int | None = None,
 ) -> Callable[..., TrainState]:
-    """A jittable function: seed uint32 [], batch (shapes suffice), loaded=None -> first state.
+    """Returns a jittable function (seed uint32 [], batch, loaded=None) -> first state.
 
-    The seed is that of the parameters and of everything drawn later. As an argument it lets runs
-    with different seeds share one program.
+    The seed determines the parameters and all later random numbers. It is an argument, so runs with
+    different seeds share one compiled program.
 
-    `loaded` is {"params": {path: array}, "buffers": {path: array}}, weights to start from instead
-    of random ones. They go in before the optimizer starts, so that a moving average begins at them.
+    Only the shapes of `batch` are used. `loaded` is {"params": {path: array}, "buffers": {path:
+    array}}, weights that replace random ones. They are set before the optimizer is initialised, so
+    a moving average starts from them.
 
     Args:
-      method: the method; its loss is only traced, for the width of its outputs.
+      method: the method; its loss is traced, to get the width of its outputs.
       tx: the optimizer.
-      probe_classes: classes of the online probe, None for no probe.
+      probe_classes: classes of the online probe; None for no probe.
     """
 
     def init(seed: Any, batch: Batch, loaded: Mapping[str, Any] | None = None) -> TrainState:
@@ -108,21 +109,21 @@ def _output_shapes(
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array], dict[str, Array]]]
-# Folded into the key of a step: of what all examples of a batch share.
+# Folded into the key of a step, for what all examples of a batch share.
 _BATCH = 3
 
 
 def make_train_step(
     method: Method, tx: optax.GradientTransformation, *, micro_batch_size: int | None = None
 ) -> Step:
-    """The train step: (state, batch) -> (state, metrics, outputs). Jit it with the state donated.
+    """Returns the train step (state, batch) -> (state, metrics, outputs). Jit it and donate state.
 
-    With a `micro_batch_size` the forward passes run in micro-batches of so many examples
+    With a `micro_batch_size` the forward passes run in micro-batches of that many examples
     (`ssl_jax.experiment.gradient_cache`). A method that `decomposes` accumulates the gradients of
-    its micro-batches; others encode every example twice.
+    its micro-batches; other methods encode every example twice.
 
-    `metrics` are float32 scalars: `loss`, the method's own, the gradient norm, and the online
-    probe's. `outputs` are the method's representations of this batch (see `method.Aux`).
+    `metrics` are float32 scalars: `loss`, the gradient norm, and the metrics of the method and of
+    the online probe. `outputs` are the method's representations of this batch (see `method.Aux`).
     """
 
     def train_step(state: TrainState, batch: Batch):

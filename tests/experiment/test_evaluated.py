@@ -108,8 +108,8 @@ def test_statistics_of_the_averaged_nets_are_taken_too():
 @pytest.mark.parametrize(
     ("row", "choice", "message"),
     [
-        ("simclr", "ema", "eval.weights is 'ema', and SimCLR keeps no moving average; use params"),
-        ("byol", "polyak", "eval.weights is 'polyak', and optimizer.polyak is 0; set it"),
+        ("simclr", "ema", "eval.weights is 'ema', but SimCLR keeps no moving average; use params"),
+        ("byol", "polyak", "eval.weights is 'polyak', but optimizer.polyak is 0; set it"),
         ("byol", "emma", "eval.weights is 'emma'; use one of .* Did you mean 'ema'"),
     ],
 )
@@ -124,7 +124,7 @@ def test_the_config_and_the_commands_have_the_same_choices():
 
 
 def test_a_command_may_ask_for_weights_that_a_run_lacks(runs):
-    with pytest.raises(UserError, match=r"weights is 'polyak', and optimizer.polyak is 0"):
+    with pytest.raises(UserError, match=r"weights is 'polyak', but optimizer.polyak is 0"):
         trained_run.load(runs["ema"][2], weights="polyak")
 
 
