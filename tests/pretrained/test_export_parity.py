@@ -1,5 +1,6 @@
 """The export command where the other library is at hand: it compares, and fails on a difference."""
 
+import dataclasses
 import types
 
 import jax
@@ -16,14 +17,14 @@ from ssl_jax.pretrained import export, formats, torch_models
 from tests.methods.table import ROWS
 from tests.pretrained.formats import peers
 
-RESNET = ("simclr", dict(name="resnet18", widths=None))
+RESNET = ("simclr", dict(name="resnet18"))
 # As MoCo v3's: more heads than the name says.
 VIT = dict(name="vit_s16", patch_size=4, dim=48, depth=2, num_heads=12, pool="cls")
 RUNS = {
     "resnet": RESNET,
     "vit": ("moco-v3-vit", VIT | dict(positions="sincos_row_first")),
     "vit_of_mae": ("moco-v3-vit", VIT | dict(positions="sincos", pool="mean")),
-    "wide": ("simclr", dict(name="resnet18", widths=None, width=0.25)),
+    "wide": ("simclr", dict(name="resnet18", width=0.25)),
 }
 
 
@@ -34,7 +35,9 @@ def run_of(tmp_path_factory):
 
     def make(name):
         row, model = RUNS[name]
-        config = ROWS[row].load(**{f"model__{option}": value for option, value in model.items()})
+        others = {k: v for k, v in ROWS[row].overrides.items() if not k.startswith("model.")}
+        encoder = {f"model__{option}": value for option, value in model.items()}
+        config = dataclasses.replace(ROWS[row], overrides=others).load(**encoder)
         source = data.from_config(config.data, seed=0)
         config = data.with_facts(config, source.spec)
         mesh = parallel.make_mesh(devices=jax.devices()[:1])
