@@ -1,4 +1,4 @@
-"""BERT-small, forwards and backwards, on a CPU beside PyTorch: python -m benchmarks.bert_cpu
+"""Times BERT-small, forward and backward, on a CPU against PyTorch: python -m benchmarks.bert_cpu
 
 Tokens a second of loss and gradient of masked language modelling in float32, without dropout and
 without the optimizer: 4 layers of 512 dimensions, 30,522 words, all rows full, a seventh of their

@@ -1,4 +1,4 @@
-"""BERT here and in PyTorch, of the same size and on the same texts, for benchmarks.
+"""BERT in ssl_jax and in PyTorch, of equal size and on the same texts, for the benchmarks.
 
 PyTorch's is `transformers.BertForMaskedLM` with its default attention (sdpa). It takes the hidden
 places before its head, as ssl_jax does; called as its documentation says, it makes the logits of

@@ -1,4 +1,4 @@
-"""BERT's train step on an accelerator, beside PyTorch: python -m benchmarks.bert_step
+"""Times BERT's train step on an accelerator against PyTorch: python -m benchmarks.bert_step
 
     python -m benchmarks.bert_step --model bert_base --length 512 --batch 32 64
 

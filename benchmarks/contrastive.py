@@ -1,4 +1,4 @@
-"""NT-Xent, forward and backward, on a CPU: time, memory, and the largest batch that survives.
+"""Measures NT-Xent, forward and backward, on a CPU: time, memory, and the largest batch.
 
     python -m benchmarks.contrastive [--views 512 1024 8192 16384] [--largest] [--limit_gib 16]
 

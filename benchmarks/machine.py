@@ -1,4 +1,4 @@
-"""What every benchmark prints above its figures: the machine and the versions."""
+"""Prints the machine and the versions above the results of a benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MoCo's train step on an accelerator, beside PyTorch: python -m benchmarks.moco_step
+"""Times MoCo's train step on an accelerator against PyTorch: python -m benchmarks.moco_step
 
     python -m benchmarks.moco_step --config moco_v2:imagenet --batch 128 256
     python -m benchmarks.moco_step --config moco_v3:vit_b16 --batch 128 256

@@ -1,4 +1,4 @@
-"""What packing texts into rows is worth: python -m benchmarks.packing
+"""Measures the gain of packing texts into rows: python -m benchmarks.packing
 
 Real tokens a second (padding not counted) of the train step with packed rows, against the same step
 with one text in a row. Both sides read the same documents in rows of the same length, batch for

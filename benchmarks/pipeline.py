@@ -1,4 +1,4 @@
-"""Images a second of the host's data pipeline: python benchmarks/pipeline.py
+"""Measures images per second of the host's data pipeline: python benchmarks/pipeline.py
 
 Every line is measured beside its own bound, in turns, so that what else runs on the machine meets
 both. The bound is the least that could do the work: for arrays in memory NumPy's indexing, for JPEG

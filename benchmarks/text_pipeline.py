@@ -1,4 +1,4 @@
-"""Text on the host: tokenizing against its library, rows against padding.
+"""Measures text on the host: tokenizers against their library, packed rows against padding.
 
     python -m benchmarks.text_pipeline [--megabytes 24] [--rounds 5] [--workers 2]
 

@@ -1,4 +1,4 @@
-"""Sides of a comparison, each in a process of its own, that take turns.
+"""Runs the sides of a comparison alternately, each in a separate process.
 
 A ratio between two calls of one round holds when the machine's speed drifts between rounds; sides
 in one process would share memory, threads and caches.

@@ -1,4 +1,4 @@
-"""Train steps on a batch that stays on the device, for benchmarks of whole updates."""
+"""Runs train steps on a batch that stays on the device, for benchmarks of whole updates."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Running ssl_jax on other machines: TPU VMs, GKE, SLURM. Needs Python alone, no JAX."""
+"""Runs ssl_jax on other machines: TPU VMs, GKE, SLURM. Needs only Python, no JAX."""

@@ -1,4 +1,4 @@
-"""Buckets on command lines: where a run is kept, and what is mounted."""
+"""Checks buckets on command lines: where a run is stored, and what is mounted."""
 
 from __future__ import annotations
 

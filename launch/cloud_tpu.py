@@ -1,4 +1,4 @@
-"""TPU VMs by way of `gcloud`: the commands, the states, and what went wrong.
+"""Manages TPU VMs with `gcloud`: commands, states and errors.
 
 A TPU VM is a whole slice; `ssl_jax.hardware.tpu_slices` says how many workers (hosts) it has. Asked
 for as a queued resource it waits in the queue until there is capacity; otherwise creating it fails

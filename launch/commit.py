@@ -1,4 +1,4 @@
-"""The code that a launched run executes: the archive of one commit, never the working tree.
+"""Packs the code of one commit, which a launched run executes; the working tree is not used.
 
 Everywhere the same `git archive` goes out: TPU VMs fetch it from the run's own folder in the
 bucket, images are built from it, SLURM jobs unpack it. So what ran can be named, and editing files

@@ -1,4 +1,4 @@
-"""Commands as data: what a dry run prints is what a real run executes."""
+"""Shell commands as data, so that a dry run prints exactly what a real run executes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps one training process alive on one worker; Python's standard library only.
+"""Keeps one training process running on one worker; uses only Python's standard library.
 
     python supervise.py start --dir=DIR [--commit=SHA] -- ssl_jax train --config=...
     python supervise.py status --dir=DIR

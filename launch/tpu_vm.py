@@ -1,4 +1,4 @@
-"""Trains on a TPU VM: creates it, sets it up, watches, and creates it again after a preemption.
+"""Trains on a TPU VM: creates it, sets it up, monitors it, and recreates it after a preemption.
 
     python launch/tpu_vm.py run --name=simclr --zone=us-west4-a --accelerator=v5e:4x8 --spot \\
         --config=simclr:imagenet --workdir=gs://bucket/runs/simclr -- --config.seed=1

@@ -1,4 +1,4 @@
-"""What is run on the workers of a TPU VM: bash scripts, and reading what they answer.
+"""Bash scripts that run on the workers of a TPU VM, and the parsing of their output.
 
 A run has a folder `~/ssl_jax/NAME` on every worker: the code of its commit with the link `current`
 to it, the virtual environment, and the files of `launch/supervise.py`.

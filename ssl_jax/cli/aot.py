@@ -1,4 +1,4 @@
-"""Compiles the train step for TPUs without having one, and says whether it fits.
+"""Compiles the train step for TPUs on a machine without TPUs, and reports whether it fits.
 
     ssl_jax aot --config=simclr:imagenet --topology=v5e:8x8,v5e:4x4 [--json]
 

@@ -1,4 +1,4 @@
-"""The entry point of all commands, and what they share: flags, one-line errors and exit codes.
+"""The entry point of all commands: their flags, one-line errors and exit codes.
 
 A command is a module of this package with `define_flags()`, `main() -> exit code`, and a docstring
 whose first line says what it is for.

@@ -1,4 +1,4 @@
-"""Types of arrays for annotations of shapes: `Float[Array, "n d"]` of `jaxtyping`."""
+"""Array types for shape annotations such as `Float[Array, "n d"]` of `jaxtyping`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batch axes of the ambient mesh, and running a function on each device's own rows.
+"""Finds the batch axes of the ambient mesh, and runs a function on the rows of each device.
 
 What controls its own communication (losses over the global batch, micro-batches, BatchNorm inside
 them) finds the devices here: the mesh that `jax.set_mesh` made ambient. With no mesh, or inside

@@ -1,4 +1,4 @@
-"""Tables on the terminal, and in files and pipes, where no column is cut."""
+"""A console for tables on the terminal, and for files and pipes, where no column is cut."""
 
 from __future__ import annotations
 

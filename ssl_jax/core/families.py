@@ -1,4 +1,4 @@
-"""Names of the families of views, which the host and the device share.
+"""Names of view families, shared by the host and the device.
 
 A family is a group of views of one size, such as the 2 "global" and 8 "local" crops of multi-crop
 training. Where the host cuts the crops of a family, a batch has them under `array_name(family)`.

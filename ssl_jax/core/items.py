@@ -1,4 +1,4 @@
-"""What a method shows of itself on the report page: plain data, the values of `Method.show`.
+"""Types of what a method shows on the report page: the values that `Method.show` returns.
 
 They are pytrees, so that `show` can be compiled: arrays are leaves, texts are not.
 """

@@ -1,4 +1,4 @@
-"""How the length of a run follows from its config and the size of the training set."""
+"""Computes the length of a run from its config and the size of the training set."""
 
 from __future__ import annotations
 

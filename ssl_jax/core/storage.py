@@ -1,4 +1,4 @@
-"""Where a run's files live: a file system, or an object store such as gs://."""
+"""Writes the files of a run to a file system or to an object store such as gs://."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of a tree's leaves, as masks, sharding rules, checkpoints and groups use them."""
+"""Names the leaves of a tree by path, for masks, sharding rules, checkpoints and groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation of frozen features and of whole models. One file an evaluation, picked by its name.
+"""Evaluations of frozen features and of whole models, one file each, selected by name.
 
 An evaluation of features is a module of this package with
 

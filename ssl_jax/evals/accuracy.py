@@ -1,4 +1,4 @@
-"""A classifier's own accuracy: the share of test examples whose class its own logits find.
+"""Accuracy of a classifier: the share of test examples whose class its own logits predict.
 
 Nothing is fitted, so the train split is not looked at. It is the score of methods that classify:
 `supervised` (a baseline, fine-tuning, a linear probe with augmentation) and `distill`.

@@ -1,4 +1,4 @@
-"""How many latents of a variational autoencoder carry anything (Burda et al. 2015, Sec. 5.1).
+"""Counts the active latents of a variational autoencoder (Burda et al. 2015, Sec. 5.1).
 
 A latent u is active if the mean of its posterior differs between images:
 

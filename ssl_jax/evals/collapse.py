@@ -1,4 +1,4 @@
-"""Is a representation collapsing? Diagnostics of embeddings, and a monitor that warns in training.
+"""Diagnostics of collapse in embeddings, and a monitor that warns during training.
 
 Complete collapse: every example gets the same embedding, the spread `std_z` goes to 0.
 Dimensional collapse: embeddings differ, but along a few directions only; the effective rank is low.

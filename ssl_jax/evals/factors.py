@@ -1,4 +1,4 @@
-"""The true factors of generated data, as the scores of disentanglement take them."""
+"""Checks and encodes the true factors of generated data for the scores of disentanglement."""
 
 from __future__ import annotations
 

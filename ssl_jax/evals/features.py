@@ -1,4 +1,4 @@
-"""Frozen features of a whole split, on the host."""
+"""Extracts the frozen features of a whole split to the host."""
 
 from __future__ import annotations
 

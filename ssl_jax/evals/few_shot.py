@@ -1,4 +1,4 @@
-"""Few-shot accuracy: logistic regression on k labels a class, over many draws of the labels.
+"""Few-shot accuracy: logistic regression on k labels per class, over many draws of the labels.
 
 Features of different encoders, or raw pixels, differ in width, scale and offset; a fixed penalty
 on plain features would favour some of them for that alone. So features are centred by the mean of

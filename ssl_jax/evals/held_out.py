@@ -1,4 +1,4 @@
-"""How well a method predicts what is hidden of examples that it was not trained on.
+"""Scores how well a method predicts hidden parts of held-out examples.
 
 The scores are the method's own (`Method.held_out`): of a masked language model the accuracy on
 masked tokens and their perplexity. The baseline predicts the same tokens by their frequency in the

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours on frozen features: a probe with nothing to fit.
+"""Weighted nearest neighbours on frozen features: a probe without training.
 
 Each test example takes the k train examples of highest cosine similarity s_j; each of them votes
 for its class with weight exp(s_j / tau) (Wu et al. 2018, "Unsupervised Feature Learning via

@@ -1,4 +1,4 @@
-"""L-BFGS for smooth convex functions known by their gradient alone.
+"""L-BFGS for smooth convex functions that are given by value and gradient.
 
 A float32 objective stops changing long before its gradient does: near the optimum it differs by the
 square of the distance, and the usual line searches, which compare objectives, give up there. On a

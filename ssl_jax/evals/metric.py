@@ -1,4 +1,4 @@
-"""What the figures of an evaluation are: how they are called, in which unit, and which is better.
+"""Describes the metrics of an evaluation: name, unit, and which values are better.
 
 An evaluation declares its metrics once, and tables, curves, the line of the progress bar and the
 choice of the best checkpoint read them there:

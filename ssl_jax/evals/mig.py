@@ -1,4 +1,4 @@
-"""Mutual information gap: is each true factor told by one code alone? (Chen et al. 2018, Sec. 4)
+"""Mutual information gap: does a single code inform about each factor? (Chen et al. 2018, Sec. 4)
 
     MIG = mean over factors v of [I(z_1; v) - I(z_2; v)] / H(v)
 

@@ -1,4 +1,4 @@
-"""What an evaluation of a whole model is given: the method, its weights and its outputs."""
+"""The input of an evaluation of a whole model: the method, its weights and its outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs evaluations on features: takes the arrays that each needs, and checks them."""
+"""Runs evaluations on features: selects the arrays that each needs, and checks them."""
 
 from __future__ import annotations
 

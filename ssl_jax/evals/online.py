@@ -1,4 +1,4 @@
-"""Online linear probe: a classifier trained along with the encoder, without touching it.
+"""Online linear probe: a classifier trained during pretraining, without gradient to the encoder.
 
 It sees the batch's features behind a stop-gradient (SimCLR, Chen et al. 2020, App. B.6 trains one
 beside the encoder). Features change in scale and in direction while the encoder learns, so they

@@ -1,4 +1,4 @@
-"""Evaluations by name: a file of this package each, or a section of the config that names one."""
+"""Loads evaluations by name: a file of this package, or a config section that names one."""
 
 from __future__ import annotations
 

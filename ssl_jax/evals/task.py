@@ -1,4 +1,4 @@
-"""How well a method does what its texts are labelled for: classes, numbers, tags or answers.
+"""Scores a method on the task of its labelled texts: classes, numbers, tags or answers.
 
 Nothing is fitted, so the train split is not looked at. The data set says which scores there are,
 see `ssl_jax.tasks`. It is run whenever the run's texts are labelled for a task.

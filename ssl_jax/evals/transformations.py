@@ -1,4 +1,4 @@
-"""What features still know of how an image was changed (SimCLR, Chen et al. 2020, Table 3).
+"""Probes which image transformations the features still encode (SimCLR, Chen et al. 2020, Table 3).
 
 Images are changed at random before they are encoded, and a nonlinear probe (`mlp`) predicts the
 change from the features:

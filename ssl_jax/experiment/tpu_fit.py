@@ -1,4 +1,4 @@
-"""Whether a train step fits into a TPU slice, how fast it could be at best, and what to change."""
+"""Checks whether a train step fits a TPU slice, bounds its speed, and suggests changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiler for TPUs, which works on machines that have none.
+"""Compiles for TPUs on machines that have none.
 
 `devices("v5e:8x8")` are devices to compile for, with libtpu installed (`pip install
 'ssl_jax[aot]'`). `ssl_jax.hardware.tpu_slices` describes the slices; its names are also found

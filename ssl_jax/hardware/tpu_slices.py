@@ -1,4 +1,4 @@
-"""The TPUs one can rent: chips, slices, and what each is called where one asks for it.
+"""TPU slices that can be rented: chips, topologies and names in each service.
 
 A slice has two names, which stand for each other everywhere: its topology (`v5e:8x8`) and its
 accelerator type (`v5litepod-64`), whose number counts chips for some generations and cores for

@@ -1,4 +1,4 @@
-"""Reads compiled programs: memory, FLOPs, traffic and collectives, loops counted by their trips.
+"""Reads compiled programs: memory, FLOPs, traffic and collectives, with loop iterations counted.
 
     from ssl_jax import hlo
 

@@ -1,4 +1,4 @@
-"""What devices send each other."""
+"""Collectives of a compiled program, and the bytes that devices send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multiply-adds of matrix products, convolutions and the attention kernel for TPUs."""
+"""FLOPs of matrix products, convolutions and the attention kernel for TPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which arrays are alive when a program needs the most memory."""
+"""Finds the arrays that are alive when a program needs the most memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often the body of a loop runs."""
+"""Finds the number of iterations of a loop."""
 
 from __future__ import annotations
 

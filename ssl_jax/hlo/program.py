@@ -1,4 +1,4 @@
-"""What one run of a compiled program computes, moves and sends."""
+"""Summarises one run of a compiled program: arithmetic, memory traffic and communication."""
 
 from __future__ import annotations
 

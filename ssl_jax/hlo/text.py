@@ -1,4 +1,4 @@
-"""The text of a compiled program (HLO) as instructions in computations."""
+"""Parses the text of a compiled program (HLO) into computations and instructions."""
 
 from __future__ import annotations
 

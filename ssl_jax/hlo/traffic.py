@@ -1,4 +1,4 @@
-"""Bytes that instructions move between the chip and its main memory."""
+"""Counts the bytes that instructions move between a chip and its main memory."""
 
 from __future__ import annotations
 

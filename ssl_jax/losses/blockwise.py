@@ -1,4 +1,4 @@
-"""The log-sum-exp of every view's negatives, in memory linear in the number of views.
+"""Log-sum-exp over the negatives of every view, with memory linear in the number of views.
 
 With s_ij = z_i.z_j the quantity is L_i = log sum_j exp(s_ij) over all views j of other images. The
 similarity matrix is never held: it is made tile by tile, forward and again backward. With

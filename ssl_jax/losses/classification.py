@@ -1,4 +1,4 @@
-"""Losses of classifiers, over the labelled examples of the global batch."""
+"""Losses of classifiers over the labelled examples of the global batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of labelled texts: a number a text, a class a word, a span of tokens a question.
+"""Losses of labelled texts: regression, word classes, and answer spans.
 
 What they give is a sum or a loss of each text, so that the mean is one over all labels of the
 global batch, however devices and micro-batches split it. Arithmetic is in float32, or in float64

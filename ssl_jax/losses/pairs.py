@@ -1,4 +1,4 @@
-"""Statistics of every row's similarities to many columns, in memory linear in both.
+"""Statistics of the similarities of rows to many columns, with memory linear in both.
 
 With s_ij = q_i.k_j, a number p_i of each row and an elementwise function f they are
 

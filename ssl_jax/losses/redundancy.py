@@ -1,4 +1,4 @@
-"""Losses that keep the dimensions of an embedding from repeating each other.
+"""Losses that decorrelate the dimensions of an embedding.
 
 Barlow Twins looks at the correlations between the dimensions of two views, VICReg at the variances
 and covariances within each. All statistics are those of the global batch: under `jit` XLA sums the

@@ -1,4 +1,4 @@
-"""Losses that draw two views of an image together and have no negatives: BYOL and SimSiam.
+"""Losses without negatives that align two views of an image: BYOL and SimSiam.
 
 Both compare what a predictor makes of one view with the embedding of the other, the target, to
 which no gradient flows. Nothing in the loss itself keeps all images from one embedding.

@@ -1,4 +1,4 @@
-"""What every loss that makes its similarities tile by tile shares: products, sizes and logarithms.
+"""Shared parts of losses that compute similarities in tiles: products, tile sizes, logarithms.
 
 A matrix of similarities is never held; tiles of it are made, used and made again for the gradient.
 """

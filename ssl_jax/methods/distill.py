@@ -1,4 +1,4 @@
-"""Distillation: a student learns the classes that a trained classifier sees in unlabelled images.
+"""Distillation: a student learns the predictions of a trained classifier on unlabelled images.
 
     l = -(1 - a) mean over labelled log P_S(y | x)
         - a mean over all sum_k P_T(k | x) log P_S(k | x),        P = softmax(logits / t)

@@ -1,4 +1,4 @@
-"""Extractive question answering: where in a text the answer begins and where it ends (SQuAD).
+"""Extractive question answering: predicts where the answer begins and ends in a text (SQuAD).
 
     cls question sep text sep -> tokens t_i = f(...) -> start and end logits of each token
     -(log p(start) + log q(end)) / 2, p and q softmaxes over cls and the tokens of the text

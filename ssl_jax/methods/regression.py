@@ -1,4 +1,4 @@
-"""Regression of texts: a number for each, such as how alike two sentences are (STS-B of GLUE).
+"""Regression: predicts a number per text or pair of texts, such as similarity (STS-B of GLUE).
 
     text -> h = f(text) -> y -> (y - target)^2
 

@@ -1,4 +1,4 @@
-"""Token classification: a class for each word of a text, such as the named entity it is part of.
+"""Token classification: predicts a class per word, such as the type of a named entity.
 
     text -> tokens t_i = f(text) -> logits of the tokens that begin a word -> cross-entropy
 

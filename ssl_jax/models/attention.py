@@ -1,4 +1,4 @@
-"""Softmax attention: a fused kernel on devices that have one, XLA everywhere else.
+"""Softmax attention: a fused kernel on devices that support it, XLA elsewhere.
 
 A fused kernel never holds the [t s] matrix of a head: cuDNN's on NVIDIA devices, JAX's "splash"
 attention on TPUs. The choice is made while tracing: from the devices of the ambient mesh, which a

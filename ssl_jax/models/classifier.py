@@ -1,4 +1,4 @@
-"""An encoder that classifies: what is trained with labels, from scratch or after pretraining.
+"""An encoder with a classification head, trained from scratch or after pretraining.
 
     x -> h = f(x) -> the first layers of its pretraining's projection head, if any -> logits
 

@@ -1,4 +1,4 @@
-"""A small convolutional net for images of about 16 to 64 pixels: demos, tests, a laptop.
+"""A small convolutional net for images of about 16 to 64 pixels, for demos and tests.
 
 Stages of 3x3 convolution, BatchNorm and ReLU, each with a stride of its own, then average pooling.
 Two cores train it on some ten thousand 16x16 views a second.

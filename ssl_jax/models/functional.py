@@ -1,4 +1,4 @@
-"""Where flax ends: a Linen module as two pure functions of plain nested dicts.
+"""Turns a Linen module into two pure functions of plain nested dicts.
 
 Methods see only `Net`: `params` receive gradients, `buffers` hold everything else a module keeps
 (here the running statistics of BatchNorm). Both are nested dicts of arrays, so one `params` tree

@@ -1,4 +1,4 @@
-"""Heads on top of an encoder: projectors, predictors, expanders. All are one `MLP`.
+"""Heads on top of an encoder (projectors, predictors, expanders), all built as one `MLP`.
 
 The shapes of the papers, for an encoder of 2048 features:
 

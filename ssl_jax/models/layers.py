@@ -1,4 +1,4 @@
-"""Equal layers one after the other, unrolled or scanned.
+"""Stacks equal layers, unrolled or scanned.
 
 Unrolled, every layer is a part of the program and has parameters of its own, "layer1" to "layerN".
 Scanned, the program holds one layer that runs N times, which compiles in a fraction of the time;

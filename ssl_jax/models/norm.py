@@ -1,4 +1,4 @@
-"""BatchNorm: over which examples its statistics are taken, however the batch is split.
+"""BatchNorm with a chosen group of examples for its statistics, independent of the sharding.
 
 By default they are those of the global batch. `apply_in_groups` takes them over groups of examples
 instead, as separate devices would without synchronisation, and `interleave` deals the examples of

@@ -1,4 +1,4 @@
-"""What the options of several nets share: their types, and which of them are architecture."""
+"""Types of options that several nets share, and marks of options that are not architecture."""
 
 from __future__ import annotations
 

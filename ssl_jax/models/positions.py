@@ -1,4 +1,4 @@
-"""Where a patch stands: learned positions, resized to the grid of an image, and fixed ones."""
+"""Position embeddings of patches: learned, resized to the grid of an image, or fixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A last layer whose rows are prototypes of a fixed length: weight normalisation.
+"""A linear layer whose rows are prototypes of fixed length, by weight normalisation.
 
     w_k = g_k v_k / |v_k|          Salimans & Kingma 2016, Eq. 2
 

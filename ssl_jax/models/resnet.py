@@ -1,4 +1,4 @@
-"""ResNets, version 1.5, as contrastive pretraining uses them.
+"""ResNets, version 1.5, with the variants of contrastive pretraining.
 
 He et al. 2016 (arXiv:1512.03385), with the stride on the 3x3 convolution of a bottleneck ("v1.5")
 and the last BatchNorm scale of every block at zero, so that a block starts as the identity (Goyal

@@ -1,4 +1,4 @@
-"""The 4x4 transposed convolution of stride 2, which doubles the sides of a map.
+"""The 4x4 transposed convolution with stride 2, which doubles the side lengths.
 
 XLA's convolutions on CPUs are slow where the input is dilated, above all their gradients. There
 `double` is one matrix product over 2x2 patches, from each of which 2x2 pixels of the output come:

@@ -1,4 +1,4 @@
-"""Transforms whose rates are functions of the step of the run.
+"""Optax transforms whose rates depend on the step of the run.
 
 The schedules of optax count the updates of their own transform. In a parameter group that is frozen
 for an epoch, whose state must not change meanwhile, such a schedule would start an epoch late. Here

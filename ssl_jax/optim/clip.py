@@ -1,4 +1,4 @@
-"""Gradient clipping: gradients longer than a norm are shortened to it (Pascanu et al. 2013).
+"""Gradient clipping: shortens gradients that are longer than a norm (Pascanu et al. 2013).
 
     g <- g * min(1, norm / |g|)
 

@@ -1,4 +1,4 @@
-"""What the optimizer does to each parameter group, in words."""
+"""Describes in words what the optimizer does to each parameter group."""
 
 from __future__ import annotations
 

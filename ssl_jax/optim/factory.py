@@ -1,4 +1,4 @@
-"""The optimizer that a config's optimizer section means."""
+"""Builds the optimizer from the config's optimizer section."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that stand still for the first part of a run.
+"""Freezes parameters for the first part of a run.
 
 DINO freezes the last layer of its head for an epoch (Caron et al. 2021), SwAV its prototypes.
 """

@@ -1,4 +1,4 @@
-"""Parameter groups: what a config's optimizer section means for each of them in one run."""
+"""Reads the parameter groups of the config's optimizer section."""
 
 from __future__ import annotations
 

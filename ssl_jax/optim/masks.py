@@ -1,4 +1,4 @@
-"""Which parameters an optimizer decays and adapts, chosen by a regex on their path."""
+"""Selects the parameters that an optimizer decays and adapts, by a regex on their path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys of the config section `optimizer`, and those that a parameter group may override."""
+"""Declares the keys of the config section `optimizer` and of its parameter groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trust ratio of LARS and LAMB: steps in proportion to the weights, layer by layer.
+"""The trust ratio of LARS and LAMB: scales each layer's step to the norm of its weights.
 
     u <- u * trust_coefficient * |w| / (|u| + eps)          (factor 1 if either norm is 0)
 

@@ -1,4 +1,4 @@
-"""Devices, processes, and where arrays live on them."""
+"""Devices, processes, and the placement of arrays on them."""
 
 from ssl_jax.hardware.peaks import peak_flops
 from ssl_jax.parallel.distributed import (

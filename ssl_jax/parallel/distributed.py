@@ -1,4 +1,4 @@
-"""Start-up of runs that span several processes, and the few things those must agree on."""
+"""Starts runs of several processes, and lets the processes agree on values."""
 
 from __future__ import annotations
 

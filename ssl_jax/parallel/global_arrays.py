@@ -1,4 +1,4 @@
-"""From the rows of one process to arrays over all devices, and back."""
+"""Converts the rows of one process to arrays over all devices, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches made and put on the devices one or two steps ahead."""
+"""Prepares batches and moves them to the devices one or two steps ahead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each array of the training state lives.
+"""Computes the sharding of every array of the training state.
 
 Parameters are placed by rules on their path, optimizer statistics follow their parameter, and all
 else is replicated. Fully sharded data parallelism (ZeRO-3, Rajbhandari et al. 2020) is then only a

@@ -1,4 +1,4 @@
-"""Where a run's first weights come from, if not from chance: `config.init_from`.
+"""Loads the initial weights of a run, as `config.init_from` says.
 
     runs/simclr                 the latest checkpoint of a run
     runs/simclr@500             its checkpoint of step 500

@@ -1,4 +1,4 @@
-"""A trained run, loaded for its features.
+"""Loads a trained run and computes features with it.
 
 import ssl_jax
 

@@ -1,4 +1,4 @@
-"""A sweep's results beside the published curve that they redraw.
+"""Compares the results of a sweep with the published curve that it reproduces.
 
 What another data set, net and budget can show of a published curve is its order: which setting is
 better than which. So that is what is compared, by Spearman's rank correlation between our means

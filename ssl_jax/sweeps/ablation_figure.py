@@ -1,4 +1,4 @@
-"""The figure of an ablation: our points above or beside the published ones, for a talk or a README.
+"""Draws the figure of an ablation: our points above or beside the published ones.
 
 Lines over settings at equal distances, in the paper's order, each named at its end; or matrices.
 """

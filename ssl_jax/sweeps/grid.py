@@ -1,4 +1,4 @@
-"""What a sweep is: cells, each a config with overrides and labels.
+"""Builds the cells of a sweep; each is a config with overrides and labels.
 
 A sweep is a Python file with `get_sweep(variant) -> Sweep`, as an experiment is one with
 `get_config(variant)`.

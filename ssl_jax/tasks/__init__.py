@@ -1,4 +1,4 @@
-"""Tasks that texts can be labelled for, one object each: what is learned, and how it is scored."""
+"""Tasks of labelled texts, one object each: labels, predictions and scores."""
 
 from ssl_jax.tasks.base import Task
 from ssl_jax.tasks.registry import TASKS

@@ -1,4 +1,4 @@
-"""Extractive question answering: from logits of tokens to answers, and their scores (SQuAD).
+"""Extractive question answering: converts token logits to answers, and scores them (SQuAD).
 
 Decoding is that of BERT's code: of every window the likeliest starts and ends, a pair of which is
 an answer if it begins no later than it ends and is not too long; of all windows the best one.

@@ -1,4 +1,4 @@
-"""What a task is: what its labels are, what is predicted, and how that is scored."""
+"""The interface of a task: its labels, its predictions, and its scores."""
 
 from __future__ import annotations
 

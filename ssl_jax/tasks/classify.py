@@ -1,4 +1,4 @@
-"""`classify`: the class of a text, or of a pair of texts. Predicted by `logits` float [n c]."""
+"""The task `classify`: a class per text or pair of texts, predicted by `logits` float [n c]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels as files have them: names of classes, and numbers."""
+"""Reads labels from files: names of classes, and numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`regress`: a number for a text, or a pair of texts. Predicted by `prediction` float [n]."""
+"""The task `regress`: a number per text or pair of texts, predicted by `prediction` float [n]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`span`: where in a text the answer to a question stands.
+"""The task `span`: the place of the answer to a question in a text.
 
 Predicted by `start` and `end` float [n l], logits of every token.
 """

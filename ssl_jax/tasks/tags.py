@@ -1,4 +1,4 @@
-"""`tags`: a class for each word of a sentence.
+"""The task `tags`: a class per word of a sentence.
 
 Predicted by `tags` int [n l], a class at every token.
 """

@@ -1,4 +1,4 @@
-"""What classes of texts can be told by without a neural net, to print beside a fine-tuned one.
+"""Baselines for classes of texts without a neural net, shown beside a fine-tuned one.
 
 - `majority`: the class that is most frequent in training, for every text.
 - `tfidf`: multinomial logistic regression on the words and pairs of words of a text, weighted by

@@ -1,4 +1,4 @@
-"""On-device views: what a method sees of an example, all jittable."""
+"""Views on the device: jittable augmentations of images, and masking of tokens."""
 
 from ssl_jax.views.families import (
     FamiliesAndEval,

@@ -1,4 +1,4 @@
-"""Families of views: crops of several sizes, each size with a recipe of its own.
+"""Families of views: crops of several sizes, each size with its own recipe.
 
 Multi-crop training (SwAV, Caron et al. 2020; DINO, Caron et al. 2021) takes a few large crops of an
 image and many small ones. The top level of the config's section is the recipe of the main family;

@@ -1,4 +1,4 @@
-"""Crops, resizes, mirror images and quarter turns."""
+"""Crops, resizes, mirror images and rotations by 90 degrees."""
 
 from __future__ import annotations
 

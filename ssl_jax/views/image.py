@@ -1,4 +1,4 @@
-"""Views of images on the device: a recipe of random ops from the config, as one function.
+"""Builds one function for the views of images, from a recipe of random ops in the config.
 
 A recipe names its ops in order and gives each a sub-dict of parameters:
 

@@ -1,4 +1,4 @@
-"""What every image op shares: its signature, its memory layout and its random numbers.
+"""The interface of image ops: signature, memory layout and random numbers.
 
 An op is `op(keys, images, **parameters) -> images` with one key an example, images `[n h w c]` of
 a floating dtype with values in [0, 1], and keyword parameters that are plain Python values; their

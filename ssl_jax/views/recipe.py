@@ -1,4 +1,4 @@
-"""Reads the recipe of the views from a config, and refuses what it cannot mean."""
+"""Reads the recipe of the views from a config, and refuses invalid combinations."""
 
 from __future__ import annotations
 

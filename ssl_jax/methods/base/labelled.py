@@ -1,4 +1,4 @@
-"""What methods that learn from labels share: an encoder with a head, new or pretrained.
+"""Base of methods that learn from labels: a new or pretrained encoder with a head.
 
 From scratch such a method is the baseline. Started from a pretrained run (`config.init_from`) it is
 

@@ -1,4 +1,4 @@
-"""Pieces that multi-crop methods share: views of several sizes through one encoder and projector.
+"""Base of multi-crop methods: views of several sizes through one encoder and projector.
 
     x -> {"global": [n 2 h w c], "local": [n 8 h' w' c]} -> h = f(view) -> z = g(h)
 

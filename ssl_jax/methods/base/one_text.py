@@ -1,4 +1,4 @@
-"""A text as a classifier's encoder takes it: what stands in the place of `OneView`."""
+"""The text input of a classifier, with the same interface as `OneView` for images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One random view of each image for training, and the fixed one for evaluation.
+"""The image input of a classifier: one random view for training, a fixed view for evaluation.
 
 Methods that classify see their input only through an object like `OneView`, so that one which
 tokenises text can stand in its place.

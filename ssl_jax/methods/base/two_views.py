@@ -1,4 +1,4 @@
-"""What methods of two views share: the nets, and the way of the views through them.
+"""Base of methods with two views: the nets and the forward pass.
 
     x -> two random views -> h = f(view) -> z = g(h) -> p = q(z)
 

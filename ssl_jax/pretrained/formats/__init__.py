@@ -1,4 +1,4 @@
-"""Weights from and to the rest of the world: PyTorch's names, safetensors and torch files."""
+"""Converts weights to and from PyTorch names, safetensors and torch files."""
 
 from ssl_jax.pretrained.formats.files import read, write_safetensors
 from ssl_jax.pretrained.formats.names import Entry, entries, from_torch, strip_prefix, to_torch

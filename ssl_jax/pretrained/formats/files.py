@@ -1,4 +1,4 @@
-"""Weights in files: safetensors, and PyTorch's own format read without running what is in it."""
+"""Reads and writes weight files: safetensors, and PyTorch's format without executing its code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BERT and RoBERTa as the `transformers` library has them: names, config.json, tokenizer files.
+"""Converts BERT and RoBERTa to and from the format of the `transformers` library.
 
 What is written loads as BertForPreTraining, BertForMaskedLM or RobertaForMaskedLM, and of a run
 fine-tuned on labelled texts as Bert- or RobertaForSequenceClassification and so on (`task_heads`);

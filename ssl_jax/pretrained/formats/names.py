@@ -1,4 +1,4 @@
-"""Our parameters under the names of torchvision and timm, and back.
+"""Converts parameters to and from the names of torchvision and timm.
 
 A ResNet's names are the same in torchvision and timm (`layer1.0.conv1.weight`); a Vision
 Transformer's are timm's (`blocks.0.attn.qkv.weight`), which DINO's and MoCo v3's files use too.

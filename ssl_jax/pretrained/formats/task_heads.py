@@ -1,4 +1,4 @@
-"""Heads of fine-tuned BERTs and RoBERTas as the `transformers` library has them.
+"""Converts heads of fine-tuned BERTs and RoBERTas to the names of the `transformers` library.
 
     task of the labels   class there
     classify, regress    ...ForSequenceClassification
