@@ -1,4 +1,4 @@
-"""Checks and encodes the true factors of generated data for the scores of disentanglement."""
+"""Converts the true factors of generated data to classes, for the scores of disentanglement."""
 
 from __future__ import annotations
 
