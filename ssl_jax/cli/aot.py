@@ -73,25 +73,25 @@ def define_flags() -> None:
 
 
 def main() -> int:
-    given = flags.FLAGS
-    if not given.topology:
+    options = flags.FLAGS
+    if not options.topology:
         raise UserError("--topology is missing, e.g. --topology=v5e:8x8 or --topology=v5litepod-64")
-    # Whatever runs here runs on the CPU: the devices compiled for are not there.
+    # Everything here runs on the CPU; the target devices are not present.
     jax.config.update("jax_platforms", "cpu")
-    slices = [tpu.parse(name) for name in given.topology]
+    slices = [tpu.parse(name) for name in options.topology]
     config = app.read_config()
     spec = data.spec_from_config(config.data)
-    experiments = [fitting.build(config, spec, wanted) for wanted in slices]
+    experiments = [fitting.build(config, spec, tpu_slice) for tpu_slice in slices]
     console = make_console(highlight=False)
     fits, advised = [], []
-    for wanted, experiment in zip(slices, experiments, strict=True):
-        if given.json:
-            fits.append(fitting.check(experiment, wanted))
+    for tpu_slice, experiment in zip(slices, experiments, strict=True):
+        if options.json:
+            fits.append(fitting.check(experiment, tpu_slice))
         else:
-            with console.status(f"compiling for {wanted}"):
-                fits.append(fitting.check(experiment, wanted))
+            with console.status(f"compiling for {tpu_slice}"):
+                fits.append(fitting.check(experiment, tpu_slice))
         advised.append(fitting.advice(fits[-1], experiment))
-    if given.json:
+    if options.json:
         print(json.dumps([fitting.as_json(*pair) for pair in zip(fits, advised, strict=True)]))
     elif len(fits) == 1:
         _print_page(fits[0], advised[0])
@@ -139,9 +139,13 @@ def _print_page(fit: Fit, advised: list[str]) -> None:
 
 
 def _memory(fit: Fit) -> str:
-    there = f"{bytes_text(fit.peak_bytes)} of {bytes_text(fit.usable_bytes)} a device"
-    rest = bytes_text(abs(fit.usable_bytes - fit.peak_bytes))
-    return f"{there}: fits, {rest} left" if fit.fits else f"{there}: DOES NOT FIT, by {rest}"
+    need = f"{bytes_text(fit.peak_bytes)} of {bytes_text(fit.usable_bytes)} a device"
+    difference = bytes_text(abs(fit.usable_bytes - fit.peak_bytes))
+    return (
+        f"{need}: fits, {difference} left"
+        if fit.fits
+        else (f"{need}: DOES NOT FIT, by {difference}")
+    )
 
 
 def _bound(fit: Fit) -> str:
@@ -173,9 +177,9 @@ def _temporaries(fit: Fit) -> list[tuple[str, ...]]:
     return [
         ("largest arrays", "at the fullest moment", "made in", "by"),
         *(
-            (bytes_text(one.bytes), one.shape, one.source, one.op_name.partition("/")[2])
-            for one in fit.program.temporaries
-            if one.bytes > 0.001 * fit.peak_bytes
+            (bytes_text(array.bytes), array.shape, array.source, array.op_name.partition("/")[2])
+            for array in fit.program.temporaries
+            if array.bytes > 0.001 * fit.peak_bytes
         ),
     ]
 
@@ -215,8 +219,8 @@ def _print_table(console: Console, fits: list[Fit], advised: list[list[str]]) ->
     print(f"a device and step; ms at least, {unit} a chip at most, by published peaks")
     for fit, lines in zip(fits, advised, strict=True):
         if lines:
-            first, *rest = _advice_lines(lines)[1:]
-            print(f"\n{fit.slice}: {first}", *rest, sep="\n")
+            title, *advice = _advice_lines(lines)[1:]
+            print(f"\n{fit.slice}: {title}", *advice, sep="\n")
 
 
 def _advice_lines(advised: list[str]) -> list[str]:

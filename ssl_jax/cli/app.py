@@ -108,7 +108,7 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
             # The other processes of a job wait for this one in collectives: leave at once.
             if reason := parallel.lost_process(error):
                 print(f"error: another process of this run is gone ({reason}); the same command, "
-                      "again in all processes, goes on from the last checkpoint",
+                      "again in all processes, continues from the last checkpoint",
                       file=sys.stderr)  # fmt: skip
                 parallel.leave(parallel.LOST_PROCESS)
             if isinstance(error, (UserError, RunError)):
@@ -128,7 +128,7 @@ _KEY = "config."
 
 def define_config_flag() -> None:
     """The flag --config=NAME[:VARIANT] with its overrides --config.key=value."""
-    flags.DEFINE_string("config", None, "Config: NAME or FILE.py, with :VARIANT if wanted.")
+    flags.DEFINE_string("config", None, "Config: NAME or FILE.py, optionally with :VARIANT.")
     flags.DEFINE_multi_string("override", [], "KEY=VALUE; the same as --config.KEY=VALUE.")
 
 

@@ -1,9 +1,9 @@
 """Writes features of examples: ssl_jax embed --workdir=runs/x --data=folder:/path --output=f.npz
 
-One row an example, in the order of the source: `h` float32 [n d] (and whatever else --features asks
-for), `label` int32 [n] (-1: none), `index` int32 [n], and `name`, the file's name where the source
-has files. Images that cannot be read are left out and counted. The output's suffix says the format:
-.npz or .parquet.
+One row per example, in the order of the source: `h` float32 [n d] (or the outputs of --features),
+`label` int32 [n] (-1: none), `index` int32 [n], and `name`, the name of the file if the source has
+files. Images that cannot be read are left out and counted. The suffix of the output selects the
+format: .npz or .parquet.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ def define_flags() -> None:
 
 
 def main() -> int:
-    given = flags.FLAGS
+    options = flags.FLAGS
     for name in ("workdir", "output"):
-        if not given[name].value:
+        if not options[name].value:
             raise UserError(f"--{name} is missing")
-    output = epath.Path(given.output)
+    output = epath.Path(options.output)
     _check_format(output)
-    config = trained_run.read_config(given.workdir)
+    config = trained_run.read_config(options.workdir)
     use_compilation_cache(config.compilation_cache)
     parallel.initialize()
 
-    # Whatever devices there are, however many the run was trained on.
+    # Uses all devices of this machine; the run may have used another number.
     experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
-    prober = Prober(config, experiment.mesh, given.data, workdir=given.workdir)
-    source = prober.source(given.split)
+    prober = Prober(config, experiment.mesh, options.data, workdir=options.workdir)
+    source = prober.source(options.split)
     encoder = trained_run.load_experiment(
-        given.workdir, experiment, given.step, weights=given.weights
+        options.workdir, experiment, options.step, weights=options.weights
     )
-    wanted = tuple(given.features)
+    names = tuple(options.features)
     with jax.set_mesh(experiment.mesh):
-        features = prober.features(lambda batch: _chosen(encoder.encode(batch), wanted), source)
-    columns = _columns(features, source, wanted)
+        features = prober.features(lambda batch: _select(encoder.encode(batch), names), source)
+    columns = _columns(features, source, names)
     if jax.process_index() == 0:
         output.parent.mkdir(parents=True, exist_ok=True)
         (_write_npz if output.suffix == ".npz" else _write_parquet)(output, columns)
-        shape = "x".join(map(str, columns[given.features[0]].shape))
+        shape = "x".join(map(str, columns[options.features[0]].shape))
         print(f"{shape} features of {prober.dataset}, step {encoder.step}: {output}")
         if note := source.problem_summary("left out"):
             print(note)
@@ -75,20 +75,20 @@ def _check_format(output: epath.Path) -> None:
         raise UserError(f"--output={output}: the suffix must be one of {', '.join(FORMATS)}")
 
 
-def _chosen(found: Mapping[str, jax.Array], wanted: tuple[str, ...]) -> dict[str, jax.Array]:
-    """The features asked for; the host need not hold the others."""
-    for name in wanted:
-        if name not in found:
+def _select(outputs: Mapping[str, jax.Array], names: tuple[str, ...]) -> dict[str, jax.Array]:
+    """The named outputs; the others are not copied to the host."""
+    for name in names:
+        if name not in outputs:
             raise UserError(
-                f"--features: this method has no {name!r}; it has {', '.join(sorted(found))}"
+                f"--features: this method has no {name!r}; it has {', '.join(sorted(outputs))}"
             )
-    return {name: found[name] for name in wanted}
+    return {name: outputs[name] for name in names}
 
 
 def _columns(
-    features: dict[str, np.ndarray], source: data.Source, wanted: tuple[str, ...]
+    features: dict[str, np.ndarray], source: data.Source, names: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    columns = {name: features[name] for name in (*wanted, "label", "index")}
+    columns = {name: features[name] for name in (*names, "label", "index")}
     if source.names is not None:
         columns["name"] = np.array([source.names[i] for i in features["index"]])
     return columns

@@ -1,9 +1,9 @@
 """Tokenises text into a cache on disk: ssl_jax prepare_text --data=text:/path/*.txt --output=DIR
 
 Reads a corpus (pydoc, text:PATTERN, jsonl:PATTERN, parquet:PATTERN or tfds:NAME), trains a
-tokenizer or takes one that is published (--tokenizer=bert/vocab.txt), and writes the tokens as
-memory-mapped shards, which runs then read as --config.data.name=tokens:DIR. Started again after an
-interruption it goes on where it stopped; the result is the same to the byte.
+tokenizer or uses a published one (--tokenizer=bert/vocab.txt), and writes the tokens as
+memory-mapped shards. Runs read them with --config.data.name=tokens:DIR. After an interruption the
+same command continues; the result is equal to the byte.
 
     --tokenizer=wordpiece   BERT's; bpe: RoBERTa's and GPT-2's; or the path of vocab.txt,
                             vocab.json (with merges.txt) or tokenizer.json, or their folder
@@ -27,7 +27,7 @@ from ssl_jax.data.text import prepare, rows, text_source
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 
-# Flags that are options of some kinds of corpus: those given are handed on.
+# Flags that are options of some kinds of corpus; set ones are passed to the corpus.
 CORPUS_FLAGS = ("document", "errors", "text_key", "label_key", "data_dir")
 
 
@@ -49,46 +49,48 @@ def define_flags() -> None:
 
 
 def main() -> int:
-    given = flags.FLAGS
+    options = flags.FLAGS
     for name in ("data", "output"):
-        if not given[name].value:
+        if not options[name].value:
             raise UserError(f"--{name} is missing")
-    kind, location = data.kind_of(given.data)
+    kind, location = data.kind_of(options.data)
     if kind.corpus is None:
         corpora = ", ".join(kind.usage for kind in data.kinds().values() if kind.corpus)
-        raise UserError(f"--data={given.data} is not a corpus; corpora: {corpora}")
-    count = workers.cores() if given.workers is None else given.workers
-    if count < 0 or given.shard_characters < 1:
+        raise UserError(f"--data={options.data} is not a corpus; corpora: {corpora}")
+    count = workers.cores() if options.workers is None else options.workers
+    if count < 0 or options.shard_characters < 1:
         raise UserError(
-            f"--workers={count} and --shard_characters={given.shard_characters} must be at least 0 "
-            "and 1"
+            f"--workers={count} and --shard_characters={options.shard_characters} must be at least "
+            "0 and 1"
         )
-    options = {name: given[name].value for name in CORPUS_FLAGS if given[name].value is not None}
+    corpus_options = {
+        name: options[name].value for name in CORPUS_FLAGS if options[name].value is not None
+    }
     known = fields.section(kind.corpus).keys
-    for name in options:
+    for name in corpus_options:
         if name not in known:
             raise UserError(
                 f"--{name} is not an option of {kind.usage}; options: {', '.join(known) or 'none'}"
             )
     names = ("tokenizer", "vocab_size", "lowercase", "tokenizer_fraction")
-    tokenizer = fields.read(TokenizerOptions, {name: given[name].value for name in names}, "")
-    directory = os.path.expanduser(given.output)
+    tokenizer = fields.read(TokenizerOptions, {name: options[name].value for name in names}, "")
+    directory = os.path.expanduser(options.output)
     try:
-        corpus = kind.corpus(location, **fields.read(kind.corpus, options, ""))
+        corpus = kind.corpus(location, **fields.read(kind.corpus, corpus_options, ""))
         cache = prepare.prepare(
             corpus, tokenizer, directory, workers=count,
-            shard_characters=given.shard_characters, say=_say,
+            shard_characters=options.shard_characters, say=_say,
         )  # fmt: skip
-        if given.sequence_length is not None:
-            _report(cache, given.sequence_length)
+        if options.sequence_length is not None:
+            _report(cache, options.sequence_length)
     except KeyboardInterrupt:
-        _say("stopped; the same command goes on")
+        _say("stopped; the same command continues")
         return 130
     return 0
 
 
 def _report(cache: TokenCache, length: int) -> None:
-    """Says what rows of this length there are."""
+    """Prints the number of rows of this length of each kind, and their padding."""
     for split in cache.splits:
         chosen = np.array(cache.documents.splits[split])
         for kind in rows.KINDS:

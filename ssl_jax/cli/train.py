@@ -1,11 +1,11 @@
 """Pretrains or trains a method: ssl_jax train --config=simclr:digits --workdir=runs/x
 
-The same command again continues an interrupted run, bit for bit; on a finished run it does nothing,
-and with more epochs it extends it. Exit codes: 0 finished, 143 after SIGTERM and 130 after SIGINT
-(the state is saved), 1 for errors.
+The same command continues an interrupted run, bit for bit. It does nothing if the run is finished,
+and extends the run if the config has more epochs. Exit codes: 0 finished, 143 after SIGTERM and 130
+after SIGINT (the state is saved), 1 for errors.
 
---dry_run prints what the config means, and every key of it with its value and meaning. It trains
-and writes nothing, and needs no data if their size is known (`data.num_examples`).
+--dry_run describes the run and prints every config key with its value and meaning. It trains and
+writes nothing, and needs no data if their size is set (`data.num_examples`).
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from ssl_jax.run.loop import Run
 
 def define_flags() -> None:
     app.define_config_flag()
-    flags.DEFINE_string("workdir", None, "Where the run lives; a path or gs://bucket/path.")
+    flags.DEFINE_string("workdir", None, "Folder of the run; a path or gs://bucket/path.")
     flags.DEFINE_bool(
         "allow_config_change", False, "Continue a workdir although its config differs."
     )
-    flags.DEFINE_bool("dry_run", False, "Print every config key and what the run is; no training.")
+    flags.DEFINE_bool("dry_run", False, "Describe the run and print every config key; no training.")
 
 
 def main() -> int:
-    given = flags.FLAGS
-    if not given.workdir and not given.dry_run:
+    options = flags.FLAGS
+    if not options.workdir and not options.dry_run:
         raise UserError("--workdir is missing, e.g. --workdir=runs/demo")
     config = app.read_config()
-    if given.dry_run:
+    if options.dry_run:
         print(dry_run(config))
         return 0
     use_compilation_cache(config.compilation_cache)
     parallel.initialize()
-    run = Run(config, given.workdir, allow_config_change=given.allow_config_change)
+    run = Run(config, options.workdir, allow_config_change=options.allow_config_change)
     return run.execute()
 
 
 def dry_run(config: ConfigDict) -> str:
-    """What a run of the config would be, checked as its first seconds check it.
+    """Describes the run of a config, after the checks at the start of a run.
 
     Args:
       config: a resolved config.
 
     Raises:
-      UserError: as `Run`, where that can be known without the data.
+      UserError: a check fails; checks that need the data are skipped.
     """
     experiment = Experiment.build(config, data.spec_from_config(config.data))
     check_evaluations(experiment)

@@ -102,7 +102,7 @@ def test_killed_and_started_again(tmp_path):
         process.send_signal(signum)
         assert process.wait() == code
         assert not (cache / "manifest.json").exists()
-    assert process.output().splitlines()[-1] == "stopped; the same command goes on"
+    assert process.output().splitlines()[-1] == "stopped; the same command continues"
     kept = {path.name: path.stat().st_mtime_ns for path in cache.glob("*.safetensors")}
     code, lines, errors = run(*arguments, f"--output={cache}")
     assert (code, errors) == (0, []) and lines[0] == f"going on with {cache}"

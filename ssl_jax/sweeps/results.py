@@ -1,0 +1,98 @@
+"""Reads the results of a sweep's finished cells, and writes them as one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+from etils import epath
+
+from ssl_jax import config as config_lib
+from ssl_jax import data
+from ssl_jax.config import Length
+from ssl_jax.core.errors import UserError
+from ssl_jax.run import metrics
+from ssl_jax.sweeps.grid import Cell, Sweep
+
+Row = dict[str, Any]
+
+
+def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
+    """The `results.json` of a finished cell; None if the cell is not finished.
+
+    A cell is finished at the last step of its config, or if it stopped early. With more epochs in
+    the config it continues.
+
+    Args:
+      cell: the cell.
+      workdir: of the sweep.
+
+    Raises:
+      UserError: the folder of the cell holds a run with other overrides.
+    """
+    path = workdir / cell.name / "results.json"
+    if not path.exists():
+        return None
+    try:
+        results = json.loads(path.read_text())
+    except ValueError:  # the machine failed during the write; the run writes the file again
+        return None
+    config = cell.load()
+    saved = config_lib.from_json((workdir / cell.name / "config.json").read_text())
+    changes = config_lib.difference(saved, config)
+    changed_overrides = [line for line in changes if line.partition(":")[0] in cell.overrides]
+    if changed_overrides:
+        raise UserError(
+            f"{workdir / cell.name} holds a run of another config "
+            f"({'; '.join(changed_overrides)}); choose another --workdir"
+        )
+    total = Length.of(config, data.steps_per_epoch(saved.data, config.batch_size)).total_steps
+    early = results.get("stopped_early") and saved.early_stopping == config.early_stopping
+    return results if early or results["step"] >= total else None
+
+
+def rows_of(sweep: Sweep, workdir: epath.Path) -> list[Row]:
+    """One row per finished cell.
+
+    A row holds the labels of the cell, `step`, and the scores of the trained encoder such as
+    `knn/top1`; for another of its outputs `z/knn/top1`; for baselines, if the cell has them,
+    `raw pixels/knn/top1` and `untrained encoder/knn/top1`. A curve of a training metric "train/..."
+    gets the mean over the rows logged in the last tenth of the steps.
+    """
+    logged = {m for curve in sweep.curves if (m := curve.measure).startswith("train/")}
+    rows = []
+    for cell in sweep.cells:
+        results = results_of(cell, workdir)
+        if results is None:
+            continue
+        row = {**cell.labels, "step": results["step"]}
+        *baselines, trained = results["results"] or {"": {}}
+        row |= results["results"].get(trained, {})
+        for name in baselines:
+            prefix = name.removeprefix(f"{trained}, ")  # "SimCLR, z" is "z" for any method
+            row |= {f"{prefix}/{key}": value for key, value in results["results"][name].items()}
+        row |= _means_at_the_end(workdir / cell.name, results["step"], logged)
+        rows.append(row)
+    return rows
+
+
+def write_csv(path: epath.Path, rows: list[Row]) -> None:
+    """Writes the rows as a CSV file; the columns are all keys, in the order of appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.getvalue())
+
+
+def _means_at_the_end(folder: epath.Path, step: int, names: set[str]) -> dict[str, float]:
+    """Means of logged values over the last tenth of a run."""
+    if not names:
+        return {}
+    last_rows = [row for row in metrics.read_metrics(folder) if row["step"] > 0.9 * step]
+    values = {name: [row[name] for row in last_rows if name in row] for name in sorted(names)}
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items() if numbers}

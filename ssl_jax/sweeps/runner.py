@@ -1,0 +1,101 @@
+"""Runs the cells of a sweep one after the other, each as a separate training process."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from ssl_jax.sweeps.grid import Cell
+from ssl_jax.sweeps.results import results_of
+
+LOG = "log.txt"
+
+
+def run(cells: Sequence[Cell], workdir: epath.Path) -> tuple[dict[str, int], int]:
+    """Runs the cells that are not finished, and prints a line about each.
+
+    Returns:
+      (exit codes of failed cells by name, exit code of the sweep if a signal stopped it, else 0).
+    """
+    failed = {}
+    with _SignalForwarder() as signals:
+        for number, cell in enumerate(cells, 1):
+            label = f"[{number}/{len(cells)}] {cell.name}"
+            if results_of(cell, workdir) is not None:
+                print(f"{label}: finished", flush=True)
+                continue
+            print(f"{label}: runs", flush=True)
+            try:
+                code = _train(cell, workdir, signals)
+            except OSError as error:  # the process cannot start, or the disk is full
+                print(f"{label}: FAILED: {error}", flush=True)
+                failed[cell.name] = 1
+                continue
+            # A cell that cannot save yet is killed by the signal.
+            stopped = 128 + signals.received if signals.received else code
+            if stopped in (130, 143):
+                print("stopped; the same command continues", flush=True)
+                return failed, stopped
+            if code:
+                print(f"{label}: FAILED with exit code {code}", flush=True)
+                failed[cell.name] = code
+    return failed, 0
+
+
+class _SignalForwarder:
+    """Forwards SIGTERM and SIGINT to the running cell.
+
+    Attributes:
+      received: the last signal, 0 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._process: subprocess.Popen | None = None
+
+    def start(self, arguments: list[str]) -> subprocess.Popen:
+        """Starts a cell. It also receives a signal that arrived while no cell was running."""
+        # A new session, so that Ctrl-C reaches the cell only once, from here.
+        self._process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        if self.received:
+            self._process.send_signal(self.received)
+        return self._process
+
+    def _forward(self, number: int, frame: Any) -> None:
+        del frame
+        self.received = number
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def __enter__(self) -> _SignalForwarder:
+        signals = (signal.SIGTERM, signal.SIGINT)
+        self._previous = {number: signal.signal(number, self._forward) for number in signals}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def _train(cell: Cell, workdir: epath.Path, signals: _SignalForwarder) -> int:
+    """Runs the training command in a separate process, so cells cannot affect each other.
+
+    Returns:
+      The exit code; 128 + n if signal n killed the process.
+    """
+    folder = workdir / cell.name
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = [sys.executable, "-m", "ssl_jax", "train", *cell.flags, f"--workdir={folder}"]
+    with signals.start(arguments) as process, (folder / LOG).open("wb") as log:
+        for line in process.stdout:
+            log.write(line)
+            log.flush()
+    code = process.wait()
+    return code if code >= 0 else 128 - code
