@@ -3,6 +3,7 @@ import shutil
 import threading
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ def copy(state):
 
 
 def assert_same(state, expected):
-    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    chex.assert_trees_all_equal_structs(state, expected)
     for leaf, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert leaf.dtype == other.dtype
         assert np.asarray(leaf).tobytes() == np.asarray(other).tobytes()

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +102,7 @@ def test_a_batch_without_labels_changes_nothing():
     h, label = _random_network(16)
     state, metrics = _update(online.init(jax.random.key(0), 16, 10), h[:64], label[:64])
     same, repeated = _update(state, 3.0 * h[64:128], np.full(64, -1, np.int32))
-    jax.tree.map(np.testing.assert_array_equal, same, state)
+    chex.assert_trees_all_equal(same, state)
     assert repeated == metrics
 
 
@@ -119,7 +120,7 @@ def test_state_is_stable_and_features_may_be_bfloat16():
     state = online.init(jax.random.key(0), 8, 3)
     h = jnp.ones((4, 8), jnp.bfloat16)  # constant features: no division by zero
     following, metrics = jax.eval_shape(online.update, state, h, jnp.zeros(4, jnp.int32))
-    assert jax.tree.structure(following) == jax.tree.structure(state)
+    chex.assert_trees_all_equal_structs(following, state)
     shapes = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]  # noqa: E731
     assert shapes(following) == shapes(state)
     assert {x.dtype for x in metrics.values()} == {jnp.dtype("float32")}

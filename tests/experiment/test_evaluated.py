@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-import jax
+import chex
 import numpy as np
 import pytest
 
@@ -47,7 +47,7 @@ def average_of(state, choice):
 
 
 def assert_equal(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    chex.assert_trees_all_equal(one, other)
 
 
 @pytest.mark.parametrize("choice", CHANGES)

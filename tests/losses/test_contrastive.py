@@ -1,5 +1,6 @@
 """NT-Xent against a float64 oracle, its closed forms, and eight devices against one."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,8 +204,7 @@ def test_a_memory_gives_eight_devices_the_gradient_of_one():
     with jax.set_mesh(mesh):
         rows, everywhere = parallel.batch_sharding(mesh), parallel.replicated(mesh)
         eight = jax.jit(f)(*jax.device_put((za, zb), rows), jax.device_put(memory, everywhere))
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(one, eight, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.wrong_shapes

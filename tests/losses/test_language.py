@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,8 +106,7 @@ def test_eight_devices_equal_one_in_value_and_gradient(sizes):
     with jax.set_mesh(mesh):
         for chunk_size in (3, 2048):
             got = value_and_grad(x, e, b, t, weights, chunk_size)
-            for a, want in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-                np.testing.assert_allclose(a, want, rtol=1e-4, atol=1e-6)
+            chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_logits_of_all_tokens_never_exist():

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -528,8 +529,7 @@ def test_all_statistics_and_their_gradients_at_once(columns, mesh):
         below = np.where(s < number[:, None], s, -np.inf).max(1)
         np.testing.assert_allclose(want[1][0][1].nearest, below, rtol=1e-5)
     got = on_mesh(mesh, functools.partial(both, True), q, k, number)
-    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(x, y, rtol=2e-5, atol=2e-5)
+    chex.assert_trees_all_close(got, want, rtol=2e-5, atol=2e-5)
 
 
 def test_a_row_without_columns():

@@ -1,5 +1,6 @@
 """DINO's loss against a float64 oracle: pairs, gradient, centre, devices, memory."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -160,8 +161,7 @@ def test_eight_devices_equal_one_in_value_gradient_and_centre(sizes):
         given = jax.device_put((u, w, u_t), (rows, whole, rows))
         step = jax.jit(everything, out_shardings=(None, (rows, whole), whole))
         got = step(*given)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-7)
 
 
 def sizes_of(jaxpr):

@@ -1,5 +1,6 @@
 """The bridge from Linen modules to pure functions."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +47,7 @@ def test_init_reads_shapes_only():
     net, key = Net(Noisy()), jax.random.key(1)
     from_values = net.init(key, X)
     from_shapes = net.init(key, jax.ShapeDtypeStruct(X.shape, X.dtype))
-    jax.tree.map(np.testing.assert_array_equal, from_values, from_shapes)
+    chex.assert_trees_all_equal(from_values, from_shapes)
     abstract = jax.eval_shape(net.init, key, X)
     assert jax.tree.map(jnp.shape, abstract) == jax.tree.map(jnp.shape, from_values)
 
@@ -60,7 +61,7 @@ def test_running_statistics_move_by_a_tenth():
     stats = updated["batch_stats"]["norm"]
     np.testing.assert_allclose(stats["mean"], 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * var, rtol=1e-5)
-    assert jax.tree.structure(updated) == jax.tree.structure(buffers)
+    chex.assert_trees_all_equal_structs(updated, buffers)
 
 
 def test_evaluation_returns_the_buffers_it_was_given():

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,7 +107,7 @@ def test_mlp_matches_the_oracle(output_norm):
         affine = p.get("norm3", {})
         y = normalised(y) * affine.get("scale", 1) + affine.get("bias", 0)
     np.testing.assert_allclose(z, y, rtol=1e-4, atol=1e-4)
-    assert jax.tree.structure(after) == jax.tree.structure(buffers)
+    chex.assert_trees_all_equal_structs(after, buffers)
 
 
 def test_no_head_is_the_identity():

@@ -1,5 +1,6 @@
 """Parameters that satisfy a constraint after every update."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def test_every_update_is_projected_and_the_average_sees_it():
 def test_what_it_does_not_concern_is_left_alone_to_the_bit():
     with_it, _ = run(optax.chain(optax.sgd(0.1), constrain(unit_prototypes)))
     without, _ = run(optax.sgd(0.1))
-    jax.tree.map(np.testing.assert_array_equal, with_it[-1]["encoder"], without[-1]["encoder"])
+    chex.assert_trees_all_equal(with_it[-1]["encoder"], without[-1]["encoder"])
 
 
 def test_bfloat16_stays():
@@ -70,7 +71,7 @@ def test_the_optimizer_projects_before_it_averages():
     for params in history:
         norms = np.linalg.norm(params["prototypes"]["kernel"], axis=0)
         np.testing.assert_allclose(norms, 1, rtol=1e-6)
-    jax.tree.map(np.testing.assert_array_equal, ema_params(state), history[-1])
+    chex.assert_trees_all_equal(ema_params(state), history[-1])
 
 
 @pytest.mark.parametrize(

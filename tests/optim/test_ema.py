@@ -1,5 +1,6 @@
 """The moving average: closed forms, wrappers, masks, precision, donation."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,15 +51,15 @@ def test_follows_the_updated_parameters():
 def test_updates_pass_through():
     tx = track_ema(0.9)
     updates, _ = tx.update(grads(0), tx.init(PARAMS), PARAMS)
-    jax.tree.map(np.testing.assert_array_equal, updates, grads(0))
+    chex.assert_trees_all_equal(updates, grads(0))
 
 
 def test_one_freezes_and_zero_copies():
     history, _ = run(optax.chain(optax.sgd(0.5), track_ema(1.0)), 3)
-    jax.tree.map(np.testing.assert_array_equal, history[-1][1], PARAMS)
+    chex.assert_trees_all_equal(history[-1][1], PARAMS)
     history, _ = run(optax.chain(optax.sgd(0.5), track_ema(0.0)), 3)
     for params, ema in history:
-        jax.tree.map(np.testing.assert_array_equal, ema, params)
+        chex.assert_trees_all_equal(ema, params)
 
 
 def test_geometric_closed_form():
@@ -96,7 +97,7 @@ def test_rejected_steps_are_not_averaged():
     state = tx.init(PARAMS)
     bad = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), PARAMS)
     _, state = tx.update(bad, state, PARAMS)
-    jax.tree.map(np.testing.assert_array_equal, ema_params(state), PARAMS)
+    chex.assert_trees_all_equal(ema_params(state), PARAMS)
     _, state = tx.update(grads(0), state, PARAMS)
     assert np.isfinite(ema_params(state)["predictor"]["dense"]["kernel"]).all()
     assert ema_params(state)["predictor"]["dense"]["kernel"][0, 0] < 2
@@ -114,7 +115,7 @@ def test_rejected_steps_are_not_averaged():
 def test_masked_parameters_are_absent(mask):
     history, _ = run(optax.chain(optax.sgd(0.5), track_ema(0.9, mask)), 3)
     expected = oracle(history, [0.9] * 3)
-    assert jax.tree.structure(history[-1][1]) == jax.tree.structure({"encoder": PARAMS["encoder"]})
+    chex.assert_trees_all_equal_structs(history[-1][1], {"encoder": PARAMS["encoder"]})
     assert_close(history[-1][1], {"encoder": expected["encoder"]})
 
 
@@ -160,7 +161,7 @@ def test_found_by_type_wherever_it_is():
         optax.apply_if_finite(inner, 2),
         optax.MultiSteps(optax.apply_if_finite(inner, 2), 2),
     ):
-        jax.tree.map(np.testing.assert_array_equal, ema_params(tx.init(PARAMS)), PARAMS)
+        chex.assert_trees_all_equal(ema_params(tx.init(PARAMS)), PARAMS)
     assert ema_params(optax.adam(0.1).init(PARAMS)) is None
     with pytest.raises(ValueError, match="holds 2 moving averages"):
         ema_params(optax.chain(track_ema(0.9), track_ema(0.99)).init(PARAMS))
@@ -188,7 +189,7 @@ def test_state_can_be_donated(under_jit):
     step = jax.jit(reference, donate_argnums=0)
     state = step(step(state))
     assert jax.tree.map(lambda x: x.aval, state) == before
-    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    chex.assert_trees_all_equal(state, expected)
 
 
 def test_needs_the_parameters():

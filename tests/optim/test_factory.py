@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -293,9 +294,7 @@ def test_ema_filter_and_schedule():
         config(), **RUN, ema_decay=lambda count: 0.0 * count, ema_filter=lambda path: "enc" in path
     )
     history, state = run(tx)
-    jax.tree.map(
-        np.testing.assert_array_equal, ema_params(state), {"encoder": history[-1]["encoder"]}
-    )
+    chex.assert_trees_all_equal(ema_params(state), {"encoder": history[-1]["encoder"]})
     assert ema_params(make_optimizer(config(), **RUN).init(PARAMS)) is None
 
 
@@ -315,8 +314,8 @@ def test_state_is_stable_arrays_and_survives_a_checkpoint(name, tmp_path):
         checkpointer.wait_until_finished()
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         restored = checkpointer.restore(tmp_path / "state", target)
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    chex.assert_trees_all_equal_structs(restored, state)
+    chex.assert_trees_all_equal(restored, state)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -1,5 +1,6 @@
 """Groups that are frozen at first, against AdamW with gradients of None, in NumPy."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +104,7 @@ def test_nothing_of_a_frozen_group_changes_even_where_its_gradient_is_not_finite
     tx = optimizer({"last_layer": dict(frozen_steps=FROZEN)}, name=name)
     history = run(tx, bad, FROZEN)
     (first, before), (last, after) = history[0], history[-1]
-    jax.tree.map(np.testing.assert_array_equal, last["last_layer"], first["last_layer"])
+    chex.assert_trees_all_equal(last["last_layer"], first["last_layer"])
     assert not np.array_equal(last["head"]["kernel"], first["head"]["kernel"])
     inner = [
         [part for part in state.inner["rules"] if isinstance(part, optax.transforms.PartitionState)]
@@ -112,7 +113,7 @@ def test_nothing_of_a_frozen_group_changes_even_where_its_gradient_is_not_finite
     (start,), (end,) = inner
     frozen = [state.inner_states["last_layer"] for state in (start, end)]
     assert jax.tree.leaves(frozen[0])
-    jax.tree.map(np.testing.assert_array_equal, *frozen)
+    chex.assert_trees_all_equal(*frozen)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
 
 
@@ -121,7 +122,7 @@ def test_what_is_frozen_at_first_moves_as_if_the_run_began_later():
     tx = optimizer({"last_layer": dict(frozen_steps=FROZEN)})
     other = [jax.tree.map(lambda g: -3 * g, grads) for grads in GRADS[:FROZEN]] + GRADS[FROZEN:]
     one, two = (run(tx, grads)[-1][0]["last_layer"] for grads in (GRADS, other))
-    jax.tree.map(np.testing.assert_array_equal, one, two)
+    chex.assert_trees_all_equal(one, two)
 
 
 def test_the_section_may_freeze_all_but_a_group():
@@ -129,8 +130,7 @@ def test_the_section_may_freeze_all_but_a_group():
     tx = optimizer({"head": dict(frozen_steps=0)}, frozen_steps=FROZEN)
     history = run(tx)
     assert_close(history[-1][0], expected(FROZEN))
-    jax.tree.map(
-        np.testing.assert_array_equal, history[FROZEN][0]["last_layer"],
+    chex.assert_trees_all_equal(history[FROZEN][0]["last_layer"],
         jax.tree.map(np.float32, PARAMS["last_layer"]),
     )  # fmt: skip
 

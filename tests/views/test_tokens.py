@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_random_rounding_is_right_on_average():
 def test_the_same_key_masks_alike_and_another_does_not():
     tokens, segment = rows(8)
     one, again = (mask(keys(8), tokens, segment) for _ in range(2))
-    jax.tree.map(np.testing.assert_array_equal, one, again)
+    chex.assert_trees_all_equal(one, again)
     other = mask(keys(8, seed=1), tokens, segment)
     assert (np.asarray(one.chosen) != other.chosen).any(axis=1).all()
     # A row's mask is its key's alone.
@@ -223,4 +224,4 @@ def test_devices_split_the_rows_and_send_each_other_nothing():
     assert not any(name in text for name in ("all-gather", "all-to-all", "collective-permute"))
     expected = mask(keys(16), *rows(16))
     got = mask(of_rows, tokens, segment)
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    chex.assert_trees_all_equal(got, expected)
