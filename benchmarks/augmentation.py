@@ -45,7 +45,7 @@ def matrix_crop(key, images, size, method="bicubic", antialias=True):
 def gather_crop(key, images, size):
     """Bilinear, one image at a time under vmap, as with `jax.scipy.ndimage`."""
 
-    def one(pixels, box):
+    def crop(pixels, box):
         top, left, height, width = box
         y = top + (jnp.arange(size) + 0.5) * height / size - 0.5
         x = left + (jnp.arange(size) + 0.5) * width / size - 0.5
@@ -56,7 +56,7 @@ def gather_crop(key, images, size):
         ]
         return jnp.stack(channels, -1)
 
-    return jax.vmap(one)(images.astype(jnp.float32) / 255, _boxes(key, images))
+    return jax.vmap(crop)(images.astype(jnp.float32) / 255, _boxes(key, images))
 
 
 def _boxes(key, images):
@@ -86,7 +86,7 @@ def conv_blur(key, images):
     kernels = jnp.exp(-(taps**2) / (2 * sigma[:, None] ** 2))
     kernels = kernels / kernels.sum(1, keepdims=True)
 
-    def one(pixels, kernel):
+    def blur(pixels, kernel):
         down = jnp.tile(kernel[:, None, None, None], (1, 1, 1, channels))
         pixels = pixels[None]
         for weights in (down, down.swapaxes(0, 1)):
@@ -100,7 +100,7 @@ def conv_blur(key, images):
             )
         return pixels[0]
 
-    blurred = jax.vmap(one)(images, kernels)
+    blurred = jax.vmap(blur)(images, kernels)
     return jnp.where((apply < 0.5)[:, None, None, None], blurred, images)
 
 

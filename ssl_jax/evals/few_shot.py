@@ -231,7 +231,7 @@ def _hits(
     Takes x [draws n d], label [draws n] and weight [shots n].
     """
 
-    def one(problem: tuple[Array, Array]) -> tuple[Array, Array]:
+    def fit_problem(problem: tuple[Array, Array]) -> tuple[Array, Array]:
         shot, draw = problem
         kernel, bias, norm = fit(
             x[draw], label[draw], weight[shot], l2,
@@ -242,7 +242,7 @@ def _hits(
 
     grid = weight.shape[0], x.shape[0]
     shot, draw = (index.ravel() for index in jnp.indices(grid))
-    hits, norm = jax.lax.map(one, (shot, draw), batch_size=side_by_side)
+    hits, norm = jax.lax.map(fit_problem, (shot, draw), batch_size=side_by_side)
     return hits.reshape(grid), norm.reshape(grid)
 
 

@@ -1,7 +1,7 @@
 """Describes the metrics of an evaluation: name, unit, and which values are better.
 
-An evaluation declares its metrics once, and tables, curves, the line of the progress bar and the
-choice of the best checkpoint read them there:
+An evaluation declares its metrics once. Tables, curves, the progress bar and the choice of the best
+checkpoint read the declaration:
 
     METRICS = {
         "top1": Metric("kNN", "accuracy of a kNN classifier"),
@@ -9,8 +9,8 @@ choice of the best checkpoint read them there:
         "k": Metric("neighbours", unit="", better=None, shown=False),
     }
 
-The second is a family: a number stands for the braces, as in "8"; of "{task}_loss" a word does. A
-value "8_std" beside "8" is its standard deviation and is not declared.
+The second entry is a family: "{shots:d}" matches a number such as "8", "{task}_loss" matches a
+word. A value "8_std" is the standard deviation of "8" and is not declared.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-SPREAD = "_std"  # what the name of a metric's standard deviation ends in
+SPREAD = "_std"  # suffix of the name of a metric's standard deviation
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """One figure.
+    """One metric.
 
     Attributes:
-      heading: of its column in a table.
-      title: the same in words, for charts and sentences; empty: the heading.
-      unit: "%" for a fraction, which is shown in percent; else what stands behind the number, such
-        as "nats", or "".
-      better: which of two values is better, None where neither is.
-      shown: in tables, charts and the line after an evaluation; False is in the log only.
-      series: of a family of numbers, what they count. The report draws the family over it.
-      number: of a member of a family.
+      heading: heading of its column in a table.
+      title: name in charts and sentences; empty: the heading.
+      unit: "%" for a fraction, which is shown in percent; else the unit after the number, such as
+        "nats", or "".
+      better: whether higher or lower values are better; None if neither is.
+      shown: whether tables, charts and the line after an evaluation show it; else only the log.
+      series: for a family of numbers, what the number counts; the report plots the family over it.
+      number: the number of a member of a family.
     """
 
     heading: str
@@ -51,7 +51,7 @@ class Metric:
             object.__setattr__(self, "title", self.heading)
 
     def format(self, value: float, std: float | None = None) -> str:
-        """A value as tables write it, without its unit: 0.7123 -> "71.2", with std "71.2 ± 3.0"."""
+        """Formats a value for tables, without unit: 0.7123 -> "71.2", with std "71.2 ± 3.0"."""
         if self.unit == "%":
             value, std, digits = 100 * value, None if std is None else 100 * std, 1
         else:
@@ -59,13 +59,13 @@ class Metric:
         return f"{value:,.{digits}f}" + ("" if std is None else f" ± {std:,.{digits}f}")
 
     def with_unit(self, value: float) -> str:
-        """As `format`, with the unit: "71.2%", "3.100 nats"."""
+        """Like `format`, with the unit: "71.2%", "3.100 nats"."""
         text = self.format(value)
         return text + (self.unit if self.unit in ("", "%") else f" {self.unit}")
 
     @property
     def in_words(self) -> str:
-        """The title, of a family with its number: "few-shot accuracy (labels a class: 4)"."""
+        """The title; a family includes its number: "few-shot accuracy (labels a class: 4)"."""
         return f"{self.title} ({self.series}: {self.number})" if self.series else self.title
 
     @property
@@ -79,7 +79,7 @@ class Metric:
         return self.title if self.unit in ("", "%") else f"{self.title}, {self.unit}"
 
     def best(self, values: Iterable[float]) -> float | None:
-        """The best of values, None where there are no two or neither is better."""
+        """The best value; None for fewer than two values or if neither direction is better."""
         values = list(values)
         if len(values) < 2 or self.better is None:
             return None
@@ -87,12 +87,12 @@ class Metric:
 
 
 def find(declared: Mapping[str, Metric], name: str) -> Metric | None:
-    """The metric of that name, a family's member with its number; None if it is not declared."""
+    """The metric with a name, or the member of a family; None if it is not declared."""
     if name in declared:
         return declared[name]
     for pattern, metric in declared.items():
-        before, brace, rest = pattern.partition("{")
-        placeholder, _, after = rest.partition("}")
+        before, brace, after_brace = pattern.partition("{")
+        placeholder, _, after = after_brace.partition("}")
         key, _, kind = placeholder.partition(":")
         value = r"\d+" if kind == "d" else r"\w+"
         match = re.fullmatch(f"{re.escape(before)}({value}){re.escape(after)}", name)

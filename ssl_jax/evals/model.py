@@ -18,11 +18,11 @@ class Model:
     """A model under evaluation.
 
     Attributes:
-      features: (jitted) function of a batch -> outputs by name, such as `h` [n d].
-      method: None where there is none: of the raw inputs, which are evaluated as a baseline.
+      features: (jitted) function: batch -> outputs by name, such as `h` [n d].
+      method: None for raw inputs, which are evaluated as a baseline.
       weights: of the method.
-      held_out: (jitted) function of a batch -> `Method.held_out` of it.
-      kept: what an evaluation keeps for its baselines, by the evaluation's name.
+      held_out: (jitted) function: batch -> `Method.held_out`.
+      kept: values that an evaluation stores for its baselines, by the evaluation's name.
     """
 
     features: Callable[[Batch], Outputs]
@@ -32,5 +32,5 @@ class Model:
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def apply(self, function: str, *arguments: Any) -> Any:
-        """A function of the method, jitted, of its weights and these arguments."""
+        """Calls a function of the method, jitted, with the weights and these arguments."""
         return jax.jit(getattr(self.method, function))(self.weights, *arguments)

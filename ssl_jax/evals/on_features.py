@@ -31,20 +31,20 @@ def evaluate(
     """Runs evaluations on features of a train and a test split.
 
     Args:
-      evaluations: which ones, by name or loaded, e.g. ("knn", "linear", "few_shot").
-      train, test: `h` (or whatever `feature`, or the evaluation, names) float [n d], or of frames
+      evaluations: names or loaded evaluations, e.g. ("knn", "linear", "few_shot").
+      train, test: `h` (or the output that `feature` or the evaluation names) float [n d], or frames
         [n t d]; and the arrays that the evaluations need: `label` int [n] or [n t], `factors` float
-        [n f]. Frames are flattened with their targets. Rows without a label (-1) are left out where
-        labels are needed. `train` may be None where none of the evaluations fits something.
-      num_classes: number of classes of `label`; None: one more than the largest label, which is
-        also how the classes of other targets are counted.
+        [n f]. Frames are flattened with their targets. Evaluations that need labels skip rows
+        without a label (-1). `train` may be None if no evaluation fits a probe.
+      num_classes: number of classes of `label`; None: one more than the largest label. The classes
+        of other targets are always counted like that.
       factor_names: of `factors`.
       config: the eval section; its sub-section `knn` holds options of `knn`, and so on.
-      seed: of everything drawn (held-out split, label draws).
+      seed: of all random numbers (held-out split, label draws).
       feature: the key of the features, e.g. "z" to evaluate a projection head's output.
-      devices: where to compute; default: this process's own, as many as the data are worth.
-      on_error: called with the name and the error of an evaluation that fails, whose metrics are
-        then missing; None: the error is raised.
+      devices: devices to compute on; default: those of this process, fewer for few data.
+      on_error: called with the name and the error of an evaluation that fails. Its metrics are then
+        missing. None raises the error.
 
     Returns:
       Flat metrics, e.g. {"knn/top1": 0.93, "few_shot/1": 0.61, "few_shot/1_std": 0.02}.
@@ -57,7 +57,7 @@ def evaluate(
         registry.load(evaluation, config) if isinstance(evaluation, str) else evaluation
         for evaluation in evaluations
     ]
-    # All arrays are checked before the first evaluation takes its minutes.
+    # Checks all arrays before the first evaluation, which may take minutes.
     prepared: dict[tuple, Any] = {}
     calls: list[tuple[Evaluation, dict[str, Any]]] = []
     for evaluation in loaded:
@@ -96,7 +96,7 @@ def _prepare(
     feature: str,
     num_classes: int | None,
 ) -> tuple[dict[str, Features], int | None]:
-    """What evaluations of these needs take: {split: {"h", "label", ...}} and the classes."""
+    """The arrays that the evaluation takes, {split: {"h", "label", ...}}, and the classes."""
     for split, rows in splits.items():
         if rows is None:
             raise ValueError(f"{evaluation.name} needs features of the {split} split")
@@ -107,15 +107,15 @@ def _prepare(
             f"features {feature!r} have {widths['train']} dimensions on the train split "
             f"and {widths['test']} on the test split; extract both with one encoder"
         )
-    taken = {split: _rows(evaluation, split, rows, feature) for split, rows in splits.items()}
+    arrays = {split: _rows(evaluation, split, rows, feature) for split, rows in splits.items()}
     if not evaluation.has_target:
-        return taken, num_classes
-    largest = max(int(rows[LABEL].max()) for rows in taken.values())
+        return arrays, num_classes
+    largest = max(int(rows[LABEL].max()) for rows in arrays.values())
     if evaluation.target != LABEL or num_classes is None:
         num_classes = largest + 1
     if largest >= num_classes:
         raise UserError(f"label {largest} is outside num_classes {num_classes}")
-    return taken, num_classes
+    return arrays, num_classes
 
 
 def _check_features(split: str, rows: Features, feature: str) -> None:
@@ -183,16 +183,16 @@ def check_features(
     feature: str = "h",
     targets: Mapping[str, Any] | None = None,
 ) -> None:
-    """Checks that a method makes what evaluations take.
+    """Checks that a method has the outputs that evaluations take.
 
     Args:
-      evaluations: to be run.
+      evaluations: the evaluations to run.
       outputs: of the method by name, arrays or their shapes.
-      feature: what evaluations of no particular output take.
-      targets: shapes of an example's arrays, where their dimensions are to be checked too.
+      feature: the output to evaluate, for evaluations that do not name one.
+      targets: shapes of an example's arrays; if given, their number of dimensions is checked.
 
     Raises:
-      UserError: one takes another output, or one with other dimensions.
+      UserError: an evaluation takes a missing output, or an output of another rank.
     """
     for evaluation in evaluations:
         name, needed = evaluation.name, evaluation.feature_of(feature)
@@ -215,16 +215,16 @@ def check_features(
 
 
 def check_frames(evaluation: Evaluation, feature: str, rank: int, target_rank: int) -> None:
-    """Checks that targets of frames meet features of frames.
+    """Checks that features and targets both belong to frames or both to examples.
 
     Args:
-      evaluation: which takes them.
+      evaluation: the evaluation that takes them.
       feature: the name of the features.
       rank: dimensions of the features, 2 or 3 ([n t d]).
       target_rank: dimensions of the target.
 
     Raises:
-      UserError: one has a value a frame and the other one an example.
+      UserError: one of them has a value per frame, the other a value per example.
     """
     if not evaluation.has_target or target_rank == rank - 1:
         return

@@ -29,11 +29,11 @@ class Evaluation:
     """An evaluation with its options.
 
     Attributes:
-      name: under which its metrics are logged: `name/metric`.
-      module: the file.
-      options: arguments of its function, by keyword.
-      target: the array that it is given as `label`.
-      feature: the output of the method that it takes; None: whichever it is asked to take.
+      name: prefix of its metrics in logs: `name/metric`.
+      module: the file of the evaluation.
+      options: keyword arguments of its function.
+      target: the array that it gets as `label`.
+      feature: the output of the method that it evaluates; None: the output that the caller names.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Evaluation:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The arrays that it takes beside the features."""
+        """The arrays that it needs in addition to the features."""
         return tuple(self.target if name == LABEL else name for name in self.module.NEEDS)
 
     @property
@@ -54,22 +54,22 @@ class Evaluation:
 
     @property
     def of_model(self) -> bool:
-        """Whether it takes the model, not features."""
+        """Whether it takes the model instead of features."""
         return hasattr(self.module, "evaluate_model")
 
     @property
     def of_features(self) -> bool:
-        """Whether it can be run on any output of a method, and on raw inputs."""
+        """Whether it can evaluate any output of a method, and raw inputs."""
         return not self.of_model or "feature" in self._parameters
 
     @property
     def automatic(self) -> bool:
-        """Whether it is run wherever it applies, without being named."""
+        """Whether it runs without being named, if it applies."""
         return getattr(self.module, "AUTOMATIC", False)
 
     @property
     def fits(self) -> bool:
-        """Whether it fits or chooses something, on the train split."""
+        """Whether it fits or selects something on the train split."""
         return getattr(self.module, "FITS", True) if self.of_model else "train" in self._parameters
 
     @property
@@ -77,11 +77,11 @@ class Evaluation:
         return inspect.signature(_function(self.module)).parameters
 
     def applies(self, method: Method, spec: DataSpec) -> bool:
-        """Whether the method, trained on such data, can be evaluated so."""
+        """Whether it applies to the method, trained on data with this spec."""
         return not hasattr(self.module, "applies") or self.module.applies(method, spec)
 
     def check_applies(self, method: Method, spec: DataSpec) -> None:
-        """Raises UserError unless the method can be evaluated so."""
+        """Raises UserError if it does not apply to the method on these data."""
         if not self.applies(method, spec):
             raise UserError(
                 f"evaluation {self.name!r} is not for method {method.title} on these data; leave "
@@ -89,36 +89,36 @@ class Evaluation:
             )
 
     def feature_of(self, default: str) -> str:
-        """The features that it takes where `default` are asked for."""
+        """The output that it evaluates, if the caller names `default`."""
         return default if self.feature is None else self.feature
 
     def metric(self, name: str) -> Metric | None:
-        """What it declares of one of its metrics, None if nothing."""
+        """The declaration of one of its metrics; None if it is not declared."""
         return metric_lib.find(self.module.METRICS, name)
 
     def call(self, **arguments: Any) -> dict[str, float]:
-        """Its metrics, "name/metric" -> value.
+        """Runs the evaluation and returns its metrics, "name/metric" -> value.
 
         Args:
-          arguments: of its function, which gets those that it has, and the options.
+          arguments: possible arguments; the function gets those that it has, and the options.
 
         Raises:
-          UserError: as the function does.
+          UserError: as the function.
           ValueError: it returns a metric that it does not declare.
         """
-        known = self._parameters
-        chosen = {name: value for name, value in arguments.items() if name in known}
-        return self._named(_function(self.module)(**chosen, **self.options))
+        parameters = self._parameters
+        accepted = {name: value for name, value in arguments.items() if name in parameters}
+        return self._named(_function(self.module)(**accepted, **self.options))
 
     def baselines(
         self, model: Model, prober: Any, source: Any = None
     ) -> dict[str, dict[str, float]]:
-        """Of an evaluation of models: what it compares them with, by name, and its metrics.
+        """The metrics of baselines by name, for an evaluation of models.
 
         Args:
-          model: which has been evaluated.
-          prober: of the splits.
-          source: the training data of the model; None: leave out what is fitted to them.
+          model: the evaluated model.
+          prober: gives the splits.
+          source: the training data of the model; None leaves out baselines that are fitted to them.
         """
         if not hasattr(self.module, "baselines"):
             return {}
@@ -133,7 +133,7 @@ class Evaluation:
 
 
 def names() -> list[str]:
-    """The evaluations there are: the modules of this package that declare METRICS."""
+    """Names of the evaluations: the modules of this package that declare METRICS."""
     return list(_files())
 
 
@@ -150,15 +150,15 @@ def _files() -> tuple[str, ...]:
 
 
 def load(name: str, config: Section | None = None) -> Evaluation:
-    """An evaluation with the options of its section.
+    """Loads an evaluation with the options of its section.
 
     Args:
-      name: a file of this package; or a section of `config` whose key `evaluation` names one, so
-        that one evaluation can be run on several targets.
+      name: a file of this package, or a section of `config` whose key `evaluation` names one. With
+        sections, one evaluation can run on several targets.
       config: the eval section.
 
     Raises:
-      UserError: there is none of that name, or an option is unknown or has a bad value.
+      UserError: the name or an option is unknown, or an option has a bad value.
     """
     section = (config or {}).get(name)
     section = dict(section.items()) if hasattr(section, "items") else {}
@@ -177,13 +177,13 @@ def load_all(names: Sequence[str], config: Section | None = None) -> tuple[Evalu
 
 
 def declarations(config: Section | None = None) -> dict[str, fields.Section]:
-    """The section of each evaluation, and of those sections of the config that name one.
+    """Declares the section of each evaluation, and each section of the config that names one.
 
     Args:
       config: the eval section.
 
     Raises:
-      UserError: there is no such evaluation.
+      UserError: a section names an unknown evaluation.
     """
     out = {name: options_of(name) for name in names()}
     for name, section in config.items() if hasattr(config, "items") else ():
@@ -199,7 +199,7 @@ def options_of(name: str) -> fields.Section:
     """The keys that the section of an evaluation may have.
 
     Raises:
-      UserError: there is no such evaluation.
+      UserError: the evaluation is unknown.
     """
     module = _module(name)
     keys = dict(fields.section(_function(module)).keys)
@@ -213,18 +213,18 @@ def options_of(name: str) -> fields.Section:
 
 
 def describe(key: str, config: Section | None = None) -> Metric | None:
-    """What a key of results, "knn/top1", is; None of one that no evaluation declares.
+    """The metric of a key of results such as "knn/top1"; None if no evaluation declares it.
 
-    A key may have "eval/" in front, as in the rows of a run.
+    A key may begin with "eval/", as in the rows of a run.
     """
-    name, kind, rest = _parts(key, config)
+    name, kind, metric_name = _parts(key, config)
     if kind not in names():
         return None
-    found = metric_lib.find(_module(kind).METRICS, rest)
-    if found is None or kind == name:
-        return found
+    metric = metric_lib.find(_module(kind).METRICS, metric_name)
+    if metric is None or kind == name:
+        return metric
     return dataclasses.replace(
-        found, heading=f"{name} {found.heading}", title=f"{found.title}, {name}"
+        metric, heading=f"{name} {metric.heading}", title=f"{metric.title}, {name}"
     )
 
 
@@ -257,8 +257,9 @@ def _parts(key: str, config: Section | None) -> tuple[str, str, str]:
 
 
 def automatic(config: Section | None = None) -> tuple[Evaluation, ...]:
-    """The evaluations that are run wherever they apply."""
-    return tuple(one for one in load_all(names(), config) if one.automatic)
+    """The evaluations that run without being named, if they apply."""
+    loaded = load_all(names(), config)
+    return tuple(evaluation for evaluation in loaded if evaluation.automatic)
 
 
 def _function(module: ModuleType) -> Callable[..., dict[str, float]]:
@@ -269,6 +270,7 @@ def _module(name: str) -> ModuleType:
     known = _files()
     if name not in known:
         raise UserError(
-            f"unknown evaluation {name!r}; there are {', '.join(known)}.{nearest(str(name), known)}"
+            f"unknown evaluation {name!r}; use one of {', '.join(known)}."
+            f"{nearest(str(name), known)}"
         )
     return importlib.import_module(f"ssl_jax.evals.{name}")

@@ -365,7 +365,7 @@ def _add_columns(
 ) -> _Stats:
     """The statistics of the rows z with all columns added."""
 
-    def one(args: Any) -> _Stats:
+    def stats_of_chunk(args: Any) -> _Stats:
         chunk, stats, row_chunk = args
         rows = z.rows(chunk)
 
@@ -375,7 +375,7 @@ def _add_columns(
         count = len(columns.a)
         return _over_columns(body, stats, row_chunk, plan, count=count, first=first, own=own)
 
-    return jax.lax.map(one, (jnp.arange(plan.chunks), stats, _row_chunks(plan)))
+    return jax.lax.map(stats_of_chunk, (jnp.arange(plan.chunks), stats, _row_chunks(plan)))
 
 
 def _add_pull(
@@ -391,7 +391,7 @@ def _add_pull(
 ) -> _Pair:
     """The gradient of the rows z with the pull of all columns added."""
 
-    def one(dz: _Pair, args: Any) -> tuple[_Pair, None]:
+    def add_gradients_of_chunk(dz: _Pair, args: Any) -> tuple[_Pair, None]:
         chunk, row_weights, row_chunk = args
         rows = z.rows(chunk)
 
@@ -405,7 +405,9 @@ def _add_pull(
         total = _over_columns(body, start, row_chunk, plan, count=count, first=first, own=own)
         return dz.add(chunk, total), None
 
-    return jax.lax.scan(one, dz, (jnp.arange(plan.chunks), weights, _row_chunks(plan)))[0]
+    return jax.lax.scan(
+        add_gradients_of_chunk, dz, (jnp.arange(plan.chunks), weights, _row_chunks(plan))
+    )[0]
 
 
 def _row_chunks(plan: Plan) -> Array:
@@ -478,13 +480,13 @@ def _ring_gradient(z: _Pair, keys: None, weights: _Weights, plan: Plan) -> _Pair
 def _over_pairs(step: Callable[[Any, Array, Array], Any], start: Any, chunks: int) -> Any:
     """Folds `step(carry, i, j)` over all unordered pairs of different chunks."""
 
-    def one(carry: Any, t: Array) -> tuple[Any, None]:
+    def add_tile(carry: Any, t: Array) -> tuple[Any, None]:
         # Chunk i with its neighbours at distance 1, 2, ... on a circle; for an even number of
         # chunks the last distance is reached from one side only.
         i = t % chunks
         return step(carry, i, (i + t // chunks + 1) % chunks), None
 
-    return jax.lax.scan(one, start, jnp.arange(chunks * (chunks - 1) // 2))[0]
+    return jax.lax.scan(add_tile, start, jnp.arange(chunks * (chunks - 1) // 2))[0]
 
 
 def _triangular(z: _Pair, plan: Plan) -> tuple[_Stats, None]:

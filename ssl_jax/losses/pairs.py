@@ -296,14 +296,14 @@ def _over_columns(
     count = columns.parts * columns.each
     own = 0 if home is None else home * columns.each + row_chunk
 
-    def one(carry: Any, offset: Array) -> tuple[Any, None]:
+    def add_tile(carry: Any, offset: Array) -> tuple[Any, None]:
         t = (own + offset) % count
         return step(carry, t, columns.filled(t)), None
 
     if home is not None:
         masked, filled = jnp.eye(columns.chunk, dtype=bool), columns.filled(own)
         start = step(start, own, masked if filled is None else masked | filled)
-    return jax.lax.scan(one, start, jnp.arange(int(home is not None), count))[0]
+    return jax.lax.scan(add_tile, start, jnp.arange(int(home is not None), count))[0]
 
 
 def _tile(rows: Array, columns: Array, masked: Array | None) -> Array:
@@ -387,7 +387,7 @@ def _tiled(
     rows, columns = _cuts(q, k, home, plan)
     keys = columns.chunks(k)
 
-    def one(args: Any) -> _Seen:
+    def stats_of_rows(args: Any) -> _Seen:
         r, row, p = args
 
         def step(seen: _Seen, t: Array, masked: Array | None) -> _Seen:
@@ -398,7 +398,7 @@ def _tiled(
         return _over_columns(step, start, r, home, columns)
 
     numbers = None if number is None else rows.chunks(number)
-    seen = jax.lax.map(one, (jnp.arange(rows.each), rows.chunks(q), numbers))
+    seen = jax.lax.map(stats_of_rows, (jnp.arange(rows.each), rows.chunks(q), numbers))
     seen = jax.tree.map(rows.rows, seen)
     return seen.statistics(plan), seen.index
 
@@ -446,7 +446,7 @@ def _tiled_backward(plan: Plan, residuals: Any, cotangent: Any) -> tuple[Any, ..
             w = w + ds
         return w, dp
 
-    def one(dk: Array | None, args: Any) -> tuple[Array | None, tuple[Any, Any]]:
+    def gradients_of_rows(dk: Array | None, args: Any) -> tuple[Array | None, tuple[Any, Any]]:
         r, row, weights = args
 
         def step(carry: Any, t: Array, masked: Array | None) -> Any:
@@ -467,7 +467,9 @@ def _tiled_backward(plan: Plan, residuals: Any, cotangent: Any) -> tuple[Any, ..
 
     weights = jax.tree.map(rows.chunks, (g, h, None if g is None else lse, number))
     dk = wide_zeros(keys.shape, k.dtype) if wanted.k else None
-    dk, (dq, dp) = jax.lax.scan(one, dk, (jnp.arange(rows.each), rows.chunks(q), weights))
+    dk, (dq, dp) = jax.lax.scan(
+        gradients_of_rows, dk, (jnp.arange(rows.each), rows.chunks(q), weights)
+    )
     return (
         rows.rows(dq).astype(q.dtype) if wanted.q else None,
         columns.rows(dk).astype(k.dtype) if wanted.k else None,

@@ -150,11 +150,11 @@ class Bert(Method):
             return keys
         root = jax.random.key(self.seed)
 
-        def one(key: Array, index: Array) -> Array:
+        def mask_key(key: Array, index: Array) -> Array:
             which = jax.random.randint(key, (), 0, self.hyper.num_masks)
             return jax.random.fold_in(jax.random.fold_in(root, index), which)
 
-        return jax.vmap(one)(keys, index)
+        return jax.vmap(mask_key)(keys, index)
 
     def _mask(self, keys: Array, batch: Batch) -> Masked:
         hyper = self.hyper

@@ -237,9 +237,9 @@ def _splash_local(
         interpret=interpret,
     )
 
-    def one(query: Array, key: Array, value: Array, segment: Array) -> Array:
+    def attend_text(query: Array, key: Array, value: Array, segment: Array) -> Array:
         ids = splash_attention_kernel.SegmentIds(segment, segment)
         return kernel(query, key, value, segment_ids=ids)
 
     query, key, value = (x.swapaxes(1, 2) for x in (query * head_dim**-0.5, key, value))
-    return jax.vmap(one)(query, key, value, segment).swapaxes(1, 2)
+    return jax.vmap(attend_text)(query, key, value, segment).swapaxes(1, 2)

@@ -94,11 +94,11 @@ def apply_in_groups(
     here = groups // devices if axes else groups
     keys = None if key is None else jax.random.split(key, here)
 
-    def one(x: jax.Array, key: jax.Array | None) -> tuple[Any, PyTree]:
+    def apply_to_group(x: jax.Array, key: jax.Array | None) -> tuple[Any, PyTree]:
         return net.apply(params, buffers, x, train=True, key=key)
 
     parts = x.reshape(here, -1, *x.shape[1:])  # (groups, n / groups, ...)
-    outputs, updated = jax.vmap(one, axis_name=_GROUP)(parts, keys)
+    outputs, updated = jax.vmap(apply_to_group, axis_name=_GROUP)(parts, keys)
     updated = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), updated)
     if axes:
         updated = jax.lax.pmean(updated, axes)

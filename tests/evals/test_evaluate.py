@@ -125,7 +125,7 @@ def test_no_labels():
 def test_errors():
     train, test = _split(12), _split(13)
     with pytest.raises(
-        UserError, match=r"'liner'; there are accuracy, active_units.*Did you mean 'linear'\?"
+        UserError, match=r"'liner'; use one of accuracy, active_units.*Did you mean 'linear'\?"
     ):
         evals.evaluate(["liner"], train, test)
     with pytest.raises(UserError, match="unknown evaluation 'online'"):  # not one of features
