@@ -1,8 +1,8 @@
 """Finds the batch axes of the ambient mesh, and runs a function on the rows of each device.
 
-What controls its own communication (losses over the global batch, micro-batches, BatchNorm inside
-them) finds the devices here: the mesh that `jax.set_mesh` made ambient. With no mesh, or inside
-another `shard_map`, a loss works on the rows it is given.
+Code that controls its own communication (losses over the global batch, micro-batches, BatchNorm
+inside them) gets the devices from the ambient mesh of `jax.set_mesh`. Without a mesh, or inside
+another `shard_map`, a loss uses the rows that it gets.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import jax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-# The axes that split a batch; a third axis, "tensor", holds equal rows.
+# The axes that split a batch. The third axis, "tensor", does not: its devices hold equal rows.
 BATCH_AXES = ("data", "fsdp")
 
 
 def batch_axes() -> tuple[str, ...]:
-    """Those of `BATCH_AXES` that the ambient mesh has and that split something."""
+    """The batch axes of the ambient mesh that have more than one device."""
     return _axes(manual=False)
 
 
 def manual_axes() -> tuple[str, ...]:
-    """Inside a `shard_map`: the batch axes that it splits over, to communicate by."""
+    """Inside a `shard_map`: the batch axes that it splits over, for collectives."""
     return _axes(manual=True)
 
 
@@ -39,7 +39,7 @@ def _axes(*, manual: bool) -> tuple[str, ...]:
 
 
 def shards() -> int:
-    """Into how many parts the ambient mesh splits a batch; 1 with no mesh."""
+    """The number of parts into which the ambient mesh splits a batch; 1 without a mesh."""
     sizes = dict(jax.sharding.get_abstract_mesh().shape)
     return math.prod(sizes[name] for name in batch_axes())
 
@@ -60,18 +60,17 @@ WHOLE = "whole"  # the same on every device
 def on_each_device(
     local: Callable[..., Any], inputs: tuple[str, ...], outputs: Any
 ) -> Callable[..., Any]:
-    """`local` as a function of global arrays, running on every device's own part.
+    """Turns a function of one device's arrays into a function of global arrays.
 
     Args:
-      local: function of the arrays that one device holds; it may use collectives over
-        `batch_axes()`.
-      inputs: for each argument ROWS (the leading dimension is split) or WHOLE.
-      outputs: the same for what it returns, a tree prefix. WHOLE promises equal values on every
+      local: function of the arrays on one device; it may use collectives over `batch_axes()`.
+      inputs: ROWS (the leading dimension is split) or WHOLE for each argument.
+      outputs: ROWS or WHOLE for the results, as a tree prefix. WHOLE promises equal values on every
         device.
 
     Returns:
-      `local` itself where the ambient mesh does not split the batch. Take gradients outside: inside
-      they would lack the other devices' share.
+      The function; `local` itself if the ambient mesh does not split the batch. Differentiate the
+      returned function: gradients inside `local` lack the contributions of other devices.
     """
     axes = batch_axes()
     if not axes:

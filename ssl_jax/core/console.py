@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
-_WIDE = 1000  # columns off a terminal, which has a width of its own
+_WIDE = 1000  # columns in files and pipes
 
 
 def make_console(**options: Any) -> Console:
-    """A console for standard output: as wide as the terminal, or, off one, as wide as its tables.
+    """A console for standard output, as wide as the terminal.
 
-    Off a terminal rich assumes 80 columns and shortens what does not fit.
+    In files and pipes it is as wide as its tables; rich would assume 80 columns and cut them.
 
     Args:
       options: of `rich.console.Console`.

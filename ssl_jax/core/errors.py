@@ -9,19 +9,19 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """A mistake in a config, a path or a command line.
 
-    The commands print its message as one line and exit with 1; it names the bad value and the way
-    out.
+    The commands print its message as one line and exit with 1. The message names the bad value and
+    how to fix it.
     """
 
 
 class RunError(RuntimeError):
-    """What ends a run although its config is in order: a full disk, a loss that is not finite.
+    """An error that ends a run although its config is valid: a full disk, a non-finite loss.
 
-    Printed like a UserError: the message says what is kept and how to go on.
+    It is printed like a UserError. The message says what is kept and how to continue.
     """
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the known name closest to `word`, or an empty string."""
+    """` Did you mean 'x'?` with the known name closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""

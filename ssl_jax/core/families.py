@@ -1,7 +1,7 @@
 """Names of view families, shared by the host and the device.
 
 A family is a group of views of one size, such as the 2 "global" and 8 "local" crops of multi-crop
-training. Where the host cuts the crops of a family, a batch has them under `array_name(family)`.
+training. If the host makes the crops of a family, a batch has them under `array_name(family)`.
 """
 
 from __future__ import annotations

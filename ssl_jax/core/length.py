@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """How long a run is and how often things happen in it, in steps."""
+    """The length of a run and the intervals of evaluations and checkpoints, in steps."""
 
     steps_per_epoch: int
     total_steps: int
@@ -19,7 +19,7 @@ class Length:
 
     @classmethod
     def of(cls, config: ConfigDict, steps_per_epoch: int) -> Length:
-        """Reads it from a resolved config.
+        """Computes the length from a resolved config.
 
         Args:
           config: the config.

@@ -8,21 +8,24 @@ import pathlib
 import fsspec.config
 from etils import epath
 
-# gcsfs would remember what it has listed: a process would not see what others, such as a sweep's
-# cells or an evaluation, write after that.
+# gcsfs caches listings: a process would not see files that other processes, such as the cells of a
+# sweep or an evaluation, write later.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 def is_object_store(path: epath.PathLike) -> bool:
-    """Whether objects are stored there: they cannot be appended to or renamed, but appear whole."""
+    """Whether the path is in an object store.
+
+    Objects cannot be appended to or renamed, but they appear atomically.
+    """
     return "://" in os.fspath(path)
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file such that nobody ever finds half of it, whenever this process is killed.
+    """Writes a file atomically: readers never see a part of it, even if this process is killed.
 
     Args:
-      path: the file, whose folder exists; what it held before is replaced.
+      path: the file; its folder must exist. An existing file is replaced.
       content: text is written as UTF-8.
     """
     data = content.encode() if isinstance(content, str) else content
@@ -35,7 +38,7 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
 
 
 def upload(folder: pathlib.Path, target: epath.Path) -> None:
-    """Copies the files of a local folder, and of the folders in it, to below `target`."""
+    """Copies the files of a local folder and its subfolders into `target`."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             copy = target / file.relative_to(folder).as_posix()

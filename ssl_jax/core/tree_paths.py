@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Below this name every array holds equal layers of a net, stacked along its first axis.
+# Arrays below this name hold equal layers of a net, stacked along the first axis.
 STACKED = "layers"
 
 
@@ -23,12 +23,12 @@ def path_string(path: Sequence[Any]) -> str:
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their path, in the tree's order."""
+    """The leaves of any tree by path, in the order of the tree."""
     return {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def replace(tree: Any, arrays: Mapping[str, Any]) -> Any:
-    """`tree` with other leaves at the given paths, each in the dtype of the one it replaces.
+    """`tree` with new leaves at the given paths, cast to the dtype of the replaced leaves.
 
     Raises:
       ValueError: a path is not in the tree.
