@@ -8,9 +8,11 @@ from ssl_jax.parallel.distributed import (
     from_all_processes,
     from_first_process,
     initialize,
+    is_first_process,
     leave,
     lost_process,
     skip_absent_tpu,
+    text_from_first_process,
 )
 from ssl_jax.parallel.global_arrays import gather, to_global
 from ssl_jax.parallel.mesh import (
@@ -44,6 +46,7 @@ __all__ = [
     "gather",
     "init_sharded",
     "initialize",
+    "is_first_process",
     "leave",
     "local_rows",
     "lost_process",
@@ -53,5 +56,6 @@ __all__ = [
     "replicated",
     "skip_absent_tpu",
     "state_shardings",
+    "text_from_first_process",
     "to_global",
 ]

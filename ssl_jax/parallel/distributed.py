@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import itertools
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from typing import NoReturn
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from ssl_jax.core.errors import UserError
@@ -236,6 +238,30 @@ def from_first_process(numbers: Sequence[int]) -> list[int]:
     if jax.process_index() == 0:
         padded[:] = numbers
     return multihost_utils.broadcast_one_to_all(padded).tolist() if length else []
+
+
+_texts = itertools.count()
+_TEXT_SECONDS = 24 * 3600
+
+
+def text_from_first_process(text: str) -> str:
+    """The first process's text, on every process; to be called by all at the same point.
+
+    It goes through the coordination service, so the others may wait for long: collectives have
+    timeouts of seconds on some platforms.
+    """
+    if jax.process_count() == 1:
+        return text
+    client = ocp.multihost.get_jax_distributed_client()
+    key = f"ssl_jax/text/{next(_texts)}"
+    if is_first_process():
+        client.key_value_set(key, text)
+        return text
+    return client.blocking_key_value_get(key, _TEXT_SECONDS * 1000)
+
+
+def is_first_process() -> bool:
+    return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:

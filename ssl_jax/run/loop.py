@@ -24,7 +24,7 @@ from ssl_jax.experiment.flops import model_flops
 from ssl_jax.experiment.refresh import Refresher
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.pretrained import init_from
-from ssl_jax.run import final_results, metrics, progress
+from ssl_jax.run import final_results, metrics, progress, workdir_lock
 from ssl_jax.run.early_stopping import EarlyStopping
 from ssl_jax.run.evaluation_checks import check_evaluations, check_labels
 from ssl_jax.run.probing import Prober
@@ -38,6 +38,7 @@ class Run:
     Args:
       config: a resolved config.
       workdir: folder of the run; created if missing, continued if it holds a run of this config.
+        No other run can write to it until `execute` or this process has ended.
       allow_config_change: continue although the workdir's config differs.
     """
 
@@ -52,9 +53,19 @@ class Run:
         check_evaluations(self.experiment)
         parallel.check_batch_size(config.batch_size, self.experiment.mesh)
         self.stopping = EarlyStopping.of(self.config)
-        self._write_or_check_config(allow_config_change)
         self.length = self.experiment.length
         self.mesh = self.experiment.mesh
+        self.lock = workdir_lock.acquire(self.workdir)
+        try:
+            self._settle(allow_config_change)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _settle(self, allow_config_change: bool) -> None:
+        """What is left to settle before the first step, with the lock of the workdir."""
+        self._write_or_check_config(allow_config_change)
+        config = self.config
         self.saves = checkpoint.Checkpointer(
             self.workdir,
             keep_latest=config.checkpoint.keep_latest,
@@ -105,7 +116,7 @@ class Run:
         return bool(saved or metrics.read_metrics(self.workdir))
 
     def execute(self, *, final_evaluation: bool = True) -> int:
-        """Trains to the end, then evaluates and reports.
+        """Trains to the end, then evaluates and reports, and gives the workdir back.
 
         Args:
           final_evaluation: False skips the evaluation and the report.
@@ -113,6 +124,14 @@ class Run:
         Returns:
           The exit code.
         """
+        try:
+            code = self._execute(final_evaluation)
+            self.lock.check()
+            return code
+        finally:
+            self.lock.release()
+
+    def _execute(self, final_evaluation: bool) -> int:
         lines = preflight.lines(self.experiment, self.source)
         self._print(preflight.text(lines))
         with StopRequest() as stop, self.saves, jax.set_mesh(self.mesh):
@@ -235,6 +254,7 @@ class Run:
         stopping: bool,
     ) -> dict[str, float]:
         """Evaluates if it is due, saves a checkpoint with the metrics, and returns the metrics."""
+        self.lock.check()
         every = self.length.eval_every
         last = step == self.length.total_steps
         values = {}
