@@ -31,7 +31,7 @@ from ssl_jax.checkpoint.errors import (
 )
 from ssl_jax.checkpoint.manifest import FILENAME, ITEM, Entry, Manifest, finite_metrics
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.storage import is_object_store
+from ssl_jax.core.storage import absolute, check_path
 from ssl_jax.parallel.distributed import any_process, from_first_process, lost_process
 
 _log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class Checkpointer:
         read_only: never write or delete, for programs that read a run that may still be training.
 
     Raises:
+        UserError: the path contains a wildcard.
         CheckpointError: the directory cannot be created.
     """
 
@@ -67,10 +68,8 @@ class Checkpointer:
         read_only: bool = False,
     ):
         quiet.silence_orbax()
-        workdir = epath.Path(workdir)
-        if not is_object_store(workdir):  # `absolute` would turn gs:// into a local path
-            workdir = workdir.expanduser().absolute()
-        self.directory = workdir / "checkpoints"
+        check_path(workdir)
+        self.directory = absolute(workdir) / "checkpoints"
         self._keep_latest, self._keep_best = keep_latest, keep_best
         self._best_metric, self._best_mode = best_metric, best_mode
         self._read_only = read_only

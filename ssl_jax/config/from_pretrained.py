@@ -49,7 +49,9 @@ def fill_in(config: ConfigDict) -> None:
 
 def _folder(source: str) -> str:
     """The folder of a run, without its step, or of a file of weights."""
-    folder = source.partition("@")[0]
+    from ssl_jax.checkpoint.choice import folder_and_step
+
+    folder, _ = folder_and_step(source)
     return os.path.dirname(folder) if os.path.isfile(folder) else folder
 
 

@@ -8,6 +8,8 @@ import pathlib
 import fsspec.config
 from etils import epath
 
+from ssl_jax.core.errors import UserError
+
 # gcsfs caches listings: a process would not see files that other processes, such as the cells of a
 # sweep or an evaluation, write later.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
@@ -19,6 +21,31 @@ def is_object_store(path: epath.PathLike) -> bool:
     Objects cannot be appended to or renamed, but they appear atomically.
     """
     return "://" in os.fspath(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path with `~` expanded, absolute on a file system."""
+    path = epath.Path(path)
+    return path if is_object_store(path) else path.expanduser().absolute()
+
+
+_WILDCARDS = "[]*?\\"
+
+
+def check_path(path: epath.PathLike) -> None:
+    """Checks that checkpoints below a folder could be found again.
+
+    Orbax finds the files of a checkpoint by a pattern that contains the path.
+
+    Raises:
+      UserError: the absolute path has a wildcard.
+    """
+    path = absolute(path)
+    if characters := [c for c in _WILDCARDS if c in os.fspath(path)]:
+        raise UserError(
+            f"{path}: the path of a workdir cannot contain {' '.join(characters)}; checkpoints in "
+            "it could not be read"
+        )
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:

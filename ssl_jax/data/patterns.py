@@ -1,4 +1,9 @@
-"""Files by pattern: shell wildcards, {a,b} and {000..010}, and {split} for the split's name."""
+"""Files by pattern: shell wildcards, {a,b} and {000..010}, and {split} for the split's name.
+
+The names at the beginning of a pattern, or all of them, are taken literally if such a path exists:
+`/data/we [1]/*.csv` are files in the folder `we [1]`. Elsewhere a wildcard in brackets stands for
+itself: `we [[]1].csv`, `what[?].csv`.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +46,12 @@ def splits(kind: str, pattern: str) -> tuple[str, ...]:
     if SPLIT not in pattern:
         return ("train",)
     found = set()
-    for one in expand_braces(pattern):
-        wildcards = re.escape(one).replace(r"\*\*/", "(?:.*/)?")
-        wildcards = wildcards.replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-        wildcards = re.sub(r"\\\[(.+?)\\\]", r"[\1]", wildcards)
-        first, *others = wildcards.split(re.escape(SPLIT))
-        named = re.compile(first + r"([\w-]+?)" + r"\1".join(others))
-        matches = map(named.fullmatch, glob.glob(one.replace(SPLIT, "*"), recursive=True))
+    folder, inside = _literal_part(pattern)
+    for one in expand_braces(inside):
+        first, *others = map(_expression, one.split(SPLIT))
+        named = re.compile(re.escape(folder) + first + r"([\w-]+?)" + r"\1".join(others))
+        paths = glob.glob(glob.escape(folder) + one.replace(SPLIT, "*"), recursive=True)
+        matches = map(named.fullmatch, paths)
         found |= {match[1] for match in matches if match}
     if not found:
         raise UserError(f"no file matches {kind}:{pattern}")
@@ -60,16 +64,46 @@ def files(kind: str, pattern: str, split: str) -> list[str]:
     Raises:
       UserError: no file matches.
     """
-    pattern = pattern.replace(SPLIT, split)
+    folder, inside = _literal_part(pattern.replace(SPLIT, split))
     found = [
         path
-        for one in expand_braces(pattern)
-        for path in sorted(glob.glob(one, recursive=True))
+        for one in expand_braces(inside)
+        for path in sorted(glob.glob(glob.escape(folder) + one, recursive=True))
         if os.path.isfile(path)
     ]
     if not found:
         raise UserError(f"no file matches {kind}:{pattern}")
     return found
+
+
+def _literal_part(pattern: str) -> tuple[str, str]:
+    """The longest beginning of a pattern that exists as it stands, of whole names, and the end."""
+    names = pattern.split("/")
+    for count in range(len(names), 0, -1):
+        beginning = "/".join(names[:count])
+        if beginning and os.path.exists(beginning):
+            return beginning, pattern[len(beginning) :]
+    return "", pattern
+
+
+_WILDCARD = re.compile(r"(\*\*/)|(\*)|(\?)|\[(!?)(\]?[^\]]*)\]|(.)", re.DOTALL)
+
+
+def _expression(pattern: str) -> str:
+    """A pattern as a regular expression."""
+
+    def translate(match: re.Match[str]) -> str:
+        folders, star, mark, negated, characters, literal = match.groups()
+        if folders:
+            return "(?:.*/)?"
+        if star or mark:
+            return "[^/]*" if star else "[^/]"
+        if literal:
+            return re.escape(literal)
+        escaped = characters.replace("\\", r"\\").replace("[", r"\[").replace("]", r"\]")
+        return f"[{'^' if negated else ''}{escaped}]"
+
+    return _WILDCARD.sub(translate, pattern)
 
 
 def expand_braces(pattern: str) -> list[str]:

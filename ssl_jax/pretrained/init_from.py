@@ -26,6 +26,7 @@ import numpy as np
 from etils import epath
 
 from ssl_jax import checkpoint, parallel
+from ssl_jax.checkpoint.choice import folder_and_step
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import evaluated
@@ -56,7 +57,7 @@ def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
       UserError: there is nothing at `source`, nothing in it fits, or a Vision Transformer there has
         other positions than this one, whose are fixed.
     """
-    folder, _, step = source.partition("@")
+    folder, step = folder_and_step(source)
     if (epath.Path(folder) / "config.json").exists() and (
         epath.Path(folder) / "checkpoints"
     ).exists():
@@ -71,14 +72,12 @@ def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     return loaded, [f"{source}: {lines[0]}", *lines[1:]]
 
 
-def _of_run(folder: str, step: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
-    if step and not step.isdecimal():
-        raise UserError(f"init_from={folder}@{step}: after @ stands a step, a number")
+def _of_run(folder: str, step: int | None, experiment: Experiment) -> tuple[Loaded, list[str]]:
     config = trained_run.read_config(folder)
     choice = config.eval.weights
     with checkpoint.Checkpointer(folder, read_only=True) as saves:
         restored = saves.restore_parameters(
-            int(step) if step else None,
+            step,
             prefixes=evaluated.prefixes(choice),
             sharding=parallel.replicated(experiment.mesh),
         )

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import checkpoint, data, parallel
 from ssl_jax import config as config_lib
-from ssl_jax.checkpoint.choice import takes_best
+from ssl_jax.checkpoint.choice import folder_and_step, takes_best
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Weights
 from ssl_jax.data.labelled.encoded import framed_texts
@@ -220,14 +220,10 @@ def load(
 
 def _at_step(workdir: str, step: int | None) -> tuple[str, int | None]:
     """The workdir and the step of RUN@STEP."""
-    folder, at, number = workdir.rpartition("@")
-    if not at or (epath.Path(workdir) / "config.json").exists():
-        return workdir, step
-    if not number.isdecimal():
-        raise UserError(f"{workdir} is not a run; after @ stands a step, a number")
-    if step not in (None, int(number)):
+    folder, number = folder_and_step(workdir)
+    if None not in (step, number) and step != number:
         raise UserError(f"{workdir} says step {number}, and step={step}; leave one of them out")
-    return folder, int(number)
+    return folder, step if number is None else number
 
 
 def load_experiment(

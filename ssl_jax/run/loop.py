@@ -43,7 +43,10 @@ class Run:
     """
 
     def __init__(self, config: ConfigDict, workdir: str, *, allow_config_change: bool = False):
+        storage.check_path(workdir)
         self.workdir = epath.Path(workdir)
+        if not storage.is_object_store(self.workdir):
+            self.workdir = self.workdir.expanduser()
         self.primary = jax.process_index() == 0
         self.source = data.from_config(config.data, seed=config.seed)
         self.config = data.with_facts(

@@ -53,9 +53,10 @@ def read_metrics(workdir: epath.PathLike) -> list[Row]:
 
 def _row_files(workdir: epath.Path) -> list[epath.Path]:
     segments = workdir / SEGMENTS_DIR
-    files = sorted(segments.glob("*.jsonl")) if segments.exists() else []
+    files = sorted(segments.iterdir()) if segments.exists() else []
+    files = [file for file in files if file.name.endswith(".jsonl")]
     single = workdir / METRICS_FILE
-    return [*files, single] if single.exists() else list(files)
+    return [*files, single] if single.exists() else files
 
 
 def _lines(path: epath.Path, data: bytes) -> Iterator[tuple[bytes, Row]]:

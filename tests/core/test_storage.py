@@ -2,10 +2,13 @@
 
 import os
 
+import jax.numpy as jnp
 import pytest
 from etils import epath
 
+from ssl_jax.checkpoint import Checkpointer
 from ssl_jax.core import storage
+from ssl_jax.core.errors import UserError
 
 
 def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch):
@@ -43,3 +46,22 @@ def test_upload(tmp_path):
         if p.is_file()
     }
     assert found == {"deep/a.pb": b"1", "b": b"2"}
+
+
+@pytest.mark.parametrize("name", ["a[1", "a]", "a*", "a?b", "a\\b"])
+def test_a_workdir_that_checkpoints_cannot_be_read_from_is_refused(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="the path of a workdir cannot contain "):
+        Checkpointer(tmp_path / name / "run")
+    with pytest.raises(UserError, match="cannot contain "):
+        storage.check_path(f"gs://bucket/{name}")
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(UserError, match="cannot contain "):
+        storage.check_path("run")
+    assert not list((tmp_path / name).iterdir())
+
+
+def test_paths_that_checkpoints_are_read_from(tmp_path):
+    with Checkpointer(tmp_path / "a {b} (c) #d@1 'é'") as saves:
+        saves.save(1, {"x": jnp.arange(3)}, wait=True)
+        assert saves.restore({"x": jnp.arange(3)})[1] == 1

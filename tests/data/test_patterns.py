@@ -58,3 +58,22 @@ def test_files(root):
 )
 def test_braces(pattern, expanded):
     assert patterns.expand_braces(pattern) == expanded
+
+
+def test_a_path_that_exists_is_taken_literally(tmp_path):
+    folder = tmp_path / "we [1] {a,b}"
+    folder.mkdir()
+    for name in ("t.csv", "what?.csv", "we [1].csv", "u1.csv", "u2.csv"):
+        (folder / name).write_text(name)
+    root = str(folder)
+    assert files(root, "t.csv") == ["t.csv"]
+    assert files(root, "we [1].csv") == ["we [1].csv"]
+    assert files(root, "{t,u1}.csv") == ["t.csv", "u1.csv"]
+    assert files(root, "u[!1].csv") == ["u2.csv"]
+    assert patterns.splits("csv", f"{root}/{{split}}[12].csv") == ("u",)
+    assert patterns.splits("csv", f"{root}/{{split}}[!1?].csv") == ("u",)
+    # Escaped.
+    assert files(root, "what[?].csv") == files(root, "*[?].csv") == ["what?.csv"]
+    assert files(str(tmp_path), "*/we [[]1].csv") == ["we [1] {a,b}/we [1].csv"]
+    with pytest.raises(UserError, match="no file matches"):
+        files(root, "v[1].csv")
