@@ -18,6 +18,7 @@ from etils import epath
 
 from ssl_jax import data, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.data import class_names
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
@@ -65,6 +66,10 @@ def main() -> int:
         (_write_npz if output.suffix == ".npz" else _write_parquet)(output, columns)
         shape = "x".join(map(str, columns[options.features[0]].shape))
         print(f"{shape} features of {prober.dataset}, step {encoder.step}: {output}")
+        known = config.data.class_names
+        if known is not None and source.class_names not in (None, known):
+            print(f"label counts the classes of the data, {class_names.shown(source.class_names)}; "
+                  f"those of the run are {class_names.shown(known)}")  # fmt: skip
         if note := source.problem_summary("left out"):
             print(note)
     return 0

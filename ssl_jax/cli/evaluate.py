@@ -70,6 +70,7 @@ def main() -> int:
                     f"{prober.dataset} has no labels for {', '.join(config.eval.final_names)}; "
                     "name evaluations that need none, e.g. --evals=collapse"
                 )
+        by_number = prober.classes_by_number and any(one.of_run_classes for one in chosen)
         values = prober.evaluate(model, chosen)
         baselines: dict[str, dict[str, float]] = {}
         for evaluation in chosen:
@@ -77,6 +78,8 @@ def main() -> int:
                 baselines[name] = baselines.get(name, {}) | row
     if jax.process_index() == 0:
         print(f"{options.workdir}, step {encoder.step}, on {prober.dataset}")
+        if by_number and prober.labelled:
+            print("classes are matched by number: the run or the data know no names of theirs")
         rows = {**baselines, shown_name(experiment): values}
         make_console().print(report.summary_table(rows, config=config.eval))
         if baselines:

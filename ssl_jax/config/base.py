@@ -69,6 +69,9 @@ class Data:
     num_classes: Annotated[
         int | None, positive, "Classes of the labels, where the data are not at hand."
     ] = None
+    class_names: Annotated[
+        tuple[str, ...] | None, "Their names by number; None: those of the data set, in its order."
+    ] = None
     sampler: Annotated[
         Mapping[str, Any], "Which examples a step sees: the name of a sampler, and its options."
     ] = field(default_factory=lambda: {"name": "shuffle"})

@@ -50,9 +50,11 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
 
 # Keys in which a workdir's config may differ from the one given: they change how a run is watched
 # or how long it is, not what it computes at a step that both have.
-# `eval.online` is none: it decides whether a checkpoint holds a probe.
+# `eval.online` is none: it decides whether a checkpoint holds a probe. The run itself compares
+# the names of the classes, whose order may differ.
 FREE_KEYS = ("epochs", "steps", "early_stopping", "log", "eval", "checkpoint", "profile_steps",
-             "compilation_cache", "data.workers", "data.prefetch", "mesh")  # fmt: skip
+             "compilation_cache", "data.workers", "data.prefetch", "data.class_names",
+             "mesh")  # fmt: skip
 
 
 def difference(old: ConfigDict, new: ConfigDict) -> list[str]:

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec
+from ssl_jax.data import class_names, subsplit
 from ssl_jax.data import kinds as kinds_package
-from ssl_jax.data import subsplit
 from ssl_jax.data.cache import in_memory
 from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.kind import DataSet, Kind
@@ -99,12 +99,14 @@ def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
     """Opens the data set of a config's data section, with the labels that it keeps (`few_labels`).
 
     Raises:
-      UserError: as `load` and `FewLabels.select`.
+      UserError: as `load`, `class_names.ordered` and `FewLabels.select`.
     """
     few = FewLabels.of(section)
     request = dataclasses.asdict(_request_of(section, seed))
     del request["center"]  # an option of images
     source = load(section.name, section.split, **request, **section.options.to_dict())
+    if section.class_names is not None:
+        source = class_names.ordered(source, section.class_names)
     return source if few is None else few.select(source)
 
 

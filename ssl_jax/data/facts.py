@@ -24,8 +24,8 @@ def with_facts(
       config: the resolved config.
       spec: of what the run trains on.
       available: examples in the split, where `data.labelled_fraction` left some of them out.
-      class_names: names of the classes, by number. Kept where the labels are for a task, so that
-        other data with the same classes have the same numbers.
+      class_names: names of the classes, by number. Other data with the same classes then have the
+        same numbers.
     """
     config = config.copy_and_resolve_references()
     facts = modalities.of(spec).facts(spec)
@@ -35,6 +35,8 @@ def with_facts(
     with config.unlocked():
         config.data.num_examples = available or spec.num_examples
         config.data.num_classes = spec.num_classes
+        if class_names is not None:
+            config.data.class_names = tuple(class_names)
         for key, value in facts.items():
             config.data[key] = value
         for key, value in options.items():

@@ -20,6 +20,7 @@ METRICS = {
     "top5": Metric("own head top-5", "top-5 accuracy of the classifier itself", shown=False),
 }
 FEATURE = "logits"
+OF_RUN_CLASSES = True
 _ENTRIES = 2**24  # of one block of logits, whose comparisons are bool of the same size: 16 MiB
 
 

@@ -53,6 +53,11 @@ class Evaluation:
         return LABEL in self.module.NEEDS
 
     @property
+    def of_run_classes(self) -> bool:
+        """Whether it scores what the model says of the classes that it has learned."""
+        return getattr(self.module, "OF_RUN_CLASSES", False)
+
+    @property
     def of_model(self) -> bool:
         """Whether it takes the model instead of features."""
         return hasattr(self.module, "evaluate_model")

@@ -19,6 +19,7 @@ from ssl_jax.tasks import TASKS
 NEEDS = ()
 AUTOMATIC = True
 FITS = False
+OF_RUN_CLASSES = True
 METRICS = {
     "accuracy": Metric("accuracy"),
     "f1": Metric("F1"),

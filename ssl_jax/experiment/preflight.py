@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from ssl_jax import data, modalities, optim, parallel
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.methods.base.labelled import Labelled
 
 
 def lines(experiment: Experiment, source: data.Source | None = None) -> list[tuple[str, str]]:
@@ -65,10 +66,17 @@ def _evaluated(experiment: Experiment) -> list[tuple[str, str]]:
 
 
 def _notes(experiment: Experiment, source: data.Source | None) -> list[tuple[str, str]]:
-    # With data.labelled_fraction, the line of the data gives the number of labels.
-    if source is None or data.FewLabels.of(experiment.config.data) is not None:
+    if source is None:
         return []
-    return [("note", note) for note in source.notes()]
+    notes = []
+    # With data.labelled_fraction, the line of the data gives the number of labels.
+    if data.FewLabels.of(experiment.config.data) is None:
+        notes += source.notes()
+    if isinstance(experiment.method, Labelled) and source.num_classes and not source.class_names:
+        notes.append(
+            f"the classes of {source.name} have no names: those of other data are matched by number"
+        )
+    return [("note", note) for note in notes]
 
 
 def _data(experiment: Experiment) -> str:

@@ -176,11 +176,6 @@ def _task_heads(run: TrainedRun, module: TextEncoder) -> TaskHeads | None:
     if "head" not in run.weights.params or not isinstance(method, Labelled):
         return None
     head = method.classifier.head.module
-    names = run.config.data.options.get("class_names", None)
-    try:
-        names = names or data.from_config(run.config.data, seed=0).class_names
-    except (UserError, OSError):
-        names = None
     return task_heads.make(
         hugging_face.family(module),
         task or "classify",
@@ -188,7 +183,7 @@ def _task_heads(run: TrainedRun, module: TextEncoder) -> TaskHeads | None:
         pool=module.pool,
         dense=head.dense,
         dropout=head.dropout,
-        class_names=names,
+        class_names=run.class_names,
     )
 
 

@@ -13,7 +13,6 @@ names = [classifier.class_names[i] for i in logits.argmax(axis=1)]
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -49,8 +48,8 @@ class TrainedRun:
       weights: its state, on the devices; `params` are those that were chosen to be evaluated, and
         `ema` is there if they are the moving average.
       workdir: of the run.
-      class_names: what the classes are called, by number: of labelled text as the run has saved
-        them, of images as the data set has them if it is at hand; else None.
+      class_names: what the classes are called, by number, as the run has saved them; None where
+        its data know no names.
     """
 
     config: ConfigDict
@@ -59,21 +58,9 @@ class TrainedRun:
     weights: Weights
     workdir: str = ""
 
-    @functools.cached_property
+    @property
     def class_names(self) -> tuple[str, ...] | None:
-        section = self.config.data.copy_and_resolve_references()
-        saved = section.options.get("class_names", None)
-        if saved is not None:
-            return tuple(map(str, saved))
-        if section.num_classes is None or self.experiment.spec.modality != IMAGE.name:
-            return None
-        section.unlock()
-        section.labelled_fraction = None  # all labels have the same names
-        try:
-            names = data.from_config(section, seed=self.config.seed).class_names
-        except (UserError, OSError):  # the data are elsewhere
-            return None
-        return names if names is not None and len(names) == section.num_classes else None
+        return self.config.data.class_names
 
     def encode(self, batch: Any) -> dict[str, jax.Array]:
         """Features of a device batch: {"h": [n d], "z": [n d']}, float32."""

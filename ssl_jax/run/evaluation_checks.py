@@ -99,7 +99,7 @@ def check_labels(prober: Prober) -> None:
     """Checks the labels that evaluations need, if the data set knows its labels in advance.
 
     Raises:
-      UserError: a split has no labels, or too few of a class.
+      UserError: a split has no labels, or too few of a class, or not the run's classes.
     """
     section = prober.config.eval
     names = (*section.names, *section.final_names)
@@ -107,6 +107,7 @@ def check_labels(prober: Prober) -> None:
     needing_labels = [evaluation for evaluation in evaluations if LABEL in evaluation.needs]
     if not needing_labels or not prober.labelled:
         return
+    prober.check_classes(needing_labels)
     subset = prober.train_subset()
     for split, source in (("train", prober.train), ("test", prober.test)):
         labels = source.labels

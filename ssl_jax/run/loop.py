@@ -18,6 +18,7 @@ from ssl_jax import config as config_lib
 from ssl_jax.checkpoint import steps
 from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
+from ssl_jax.data import class_names
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.flops import model_flops
@@ -48,7 +49,8 @@ class Run:
         if not storage.is_object_store(self.workdir):
             self.workdir = self.workdir.expanduser()
         self.primary = jax.process_index() == 0
-        self.source = data.from_config(config.data, seed=config.seed)
+        source = data.from_config(config.data, seed=config.seed)
+        self.source = class_names.matched(source, self._known_class_names())
         self.config = data.with_facts(
             config, self.source.spec, self.source.available, self.source.class_names
         )
@@ -97,7 +99,16 @@ class Run:
             saved = config_lib.from_json(path.read_text(), str(path))
             changes = config_lib.difference(saved, self.config)
             # A run that ended before its first step has nothing to lose.
-            if changes and not allow_change and self._has_begun():
+            keep = not allow_change and self._has_begun()
+            if keep:
+                class_names.check_same(
+                    saved.data.class_names,
+                    self.config.data.class_names,
+                    self.source.name,
+                    "name them as they were, choose another --workdir, or continue with "
+                    "--allow_config_change, which matches classes by number",
+                )
+            if changes and keep:
                 raise UserError(
                     f"{self.workdir} holds a run of another config ({'; '.join(changes)}); choose "
                     "another --workdir, or continue with --allow_config_change"
@@ -112,6 +123,13 @@ class Run:
                     storage.write_whole(self.workdir / "tokenizer.json", tokenizer)
             except OSError as error:
                 raise UserError(f"--workdir={self.workdir} cannot be written: {error}") from error
+
+    def _known_class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes of the run in the workdir; None if there is none or it has none."""
+        path = self.workdir / "config.json"
+        if not path.exists() or not self._has_begun():
+            return None
+        return config_lib.from_json(path.read_text(), str(path)).data.class_names
 
     def _has_begun(self) -> bool:
         """Whether a run in the workdir has logged or saved anything."""

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ssl_jax import data, evals, modalities, parallel
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import Method
+from ssl_jax.data import class_names
 from ssl_jax.evals import features as features_lib
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.on_features import check_features
@@ -84,10 +85,34 @@ class Prober:
     def source(self, split: str) -> data.Source:
         """A split of the data set as evaluation reads it: whole images, nothing random.
 
+        Classes of the run's names have the numbers that they have there.
+
         Raises:
           UserError: the data set or the split does not exist.
         """
-        return data.from_config(self._section(split), seed=self.config.seed)
+        source = data.from_config(self._section(split), seed=self.config.seed)
+        return class_names.matched(source, self.config.data.class_names)
+
+    def check_classes(self, evaluations: Sequence[Evaluation]) -> None:
+        """Checks that the data have the run's classes if an evaluation scores what it says of them.
+
+        Raises:
+          UserError: both know the names of their classes, and the names differ.
+        """
+        for evaluation in evaluations:
+            if evaluation.of_run_classes:
+                class_names.check_same(
+                    self.config.data.class_names,
+                    self.test.class_names,
+                    self.test.name,
+                    f"evaluation {evaluation.name!r} is for the classes that were learned: name "
+                    "the data's as the run's, or fit a probe to them, e.g. --evals=linear",
+                )
+
+    @property
+    def classes_by_number(self) -> bool:
+        """Whether the data's classes or the run's have no names, so that only numbers match."""
+        return self.config.data.class_names is None or self.test.class_names is None
 
     def check_splits(self, method: Method) -> None:
         """Checks before a long run that the splits of its evaluations exist.
@@ -140,6 +165,7 @@ class Prober:
                 )
             )
         section.update(name=self.dataset, split=split)
+        section.class_names = None  # of other data they may be others; see `source`
         section.host_crops = ConfigDict()  # evaluation reads whole images
         section.labelled_fraction = None  # limits training only; probes use all labels
         section.options.update(modality.evaluation_options(self.config.eval))
@@ -265,13 +291,14 @@ class Prober:
           The metrics as a flat dict, e.g. {"knn/top1": 0.95}.
 
         Raises:
-          UserError: the model lacks an output that an evaluation takes.
+          UserError: the model lacks an output that an evaluation takes, or see `check_classes`.
         """
         model = model if isinstance(model, Model) else Model(model)
         loaded = [
             evals.load(evaluation, self.config.eval) if isinstance(evaluation, str) else evaluation
             for evaluation in evaluations
         ]
+        self.check_classes(loaded)
         of_features = [evaluation for evaluation in loaded if not evaluation.of_model]
         metrics = {}
         if of_features:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data import class_names
 from ssl_jax.data.image import EXTENSIONS, Canvas
 from ssl_jax.data.image_kind import ImageKind
 from ssl_jax.data.names import Names
@@ -74,7 +75,7 @@ class Folder:
         else:
             classes, self.aliases = present, {}
             self._tops = dict.fromkeys(("train", "test") if len(classes) > 1 else ("train",), "")
-        self._classes = tuple(sorted(classes)) if len(classes) > 1 else ()
+        self._classes = class_names.in_order(classes) if len(classes) > 1 else ()
 
     @property
     def splits(self) -> tuple[str, ...]:

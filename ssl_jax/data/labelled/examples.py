@@ -156,8 +156,7 @@ class TaskOptions:
     ] = None
     class_names: Annotated[
         tuple[str, ...] | None,
-        "Classes in the order of their numbers; None: those of the train split, numbers by size, "
-        "all else by the alphabet.",
+        "Classes in the order of their numbers; None: those of the train split as 0, 2, 10, a, B.",
     ] = None
     stride: Annotated[int, positive, "Of span: tokens of the text between two windows."] = 128
     query_length: Annotated[int, positive, "Of span: tokens of the question at most."] = 64

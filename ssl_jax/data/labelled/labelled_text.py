@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.data import class_names
 from ssl_jax.data.labelled.encoded import Encoded, encode
 from ssl_jax.data.labelled.examples import Examples, Question, TaskOptions, Words
 from ssl_jax.data.labelled.task_source import TaskSource
@@ -195,7 +196,7 @@ def _texts(examples: Examples) -> Iterator[str]:
 
 
 def _found_classes(examples: Examples) -> tuple[str, ...]:
-    """The classes that the labels of a split name: numbers by size, all else by the alphabet."""
+    """The classes that the labels of a split name, in the order of `class_names`, O before all."""
     split = examples.label_source()
     counts: collections.Counter[str] = collections.Counter()
     number = 0
@@ -214,6 +215,4 @@ def _found_classes(examples: Examples) -> tuple[str, ...]:
             f"{examples.name}[{split}] has {len(counts):,} different labels on {number:,} texts, "
             f"such as {next(iter(counts))!r:.40}; set data.options.label_key to what is the class"
         )
-    if all(name.isdecimal() or name.removeprefix("-").isdecimal() for name in counts):
-        return tuple(sorted(counts, key=int))
-    return tuple(sorted(counts, key=lambda name: (name != "O", name)))
+    return tuple(sorted(class_names.in_order(counts), key=lambda name: name != "O"))

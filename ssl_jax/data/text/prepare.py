@@ -19,6 +19,7 @@ from concurrent.futures import BrokenExecutor
 from typing import Any
 
 from ssl_jax.core.errors import RunError, UserError
+from ssl_jax.data import class_names
 from ssl_jax.data.text import token_cache
 from ssl_jax.data.text.corpus import Corpus, Part, hash_of
 from ssl_jax.data.text.shard_makers import Makers, Task
@@ -221,11 +222,13 @@ class _Preparation:
         splits = {split: _split_facts(shards) for split, shards in records.items()}
         for split, facts in splits.items():
             self._check(split, facts)
-        class_names = self._corpus.class_names or tuple(self._labels)
+        met = tuple(self._labels)  # in the order in which the documents name them
+        names = self._corpus.class_names or class_names.in_order(met)
         token_cache.write_manifest(
             self._directory, self._tokenizer, splits, identity=wanted,
-            class_names=class_names or None,
-            num_classes=len(class_names) or self._largest_label + 1 or None,
+            class_names=names or None,
+            class_numbers=None if self._corpus.class_names else [names.index(one) for one in met],
+            num_classes=len(names) or self._largest_label + 1 or None,
         )  # fmt: skip
         self._clear({record["file"] for shards in records.values() for record in shards})
         for split, facts in splits.items():

@@ -102,6 +102,7 @@ def write_manifest(
     *,
     identity: Mapping[str, Any],
     class_names: Sequence[str] | None = None,
+    class_numbers: Sequence[int] | None = None,
     num_classes: int | None = None,
 ) -> None:
     """Finishes a cache whose shards and tokenizer are written.
@@ -112,6 +113,7 @@ def write_manifest(
       splits: facts of each split, in this order; `shards` are the records of its shards.
       identity: what tells it from other caches, JSON.
       class_names, num_classes: of the documents' labels.
+      class_numbers: the class of each label that the shards hold; None: the label itself.
     """
     manifest = {
         "format": FORMAT,
@@ -119,6 +121,7 @@ def write_manifest(
         "tokenizer": {"hash": made.digest, "vocabulary": dataclasses.asdict(made.vocabulary)},
         "dtype": dtype_of(made.vocabulary).name,
         "class_names": class_names,
+        "class_numbers": class_numbers,
         "num_classes": num_classes,
         "order": list(splits),
         "splits": splits,
@@ -264,6 +267,9 @@ class TokenCache:
         sentences = [self._array(record, "document_sentences") for record in self._records]
         counts = _join(sentences, np.int64)
         label = _join([self._array(record, "label") for record in self._records], np.int32)
+        numbers = self.manifest.get("class_numbers")
+        if numbers:
+            label = np.where(label < 0, -1, np.array(numbers, np.int32)[label])
         continues = np.zeros(len(counts), bool)
         first = 0
         bounds = {}

@@ -183,7 +183,7 @@ def test_labels(tmp_path):
         return prepare.prepare(corpus, BPE, str(tmp_path / name), say=lambda line: None)
 
     named = cache("named", "b", "a", None, "b")
-    assert named.documents.label.tolist() == [0, 1, -1, 0] and named.class_names == ("b", "a")
+    assert named.documents.label.tolist() == [1, 0, -1, 1] and named.class_names == ("a", "b")
     numbered = cache("numbered", 4, -1, 0)
     assert numbered.documents.label.tolist() == [4, -1, 0]
     assert numbered.num_classes == 5 and numbered.class_names is None
