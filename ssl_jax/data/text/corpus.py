@@ -283,6 +283,19 @@ def open_file(path: str) -> BinaryIO:
     return _OPENERS.get(os.path.splitext(path)[1], open)(path, "rb")
 
 
+_MAX_RATIO = 200  # repetitive text shrinks to a fiftieth at most
+_ALWAYS_ALLOWED = 2**26  # bytes
+
+
+def _check_unpacked_size(path: str, size: int) -> None:
+    """Raises UserError for a file that unpacks to far more than text of its size."""
+    if size > _ALWAYS_ALLOWED and size > _MAX_RATIO * os.path.getsize(path):
+        raise UserError(
+            f"{path} has {os.path.getsize(path):,} bytes and unpacks to more than {size:,}, which "
+            "no text does; decompress it if it is one"
+        )
+
+
 def characters(path: str, errors: str) -> Iterator[str]:
     """The text of a file, block by block; line ends are "\\n".
 
@@ -300,6 +313,7 @@ def characters(path: str, errors: str) -> Iterator[str]:
         with open_file(path) as file:
             while True:
                 block = file.read(_BLOCK)
+                _check_unpacked_size(path, done + len(block))
                 before = done - len(decoder.getstate()[0])  # where the decoder goes on
                 text = newlines.decode(decoder.decode(block, final=not block), final=not block)
                 text = text.removeprefix("\ufeff") if done == 0 else text

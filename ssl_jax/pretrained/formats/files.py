@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from ssl_jax.core.errors import UserError
@@ -59,7 +59,10 @@ def read(path: str) -> dict[str, np.ndarray]:
     if zipfile.is_zipfile(path):
         return _weights(_read_torch(path), path)
     try:
+        _check_dtypes(path)
         return load_file(path)
+    except UserError:
+        raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is neither a safetensors file nor a PyTorch file of version 1.6 or newer "
@@ -67,14 +70,31 @@ def read(path: str) -> dict[str, np.ndarray]:
         ) from error
 
 
+_FLOAT8 = "F8_"  # safetensors' names of 8-bit floats, which mean nothing without their scales
+
+
+def _check_dtypes(path: str) -> None:
+    """Raises UserError for a file of quantised arrays."""
+    with safe_open(path, framework="np") as file:
+        for name in file.keys():  # noqa: SIM118
+            dtype = file.get_slice(name).get_dtype()
+            if dtype.startswith(_FLOAT8):
+                raise UserError(
+                    f"{path}: {name} has dtype {dtype}, which cannot be read; convert the file to "
+                    "float16, bfloat16 or float32"
+                )
+
+
 def _weights(tree: Any, path: str) -> dict[str, np.ndarray]:
     for _ in range(3):
         if not isinstance(tree, Mapping):
             break
+        # First a state dict inside: training scripts may put tensors beside it, e.g. an accuracy.
+        inside = next((tree[key] for key in _NESTS if isinstance(tree.get(key), Mapping)), None)
         arrays = {str(k): v for k, v in tree.items() if isinstance(v, np.ndarray)}
-        if arrays:
+        if arrays and inside is None:
             return arrays
-        tree = next((tree[key] for key in _NESTS if isinstance(tree.get(key), Mapping)), None)
+        tree = inside
     raise UserError(f"{path} holds no state dict: looked at its top and under {', '.join(_NESTS)}")
 
 
@@ -141,9 +161,23 @@ def _parameter(data: Any, *unused: Any) -> Any:
     return data
 
 
+_MAX_RATIO = 20  # weights hardly compress, and torch.save does not try
+_ALWAYS_ALLOWED = 2**20  # bytes
+
+
+def _check_unpacked_size(path: str, archive: zipfile.ZipFile) -> None:
+    """Raises UserError for an archive that unpacks to far more than weights of its size."""
+    size, unpacked = os.path.getsize(path), sum(info.file_size for info in archive.infolist())
+    if unpacked > max(_MAX_RATIO * size, _ALWAYS_ALLOWED):
+        raise UserError(
+            f"{path} has {size:,} bytes and would unpack to {unpacked:,}: it is no file of weights"
+        )
+
+
 def _read_torch(path: str) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_unpacked_size(path, archive)
             inside = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if not inside:
                 raise UserError(f"{path} is a zip file but not one of PyTorch: it has no data.pkl")

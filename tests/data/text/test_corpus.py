@@ -146,6 +146,14 @@ def test_compressed_files(tmp_path):
         texts(text.corpus(str(path)))
 
 
+def test_a_file_that_unpacks_to_what_no_text_does(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(bytes(3_000_000)))
+    monkeypatch.setattr(corpus, "_ALWAYS_ALLOWED", 2_000_000)
+    with pytest.raises(UserError, match=r"a\.txt\.gz has .* and unpacks to more than .*no text"):
+        texts(text.corpus(str(path)))
+
+
 @pytest.mark.parametrize("place", [0, 5, 3_000_000])
 def test_bytes_that_are_no_utf8(tmp_path, place):
     path = tmp_path / "bad.txt"

@@ -1,7 +1,9 @@
 """Names of other libraries, and their files, without those libraries."""
 
+import json
 import os
 import pickle
+import struct
 import zipfile
 
 import numpy as np
@@ -181,6 +183,22 @@ def test_bad_files_are_named(tmp_path):
     good = (tmp_path / "far.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(good[: len(good) // 2])
     refuse("cut.pth", "neither a safetensors file nor")
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"")
+        archive.writestr("archive/data/0", bytes(2_000_000))
+    refuse("bomb.pth", r"would unpack to 2,000,000: it is no file of weights")
+    header = {"fc.weight": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "f8.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    refuse("f8.safetensors", "fc.weight has dtype F8_E4M3, which cannot be read; convert")
+
+
+def test_tensors_beside_the_state_dict_are_no_weights(tmp_path):
+    weights = {"module.fc.weight": np.ones((2, 3), np.float32)}
+    tree = {"epoch": 90, "arch": "resnet50", "state_dict": weights,
+            "best_acc1": np.asarray(76.1, np.float32), "optimizer": {"state": {}}}  # fmt: skip
+    torch_files.write(tmp_path / "model_best.pth.tar", tree)
+    assert formats.read(str(tmp_path / "model_best.pth.tar")).keys() == weights.keys()
 
 
 def test_safetensors_round_trip(tmp_path):
