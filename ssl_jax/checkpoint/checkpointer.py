@@ -11,6 +11,7 @@ program, such as an evaluation, can open the directory of a running run.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -142,7 +143,7 @@ class Checkpointer:
         entries = {name: Entry.of(array, digests[name].value) for name, array in arrays.items()}
         items = {
             _STATE: ocp.args.PyTreeSave(arrays_lib.nest(arrays_lib.with_elements(arrays))),
-            ITEM: ocp.args.JsonSave(Manifest(entries, metrics).to_json()),
+            ITEM: ocp.args.JsonSave(Manifest(step, entries, metrics).to_json()),
         }
         self._saving = step, metrics.get(self._best_metric)
         self._barrier.start()
@@ -178,7 +179,10 @@ class Checkpointer:
             best_mode=self._best_mode,
         )
         for old in (set(self._scores) | self._stale) - kept:
-            steps.delete(self.directory, old)
+            try:
+                steps.delete(self.directory, old)
+            except OSError as error:  # the next start tries again
+                _log.warning("step %d of %s cannot be deleted: %s", old, self.directory, error)
             self._scores.pop(old, None)
         self._stale.clear()
 
@@ -186,7 +190,8 @@ class Checkpointer:
         step, _ = self._saving
         self._saving = None
         self._barrier.fail(reason(error))
-        steps.delete_leftovers(self.directory)  # frees the disk space
+        with contextlib.suppress(OSError):  # others write there still; the next start tries again
+            steps.delete_leftovers(self.directory)  # frees the disk space
         return CheckpointError(
             f"saving step {step} to {self.directory} failed: {reason(error)}; "
             f"{self._last_checkpoint()}"

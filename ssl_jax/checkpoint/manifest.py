@@ -37,13 +37,15 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Arrays by their '/'-joined path in the state, and metrics by name."""
+    """The step, arrays by their '/'-joined path in the state, and metrics by name."""
 
+    step: int
     arrays: Mapping[str, Entry]
     metrics: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
         content = {
+            "step": self.step,
             "arrays": {
                 name: [entry.dtype, list(entry.shape), entry.digest]
                 for name, entry in self.arrays.items()
@@ -63,7 +65,9 @@ class Manifest:
                 name: Entry(dtype, tuple(shape), digest)
                 for name, (dtype, shape, digest) in content["arrays"].items()
             }
-            return cls(arrays, content["metrics"])
+            if content["step"] != int(step_directory.name):
+                raise ValueError(f"it is that of step {content['step']}")
+            return cls(content["step"], arrays, content["metrics"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedCheckpointError(
                 f"checkpoint {step_directory}: cannot read {FILENAME} ({reason(error)})"

@@ -9,7 +9,6 @@ So that fine-tuning names a pretrained model once. What the config says of the m
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ssl_jax.config.schema import INIT_FROM
+from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
 
 
@@ -61,10 +61,7 @@ def _model(source: str) -> dict[str, Any]:
     path = epath.Path(_folder(source)) / "config.json"
     if not path.exists():
         raise UserError(f"init_from={source} does not say what its model is: {path} is not there")
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    found = storage.read_json(path)
     if "model_type" in found:
         return _of_transformers(found, str(path))
     section = found.get("model")

@@ -35,7 +35,7 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
     """
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} cannot be read: {error}") from error
     if not isinstance(config, dict) or "format" not in config:
         raise UserError(f"{where} is not the config of a run: it has no format number")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pathlib
+from typing import Any
 
 import fsspec.config
 from etils import epath
@@ -48,20 +51,61 @@ def check_path(path: epath.PathLike) -> None:
         )
 
 
+def read_text(path: epath.PathLike) -> str:
+    """The text of a file of a run.
+
+    Raises:
+      UserError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return epath.Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+    """The JSON object in a file of a run.
+
+    Raises:
+      UserError: it cannot be read, or is no JSON object.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} cannot be read: it holds no JSON object")
+    return content
+
+
 def write_whole(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file atomically: readers never see a part of it, even if this process is killed.
+    """Writes a file atomically.
+
+    A reader never sees half of it, even if this process is killed or the machine loses power.
 
     Args:
-      path: the file; its folder must exist. An existing file is replaced.
+      path: the file, whose folder exists; its old content is replaced.
       content: text is written as UTF-8.
+
+    Raises:
+      OSError: the old content is still there.
     """
     data = content.encode() if isinstance(content, str) else content
     if is_object_store(path):
         path.write_bytes(data)
         return
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power failure may leave the new name without content
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def upload(folder: pathlib.Path, target: epath.Path) -> None:

@@ -17,7 +17,6 @@ the same.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +26,7 @@ from etils import epath
 
 from ssl_jax import checkpoint, parallel
 from ssl_jax.checkpoint.choice import folder_and_step
+from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import evaluated
@@ -98,12 +98,8 @@ def _transformers_config(folder: str) -> dict[str, Any] | None:
     path = os.path.join(folder, "config.json")
     if not os.path.exists(path):
         return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    return config if isinstance(config, dict) and "model_type" in config else None
+    config = storage.read_json(path)
+    return config if "model_type" in config else None
 
 
 def _encoder(experiment: Experiment) -> Any:
@@ -171,7 +167,10 @@ def _of_own_file(
     """An encoder under our own names, as `export --to=safetensors` writes it."""
     beside = epath.Path(path).parent / "config.json"
     if beside.exists() and "params/patch_embed/proj/kernel" in weights:
-        _check_positions(path, json.loads(beside.read_text())["architecture"], experiment)
+        architecture = storage.read_json(beside).get("architecture")
+        if not isinstance(architecture, dict):
+            raise UserError(f"{beside} does not describe an encoder: it has no architecture")
+        _check_positions(path, architecture, experiment)
     parts = (name.split("/", 1) for name in weights)
     renamed = {f"{part}/encoder/{below}": f"{part}/{below}" for part, below in parts}
     arrays = {name: weights[own] for name, own in renamed.items()}

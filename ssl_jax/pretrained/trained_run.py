@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from ssl_jax import checkpoint, data, parallel
 from ssl_jax import config as config_lib
 from ssl_jax.checkpoint.choice import folder_and_step, takes_best
+from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Weights
 from ssl_jax.data.labelled.encoded import framed_texts
@@ -154,7 +155,10 @@ class TrainedRun:
                 f"and {0 if second is None else len(second)}"
             )
         return framed_texts(
-            Tokenizer.from_json(path.read_text()), spec.arrays["tokens"].shape[0], texts, second
+            Tokenizer.from_json(storage.read_text(path)),
+            spec.arrays["tokens"].shape[0],
+            texts,
+            second,
         )
 
 
@@ -255,4 +259,4 @@ def read_config(workdir: str) -> ConfigDict:
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{workdir} is not a run: it has no config.json")
-    return config_lib.from_json(path.read_text(), str(path))
+    return config_lib.from_json(storage.read_text(path), str(path))

@@ -16,9 +16,9 @@ import jax
 from etils import epath
 
 from ssl_jax import data, modalities, parallel, report
+from ssl_jax.core import storage
 from ssl_jax.core.console import make_console
-from ssl_jax.core.errors import UserError
-from ssl_jax.core.storage import write_whole
+from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.registry import Evaluation
 from ssl_jax.experiment import preflight
@@ -50,9 +50,17 @@ def evaluated_step(workdir: epath.Path) -> int:
 
 
 def _record(workdir: epath.Path) -> dict[str, Any]:
-    """What results.json holds, empty while there is none."""
+    """What results.json holds; empty if there is none or it is damaged: it is written again."""
     path = epath.Path(workdir) / _RESULTS
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        record = storage.read_json(path)
+    except UserError as error:
+        warning("reading the results", error)
+        return {}
+    is_whole = isinstance(record.get("step"), int) and isinstance(record.get("results"), dict)
+    return record if is_whole else {}
 
 
 def _page(workdir: epath.Path) -> epath.Path:
@@ -94,9 +102,16 @@ def evaluate_and_report(
             record["best_step"] = int(state.step)
         if last_step < experiment.length.total_steps:
             record["stopped_early"] = True
-        if _page(workdir).exists():
-            _page(workdir).unlink()  # it shows other results
-        write_whole(epath.Path(workdir) / _RESULTS, json.dumps(record, indent=2) + "\n")
+        path = epath.Path(workdir) / _RESULTS
+        try:
+            if _page(workdir).exists():
+                _page(workdir).unlink()  # it shows other results
+            storage.write_whole(path, json.dumps(record, indent=2) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be written: {error}; the training is saved, and the same command "
+                "evaluates it again"
+            ) from error
     if experiment.config.log.report:
         _report(experiment, prober, state, source, workdir, lines, shown_results, last_step)
 

@@ -96,7 +96,7 @@ class Run:
         """Writes config.json, or checks that the existing one is the same config."""
         path = self.workdir / "config.json"
         if path.exists():
-            saved = config_lib.from_json(path.read_text(), str(path))
+            saved = config_lib.from_json(storage.read_text(path), str(path))
             changes = config_lib.difference(saved, self.config)
             # A run that ended before its first step has nothing to lose.
             keep = not allow_change and self._has_begun()
@@ -129,7 +129,7 @@ class Run:
         path = self.workdir / "config.json"
         if not path.exists() or not self._has_begun():
             return None
-        return config_lib.from_json(path.read_text(), str(path)).data.class_names
+        return config_lib.from_json(storage.read_text(path), str(path)).data.class_names
 
     def _has_begun(self) -> bool:
         """Whether a run in the workdir has logged or saved anything."""

@@ -16,6 +16,7 @@ import importlib.util
 import json
 import math
 import numbers
+import os
 import socket
 import struct
 import time
@@ -46,9 +47,16 @@ def read_metrics(workdir: epath.PathLike) -> list[Row]:
     is skipped with a logged warning.
     """
     files = _row_files(epath.Path(workdir))
-    rows = [row for path in files for _, row in _lines(path, path.read_bytes())]
+    rows = [row for path in files for _, row in _lines(path, _bytes(path))]
     # The sort is stable: rows of one step keep the order in which they were written.
     return sorted(rows, key=lambda row: row["step"])
+
+
+def _bytes(path: epath.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _row_files(workdir: epath.Path) -> list[epath.Path]:
@@ -82,7 +90,7 @@ def _drop_after(workdir: epath.Path, step: int | None) -> None:
     """
     # Last file first: a process killed in between leaves no gap before a remaining row.
     for path in reversed(_row_files(workdir)):
-        data = path.read_bytes()
+        data = _bytes(path)
         rows = _lines(path, data)
         kept = b"".join(line for line, row in rows if step is None or row["step"] <= step)
         if kept == data:
@@ -121,6 +129,7 @@ class _FileStream:
 
     def flush(self) -> None:
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from typing import Any
 
 from etils import epath
@@ -12,6 +11,7 @@ from etils import epath
 from ssl_jax import config as config_lib
 from ssl_jax import data
 from ssl_jax.config import Length
+from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
 from ssl_jax.run import metrics
 from ssl_jax.sweeps.grid import Cell, Sweep
@@ -36,11 +36,18 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        results = json.loads(path.read_text())
-    except ValueError:  # the machine failed during the write; the run writes the file again
+        results = storage.read_json(path)
+        last_step = int(results["step"])
+    except (
+        UserError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # the machine failed during the write; the run writes the file again
         return None
     config = cell.load()
-    saved = config_lib.from_json((workdir / cell.name / "config.json").read_text())
+    config_path = workdir / cell.name / "config.json"
+    saved = config_lib.from_json(storage.read_text(config_path), str(config_path))
     changes = config_lib.difference(saved, config)
     changed_overrides = [line for line in changes if line.partition(":")[0] in cell.overrides]
     if changed_overrides:
@@ -50,7 +57,7 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
         )
     total = Length.of(config, data.steps_per_epoch(saved.data, config.batch_size)).total_steps
     early = results.get("stopped_early") and saved.early_stopping == config.early_stopping
-    return results if early or results["step"] >= total else None
+    return results if early or last_step >= total else None
 
 
 def rows_of(sweep: Sweep, workdir: epath.Path) -> list[Row]:

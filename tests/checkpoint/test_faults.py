@@ -282,3 +282,40 @@ def test_kill_during_a_save(tmp_path):
             name for name in names if name.isdigit()
         )
         assert checkpointer.latest_step() == committed
+
+
+def test_a_step_under_another_steps_name_is_damaged(workdir):
+    (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "9")
+    with Checkpointer(workdir) as checkpointer:
+        with pytest.raises(DamagedCheckpointError, match="manifest.json .it is that of step 2"):
+            checkpointer.restore(make_state(0), step=9)
+        state, step = checkpointer.restore(make_state(0))
+    assert step == 1
+    assert_is(state, 1)
+
+
+def test_the_error_of_a_save_is_told_though_its_files_cannot_be_deleted(workdir, monkeypatch):
+    def fails(*_, **__):
+        raise OSError("Directory not empty")
+
+    with Checkpointer(workdir) as checkpointer, monkeypatch.context() as patch:
+        checkpointer.save(3, make_state(3))
+        patch.setattr(checkpointer._writer, "wait_until_finished", _no_space)
+        patch.setattr("ssl_jax.checkpoint.steps.delete_leftovers", fails)
+        with pytest.raises(CheckpointError, match=r"failed: No space left; the last .* step 2$"):
+            checkpointer.wait()
+
+
+def _no_space():
+    raise OSError("No space left")
+
+
+def test_an_old_step_that_cannot_be_deleted_ends_no_run(workdir, monkeypatch, caplog):
+    def fails(*_):
+        raise OSError("Directory not empty")
+
+    monkeypatch.setattr("ssl_jax.checkpoint.steps.delete", fails)
+    with Checkpointer(workdir, keep_latest=1) as checkpointer:
+        checkpointer.save(3, make_state(3), wait=True)
+        assert checkpointer.all_steps() == [3]
+    assert "step 1 of " in caplog.text and "cannot be deleted: Directory not empty" in caplog.text

@@ -17,15 +17,32 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch):
     storage.write_whole(path, "grün")
     assert path.read_bytes() == "grün".encode()
 
-    def full_disk(self, data):
-        with open(self, "wb") as file:
-            file.write(data[:1])
+    def full_disk(descriptor):
         raise OSError("no space left")
 
-    monkeypatch.setattr(type(path), "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
         storage.write_whole(path, b"new")
     assert path.read_text() == "grün"
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, synced = epath.Path(tmp_path) / "results.json", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.exists()))
+    storage.write_whole(path, "new")
+    assert synced == [False]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff{}", b"[1]", b"null", b"{" * 20, b"[" * 100_000])
+def test_a_damaged_json_file_is_one_line(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"results\.json cannot be read: ") as caught:
+        storage.read_json(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="cannot be read: .*Is a directory"):
+        storage.read_json(tmp_path)
 
 
 @pytest.mark.parametrize(

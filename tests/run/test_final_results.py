@@ -140,3 +140,13 @@ def test_an_evaluation_that_fails_costs_its_own_metrics(monkeypatch, tmp_path, c
         "warning: evaluation 'few_shot' of SimCLR failed: class 3 has only 1 labelled train "
         "examples\n"
     )
+
+
+@pytest.mark.parametrize("content", ["", '{"step": 3, "resu', "[]", '{"step": "x"}', '{"step": 3}'])
+def test_damaged_results_are_those_of_a_run_that_is_not_finished(tmp_path, content):
+    path = tmp_path / "results.json"
+    assert not final_results.is_finished(tmp_path, 3)
+    path.write_text('{"step": 3, "results": {}}')
+    assert final_results.is_finished(tmp_path, 3)
+    path.write_text(content)
+    assert not final_results.is_finished(tmp_path, 3)

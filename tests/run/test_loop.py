@@ -96,3 +96,22 @@ def test_a_restart_writes_the_report_page_that_a_finished_run_lacks(tmp_path, mo
     assert begin(tmp_path, **settings).execute() == 0
     assert "warning: the report page failed: " in capsys.readouterr().err
     assert not page.exists()
+
+
+def test_damaged_files_of_a_workdir_are_one_line(tmp_path):
+    path = tmp_path / "config.json"
+    whole = begin(tmp_path) and path.read_text()
+    for content in ("", whole[:100], "[]", '{"format": 1, "data": 5}', "\x00"):
+        path.write_text(content)
+        with pytest.raises(UserError) as told:
+            begin(tmp_path)
+        assert "\n" not in str(told.value)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="config.json cannot be read: .*Is a directory"):
+        begin(tmp_path)
+    path.rmdir()
+    (tmp_path / "metrics.jsonl").mkdir()
+    begin(tmp_path)
+    with pytest.raises(UserError, match="metrics.jsonl cannot be read: .*Is a directory"):
+        begin(tmp_path, seed=3)
