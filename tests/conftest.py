@@ -51,4 +51,6 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    gc.freeze()  # modules stay: looking for garbage among them takes time
+    # Modules stay, and so do most traced programs: looking for garbage among them takes time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)

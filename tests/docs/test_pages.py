@@ -20,6 +20,8 @@ import sys
 import numpy as np
 import pytest
 
+from tests.xla_flags import QUICK
+
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)?(?: (file|append)=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -108,8 +110,7 @@ def run(folder, *names, replaced=(), train=(), sweep=(), devices=1):
         "TRAIN": " ".join(f"--config.{option}" for option in train),
         "SWEEP": " ".join(sweep),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
     }
     log = folder / "page.log"
     with log.open("w") as file:

@@ -6,6 +6,8 @@ import pathlib
 
 import pytest
 
+from tests.xla_flags import QUICK
+
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOK = ROOT / "launch" / "colab.ipynb"
 
@@ -29,7 +31,7 @@ def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
     for name, value in {
         "SSL_JAX_QUICK": "1",
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+        "XLA_FLAGS": QUICK,
         "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     }.items():
         monkeypatch.setenv(name, value)

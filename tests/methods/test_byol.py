@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from ssl_jax import data, losses, parallel
-from ssl_jax.core.method import Weights, loss_and_aux
+from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
 from ssl_jax.views.recipe import read_recipes
 from tests.methods import paper_scale
 from tests.methods.collapsing import watch
-from tests.methods.contract import views_of
+from tests.methods.contract import apply, loss_and_aux, views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import build, run
 
@@ -30,7 +30,7 @@ def drawn(tiny, n=8):
     """Parameters, other parameters for the target, buffers, views."""
     experiment, source = tiny
     state = experiment.init_state()
-    other, _ = experiment.method.init(jax.random.key(9), source.batch(np.arange(n)))
+    other, _ = jax.jit(experiment.method.init)(jax.random.key(9), source.batch(np.arange(n)))
     target = {name: other[name] for name in ("encoder", "projector")}
     keys = jax.random.split(jax.random.key(0), n)
     views = views_of(experiment.method, keys, source.batch(np.arange(n)))
@@ -39,8 +39,8 @@ def drawn(tiny, n=8):
 
 def forward(method, params, buffers, view):
     """h, z and the buffers after one forward pass of one view."""
-    (h, _), encoder = method.encoder.apply(params["encoder"], buffers["encoder"], view, train=True)
-    z, projector = method.projector.apply(params["projector"], buffers["projector"], h, train=True)
+    (h, _), encoder = apply(method.encoder, params["encoder"], buffers["encoder"], view, train=True)
+    z, projector = apply(method.projector, params["projector"], buffers["projector"], h, train=True)
     return h, z, {**buffers, "encoder": encoder, "projector": projector}
 
 
@@ -54,8 +54,8 @@ def test_every_view_has_its_own_forward_pass_online_and_in_the_target(tiny):
     p, t, z, h, after = [], [], [], [], buffers
     for view in (views[:, 0], views[:, 1]):
         h_view, z_view, after = forward(method, params, after, view)
-        p_view, after["predictor"] = method.predictor.apply(
-            params["predictor"], after["predictor"], z_view, train=True
+        p_view, after["predictor"] = apply(
+            method.predictor, params["predictor"], after["predictor"], z_view, train=True
         )
         p.append(p_view)
         z.append(z_view)
@@ -191,16 +191,17 @@ def test_normalised_views_are_normalised_in_evaluation_and_shown_as_they_were():
     np.testing.assert_allclose(seen, (views_of(plain, keys, batch) - 0.4) / 0.2, atol=1e-5)
     assert float(seen.min()) < -0.5
     shown, as_they_were = (
-        method.show(None, keys, batch)["Augmented views"].pixels for method in (normal, plain)
+        jax.jit(method.show)(None, keys, batch)["Augmented views"].pixels
+        for method in (normal, plain)
     )
     np.testing.assert_allclose(shown, as_they_were, atol=1e-6)
-    expected = (plain.eval_view(batch["image"]) - 0.4) / 0.2
-    np.testing.assert_allclose(normal.eval_view(batch["image"]), expected, atol=1e-5)
+    expected = (jax.jit(plain.eval_view)(batch["image"]) - 0.4) / 0.2
+    np.testing.assert_allclose(jax.jit(normal.eval_view)(batch["image"]), expected, atol=1e-5)
 
 
 def test_without_a_predictor_the_projections_are_compared(tiny):
     method = build("byol-no-predictor")[0].method
-    params, buffers = method.init(jax.random.key(0), tiny[1].batch(np.arange(4)))
+    params, buffers = jax.jit(method.init)(jax.random.key(0), tiny[1].batch(np.arange(4)))
     assert set(params) == set(buffers) == {"encoder", "projector"}
     z, t = jax.random.normal(jax.random.key(1), (2, 4, 2, 8))
     encoded = {"h": jnp.zeros((4, 8)), "z": z, "t": t}

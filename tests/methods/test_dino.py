@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from ssl_jax import checkpoint
-from ssl_jax.core.method import Weights, loss_and_aux
+from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.models import count_parameters
 from ssl_jax.models.prototypes import prototype_matrix
 from ssl_jax.views.recipe import read_recipes
 from tests.methods import paper_scale
-from tests.methods.contract import encode, views_of
+from tests.methods.contract import apply, encode, loss_and_aux, views_of
 from tests.methods.test_methods import batches, build
 
 
@@ -27,7 +27,7 @@ def drawn(tiny, n=8):
     """Weights whose average and centre differ from their start, and views."""
     experiment, source = tiny
     state = experiment.init_state()
-    ema, _ = experiment.method.init(jax.random.key(9), source.batch(np.arange(n)))
+    ema, _ = jax.jit(experiment.method.init)(jax.random.key(9), source.batch(np.arange(n)))
     centre = 0.1 * jax.random.normal(jax.random.key(8), state.buffers["centre"].shape)
     w = Weights(state.params, {**state.buffers, "centre": centre}, ema)
     keys = jax.random.split(jax.random.key(0), n)
@@ -39,13 +39,21 @@ def forward(method, params, buffers, families):
     h, statistics = [], buffers["encoder"]
     for x in families:
         n, v = x.shape[:2]
-        (features, _), statistics = method.encoder.apply(
-            params["encoder"], statistics, x.reshape(n * v, *x.shape[2:]), train=True
+        (features, _), statistics = apply(
+            method.encoder,
+            params["encoder"],
+            statistics,
+            x.reshape(n * v, *x.shape[2:]),
+            train=True,
         )
         h.append(features.reshape(n, v, -1))
     h = jnp.concatenate(h, axis=1)
-    z, projector = method.projector.apply(
-        params["projector"], buffers["projector"], h.reshape(-1, h.shape[-1]), train=True
+    z, projector = apply(
+        method.projector,
+        params["projector"],
+        buffers["projector"],
+        h.reshape(-1, h.shape[-1]),
+        train=True,
     )
     z = np.asarray(z, np.float64).reshape(*h.shape[:2], -1)
     unit = z / np.linalg.norm(z, axis=-1, keepdims=True)
@@ -249,6 +257,7 @@ def test_views_differ_in_blur_and_solarisation_alone():
             assert (a == b) or a.op in ("gaussian_blur", "solarize"), a.op
 
 
+@pytest.mark.slow
 def test_the_nets_are_the_released_ones():
     counts = {
         variant: {

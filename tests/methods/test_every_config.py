@@ -18,15 +18,12 @@ QUICK = {
     "distill.py:digits",
     "finetune.py:pydoc",
     "moco_v1.py:digits",
-    "moco_v1.py:small_shapes",
     "moco_v3.py:digits",
     "roberta.py:pydoc",
-    "simclr.py:imagenet",
     "simclr.py:small_shapes",
     "simclr_v2.py:digits",
     "supervised.py:linear_digits",
     "vae.py:digits",
-    "vae.py:small_shapes",
     "vicreg.py:digits",
 }
 # What the command line or the data would say, by the start of a variant's name.

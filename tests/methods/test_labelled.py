@@ -11,12 +11,12 @@ import pytest
 from ssl_jax import data, optim, parallel
 from ssl_jax.core import method
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Weights, loss_and_aux
+from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import train_step
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.tasks import TASKS
-from tests.methods.contract import views_of
+from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import ROWS
 
 NAMES = ("supervised-text", "regression", "token-classification", "question-answering")
@@ -170,7 +170,7 @@ def test_a_frozen_encoder_stays_and_the_head_learns():
     assert set(state.params) == {"head"}
     assert made.origin("buffers/frozen/encoder/embed/x") == "params/encoder/embed/x"
     batch = source.batch(np.arange(2))
-    assert made.show(state.weights, jax.random.split(jax.random.key(0), 2), batch) == {}
+    assert jax.jit(made.show)(state.weights, jax.random.split(jax.random.key(0), 2), batch) == {}
     before = jax.tree.map(np.asarray, state.buffers)
     head = jax.tree.map(np.asarray, state.params)
     state, _, _ = experiment.train_step(state, source.batch(np.arange(BATCH)))
@@ -186,7 +186,7 @@ def test_dropout_stands_where_berts_and_robertas_do():
     for name, layers in ((NAMES[0], 1), (NAMES[1], 2)):
         experiment, source = build(name, model__dropout=0.0)
         made, batch = experiment.method, source.batch(np.arange(4))
-        params, buffers = made.init(jax.random.key(0), batch)
+        params, buffers = jax.jit(made.init)(jax.random.key(0), batch)
         x = made.view.evaluate(batch)
         outs = [
             made.forward(params, buffers, x, train=train, key=jax.random.key(key))[0][1]

@@ -7,13 +7,13 @@ import pytest
 
 from ssl_jax import checkpoint, data, hlo, losses, optim, parallel
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Weights, loss_and_aux
+from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.norm import interleave
 from ssl_jax.optim import EmaState
 from tests.methods import paper_scale
-from tests.methods.contract import encode, views_of
+from tests.methods.contract import apply, encode, loss_and_aux, views_of
 from tests.methods.table import BATCH, ROWS
 from tests.methods.test_methods import batches, build, run
 
@@ -266,11 +266,11 @@ def test_keys_come_back_in_the_order_of_their_queries(tiny):
 
     @jax.jit
     def alone(params, x):
-        (h, _), buffers = method.encoder.apply(
-            params["encoder"], state.buffers["encoder"], x, train=True
+        (h, _), buffers = apply(
+            method.encoder, params["encoder"], state.buffers["encoder"], x, train=True
         )
-        z, _ = method.projector.apply(
-            params["projector"], state.buffers["projector"], h, train=True
+        z, _ = apply(
+            method.projector, params["projector"], state.buffers["projector"], h, train=True
         )
         return losses.unit_length(z), buffers
 
@@ -369,6 +369,7 @@ def _close(found, expected, err_msg=""):
 # --- Configs
 
 
+@pytest.mark.slow
 def test_the_imagenet_recipes_are_the_papers():
     v1, v2 = (paper_scale.build(f"moco_v{version}.py:imagenet") for version in (1, 2))
     epoch = v1.length.steps_per_epoch

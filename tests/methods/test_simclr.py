@@ -10,10 +10,10 @@ import pytest
 from ssl_jax import config as config_lib
 from ssl_jax import data, losses, parallel
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Weights, hyper_parameters, loss_and_aux
+from ssl_jax.core.method import Weights, hyper_parameters
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods import simclr
-from tests.methods.contract import views_of
+from tests.methods.contract import apply, loss_and_aux, views_of
 from tests.methods.table import CONFIGS, ROWS
 
 
@@ -31,7 +31,7 @@ def test_views_of_an_image_stand_side_by_side(tiny):
     keys = jax.random.split(jax.random.key(0), 6)
     views = views_of(experiment.method, keys, batch)
     state = experiment.init_state()
-    shown = experiment.method.show(state.weights, keys, batch)["Augmented views"]
+    shown = jax.jit(experiment.method.show)(state.weights, keys, batch)["Augmented views"]
     np.testing.assert_array_equal(shown.inputs, batch["image"])
     pairs = shown.pixels
     assert pairs.shape == (6, 2, *views.shape[1:])
@@ -48,11 +48,11 @@ def test_the_loss_is_nt_xent_of_both_views_through_one_forward_pass(tiny):
     loss, aux = loss_and_aux(
         method, Weights(state.params, state.buffers), views, key=jax.random.key(1), step=state.step
     )
-    (h, _), _ = method.encoder.apply(
-        state.params["encoder"], state.buffers["encoder"], views, train=True
+    (h, _), _ = apply(
+        method.encoder, state.params["encoder"], state.buffers["encoder"], views, train=True
     )
-    z, _ = method.projector.apply(
-        state.params["projector"], state.buffers["projector"], h, train=True
+    z, _ = apply(
+        method.projector, state.params["projector"], state.buffers["projector"], h, train=True
     )
     expected, _ = losses.nt_xent(z[0::2], z[1::2], temperature=0.5)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
@@ -64,10 +64,10 @@ def test_features_come_from_before_the_projector(tiny):
     experiment, source = tiny
     state = experiment.init_state()
     batch = source.batch(np.arange(4))
-    features = experiment.method.features(state.weights, batch)
+    features = jax.jit(experiment.method.features)(state.weights, batch)
     assert features["h"].shape == (4, 8) and features["z"].shape == (4, 8)
     other = jax.tree.map(jnp.zeros_like, state.params["projector"])
-    changed = experiment.method.features(
+    changed = jax.jit(experiment.method.features)(
         Weights({**state.params, "projector": other}, state.buffers), batch
     )
     np.testing.assert_array_equal(changed["h"], features["h"])

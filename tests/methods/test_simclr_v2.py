@@ -8,11 +8,11 @@ import pytest
 from ssl_jax import config as config_lib
 from ssl_jax import data, losses, parallel
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Weights, loss_and_aux
+from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
-from tests.methods.contract import views_of
+from tests.methods.contract import apply, loss_and_aux, views_of
 from tests.methods.table import CONFIGS, ROWS
 
 
@@ -52,10 +52,10 @@ def test_the_loss_is_nt_xent_of_both_views_through_one_forward_pass(tiny):
     views = views_of(method, keys, batch)
     loss, aux = loss_and_aux(method, Weights(params, buffers), views, key=jax.random.key(1), step=0)
     together = np.concatenate([views[:, 0], views[:, 1]])  # statistics do not mind the order
-    (h, _), encoder = method.encoder.apply(
-        params["encoder"], buffers["encoder"], together, train=True
+    (h, _), encoder = apply(
+        method.encoder, params["encoder"], buffers["encoder"], together, train=True
     )
-    z, _ = method.projector.apply(params["projector"], buffers["projector"], h, train=True)
+    z, _ = apply(method.projector, params["projector"], buffers["projector"], h, train=True)
     expected, _ = losses.nt_xent(z[:8], z[8:], temperature=0.5)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(aux.outputs["h"], h[:8], rtol=1e-4, atol=1e-6)
@@ -70,9 +70,13 @@ def test_where_fine_tuning_starts(tiny, selector):
     _, source, params, buffers = tiny
     experiment, _ = build(method__ft_proj_selector=selector)
     method, batch = experiment.method, source.batch(np.arange(6))
-    features = method.features(Weights(params, buffers), batch)
-    (h, _), _ = method.encoder.apply(
-        params["encoder"], buffers["encoder"], method.eval_view(batch["image"]), train=False
+    features = jax.jit(method.features)(Weights(params, buffers), batch)
+    (h, _), _ = apply(
+        method.encoder,
+        params["encoder"],
+        buffers["encoder"],
+        jax.jit(method.eval_view)(batch["image"]),
+        train=False,
     )
     np.testing.assert_allclose(features["h"], h, rtol=1e-6)
     expected = np.asarray(h, np.float64)
@@ -90,7 +94,7 @@ def test_an_unset_width_is_that_of_h():
     experiment, source = build(method__hidden_dim=None)
     state = experiment.init_state()
     assert state.params["projector"]["dense1"]["kernel"].shape == (8, 8)
-    features = experiment.method.features(state.weights, source.batch(np.arange(2)))
+    features = jax.jit(experiment.method.features)(state.weights, source.batch(np.arange(2)))
     assert features["ft"].shape == (2, 8)
 
 

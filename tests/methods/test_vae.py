@@ -10,10 +10,9 @@ import pytest
 
 from ssl_jax import checkpoint, data, losses, parallel
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import loss_and_aux
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment, question_keys
-from tests.methods.contract import views_of
+from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import batches, build, run
 
@@ -188,7 +187,7 @@ def test_noise_is_the_examples_own():
 
 def test_the_features_have_no_noise_and_are_the_posteriors_mean():
     method, w, batch = start()
-    features = method.features(w, batch)
+    features = jax.jit(method.features)(w, batch)
     views = {**views_of(method, jax.random.split(jax.random.key(0), 8), batch)}
     encoded, _ = method.encode(w, views, key=jax.random.key(0), step=jnp.int32(0))
     np.testing.assert_allclose(features["h"], encoded["mean"], rtol=1e-6)
@@ -305,7 +304,7 @@ def test_bits_of_uniform_noise_are_eight():
 def test_what_is_shown_is_decoded_from_the_posterior_and_the_prior():
     method, w, batch = start()
     shown = jax.jit(method.show)(w, jax.random.split(jax.random.key(0), 8), batch)
-    features = method.features(w, batch)
+    features = jax.jit(method.features)(w, batch)
     expected = method.decode(w, features["h"])
     reconstructed = shown["Reconstructions"]
     np.testing.assert_allclose(reconstructed.pixels[:, 0], expected, atol=1e-6)

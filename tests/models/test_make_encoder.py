@@ -6,14 +6,16 @@ import pytest
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.models import ENCODERS, make_encoder
+from tests.marks import slow_unless
 
-DEEP = ("resnet101", "resnet152", "resnet200")
+# Deeper and wider ones are traced with the slow tests.
+QUICK = {
+    "resnet18", "resnet50", "convnet", "mlp_encoder", "conv_encoder", "vit_s14", "vit_s16",
+    "bert_tiny", "roberta_tiny",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in ENCODERS],
-)
+@pytest.mark.parametrize("name", slow_unless(QUICK.__contains__, ENCODERS))
 def test_every_encoder_keeps_the_contract(name):
     """(h, out): h [n d] float32, the stages in the compute dtype; params float32; hashable."""
     net = make_encoder(name, dtype="bfloat16")
