@@ -6,14 +6,27 @@ export JAX_PLATFORMS ?=
 
 .PHONY: demo test lint slow docs clean
 
-# Installed once per change of setup.py; the stamp remembers.
-$(VENV)/.installed: setup.py
+# Python compiles what it imports: compiling all that is installed takes half a minute.
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e
+
+$(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+
+# Installed once per change of setup.py; the stamps remember.
+$(VENV)/.installed: setup.py | $(BIN)/pip
+	$(INSTALL) .
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+$(VENV)/.installed-test: setup.py | $(BIN)/pip
+	$(INSTALL) '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-lint: $(VENV)/.installed-lint
+	$(INSTALL) '.[lint]'
+	touch $@
+
+$(VENV)/.installed-slow: $(VENV)/.installed-lint
+	$(INSTALL) '.[slow]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -22,11 +35,11 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-slow: $(VENV)/.installed-test
+slow: $(VENV)/.installed-slow
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(INSTALL) '.[docs]'
 	touch $@
 
 docs: $(VENV)/.installed-docs

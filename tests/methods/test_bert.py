@@ -238,7 +238,7 @@ def test_roberta_has_neither_pairs_nor_types():
 def test_held_out_scores_and_guesses_are_of_the_same_hidden_tokens():
     method, params = begun()
     batch = pairs()
-    rows = method.held_out(Weights(params, {}), keys(), batch)
+    rows = jax.jit(method.held_out)(Weights(params, {}), keys(), batch)
     _, aux = loss(method, params, mask(method, keys(), batch))
     count = rows["count"].sum()
     np.testing.assert_array_equal(rows["count"], rows["weights"].sum(axis=1))
@@ -247,7 +247,8 @@ def test_held_out_scores_and_guesses_are_of_the_same_hidden_tokens():
     np.testing.assert_allclose(rows["next_hits"].mean(), aux.metrics["next_accuracy"])
     np.testing.assert_allclose(rows["next_loss"].mean(), aux.metrics["next_loss"], rtol=1e-5)
 
-    shown = method.guesses(Weights(params, {}), keys(), batch, count=V)
+    guesses = jax.jit(method.guesses, static_argnames="count")
+    shown = guesses(Weights(params, {}), keys(), batch, count=V)
     assert shown["guesses"].shape == (BATCH, method.max_predictions, V)
     np.testing.assert_allclose(shown["shares"].sum(axis=-1), 1, rtol=1e-5)
     assert (np.diff(shown["shares"], axis=-1) <= 0).all()
@@ -268,10 +269,11 @@ def test_features_are_the_mean_over_the_text():
         real = np.float64(features["tokens"][i])[batch["segment"][i] > 0]
         np.testing.assert_allclose(features["h"][i], real.mean(axis=0), rtol=1e-4, atol=1e-6)
     first, _ = begun(model__pool="cls")
-    features = first.features(Weights(params, {}), batch)
+    features = jax.jit(first.features)(Weights(params, {}), batch)
     np.testing.assert_array_equal(features["h"], features["tokens"][:, 0])
 
 
+@pytest.mark.slow
 def test_it_learns_what_there_is_to_learn():
     """A hidden token is its neighbours'; B follows A if it has A's token."""
     method = make(model__dim=32, model__num_heads=4)

@@ -16,7 +16,7 @@ from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import train_step
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.tasks import TASKS
-from tests.methods.contract import loss_and_aux, views_of
+from tests.methods.contract import apply, loss_and_aux, views_of
 from tests.methods.table import ROWS
 
 NAMES = ("supervised-text", "regression", "token-classification", "question-answering")
@@ -39,14 +39,16 @@ def begun(name):
     made, batch = experiment.method, source.batch(np.arange(BATCH))
     params, buffers = jax.jit(made.init)(jax.random.key(0), batch)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape), params)
+    params = jax.tree.map(
+        lambda p: np.asarray(p) + np.float32(0.1 * rng.normal(size=p.shape)), params
+    )
     return made, params, buffers, batch
 
 
 def logits_of(made, params, batch):
     """The head's outputs in float64, from the encoder's."""
     text = made.view.evaluate(batch)
-    (_, out), _ = made.classifier.encoder.apply(params["encoder"], {}, text, train=False)
+    (_, out), _ = apply(made.classifier.encoder, params["encoder"], {}, text, train=False)
     head = jax.tree.map(lambda x: np.asarray(x, np.float64), params["head"])
     x = np.float64(out[made.classifier.reads])
     if "dense" in head:

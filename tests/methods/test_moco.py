@@ -302,7 +302,7 @@ def test_a_query_and_its_key_never_have_the_same_neighbours(batch_size):
         assert len(of_query & of_key) == rows // 8 < rows
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 128])
+@pytest.mark.parametrize("micro_batch_size", [None, pytest.param(128, marks=pytest.mark.slow)])
 def test_images_are_sent_once_and_never_gathered(micro_batch_size):
     experiment, _ = build(
         "moco-v1", 8, batch_size=256, method__num_negatives=512, micro_batch_size=micro_batch_size

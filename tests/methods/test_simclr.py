@@ -15,14 +15,12 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods import simclr
 from tests.methods.contract import apply, loss_and_aux, views_of
 from tests.methods.table import CONFIGS, ROWS
+from tests.methods.test_methods import build
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    config = ROWS["simclr"].load()
-    source = data.from_config(config.data, seed=0)
-    mesh = parallel.make_mesh(devices=jax.devices()[:1])
-    return Experiment.build(config, source.spec, mesh), source
+    return build("simclr")
 
 
 def test_views_of_an_image_stand_side_by_side(tiny):

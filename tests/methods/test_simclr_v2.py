@@ -51,7 +51,9 @@ def test_the_loss_is_nt_xent_of_both_views_through_one_forward_pass(tiny):
     batch = source.batch(np.arange(8))
     views = views_of(method, keys, batch)
     loss, aux = loss_and_aux(method, Weights(params, buffers), views, key=jax.random.key(1), step=0)
-    together = np.concatenate([views[:, 0], views[:, 1]])  # statistics do not mind the order
+    together = np.concatenate(
+        [np.asarray(views[:, view]) for view in (0, 1)]
+    )  # statistics do not mind the order
     (h, _), encoder = apply(
         method.encoder, params["encoder"], buffers["encoder"], together, train=True
     )

@@ -21,6 +21,7 @@ from ssl_jax.models.classifier import make_classifier
 from tests.marks import slow_unless
 from tests.methods.contract import apply, loss_and_aux, views_of
 from tests.methods.table import CONFIGS, ROWS
+from tests.methods.test_methods import build
 
 SGD = dict(
     optimizer__name="sgd",
@@ -28,13 +29,6 @@ SGD = dict(
     optimizer__warmup_steps=0,
     optimizer__weight_decay=1e-2,
 )
-
-
-def build(row, devices=1, **overrides):
-    config = ROWS[row].load(**overrides)
-    source = data.from_config(config.data, seed=0)
-    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
-    return Experiment.build(config, source.spec, mesh), source
 
 
 def load(variant, **changes):
@@ -174,7 +168,7 @@ def test_learning_rates_fall_by_layer_whatever_the_models_depth(
     experiment = Experiment.build(config, data.spec_from_config(config.data))
     shapes, _ = jax.eval_shape(experiment.method.init, jax.random.key(0), experiment.spec.batch(2))
     ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
-    updates, _ = experiment.tx.update(ones, experiment.tx.init(ones), ones)
+    updates, _ = jax.jit(experiment.tx.update)(ones, jax.jit(experiment.tx.init)(ones), ones)
     powers = {}
     for path, update in by_path(updates).items():
         part = path.split("/")[1] if path.startswith("encoder/") else "head"
