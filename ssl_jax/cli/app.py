@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 import ssl_jax
 from ssl_jax import config as config_lib
 from ssl_jax import parallel
+from ssl_jax.cli import streams
 from ssl_jax.core.errors import RunError, UserError, nearest
 
 # In the order in which --help lists them.
@@ -32,6 +33,8 @@ _HELP = ("--help", "-h", "-help", "--helpshort", "--helpfull", "help")
 
 def main() -> None:
     """Runs the command that the first argument names."""
+    streams.open_missing()
+    streams.tolerate_lost_output(full_disks=sys.argv[1:2] in (["train"], ["sweep"]))
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in _HELP:
         print(overview())
@@ -91,8 +94,10 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
     imported together.
 
     A mistake of the user's (UserError, an unknown flag or config key) and what may end a run
-    (RunError) are one line on stderr and exit code 1. The loss of another process of the same run
-    is one line too, with exit code `parallel.LOST_PROCESS`. Anything else keeps its traceback.
+    (RunError) are one line on stderr and exit code 1, and so is an error of the operating system,
+    such as a full disk (logging at level INFO shows its traceback). The loss of another process of
+    the same run is one line too, with exit code `parallel.LOST_PROCESS`. Anything else keeps its
+    traceback.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
@@ -103,7 +108,9 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
         if len(argv) > 1 and not TAKES_ARGUMENTS.intersection(argv[0].split()):
             _stop(f"unexpected argument {argv[1]!r}; options are written --name=value")
         try:
-            return main()
+            code = main()
+            sys.stdout.flush()
+            return code
         except Exception as error:
             # The other processes of a job wait for this one in collectives: leave at once.
             if reason := parallel.lost_process(error):
@@ -114,12 +121,22 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
             if isinstance(error, (UserError, RunError)):
                 print(f"error: {error}", file=sys.stderr)
                 parallel.leave(1)
+            if isinstance(error, OSError) and error.errno:
+                print(f"error: {_cause(error)}", file=sys.stderr)
+                logging.getLogger(__name__).info("traceback", exc_info=error)
+                parallel.leave(1)
             if jax.process_count() == 1:
                 raise
             traceback.print_exc()
             parallel.leave(1)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _cause(error: OSError) -> str:
+    """What the operating system says, and of which file."""
+    files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{files}: {error.strerror}" if files else f"{error.strerror} (while writing or reading)"
 
 
 # --config.KEY=VALUE becomes --override=KEY=VALUE: which keys there are, the config says.
