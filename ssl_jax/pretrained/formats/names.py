@@ -192,7 +192,8 @@ def from_torch(
       A Vision Transformer's positions come as they are there, [side side d], also for another side.
 
     Raises:
-      UserError: see `entries`; or the state's positions are others than the encoder adds.
+      UserError: see `entries`; or the state's positions are others than the encoder adds; or its
+        encoder reads other tokens beside the patches than this one.
     """
     found: dict[str, dict[str, np.ndarray]] = {"params": {}, "buffers": {}}
     missing, used = [], set()
@@ -215,24 +216,17 @@ def from_torch(
             value = entry.to_ours(value) if same else value
         put(entry.part, entry.path, entry.name, value)
     ours = shapes["params"]
+    if "patch_embed/proj/kernel" in ours:
+        _check_tokens(state, "cls_token" in ours)
     if "cls_token" in ours:
         put("params", "cls_token", "cls_token", _optional(state, "cls_token"))
     if "pos_embed/grid" in ours:
-        stored = _optional(state, "pos_embed")
-        tokens = None if stored is None else stored.reshape(-1, stored.shape[-1])
-        has_cls = "cls_token" in ours
-        grid = ours["pos_embed/grid"].shape
-        fits = tokens is not None and tokens.shape[-1] == grid[2]
-        side = math.isqrt(len(tokens) - has_cls) if fits else 0
-        if fits and len(tokens) == grid[0] * grid[1] + has_cls:
-            put("params", "pos_embed/grid", "pos_embed", tokens[int(has_cls) :].reshape(grid))
-        elif fits and len(tokens) == side * side + has_cls:  # of images of another size
-            used.add("pos_embed")
-            found["params"]["pos_embed/grid"] = tokens[int(has_cls) :].reshape(side, side, -1)
+        learned = _learned_positions(state, ours["pos_embed/grid"].shape)
+        if isinstance(learned, str):
+            missing.append(learned)
         else:
-            put("params", "pos_embed/grid", "pos_embed", stored)
-        if has_cls:
-            put("params", "pos_embed/cls", "pos_embed", tokens[0] if fits else stored)
+            used.add("pos_embed")
+            found["params"] |= learned
     elif positions is not None and "pos_embed" in state:  # fixed here
         stored, dim = _numpy(state["pos_embed"]), ours["patch_embed/proj/kernel"].shape[-1]
         if stored.shape[-1] == dim:
@@ -243,6 +237,65 @@ def from_torch(
     ignored = ("num_batches_tracked",)
     unused = [name for name in state if name not in used and not name.endswith(ignored)]
     return found, missing, unused
+
+
+# Tokens beside the class token and the patches: of distilled ones, and registers.
+_OTHER_TOKENS = ("dist_token", "reg_token", "register_tokens")
+
+
+def _check_tokens(state: Mapping[str, np.ndarray], cls_token: bool) -> None:
+    """Raises `UserError` unless a ViT reads the tokens of a state's, at most one for the class.
+
+    Args:
+      state: of a Vision Transformer.
+      cls_token: whether the encoder has a class token.
+    """
+    for name in _OTHER_TOKENS:
+        if name in state:
+            raise UserError(
+                f"its encoder reads {name}, of shape {tuple(state[name].shape)}, beside the "
+                "patches, which the encoder here does not have"
+            )
+    if ("cls_token" in state) != cls_token:
+        has = "has a" if "cls_token" in state else "has no"
+        pool = "" if "cls_token" in state else " model.pool=mean"
+        raise UserError(
+            f"its encoder {has} cls_token; set model.cls_token={'cls_token' in state}{pool}"
+        )
+
+
+def _learned_positions(
+    state: Mapping[str, np.ndarray], grid: tuple[int, ...]
+) -> dict[str, np.ndarray] | str:
+    """A state's learned positions by our paths, or what is wrong with them.
+
+    The first row is that of the class token if the state has one; the others are a grid: that of
+    the encoder, or a square of images of another size.
+
+    Args:
+      state: which has the tokens of the encoder.
+      grid: (rows, columns, d) of the encoder.
+    """
+    stored = _optional(state, "pos_embed")
+    if stored is None:
+        return "pos_embed is missing"
+    if stored.shape[-1] != grid[2]:
+        return f"pos_embed has shape {stored.shape}, not {grid[2]} channels"
+    tokens = stored.reshape(-1, grid[2])
+    num_cls = int("cls_token" in state)
+    patches = tokens[num_cls:]
+    side = math.isqrt(len(patches))
+    square, fits = side * side == len(patches), len(patches) == grid[0] * grid[1]
+    if not len(patches) or not (square or fits) or (square and fits and grid[0] != grid[1]):
+        rows = "1 for cls_token and " * num_cls + f"{len(patches)} for patches"
+        hint = " (where none is stored for cls_token, put a row of zeros first)" * num_cls
+        return (
+            f"pos_embed has shape {stored.shape}: {rows}, which are neither a square nor this "
+            f"encoder's grid of {grid[0]}x{grid[1]}{hint}"
+        )
+    shape = (side, side) if square else grid[:2]
+    found = {"pos_embed/grid": patches.reshape(*shape, grid[2])}
+    return found | ({"pos_embed/cls": tokens[0]} if num_cls else {})
 
 
 # Far above the rounding of positions kept in half precision, far below what tells them apart.

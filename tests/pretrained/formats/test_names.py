@@ -205,3 +205,79 @@ def test_safetensors_round_trip(tmp_path):
     arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3)}
     formats.write_safetensors(str(tmp_path / "x.safetensors"), arrays, method="simclr")
     np.testing.assert_array_equal(formats.read(str(tmp_path / "x.safetensors"))["a"], arrays["a"])
+
+
+# The tokens of a file say which row of its positions is whose.
+
+
+def read_vit(side, cls_token, changes):
+    """The arrays taken of a file with other tokens or positions, and what is missing."""
+    model = dict(SMALL, cls_token=cls_token, pool="cls" if cls_token else "mean")
+    _, params, buffers = perturbed(4 * side, **model)
+    state = formats.to_torch(params, buffers) | changes
+    state = {name: x for name, x in state.items() if x is not None}
+    found, missing, _ = formats.from_torch(state, params, buffers)
+    return found["params"], missing
+
+
+def rows_of(count):
+    return np.random.default_rng(count).standard_normal((1, count, 16), np.float32)
+
+
+@pytest.mark.parametrize("side", [5, 3])  # this encoder's grid: that of the file, another one
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_all_positions_of_a_vit_are_used(side, cls_token):
+    stored = rows_of(25 + cls_token)
+    found, missing = read_vit(side, cls_token, {"pos_embed": stored})
+    assert not missing
+    grid = stored[0, int(cls_token) :].reshape(5, 5, 16)
+    np.testing.assert_array_equal(found["pos_embed/grid"], grid)
+    assert ("pos_embed/cls" in found) == cls_token
+    if cls_token:
+        np.testing.assert_array_equal(found["pos_embed/cls"], stored[0, 0])
+
+
+@pytest.mark.parametrize("side", [5, 3])
+def test_positions_of_another_number_are_not_read_as_a_square(side):
+    for count, rows in ((25, "1 for cls_token and 24 for patches"), (7, "and 6 for patches")):
+        found, (missing,) = read_vit(side, True, {"pos_embed": rows_of(count)})
+        assert f"pos_embed has shape (1, {count}, 16): " in missing and rows in missing
+        assert f"this encoder's grid of {side}x{side}" in missing
+        assert not [path for path in found if path.startswith("pos_embed/")]
+    found, (missing,) = read_vit(side, False, {"pos_embed": rows_of(26)})
+    assert "(1, 26, 16): 26 for patches" in missing and "pos_embed/grid" not in found
+    found, missing = read_vit(side, True, {"pos_embed": None})
+    assert missing == ["pos_embed is missing"] and "pos_embed/cls" not in found
+
+
+def test_a_grid_of_positions_that_is_no_square():
+    model = dict(SMALL, cls_token=True, pool="cls")
+    _, params, buffers = perturbed(16, **model)
+    stored = rows_of(25)
+    for grid, taken in (((4, 6), True), ((6, 4), True), ((2, 8), False)):
+        params["pos_embed"]["grid"] = np.zeros((*grid, 16), np.float32)
+        state = formats.to_torch(params, buffers)
+        found, missing, _ = formats.from_torch(
+            state | {"pos_embed": stored if taken else rows_of(17)}, params, buffers
+        )
+        if taken:
+            expected = stored[0, 1:].reshape(*grid, 16)
+            np.testing.assert_array_equal(found["params"]["pos_embed/grid"], expected)
+        else:  # 4x4 or 2x8: that cannot be told
+            assert "16 for patches" in missing[0]
+
+
+@pytest.mark.parametrize("name", ["dist_token", "reg_token", "register_tokens"])
+def test_tokens_that_the_encoder_does_not_have_are_refused(name):
+    changes = {name: np.ones((1, 1, 16), np.float32), "pos_embed": rows_of(27)}
+    with pytest.raises(UserError, match=rf"its encoder reads {name}, of shape \(1, 1, 16\)"):
+        read_vit(5, True, changes)
+
+
+def test_the_class_token_has_to_be_there_or_not_on_both_sides():
+    with pytest.raises(UserError, match="has no cls_token; set model.cls_token=False model.po"):
+        read_vit(5, True, {"cls_token": None, "pos_embed": rows_of(25)})
+    token = np.ones((1, 1, 16), np.float32)
+    for count in (25, 26):  # 25 = 1 + 4x6 is no grid of 5x5
+        with pytest.raises(UserError, match="has a cls_token; set model.cls_token=True"):
+            read_vit(5, False, {"cls_token": token, "pos_embed": rows_of(count)})
