@@ -179,6 +179,11 @@ class Config:
     init_weights: Annotated[
         bool, "False: only the model and the tokenizer of init_from, not its weights."
     ] = True
+    init_partial: Annotated[
+        bool,
+        "Arrays of the encoder that init_from lacks, or has in another shape, are initialised; "
+        "False: they are an error.",
+    ] = False
     data: Annotated[Data, "The data set."]
     method: Annotated[Mapping[str, Any], "The method and its hyper-parameters."]
     model: Annotated[Mapping[str, Any], "The encoder and its options."]

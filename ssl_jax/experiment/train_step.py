@@ -12,7 +12,7 @@ import optax
 
 from ssl_jax import optim
 from ssl_jax.core.method import Aux, Batch, Method, Weights, loss_and_aux
-from ssl_jax.core.tree_paths import replace
+from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.evals import online
 from ssl_jax.experiment import gradient_cache
 from ssl_jax.experiment.gradient_cache import StepKeys, batch_size_of
@@ -47,6 +47,17 @@ class TrainState(flax.struct.PyTreeNode):
         return Weights(self.params, self.buffers, optim.ema_params(self.opt_state))
 
 
+def _with_all_rows(arrays: Mapping[str, Any], tree: PyTree) -> dict[str, Any]:
+    """`arrays` by path, each with the last rows of `tree`'s if it has fewer."""
+    leaves = by_path(tree)
+    return {
+        path: array
+        if array.shape == leaves[path].shape
+        else jnp.concatenate([array, leaves[path][len(array) :].astype(array.dtype)])
+        for path, array in arrays.items()
+    }
+
+
 def make_init(
     method: Method,
     tx: optax.GradientTransformation,
@@ -59,8 +70,8 @@ def make_init(
     different seeds share one compiled program.
 
     Only the shapes of `batch` are used. `loaded` is {"params": {path: array}, "buffers": {path:
-    array}}, weights that replace random ones. They are set before the optimizer is initialised, so
-    a moving average starts from them.
+    array}}, weights that replace random ones; an array with fewer rows replaces the first ones.
+    They are set before the optimizer is initialised, so a moving average starts from them.
 
     Args:
       method: the method; its loss is traced, to get the width of its outputs.
@@ -73,8 +84,8 @@ def make_init(
         init_key, probe_key, run_key = jax.random.split(root, 3)
         params, buffers = method.init(init_key, batch)
         if loaded:
-            params = replace(params, loaded["params"])
-            buffers = replace(buffers, loaded["buffers"])
+            params = replace(params, _with_all_rows(loaded["params"], params))
+            buffers = replace(buffers, _with_all_rows(loaded["buffers"], buffers))
         params = method.constrain(params)
         opt_state = tx.init(params)
         probe = None

@@ -77,7 +77,8 @@ def restack(arrays: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any
     """Arrays by path, with equal layers in the form in which `wanted` has them.
 
     Where `wanted` has `.../layers/kernel` and there are `.../layer1/kernel`, `.../layer2/kernel`
-    and so on, these are stacked; where it has those and there is a stack, it is cut.
+    and so on, all of one shape, these are stacked; where it has those and there is a stack, it is
+    cut.
 
     Args:
       arrays: path -> array.
@@ -93,7 +94,7 @@ def restack(arrays: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any
             continue
         names = (f"{above}/layer{i}/{below}"[1:] for i in itertools.count(1))
         names = list(itertools.takewhile(found.__contains__, names))
-        if names:
+        if names and len({np.shape(found[name]) for name in names}) == 1:
             found[path] = np.stack([np.asarray(found.pop(name)) for name in names])
     for path in wanted:
         layer = re.fullmatch(r"(.*/|)layer1/(.*)", path)

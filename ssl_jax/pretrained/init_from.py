@@ -10,13 +10,14 @@
 Of a run everything is taken that the new run has too, under the same path and in the same shape:
 its encoder, and its heads if the method is the same; of its weights those that it evaluates
 (`eval.weights`), so of DINO the teacher's. So it is of a folder of transformers, where a head
-fine-tuned on labelled texts has to be of the same task. Of a file only the encoder is. Whether
-layers are scanned may differ. A Vision Transformer's fixed positions are no weights, but have to be
-the same.
+fine-tuned on labelled texts has to be of the same task. The classes of a head are matched by name,
+see `matching`. Of a file only the encoder is taken. Whether layers are scanned may differ. A Vision
+Transformer's fixed positions are no weights, but have to be the same.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -24,21 +25,28 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ssl_jax import checkpoint, parallel
+from ssl_jax import checkpoint, data, parallel
 from ssl_jax.checkpoint.choice import folder_and_step
 from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
-from ssl_jax.models.layers import restack
-from ssl_jax.models.positions import FIXED_POSITIONS, resize_positions
+from ssl_jax.models.positions import FIXED_POSITIONS
 from ssl_jax.models.transformer import TextEncoder
 from ssl_jax.models.vit import ViT
 from ssl_jax.pretrained import formats, trained_run
-from ssl_jax.pretrained.formats import hugging_face
+from ssl_jax.pretrained.formats import hugging_face, task_heads
+from ssl_jax.pretrained.matching import (
+    Head,
+    Loaded,
+    Matched,
+    check_complete,
+    encoder_module,
+    flat,
+    match,
+    wanted_arrays,
+)
 
-Loaded = dict[str, dict[str, Any]]
 _SHOWN = 4
 
 
@@ -85,12 +93,13 @@ def _of_run(folder: str, step: int | None, experiment: Experiment) -> tuple[Load
         raise UserError(f"init_from={folder}: the run has no checkpoint yet")
     parts, at = restored
     w = evaluated.from_parts(parts, choice)
-    arrays = _flat({"params": w.params, "buffers": w.buffers})
+    arrays = flat({"params": w.params, "buffers": w.buffers})
     if "params/encoder/patch_embed/proj/kernel" in arrays:
         _check_positions(folder, config.model, experiment)
-    loaded, missing, unused = _match(arrays, experiment)
+    head = Head(config.data.class_names, data.spec_from_config(config.data).task)
+    matched = match(arrays, experiment, folder, head)
     whose = {"params": "", "ema": "moving average, ", "polyak": "Polyak average, "}[choice]
-    return loaded, _lines(loaded, missing, unused, f"step {at}, {whose}")
+    return matched.loaded, _lines(matched, f"step {at}, {whose}")
 
 
 def _transformers_config(folder: str) -> dict[str, Any] | None:
@@ -102,17 +111,10 @@ def _transformers_config(folder: str) -> dict[str, Any] | None:
     return config if "model_type" in config else None
 
 
-def _encoder(experiment: Experiment) -> Any:
-    """The module that pretrained weights are for: a teacher's, or the encoder that is trained."""
-    nets = experiment.method.nets()
-    net = nets.get("teacher", nets.get("encoder"))
-    return None if net is None else net.module
-
-
 def _of_transformers(
     folder: str, config: Mapping[str, Any], experiment: Experiment
 ) -> tuple[Loaded, list[str]]:
-    module = _encoder(experiment)
+    module = encoder_module(experiment)
     if not isinstance(module, TextEncoder):
         name = experiment.config.model.name
         raise UserError(f"init_from={folder} holds an encoder of text; {name} is none")
@@ -125,8 +127,10 @@ def _of_transformers(
         formats.read(path), config, module, experiment.spec.task
     )
     arrays = {f"params/{path}": x for path, x in arrays.items()}
-    loaded, missing, unused = _match(arrays, experiment)
-    return loaded, _lines(loaded, missing, [*unused, *others], f"{config['model_type']}, ")
+    names = task_heads.class_names(config)
+    matched = match(arrays, experiment, folder, Head(names, experiment.spec.task))
+    matched.unused.extend(others)
+    return matched.loaded, _lines(matched, f"{config['model_type']}, ")
 
 
 def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
@@ -136,13 +140,13 @@ def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     weights, prefix = formats.strip_prefix(weights)
     # The encoder as another run would have it, wherever this method keeps it.
     encoder: dict[str, dict[str, Any]] = {"params": {}, "buffers": {}}
-    for own, leaf in _wanted(experiment).items():
+    for own, leaf in wanted_arrays(experiment).items():
         part, _, below = (experiment.method.origin(own) or "").partition("/encoder/")
         if part in encoder and below:
             encoder[part][below] = leaf
     if not encoder["params"]:
         raise UserError("init_from with a file of weights needs a method that has an encoder")
-    module = _encoder(experiment)
+    module = encoder_module(experiment)
     try:
         found, lacking, unused = formats.from_torch(
             weights,
@@ -157,8 +161,9 @@ def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
         for part, members in found.items()
         for below, value in members.items()
     }
-    loaded, _, _ = _match(arrays, experiment)
-    return loaded, _lines(loaded, lacking, unused, f"names below {prefix!r}, " if prefix else "")
+    check_complete(lacking, experiment, path)
+    matched = dataclasses.replace(match(arrays, experiment, path), missing=lacking, unused=unused)
+    return matched.loaded, _lines(matched, f"names below {prefix!r}, " if prefix else "")
 
 
 def _of_own_file(
@@ -174,15 +179,21 @@ def _of_own_file(
     parts = (name.split("/", 1) for name in weights)
     renamed = {f"{part}/encoder/{below}": f"{part}/{below}" for part, below in parts}
     arrays = {name: weights[own] for name, own in renamed.items()}
-    loaded, missing, unused = _match(arrays, experiment)
+    matched = match(arrays, experiment, path)
     origin = experiment.method.origin
-    lacking = [name for name in missing if (origin(name) or "").split("/")[1:2] == ["encoder"]]
-    return loaded, _lines(loaded, lacking, [renamed[name] for name in unused], "")
+    matched = dataclasses.replace(
+        matched,
+        missing=[
+            name for name in matched.missing if (origin(name) or "").split("/")[1:2] == ["encoder"]
+        ],
+        unused=[renamed[name] for name in matched.unused],
+    )
+    return matched.loaded, _lines(matched, "")
 
 
 def _check_positions(source: str, model: Mapping[str, Any], experiment: Experiment) -> None:
     """Raises `UserError` where a Vision Transformer of fixed positions starts from others."""
-    module = _encoder(experiment)
+    module = encoder_module(experiment)
     theirs = model.get("positions") or "learned"
     fixed = isinstance(module, ViT) and module.positions in FIXED_POSITIONS
     if fixed and theirs != module.positions:
@@ -190,45 +201,6 @@ def _check_positions(source: str, model: Mapping[str, Any], experiment: Experime
             f"init_from={source} has model.positions={theirs} and this run {module.positions}; set "
             f"model.positions={theirs}"
         )
-
-
-def _match(
-    arrays: Mapping[str, Any], experiment: Experiment
-) -> tuple[Loaded, list[str], list[str]]:
-    """(loaded, paths of this run that found nothing, paths of the other that were not used)."""
-    loaded: Loaded = {"params": {}, "buffers": {}}
-    missing, used = [], set()
-    wanted = _wanted(experiment)
-    origins = {path: experiment.method.origin(path) for path in wanted}
-    arrays = restack(arrays, [origin for origin in origins.values() if origin])
-    for path, leaf in wanted.items():
-        origin = origins[path]
-        if origin is None:
-            continue
-        value = arrays.get(origin)
-        if value is not None and value.shape != leaf.shape and origin.endswith("pos_embed/grid"):
-            how = _encoder(experiment).position_resize
-            value = resize_positions(value, leaf.shape[:2], how)  # images of another size
-        if value is None or value.shape != leaf.shape:
-            missing.append(path)
-            continue
-        used.add(origin)
-        part, _, below = path.partition("/")
-        loaded[part][below] = value
-    return loaded, missing, [path for path in arrays if path not in used]
-
-
-def _wanted(experiment: Experiment) -> dict[str, Any]:
-    state = experiment.abstract_state
-    return _flat({"params": state.params, "buffers": state.buffers})
-
-
-def _flat(parts: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        f"{part}/{path}": leaf
-        for part, tree in parts.items()
-        for path, leaf in by_path(tree).items()
-    }
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,11 +214,11 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _lines(loaded: Loaded, fresh: list[str], unused: list[str], where: str) -> list[str]:
-    taken = sum(len(arrays) for arrays in loaded.values())
-    numbers = sum(int(np.prod(x.shape)) for arrays in loaded.values() for x in arrays.values())
-    lines = [f"{where}{taken} arrays, {numbers:,} numbers"]
-    for label, names in (("not found", fresh), ("not used", unused)):
+def _lines(matched: Matched, where: str) -> list[str]:
+    arrays = [x for part in matched.loaded.values() for x in part.values()]
+    numbers = sum(int(np.prod(x.shape)) for x in arrays)
+    lines = [f"{where}{len(arrays)} arrays, {numbers:,} numbers", *matched.notes]
+    for label, names in (("not found", matched.missing), ("not used", matched.unused)):
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             lines.append(f"{label}: {', '.join(names[:_SHOWN])}{more}")

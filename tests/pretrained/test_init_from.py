@@ -22,9 +22,9 @@ VIT = dict(name="vit_ti16", patch_size=4, dim=16, depth=2, num_heads=4)
 ROW_FIRST = dict(VIT, positions="sincos_row_first")
 
 
-def experiment_of(model):
+def experiment_of(model, **overrides):
     """A classifier that is to start from something."""
-    config = ROWS["supervised"].load()
+    config = ROWS["supervised"].load(**overrides)
     config = config_lib.apply(config, {f"model.{option}": value for option, value in model.items()})
     config = config_lib.resolve(config)
     return Experiment.build(config, data.spec_from_config(config.data))
@@ -117,7 +117,14 @@ def test_what_does_not_match_is_said(tmp_path):
     state["layer1.0.conv1.weight"] = state["layer1.0.conv1.weight"][:, :3]
     path = str(tmp_path / "official.pth")
     torch_files.write(path, simsiam(state))
-    _, lines = init_from.load(path, experiment_of(RESNET))
+    with pytest.raises(UserError) as told:
+        init_from.load(path, experiment_of(RESNET))
+    said = str(told.value)
+    assert said.startswith(f"init_from={path} is not this run's encoder: ")
+    assert "layer1.0.conv1.weight has shape (3, 3, 3, 8), not (3, 3, 8, 8)" in said
+    assert "bn1.running_mean is missing" in said
+    assert said.endswith("--config.init_partial=True")
+    _, lines = init_from.load(path, experiment_of(RESNET, init_partial=True))
     assert lines[0].startswith(f"{path}: names below 'module.encoder.', ")
     assert lines[1].startswith("not found: ") and "bn1.running_mean is missing" in lines[1]
     assert "layer1.0.conv1.weight has shape (3, 3, 3, 8), not (3, 3, 8, 8)" in lines[1]
@@ -166,8 +173,8 @@ def test_a_run_of_other_fixed_positions_is_refused(tmp_path):
         return init_from.load(str(run), experiment)
 
     loaded, lines = load("sincos_row_first")
-    assert len(lines) == 1 and loaded["params"].keys() == by_path(state.params).keys()
+    assert len(lines) == 2 and loaded["params"].keys() == by_path(state.params).keys()
     with pytest.raises(UserError, match="has model.positions=sincos_row_first and this run sincos"):
         load("sincos")
-    _, lines = load("learned")
-    assert lines[1].startswith("not found: params/encoder/pos_embed/")
+    with pytest.raises(UserError, match="params/encoder/pos_embed/cls is missing"):
+        load("learned")

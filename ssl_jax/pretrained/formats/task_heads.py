@@ -12,8 +12,11 @@ BERT the layer is the encoder's pooler, in RoBERTa a part of the head; here it m
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ssl_jax.core.errors import UserError
 
 _CLASSES = {
     "classify": "SequenceClassification",
@@ -77,6 +80,29 @@ def make(
         settings["problem_type"] = problem
     modules = _modules(kind, task, pooler=pool == "pooler")
     return TaskHeads(f"{_PREFIX[kind]}For{_CLASSES[task]}", modules, settings)
+
+
+def class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names of a folder's classes by number; None where it has none but LABEL_0 and so on.
+
+    Args:
+      config: the folder's config.json.
+
+    Raises:
+      UserError: its id2label does not number them from 0.
+    """
+    labels = config.get("id2label")
+    if not labels:
+        return None
+    try:
+        names = {int(number): str(name) for number, name in labels.items()}
+    except (AttributeError, TypeError, ValueError):
+        names = {}
+    if sorted(names) != list(range(len(labels))):
+        raise UserError(f"config.json has an id2label that does not count from 0: {labels!r:.80}")
+    ordered = tuple(names[number] for number in range(len(names)))
+    generic = all(re.fullmatch(r"LABEL_[0-9]+", name) for name in ordered)
+    return None if generic else ordered
 
 
 def stored(

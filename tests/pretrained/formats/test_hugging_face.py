@@ -200,8 +200,16 @@ def test_a_run_of_scanned_layers_starts_one_of_unrolled_layers(tmp_path):
     begun = by_path(other.init_state(loaded).params)
     assert_begins_with(begun, restack(by_path(state.params), begun))
     assert "encoder/layer2/norm1/scale" in begun
-    # A table of positions of another length is a fresh one, and said to be.
+    # Of a longer table of positions the first are taken; a shorter one is fresh only if asked for.
+    config = ROWS["roberta"].load(data__options__sequence_length=16, model__max_length=16)
+    shorter = Experiment.build(config, data.from_config(config.data, seed=0).spec)
+    loaded, lines = init_from.load(str(tmp_path / "run"), shorter)
+    table = "encoder/embed/position/embedding"
+    np.testing.assert_array_equal(loaded["params"][table], by_path(state.params)[table][:18])
     longer = Experiment.build(ROWS["roberta"].load(model__max_length=40), experiment.spec)
+    with pytest.raises(UserError, match=r"has shape \(34, 16\), not \(42, 16\) .*max_length=32"):
+        init_from.load(str(tmp_path / "run"), longer)
+    longer.config.init_partial = True
     _, lines = init_from.load(str(tmp_path / "run"), longer)
     assert lines[1] == "not found: params/encoder/embed/position/embedding"
 
