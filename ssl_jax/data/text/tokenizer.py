@@ -23,6 +23,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import Vocabulary
+from ssl_jax.data.text.tokenizer_files import read_settings
 
 # Family -> its special tokens in the order of their ids: those of BERT's uncased and cased models,
 # and of RoBERTa's, as their trainers number them.
@@ -292,9 +293,11 @@ def load(path: str, *, lowercase: bool | None = None) -> Tokenizer:
 
     Args:
       path: BERT's `vocab.txt`, RoBERTa's or GPT-2's `vocab.json` (its `merges.txt` lies beside it),
-        a `tokenizer.json` of any model, or a folder with one of them.
-      lowercase: of a `vocab.txt`: whether text is lower-cased; default whether no token has a
-        capital letter.
+        a `tokenizer.json` of any model, or a folder with one of them. Beside a vocabulary,
+        `tokenizer_config.json` and `added_tokens.json` are read too. A `vocab.txt` without [MASK]
+        gets one behind its last token.
+      lowercase: of a `vocab.txt`: whether text is lower-cased; default what its
+        `tokenizer_config.json` says, else whether no token has a capital letter.
 
     Raises:
       UserError: no such file, or it is not a tokenizer.
@@ -318,7 +321,11 @@ def load(path: str, *, lowercase: bool | None = None) -> Tokenizer:
             merges = os.path.join(os.path.dirname(path), "merges.txt")
             if not os.path.isfile(merges):
                 raise UserError(f"tokenizer {path} lacks the file beside it: merges.txt")
-            return Tokenizer(_bpe(models.BPE(*models.BPE.read_file(path, merges))))
+            settings = read_settings(path)
+            model = models.BPE(*models.BPE.read_file(path, merges))
+            backend = _bpe(model, add_prefix_space=bool(settings.add_prefix_space))
+            settings.add_tokens(backend, path)
+            return Tokenizer(backend)
         with open(path, encoding="utf-8") as file:
             return Tokenizer.from_json(file.read())
     except UserError:
@@ -334,13 +341,22 @@ def _published_wordpiece(path: str, lowercase: bool | None) -> Tokenizer:
     tokens = tokens[:-1] if tokens[-1] == "" else tokens
     tokens = [token.removesuffix("\r") for token in tokens]
     vocab = {token: i for i, token in enumerate(tokens)}
-    special = list(FAMILIES["wordpiece"].values())
-    missing = [token for token in special if token not in vocab]
+    settings = read_settings(path)
+    needed = [token for kind, token in FAMILIES["wordpiece"].items() if kind != "mask"]
+    missing = [token for token in needed if token not in vocab]
     if missing:
         raise UserError(f"tokenizer {path} lacks {', '.join(missing)}: no vocab.txt of BERT's")
     if lowercase is None:
+        lowercase = settings.do_lower_case
+    if lowercase is None:
         lowercase = not any(token != token.lower() and token[0] != "[" for token in tokens if token)
-    backend = _wordpiece(models.WordPiece(vocab, unk_token="[UNK]"), lowercase)
+    backend = _wordpiece(
+        models.WordPiece(vocab, unk_token="[UNK]"),
+        lowercase,
+        strip_accents=settings.strip_accents,
+        handle_chinese_chars=settings.tokenize_chinese_chars is not False,
+    )
+    settings.add_tokens(backend, path)
     return _with_special(backend, "wordpiece")
 
 
@@ -359,19 +375,21 @@ def _with_special(backend: tokenizers.Tokenizer, family: str) -> Tokenizer:
     return Tokenizer(backend)
 
 
-def _wordpiece(model: models.WordPiece, lowercase: bool) -> tokenizers.Tokenizer:
+def _wordpiece(
+    model: models.WordPiece, lowercase: bool, **normalizer: bool | None
+) -> tokenizers.Tokenizer:
     """BERT's words around a model."""
     backend = tokenizers.Tokenizer(model)
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase, **normalizer)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix=_CONTINUES)
     return backend
 
 
-def _bpe(model: models.BPE) -> tokenizers.Tokenizer:
+def _bpe(model: models.BPE, *, add_prefix_space: bool = False) -> tokenizers.Tokenizer:
     """GPT-2's words around a model."""
     backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     backend.decoder = decoders.ByteLevel()
     return backend
 

@@ -176,6 +176,72 @@ def test_a_published_vocab_txt(tmp_path):
     assert tokens(tokenizer.load(str(path), lowercase=True), "Fox fox") == ["fox", "fox"]
 
 
+def beside(folder, name, **values):
+    (folder / name).write_text(json.dumps(values))
+
+
+def test_what_stands_beside_a_vocab_txt(tmp_path):
+    letters = ["F", "f", "o", "x", "é", "e", "中", "##ox", "##é", "##e", "##中", "a", "##b", "caf"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*VOCAB, *letters]) + "\n")
+    size = len(VOCAB) + len(letters)
+
+    def read(text, **settings):
+        beside(tmp_path, "tokenizer_config.json", **settings)
+        return tokens(tokenizer.load(str(tmp_path)), text)
+
+    # There are capitals, but what is said counts.
+    assert read("Fox") == ["F", "##ox"]
+    assert read("Fox", do_lower_case=True) == ["fox"]
+    assert read("café", do_lower_case=True) == ["caf", "##e"]
+    assert read("café", do_lower_case=True, strip_accents=False) == ["caf", "##é"]
+    assert read("café", do_lower_case=False) == ["caf", "##é"]
+    assert read("café", do_lower_case=False, strip_accents=True) == ["caf", "##e"]
+    assert read("f中", do_lower_case=False) == ["f", "中"]
+    assert read("f中", do_lower_case=False, tokenize_chinese_chars=False) == ["f", "##中"]
+    path = str(tmp_path / "vocab.txt")
+    assert tokens(tokenizer.load(path, lowercase=False), "f中") == ["f", "##中"]  # also so
+    with pytest.raises(UserError, match="do_lower_case is 'yes', no bool"):
+        read("", do_lower_case="yes")
+    with pytest.raises(UserError, match="do_basic_tokenize false"):
+        read("", do_basic_tokenize=False)
+
+    beside(tmp_path, "added_tokens.json", **{"[E1]": size, "New York": size + 1})
+    decoder = {0: {"content": "[PAD]", "special": True}, size + 2: {"content": "[E2]"}}
+    beside(tmp_path, "tokenizer_config.json", do_lower_case=True, added_tokens_decoder=decoder)
+    made = tokenizer.load(path)
+    ids = made.encode(["fox [E1] new york [E2]"])[0].tolist()
+    assert ids == [VOCAB.index("fox"), size, size + 1, size + 2]
+    again = tokenizer.Tokenizer.from_json(made.to_json())  # as a run keeps it
+    assert again.encode(["fox [E1] new york [E2]"])[0].tolist() == ids
+    vocabulary = made.vocabulary
+    assert vocabulary.size == size + 3 and vocabulary.special == (0, 2, 3, 4, 5)
+    beside(tmp_path, "added_tokens.json", **{"[E1]": size + 5})
+    with pytest.raises(UserError, match=rf"'\[E1\]' is added as token {size + 5}, and it would be"):
+        read("fox")
+    (tmp_path / "added_tokens.json").write_text("{")
+    with pytest.raises(UserError, match="added_tokens.json"):
+        read("fox")
+
+
+def test_a_vocab_txt_without_a_mask_gets_one_behind_its_tokens(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(t for t in VOCAB if t != "[MASK]") + "\n")
+    made = tokenizer.load(str(tmp_path))
+    assert made.vocabulary.mask == 15 and made.vocabulary.size == 16
+    assert tokens(made, "the fox") == ["the", "fox"]
+
+
+def test_what_stands_beside_bpe_files(tmp_path):
+    vocab = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "Ġ": 5, "Ġa": 6, "<mask>": 7}
+    beside(tmp_path, "vocab.json", **vocab)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nĠ a\n", encoding="utf-8")
+    assert tokens(tokenizer.load(str(tmp_path)), "a a") == ["a", "Ġa"]
+    beside(tmp_path, "tokenizer_config.json", add_prefix_space=True)
+    beside(tmp_path, "added_tokens.json", **{"<x>": 8})
+    made = tokenizer.load(str(tmp_path))
+    assert tokens(made, "a a<x>") == ["Ġa", "Ġa", "<x>"]
+    assert made.vocabulary.size == 9 and 8 not in made.vocabulary.special
+
+
 def test_published_bpe_files(tmp_path):
     letters = ["l", "o", "w", "e", "r", "Ġ", "lo", "low", "er", "Ġlow"]
     vocab = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
