@@ -94,10 +94,10 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
     imported together.
 
     A mistake of the user's (UserError, an unknown flag or config key) and what may end a run
-    (RunError) are one line on stderr and exit code 1, and so is an error of the operating system,
-    such as a full disk (logging at level INFO shows its traceback). The loss of another process of
-    the same run is one line too, with exit code `parallel.LOST_PROCESS`. Anything else keeps its
-    traceback.
+    (RunError) are one line on stderr and exit code 1. So are memory that is exhausted and errors of
+    the operating system, such as a full disk; logging at level INFO shows their tracebacks. The
+    loss of another process of the same run is one line too, with exit code
+    `parallel.LOST_PROCESS`. Anything else keeps its traceback.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
@@ -121,6 +121,11 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
             if isinstance(error, (UserError, RunError)):
                 print(f"error: {error}", file=sys.stderr)
                 parallel.leave(1)
+            if memory := _exhausted(error):
+                print(f"error: out of memory ({memory}); use a smaller batch_size or "
+                      "micro_batch_size, or a smaller net", file=sys.stderr)  # fmt: skip
+                logging.getLogger(__name__).info("traceback", exc_info=error)
+                parallel.leave(1)
             if isinstance(error, OSError) and error.errno:
                 print(f"error: {_cause(error)}", file=sys.stderr)
                 logging.getLogger(__name__).info("traceback", exc_info=error)
@@ -131,6 +136,16 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
             parallel.leave(1)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _exhausted(error: Exception) -> str | None:
+    """What could not be allocated, on the host or on a device, if this is the error."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, MemoryError):
+        return text or "on the host"
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in text:
+        return text.partition("RESOURCE_EXHAUSTED:")[2].strip()[:200] or "on a device"
+    return None
 
 
 def _cause(error: OSError) -> str:

@@ -43,7 +43,7 @@ class Data:
         "train"
     )
     image_size: Annotated[
-        int | None, positive, "Side of the images that the host delivers, pixels."
+        int | None, between(1, 32_768), "Side of the images that the host delivers, pixels."
     ] = None
     channels: Annotated[Literal[1, 3] | None, "None: those of the data set."] = None
     host_crops: Annotated[
@@ -70,7 +70,9 @@ class Data:
         int | None, positive, "Classes of the labels, where the data are not at hand."
     ] = None
     class_names: Annotated[
-        tuple[str, ...] | None, "Their names by number; None: those of the data set, in its order."
+        tuple[str, ...] | None,
+        not_empty,
+        "Their names by number; None: those of the data set, in its order.",
     ] = None
     sampler: Annotated[
         Mapping[str, Any], "Which examples a step sees: the name of a sampler, and its options."

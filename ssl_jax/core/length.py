@@ -7,6 +7,10 @@ import math
 
 from ml_collections import ConfigDict
 
+from ssl_jax.core.errors import UserError
+
+_MAX_STEPS = 2**31 - 1  # the step of a state is an int32
+
 
 @dataclasses.dataclass(frozen=True)
 class Length:
@@ -24,9 +28,17 @@ class Length:
         Args:
           config: the config.
           steps_per_epoch: of the sampler, see `ssl_jax.data.samplers.base`.
+
+        Raises:
+          UserError: it has more steps than can be counted.
         """
         per_epoch = steps_per_epoch
         total = config.steps or math.ceil(config.epochs * per_epoch)
+        if total > _MAX_STEPS:
+            raise UserError(
+                f"the run would have {total:.3g} steps and can have {_MAX_STEPS:,}; set a smaller "
+                f"{'steps' if config.steps else 'epochs'}"
+            )
         every_steps = config.checkpoint.every_steps
         every = every_steps or round(config.checkpoint.every_epochs * per_epoch)
         evals = round(config.eval.every_epochs * per_epoch)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from ssl_jax.config import fields
-from ssl_jax.config.fields import each, increasing, positive, positive_fraction
+from ssl_jax.config.fields import between, each, increasing, positive, positive_fraction
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.families import MAIN
 from ssl_jax.data import counter
@@ -33,7 +33,7 @@ class HostCrops:
     """The random crops of one family, `config.data.host_crops.FAMILY`."""
 
     count: Annotated[int, positive, "Crops of each image; 1: all views share it."]
-    size: Annotated[int | None, positive, "Side in pixels; None: data.image_size."] = None
+    size: Annotated[int | None, between(1, 32_768), "Side in pixels; None: data.image_size."] = None
     scale: Annotated[
         tuple[float, float], each(positive_fraction), increasing,
         "Smallest and largest area of a crop, as a fraction of the image's.",

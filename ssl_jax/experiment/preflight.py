@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
 
 from ssl_jax import data, modalities, optim, parallel
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods.base.labelled import Labelled
@@ -133,6 +135,37 @@ def state_bytes_per_device(tree: Any) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
+
+
+def check_memory(experiment: Experiment) -> None:
+    """Checks that the state of a run, and a batch, fit into the memory of this machine's devices.
+
+    Raises:
+      UserError: it does not.
+    """
+    needed, device = state_bytes_per_device(experiment.abstract_state), jax.local_devices()[0]
+    available = _memory(device)
+    if available is not None and needed > available:
+        raise UserError(
+            f"the state takes {bytes_text(needed)} a device, and {device.device_kind} has "
+            f"{bytes_text(available)}; use a smaller net, or more devices with mesh.fsdp"
+        )
+    arrays = experiment.spec.arrays.values()
+    example = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
+    batch = example * experiment.config.batch_size // parallel.batch_shards(experiment.mesh)
+    if available is not None and batch > available:
+        raise UserError(
+            f"a batch takes {bytes_text(batch)} a device, and {device.device_kind} has "
+            f"{bytes_text(available)}; use smaller examples or a smaller batch_size"
+        )
+
+
+def _memory(device: jax.Device) -> int | None:
+    """Bytes of a device's memory, None if unknown; CPU devices share that of the machine."""
+    if device.platform == "cpu":
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return total // len(jax.local_devices())
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def _parameters(params: Any) -> list[tuple[str, str]]:

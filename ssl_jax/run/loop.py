@@ -56,6 +56,7 @@ class Run:
         )
         self.experiment = Experiment.build(self.config, self.source.spec)
         check_evaluations(self.experiment)
+        preflight.check_memory(self.experiment)
         parallel.check_batch_size(config.batch_size, self.experiment.mesh)
         self.stopping = EarlyStopping.of(self.config)
         self.length = self.experiment.length

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ssl_jax.config.fields import positive
+from ssl_jax.config.fields import between
 
 Method = Literal["bicubic", "bilinear"]
-Pixels = Annotated[int, positive]
+Pixels = Annotated[int, between(1, 32_768)]  # so that an int32 counts the pixels
 Size = Pixels | tuple[Pixels, Pixels]  # a square's side, or (height, width)
 
 MIN_BLOCK = 56  # output pixels; much smaller products waste a CPU's vector registers

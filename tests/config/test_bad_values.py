@@ -6,6 +6,7 @@ import re
 import pytest
 
 from ssl_jax import config as config_lib
+from ssl_jax.cli.train import dry_run
 from ssl_jax.config import fields
 from ssl_jax.config.listing import flat
 from ssl_jax.config.schema import schema
@@ -114,6 +115,14 @@ def test_resolve_checks_every_key(name):
         ("data.sampler.name", "pkk", "data.sampler.name is 'pkk'; .* Did you mean 'pk'"),
         ("method.name", "simclear", "unknown method 'simclear'; .* Did you mean 'simclr'"),
         ("model.name", "resnet51", "model.name is 'resnet51'; .* Did you mean 'resnet50'"),
+        ("epochs", "nan", "epochs is 'nan'; use a number above 0"),
+        ("epochs", "inf", "epochs is 'inf'; use a number above 0"),
+        ("eval.every_epochs", "nan", "eval.every_epochs is 'nan'; use a number of at least 0"),
+        ("mesh.rules", "5", "mesh.rules is '5'; use a tuple, each item a tuple"),
+        ("model.widths", "('x',)", "model.widths is .*; use a tuple, each item a whole number"),
+        ("batch_size", "1000000000000", "batch_size is .*; use a whole number of at most 42949672"),
+        ("model.widths", "(1000000000000,)", "model.widths is .* whole number of at most 42949672"),
+        ("data.image_size", "32769", "data.image_size is .* from 1 to 32768"),
         ("seed", "-1", "seed is '-1'; use a whole number from 0 to 4294967295"),
         ("optimizer", "3", "config key optimizer is a section; set one of "),
         ("seed.x", "3", "config key seed is a value, so there is no seed.x"),
@@ -138,3 +147,16 @@ def test_every_hyper_parameter_and_option_says_what_it_means():
         if name == "config":
             del values["name"]
         fields.check(section, values, name)
+
+
+def test_a_key_that_may_be_none_is_set_to_none():
+    settings = {"method.bn_groups": "None"}
+    for name in ("moco_v1:digits", "moco_v2:digits"):
+        config = config_lib.resolve(config_lib.apply(config_lib.load(name), settings), settings)
+        assert config.method.bn_groups is None
+
+
+def test_a_name_of_no_evaluation_is_refused():
+    config = config_lib.apply(config_lib.load("simclr:digits"), {"eval.names": "5"})
+    with pytest.raises(UserError, match="unknown evaluation '5'; use one of accuracy"):
+        dry_run(config_lib.resolve(config, {"eval.names": "5"}))

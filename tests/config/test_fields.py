@@ -92,7 +92,8 @@ def refusal(changes, where="method"):
         ({"rate": 1.5}, "method.rate is 1.5; use a number of at least 0 and below 1"),
         ({"count": 0}, "method.count is 0; use a whole number of at least 1"),
         ({"count": 1.0}, "method.count is 1.0; use a whole number of at least 1"),
-        ({"count": 10**30}, f"method.count is {10**30}; use a whole number of at least 1"),
+        ({"count": 10**30}, f"method.count is {10**30}; use a whole number of at most 4294967295 "
+         "and of at least 1"),
         ({"groups": 0}, "method.groups is 0; use a whole number above 0 or None"),
         ({"flag": 1}, "method.flag is 1; use True or False"),
         ({"loss": "softmx"},

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax import data, parallel
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
@@ -126,3 +127,20 @@ def test_notes_of_the_data_are_said(tmp_path):
     (note,) = source.notes()
     assert "15 of 60 rows" in note and "no label" in note
     assert ("note", note) in preflight.lines(experiment, source)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model__widths": (4_000_000_000,)}, r"the state takes [\d.]+ GiB a device, and cpu has"),
+        (
+            {"data__image_size": 32_768, "batch_size": 1024},
+            r"a batch takes [\d.]+ GiB a device, and cpu has",
+        ),
+    ],
+)
+def test_what_cannot_fit_into_memory_is_refused(changes, message):
+    config = ROWS["simclr"].load(**changes)
+    experiment = Experiment.build(config, data.spec_from_config(config.data))
+    with pytest.raises(UserError, match=message):
+        preflight.check_memory(experiment)

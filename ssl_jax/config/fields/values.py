@@ -21,7 +21,7 @@ from ssl_jax.config.fields.declaration import (
 )
 from ssl_jax.core.errors import UserError, nearest
 
-_MAX_INT = 2**63 - 1  # what an int64 holds
+_MAX_INT = 2**32 - 1  # the largest seed; larger counts would not fit into memory
 _MAX_FLOAT = 3.4e38  # what a float32 holds
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -138,7 +138,7 @@ def _tuple(items: tuple[Any, ...], value: Any, path: str, *, make: bool) -> tupl
 
 
 def _scalar(base: Any, value: Any) -> Any:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    is_number = _is_number(value)
     if is_number and not _fits(value):
         raise RefusedError
     if base is Any:
@@ -152,6 +152,10 @@ def _scalar(base: Any, value: Any) -> Any:
     if base is type(None) and value is None:
         return None
     raise RefusedError
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _fits(number: numbers.Real) -> bool:
@@ -229,6 +233,10 @@ def refusal(path: str, value: Any, kind: Any) -> UserError:
     text = type_text(kind)
     if isinstance(value, float) and not _fits(value):
         text = text.replace("a number", "a finite number").replace("a value", "a finite value")
+    number = literal_or_text(value) if isinstance(value, str) else value
+    items = number if isinstance(number, (tuple, list)) else (number,)
+    if any(_is_number(x) and isinstance(x, numbers.Integral) and not _fits(x) for x in items):
+        text = text.replace("a whole number", f"a whole number of at most {_MAX_INT} and", 1)
     near = _nearest_choice(kind, value)
     return UserError(f"{path} is {_show(value)}; use {text}{'.' if near else ''}{near}")
 
