@@ -29,6 +29,8 @@ from ssl_jax import checkpoint, data, parallel
 from ssl_jax.checkpoint.choice import folder_and_step
 from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.text.tokenizer import Tokenizer
+from ssl_jax.data.text.tokenizer import load as load_tokenizer
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.positions import FIXED_POSITIONS
@@ -50,12 +52,15 @@ from ssl_jax.pretrained.matching import (
 _SHOWN = 4
 
 
-def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
+def load(
+    source: str, experiment: Experiment, tokenizer: str | None = None
+) -> tuple[Loaded, list[str]]:
     """The weights to start from.
 
     Args:
       source: see the module.
       experiment: the run that starts.
+      tokenizer: the tokenizer.json of its text; None of images, or if it need not be compared.
 
     Returns:
       (loaded, lines): {"params": {path: array}, "buffers": {path: array}}, to be given to
@@ -63,9 +68,11 @@ def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
 
     Raises:
       UserError: there is nothing at `source`, nothing in it fits, or a Vision Transformer there has
-        other positions than this one, whose are fixed.
+        other positions than this one, whose are fixed, or the text there has other tokens.
     """
     folder, step = folder_and_step(source)
+    if tokenizer is not None and not experiment.config.init_partial:
+        _check_tokens(folder, Tokenizer.from_json(tokenizer))
     if (epath.Path(folder) / "config.json").exists() and (
         epath.Path(folder) / "checkpoints"
     ).exists():
@@ -189,6 +196,33 @@ def _of_own_file(
         unused=[renamed[name] for name in matched.unused],
     )
     return matched.loaded, _lines(matched, "")
+
+
+def _check_tokens(folder: str, here: Tokenizer) -> None:
+    """Raises `UserError` where token ids mean other tokens than those of the embeddings there.
+
+    Args:
+      folder: of a run, or of a model of the transformers library. If there is no tokenizer in it,
+        nothing is compared.
+      here: the tokenizer of the run that starts.
+    """
+    path = epath.Path(folder) / "tokenizer.json"
+    if path.exists():
+        try:
+            there = Tokenizer.from_json(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"init_from: {path} cannot be read: {error}") from error
+    elif os.path.exists(os.path.join(folder, "vocab.txt")):
+        there = load_tokenizer(folder)
+    else:
+        return
+    for number in range(min(there.vocabulary.size, here.vocabulary.size)):
+        theirs, ours = (each.backend.id_to_token(number) for each in (there, here))
+        if None not in (theirs, ours) and theirs != ours:
+            raise UserError(
+                f"init_from={folder} has another tokenizer: token {number} is {theirs!r:.40} there "
+                f"and {ours!r:.40} here; set data.options.tokenizer={folder}"
+            )
 
 
 def _check_positions(source: str, model: Mapping[str, Any], experiment: Experiment) -> None:

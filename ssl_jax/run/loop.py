@@ -209,7 +209,9 @@ class Run:
     def _first_state(self) -> TrainState:
         if self.config.init_from is None or not self.config.init_weights:
             return self.experiment.init_state()
-        loaded, lines = init_from.load(self.config.init_from, self.experiment)
+        loaded, lines = init_from.load(
+            self.config.init_from, self.experiment, self.source.tokenizer_json()
+        )
         self._print("\n".join(f"starts from {line}" if i == 0 else f"  {line}"
                               for i, line in enumerate(lines)))  # fmt: skip
         return self.experiment.init_state(loaded)

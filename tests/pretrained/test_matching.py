@@ -191,6 +191,26 @@ def test_token_embeddings_with_more_or_fewer_rows(texts, tmp_path):
     np.testing.assert_array_equal(begun[50:], fresh[50:])
 
 
+def test_another_tokenizer_is_refused(texts, tmp_path):
+    experiment = texts[0]
+    here = data.from_config(experiment.config.data, seed=0).tokenizer_json()
+    parts = json.loads(here)
+    vocabulary = parts["model"]["vocab"]
+    first, second = (token for token, number in vocabulary.items() if number in (50, 51))
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    for there in (here, json.dumps(parts)):
+        folder = written(texts, tmp_path / str(there == here), ["no", "yes"])
+        with open(f"{folder}/tokenizer.json", "w") as file:
+            file.write(there)
+        if there == here:
+            assert len(init_from.load(folder, experiment, here)[1]) == 1
+            continue
+        with pytest.raises(
+            UserError, match=f"={folder} has another tokenizer: token 50 is '.*' th"
+        ):
+            init_from.load(folder, experiment, here)
+
+
 def test_an_encoder_that_lacks_an_array_is_refused_unless_asked_for(texts, tmp_path):
     experiment, _, _ = texts
     folder = written(texts, tmp_path / "x", ["no", "yes"])
