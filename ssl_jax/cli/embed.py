@@ -105,11 +105,18 @@ def _write_npz(output: epath.Path, columns: dict[str, np.ndarray]) -> None:
     output.write_bytes(buffer.getvalue())
 
 
+def _utf8(name: str) -> str:
+    r"""A file name as Parquet can hold it: bytes that are no UTF-8 become \xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _write_parquet(output: epath.Path, columns: dict[str, np.ndarray]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     def column(array: np.ndarray) -> pa.Array:
+        if array.dtype.kind == "U":
+            return pa.array([_utf8(text) for text in array])
         if array.ndim == 1:
             return pa.array(array)
         return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])

@@ -86,12 +86,12 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
 
     Args:
       path: the file, whose folder exists; its old content is replaced.
-      content: text is written as UTF-8.
+      content: text is written as UTF-8, names of files that are not UTF-8 with escapes.
 
     Raises:
       OSError: the old content is still there.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     if is_object_store(path):
         path.write_bytes(data)
         return

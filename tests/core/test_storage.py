@@ -16,6 +16,9 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch):
     storage.write_whole(path, "old")
     storage.write_whole(path, "grün")
     assert path.read_bytes() == "grün".encode()
+    storage.write_whole(path, os.fsdecode(b"caf\xe9"))
+    assert path.read_bytes() == rb"caf\udce9"
+    storage.write_whole(path, "grün")
 
     def full_disk(descriptor):
         raise OSError("no space left")
