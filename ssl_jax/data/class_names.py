@@ -81,6 +81,8 @@ def ordered(source: Source, names: Sequence[str]) -> Source:
         raise UserError(
             f"data.class_names is {shown(names)}, and the classes of {source.name} are "
             f"{shown(source.class_names)}; name each of them once, or leave it unset"
+            + " and set data.options.class_names"
+            * (source.spec.task is not None)
         )
     return named
 

@@ -73,12 +73,18 @@ class TfdsDataset:
             canvas=self._canvas,
             strict=self._strict,
             num_classes=label.num_classes if label else None,
-            class_names=tuple(label.names) if label and label.names else None,
+            class_names=_class_names(label) if label else None,
             records=records,
             rows=range(len(records)),
             image_key=self._image_key,
             label_key=self._label_key,
         )
+
+
+def _class_names(label: Any) -> tuple[str, ...] | None:
+    """The names of a label's classes; None if TFDS has numbers in their place."""
+    names = tuple(label.names or ())
+    return None if names == tuple(map(str, range(len(names)))) else names
 
 
 @dataclasses.dataclass

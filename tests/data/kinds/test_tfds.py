@@ -10,8 +10,10 @@ import pytest
 
 from ssl_jax import data
 from ssl_jax.core.errors import UserError
+from ssl_jax.data import class_names
 from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.image import Canvas
+from ssl_jax.data.tfds import images
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -89,6 +91,16 @@ def test_a_prepared_data_set(prepared):
     assert source.num_classes == 2 and source.class_names == ("even", "odd")
     assert source.spec.num_examples == 20 and source.spec.arrays["image"].shape == (8, 8, 3)
     assert len(load(prepared, "test")) == 7 and len(load(prepared, "all")) == 27
+
+
+def test_classes_are_matched_by_their_names_if_they_have_any(prepared):
+    renumbered = class_names.matched(load(prepared), ("odd", "even"))
+    assert values(renumbered) == {10 * i: 1 - i % 2 for i in range(20)}
+    assert values(renumbered.select(4, 9)) == {10 * i: 1 - i % 2 for i in range(4, 9)}
+    named = tfds.features.ClassLabel(names=["odd", "even"])
+    numbers = tfds.features.ClassLabel(num_classes=3)  # TFDS calls them 0, 1 and 2
+    assert images._class_names(named) == ("odd", "even")
+    assert images._class_names(numbers) is None
 
 
 def test_sub_splits_are_tfds_own(prepared):
