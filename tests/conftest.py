@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for the whole suite, and a compilation cache shared between runs."""
 
+import collections
 import gc
 import os
 import signal
@@ -48,6 +49,27 @@ _LONG = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.nodeid.split("::")[0] not in _LONG)
+
+
+# Seconds that a row of the method table may take in the shared tests, with `make test` and with
+# `make slow`: so many that fifty methods still fit.
+_BUDGET = {False: 6, True: 25}
+_row_seconds = collections.Counter()
+
+
+def pytest_runtest_logreport(report):
+    file, _, test = report.nodeid.partition("::")
+    if file == "tests/methods/test_methods.py" and "[" in test:
+        _row_seconds[test.partition("[")[2].rstrip("]")] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    budget = _BUDGET[config.option.markexpr == "slow"]
+    over = [(row, seconds) for row, seconds in _row_seconds.most_common() if seconds > budget]
+    if over:
+        terminalreporter.section(f"rows of the method table that take more than {budget} s")
+    for row, seconds in over:
+        terminalreporter.write_line(f"{row}: {seconds:.1f} s, {seconds - budget:.1f} s over")
 
 
 def pytest_collection_finish():
