@@ -30,6 +30,10 @@ _CHECKED = (
 )  # fmt: skip
 jaxtyping.install_import_hook([f"ssl_jax.losses.{name}" for name in _CHECKED], "beartype.beartype")
 
+from tests import jitted_nets  # noqa: E402  below what has to come before jax
+
+jitted_nets.install()
+
 # A job in the background ignores SIGINT and hands that on to the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
