@@ -17,7 +17,7 @@ from ssl_jax import checkpoint, data, modalities, parallel
 from ssl_jax import config as config_lib
 from ssl_jax.checkpoint import steps
 from ssl_jax.core import storage
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.data import class_names
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
@@ -150,6 +150,9 @@ class Run:
             code = self._execute(final_evaluation)
             self.lock.check()
             return code
+        except (OSError, RunError):
+            self.lock.check()  # if the workdir is gone, this is why
+            raise
         finally:
             self.lock.release()
 

@@ -22,7 +22,8 @@ import pytest
 from etils import epath
 
 from ssl_jax.checkpoint.manifest import Manifest
-from ssl_jax.run import metrics
+from ssl_jax.core.errors import UserError
+from ssl_jax.run import metrics, workdir_lock
 
 if importlib.util.find_spec("gcsfs") is None:  # imported later: it reads the environment then
     pytest.skip("needs gcsfs", allow_module_level=True)
@@ -132,6 +133,27 @@ def interrupted(workdir, signum, checkpoint):
 
 def losses(workdir):
     return {r["step"]: r["train/loss"] for r in metrics.read_metrics(workdir) if "train/loss" in r}
+
+
+def test_a_workdir_on_gs_is_leased(workdir, monkeypatch):
+    monkeypatch.setattr(workdir_lock, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(workdir_lock, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(workdir_lock, "_POLL_SECONDS", 0.2)
+    lease = workdir_lock.acquire(workdir)
+    assert isinstance(lease, workdir_lock.Lease)
+    with pytest.raises(UserError, match=f"is in use by process {os.getpid()} on "):
+        workdir_lock.acquire(workdir)
+    lease.check()
+    lease.release()
+    monkeypatch.setattr(workdir_lock, "HEARTBEAT_SECONDS", 1000)
+    monkeypatch.setattr(workdir_lock, "STALE_SECONDS", 0.5)
+    killed = workdir_lock.acquire(workdir)
+    next_run = workdir_lock.acquire(workdir)
+    killed.release()  # it is no longer its own
+    next_run.renew()
+    next_run.check()
+    next_run.release()
+    assert not (workdir / "lock.json").exists()
 
 
 @pytest.mark.slow

@@ -111,6 +111,8 @@ def test_two_processes(tmp_path):
         assert parallel.from_first_process([7, 8] if rank == 0 else [1]) == [7, 8]
         assert parallel.from_first_process([] if rank == 0 else [1]) == []
         assert parallel.from_all_processes([rank, 7]).tolist() == [[0, 7], [1, 7]]
+        assert parallel.text_from_first_process("ä" if rank == 0 else "x") == "ä"
+        assert parallel.text_from_first_process("" if rank == 0 else "x") == ""
         parallel.barrier("here")
 
         # Batches, on meshes whose batch axes, or whose tensor axis, span the processes.

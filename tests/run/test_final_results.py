@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import data, evals, report
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.modalities.image import Image
 from ssl_jax.run import evaluation_checks, final_results, metrics, report_contents
@@ -150,3 +150,15 @@ def test_damaged_results_are_those_of_a_run_that_is_not_finished(tmp_path, conte
     assert final_results.is_finished(tmp_path, 3)
     path.write_text(content)
     assert not final_results.is_finished(tmp_path, 3)
+
+
+def test_results_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / "results.json.tmp").mkdir()  # as little writable as a full disk
+    config = ROWS["simclr"].load(eval__final_names=(), eval__baselines=False, log__report=False)
+    source = data.from_config(config.data, seed=0)
+    experiment = Experiment.build(config, source.spec)
+    state = experiment.init_state()
+    with pytest.raises(RunError, match=r"results.json cannot be written: .*; the training is save"):
+        final_results.evaluate_and_report(
+            experiment, Prober(config, experiment.mesh), state, source, tmp_path, LINES
+        )

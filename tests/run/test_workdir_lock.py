@@ -84,6 +84,18 @@ def test_a_workdir_that_is_deleted_or_moved_is_noticed(workdir):
     assert (workdir / "lock.json").exists()
 
 
+def test_a_run_whose_workdir_is_deleted_is_no_success(tmp_path):
+    process = commands.start(tmp_path / "run", *commands.TINY, "--config.steps=2000")
+    try:
+        commands.wait_for_step(process, tmp_path / "run", 3)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        assert process.wait(timeout=120) == 1
+    finally:
+        process.kill()
+    assert "Traceback" not in process.output()
+    assert "run was deleted or moved while this run was writing to it" in process.output()
+
+
 class Clock:
     """Time that passes when somebody sleeps; then it calls `meanwhile(now)`."""
 
