@@ -119,3 +119,22 @@ def test_other_data_that_are_scored_while_training_are_checked_at_once(tmp_path)
     other = colour_folders(tmp_path / "other", dict(red="r", green="green", blue="blue"))
     with pytest.raises(UserError, match="learned"):
         begin(tmp_path / "run", dataset, eval__data=other)
+
+
+def test_a_run_of_texts_knows_its_classes_too(tmp_path):
+    path, workdir = tmp_path / "t.csv", tmp_path / "run"
+    rows = [("a good ship", "yes"), ("a poor river", "no")] * 20
+
+    def begin(labels):
+        lines = [f"{text},{labels[label]}" for text, label in rows]
+        path.write_text("\n".join(["text,label", *lines]) + "\n")
+        config = table.ROWS["supervised-text"].load(data__name=f"csv:{path}", eval__data=None)
+        return Run(config, str(workdir))
+
+    run = begin({"yes": "yes", "no": "no"})
+    assert trained_run.read_config(workdir).data.class_names == ("no", "yes")
+    assert run.source.labels.tolist() == [1, 0] * 20
+    with metrics.MetricWriter(workdir, resume_step=0) as writer:
+        writer.write(1, {"train/loss": 1.0})
+    with pytest.raises(UserError, match="the classes no, yes, and those of .* are a yes, no; name"):
+        begin({"yes": "a yes", "no": "no"})
