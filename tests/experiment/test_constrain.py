@@ -6,7 +6,7 @@ import pytest
 
 from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.methods import byol
-from tests.methods.test_methods import build, run
+from tests.methods.test_methods import fresh_build, run
 
 PATH = "encoder/stage1/kernel"
 
@@ -24,7 +24,7 @@ def norms(params):
 @pytest.fixture
 def constrained(monkeypatch):
     monkeypatch.setattr(byol.BYOL, "constrain", unit)
-    return build("byol")
+    return fresh_build("byol")
 
 
 def test_it_holds_from_the_first_step_on(constrained):

@@ -20,17 +20,20 @@ from tests.methods import table
 def build(name, devices=1, **overrides):
     """A row's experiment and its data; one for all tests that ask for the same."""
     try:
-        return _build(name, devices, **overrides)
+        return _built(name, devices, **overrides)
     except TypeError:  # an override cannot be hashed
-        return _build.__wrapped__(name, devices, **overrides)
+        return fresh_build(name, devices, **overrides)
 
 
-@functools.cache
-def _build(name, devices, **overrides):
+def fresh_build(name, devices=1, **overrides):
+    """The same, built anew: for tests that change what it is built from."""
     config = table.ROWS[name].load(**overrides)
     source = data.from_config(config.data, seed=config.seed)
     mesh = parallel.make_mesh(fsdp=config.mesh.fsdp, devices=jax.devices()[:devices])
     return Experiment.build(config, source.spec, mesh), source
+
+
+_built = functools.cache(fresh_build)
 
 
 def batches(experiment, source, steps):
