@@ -107,8 +107,9 @@ def test_known_facts_are_the_facts(tmp_path):
     ("name", "message"),
     [
         ("digit", "unknown data set 'digit'; data sets: conll:PATTERN, csv:PATTERN, digits, "
-         "folder:PATH, glue:NAME, jsonl:PATTERN, parquet:PATTERN, pydoc, shapes, squad:PATTERN, "
-         "tar:PATTERN, text:PATTERN, tfds:NAME, tokens:DIR. Did you mean 'digits'?"),
+         "fashion_mnist, folder:PATH, glue:NAME, idx:DIR, jsonl:PATTERN, parquet:PATTERN, "
+         "pydoc, shapes, squad:PATTERN, tar:PATTERN, text:PATTERN, tfds:NAME, "
+         "tokens:DIR. Did you mean 'digits'?"),
         ("digits:8", "unknown data set 'digits:8'"),
         ("folder", "unknown data set 'folder'; data sets: conll:PATTERN, csv:PATTERN, digits, "),
         ("folder:", "data set 'folder:' names nothing; write folder:PATH"),
