@@ -31,6 +31,7 @@ from rich.text import Text
 
 from ssl_jax import data, report
 from ssl_jax.config import Length
+from ssl_jax.core import storage
 from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.evals import Metric
@@ -56,6 +57,7 @@ def main() -> int:
         if not getattr(options, name):
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
     sweep = grid.load(options.config).with_overrides(grid.parse_settings(options.set))
+    storage.check_path(options.workdir)
     workdir = epath.Path(options.workdir)
     cells = sweep.cells if options.cell is None else (_find(sweep, options.cell),)
     for cell in cells:

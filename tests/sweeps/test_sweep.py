@@ -156,6 +156,7 @@ def test_the_exit_code_of_one_cell_is_that_of_its_training(file, tmp_path, monke
 def test_what_is_wrong_is_said_before_anything_runs(file, tmp_path):
     for arguments, message in (
         ((f"{file}:wrong", tmp_path), "batch_sise"),
+        ((file, tmp_path / "a[1]"), "the path of a workdir cannot contain [ ]"),
         ((file, tmp_path, "--cell=7"), "there is no cell '7'; cells are 0 to 1"),
         (("configs/simclr.py", tmp_path), "holds no sweep"),
         (("nowhere.py", tmp_path), "file 'nowhere.py' does not exist"),
