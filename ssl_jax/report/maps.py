@@ -73,6 +73,9 @@ def project_all(spaces: Sequence[np.ndarray], *, how: str, seed: int) -> list[np
     import sklearn.decomposition
     import sklearn.manifold  # noqa: F401
 
+    if how == "umap":
+        import umap  # noqa: F401
+
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(len(spaces)) as pool:
         return list(pool.map(lambda x: project(x, how=how, seed=seed), spaces))
 
