@@ -23,12 +23,14 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-# Shapes in the signatures of losses are checked on every call in this process. The modules are
+# Shapes in the signatures of these modules are checked on every call in this process. Modules are
 # rewritten when they are imported, so this comes before any test imports them.
 _CHECKED = (
-    "classification", "contrastive", "instance", "labels", "language", "redundancy", "siamese",
+    "losses.classification", "losses.contrastive", "losses.instance", "losses.labels",
+    "losses.language", "losses.redundancy", "losses.siamese", "evals.collapse", "evals.dci",
+    "evals.knn", "evals.mig", "views.color", "views.filters",
 )  # fmt: skip
-jaxtyping.install_import_hook([f"ssl_jax.losses.{name}" for name in _CHECKED], "beartype.beartype")
+jaxtyping.install_import_hook([f"ssl_jax.{name}" for name in _CHECKED], "beartype.beartype")
 
 from tests import jitted_nets  # noqa: E402  below what has to come before jax
 

@@ -19,11 +19,11 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from ssl_jax.config.fields import positive
+from ssl_jax.core.arrays import Array
 from ssl_jax.evals.metric import Metric
-
-Array = jax.Array
 
 NEEDS = ()
 LOGGED_AS = "collapse/"
@@ -39,13 +39,16 @@ _PAIRS = 2**22  # float32 of one block of squared distances: 16 MiB
 
 
 def diagnostics(
-    z: Array | None = None, h: Array | None = None, *, max_rows: int = 4096
+    z: Float[Array, "n v d"] | None = None,
+    h: Float[Array, "n c"] | None = None,
+    *,
+    max_rows: int = 4096,
 ) -> dict[str, Array]:
     """Measures embeddings of one batch. Jittable; everything is computed in float32.
 
     Args:
       z: projections [n v d] of v views of n examples, not necessarily normalised.
-      h: features [n d].
+      h: features [n c].
       max_rows: singular values and pairs are taken over the first so many examples.
 
     Returns:
@@ -93,7 +96,7 @@ def evaluate(
     return {name: float(value) for name, value in values.items()}
 
 
-def rankme(singular_values: Array, epsilon: float = 1e-7) -> Array:
+def rankme(singular_values: Float[Array, " d"], epsilon: float = 1e-7) -> Float[Array, ""]:
     """exp(-sum p log p), p = s / sum(s) + epsilon, which is not normalised again (RankMe, Eq. 1).
 
     Args:
@@ -105,7 +108,7 @@ def rankme(singular_values: Array, epsilon: float = 1e-7) -> Array:
     return jnp.exp(jnp.sum(jax.scipy.special.entr(p)))
 
 
-def spread(x: Array) -> Array:
+def spread(x: Float[Array, "n d"]) -> Float[Array, ""]:
     """Standard deviation of the normalised rows of [n d], mean over dimensions, times sqrt(d).
 
     1 for directions uniform on the sphere, 0 for equal ones.
@@ -114,13 +117,15 @@ def spread(x: Array) -> Array:
     return jnp.std(unit, axis=0).mean() * math.sqrt(x.shape[-1])
 
 
-def alignment(x: Array, y: Array, alpha: float = 2.0) -> Array:
+def alignment(
+    x: Float[Array, "n d"], y: Float[Array, "n d"], alpha: float = 2.0
+) -> Float[Array, ""]:
     """Mean ||x_i - y_i||^alpha of unit vectors [n d]: 0 = views of one example agree."""
     square = jnp.sum(jnp.square(x - y), axis=-1)
     return jnp.mean(square ** (alpha / 2))
 
 
-def uniformity(x: Array, t: float = 2.0) -> Array:
+def uniformity(x: Float[Array, "n d"], t: float = 2.0) -> Float[Array, ""]:
     """log of the mean over i < j of exp(-t ||x_i - x_j||^2), of unit vectors [n d], n > 1.
 
     0 = all equal; lower is more uniform. Works through blocks of rows.

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
+from jaxtyping import Float
 
 from ssl_jax.config.fields import positive
 from ssl_jax.core.errors import UserError
@@ -91,7 +92,7 @@ def evaluate(
     }
 
 
-def concentration(importance: np.ndarray) -> float:
+def concentration(importance: Float[np.ndarray, "rows columns"]) -> float:
     """1 minus the entropy of each row, base the number of columns, weighted by the rows' sums.
 
     1 where every row has one entry that is not 0, 0 where all entries of a row are equal.

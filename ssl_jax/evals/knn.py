@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Int
 
 from ssl_jax.config.fields import positive
+from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.scores import rank_of_label, row_mesh
@@ -87,7 +89,10 @@ def evaluate(
 
 
 def vote(
-    similarity: np.ndarray, label: np.ndarray, num_classes: int, temperature: float
+    similarity: Float[np.ndarray, "m k"],
+    label: Int[np.ndarray, "m k"],
+    num_classes: int,
+    temperature: float,
 ) -> np.ndarray:
     """Sums exp(similarity / temperature) by class, each row up to a positive factor.
 
@@ -108,8 +113,8 @@ def vote(
 
 
 def neighbours(
-    queries: np.ndarray,
-    bank: np.ndarray,
+    queries: Float[Array, "m d"],
+    bank: Float[Array, "n d"],
     k: int,
     *,
     exclude_self: bool = False,

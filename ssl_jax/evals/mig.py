@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from ssl_jax.config.fields import at_least, positive
 from ssl_jax.evals.factors import FactorBins, as_classes, evenly, gap, varying
@@ -69,13 +70,13 @@ def evaluate(
     }
 
 
-def discretize(codes: np.ndarray, bins: int) -> np.ndarray:
+def discretize(codes: Float[np.ndarray, "n l"], bins: int) -> Int[np.ndarray, "n l"]:
     """Each column of [n d] cut into `bins` intervals of equal width, int [n d] from 0."""
     columns = [np.digitize(code, np.histogram(code, bins)[1][:-1]) - 1 for code in codes.T]
     return np.stack(columns, axis=1)
 
 
-def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
+def mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " n"]) -> float:
     """Of two columns of classes int [n], counted from 0, in nats."""
     size = int(b.max()) + 1
     joint = np.bincount(a * size + b, minlength=(int(a.max()) + 1) * size).reshape(-1, size)

@@ -11,24 +11,26 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ssl_jax.config.fields import each, fraction, not_empty, not_negative, positive
+from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
 from ssl_jax.views.ops import Probability, between, image_op, per_image, uniforms
 
 LUMA = (0.299, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
-Planes = tuple[jax.Array, ...]  # the channels, each [n h w]
+Planes = tuple[Array, ...]  # the channels, each [n h w]
 
 
-def _planes(lines: jax.Array) -> Planes:
+def _planes(lines: Float[Array, "n h c w"]) -> Planes:
     if lines.shape[2] not in (1, 3):
         raise UserError(f"colour ops need 1 or 3 channels, got {lines.shape[2]}")
     return tuple(lines[:, :, channel] for channel in range(lines.shape[2]))
 
 
-def _luma(planes: Planes) -> jax.Array:
+def _luma(planes: Planes) -> Array:
     """Grey of red, green and blue; also of their means, since it is linear."""
     if len(planes) == 1:
         return planes[0]
@@ -36,14 +38,14 @@ def _luma(planes: Planes) -> jax.Array:
     return sum(terms)  # type: ignore[return-value]  # never empty
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def _unit(x: Array) -> Array:
     return jnp.clip(x, 0, 1)
 
 
 # ----------------------------------------------------------------------------------------- jitter
 
 
-def _shift_hue(planes: Planes, turns: jax.Array) -> Planes:
+def _shift_hue(planes: Planes, turns: Array) -> Planes:
     """Adds `turns` to the hue of red, green and blue in [0, 1].
 
     From HSV and back without branches: with H in sixths of a turn and the chroma C = V min over
@@ -60,7 +62,7 @@ def _shift_hue(planes: Planes, turns: jax.Array) -> Planes:
     sector = jnp.where(is_red, 0.0, jnp.where(is_green, 2.0, 4.0))
     hue = difference / jnp.maximum(chroma, 1e-12) + sector + 6 * turns  # a grey has chroma 0
 
-    def channel(opposite: float) -> jax.Array:
+    def channel(opposite: float) -> Array:
         x = hue - opposite
         distance = jnp.abs(x - 6 * jnp.round(x * (1 / 6)))
         return value - chroma * _unit(2 - distance)
@@ -69,8 +71,8 @@ def _shift_hue(planes: Planes, turns: jax.Array) -> Planes:
 
 
 def apply_jitter(
-    lines: jax.Array, amounts: jax.Array, order: jax.Array, *, additive: bool = False
-) -> jax.Array:
+    lines: Float[Array, "n h c w"], amounts: Array, order: Array, *, additive: bool = False
+) -> Float[Array, "n h c w"]:
     """Brightness, contrast, saturation and hue changed by given amounts, in given orders.
 
     Args:
@@ -139,7 +141,7 @@ def sample_jitter(
 @image_op
 def color_jitter(
     keys: jax.Array,
-    lines: jax.Array,
+    lines: Float[Array, "n h c w"],
     *,
     strength: Annotated[float, not_negative, "Factor of the four that follow."] = 1.0,
     brightness: Annotated[float, not_negative, "Largest change of the factor."] = 0.8,
@@ -151,7 +153,7 @@ def color_jitter(
         Literal["multiplicative", "additive"],
         "Brightness multiplies, or is added as in SimCLR's first released code.",
     ] = "multiplicative",
-) -> jax.Array:
+) -> Float[Array, "n h c w"]:
     """With probability p: brightness, contrast, saturation and hue in random order.
 
     The factors of the first three are uniform in [max(0, 1 - s b), 1 + s b], the hue turns by a
@@ -177,7 +179,9 @@ def color_jitter(
 
 
 @image_op
-def grayscale(keys: jax.Array, lines: jax.Array, *, p: Probability = 0.2) -> jax.Array:
+def grayscale(
+    keys: jax.Array, lines: Float[Array, "n h c w"], *, p: Probability = 0.2
+) -> Float[Array, "n h c w"]:
     """With probability p, all channels become the luma (SimCLR, App. A: colour drop)."""
     apply = per_image(uniforms(keys, 1)[0] < p)
     grey = _luma(_planes(lines))[:, :, None]  # [n h 1 w]
@@ -187,17 +191,19 @@ def grayscale(keys: jax.Array, lines: jax.Array, *, p: Probability = 0.2) -> jax
 @image_op
 def solarize(
     keys: jax.Array,
-    lines: jax.Array,
+    lines: Float[Array, "n h c w"],
     *,
     threshold: Annotated[float, fraction, "Values from it on are inverted."] = 0.5,
     p: Probability = 0.2,
-) -> jax.Array:
+) -> Float[Array, "n h c w"]:
     """With probability p, values at or above the threshold are inverted (BYOL, App. B)."""
     apply = per_image(uniforms(keys, 1)[0] < p)
     return jnp.where(apply & (lines >= threshold), 1 - lines, lines)
 
 
-def standardize(lines: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+def standardize(
+    lines: Float[Array, "n h c w"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "n h c w"]:
     """(lines - mean) / std by channel, in float32; a single number serves every channel."""
     channels = lines.shape[2]
     if len(mean) not in (1, channels) or len(std) not in (1, channels):
@@ -212,7 +218,7 @@ def standardize(lines: jax.Array, mean: tuple[float, ...], std: tuple[float, ...
 @image_op
 def normalize(
     keys: jax.Array,
-    lines: jax.Array,
+    lines: Float[Array, "n h c w"],
     *,
     mean: Annotated[tuple[float, ...], not_empty, "By channel, or one of all."] = (
         0.485,
@@ -224,7 +230,7 @@ def normalize(
         0.224,
         0.225,
     ),
-) -> jax.Array:
+) -> Float[Array, "n h c w"]:
     """(image - mean) / std by channel; the defaults are ImageNet's. SimCLR does not use it."""
     del keys
     return standardize(lines, mean, std)

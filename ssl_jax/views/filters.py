@@ -8,8 +8,10 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from ssl_jax.config.fields import Bound, each, fraction, increasing, not_negative, positive
+from ssl_jax.core.arrays import Array
 from ssl_jax.views.ops import Probability, between, image_op, per_image, uniforms
 from ssl_jax.views.resample import MIN_BLOCK, block_edges, resample_columns, resample_rows
 
@@ -18,7 +20,7 @@ odd = Bound("odd, or 0", lambda size: size == 0 or size % 2 == 1)
 MAX_GRADIENT = 2 * math.sqrt(5)
 
 
-def blur_matrix(sigma: jax.Array, size: int, kernel_size: int) -> jax.Array:
+def blur_matrix(sigma: Array, size: int, kernel_size: int) -> Array:
     """Gaussian blur of an axis as banded matrices: sigma `[n]` in pixels -> `[n size size]`.
 
     The kernel has `kernel_size` taps and is renormalised where it reaches over the border, so that
@@ -39,15 +41,17 @@ def blocks(size: int, kernel_size: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def blur_dense(lines: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def blur_dense(
+    lines: Float[Array, "n h c w"], rows: Array, columns: Array
+) -> Float[Array, "n h c w"]:
     """Lines `[n h c w]` through banded matrices `[n h h]` and `[n w w]` as two plain products."""
     dtype = lines.dtype
     return resample_columns(columns, resample_rows(rows, lines, dtype), dtype).astype(dtype)
 
 
 def blur_blocks(
-    lines: jax.Array, rows: jax.Array, columns: jax.Array, *, kernel_size: int
-) -> jax.Array:
+    lines: Float[Array, "n h c w"], rows: Array, columns: Array, *, kernel_size: int
+) -> Float[Array, "n h c w"]:
     """The same, block by block."""
     dtype = lines.dtype
     down = [
@@ -65,14 +69,14 @@ def blur_blocks(
 @image_op(float32=False)
 def gaussian_blur(
     keys: jax.Array,
-    lines: jax.Array,
+    lines: Float[Array, "n h c w"],
     *,
     kernel_size: Annotated[int, not_negative, odd, "Pixels; 0: a tenth of the height."] = 0,
     sigma: Annotated[
         tuple[float, float], each(positive), increasing, "Standard deviation, pixels."
     ] = (0.1, 2.0),
     p: Probability = 0.5,
-) -> jax.Array:
+) -> Float[Array, "n h c w"]:
     """With probability p, a Gaussian blur of sigma pixels, uniform in `sigma` (SimCLR, App. A).
 
     `kernel_size` is odd; 0 means a tenth of the height, made odd: 23 at 224. Below 20 pixels that
@@ -98,7 +102,9 @@ def gaussian_blur(
 
 
 @image_op
-def sobel(keys: jax.Array, lines: jax.Array, *, p: Probability = 1.0) -> jax.Array:
+def sobel(
+    keys: jax.Array, lines: Float[Array, "n h c w"], *, p: Probability = 1.0
+) -> Float[Array, "n h c w"]:
     """With probability p, the magnitude of the Sobel gradient of every channel.
 
     It is divided by the largest possible one, 2 sqrt(5), to stay in [0, 1]; borders are repeated.
@@ -115,11 +121,11 @@ def sobel(keys: jax.Array, lines: jax.Array, *, p: Probability = 1.0) -> jax.Arr
 @image_op
 def gaussian_noise(
     keys: jax.Array,
-    lines: jax.Array,
+    lines: Float[Array, "n h c w"],
     *,
     std: Annotated[float, not_negative, "Standard deviation of the noise."] = 0.1,
     p: Probability = 0.5,
-) -> jax.Array:
+) -> Float[Array, "n h c w"]:
     """With probability p, adds independent normal noise and clips to [0, 1]."""
     apply = per_image(uniforms(keys, 1)[0] < p)
     noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
@@ -130,12 +136,12 @@ def gaussian_noise(
 @image_op
 def cutout(
     keys: jax.Array,
-    lines: jax.Array,
+    lines: Float[Array, "n h c w"],
     *,
     size: Annotated[float, fraction, "Side over the image's shorter side."] = 0.5,
     p: Probability = 0.5,
     fill: Annotated[float, fraction, "Value of the square."] = 0.0,
-) -> jax.Array:
+) -> Array:
     """With probability p, fills a random square (DeVries & Taylor 2017).
 
     Its side is the fraction `size` of the shorter side; its centre is uniform over the image, so
