@@ -154,12 +154,11 @@ class TrainedRun:
                 f"text_features takes one text or more, and as many second ones; got {len(texts)} "
                 f"and {0 if second is None else len(second)}"
             )
-        return framed_texts(
-            Tokenizer.from_json(storage.read_text(path)),
-            spec.arrays["tokens"].shape[0],
-            texts,
-            second,
-        )
+        try:
+            tokenizer = Tokenizer.from_json(storage.read_text(path))
+        except ValueError as error:
+            raise UserError(f"{path} is not a tokenizer: {error}") from error
+        return framed_texts(tokenizer, spec.arrays["tokens"].shape[0], texts, second)
 
 
 def _listed(texts: Iterable[str], name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """A run loaded for its features: which step, which texts, which classes; and the embed command."""
 
 import abc
+import dataclasses
 import subprocess
 import sys
 
@@ -75,6 +76,13 @@ def test_what_is_no_list_of_texts_is_refused(texts):
         with pytest.raises(UserError) as caught:
             classifier.text_features(*arguments)
         assert str(caught.value).startswith(message)
+
+
+def test_a_damaged_tokenizer_is_one_line(texts, tmp_path):
+    run = dataclasses.replace(trained_run.load(texts), workdir=str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises(UserError, match="tokenizer.json is not a tokenizer: Model missing"):
+        run.text_features(["a"])
 
 
 def test_the_names_of_the_classes(images, texts, tmp_path):

@@ -1,6 +1,7 @@
 """The whole page: one well-formed document that loads nothing and believes nobody."""
 
 import base64
+import importlib.util
 import io
 import json
 import re
@@ -236,7 +237,10 @@ def test_worse_than_pixels_is_said():
 
 
 def test_umap_falls_back(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "umap" else find(name)
+    )
     text = "".join(check(report.render(small_inputs(projection="umap"))).text)
     assert "t-SNE" in text
 
