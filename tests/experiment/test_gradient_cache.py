@@ -75,7 +75,7 @@ def plain_step(devices, size):
 )
 def test_gradients_are_those_of_the_big_batch(devices):
     whole, expected, outputs = plain_step({"data": 1}, None)
-    for size in (8, 16, 32):
+    for size in (8, 32):
         state, metrics, cached = plain_step(devices, size)
         np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
         np.testing.assert_allclose(metrics["grad_norm"], expected["grad_norm"], rtol=1e-5)
