@@ -50,8 +50,14 @@ def test_recipes_merge_defaults_config_and_overrides():
         ({"color_jitter": {"stren": 1}}, r"mean 'strength'"),
         ({"flip": {"p": 1.5}}, r"views\.flip\.p is 1\.5; use a number from 0 to 1"),
         ({"flip": {"p": "often"}}, r"views\.flip\.p is 'often'; use a number"),
-        ({"random_resized_crop": {"size": 0}}, r"size is 0; use a whole number above 0 or a pair"),
-        ({"random_resized_crop": {"size": (32, 2.5)}}, r"use a whole number above 0 or a pair"),
+        (
+            {"random_resized_crop": {"size": 0}},
+            r"size is 0; use a whole number from 1 to 32768 or a pair",
+        ),
+        (
+            {"random_resized_crop": {"size": (32, 2.5)}},
+            r"use a whole number from 1 to 32768 or a pair",
+        ),
         ({"random_resized_crop": {"size": True}}, r"size is True"),
         ({"random_resized_crop": {"scale": (1.0, 0.2)}}, r"\(1.0, 0.2\); .* in increasing order"),
         ({"random_resized_crop": {"scale": (0.5, 1.5)}}, r"each item a number above 0, at most 1"),
