@@ -74,11 +74,20 @@ def _question(record: Any, context: str, where: str, title: str | None) -> Quest
     where = f"{where}, question {name}" if "id" in record else where
     title = record.get("title", title)
     answers = None
-    if record.get("is_impossible"):
+    if _is_impossible(record.get("is_impossible"), where):
         answers = ()
     elif record.get("answers") is not None:
         answers = tuple(_answers(record["answers"], context, where))
     return Question(where, name, question.strip(), context, answers, title or context)
+
+
+def _is_impossible(value: Any, where: str) -> bool:
+    """What SQuAD 2 says of a question without an answer; some writers quote it."""
+    known = {"true": True, "false": False, "1": True, "0": False, "none": False}
+    word = str(value).strip().lower()
+    if not isinstance(value, (bool, int, str, type(None))) or word not in known:
+        raise UserError(f"{where}: is_impossible is {value!r:.40}; use true or false")
+    return known[word]
 
 
 def _answers(found: Any, context: str, where: str) -> Iterator[tuple[str, int]]:

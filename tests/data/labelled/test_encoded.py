@@ -337,6 +337,22 @@ def test_answers_a_little_astray(tmp_path, published):
     assert source.tokenizer.decode(batch["tokens"][-1, first : last + 1]) == "1903"
 
 
+@pytest.mark.parametrize(
+    ("said", "answered"),
+    [(False, True), ("False", True), (0, True), (None, True), (True, False), ("true", False)],
+)
+def test_a_question_is_impossible_where_the_file_says_so(tmp_path, published, said, answered):
+    path = write_squad(tmp_path / "a.json", question("q", "When?", "1903", is_impossible=said))
+    source = data.load(f"squad:{path}", tokenizer=str(published / "wordpiece"))
+    assert (everything(source)["span"][-1] > 0).all() == answered
+
+
+def test_an_unclear_is_impossible_is_named(tmp_path, published):
+    path = write_squad(tmp_path / "a.json", question("q", "When?", "1903", is_impossible="maybe"))
+    with pytest.raises(UserError, match="question q: is_impossible is 'maybe'; use true or false"):
+        data.load(f"squad:{path}", tokenizer=str(published / "wordpiece"))
+
+
 def test_articles_are_on_one_side(tmp_path, published):
     articles = [
         {"title": f"T{i}", "paragraphs": [{"context": f"text {i} {k}", "qas": [
