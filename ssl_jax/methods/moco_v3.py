@@ -32,7 +32,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Schedule, Weights, hyper_parameters
 from ssl_jax.core.tree_paths import path_string
-from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
+from ssl_jax.methods.base.two_views import TwoViews, check_batch_has_others, nets_and_views
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.optim import cosine_ema
 
@@ -127,6 +127,7 @@ def make(config: Any, spec: DataSpec, length: Length) -> MoCoV3:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper, config)
+    check_batch_has_others(config)
     sizes = hyper.hidden_dim, hyper.output_dim
     return MoCoV3(
         hyper=hyper,

@@ -25,7 +25,7 @@ from ssl_jax.config.fields import not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
-from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
+from ssl_jax.methods.base.two_views import TwoViews, check_batch_has_others, nets_and_views
 from ssl_jax.models import projection_head
 
 
@@ -128,6 +128,7 @@ def make(config: Any, spec: DataSpec, length: Length) -> SimCLR:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper)
+    check_batch_has_others(config)
     return SimCLR(
         hyper=hyper,
         projector=projection_head(

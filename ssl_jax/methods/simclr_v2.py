@@ -31,7 +31,12 @@ from ssl_jax.config.fields import fraction, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
-from ssl_jax.methods.base.two_views import TwoViews, check_queue, nets_and_views
+from ssl_jax.methods.base.two_views import (
+    TwoViews,
+    check_batch_has_others,
+    check_queue,
+    nets_and_views,
+)
 from ssl_jax.models import projection_head
 from ssl_jax.models.classifier import first_layers
 
@@ -133,6 +138,8 @@ def make(config: Any, spec: DataSpec, length: Length) -> SimCLRv2:
             f"method.ft_proj_selector is {hyper.ft_proj_selector}; use 0 for h, or the number of a "
             f"hidden layer below projector_layers={hyper.projector_layers}"
         )
+    if not hyper.memory_size:
+        check_batch_has_others(config)
     check_queue(hyper.memory_size, config.batch_size, "method.memory_size")
     return SimCLRv2(
         hyper=hyper,

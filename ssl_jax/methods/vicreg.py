@@ -21,7 +21,7 @@ from ssl_jax import losses
 from ssl_jax.config.fields import not_negative, positive
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Weights, hyper_parameters
-from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
+from ssl_jax.methods.base.two_views import TwoViews, check_batch_has_others, nets_and_views
 from ssl_jax.models.heads import mlp_head
 
 
@@ -70,6 +70,7 @@ class VICReg(TwoViews):
 def make(config: Any, spec: DataSpec, length: Length) -> VICReg:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
+    check_batch_has_others(config)
     return VICReg(
         hyper=hyper,
         projector=mlp_head(

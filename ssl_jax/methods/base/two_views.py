@@ -129,6 +129,19 @@ def check_unique_examples(config: Any, spec: DataSpec) -> None:
         )
 
 
+def check_batch_has_others(config: Any) -> None:
+    """Checks that there are other images in a batch, for losses that compare the images of one.
+
+    Raises:
+      UserError: the batch has one image.
+    """
+    if config.batch_size < 2:
+        raise UserError(
+            f"batch_size is {config.batch_size}, and {config.method.name} compares each image with "
+            "the others of its batch; use 2 or more"
+        )
+
+
 def check_queue(length: int, batch_size: int, where: str) -> None:
     """Checks that a queue takes whole batches, of which each replaces the oldest one.
 
