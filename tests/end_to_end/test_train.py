@@ -295,18 +295,18 @@ def test_what_the_readme_promises_of_the_digits_recipe(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_third_of_the_recorded_run_on_the_embedded_text_learns_as_it_should(tmp_path):
+def test_what_the_documentation_promises_of_the_embedded_text(tmp_path):
     """BERT names hidden words far better than by frequency, and helps to tell texts apart.
 
-    The whole run takes 12 epochs and reaches what docs/language-models.md records.
+    A third of the run does not: after it, texts are told apart no better than from scratch.
     """
     bert = tmp_path / "bert"
     run_optimised(bert, "--config=configs/bert.py:pydoc", "--config.log.report=False",
-        "--config.eval.every_epochs=0", "--config.epochs=4", timeout=1500)  # fmt: skip
+        "--config.eval.every_epochs=0", timeout=1500)  # fmt: skip
     scores = json.loads((bert / "results.json").read_text())["results"]
     trained, unigram = scores["BERT"], scores["unigram"]
-    assert trained["held_out/accuracy"] > 2 * unigram["held_out/accuracy"]
-    assert trained["held_out/perplexity"] < 0.65 * unigram["held_out/perplexity"]
+    assert trained["held_out/accuracy"] > 2.5 * unigram["held_out/accuracy"]
+    assert trained["held_out/perplexity"] < 0.4 * unigram["held_out/perplexity"]
     accuracy = {}
     for begin in ("pretrained", "scratch"):
         cell = f"start={begin},labels=tenth,seed=0"
@@ -315,7 +315,8 @@ def test_a_third_of_the_recorded_run_on_the_embedded_text_learns_as_it_should(tm
         results = json.loads((tmp_path / cell / "results.json").read_text())["results"]
         ((_, found),) = results.items()
         accuracy[begin] = found["task/accuracy"]
-    assert accuracy["pretrained"] > accuracy["scratch"], accuracy
+    # 51.8 and 44.6 over three seeds, whose standard deviation is about a point.
+    assert accuracy["pretrained"] > accuracy["scratch"] + 0.03, accuracy
 
 
 @pytest.mark.slow
