@@ -9,11 +9,14 @@ of dimensions, and the dimensions as uint32 (LeCun et al., the MNIST database).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import os
 import re
 import zlib
+from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 
@@ -23,7 +26,6 @@ from ssl_jax.data.source import ArraySource
 
 _FILE = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
 _SPLITS = {"train": "train", "t10k": "test", "test": "test"}
-_DIMENSIONS = {"images": 3, "labels": 1}
 _TYPES = {
     0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64",
 }  # fmt: skip
@@ -79,15 +81,11 @@ def read(path: str, num_dimensions: int) -> np.ndarray:
       UserError: it cannot be read, is damaged, or holds something else.
     """
     size = 4 + 4 * num_dimensions
-    try:
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            header = file.read(size)
-            shape = _shape(path, header, num_dimensions)
-            expected = int(np.prod(shape, dtype=object))
-            # One byte more, to see whether the file goes on; never more than the header says.
-            content = _read_up_to(file, expected + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    with _opened(path) as file:
+        shape = _shape(path, file.read(size), num_dimensions)
+        expected = int(np.prod(shape, dtype=object))
+        # One byte more, to see whether the file goes on; never more than the header says.
+        content = _read_up_to(file, expected + 1)
     if len(content) != expected:
         has = f"it ends after {len(content):,}" if len(content) < expected else "it has more"
         raise UserError(
@@ -95,6 +93,16 @@ def read(path: str, num_dimensions: int) -> np.ndarray:
             f"{has}; fetch the file again"
         )
     return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    """The content of a file, unpacked; what goes wrong while it is read is a UserError."""
+    try:
+        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def _shape(path: str, header: bytes, num_dimensions: int) -> tuple[int, ...]:
@@ -110,7 +118,7 @@ def _shape(path: str, header: bytes, num_dimensions: int) -> tuple[int, ...]:
     return tuple(np.frombuffer(header, ">u4", num_dimensions, offset=4).tolist())
 
 
-def _read_up_to(file, size: int) -> bytes:
+def _read_up_to(file: IO[bytes], size: int) -> bytes:
     """At most `size` bytes; memory grows with what is there, not with what a header says."""
     parts, missing = [], size
     while missing and (part := file.read(min(missing, 1 << 24))):
@@ -189,11 +197,8 @@ def image_size(path: str) -> int | None:
     Raises:
       UserError: it is no IDX file of images.
     """
-    try:
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            _, height, width = _shape(path, file.read(16), 3)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    with _opened(path) as file:
+        _, height, width = _shape(path, file.read(16), 3)
     return height if height == width else None
 
 
