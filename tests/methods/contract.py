@@ -5,8 +5,6 @@ Without jit every operation would be compiled by itself, which takes longer than
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -33,8 +31,3 @@ def loss_and_aux(method, w, views, *, key, step):
         return method_lib.loss_and_aux(method, w, views, key=key, step=step)
 
     return loss(w, views, key, jnp.int32(0 if step is None else step))
-
-
-def apply(net, params, buffers, x, *, train):
-    """The net's outputs and buffers, jitted."""
-    return jax.jit(functools.partial(net.apply, train=train))(params, buffers, x)

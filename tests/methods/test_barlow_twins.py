@@ -11,7 +11,7 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
 from tests.methods import paper_scale
 from tests.methods.collapsing import watch
-from tests.methods.contract import apply, loss_and_aux, views_of
+from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import build
 
@@ -26,11 +26,11 @@ def test_each_view_has_its_own_forward_pass():
     )
     z = []
     for view in (views[:, 0], views[:, 1]):
-        (h, _), _ = apply(
-            method.encoder, state.params["encoder"], state.buffers["encoder"], view, train=True
+        (h, _), _ = method.encoder.apply(
+            state.params["encoder"], state.buffers["encoder"], view, train=True
         )
-        z_view, _ = apply(
-            method.projector, state.params["projector"], state.buffers["projector"], h, train=True
+        z_view, _ = method.projector.apply(
+            state.params["projector"], state.buffers["projector"], h, train=True
         )
         z.append(z_view)
     np.testing.assert_allclose(aux.outputs["z"], jnp.stack(z, axis=1), rtol=1e-5, atol=1e-6)

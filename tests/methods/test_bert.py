@@ -18,7 +18,7 @@ from ssl_jax.experiment import train_step
 from ssl_jax.methods import bert
 from ssl_jax.models import count_parameters
 from tests.methods import paper_scale
-from tests.methods.contract import apply, loss_and_aux, views_of
+from tests.methods.contract import loss_and_aux, views_of
 
 BATCH, LENGTH, V = 16, 24, 40
 VOCABULARY = Vocabulary(size=V, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4))
@@ -98,7 +98,7 @@ def test_the_loss_is_that_of_the_hidden_tokens_and_the_pairs():
     batch = pairs()
     views = mask(method, keys(), batch)
     value, aux = loss(method, params, views)
-    (h, out), _ = apply(method.encoder, params["encoder"], {}, views["text"], train=False)
+    (h, out), _ = method.encoder.apply(params["encoder"], {}, views["text"], train=False)
     exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     tokens, table = np.float64(out["tokens"]), exact["encoder"]["embed"]["token"]["embedding"]
     head = exact["token_head"]

@@ -13,7 +13,7 @@ from ssl_jax.models import count_parameters
 from ssl_jax.views.recipe import read_recipes
 from tests.methods import paper_scale
 from tests.methods.collapsing import watch
-from tests.methods.contract import apply, loss_and_aux, views_of
+from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import build, run
 
@@ -39,8 +39,8 @@ def drawn(tiny, n=8):
 
 def forward(method, params, buffers, view):
     """h, z and the buffers after one forward pass of one view."""
-    (h, _), encoder = apply(method.encoder, params["encoder"], buffers["encoder"], view, train=True)
-    z, projector = apply(method.projector, params["projector"], buffers["projector"], h, train=True)
+    (h, _), encoder = method.encoder.apply(params["encoder"], buffers["encoder"], view, train=True)
+    z, projector = method.projector.apply(params["projector"], buffers["projector"], h, train=True)
     return h, z, {**buffers, "encoder": encoder, "projector": projector}
 
 
@@ -54,8 +54,8 @@ def test_every_view_has_its_own_forward_pass_online_and_in_the_target(tiny):
     p, t, z, h, after = [], [], [], [], buffers
     for view in (views[:, 0], views[:, 1]):
         h_view, z_view, after = forward(method, params, after, view)
-        p_view, after["predictor"] = apply(
-            method.predictor, params["predictor"], after["predictor"], z_view, train=True
+        p_view, after["predictor"] = method.predictor.apply(
+            params["predictor"], after["predictor"], z_view, train=True
         )
         p.append(p_view)
         z.append(z_view)

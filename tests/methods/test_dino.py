@@ -14,7 +14,7 @@ from ssl_jax.models import count_parameters
 from ssl_jax.models.prototypes import prototype_matrix
 from ssl_jax.views.recipe import read_recipes
 from tests.methods import paper_scale
-from tests.methods.contract import apply, encode, loss_and_aux, views_of
+from tests.methods.contract import encode, loss_and_aux, views_of
 from tests.methods.test_methods import batches, build
 
 
@@ -39,8 +39,7 @@ def forward(method, params, buffers, families):
     h, statistics = [], buffers["encoder"]
     for x in families:
         n, v = x.shape[:2]
-        (features, _), statistics = apply(
-            method.encoder,
+        (features, _), statistics = method.encoder.apply(
             params["encoder"],
             statistics,
             x.reshape(n * v, *x.shape[2:]),
@@ -48,8 +47,7 @@ def forward(method, params, buffers, families):
         )
         h.append(features.reshape(n, v, -1))
     h = jnp.concatenate(h, axis=1)
-    z, projector = apply(
-        method.projector,
+    z, projector = method.projector.apply(
         params["projector"],
         buffers["projector"],
         h.reshape(-1, h.shape[-1]),

@@ -11,7 +11,7 @@ from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.experiment.build import Experiment
 from tests.methods import paper_scale
-from tests.methods.contract import apply, encode, views_of
+from tests.methods.contract import encode, views_of
 from tests.methods.table import ROWS
 
 
@@ -76,7 +76,7 @@ def test_the_teacher_is_a_supervised_run_that_stays_as_it_is():
         method, Weights(state.params, state.buffers), views, key=jax.random.key(1)
     )
     assert set(updates) == {"encoder"}
-    (_, expected), _ = apply(trained.method.classifier, params, buffers, views["x"], train=False)
+    (_, expected), _ = trained.method.classifier.apply(params, buffers, views["x"], train=False)
     np.testing.assert_allclose(encoded["teacher_logits"], expected, rtol=1e-4, atol=1e-5)
 
     before = jax.tree.map(np.asarray, by_path(state.buffers["teacher"]))

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from ssl_jax import config as config_lib
+from tests.marks import slow_unless
 from tests.methods.paper_scale import build, trace_step
 from tests.methods.table import CONFIGS
 
@@ -82,10 +83,7 @@ def traced_as():
     return same
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in VARIANTS],
-)
+@pytest.mark.parametrize("name", slow_unless(QUICK.__contains__, VARIANTS))
 def test_it_is_built_and_its_whole_step_traces_without_data(name):
     if traced_as()[name] != name:
         build(name, **said(name))  # raises what does not fit

@@ -16,7 +16,8 @@ from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import train_step
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.tasks import TASKS
-from tests.methods.contract import apply, loss_and_aux, views_of
+from tests.marks import slow_unless
+from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import ROWS
 
 NAMES = ("supervised-text", "regression", "token-classification", "question-answering")
@@ -48,7 +49,7 @@ def begun(name):
 def logits_of(made, params, batch):
     """The head's outputs in float64, from the encoder's."""
     text = made.view.evaluate(batch)
-    (_, out), _ = apply(made.classifier.encoder, params["encoder"], {}, text, train=False)
+    (_, out), _ = made.classifier.encoder.apply(params["encoder"], {}, text, train=False)
     head = jax.tree.map(lambda x: np.asarray(x, np.float64), params["head"])
     x = np.float64(out[made.classifier.reads])
     if "dense" in head:
@@ -123,9 +124,7 @@ def descend(name, devices, micro_batch_size):
     return metrics, by_path(state.params)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != NAMES[2])) for n in NAMES]
-)
+@pytest.mark.parametrize("name", slow_unless(NAMES[2].__eq__, NAMES))
 def test_devices_and_micro_batches_take_one_mean_over_all_labels(name):
     expected, params = descend(name, 1, None)
     metrics, other = descend(name, 4, 8)
@@ -143,9 +142,7 @@ LEAST = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != NAMES[3])) for n in NAMES]
-)
+@pytest.mark.parametrize("name", slow_unless(NAMES[3].__eq__, NAMES))
 def test_it_learns_what_there_is_to_learn(name):
     """By the score of the task, from predictions to text; the metrics that are logged agree."""
     experiment, source = build(

@@ -14,6 +14,7 @@ from ssl_jax import checkpoint, data, parallel
 from ssl_jax.core import method
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
+from tests.marks import slow_unless
 from tests.methods import table
 
 
@@ -78,11 +79,7 @@ def three_steps(name):
     return experiment, source, *run(experiment, source, 3, states), states
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=[pytest.mark.slow] * row.slow) for name, row in table.ROWS.items()
-    ]
-)
+@pytest.fixture(params=slow_unless(lambda name: not table.ROWS[name].slow, table.ROWS))
 def name(request):
     return request.param
 
@@ -140,13 +137,7 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(name):
 EIGHT_DEVICES = ("simclr", "moco-v2", "supervised")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name not in EIGHT_DEVICES))
-        for name in table.ROWS
-    ],
-)
+@pytest.mark.parametrize("name", slow_unless(EIGHT_DEVICES.__contains__, table.ROWS))
 def test_eight_devices_take_the_step_of_one(name):
     """Loss, gradients, buffers and moving average, from the states that one device reached."""
     one, source, _, history, after = three_steps(name)

@@ -13,7 +13,7 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.norm import interleave
 from ssl_jax.optim import EmaState
 from tests.methods import paper_scale
-from tests.methods.contract import apply, encode, loss_and_aux, views_of
+from tests.methods.contract import encode, loss_and_aux, views_of
 from tests.methods.table import BATCH, ROWS
 from tests.methods.test_methods import batches, build, run
 
@@ -266,11 +266,11 @@ def test_keys_come_back_in_the_order_of_their_queries(tiny):
 
     @jax.jit
     def alone(params, x):
-        (h, _), buffers = apply(
-            method.encoder, params["encoder"], state.buffers["encoder"], x, train=True
+        (h, _), buffers = method.encoder.apply(
+            params["encoder"], state.buffers["encoder"], x, train=True
         )
-        z, _ = apply(
-            method.projector, params["projector"], state.buffers["projector"], h, train=True
+        z, _ = method.projector.apply(
+            params["projector"], state.buffers["projector"], h, train=True
         )
         return losses.unit_length(z), buffers
 

@@ -14,7 +14,7 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
 from ssl_jax.views.recipe import read_recipes
 from tests.methods import paper_scale
-from tests.methods.contract import apply, encode, loss_and_aux, views_of
+from tests.methods.contract import encode, loss_and_aux, views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import build, run
 
@@ -76,8 +76,8 @@ def test_queries_have_a_predictor_and_keys_the_average_without_one(tiny):
     for view in range(2):
         x = views[:, view]  # statistics of one view alone
         h, z, buffers = alone(state.params, buffers, x)
-        q, predictor = apply(
-            method.predictor, state.params["predictor"], buffers["predictor"], z, train=True
+        q, predictor = method.predictor.apply(
+            state.params["predictor"], buffers["predictor"], z, train=True
         )
         buffers = {**buffers, "predictor": predictor}
         _, k, _ = alone(ema, state.buffers, x)

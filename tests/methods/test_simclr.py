@@ -13,7 +13,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Weights, hyper_parameters
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods import simclr
-from tests.methods.contract import apply, loss_and_aux, views_of
+from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import CONFIGS, ROWS
 from tests.methods.test_methods import build
 
@@ -46,11 +46,11 @@ def test_the_loss_is_nt_xent_of_both_views_through_one_forward_pass(tiny):
     loss, aux = loss_and_aux(
         method, Weights(state.params, state.buffers), views, key=jax.random.key(1), step=state.step
     )
-    (h, _), _ = apply(
-        method.encoder, state.params["encoder"], state.buffers["encoder"], views, train=True
+    (h, _), _ = method.encoder.apply(
+        state.params["encoder"], state.buffers["encoder"], views, train=True
     )
-    z, _ = apply(
-        method.projector, state.params["projector"], state.buffers["projector"], h, train=True
+    z, _ = method.projector.apply(
+        state.params["projector"], state.buffers["projector"], h, train=True
     )
     expected, _ = losses.nt_xent(z[0::2], z[1::2], temperature=0.5)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)

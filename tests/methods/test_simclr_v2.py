@@ -12,7 +12,7 @@ from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
-from tests.methods.contract import apply, loss_and_aux, views_of
+from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import CONFIGS, ROWS
 
 
@@ -54,10 +54,10 @@ def test_the_loss_is_nt_xent_of_both_views_through_one_forward_pass(tiny):
     together = np.concatenate(
         [np.asarray(views[:, view]) for view in (0, 1)]
     )  # statistics do not mind the order
-    (h, _), encoder = apply(
-        method.encoder, params["encoder"], buffers["encoder"], together, train=True
+    (h, _), encoder = method.encoder.apply(
+        params["encoder"], buffers["encoder"], together, train=True
     )
-    z, _ = apply(method.projector, params["projector"], buffers["projector"], h, train=True)
+    z, _ = method.projector.apply(params["projector"], buffers["projector"], h, train=True)
     expected, _ = losses.nt_xent(z[:8], z[8:], temperature=0.5)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(aux.outputs["h"], h[:8], rtol=1e-4, atol=1e-6)
@@ -73,8 +73,7 @@ def test_where_fine_tuning_starts(tiny, selector):
     experiment, _ = build(method__ft_proj_selector=selector)
     method, batch = experiment.method, source.batch(np.arange(6))
     features = jax.jit(method.features)(Weights(params, buffers), batch)
-    (h, _), _ = apply(
-        method.encoder,
+    (h, _), _ = method.encoder.apply(
         params["encoder"],
         buffers["encoder"],
         jax.jit(method.eval_view)(batch["image"]),

@@ -12,7 +12,7 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
 from tests.methods import paper_scale
 from tests.methods.collapsing import watch
-from tests.methods.contract import apply, loss_and_aux, views_of
+from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import build
 
@@ -27,14 +27,14 @@ def test_each_view_has_its_own_forward_pass_and_predicts_the_other():
     )
     p, z, after = [], [], state.buffers
     for view in (views[:, 0], views[:, 1]):
-        (h, _), encoder = apply(
-            method.encoder, state.params["encoder"], after["encoder"], view, train=True
+        (h, _), encoder = method.encoder.apply(
+            state.params["encoder"], after["encoder"], view, train=True
         )
-        z_view, projector = apply(
-            method.projector, state.params["projector"], after["projector"], h, train=True
+        z_view, projector = method.projector.apply(
+            state.params["projector"], after["projector"], h, train=True
         )
-        p_view, predictor = apply(
-            method.predictor, state.params["predictor"], after["predictor"], z_view, train=True
+        p_view, predictor = method.predictor.apply(
+            state.params["predictor"], after["predictor"], z_view, train=True
         )
         z.append(z_view)
         p.append(p_view)

@@ -19,7 +19,7 @@ from ssl_jax.methods import supervised
 from ssl_jax.models import Net
 from ssl_jax.models.classifier import make_classifier
 from tests.marks import slow_unless
-from tests.methods.contract import apply, loss_and_aux, views_of
+from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import CONFIGS, ROWS
 from tests.methods.test_methods import build
 
@@ -79,7 +79,7 @@ def test_the_loss_is_the_mean_over_the_labelled():
     loss, aux = loss_and_aux(
         method, Weights(state.params, state.buffers), views, key=jax.random.key(1), step=state.step
     )
-    (h, logits), _ = apply(method.classifier, state.params, state.buffers, views["x"], train=False)
+    (h, logits), _ = method.classifier.apply(state.params, state.buffers, views["x"], train=False)
     logits = np.asarray(logits, np.float64)
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     losses = [-np.log(p[i, batch["label"][i]]) for i in (1, 2, 4, 5)]
