@@ -21,7 +21,7 @@ $(VENV)/.installed-test: setup.py | $(BIN)/pip
 	$(INSTALL) '.[test]'
 	touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-lint: $(VENV)/.installed-lint
+$(VENV)/.installed-lint: $(VENV)/.installed-test
 	$(INSTALL) '.[lint]'
 	touch $@
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Any
 
 _log = logging.getLogger("ssl_jax.checkpoint")
@@ -25,7 +26,13 @@ def silence_orbax() -> None:
             logger.addFilter(_NotOrbax())
     if not isinstance(sys.unraisablehook, _UnraisableHook):
         sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
+    if not _log.isEnabledFor(logging.DEBUG):
+        # Orbax prepares the writes of all parts of an array. Those that it aborts never start.
+        warnings.filterwarnings("ignore", _NEVER_STARTED, RuntimeWarning)
 
+
+# Names of the coroutines in which Orbax reads and writes arrays, in Python's warning about them.
+_NEVER_STARTED = r"coroutine '\w*serialize\w*(\.<locals>\.\w+)?' was never awaited"
 
 # Marks of Orbax in the path of a module or in a message.
 _MARKS = ("/orbax/", ".orbax-checkpoint", "tensorstore", "OCDBT")

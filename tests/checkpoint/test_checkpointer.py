@@ -1,6 +1,8 @@
+import gc
 import logging
 import shutil
 import threading
+import warnings
 from typing import Any
 
 import chex
@@ -13,7 +15,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
-from ssl_jax.checkpoint import Checkpointer, CheckpointError, NonFiniteStateError, steps
+from ssl_jax.checkpoint import Checkpointer, CheckpointError, NonFiniteStateError, quiet, steps
 from ssl_jax.core.errors import UserError
 
 
@@ -314,3 +316,25 @@ def test_quiet(tmp_path, run, capfd):
         absl.setLevel(level)
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "name, is_reported",
+    [
+        ("async_serialize_from_host.<locals>.write_fragment", False),
+        ("_async_serialize_shardings", False),
+        ("another_library.<locals>.write", True),
+    ],
+)
+def test_writes_that_orbax_never_started_are_not_reported(name, is_reported):
+    async def write():
+        pass
+
+    with warnings.catch_warnings(record=True) as reported:
+        warnings.simplefilter("always")
+        quiet.silence_orbax()
+        aborted = write()
+        aborted.__qualname__ = name
+        del aborted
+        gc.collect()
+    assert bool(reported) == is_reported
