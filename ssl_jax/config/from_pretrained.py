@@ -77,6 +77,6 @@ def _model(source: str) -> dict[str, Any]:
 
 def _of_transformers(found: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The options of an encoder like that of a config.json of the transformers library."""
-    from ssl_jax.pretrained.formats import hugging_face
+    from ssl_jax.pretrained.formats import hugging_face_config
 
-    return hugging_face.model_options(found, path)
+    return hugging_face_config.model_options(found, path)

@@ -18,7 +18,7 @@ from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.models import TextEncoder, ViT
 from ssl_jax.models.positions import sincos_positions
 from ssl_jax.pretrained import formats, torch_models
-from ssl_jax.pretrained.formats import hugging_face, task_heads
+from ssl_jax.pretrained.formats import hugging_face, hugging_face_config, task_heads
 from ssl_jax.pretrained.formats.task_heads import TaskHeads
 from ssl_jax.pretrained.trained_run import TrainedRun
 
@@ -177,7 +177,7 @@ def _task_heads(run: TrainedRun, module: TextEncoder) -> TaskHeads | None:
         return None
     head = method.classifier.head.module
     return task_heads.make(
-        hugging_face.family(module),
+        hugging_face_config.family(module),
         task or "classify",
         head.num_outputs,
         pool=module.pool,

@@ -37,7 +37,7 @@ from ssl_jax.models.positions import FIXED_POSITIONS
 from ssl_jax.models.transformer import TextEncoder
 from ssl_jax.models.vit import ViT
 from ssl_jax.pretrained import formats, trained_run
-from ssl_jax.pretrained.formats import hugging_face, task_heads
+from ssl_jax.pretrained.formats import hugging_face, hugging_face_config, task_heads
 from ssl_jax.pretrained.matching import (
     Head,
     Loaded,
@@ -130,13 +130,20 @@ def _of_transformers(
     path = next((path for path in paths if os.path.exists(path)), None)
     if path is None:
         raise UserError(f"init_from={folder} has neither {' nor '.join(names)}")
-    arrays, others = hugging_face.from_hugging_face(
-        formats.read(path), config, module, experiment.spec.task
-    )
+    state = formats.read(path)
+    arrays, others = hugging_face.from_hugging_face(state, config, module, experiment.spec.task)
+    other_head = hugging_face.other_token_head(state, config)
+    wanted = any(name.startswith("params/token_head/") for name in wanted_arrays(experiment))
+    if other_head is not None and wanted and not experiment.config.init_partial:
+        raise UserError(
+            f"init_from={folder}: {other_head}; initialise the head of the vocabulary with "
+            "--config.init_partial=True"
+        )
     arrays = {f"params/{path}": x for path, x in arrays.items()}
     names = task_heads.class_names(config)
     matched = match(arrays, experiment, folder, Head(names, experiment.spec.task))
     matched.unused.extend(others)
+    matched.notes.extend(hugging_face_config.unknown_settings(config))
     return matched.loaded, _lines(matched, f"{config['model_type']}, ")
 
 

@@ -8,7 +8,11 @@ differ there:
 - query, key and value are three matrices, here one;
 - position 0 stands in row `pad id + 1` of RoBERTa's table (2 in the published models); what stands
   before it is never used;
-- the matrix before the vocabulary is stored, or not: it is the token embedding either way.
+- the matrix before the vocabulary is the token embedding, whether it is stored or not, unless
+  config.json has `tie_word_embeddings` false: then there is a decoder of its own, which the head
+  here does not have.
+
+`hugging_face_config` reads and writes config.json.
 """
 
 from __future__ import annotations
@@ -26,20 +30,14 @@ from ssl_jax.core.method import Vocabulary
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.models.layers import restack
 from ssl_jax.models.transformer import TextEncoder
-from ssl_jax.pretrained.formats import task_heads
+from ssl_jax.pretrained.formats import hugging_face_config, task_heads
 from ssl_jax.pretrained.formats.files import write_safetensors
+from ssl_jax.pretrained.formats.hugging_face_config import family
 from ssl_jax.pretrained.formats.task_heads import TaskHeads
 
 PyTree = Any
 
-FAMILIES = ("bert", "roberta")
-# Theirs -> ours; the first of each of ours is what is written.
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-}
+_WORDS = "embeddings.word_embeddings.weight"
 _EMBEDDINGS = {
     "token/embedding": "word_embeddings.weight",
     "position/embedding": "position_embeddings.weight",
@@ -67,17 +65,14 @@ _HEADS = {
         "token_head": "lm_head",
     },
 }
+_VOCABULARY_HEAD = {"bert": "cls.predictions", "roberta": "lm_head"}
 _QKV = ("query", "key", "value")
 _POSITIONS = "encoder/embed/position/embedding"
 # Of no use here: what is the same as another array, and what is counted anew.
 _REPEATED = re.compile(
-    r"(cls\.predictions|lm_head)\.decoder\.(weight|bias)$|embeddings\.(position|token_type)_ids$"
+    r"(cls\.predictions|lm_head)\.decoder\.bias$|embeddings\.(position|token_type)_ids$"
 )
-
-
-def family(module: TextEncoder) -> str:
-    """Whose twin an encoder is: RoBERTa's positions begin behind other rows, BERT's do not."""
-    return "roberta" if module.position_offset else "bert"
+_DECODER = re.compile(r"(cls\.predictions|lm_head)\.decoder\.weight$")
 
 
 def _entries(
@@ -169,14 +164,16 @@ def from_hugging_face(
 
     Returns:
       (arrays, unused): path -> array, layers apart and as many as there are there; and the names
-      for which there is no use. Positions are cut to those the encoder has.
+      for which there is no use. Positions are cut to those the encoder has. The head of the
+      vocabulary is unused where `other_token_head` gives a reason.
 
     Raises:
       UserError: the encoder would make something else of them.
     """
-    check(config, module)
+    hugging_face_config.check(config, module)
     kind = config["model_type"]
-    state = {_modern(name, kind): x for name, x in state.items()}
+    other_head = other_token_head(state, config)
+    state = _renamed(state, config)
     depth = 1 + max(
         (int(m[1]) for m in map(re.compile(r".*\.layer\.(\d+)\.").match, state) if m), default=-1
     )
@@ -185,17 +182,66 @@ def from_hugging_face(
     for path, names in _entries(kind, depth, heads):
         if not all(name in state for name in names):
             continue
+        if other_head is not None and path.startswith("token_head/"):
+            continue
         used |= set(names)
         parts = [np.asarray(state[name], np.float32) for name in names]
         turned = [part.T if path.endswith("/kernel") else part for part in parts]
         arrays[path] = np.concatenate(turned, axis=-1) if len(parts) > 1 else turned[0]
     if _POSITIONS in arrays:
-        first = config.get("pad_token_id", 1) + 1 if kind == "roberta" else 0
+        first = hugging_face_config.first_position(config)
         rows = arrays[_POSITIONS][first:][: module.max_length]
         before = np.zeros((module.position_offset, rows.shape[1]), np.float32)
         arrays[_POSITIONS] = np.concatenate([before, rows])
     unused = [name for name in state if name not in used and not _REPEATED.search(name)]
+    if other_head is None:
+        unused = [name for name in unused if not _DECODER.search(name)]
     return arrays, unused
+
+
+def other_token_head(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> str | None:
+    """Why the head of the vocabulary computes something else than ours; None if it does not.
+
+    Also None if the folder has no such head.
+
+    Args:
+      state: name -> array.
+      config: what config.json says.
+    """
+    kind = config["model_type"]
+    head = _VOCABULARY_HEAD[kind]
+    state = _renamed(state, config)
+    if f"{head}.bias" not in state:
+        return None
+    if kind == "roberta" and hugging_face_config.activation(config) != "gelu":
+        return (
+            f"RoBERTa's head has the exact GELU, and with hidden_act {config['hidden_act']!r} the "
+            "head here has the other"
+        )
+    decoder = state.get(f"{head}.decoder.weight")
+    words = state.get(f"{kind}.{_WORDS}")
+    if _tied(config) or decoder is None or (words is not None and np.array_equal(decoder, words)):
+        return None
+    return (
+        f"config.json says tie_word_embeddings false, and {head}.decoder.weight is another matrix "
+        "than the token embedding, which the head here uses"
+    )
+
+
+def _tied(config: Mapping[str, Any]) -> bool:
+    """Whether the head of the vocabulary uses the token embedding and `bias`."""
+    return config.get("tie_word_embeddings") is not False
+
+
+def _renamed(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A state under the library's present names, with the bias that its head uses as `bias`."""
+    kind = config["model_type"]
+    state = {_modern(name, kind): x for name, x in state.items()}
+    bias = f"{_VOCABULARY_HEAD[kind]}.bias"
+    decoder_bias = f"{_VOCABULARY_HEAD[kind]}.decoder.bias"
+    if decoder_bias in state and (bias not in state or not _tied(config)):
+        state[bias] = state[decoder_bias]
+    return state
 
 
 def _modern(name: str, kind: str) -> str:
@@ -203,112 +249,6 @@ def _modern(name: str, kind: str) -> str:
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
     return f"{kind}.{name}" if name.startswith(("embeddings.", "encoder.", "pooler.")) else name
-
-
-def check(config: Mapping[str, Any], module: TextEncoder) -> None:
-    """Raises `UserError` if weights with this config.json mean something else in our encoder.
-
-    Shapes are not compared: arrays that do not fit are reported by name.
-    """
-    kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise UserError(
-            f"config.json says model_type {kind!r}; weights of {' and '.join(FAMILIES)} can be read"
-        )
-    if kind != family(module):
-        raise UserError(
-            f"these are weights of a {kind}; use a model of that name, e.g. model.name={kind}_base"
-        )
-    act = config.get("hidden_act", "gelu")
-    positions = config.get("position_embedding_type", "absolute")
-    if act not in _ACTIVATIONS or positions != "absolute":
-        raise UserError(
-            f"config.json says hidden_act {act!r} and position_embedding_type {positions!r}, which "
-            "the encoder here does not have"
-        )
-    theirs = {
-        "activation": _ACTIVATIONS[act],
-        "norm_eps": config.get("layer_norm_eps", 1e-12),
-        "num_heads": config.get("num_attention_heads", 12),
-    }
-    differing = {name: value for name, value in theirs.items() if value != getattr(module, name)}
-    if differing:
-        settings = " ".join(f"model.{name}={value}" for name, value in differing.items())
-        raise UserError(f"config.json belongs to another encoder; set {settings}")
-
-
-def model_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The options of `make_encoder`, but the vocabulary, of an encoder with this config.json.
-
-    Args:
-      config: its contents.
-      where: its path, for messages.
-
-    Raises:
-      UserError: the encoder is one that is not known here.
-    """
-    kind, act = config.get("model_type"), config.get("hidden_act", "gelu")
-    if kind not in FAMILIES or act not in _ACTIVATIONS:
-        raise UserError(
-            f"{where} says model_type {kind!r} and hidden_act {act!r}; encoders of "
-            f"{' and '.join(FAMILIES)} with {', '.join(_ACTIVATIONS)} can be read"
-        )
-    dim = config.get("hidden_size", 768)
-    rows = config.get("max_position_embeddings", 512)
-    return {
-        "name": f"{kind}_base",
-        "dim": dim,
-        "depth": config.get("num_hidden_layers", 12),
-        "num_heads": config.get("num_attention_heads", 12),
-        "mlp_ratio": config.get("intermediate_size", 4 * dim) / dim,
-        "max_length": rows - (config.get("pad_token_id", 1) + 1 if kind == "roberta" else 0),
-        "num_types": config.get("type_vocab_size", 2),
-        "activation": _ACTIVATIONS[act],
-        "norm_eps": config.get("layer_norm_eps", 1e-12),
-    }
-
-
-def description(
-    module: TextEncoder,
-    vocabulary: Vocabulary,
-    params: PyTree,
-    heads: TaskHeads | None = None,
-) -> dict[str, Any]:
-    """What config.json says of an encoder and the heads there are."""
-    kind = family(module)
-    if heads is not None:
-        architecture = heads.architecture
-    elif "token_head" not in params:
-        architecture = {"bert": "BertModel", "roberta": "RobertaModel"}[kind]
-    elif kind == "roberta":
-        architecture = "RobertaForMaskedLM"
-    else:
-        architecture = "BertForPreTraining" if "pair_head" in params else "BertForMaskedLM"
-    act = next(name for name, ours in _ACTIVATIONS.items() if ours == module.activation)
-    rows = module.max_length + (vocabulary.pad + 1 if kind == "roberta" else 0)
-    return {
-        "architectures": [architecture],
-        "model_type": kind,
-        "vocab_size": module.vocab_size,
-        "hidden_size": module.dim,
-        "num_hidden_layers": module.depth,
-        "num_attention_heads": module.num_heads,
-        "intermediate_size": round(module.mlp_ratio * module.dim),
-        "hidden_act": act,
-        "hidden_dropout_prob": module.dropout,
-        "attention_probs_dropout_prob": module.attention_dropout,
-        "max_position_embeddings": rows,
-        "type_vocab_size": module.num_types,
-        "layer_norm_eps": module.norm_eps,
-        "initializer_range": 0.02,
-        "position_embedding_type": "absolute",
-        "tie_word_embeddings": True,
-        "pad_token_id": vocabulary.pad,
-        "bos_token_id": vocabulary.cls,
-        "eos_token_id": vocabulary.sep,
-        "torch_dtype": "float32",
-        **(heads.settings if heads else {}),
-    }
 
 
 def write(
@@ -332,7 +272,9 @@ def write(
     state = to_hugging_face(params, module, vocabulary, heads)
     os.makedirs(folder, exist_ok=True)
     write_safetensors(os.path.join(folder, "model.safetensors"), state)
-    files = {"config.json": _json(description(module, vocabulary, params, heads))}
+    files = {
+        "config.json": _json(hugging_face_config.description(module, vocabulary, params, heads))
+    }
     if tokenizer is not None:
         files |= tokenizer_files(tokenizer, module, vocabulary)
     for name, text in files.items():
@@ -359,11 +301,39 @@ def tokenizer_files(tokenizer: str, module: TextEncoder, vocabulary: Vocabulary)
         "model_max_length": module.max_length,
         "model_input_names": inputs,
         **{f"{name}_token": tokens[getattr(vocabulary, kind)] for name, kind in special.items()},
+        **_reading(parts),
     }
     files = {"tokenizer.json": tokenizer, "tokenizer_config.json": _json(settings)}
     if parts["model"]["type"] == "WordPiece":
         files["vocab.txt"] = "".join(f"{tokens[i]}\n" for i in sorted(tokens))
     return files
+
+
+def _reading(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """How a tokenizer reads texts, as tokenizer_config.json says it.
+
+    The library's `BertTokenizer` and `RobertaTokenizer` follow these settings and not
+    tokenizer.json; without them a cased vocabulary would be given lower-cased text.
+
+    Args:
+      tokenizer: the contents of tokenizer.json.
+    """
+    normalizer, words = (tokenizer.get(part) or {} for part in ("normalizer", "pre_tokenizer"))
+    settings = {}
+    if normalizer.get("type") == "BertNormalizer":
+        settings["do_lower_case"] = normalizer["lowercase"]
+        settings["strip_accents"] = normalizer["strip_accents"]
+        settings["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
+    elif tokenizer["model"]["type"] == "WordPiece":  # it lower-cases in another way, or does not
+        lower = any(each.get("type") == "Lowercase" for each in _members(normalizer))
+        settings["do_lower_case"] = lower
+    if words.get("type") == "ByteLevel":
+        settings["add_prefix_space"] = words["add_prefix_space"]
+    return settings
+
+
+def _members(normalizer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return normalizer.get("normalizers", []) if "normalizers" in normalizer else [normalizer]
 
 
 def _json(value: Any) -> str:

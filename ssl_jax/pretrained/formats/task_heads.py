@@ -24,6 +24,7 @@ _CLASSES = {
     "tags": "TokenClassification",
     "span": "QuestionAnswering",
 }
+_PROBLEMS = {"classify": "single_label_classification", "regress": "regression"}
 _PREFIX = {"bert": "Bert", "roberta": "Roberta"}
 
 
@@ -76,8 +77,7 @@ def make(
     settings["id2label"] = {str(i): name for i, name in enumerate(names)}
     settings["label2id"] = {name: i for i, name in enumerate(names)}
     if texts:
-        problem = "regression" if task == "regress" else "single_label_classification"
-        settings["problem_type"] = problem
+        settings["problem_type"] = _PROBLEMS[task]
     modules = _modules(kind, task, pooler=pool == "pooler")
     return TaskHeads(f"{_PREFIX[kind]}For{_CLASSES[task]}", modules, settings)
 
@@ -117,7 +117,10 @@ def stored(
       pooler: whether its encoder has the dense layer.
     """
     wanted = f"{_PREFIX[kind]}For{_CLASSES[task]}" if task else None
-    if wanted not in config.get("architectures", ()):
+    if wanted not in (config.get("architectures") or ()):
+        return None
+    problem = config.get("problem_type")  # null: by the number of classes and the labels
+    if problem is not None and task in _PROBLEMS and problem != _PROBLEMS[task]:
         return None
     return _modules(kind, task, pooler=pooler)
 

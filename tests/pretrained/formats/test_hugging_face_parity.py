@@ -16,8 +16,8 @@ from ssl_jax.data.text import tokenizer  # noqa: E402
 from ssl_jax.models import make_encoder  # noqa: E402
 from ssl_jax.models.layers import restack  # noqa: E402
 from ssl_jax.pretrained import formats, torch_models  # noqa: E402
-from ssl_jax.pretrained.formats import hugging_face  # noqa: E402
-from tests.pretrained.formats.texts import CASES, outputs, perturbed, texts, vocabulary_of  # noqa: E402
+from ssl_jax.pretrained.formats import hugging_face, hugging_face_config  # noqa: E402
+from tests.pretrained.formats.texts import CASES, TINY, outputs, perturbed, texts, vocabulary_of  # noqa: E402
 
 BASE = {
     "bert_base": (dict(name="bert_base", pooler=True, activation="gelu"), True),
@@ -81,7 +81,7 @@ def random_model(case):
     model, pairs = {**CASES, **BASE}[case]
     module = make_encoder(**model).module
     _, params = perturbed(model, pairs)
-    config = hugging_face.description(module, vocabulary_of(model), params)
+    config = hugging_face_config.description(module, vocabulary_of(model), params)
     kind = getattr(transformers, config["architectures"][0])
     net = kind(getattr(transformers, kind.config_class.__name__)(**config))
     generator = torch.Generator().manual_seed(0)
@@ -106,6 +106,47 @@ def test_in(case, tmp_path):
     params = replace(params, arrays)
     text = texts(module)
     assert_equal(outputs(module, params, text), theirs(net, text), text)
+
+
+def test_a_decoder_of_its_own_computes_other_logits(tmp_path):
+    """Not tied: the library's logits are not those of the token embedding, so they are refused."""
+    net, module, _ = random_model("masked")
+    config = net.config.to_dict() | {"tie_word_embeddings": False}
+    net = transformers.BertForMaskedLM(transformers.BertConfig(**config))
+    net.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    weights = formats.read(str(tmp_path / "model.safetensors"))
+    assert config["tie_word_embeddings"] is False
+    assert "is another matrix" in hugging_face.other_token_head(weights, config)
+    arrays, unused = hugging_face.from_hugging_face(weights, config, module)
+    assert "cls.predictions.decoder.weight" in unused and "token_head/bias" not in arrays
+    # With equal matrices the bias in use is the decoder's.
+    words = net.bert.embeddings.word_embeddings.weight
+    net.cls.predictions.decoder.weight.data = words.data.clone()
+    net.cls.predictions.decoder.bias.data = torch.arange(60.0)
+    weights = {name: x.numpy() for name, x in net.state_dict().items()}
+    arrays, unused = hugging_face.from_hugging_face(weights, config, module)
+    np.testing.assert_array_equal(arrays["token_head/bias"], np.arange(60.0))
+    _, params = perturbed(*CASES["masked"])
+    params = replace(params, restack(arrays, by_path(params)))
+    text = texts(module)
+    assert_equal(outputs(module, params, text), theirs(net, text), text)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_the_librarys_own_tokenizer_reads_as_ours_does(lowercase, tmp_path):
+    """`BertTokenizer` builds itself from vocab.txt and the settings, not from tokenizer.json."""
+    lines = ["A Penny saved is a Penny earned."] * 20
+    made = tokenizer.train(lambda: iter(lines), "wordpiece", 60, lowercase=lowercase)
+    module = make_encoder(**{**TINY, "name": "bert_tiny"}).module
+    files = hugging_face.tokenizer_files(made.to_json(), module, made.vocabulary)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    loaded = transformers.BertTokenizer.from_pretrained(tmp_path)
+    v = made.vocabulary
+    for text in ("A Penny saved", "a penny SAVED", "Pénny 你好"):
+        ids, _ = made.encode([text])
+        assert loaded(text)["input_ids"] == [v.cls, *ids.tolist(), v.sep], text
 
 
 def test_a_torch_file_comes_in(tmp_path):

@@ -12,7 +12,7 @@ from ssl_jax.models import Net
 from ssl_jax.models.classifier import Classifier, TextHead
 from ssl_jax.models.layers import restack
 from ssl_jax.pretrained import formats, torch_models
-from ssl_jax.pretrained.formats import hugging_face, task_heads
+from ssl_jax.pretrained.formats import hugging_face, hugging_face_config, task_heads
 from tests.pretrained.formats.texts import TINY, perturbed, texts, vocabulary_of
 
 # Encoder, task, outputs, whether the head has a dense layer; and transformers' class.
@@ -57,7 +57,8 @@ def made(case):
     rng = np.random.default_rng(1)
     weights = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
     heads = task_heads.make(
-        hugging_face.family(module), task, outputs, pool=module.pool, dense=dense, dropout=0.1,
+        hugging_face_config.family(module), task, outputs, pool=module.pool, dense=dense,
+        dropout=0.1,
         class_names=[f"class {i}" for i in range(outputs)] if task == "classify" else None,
     )  # fmt: skip
     params = {"encoder": params["encoder"], "head": weights}
@@ -89,6 +90,25 @@ def test_out_and_in_again(case, tmp_path):
     other = {"classify": "tags", "regress": "span", "tags": "classify", "span": "tags"}[task]
     arrays, unused = hugging_face.from_hugging_face(state, config, module, other)
     assert not [path for path in arrays if path.startswith("head/")] and unused
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [("classify", "multi_label_classification"), ("classify", "regression"),
+     ("regress", "single_label_classification")],
+)  # fmt: skip
+def test_a_head_of_another_problem_is_not_taken(task, problem):
+    """One class of the library does three kinds of problems; null leaves the kind to the labels."""
+    case = "numbers" if task == "regress" else "classes of BERT"
+    classifier, params, heads = made(case)
+    module = classifier.encoder.module
+    state = hugging_face.to_hugging_face(params, module, vocabulary_of(CASES[case][0]), heads)
+    config = hugging_face_config.description(module, vocabulary_of(CASES[case][0]), params, heads)
+    for value, taken in ((problem, False), (None, True), (config["problem_type"], True)):
+        config["problem_type"] = value
+        arrays, unused = hugging_face.from_hugging_face(state, config, module, task)
+        assert ("head/out/kernel" in arrays) == taken, value
+        assert ("classifier.weight" in unused) != taken, value
 
 
 def test_there_is_no_classifier_on_the_mean_or_without_the_dense_layer():
