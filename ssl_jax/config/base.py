@@ -183,8 +183,8 @@ class Config:
     ] = True
     init_partial: Annotated[
         bool,
-        "Arrays of the encoder that init_from lacks, or has in another shape, are initialised; "
-        "False: they are an error.",
+        "Arrays of the encoder that init_from lacks, or has in another shape, are initialised, and "
+        "those that only its encoder has are left out; False: they are an error.",
     ] = False
     data: Annotated[Data, "The data set."]
     method: Annotated[Mapping[str, Any], "The method and its hyper-parameters."]

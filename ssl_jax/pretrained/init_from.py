@@ -12,13 +12,15 @@ its encoder, and its heads if the method is the same; of its weights those that 
 (`eval.weights`), so of DINO the teacher's. So it is of a folder of transformers, where a head
 fine-tuned on labelled texts has to be of the same task. The classes of a head are matched by name,
 see `matching`. Of a file only the encoder is taken. Whether layers are scanned may differ. A Vision
-Transformer's fixed positions are no weights, but have to be the same.
+Transformer's fixed positions are no weights, but have to be the same, and so has everything else
+that no array shows, such as the number of heads; see `unseen_settings`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +35,6 @@ from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.data.text.tokenizer import load as load_tokenizer
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
-from ssl_jax.models.positions import FIXED_POSITIONS
 from ssl_jax.models.transformer import TextEncoder
 from ssl_jax.models.vit import ViT
 from ssl_jax.pretrained import formats, trained_run
@@ -43,13 +44,20 @@ from ssl_jax.pretrained.matching import (
     Loaded,
     Matched,
     check_complete,
+    check_used,
     encoder_module,
     flat,
     match,
     wanted_arrays,
 )
+from ssl_jax.pretrained.unseen_settings import check_heads, check_settings
 
 _SHOWN = 4
+# Names of arrays that belong to an encoder.
+_TORCH_ENCODER = re.compile(
+    r"(conv1|bn1|layer\d|patch_embed|blocks|norm|norm_pre|cls_token|pos_embed)\b"
+)
+_HUGGING_FACE_ENCODER = re.compile(r"(bert|roberta)\.(embeddings|encoder)\.")
 
 
 def load(
@@ -101,8 +109,7 @@ def _of_run(folder: str, step: int | None, experiment: Experiment) -> tuple[Load
     parts, at = restored
     w = evaluated.from_parts(parts, choice)
     arrays = flat({"params": w.params, "buffers": w.buffers})
-    if "params/encoder/patch_embed/proj/kernel" in arrays:
-        _check_positions(folder, config.model, experiment)
+    check_settings(folder, config.model, experiment)
     head = Head(config.data.class_names, data.spec_from_config(config.data).task)
     matched = match(arrays, experiment, folder, head)
     whose = {"params": "", "ema": "moving average, ", "polyak": "Polyak average, "}[choice]
@@ -142,6 +149,7 @@ def _of_transformers(
     arrays = {f"params/{path}": x for path, x in arrays.items()}
     names = task_heads.class_names(config)
     matched = match(arrays, experiment, folder, Head(names, experiment.spec.task))
+    check_used([name for name in others if _HUGGING_FACE_ENCODER.match(name)], experiment, folder)
     matched.unused.extend(others)
     matched.notes.extend(hugging_face_config.unknown_settings(config))
     return matched.loaded, _lines(matched, f"{config['model_type']}, ")
@@ -149,8 +157,10 @@ def _of_transformers(
 
 def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     weights = formats.read(path)
+    beside = epath.Path(path).parent / "config.json"
+    architecture = storage.read_json(beside).get("architecture") if beside.exists() else None
     if weights and all(name.startswith(("params/", "buffers/")) for name in weights):
-        return _of_own_file(path, weights, experiment)
+        return _of_own_file(path, weights, architecture, experiment)
     weights, prefix = formats.strip_prefix(weights)
     # The encoder as another run would have it, wherever this method keeps it.
     encoder: dict[str, dict[str, Any]] = {"params": {}, "buffers": {}}
@@ -161,6 +171,11 @@ def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     if not encoder["params"]:
         raise UserError("init_from with a file of weights needs a method that has an encoder")
     module = encoder_module(experiment)
+    notes = []
+    if isinstance(architecture, dict):  # an export under the names of another library
+        check_settings(path, architecture, experiment)
+    else:
+        notes = check_heads(path, prefix, experiment)
     try:
         found, lacking, unused = formats.from_torch(
             weights,
@@ -176,20 +191,23 @@ def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
         for below, value in members.items()
     }
     check_complete(lacking, experiment, path)
-    matched = dataclasses.replace(match(arrays, experiment, path), missing=lacking, unused=unused)
+    matched = match(arrays, experiment, path)
+    check_used([name for name in unused if _TORCH_ENCODER.match(name)], experiment, path)
+    matched = dataclasses.replace(
+        matched, missing=lacking, unused=unused, notes=[*matched.notes, *notes]
+    )
     return matched.loaded, _lines(matched, f"names below {prefix!r}, " if prefix else "")
 
 
 def _of_own_file(
-    path: str, weights: Mapping[str, Any], experiment: Experiment
+    path: str, weights: Mapping[str, Any], architecture: Any, experiment: Experiment
 ) -> tuple[Loaded, list[str]]:
     """An encoder under our own names, as `export --to=safetensors` writes it."""
     beside = epath.Path(path).parent / "config.json"
-    if beside.exists() and "params/patch_embed/proj/kernel" in weights:
-        architecture = storage.read_json(beside).get("architecture")
+    if beside.exists():
         if not isinstance(architecture, dict):
             raise UserError(f"{beside} does not describe an encoder: it has no architecture")
-        _check_positions(path, architecture, experiment)
+        check_settings(path, architecture, experiment)
     parts = (name.split("/", 1) for name in weights)
     renamed = {f"{part}/encoder/{below}": f"{part}/{below}" for part, below in parts}
     arrays = {name: weights[own] for name, own in renamed.items()}
@@ -230,18 +248,6 @@ def _check_tokens(folder: str, here: Tokenizer) -> None:
                 f"init_from={folder} has another tokenizer: token {number} is {theirs!r:.40} there "
                 f"and {ours!r:.40} here; set data.options.tokenizer={folder}"
             )
-
-
-def _check_positions(source: str, model: Mapping[str, Any], experiment: Experiment) -> None:
-    """Raises `UserError` where a Vision Transformer of fixed positions starts from others."""
-    module = encoder_module(experiment)
-    theirs = model.get("positions") or "learned"
-    fixed = isinstance(module, ViT) and module.positions in FIXED_POSITIONS
-    if fixed and theirs != module.positions:
-        raise UserError(
-            f"init_from={source} has model.positions={theirs} and this run {module.positions}; set "
-            f"model.positions={theirs}"
-        )
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ An array is taken if it has the same path and shape. Three kinds are matched oth
 - the rows of a classification head are those of classes, and classes are matched by name.
 
 An encoder's array that is missing, or does not fit, is an error unless `config.init_partial` asks
-to initialise it.
+to initialise it; so is one of the encoder there that this run's encoder does not have.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ def match(
     if any(loaded.values()):
         check_complete(lacking, experiment, source)
     unused = [path for path in arrays if path not in used and path not in left_out]
+    check_used([path for path in unused if _is_core(path, path)], experiment, source)
     return Matched(loaded, missing, unused, notes)
 
 
@@ -134,6 +135,23 @@ def check_complete(lacking: Sequence[str], experiment: Experiment, source: str) 
         f"init_from={source} is not this run's encoder: "
         f"{'; '.join(lacking[:_SHOWN])}{more}; set the model and the data as they are there, or "
         "initialise these arrays with --config.init_partial=True"
+    )
+
+
+def check_used(unused: Sequence[str], experiment: Experiment, source: str) -> None:
+    """Raises UserError if arrays of the encoder there are not used, unless `init_partial` is set.
+
+    Args:
+      unused: their names. The encoder here computes something else without them.
+      experiment, source: as of `check_complete`.
+    """
+    if not unused or experiment.config.init_partial:
+        return
+    more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
+    raise UserError(
+        f"init_from={source} is not this run's encoder, which lacks {', '.join(unused[:_SHOWN])}"
+        f"{more}; set the model as it is there, or leave these arrays out with "
+        "--config.init_partial=True"
     )
 
 

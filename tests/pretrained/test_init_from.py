@@ -1,5 +1,7 @@
 """Runs that start from files as others' training scripts leave them, heads and all."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import make_encoder
 from ssl_jax.pretrained import formats, init_from
+from ssl_jax.pretrained.unseen_settings import check_settings
 from tests.methods.table import ROWS
 from tests.models.test_vit import by_formula
 from tests.pretrained.formats import torch_files
@@ -160,6 +163,93 @@ def test_a_mocov3_vit_makes_the_features_of_its_file(tmp_path):
     torch_files.write(path, dino(learned))
     with pytest.raises(UserError, match=f"init_from={path}: .*; set model.positions=learned"):
         init_from.load(path, experiment_of(other))
+
+
+def of_width(dim, heads):
+    return dict(VIT, dim=dim, depth=1, num_heads=heads)
+
+
+@pytest.mark.parametrize(
+    ("file", "dim", "heads", "expected"),
+    [
+        (moco_v3, 384, 12, "taken"),  # ViT-S, 12 heads in the paper's table 1
+        (moco_v3, 384, 6, "MoCo v3's ViT of 384 channels has 12 heads and this run's 6; set"),
+        (dino, 384, 6, "taken"),
+        (dino, 384, 12, "published ViTs of 384 channels have 6, and this run's 12"),
+        (dino, 192, 4, "published ViTs of 192 channels have 3, and this run's 4"),
+        (dino, 16, 2, "taken"),  # of no published width
+    ],
+)
+def test_the_heads_of_published_vits(file, dim, heads, expected, tmp_path):
+    """Their number changes the features and no shape."""
+    model = of_width(dim, heads)
+    _, _, state = encoder_of(model)
+    path = str(tmp_path / "vit.pth")
+    torch_files.write(path, file(state))
+    if expected.startswith("MoCo"):
+        with pytest.raises(UserError, match=f"init_from={path}: {expected} model.num_heads=12"):
+            init_from.load(path, experiment_of(model))
+        return
+    _, lines = init_from.load(path, experiment_of(model))
+    notes = [line for line in lines if " heads " in line]
+    assert notes == [] if expected == "taken" else expected in notes[0] and len(notes) == 1
+
+
+def test_an_export_says_how_many_heads_it_has(tmp_path):
+    _, _, state = encoder_of(VIT)
+    path = str(tmp_path / "model.safetensors")
+    formats.write_safetensors(path, state)
+    architecture = {"name": "vit_ti16", "num_heads": 4, "positions": "learned"}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture}))
+    init_from.load(str(tmp_path), experiment_of(VIT))
+    with pytest.raises(UserError, match="has model.num_heads=4 and this run 2; set model.num_head"):
+        init_from.load(str(tmp_path), experiment_of(dict(VIT, num_heads=2)))
+    del architecture["num_heads"]  # the model's own number
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture}))
+    with pytest.raises(UserError, match="has model.num_heads=3 and this run 4"):
+        init_from.load(path, experiment_of(VIT))
+    # timm's config.json names a model, which is no description of ours.
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224"}))
+    init_from.load(path, experiment_of(VIT))
+
+
+def test_settings_that_no_array_shows():
+    experiment = experiment_of(dict(RESNET, name="resnet50"))
+    check_settings("x", {"name": "resnet50", "shortcut": "conv", "stem": "deep"}, experiment)
+    check_settings("x", {"name": "resnet50", "shortcut": None}, experiment)
+    with pytest.raises(UserError, match="x has model.shortcut=pool and this run conv; set model.s"):
+        check_settings("x", {"name": "resnet50", "shortcut": "pool"}, experiment)
+    small = experiment_of(dict(name="convnet", widths=(8, 8), strides=(2, 1)))
+    check_settings("x", {"name": "convnet", "widths": [8, 8], "strides": [2, 1]}, small)
+    with pytest.raises(UserError, match=r"x has model.strides=\(1, 2\) and this run \(2, 1\); "):
+        check_settings("x", {"name": "convnet", "widths": [8, 8], "strides": [1, 2]}, small)
+
+
+@pytest.mark.parametrize(
+    ("model", "extra", "named"),
+    [
+        (VIT, "blocks.2.norm1.weight", "blocks.2.norm1.weight"),
+        (VIT, "blocks.0.attn.q_norm.weight", "blocks.0.attn.q_norm.weight"),
+        (VIT, "blocks.1.ls1.gamma", "blocks.1.ls1.gamma"),
+        (VIT, "norm_pre.weight", "norm_pre.weight"),
+        (RESNET, "layer1.0.se.fc1.weight", "layer1.0.se.fc1.weight"),
+        (RESNET, "layer3.5.conv1.weight", "layer3.5.conv1.weight"),
+        (VIT, "head.weight", None),
+        (RESNET, "fc.weight", None),
+    ],
+)
+def test_an_encoder_with_more_layers_is_refused(model, extra, named, tmp_path):
+    """Without them it computes something else. A head is left out."""
+    _, _, state = encoder_of(model)
+    path = str(tmp_path / "x.safetensors")
+    formats.write_safetensors(path, {**state, extra: np.ones(3, np.float32)})
+    if named is None:
+        assert init_from.load(path, experiment_of(model))[1][1] == f"not used: {extra}"
+        return
+    with pytest.raises(UserError, match=f"={path} is not .* lacks {named}; .*init_partial=True"):
+        init_from.load(path, experiment_of(model))
+    _, lines = init_from.load(path, experiment_of(model, init_partial=True))
+    assert lines[1] == f"not used: {named}"
 
 
 @pytest.mark.slow

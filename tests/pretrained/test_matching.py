@@ -211,6 +211,21 @@ def test_another_tokenizer_is_refused(texts, tmp_path):
             init_from.load(folder, experiment, here)
 
 
+def test_an_encoder_of_more_layers_is_refused_unless_asked_for(texts, tmp_path):
+    experiment, _, _ = texts
+    folder = written(texts, tmp_path / "x", ["no", "yes"])
+    path = f"{folder}/model.safetensors"
+    state = formats.read(path)
+    third = {
+        name.replace(".layer.1.", ".layer.2."): x
+        for name, x in state.items()
+        if ".layer.1." in name
+    }
+    formats.write_safetensors(path, {**state, **third})
+    with pytest.raises(UserError, match=r"encoder, which lacks bert.encoder.layer.2\.|has shape"):
+        init_from.load(folder, experiment)
+
+
 def test_an_encoder_that_lacks_an_array_is_refused_unless_asked_for(texts, tmp_path):
     experiment, _, _ = texts
     folder = written(texts, tmp_path / "x", ["no", "yes"])
