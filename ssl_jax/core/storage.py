@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import sys
 from typing import Any
 
 import fsspec.config
@@ -36,19 +37,37 @@ _WILDCARDS = "[]*?\\"
 
 
 def check_path(path: epath.PathLike) -> None:
-    """Checks that checkpoints below a folder could be found again.
+    """Checks that checkpoints below a folder could be written and found again.
 
-    Orbax finds the files of a checkpoint by a pattern that contains the path.
+    Orbax finds the files of a checkpoint by a pattern that contains the path, and takes a path as
+    Unicode. In the locale C, Python decodes the bytes of other letters to lone surrogates.
 
     Raises:
-      UserError: the absolute path has a wildcard.
+      UserError: the absolute path has a wildcard, or is not Unicode to this process.
     """
     path = absolute(path)
+    _check_unicode(os.fspath(path))
     if characters := [c for c in _WILDCARDS if c in os.fspath(path)]:
         raise UserError(
             f"{path}: the path of a workdir cannot contain {' '.join(characters)}; checkpoints in "
             "it could not be read"
         )
+
+
+def _check_unicode(path: str) -> None:
+    encoding = sys.getfilesystemencoding()
+    try:
+        if os.fsencode(path).decode() == path:
+            return
+    except UnicodeError:
+        pass
+    shown = path.encode(errors="backslashreplace").decode()
+    if encoding == "utf-8":
+        raise UserError(f"{shown}: the path of a workdir has to be UTF-8; rename the folder")
+    raise UserError(
+        f"{shown}: the path of a workdir has letters that are not ASCII, and this process reads "
+        f"paths as {encoding}; set the environment variable PYTHONUTF8=1"
+    )
 
 
 def read_text(path: epath.PathLike) -> str:

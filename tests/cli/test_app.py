@@ -88,6 +88,19 @@ def test_so_it_is_of_a_new_interpreter():
     assert line.startswith("error: unexpected argument 'stray'")
 
 
+def test_a_workdir_that_the_locale_cannot_name_is_refused_at_once(tmp_path):
+    """In the locale C, checkpoints below it could not be written."""
+    workdir, config = tmp_path / "grün", "--config=configs/simclr.py:digits"
+    command = [sys.executable, "-m", "ssl_jax", "train", f"--workdir={workdir}", config]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        command, env={**os.environ, **plain}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and not workdir.exists()
+    (line,) = done.stderr.strip().splitlines()
+    assert "has letters that are not ASCII" in line and line.endswith("PYTHONUTF8=1")
+
+
 def test_a_config_file_with_a_mistake_is_named_with_its_line(tmp_path):
     (tmp_path / "c.py").write_text("x = 1\ndef get_config(:\n")
     done = run("--workdir=x", f"--config={tmp_path}/c.py")

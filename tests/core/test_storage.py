@@ -85,3 +85,13 @@ def test_paths_that_checkpoints_are_read_from(tmp_path):
     with Checkpointer(tmp_path / "a {b} (c) #d@1 'é'") as saves:
         saves.save(1, {"x": jnp.arange(3)}, wait=True)
         assert saves.restore({"x": jnp.arange(3)})[1] == 1
+
+
+def test_a_workdir_that_is_not_unicode_is_refused(tmp_path, monkeypatch):
+    name = os.fsdecode(b"run_\xff")
+    with pytest.raises(UserError, match=r"run_\\udcff: the path of a workdir has to be UTF-8"):
+        Checkpointer(tmp_path / name)
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(UserError, match="has to be UTF-8"):
+        storage.check_path("run")
