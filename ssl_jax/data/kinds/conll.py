@@ -7,9 +7,12 @@
     EU NNP B-NP B-ORG
     rejects VBZ B-VP O
 
-Columns are separated by tabs where a line has one, else by blanks. Lines that begin with -DOCSTART-
-begin a document, which sub-splits do not cut; without any, a sentence stands alone. Without
-`{split}` in the pattern everything is `train`.
+Columns are separated by tabs where a line has one, else by blanks. Lines whose word, or whose
+beginning, is -DOCSTART- begin a document, which sub-splits do not cut; without any, a sentence
+stands alone. Every other line is a word, also one that begins with `#`; lines that begin with
+`data.options.comment` are left out. If a line with `#` has other columns than the words of its
+file, it is likely a comment, and an error asks for that option. Without `{split}` in the pattern
+everything is `train`.
 """
 
 from __future__ import annotations
@@ -66,6 +69,8 @@ class Columns(FileExamples):
         words: list[str] = []
         tags: list[str] = []
         document, first = 0, 1
+        layout: tuple[bool, int] | None = None  # of the first line without #: tabs, columns
+        hashes: list[tuple[int, str, tuple[bool, int]]] = []  # lines with #, until that is known
 
         def sentence() -> Iterator[Words]:
             if words:
@@ -82,12 +87,36 @@ class Columns(FileExamples):
                 continue
             if self._comment and line.startswith(self._comment):
                 continue
+            columns = line.split("\t") if "\t" in line else _BLANKS.split(line)
+            if line.startswith("#"):
+                hashes.append((number, line, ("\t" in line, len(columns))))
+            elif layout is None:
+                layout = "\t" in line, len(columns)
+            if layout is not None:
+                self._check_hashes(hashes, layout, path)
+                hashes.clear()
+            word = self._column(columns, self._word, "word_column", path, number)
+            if word == _DOCUMENT:
+                yield from sentence()
+                document += 1
+                continue
             if not words:
                 first = number
-            columns = line.split("\t") if "\t" in line else _BLANKS.split(line)
-            words.append(self._column(columns, self._word, "word_column", path, number))
+            words.append(word)
             tags.append(self._column(columns, self._tag, "tag_column", path, number))
         yield from sentence()
+
+    @staticmethod
+    def _check_hashes(
+        hashes: list[tuple[int, str, tuple[bool, int]]], layout: tuple[bool, int], path: str
+    ) -> None:
+        """Raises UserError if one of the lines that begin with # is likely a comment."""
+        for number, line, line_layout in hashes:
+            if line_layout != layout:
+                raise UserError(
+                    f"{path}, line {number} begins with # and has other columns than the words of "
+                    f"the file: {line!r:.60}; if it is a comment, set data.options.comment='#'"
+                )
 
     def _column(self, columns: list[str], at: int, option: str, path: str, number: int) -> str:
         enough = -len(columns) <= at < len(columns)

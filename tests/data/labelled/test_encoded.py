@@ -161,6 +161,10 @@ def test_sentences_without_documents(tmp_path, published):
         ("a O\nb X\n", {"class_names": ["O"]}, "word 2: 'X' is no class; classes: O."),
         ("a O\n", {}, "has only the class 'O'"),
         ("a O\n", {"task": "classify"}, "is 'classify'; use tags"),
+        # Comments that would be read as words.
+        ("# sent = 1\na O\nb B-X\n", {}, "line 1 begins with # and has other columns"),
+        ("a O\nb B-X\n\n# text = a c\na O\n", {}, "line 4 begins with #"),
+        ("a\tO\nb\tB-X\n\n# c\na\tO\n", {"comment": "%"}, "set data.options.comment='#'"),
     ],
 )
 def test_bad_columns(tmp_path, published, text, options, message):
@@ -169,6 +173,18 @@ def test_bad_columns(tmp_path, published, text, options, message):
     with pytest.raises(UserError) as caught:
         data.load(f"conll:{path}", tokenizer=str(published / "wordpiece"), **options)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_which_lines_are_words(tmp_path, published):
+    path = tmp_path / "a.txt"
+    path.write_text("#a O\na B-X\n\n-DOCSTART- O\n\nb O\n")
+    options = {"tokenizer": str(published / "wordpiece")}
+    source = data.load(f"conll:{path}", **options)
+    assert source.encoded.tags.tolist() == [0, -1, 1, 0] and source.metrics[0] == "entity_f1"
+    # A document begins where the word says so, in whichever column that is.
+    path.write_text("1\ta\tO\n\n-\t-DOCSTART-\tO\n\n1\tb\tB-X\n\n1\tc\tO\n")
+    source = data.load(f"conll:{path}", **options, word_column=1)
+    assert source.texts() == ["a", "b", "c"] and source.extent == 2
 
 
 def test_windows():
