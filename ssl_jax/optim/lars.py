@@ -17,17 +17,16 @@ taken at a small learning rate stays small in the momentum buffer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import optax
 
-from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.optim.by_step import add_decayed_weights, scale_by_learning_rate
 from ssl_jax.optim.masks import path_mask
 from ssl_jax.optim.trust import scale_by_trust_ratio
 
 PyTree = Any
-MOMENTUM_ORDERS = ("lr_inside", "lr_outside")
+MomentumOrder = Literal["lr_inside", "lr_outside"]
 
 
 def lars(
@@ -38,7 +37,7 @@ def lars(
     trust_coefficient: float = 1e-3,
     nesterov: bool = False,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
-    momentum_order: str = "lr_inside",
+    momentum_order: MomentumOrder = "lr_inside",
     eps: float = 0.0,
 ) -> optax.GradientTransformation:
     """LARS with exclusions and either order of momentum.
@@ -53,22 +52,15 @@ def lars(
       mask: tree of bools, or a function from the parameters to one: True for tensors that are
         decayed and adapted; the others follow plain SGD with momentum. Default: all but biases,
         norm scales and norm offsets (`path_mask()`).
-      momentum_order: "lr_inside" or "lr_outside".
+      momentum_order: of momentum and learning rate.
       eps: added to |g|.
-
-    Raises:
-      UserError: unknown momentum order.
     """
-    if momentum_order not in MOMENTUM_ORDERS:
-        raise UserError(
-            f"unknown momentum_order {momentum_order!r}; orders are {MOMENTUM_ORDERS}."
-            f"{nearest(momentum_order, MOMENTUM_ORDERS)}"
-        )
     mask = path_mask() if mask is None else mask
     trace = optax.trace(decay=momentum, nesterov=nesterov)
     lr = scale_by_learning_rate(learning_rate)
+    order = {"lr_inside": (lr, trace), "lr_outside": (trace, lr)}[momentum_order]
     return optax.chain(
         add_decayed_weights(weight_decay, mask),
         optax.masked(scale_by_trust_ratio(trust_coefficient, eps), mask),
-        *((lr, trace) if momentum_order == "lr_inside" else (trace, lr)),
+        *order,
     )

@@ -17,7 +17,11 @@ from ssl_jax.config.fields import (
     positive_fraction,
     regex,
 )
+from ssl_jax.optim.clip import Scope
+from ssl_jax.optim.lars import MomentumOrder
 from ssl_jax.optim.masks import DEFAULT_EXCLUDE
+
+Scaling = Literal["linear", "sqrt", "none"]
 
 # The entry of `groups` that concerns all layers of a net.
 LAYERWISE = "layerwise"
@@ -31,7 +35,7 @@ class Clip:
         float, not_negative, "Gradients longer than it are shortened to it; 0: off."
     ] = 0.0
     per: Annotated[
-        Literal["all", "group", "tensor"],
+        Scope,
         "What has a norm: all parameters together, each parameter group, or each tensor (DINO).",
     ] = "all"
 
@@ -43,7 +47,7 @@ class GroupSection:
     name: Annotated[Literal["lars", "adamw", "sgd", "lamb"], "Update rule."] = "lars"
     base_lr: Annotated[float, not_negative, "Peak learning rate before lr_scaling."] = 0.3
     lr_scaling: Annotated[
-        Literal["linear", "sqrt", "none"],
+        Scaling,
         "linear: base_lr * batch_size / 256; sqrt: base_lr * sqrt(batch_size); none: base_lr.",
     ] = "linear"
     lr_factor: Annotated[float, not_negative, "Multiplies the learning rate at every step."] = 1.0
@@ -80,7 +84,7 @@ class GroupSection:
     bias_correction: Annotated[bool, "Of adamw and lamb; BERT's released code has none."] = True
     trust_coefficient: Annotated[float, positive, "Of lars."] = 1e-3
     momentum_order: Annotated[
-        Literal["lr_inside", "lr_outside"],
+        MomentumOrder,
         "Of lars: learning rate inside the momentum (SimCLR) or outside (BYOL).",
     ] = "lr_inside"
     clip: Annotated[Clip, "Gradient clipping."] = Clip()

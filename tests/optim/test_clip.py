@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import path_string
 from ssl_jax.optim import clip_by_norm, make_optimizer
 
@@ -139,8 +138,3 @@ def test_a_group_with_its_own_clip_is_outside_of_the_norm_of_all(own):
     )
     expected = GRADS if not own["norm"] else oracle(GRADS, 0.3, KEYS[own["per"]])
     assert_close(clipped["predictor"], expected["predictor"])
-
-
-def test_an_unknown_scope_is_named():
-    with pytest.raises(UserError, match=r"optimizer.clip.per is 'tenser'.*Did you mean 'tensor'"):
-        clip_by_norm(1.0, "tenser")

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from ssl_jax.core.errors import UserError
 from ssl_jax.optim import count_steps, lars, path_mask, warmup_cosine
 
 STEPS = 6
@@ -111,8 +110,3 @@ def test_mask_may_be_given():
     bias = PARAMS["dense"]["bias"]
     moved = np.linalg.norm(after["dense"]["bias"] - bias)
     np.testing.assert_allclose(moved, 0.5e-3 * np.linalg.norm(bias), rtol=1e-2)
-
-
-def test_unknown_order_is_named():
-    with pytest.raises(UserError, match=r"'lr_outsde'.*Did you mean 'lr_outside'"):
-        lars(0.1, momentum_order="lr_outsde")
