@@ -11,6 +11,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.evals import task as task_evaluation
 from ssl_jax.tasks import TASKS
 from ssl_jax.tasks.classify import CLASSIFY
+from ssl_jax.tasks.labels import NO_CLASS
 from ssl_jax.tasks.regress import REGRESS
 from ssl_jax.tasks.span import SPAN
 from ssl_jax.tasks.tags import TAGS
@@ -35,12 +36,12 @@ def test_a_task_says_which_arrays_it_adds(task):
 def test_labels_are_read_as_files_have_them():
     read = CLASSIFY.parse_label
     assert [read(x, "a") for x in (" yes ", "", -1, 2, 2.0, True, float("nan"))] == [
-        "yes", None, None, "2", "2", "true", None,
+        "yes", None, NO_CLASS, "2", "2", "true", None,
     ]  # fmt: skip
     assert [REGRESS.parse_label(x, "a") for x in ("1.5", " ", float("nan"), 2)] == [
         1.5, None, None, 2.0,
     ]  # fmt: skip
-    assert TAGS.parse_label(["O", "B-X", -1], "a") == ["O", "B-X", None]
+    assert TAGS.parse_label(["O", "B-X", -1], "a") == ["O", "B-X", NO_CLASS]
     for task, label, message in (
         (CLASSIFY, 1.5, "a is 1.5, no class; set data.options.task=regress"),
         (REGRESS, "x", "a is 'x', not a number; task=regress needs numbers"),

@@ -51,7 +51,7 @@ def examples(
 ) -> Tables:
     """The files that match `location`: a path with *, **, ?, {a,b}, {000..010} or {split}.
 
-    A blank label is none.
+    A blank label is none, and -1 is none; see `ssl_jax.tasks.labels`.
 
     Raises:
       UserError: no file matches.

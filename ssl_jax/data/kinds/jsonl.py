@@ -22,6 +22,7 @@ from ssl_jax.data.text import corpus as corpus_lib
 from ssl_jax.data.text.json_lines import objects, whole_characters
 from ssl_jax.data.text.option_types import Errors, LabelKey, TextKey, TextPairKey
 from ssl_jax.data.text.text_kind import TextKind
+from ssl_jax.tasks.labels import document_label
 
 
 def corpus(
@@ -87,7 +88,7 @@ class JsonLines(corpus_lib.FileCorpus):
             label = None
             if options["label_key"] is not None:
                 label = _value(record, "label_key", options["label_key"], where)
-                corpus_lib.check_label(label, where)
+                label = document_label(label, where)
             yield from corpus_lib.documents(f"{path}:{number}", text, label)
 
 

@@ -20,6 +20,7 @@ from ssl_jax.data.labelled.tables import Keys, Record
 from ssl_jax.data.text import corpus as corpus_lib
 from ssl_jax.data.text.option_types import LabelKey, TextKey, TextPairKey
 from ssl_jax.data.text.text_kind import TextKind
+from ssl_jax.tasks.labels import document_label
 
 _ROWS = 256  # read at a time
 
@@ -88,7 +89,7 @@ class ParquetFiles(corpus_lib.FileCorpus):
         if not isinstance(text, str):
             key = self.description["options"]["text_key"]
             raise UserError(f"{where}: column {key!r} is {text!r:.40}, not a text")
-        corpus_lib.check_label(label, where)
+        label = document_label(label, where)
         return corpus_lib.documents(f"{path}:{number}", text, label)
 
 

@@ -7,6 +7,9 @@ An example is the files of one shard that share a name up to its first dot: an i
 perhaps its label, `n01.cls` (an integer as text) or `n01.json` with a key "label". Every process
 scans the headers of the shards once and then reads straight at the members' offsets. Examples come
 in the order of the shards, which their writers have usually shuffled.
+
+A label is a whole number from 0. -1, null, an empty .cls and a .json without the key are no label;
+what is neither is counted, and the first is named.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from ssl_jax.data.source import EncodedSource
 
 _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 _BLOCK = 512
+_LARGEST_LABEL = 2**31 - 2  # so that an int32 holds the number of classes
 
 
 def dataset(location: str, request: Request) -> Shards:
@@ -58,9 +62,11 @@ class Shards:
         shards = patterns.files("tar", self._pattern, split)
         members: list[Member] = []
         problems: dict[str, str] = {}
+        unreadable: list[str] = []
         for number, shard in enumerate(shards):
-            found, error = scan(shard, number)
+            found, error, bad_labels = scan(shard, number)
             members += found
+            unreadable += bad_labels
             if error and self._strict:
                 raise UserError(f"{shard}: {error}; data.strict=False would use the rest")
             if error:
@@ -79,6 +85,7 @@ class Shards:
             labels=labels if labelled else None,
             num_classes=int(labels.max()) + 1 if labelled else None,
             problems=problems,
+            bad_labels=tuple(unreadable),
         )
 
 
@@ -89,10 +96,12 @@ class TarSource(EncodedSource):
     Attributes:
       shards: paths of the tar files.
       places: int64 [len 3], of each image its shard, first byte and number of bytes.
+      bad_labels: the members whose label is no number from -1, with what they hold.
     """
 
     shards: tuple[str, ...] = dataclasses.field(kw_only=True)
     places: np.ndarray = dataclasses.field(kw_only=True)
+    bad_labels: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -105,6 +114,16 @@ class TarSource(EncodedSource):
 
     def example_name(self, index: int) -> str:
         return f"{self.shards[self.places[index, 0]]}:{self.names[index]}"
+
+    def notes(self) -> list[str]:
+        if not self.bad_labels:
+            return []
+        count, plural = len(self.bad_labels), "s" if len(self.bad_labels) > 1 else ""
+        return [
+            *super().notes(),
+            f"{count:,} label{plural} of {self.name} cannot be read, and their images have none; "
+            f"first: {self.bad_labels[0]}, no number from 0",
+        ]
 
     def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
         return super()._rows(rows) | {"places": self.places[rows]}
@@ -120,18 +139,23 @@ class Member(NamedTuple):
     label: int
 
 
-def scan(path: str, shard: int) -> tuple[list[Member], str | None]:
-    """The images of one tar file, and what is wrong with it if something is.
+def scan(path: str, shard: int) -> tuple[list[Member], str | None, list[str]]:
+    """The images of one tar file.
 
     Args:
       path: the tar file.
       shard: number to give it in the result.
+
+    Returns:
+      (images, error, bad labels): what is wrong with the file, None if nothing is; and the members
+      with a label that cannot be read, with what they hold.
 
     Raises:
       UserError: it is compressed, or not a tar file at all.
     """
     images: dict[str, Member] = {}
     labels: dict[str, int] = {}
+    bad_labels: list[str] = []
     end = 0
     error = None
     try:
@@ -149,7 +173,13 @@ def scan(path: str, shard: int) -> tuple[list[Member], str | None]:
                     images[key] = Member(shard, info.offset_data, info.size, info.name, -1)
                 elif extension in ("cls", "json"):
                     content = tar.extractfile(info).read()
-                    labels[key] = _label(content, extension, labels.get(key, -1))
+                    try:
+                        label = _label(content, extension)
+                    except ValueError as problem:
+                        bad_labels.append(f"{path}:{info.name} ({problem})")
+                    else:
+                        if label is not None:
+                            labels[key] = label
             if os.pread(file.fileno(), _BLOCK, end) != bytes(_BLOCK):  # what a tar file ends with
                 error = f"truncated: {size:,} bytes, and no end of archive"
     except tarfile.ReadError as problem:
@@ -159,7 +189,8 @@ def scan(path: str, shard: int) -> tuple[list[Member], str | None]:
                 "compressed ones cannot be read at random"
             ) from None
         error = f"broken at byte {end:,}"
-    return [image._replace(label=labels.get(key, -1)) for key, image in images.items()], error
+    members = [image._replace(label=labels.get(key, -1)) for key, image in images.items()]
+    return members, error, bad_labels
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -169,13 +200,29 @@ def _key(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _label(content: bytes, extension: str, default: int) -> int:
-    """The label in a .cls or .json member, else `default`."""
+def _label(content: bytes, extension: str) -> int | None:
+    """The label in a .cls or .json member; None for no label.
+
+    Raises:
+      ValueError: it is no whole number from -1; the message says what it is.
+    """
     try:
-        found = int(content) if extension == "cls" else json.loads(content)["label"]
-        return found if isinstance(found, int) and found >= 0 else default
-    except (ValueError, KeyError, TypeError):
-        return default
+        if extension == "cls":
+            label = int(content) if content.strip() else None
+        else:
+            parsed = json.loads(content)
+            label = parsed.get("label") if isinstance(parsed, dict) else None
+    except ValueError:
+        raise ValueError(_shown(content)) from None
+    if label is None or (type(label) is int and label == -1):
+        return None
+    if type(label) is not int or not 0 <= label <= _LARGEST_LABEL:
+        raise ValueError(f"{label!r:.40}")
+    return label
+
+
+def _shown(content: bytes) -> str:
+    return f"{content[:40].decode(errors='replace')!r}"
 
 
 KIND = ImageKind(name="tar", location="PATTERN", dataset=dataset)

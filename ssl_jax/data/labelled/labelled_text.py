@@ -22,6 +22,7 @@ from ssl_jax.data.text import prepare, tokenizer
 from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer import Tokenizer
+from ssl_jax.tasks.labels import NO_CLASS
 from ssl_jax.tasks.registry import TASKS
 
 
@@ -120,7 +121,7 @@ class Labelled(Task):
         number_of = {name: number for number, name in enumerate(self.class_names or ())}
 
         def class_of(name: Any, where: str) -> int:
-            if name is None:
+            if name is None or (name == NO_CLASS and name not in number_of):
                 return -1
             if name not in number_of:
                 known = ", ".join(list(number_of)[:12]) + (", ..." if len(number_of) > 12 else "")
@@ -203,7 +204,7 @@ def _found_classes(examples: Examples) -> tuple[str, ...]:
     for example in examples.read(split):
         number += 1
         labels = example.tags or () if isinstance(example, Words) else (example.label,)
-        counts.update(label for label in labels if label is not None)
+        counts.update(label for label in labels if label not in (None, NO_CLASS))
     if len(counts) < 2:
         has = f"only the class {next(iter(counts))!r}" if counts else "no labels"
         raise UserError(

@@ -103,13 +103,15 @@ class TaskSource(Source):
         return dataclasses.replace(self, encoded=dataclasses.replace(self.encoded, label=labels))
 
     def notes(self) -> list[str]:
-        missing = int(np.count_nonzero(~TASKS[self.task].has_label(self.encoded)))
-        if not missing:
+        missing = np.flatnonzero(~TASKS[self.task].has_label(self.encoded))
+        if not len(missing):
             return []
-        have = "has" if missing == 1 else "have"
+        have = "has" if len(missing) == 1 else "have"
+        blank = ", null or -1" if TASKS[self.task].has_classes else " or null"
         return [
-            f"{missing:,} of {len(self):,} rows of {self.name} {have} no label: nothing is learned "
-            "from what has none, and it is not scored"
+            f"{len(missing):,} of {len(self):,} rows of {self.name} {have} no label (blank{blank}; "
+            f"first: {self.names[missing[0]]}): nothing is learned from what has none, and it is "
+            "not scored"
         ]
 
     def tokenizer_json(self) -> str:

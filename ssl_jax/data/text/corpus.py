@@ -258,20 +258,6 @@ class FileCorpus(Corpus):
         return [f"{count:,} file{plural} without text, first: {min(self._blank)}"]
 
 
-def check_label(label: Any, where: str) -> None:
-    """Raises UserError unless `label` is a class's number or name, or None.
-
-    Args:
-      label: what was read.
-      where: names the document.
-    """
-    number = isinstance(label, int) and not isinstance(label, bool) and label >= -1
-    if label is not None and not isinstance(label, str) and not number:
-        raise UserError(
-            f"{where}: label {label!r:.40} is neither a class's name nor a number from 0"
-        )
-
-
 def hash_of(value: Any) -> str:
     """A hash of anything JSON can hold, hexadecimal."""
     text = json.dumps(value, sort_keys=True)

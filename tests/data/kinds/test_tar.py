@@ -64,6 +64,31 @@ def test_labels_in_json_and_members_of_other_kinds(tmp_path):
     assert values(load(tmp_path / "a.tar")) == [(1, 5), (2, -1), (3, -1), (4, -1), (5, -1)]
 
 
+def test_labels_that_cannot_be_read_are_counted_and_named(tmp_path):
+    path = tmp_path / "a.tar"
+    readable = [
+        ("a.cls", b"2"), ("b.cls", b" -1\n"), ("c.cls", b""), ("d.json", b"{}"),
+        ("e.json", b'{"label": null}'), ("f.json", b'{"label": -1}'), ("g.json", b"[1]"),
+    ]  # fmt: skip
+    bad = [
+        ("h.cls", b"cat"), ("i.cls", b"-2"), ("j.cls", b"1.5"), ("k.json", b'{"label": "cat"}'),
+        ("l.json", b'{"label": true}'), ("m.json", b"not json"), ("n.cls", b"9999999999"),
+    ]  # fmt: skip
+    images = [(f"{name[0]}.png", png(1)) for name, _ in readable + bad]
+    write(path, images + readable)
+    source = load(path)
+    assert source.labels.tolist() == [2] + [-1] * 13 and source.notes() == []
+    write(path, images + readable + bad)
+    source = load(path)
+    assert source.labels.tolist() == [2] + [-1] * 13 and source.num_classes == 3
+    assert source.notes() == [
+        f"7 labels of tar:{path}[train] cannot be read, and their images have none; first: "
+        f"{path}:h.cls ('cat'), no number from 0"
+    ]
+    named = [label.rpartition(":")[2] for label in source.bad_labels]
+    assert named[1:4] == ["i.cls (-2)", "j.cls ('1.5')", "k.json ('cat')"]
+
+
 def test_without_labels(tmp_path):
     write(tmp_path / "a.tar", [("x.png", png(1)), ("y.png", png(2))])
     source = load(tmp_path / "a.tar")

@@ -151,6 +151,43 @@ def test_records(tmp_path, kind):
     assert batch["tags"][batch["tags"] >= 0].tolist() == [1, 0, 2] and len(source) == 3
 
 
+def labels_of(kind, path, labels, **options):
+    """The class names and classes of examples with these labels, read from files of a kind."""
+    rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
+    path = path / f"{len(list(path.iterdir()))}.{kind}"
+    if kind == "jsonl":
+        write(path, *map(json.dumps, rows))
+    elif kind == "csv":
+        cells = ["" if label is None else label for label in labels]
+        write(path, "text,label", *(f"text {i},{cell}" for i, cell in enumerate(cells)))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    source = load(f"{kind}:{path}", task="classify", **options)
+    return source.class_names, source.labels.tolist(), source.notes()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_one_rule_for_the_labels_of_all_formats(kind, tmp_path):
+    """Minus one, blanks and null are no label, whether a format has types or not."""
+    for labels in ([0, 1, -1, 1, None], ["0", "1", "-1", "1", ""], ["0", " 1", " -1 ", "1", "  "]):
+        names, classes, notes = labels_of(kind, tmp_path, labels)
+        assert (names, classes) == (("0", "1"), [0, 1, -1, 1, -1]), labels
+        assert notes[0].startswith("2 of 5 rows of ")
+        assert "have no label (blank, null or -1; first: " in notes[0]
+        where = {"csv": "line 4", "jsonl": "line 3", "parquet": "row 2"}[kind]
+        assert f", {where})" in notes[0]
+    # Names, and -1.0 as tables with a missing label have it.
+    names, classes, _ = labels_of(kind, tmp_path, ["no", "yes", "-1.0", "-1", "nan"])
+    assert (names, classes) == (("nan", "no", "yes"), [1, 2, -1, -1, 0])
+    # Whoever has a class of that name says so.
+    for labels in ([-1, 0, 1, -1], ["-1", "0", "1", "-1"]):
+        names, classes, notes = labels_of(kind, tmp_path, labels, class_names=("-1", "0", "1"))
+        assert (names, classes, notes) == (("-1", "0", "1"), [0, 1, 2, 0], [])
+
+
 @pytest.mark.parametrize(
     ("task", "rows"),
     [
@@ -168,9 +205,10 @@ def test_rows_without_a_label_are_told(tmp_path, task, rows):
         write(path, *(json.dumps({"text": text, "label": label}) for text, label in some))
         source = load(f"jsonl:{path}", task=task)
         missing = {"classify": 2, "regress": 2, "tags": 3}[task]  # one sentence is two rows
+        blank = "blank or null" if task == "regress" else "blank, null or -1"
         note = (
-            f"{missing} of 5 rows of jsonl:{path}[train] have no label: nothing is learned from "
-            "what has none, and it is not scored"
+            f"{missing} of 5 rows of jsonl:{path}[train] have no label ({blank}; first: {path}, "
+            "line 3): nothing is learned from what has none, and it is not scored"
         )
         assert source.notes() == ([note] if some is rows else [])
     assert source.take(np.array([0])).notes() == []

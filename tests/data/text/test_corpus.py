@@ -13,6 +13,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds import jsonl, parquet, pydoc, text
 from ssl_jax.data.text import corpus, tokenizer
 from ssl_jax.data.text.pydoc_groups import GROUP_OF, GROUPS
+from ssl_jax.tasks.labels import document_label
 
 
 def documents(made, split="train"):
@@ -357,3 +358,18 @@ def test_pydoc_groups():
     assert sum(one.group not in GROUP_OF for one in found) < 0.03 * len(found)
     with pytest.raises(UserError, match="'tags'; use classify"):
         data.load("pydoc", task="tags")
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [(3, 3), (3.0, 3), ("3", "3"), (" pos ", "pos"), (None, None), ("", None), (" ", None),
+     (-1, None), (-1.0, None), ("-1", None), (float("nan"), None)],
+)  # fmt: skip
+def test_labels_of_documents(label, expected):
+    assert document_label(label, "x") == expected
+
+
+@pytest.mark.parametrize("label", [0.5, True, -2, [1], float("inf")])
+def test_what_is_no_label_of_a_document(label):
+    with pytest.raises(UserError, match="x: label .* is neither a class's name nor a number"):
+        document_label(label, "x")
