@@ -45,6 +45,7 @@ def in_memory(source: ImageSource, *, workers: int = 0) -> ArraySource:
         factors=source.factors,
         factor_names=source.factor_names,
         problems=dict(source.problems),
+        earlier_notes=tuple(source.notes()),
         images=images,
         bad_rows=bad_rows,
     )

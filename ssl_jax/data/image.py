@@ -27,6 +27,8 @@ EXTENSIONS = (
 # larger than the result; bicubic resampling does the rest, indistinguishably from doing it all.
 _REDUCING_GAP = 2.0
 _ORIENTATION = 0x0112
+# "I" is how Pillow opens some 16-bit files.
+_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -180,6 +182,26 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
+def largest_wide_value(encoded: bytes | np.ndarray) -> int | None:
+    """The largest value of an image with 16 bits a value; None of other images.
+
+    Of colour images the lower bytes are not known: it is then the largest possible value.
+
+    Args:
+      encoded: as in `Canvas.render`.
+
+    Raises:
+      ValueError, OSError and whatever Pillow's readers raise: not an image, or a broken one.
+    """
+    image = _open(encoded)
+    if image.mode in _WIDE_MODES:
+        return int(np.asarray(image).max())
+    # Pillow reads 16-bit colours by their upper byte; only the PNG's tiles tell.
+    if not any(";16" in str(tile[3]) for tile in image.tile):
+        return None
+    return int(np.asarray(image.convert("RGB")).max()) << 8 | 0xFF
+
+
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """To "L" or "RGB". 16 bits become 8 by their upper byte; transparency shows white.
 
@@ -188,8 +210,8 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """
     if image.mode == mode:
         return image
-    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
-        # Pillow's own conversion clips at 255. "I" is how it opens some 16-bit files.
+    if image.mode in _WIDE_MODES:
+        # Pillow's own conversion clips at 255.
         wide = np.asarray(image).astype(np.int64)
         if wide.min() < 0 or wide.max() > 0xFFFF:
             raise ValueError("a 32-bit integer image; save it with 8 or 16 bits")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -15,10 +16,12 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
-from ssl_jax.data.image import Canvas
+from ssl_jax.data.image import Canvas, largest_wide_value
 from ssl_jax.data.names import Names
 from ssl_jax.modalities.image import IMAGE
 
+_LOOKED_AT = 64  # images of a source, to note what is unusual about them
+_DARK = 4095  # largest value of 12 bits
 # More unreadable images in a row than this mean that the whole data set is broken.
 MAX_REPLACEMENTS = 100
 
@@ -225,15 +228,19 @@ def image_spec(canvas: Canvas, num_examples: int, num_classes: int | None) -> Da
 
 @dataclasses.dataclass
 class ArraySource(ImageSource):
-    """Examples in memory: `images` uint8 [len h w c]."""
+    """Examples in memory: `images` uint8 [len h w c]; `earlier_notes` of the source they are of."""
 
     images: np.ndarray = dataclasses.field(kw_only=True)
+    earlier_notes: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     bad_rows: Mapping[int, Problem] = dataclasses.field(default_factory=dict, kw_only=True)
 
     in_memory: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def notes(self) -> list[str]:
+        return [*super().notes(), *self.earlier_notes]
 
     def read(
         self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
@@ -274,6 +281,31 @@ class EncodedSource(ImageSource):
     @abc.abstractmethod
     def _example(self, index: int) -> tuple[bytes | np.ndarray, int]:
         """The encoded (or, exceptionally, decoded) image and its label; may raise anything."""
+
+    def notes(self) -> list[str]:
+        return [*super().notes(), *self._dark_images()]
+
+    def _dark_images(self) -> list[str]:
+        """A line if images of 16 bits a value use so few of them that they look black.
+
+        Looked for in at most `_LOOKED_AT` images, spread evenly. Cameras and scanners of 10 or 12
+        bits write such files.
+        """
+        largest: dict[str, int] = {}
+        for index in np.linspace(0, len(self) - 1, min(len(self), _LOOKED_AT)).astype(int).tolist():
+            with contextlib.suppress(Exception):  # `read` tells of images that cannot be read
+                value = largest_wide_value(self._example(index)[0])
+                if value is not None:
+                    largest[self.example_name(index)] = value
+        dark = {name: value for name, value in largest.items() if value <= _DARK}
+        if not dark:
+            return []
+        name = max(dark, key=dark.__getitem__)
+        return [
+            f"{len(dark)} of {len(largest)} images looked at with 16 bits a value are dark: the "
+            f"largest value of {name} is {dark[name]:,} of 65,535. Of 16 bits the upper 8 are "
+            "kept, so they look black; if they have 12 bits or fewer, save them scaled to 16"
+        ]
 
     def read(
         self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
@@ -317,6 +349,9 @@ class Concatenated(ImageSource):
     """Several sources one after the other; the parts share canvas and classes."""
 
     parts: tuple[ImageSource, ...] = dataclasses.field(default=(), kw_only=True)
+
+    def notes(self) -> list[str]:
+        return [*super().notes(), *(note for part in self.parts for note in part.notes())]
 
     @classmethod
     def of(cls, parts: Sequence[ImageSource]) -> ImageSource:

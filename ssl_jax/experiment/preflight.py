@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from ssl_jax import data, modalities, optim, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
+from ssl_jax.data.source import ImageSource
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods.base.labelled import Labelled
 
@@ -71,8 +72,8 @@ def _notes(experiment: Experiment, source: data.Source | None) -> list[tuple[str
     if source is None:
         return []
     notes = []
-    # With data.labelled_fraction, the line of the data gives the number of labels.
-    if data.FewLabels.of(experiment.config.data) is None:
+    # With data.labelled_fraction, the line of the data gives the number of texts with labels.
+    if data.FewLabels.of(experiment.config.data) is None or isinstance(source, ImageSource):
         notes += source.notes()
     if isinstance(experiment.method, Labelled) and source.num_classes and not source.class_names:
         notes.append(

@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -232,3 +234,58 @@ def test_names_are_kept_small(tmp_path):
     assert list(names[10:20][2:4]) == texts[12:14]
     with pytest.raises(IndexError):
         names[1000]
+
+
+def wide(path, largest, kind="png"):
+    """An image of 16 bits a value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.linspace(0, largest, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(values).save(path.with_suffix(f".{kind}"))
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_images_of_twelve_bits_in_files_of_sixteen_are_noted(kind, tmp_path):
+    """They look black: the upper of their two bytes is kept."""
+    for i, largest in enumerate((900, 4095, 2000)):
+        wide(tmp_path / f"{i}", largest, kind)
+    source = load(tmp_path, channels=1)
+    assert source.batch(np.arange(3))["image"].max() == 15
+    (note,) = source.notes()
+    assert note.startswith(
+        "3 of 3 images looked at with 16 bits a value are dark: the largest value of "
+        f"{tmp_path}/1.{kind} is 4,095 of 65,535. "
+    )
+    # Images of 8 bits and those that use their 16 bits are no reason for a note, broken ones none.
+    save(tmp_path / "x.png", 1)
+    (tmp_path / "y.png").write_bytes(b"broken")
+    wide(tmp_path / "z", 4096, kind)
+    (note,) = load(tmp_path, channels=1).notes()
+    assert note.startswith("3 of 4 images looked at with 16 bits a value are dark")
+    # It is told of parts, and of decoded images too.
+    (kept,) = data.load(f"folder:{tmp_path}", "train", image_size=8, channels=1, cache=True).notes()
+    assert kept == note
+    for i in range(3):
+        (tmp_path / f"{i}.{kind}").unlink()
+    assert load(tmp_path, channels=1).notes() == []
+
+
+def test_colours_of_twelve_bits_are_noted(tmp_path):
+    """Pillow reads 16-bit colours by their upper byte, so the file itself has to tell."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    for name, value in (("dark", 0x0FFF), ("bright", 0x1000)):
+        header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)  # 16 bits, RGB
+        rows = b"".join(b"\0" + struct.pack(">H", value) * 12 for _ in range(4))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", header)
+            + chunk(b"IDAT", zlib.compress(rows))
+            + chunk(b"IEND", b"")
+        )
+    (note,) = load(tmp_path / "dark").notes()
+    assert f"the largest value of {tmp_path}/dark/x.png is 4,095 of 65,535" in note
+    assert load(tmp_path / "bright").notes() == []
