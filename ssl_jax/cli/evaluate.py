@@ -2,7 +2,8 @@
 
 On the training set's own labels, or on another data set with --data; a model of labelled texts is
 scored by what it predicts. Prints a table and writes workdir/evaluations/<step>_<data>.json, with
-_<weights> at the end of the name where --weights are others than those that the run evaluates.
+_<weights> at the end of the name where --weights are others than those that the run evaluates. An
+evaluation that fails costs its own metrics; the exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
+from ssl_jax.run import failures
 from ssl_jax.run.final_results import shown_name
 from ssl_jax.run.probing import Prober
 
@@ -71,9 +73,16 @@ def main() -> int:
                     "name evaluations that need none, e.g. --evals=collapse"
                 )
         by_number = prober.classes_by_number and any(one.of_run_classes for one in chosen)
-        values = prober.evaluate(model, chosen)
+        errors: dict[str, Exception] = {}
+        values = prober.evaluate(model, chosen, on_error=errors.__setitem__)
+        if errors and not values:
+            raise next(iter(errors.values()))
+        for name, error in errors.items():
+            failures.warn(f"evaluation {name!r}", error)
         baselines: dict[str, dict[str, float]] = {}
         for evaluation in chosen:
+            if evaluation.name in errors:
+                continue
             for name, row in evaluation.baselines(model, prober).items():
                 baselines[name] = baselines.get(name, {}) | row
     if jax.process_index() == 0:
@@ -95,6 +104,10 @@ def main() -> int:
             "weights": options.weights or config.eval.weights,
             **values,
         }
+        if errors:
+            record["not_computed"] = {
+                name: failures.reason(error) for name, error in errors.items()
+            }
         path.write_text(json.dumps(record, indent=2) + "\n")
         print(f"written to {path}")
-    return 0
+    return 1 if errors else 0

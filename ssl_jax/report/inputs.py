@@ -30,6 +30,7 @@ class ReportInputs:
       results: representation -> its probe scores, e.g. `{"raw pixels": {"few_shot/1": 0.60,
         "few_shot/1_std": 0.03, "knn/top1": 0.93, "linear/top1": 0.95}, ..., "SimCLR": {...}}`.
         What a metric is, the evaluations declare. The last row is the trained model.
+      not_computed: representation -> evaluation or metric -> why it has no value.
       shown: title -> what the method shows of itself, see `ssl_jax.core.items`.
       pieces: of text, every token as people read it, with a blank before those that begin a word.
       token_counts: int [v], how often each token occurs.
@@ -55,6 +56,7 @@ class ReportInputs:
     best_step: int | None = None
     rows: Sequence[Mapping[str, Any]] = ()
     results: Results = dataclasses.field(default_factory=dict)
+    not_computed: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     shown: Mapping[str, Item] = dataclasses.field(default_factory=dict)
     pieces: Sequence[str] = ()
     token_counts: np.ndarray | None = None

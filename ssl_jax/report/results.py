@@ -69,6 +69,7 @@ class Results:
       columns, rows: of the table.
       note: below the table.
       chart: of the first family of metrics, None where there is none.
+      not_computed: evaluations without a value, a line each.
     """
 
     headline: Headline | None
@@ -76,16 +77,22 @@ class Results:
     rows: tuple[Row, ...]
     note: str
     chart: Chart | None
+    not_computed: tuple[str, ...]
 
     @classmethod
     def of(cls, inputs: ReportInputs) -> Results | None:
-        """The section, None where no metric is shown."""
+        """The section, None where no metric is shown and none is missing."""
         summary = summarise(inputs.results, inputs.eval_section)
+        not_computed = tuple(
+            f"{name} of {row}: {reason}"
+            for row, reasons in inputs.not_computed.items()
+            for name, reason in reasons.items()
+        )
         if not summary.columns:
-            return None
+            return cls(None, (), (), "", None, not_computed) if not_computed else None
         columns = tuple(Column(m.column, m.in_words) for m in summary.columns.values())
         chart = curves.family_chart(summary)
-        return cls(_headline(summary), columns, _rows(summary), _note(summary), chart)
+        return cls(_headline(summary), columns, _rows(summary), _note(summary), chart, not_computed)
 
 
 def _note(summary: Summary) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ssl_jax.checkpoint.choice import takes_best
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +73,6 @@ class EarlyStopping:
             if waited >= self.patience:
                 return True
         return False
-
-    def check_measured(self, measured: Mapping[str, float]) -> None:
-        """Raises `UserError` if the best checkpoint is used and `measured` lacks the metric."""
-        if self.best and self.metric not in measured:
-            raise UserError(
-                f"checkpoint.best_metric is {self.metric!r}, but the evaluations measure "
-                f"{', '.join(sorted(measured)) or 'nothing'}.{nearest(self.metric, measured)}"
-            )
 
 
 def _check_choice(config: ConfigDict, key: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from etils import epath
@@ -25,11 +24,12 @@ from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.methods.base.labelled import Labelled
-from ssl_jax.run import metrics, report_contents
+from ssl_jax.run import failures, metrics, report_contents
 from ssl_jax.run.probing import Prober
 
 _RESULTS = "results.json"
 _UNTRAINED = "untrained encoder"
+_T = TypeVar("_T")
 
 
 def is_finished(workdir: epath.Path, step: int) -> bool:
@@ -41,6 +41,19 @@ def lacks_report(experiment: Experiment, workdir: epath.Path) -> bool:
     """Whether the config asks for a report page that is not there; the same on all processes."""
     lacks = experiment.config.log.report and not _page(workdir).exists()
     return bool(parallel.from_first_process([int(lacks)])[0])
+
+
+def not_computed_lines(workdir: epath.Path) -> list[str]:
+    """A line for each evaluation that has no value in the results of a finished run."""
+    reasons = _record(workdir).get("not_computed", {})
+    lines = [
+        f"not computed: {name} of {row} ({reason})"
+        for row, names in reasons.items()
+        for name, reason in names.items()
+    ]
+    if lines:
+        lines.append(f"ssl_jax evaluate --workdir={workdir} computes what can be computed now")
+    return lines
 
 
 def evaluated_step(workdir: epath.Path) -> int:
@@ -57,9 +70,15 @@ def _record(workdir: epath.Path) -> dict[str, Any]:
     try:
         record = storage.read_json(path)
     except UserError as error:
-        warning("reading the results", error)
+        failures.warn("reading the results", error)
         return {}
-    is_whole = isinstance(record.get("step"), int) and isinstance(record.get("results"), dict)
+    missing = record.get("not_computed", {})
+    is_whole = (
+        isinstance(record.get("step"), int)
+        and isinstance(record.get("results"), dict)
+        and isinstance(missing, dict)
+        and all(isinstance(names, dict) for names in missing.values())
+    )
     return record if is_whole else {}
 
 
@@ -79,7 +98,8 @@ def evaluate_and_report(
 ) -> None:
     """Evaluates the final state, prints the table, writes results.json, then report.html.
 
-    If an evaluation or a picture fails, a warning is printed and only its own part is missing.
+    If an evaluation or a picture fails, a warning is printed and only its own part is missing. In
+    results.json, `not_computed` gives the reasons by row and evaluation.
 
     Args:
       experiment: the experiment that ran.
@@ -90,14 +110,17 @@ def evaluate_and_report(
       lines: the preflight lines, for the report.
       last_step: last step of the run; default: the step of `state`.
     """
-    results = _evaluate(experiment, prober, state, source)
+    results, not_computed = _evaluate(experiment, prober, state, source)
     last_step = int(state.step) if last_step is None else last_step
     shown_results = _as_shown(experiment, results)
     if jax.process_index() == 0:
-        if results:
+        if any(results.values()):
             table = report.summary_table(shown_results, config=experiment.config.eval)
             make_console().print(table)
-        record = {"step": last_step, "results": results, "environment": environment()}
+        record = {"step": last_step, "results": results}
+        if not_computed:
+            record["not_computed"] = not_computed
+        record["environment"] = environment()
         if last_step != int(state.step):
             record["best_step"] = int(state.step)
         if last_step < experiment.length.total_steps:
@@ -113,7 +136,10 @@ def evaluate_and_report(
                 "evaluates it again"
             ) from error
     if experiment.config.log.report:
-        _report(experiment, prober, state, source, workdir, lines, shown_results, last_step)
+        _report(
+            experiment, prober, state, source, workdir, lines, shown_results, last_step,
+            _as_shown(experiment, not_computed),
+        )  # fmt: skip
 
 
 def write_missing_report(
@@ -132,7 +158,10 @@ def write_missing_report(
     """
     record = _record(workdir)
     results = _as_shown(experiment, record["results"])
-    _report(experiment, prober, state, source, workdir, lines, results, record["step"])
+    _report(
+        experiment, prober, state, source, workdir, lines, results, record["step"],
+        _as_shown(experiment, record.get("not_computed", {})),
+    )  # fmt: skip
 
 
 def _report(
@@ -144,6 +173,7 @@ def _report(
     lines: list[tuple[str, str]],
     results: dict[str, dict[str, float]],
     last_step: int,
+    not_computed: failures.NotComputed,
 ) -> None:
     """Writes report.html. A part that fails is left out, with a warning."""
     w, config = state.weights, experiment.config
@@ -161,7 +191,7 @@ def _report(
         try:
             contents |= part()
         except Exception as error:
-            warning(name, error)
+            failures.warn(name, error)
     if jax.process_index() != 0:
         return
     try:
@@ -174,26 +204,38 @@ def _report(
             best_step=int(state.step),
             rows=metrics.read_metrics(workdir),
             results=results,
+            not_computed=not_computed,
             preflight=preflight.text(lines),
             environment=environment(),
             **contents,
         )
         print(f"report: {report.write(workdir, inputs)}", flush=True)
     except Exception as error:
-        warning("the report page", error)
+        failures.warn("the report page", error)
 
 
 def _evaluate(
     experiment: Experiment, prober: Prober, state: TrainState, source: data.Source
-) -> dict[str, dict[str, float]]:
-    """Metrics by row: baselines of evaluations and representations; the trained model last."""
+) -> tuple[dict[str, dict[str, float]], failures.NotComputed]:
+    """Metrics by row: baselines of evaluations and representations; the trained model last.
+
+    Returns:
+      the metrics, and by row and evaluation why some have none. The trained model has a row of
+      metrics if an evaluation applies to it, even if none of them has a value.
+    """
     title = experiment.method.title
-    chosen = prober.evaluations(experiment.config.eval.final_names, experiment.method)
     results: dict[str, dict[str, float]] = {}
+    not_computed: failures.NotComputed = {}
+    try:
+        chosen = prober.evaluations(experiment.config.eval.final_names, experiment.method)
+    except Exception as error:
+        failures.warn("the evaluation", error)
+        return results, {title: {"evaluation": failures.reason(error)}}
     for row, model, feature in representations(experiment, state):
 
-        def warn(name: str, error: Exception, row: str = row) -> None:
-            warning(f"evaluation {name!r} of {row}", error)
+        def on_error(name: str, error: Exception, row: str = row) -> None:
+            failures.warn(f"evaluation {name!r} of {row}", error)
+            not_computed.setdefault(row, {})[name] = failures.reason(error)
 
         is_trained = row == title
         applicable = [
@@ -201,25 +243,28 @@ def _evaluate(
             for evaluation in chosen
             if _applies_to_row(evaluation, model, feature, is_trained=is_trained)
         ]
-        values = {}
-        if applicable:
-            try:
-                values = prober.evaluate(model, applicable, feature, on_error=warn)
-            except Exception as error:  # raised by the encoder
-                warning(f"evaluation of {row}", error)
+        if not applicable:
+            continue
+        values = prober.evaluate(model, applicable, feature, on_error=on_error)
         for evaluation in applicable if is_trained else ():
-            if not evaluation.of_model:
-                continue
-            try:
-                rows = evaluation.baselines(model, prober, source)
-            except Exception as error:
-                warning(f"baselines of evaluation {evaluation.name!r}", error)
-            else:
-                for name, baseline in rows.items():
+            if evaluation.of_model and evaluation.name not in not_computed.get(row, {}):
+                for name, baseline in _baselines(evaluation, model, prober, source).items():
                     results[name] = results.get(name, {}) | baseline
-        if values:
+        values = failures.without_values_that_are_not_finite(values, row, not_computed)
+        if values or is_trained:
             results[row] = values
-    return results
+    return results, not_computed
+
+
+def _baselines(
+    evaluation: Evaluation, model: Model, prober: Prober, source: data.Source
+) -> dict[str, dict[str, float]]:
+    """`Evaluation.baselines`; none, with a warning, if they fail."""
+    try:
+        return evaluation.baselines(model, prober, source)
+    except Exception as error:
+        failures.warn(f"baselines of evaluation {evaluation.name!r}", error)
+        return {}
 
 
 def _applies_to_row(
@@ -234,15 +279,6 @@ def _applies_to_row(
         return is_trained
     has_others = feature == "h" and model.method is not None
     return has_others or evaluation.feature_of(feature) == feature
-
-
-def warning(what: str, error: Exception) -> None:
-    """Prints one line that says what failed, and logs the traceback at level INFO."""
-    if jax.process_index() == 0:
-        text = " ".join(str(error).split()) or "no message"
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        print(f"warning: {what} failed: {kind}{text}", file=sys.stderr, flush=True)
-    logging.getLogger(__name__).info("%s failed", what, exc_info=error)
 
 
 def shown_name(experiment: Experiment) -> str:
@@ -262,10 +298,8 @@ def shown_name(experiment: Experiment) -> str:
     return f"{config.model.name}, {how}"
 
 
-def _as_shown(
-    experiment: Experiment, results: dict[str, dict[str, float]]
-) -> dict[str, dict[str, float]]:
-    """`results` with the method's title, the key in results.json, replaced by `shown_name`."""
+def _as_shown(experiment: Experiment, results: dict[str, _T]) -> dict[str, _T]:
+    """`results` by row, with the method's title, the key in results.json, as `shown_name`."""
     title, shown = experiment.method.title, shown_name(experiment)
     features = experiment.config.eval.features
     names = {f"{title}, {feature}": f"{shown}, {feature}" for feature in features}
@@ -277,8 +311,7 @@ def representations(experiment: Experiment, state: TrainState) -> Iterator[tuple
     """Yields (row, model, feature) of each evaluated representation; the trained h comes last."""
     features = sorted(experiment.config.eval.features, key=lambda feature: feature == "h")
 
-    def rows_of(title: str, state: TrainState) -> Iterator[tuple[str, Model, str]]:
-        model = experiment.model(state.weights)
+    def rows_of(title: str, model: Model) -> Iterator[tuple[str, Model, str]]:
         for feature in features:
             yield title if feature == "h" else f"{title}, {feature}", model, feature
 
@@ -286,8 +319,14 @@ def representations(experiment: Experiment, state: TrainState) -> Iterator[tuple
         modality = modalities.of(experiment.spec)
         if modality.raw_title:
             yield modality.raw_title, Model(modality.raw_features), "h"
-        yield from rows_of(_UNTRAINED, experiment.init_state())
-    yield from rows_of(experiment.method.title, state)
+        try:
+            untrained = experiment.model(experiment.init_state().weights)
+        except Exception as error:  # two states may not fit in memory
+            failures.warn(f"the {_UNTRAINED}", error)
+        else:
+            yield from rows_of(_UNTRAINED, untrained)
+            del untrained
+    yield from rows_of(experiment.method.title, experiment.model(state.weights))
 
 
 def environment() -> dict[str, str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import pathlib
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,10 +23,11 @@ from ssl_jax.experiment.flops import model_flops
 from ssl_jax.experiment.refresh import Refresher
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.pretrained import init_from
-from ssl_jax.run import final_results, metrics, progress, workdir_lock
+from ssl_jax.run import failures, final_results, metrics, progress, workdir_lock
 from ssl_jax.run.early_stopping import EarlyStopping
 from ssl_jax.run.evaluation_checks import check_evaluations, check_labels
 from ssl_jax.run.probing import Prober
+from ssl_jax.run.profiler import Profiler
 from ssl_jax.run.signals import SharedStop, StopRequest
 from ssl_jax.run.step_logger import StepLogger
 
@@ -170,7 +169,9 @@ class Run:
                     del state, restored  # two states may not fit in memory
                     self._write_missing_report(lines)
                 else:
-                    self._print(f"the run is finished (step {start}): nothing to do")
+                    lines = final_results.not_computed_lines(self.workdir)
+                    finished = f"the run is finished (step {start}): nothing to do"
+                    self._print("\n".join([finished, *lines]))
                 return 0
             if restored:
                 self._print(f"continuing from step {start} of {self.length.total_steps}")
@@ -183,7 +184,10 @@ class Run:
                     return stop.exit_code
                 use_best = final_evaluation and self.stopping.best
                 best = self.saves.best_step() if use_best else None
-                if best not in (None, step):
+                if use_best and best is None:
+                    self._print(f"the results are those of the last step: {self.stopping.metric} "
+                                "was not measured")  # fmt: skip
+                elif best not in (None, step):
                     self._print(f"the results are those of step {best}, the best by "
                                 f"{self.stopping.metric}")  # fmt: skip
                     del state  # two states may not fit in memory
@@ -202,7 +206,7 @@ class Run:
             step = final_results.evaluated_step(self.workdir)
             state, _ = self.saves.restore(self.experiment.abstract_state, step)
         except Exception as error:
-            final_results.warning("the report page", error)
+            failures.warn("the report page", error)
             return
         final_results.write_missing_report(
             self.experiment, self.prober, self.experiment.evaluated(state), self.source,
@@ -242,7 +246,7 @@ class Run:
         meter = self._meter(start)
         step_logger = StepLogger(self.experiment, self.source, writer, bar, meter, rows)
         refresh = Refresher(self.experiment, self.source)
-        profiler = _Profiler(self.config.profile_steps, self.workdir / "profile")
+        profiler = Profiler(self.config.profile_steps, self.workdir / "profile")
         shared_stop = SharedStop(stop, start, self.config.log.every_steps)
         step, early = start, False
         with bar, self.batches(start) as batches, profiler:
@@ -286,21 +290,32 @@ class Run:
         last = step == self.length.total_steps
         values = {}
         if every and (step % every == 0 or last) and not stopping:
-            values = self._validate(self.experiment.evaluated(state))
+            values = self._validate(self.experiment.evaluated(state), step)
         row = {f"eval/{name}": value for name, value in values.items()}
         if values:
             step_logger.evaluation(step, values)
-            self.stopping.check_measured(row)
         writer.flush()  # the rows up to a checkpoint must be on disk before it
         self.saves.save(step, state, metrics=row or None)
         return row
 
-    def _validate(self, state: TrainState) -> dict[str, float]:
-        """The metrics of the evaluations during training."""
-        chosen = self.validator.evaluations(self.config.eval.names, self.experiment.method)
+    def _validate(self, state: TrainState, step: int) -> dict[str, float]:
+        """The metrics of the evaluations during training.
+
+        An evaluation that fails is a line of warning, and its metrics are missing.
+        """
+
+        def on_error(name: str, error: Exception) -> None:
+            failures.warn(f"evaluation {name!r} at step {step}", error)
+
+        try:
+            chosen = self.validator.evaluations(self.config.eval.names, self.experiment.method)
+        except Exception as error:
+            failures.warn(f"the evaluation at step {step}", error)
+            return {}
         if not chosen:
             return {}
-        return self.validator.evaluate(self.experiment.model(state.weights), chosen)
+        model = self.experiment.model(state.weights)
+        return self.validator.evaluate(model, chosen, on_error=on_error)
 
     def _due(self, step: int) -> bool:
         """Whether to save, and perhaps evaluate, after this step."""
@@ -360,37 +375,3 @@ class Run:
     def _print(self, text: str) -> None:
         if self.primary:
             print(text, flush=True)
-
-
-class _Profiler:
-    """Traces the updates `first` to `last` into a folder, for xprof or Perfetto."""
-
-    def __init__(self, steps: tuple[int, ...], directory: epath.Path):
-        self._first, self._last = steps or (0, 0)
-        self._directory = directory
-        self._local: tempfile.TemporaryDirectory | None = None  # JAX cannot write to a store
-        self._running = False
-
-    def step(self, step: int) -> None:
-        """Call this before the update that makes the state's step `step`."""
-        if self._running and step > self._last:
-            self.close()
-        if step == self._first:
-            if storage.is_object_store(self._directory):
-                self._local = tempfile.TemporaryDirectory()
-            jax.profiler.start_trace(self._local.name if self._local else str(self._directory))
-            self._running = True
-
-    def close(self) -> None:
-        if self._running:
-            jax.profiler.stop_trace()
-            self._running = False
-            if self._local:
-                storage.upload(pathlib.Path(self._local.name), self._directory)
-                self._local.cleanup()
-
-    def __enter__(self) -> _Profiler:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

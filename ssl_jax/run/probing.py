@@ -298,12 +298,20 @@ class Prober:
             evals.load(evaluation, self.config.eval) if isinstance(evaluation, str) else evaluation
             for evaluation in evaluations
         ]
-        self.check_classes(loaded)
-        of_features = [evaluation for evaluation in loaded if not evaluation.of_model]
+        on_error = on_error or _raise
+        possible = []
+        for evaluation in loaded:
+            try:
+                self.check_classes([evaluation])
+            except Exception as error:
+                on_error(evaluation.name, error)
+            else:
+                possible.append(evaluation)
         metrics = {}
+        of_features = [evaluation for evaluation in possible if not evaluation.of_model]
         if of_features:
             metrics = self._evaluate_features(model.features, of_features, feature, on_error)
-        for evaluation in loaded:
+        for evaluation in possible:
             if not evaluation.of_model:
                 continue
             try:
@@ -311,8 +319,6 @@ class Prober:
                     model=model, prober=self, feature=feature, seed=self.config.seed
                 )
             except Exception as error:
-                if on_error is None:
-                    raise
                 on_error(evaluation.name, error)
         return metrics
 
@@ -321,15 +327,28 @@ class Prober:
         encode: Encode,
         evaluations: Sequence[Evaluation],
         feature: str,
-        on_error: Callable[[str, Exception], None] | None,
+        on_error: Callable[[str, Exception], None],
     ) -> dict[str, float]:
         train = None
         if fitted := [evaluation for evaluation in evaluations if evaluation.fits]:
-            train = self._features_for(encode, fitted, feature, self.train, self.train_subset())
+            try:
+                train = self._features_for(encode, fitted, feature, self.train, self.train_subset())
+            except Exception as error:
+                for evaluation in fitted:
+                    on_error(evaluation.name, error)
+                evaluations = [other for other in evaluations if not other.fits]
+        if not evaluations:
+            return {}
+        try:
+            test = self._features_for(encode, evaluations, feature, self.test)
+        except Exception as error:
+            for evaluation in evaluations:
+                on_error(evaluation.name, error)
+            return {}
         return evals.evaluate(
             evaluations,
             train,
-            self._features_for(encode, evaluations, feature, self.test),
+            test,
             num_classes=self.num_classes
             if any(LABEL in evaluation.needs for evaluation in evaluations)
             else None,
@@ -403,6 +422,11 @@ class Prober:
             counts += np.bincount(real, minlength=vocabulary.size)
         counts[list(vocabulary.special)] = 0
         return counts
+
+
+def _raise(name: str, error: Exception) -> None:
+    del name
+    raise error
 
 
 def _selected(encode: Encode, evaluations: Sequence[Evaluation], feature: str) -> Encode:

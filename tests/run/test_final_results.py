@@ -6,11 +6,18 @@ import types
 import numpy as np
 import pytest
 
-from ssl_jax import data, evals, report
+from ssl_jax import data, evals, parallel, report
 from ssl_jax.core.errors import RunError, UserError
+from ssl_jax.evals import collapse, linear
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.modalities.image import Image
-from ssl_jax.run import evaluation_checks, final_results, metrics, report_contents
+from ssl_jax.run import (
+    evaluation_checks,
+    failures,
+    final_results,
+    metrics,
+    report_contents,
+)
 from ssl_jax.run.probing import Prober
 from tests.methods.table import ROWS
 
@@ -123,26 +130,105 @@ def test_what_cannot_be_shown_costs_its_place_in_the_report_only(monkeypatch, tm
     assert not (tmp_path / "report.html").exists()  # the page of other results is gone
 
 
+def failing(*_, **__):
+    raise UserError("class 3 has only 1 labelled train examples")
+
+
 def test_an_evaluation_that_fails_costs_its_own_metrics(monkeypatch, tmp_path, capsys):
-    experiment, source = built("simclr", **{"eval.final_names": ("knn", "few_shot")})
+    """Its row in results.json and on the page says why."""
+    changes = {"eval.final_names": ("knn", "linear", "collapse"), "log.report": True}
+    experiment, source = built("simclr", **changes)
     prober = Prober(experiment.config, experiment.mesh)
-
-    def evaluate(model, evaluations, feature, on_error):
-        on_error("few_shot", UserError("class 3 has only 1 labelled train examples"))
-        return {"knn/top1": 0.5}
-
-    monkeypatch.setattr(prober, "evaluate", evaluate)
+    monkeypatch.setattr(linear, "evaluate", failing)
+    monkeypatch.setattr(collapse, "_ranks", lambda *_: {"rankme_h": np.nan})
+    monkeypatch.setattr(Image, "report", lambda *_: {})
+    monkeypatch.setattr(report_contents, "shown_items", lambda *_: {})
     state = experiment.init_state()
-    assert final_results._evaluate(experiment, prober, state, source) == {
-        "SimCLR": {"knn/top1": 0.5}
+    final_results.evaluate_and_report(experiment, prober, state, source, tmp_path, LINES)
+    record = json.loads((tmp_path / "results.json").read_text())
+    (values,) = record["results"].values()
+    assert set(values) == {
+        "knn/top1", "knn/top5", "knn/k", "collapse/std_h", "collapse/uniformity_h"
+    }  # fmt: skip
+    reason = "class 3 has only 1 labelled train examples"
+    assert record["not_computed"] == {
+        "SimCLR": {"linear": reason, "collapse/rankme_h": "its value is nan"}
     }
-    assert capsys.readouterr().err == (
-        "warning: evaluation 'few_shot' of SimCLR failed: class 3 has only 1 labelled train "
-        "examples\n"
+    said = capsys.readouterr().err
+    assert f"warning: evaluation 'linear' of SimCLR failed: {reason}\n" in said
+    assert "warning: 'collapse/rankme_h' of SimCLR failed: its value is nan\n" in said
+    assert f"<li>linear of SimCLR: {reason}</li>" in (tmp_path / "report.html").read_text()
+    assert final_results.not_computed_lines(tmp_path)[:2] == [
+        f"not computed: linear of SimCLR ({reason})",
+        "not computed: collapse/rankme_h of SimCLR (its value is nan)",
+    ]
+    # A page that is written later shows the same.
+    (tmp_path / "report.html").unlink()
+    final_results.write_missing_report(experiment, prober, state, source, tmp_path, LINES)
+    assert f"<li>linear of SimCLR: {reason}</li>" in (tmp_path / "report.html").read_text()
+
+
+def without_features(monkeypatch, prober, split):
+    """Makes the features of one split impossible to compute."""
+    compute = prober.features
+    lost = getattr(prober, split)
+
+    def features(encode, source, *arguments):
+        if source is lost:
+            raise UserError(f"no readable image among 8 of {split}")
+        return compute(encode, source, *arguments)
+
+    monkeypatch.setattr(prober, "features", features)
+
+
+@pytest.mark.parametrize("lost", ["train", "test"])
+def test_features_that_cannot_be_computed_cost_what_needs_them(monkeypatch, lost):
+    changes = {"eval.final_names": ("knn", "accuracy"), "eval.baselines": True}
+    experiment, source = built("supervised", **changes)
+    prober = Prober(experiment.config, experiment.mesh)
+    without_features(monkeypatch, prober, lost)
+    results, not_computed = final_results._evaluate(
+        experiment, prober, experiment.init_state(), source
     )
+    title = experiment.method.title
+    assert list(not_computed) == ["raw pixels", "untrained encoder", title]
+    measured = {"accuracy/top1", "accuracy/top5"} if lost == "train" else set()
+    assert set(results[title]) == measured  # the row of the trained model is there, and the last
+    assert set(not_computed[title]) == ({"knn"} if lost == "train" else {"knn", "accuracy"})
+    assert list(results)[-1] == title
 
 
-@pytest.mark.parametrize("content", ["", '{"step": 3, "resu', "[]", '{"step": "x"}', '{"step": 3}'])
+def test_a_table_without_any_value_is_not_drawn(monkeypatch, tmp_path, capsys):
+    experiment, source = built("simclr", **{"eval.final_names": ("knn",), "log.report": True})
+    prober = Prober(experiment.config, experiment.mesh)
+    monkeypatch.setattr(prober, "evaluations", failing)
+    monkeypatch.setattr(Image, "report", lambda *_: {})
+    monkeypatch.setattr(report_contents, "shown_items", lambda *_: {})
+    state = experiment.init_state()
+    final_results.evaluate_and_report(experiment, prober, state, source, tmp_path, LINES)
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["results"] == {} and list(record["not_computed"]) == ["SimCLR"]
+    said = capsys.readouterr()
+    assert "warning: the evaluation failed: class 3 has only 1" in said.err
+    assert said.out.startswith("report: ")
+    page = (tmp_path / "report.html").read_text()
+    assert "<li>evaluation of SimCLR: class 3 has only 1 labelled train examples</li>" in page
+
+
+def test_the_end_of_another_process_is_no_result(monkeypatch):
+    """A restart has to compute what this process could not."""
+    monkeypatch.setattr(parallel, "lost_process", lambda error: "gloo")
+    with pytest.raises(UserError, match="gone"):
+        failures.warn("evaluation 'knn'", UserError("gone"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", '{"step": 3, "resu', "[]", '{"step": "x"}', '{"step": 3}',
+        '{"step": 3, "results": {}, "not_computed": {"SimCLR": 5}}',
+    ],
+)  # fmt: skip
 def test_damaged_results_are_those_of_a_run_that_is_not_finished(tmp_path, content):
     path = tmp_path / "results.json"
     assert not final_results.is_finished(tmp_path, 3)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals import knn
 from ssl_jax.modalities.image import Image
 from ssl_jax.run import metrics, report_contents
 from ssl_jax.run.loop import Run
@@ -115,3 +116,30 @@ def test_damaged_files_of_a_workdir_are_one_line(tmp_path):
     begin(tmp_path)
     with pytest.raises(UserError, match="metrics.jsonl cannot be read: .*Is a directory"):
         begin(tmp_path, seed=3)
+
+
+def test_an_evaluation_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    """In the middle or at the end. A restart has nothing to do and says what is missing."""
+    settings = dict(
+        steps=4, batch_size=32, eval__every_epochs=2 / 44, eval__names=("knn", "collapse"),
+        eval__final_names=("knn", "collapse"), eval__baselines=False, log__report=False,
+        data__split="train[:90%]", eval__validation_split="train[90%:]",
+        eval__final_checkpoint="best",
+    )  # fmt: skip
+
+    def failing(*_, **__):
+        raise UserError("no votes")
+
+    monkeypatch.setattr(knn, "evaluate", failing)
+    assert begin(tmp_path, **settings).execute() == 0
+    said = capsys.readouterr()
+    assert "warning: evaluation 'knn' at step 2 failed: no votes" in said.err
+    assert "the results are those of the last step: eval/knn/top1 was not measured" in said.out
+    steps = [row["step"] for row in metrics.read_metrics(tmp_path) if "eval/collapse/std_h" in row]
+    assert steps == [2, 4]
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["not_computed"] == {"SimCLR": {"knn": "no votes"}}
+    assert "collapse/std_h" in record["results"]["SimCLR"]
+    assert begin(tmp_path, **settings).execute() == 0
+    said = capsys.readouterr()
+    assert "nothing to do\nnot computed: knn of SimCLR (no votes)\n" in said.out
