@@ -218,6 +218,17 @@ def test_a_non_finite_loss_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_p
     assert "Traceback" not in done.stderr
 
 
+def test_an_evaluation_that_fails_costs_its_own_metrics(finished):
+    few = ("--evals=knn,mlp", "--train_split=train[:5]")
+    done = run_optimised(finished(1), *few, module="evaluate", check=False)
+    assert done.returncode == 1 and "kNN" in done.stdout
+    assert "warning: evaluation 'mlp' failed: the mlp probe needs 10" in done.stderr
+    values = json.loads((finished(1) / "evaluations" / "30_digits.json").read_text())
+    assert "knn/top1" in values and list(values["not_computed"]) == ["mlp"]
+    done = run_optimised(finished(1), "--evals=mlp", few[1], module="evaluate", check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: the mlp probe needs 10")
+
+
 def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     workdir = finished(1)
     done = run_optimised(workdir, "--evals=knn,few_shot", module="evaluate")
