@@ -5,6 +5,8 @@
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
   small_shapes  generated 32x32 images in colour: two minutes on two CPU cores
+  fashion       Fashion-MNIST, 60,000 28x28 photos of clothing, grey: half an hour on two CPU cores
+                (needs Debian's package dataset-fashion-mnist, or the files; see the docs on data)
   shapes        generated images with known factors: an hour on one accelerator
   cifar10       the paper's B.9 recipe: ResNet-50, 3x3 stem, no blur (needs tfds:cifar10 prepared)
   imagenet      the paper's recipe: ResNet-50, batch 4096, LARS, 100 epochs (needs
@@ -21,7 +23,7 @@ from ml_collections.config_dict import placeholder
 from ssl_jax.config import base_config
 from ssl_jax.configs import common
 
-VARIANTS = ("digits", "small_shapes", "shapes", "cifar10", "imagenet", "folder")
+VARIANTS = ("digits", "small_shapes", "fashion", "shapes", "cifar10", "imagenet", "folder")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -48,6 +50,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     {
         "digits": _digits,
         "small_shapes": _small_shapes,
+        "fashion": _fashion,
         "shapes": _shapes,
         "cifar10": _cifar10,
         "imagenet": _imagenet,
@@ -99,6 +102,29 @@ def _small_shapes(config: ConfigDict) -> None:
     """A small conv net on 2048 generated 32x32 images."""
     common.small_shapes(config)
     config.method.update(temperature=0.2, hidden_dim=128, output_dim=64)
+
+
+def _fashion(config: ConfigDict) -> None:
+    """A narrow ResNet-10 on Fashion-MNIST."""
+    config.batch_size = 256
+    config.epochs = 15.0
+    config.data.update(name="fashion_mnist")
+    config.method.update(temperature=0.2, hidden_dim=256, output_dim=64)
+    config.model.update(name="resnet10", width=0.25)
+    config.views = ConfigDict(
+        dict(
+            ops=("random_resized_crop", "flip", "color_jitter"),
+            random_resized_crop=dict(size=28, scale=(0.3, 1.0)),
+            flip=dict(p=0.5),
+            # Grey images have neither saturation nor hue.
+            color_jitter=dict(brightness=0.4, contrast=0.4, saturation=0.0, hue=0.0, p=0.8),
+        )
+    )
+    config.optimizer.update(
+        name="adamw", base_lr=2e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=1.0
+    )
+    config.eval.update(every_epochs=5.0, batch_size=500, baselines=True)
+    config.checkpoint.every_epochs = 5.0
 
 
 def _shapes(config: ConfigDict) -> None:

@@ -38,6 +38,7 @@ from ssl_jax.models.norm import batch_norm
 from ssl_jax.models.options import not_architecture
 
 BLOCKS_PER_STAGE = {
+    10: (1, 1, 1, 1),
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
@@ -55,7 +56,7 @@ Layer = Callable[..., nn.Module]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
+    """Two 3x3 convolutions and a shortcut (ResNet-10, -18 and -34)."""
 
     channels: int
     stride: int

@@ -14,8 +14,8 @@ from ssl_jax.models import Net, TextEncoder, ViT
 
 # Largest accepted difference of outputs, relative to their largest absolute value.
 TOLERANCE = 1e-3
-# timm has a ResNet for every depth of ssl_jax.
-TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
+# Of the ResNets that each library has.
+DEPTHS = {"torchvision": (18, 34, 50, 101, 152), "timm": (18, 34, 50, 101, 152, 200)}
 _STEM_CHANNELS = 64
 _COMPARED_TEXTS = 8
 
@@ -78,7 +78,7 @@ def no_such_model(library: str, module: Any) -> str | None:
     channels = round(_STEM_CHANNELS * module.width)
     if channels != _STEM_CHANNELS:
         return f"it has no ResNet whose first layer has {channels} channels"
-    if library == "torchvision" and module.depth not in TORCHVISION_DEPTHS:
+    if module.depth not in DEPTHS[library]:
         return f"it has no resnet{module.depth}"
     return None
 

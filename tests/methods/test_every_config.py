@@ -21,6 +21,7 @@ QUICK = {
     "moco_v1.py:digits",
     "moco_v3.py:digits",
     "roberta.py:pydoc",
+    "simclr.py:fashion",
     "simclr.py:small_shapes",
     "simclr_v2.py:digits",
     "supervised.py:linear_digits",

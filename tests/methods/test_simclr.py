@@ -1,6 +1,7 @@
 """SimCLR's own facts: its views, its one forward pass, its config at paper scale."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,11 @@ from ssl_jax import config as config_lib
 from ssl_jax import data, losses, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Weights, hyper_parameters
+from ssl_jax.data.kinds import fashion_mnist
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods import simclr
+from tests import commands
+from tests.data.kinds.test_idx import write
 from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import CONFIGS, ROWS
 from tests.methods.test_methods import build
@@ -83,6 +87,28 @@ def test_the_imagenet_recipe_is_the_papers():
     np.testing.assert_allclose(peak, 4.8, rtol=1e-3)
     encoder = experiment.abstract_state.params["encoder"]
     assert sum(leaf.size for leaf in jax.tree.leaves(encoder)) == 23_508_032
+
+
+def test_the_fashion_variant_trains_on_idx_files(tmp_path):
+    """The whole command, on images that the test writes, with a narrow net."""
+    write(tmp_path / "data", zipped=True, sizes=(40, 20), side=(28, 28))
+    commands.run(
+        tmp_path / "run",
+        "--config=simclr:fashion",
+        f"--config.data.options.folder={tmp_path}/data",
+        "--config.batch_size=20",
+        "--config.epochs=1",
+        "--config.model.width=0.0625",
+        "--config.method.hidden_dim=16",
+        "--config.eval.final_names=('knn',)",
+        "--config.log.report=False",
+        "--config.log.every_steps=1",
+    )
+    assert list(commands.losses(tmp_path / "run")) == [1, 2]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    assert list(results) == ["raw pixels", "untrained encoder", "SimCLR"]
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["data"]["class_names"] == list(fashion_mnist.CLASS_NAMES)
 
 
 def test_unknown_keys_of_the_method_are_named():

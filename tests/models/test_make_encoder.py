@@ -47,7 +47,7 @@ def test_an_option_overrides_what_the_name_means():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(name=None), r"model.name is not set; use one of resnet18, "),
+        (dict(name=None), r"model.name is not set; use one of resnet10, "),
         (dict(name="resnet5"), r"model.name is 'resnet5'; .*Did you mean 'resnet50'\?"),
         (dict(name="vit_b61"), r"model.name is 'vit_b61'; .*Did you mean 'vit_b16'\?"),
         (dict(name="vit_b16", dims=8), r"key model.dims; .*Did you mean 'dim'\?"),

@@ -13,6 +13,7 @@ from ssl_jax import config as config_lib
 from ssl_jax.cli import export as command
 from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.models.resnet import BLOCKS_PER_STAGE
 from ssl_jax.pretrained import export, formats, torch_models
 from tests.methods.table import ROWS
 from tests.pretrained.formats import peers
@@ -149,7 +150,8 @@ def test_a_net_that_the_library_does_not_have_is_exported(run_of, exported):
 
 
 def test_what_the_libraries_are_said_to_have():
-    for depth in (18, 34, 50, 101, 152, 200):
+    for depth in BLOCKS_PER_STAGE:
         name = f"resnet{depth}"
-        assert peers.timm.is_model(name)
-        assert hasattr(peers.torchvision.models, name) == (depth in torch_models.TORCHVISION_DEPTHS)
+        assert peers.timm.is_model(name) == (depth in torch_models.DEPTHS["timm"])
+        has = hasattr(peers.torchvision.models, name)
+        assert has == (depth in torch_models.DEPTHS["torchvision"])
