@@ -7,6 +7,10 @@ f is a ResNet or ViT, g a projector, p a predictor, f' and g' the moving average
 cosine schedule slows down to a standstill. The negatives of a query are the keys of the other
 images in the batch, over all devices; the batch is large.
 
+The average moves at the end of step t, with m(t). The released code moves it in step t + 1, between
+queries and keys, with m(t + 1): the same parameters, and a decay one step further on. m changes by
+at most 1.7e-7 a step in the 300-epoch recipe.
+
 The views are of two kinds, as BYOL's: the config's `views.overrides` says how the second differs.
 
 Each view has a pass of its own, in both encoders, as in the released code: BatchNorm statistics are

@@ -3,6 +3,13 @@
 By default they are those of the global batch. `apply_in_groups` takes them over groups of examples
 instead, as separate devices would without synchronisation, and `interleave` deals the examples of
 each group out to others: together they are the shuffling BatchNorm of MoCo (He et al. 2020, 3.3).
+
+The running variance averages the variances of the batches, each divided by n, the values that a
+channel has in a batch, as Flax does and SimCLR's released code across replicas. Ioffe & Szegedy
+(2015, algorithm 2) and PyTorch average the unbiased variances, n / (n - 1) times as large. Weights
+that are converted keep their running variance, so evaluation is exact. If training goes on from
+PyTorch or in PyTorch, it drifts to the other convention: by 4% at n = 25, by less than 0.01% at 256
+images of 7x7 positions.
 """
 
 from __future__ import annotations

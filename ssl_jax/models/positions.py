@@ -9,7 +9,9 @@ from flax import linen as nn
 
 Array = jax.Array
 
-# Fixed positions: the column in the first half of the channels (MAE, timm), or the row (MoCo v3).
+# Fixed positions: the column in the first half of the channels (MAE), or the row (MoCo v3). timm's
+# `build_sincos2d_pos_embed` has a third order, which no option here gives: the sines of row and
+# column in the first half, their cosines in the second.
 FIXED_POSITIONS = ("sincos", "sincos_row_first")
 STD = 0.02  # of learned positions, at the start
 

@@ -8,6 +8,11 @@ bytes, and a mirrored crop costs nothing: its column matrix reads the box from r
 The matrices are banded: a few weights around a diagonal and zeros elsewhere. A matrix unit
 multiplies zeros for nothing; a CPU does not, so there the products go in blocks of output pixels,
 each from the window of input pixels it needs (a third to a quarter of the arithmetic at 224).
+
+Kernels and windows are Pillow's, and in floating point the results are equal. Of 8-bit images
+Pillow rounds what lies between its two passes and clips it to 0..255, which cuts a cubic's
+overshoots; here only the result is clipped. Crops of photographs differ by 0.3 levels of 255 on
+average and by up to 5 at sharp edges, white noise by up to 13.
 """
 
 from __future__ import annotations

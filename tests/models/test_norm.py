@@ -13,7 +13,7 @@ from ssl_jax.core.batch_axes import ROWS, WHOLE
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.models import make_encoder
-from ssl_jax.models.norm import apply_in_groups, check_groups, interleave
+from ssl_jax.models.norm import apply_in_groups, batch_norm, check_groups, interleave
 
 N, GROUPS = 32, 8
 NET = make_encoder("convnet", widths=(4, 8))
@@ -34,6 +34,17 @@ def value(params, buffers, x, groups=GROUPS):
     (h, out), after = apply_in_groups(NET, params, buffers, x, groups=groups)
     weights = jnp.cos(jnp.arange(h.size, dtype=jnp.float32)).reshape(h.shape)
     return jnp.sum(weights * h), (h, out["stage1"], after)
+
+
+def test_the_running_variance_is_divided_by_n():
+    """As in Flax; PyTorch's is n / (n - 1) times as large, 4% at n = 25."""
+    x = np.random.default_rng(0).normal(size=(25, 3)).astype(np.float32)
+    norm = batch_norm(train=True)
+    start = norm.init(jax.random.key(0), x)
+    _, after = norm.apply(start, x, mutable=["batch_stats"])
+    biased, unbiased = (0.9 + 0.1 * x.astype(np.float64).var(axis=0, ddof=ddof) for ddof in (0, 1))
+    np.testing.assert_allclose(after["batch_stats"]["var"], biased, rtol=1e-6)
+    np.testing.assert_allclose((unbiased - 0.9) / (biased - 0.9), 25 / 24)
 
 
 def test_each_group_is_normalised_by_itself():

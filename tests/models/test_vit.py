@@ -228,6 +228,23 @@ def test_positions_as_mocov3_and_mae_number_their_patches():
         )
 
 
+def test_timms_fixed_positions_are_in_neither_order():
+    """timm stacks the sines of row and column before their cosines."""
+    side, dim = 4, 16
+    angle = 1 / 10000 ** (np.arange(dim // 4) / (dim // 4))
+    row, column = np.indices((side, side)).astype(float)
+    parts = [f(grid[..., None] * angle) for f in (np.sin, np.cos) for grid in (row, column)]
+    timm = np.concatenate(parts, axis=-1)
+    for order in ("sincos", "sincos_row_first"):
+        ours = sincos_positions((side, side), dim, order)
+        assert np.abs(ours - timm).max() > 1, order
+    # The same numbers all the same: a permutation of the channels.
+    ours = sincos_positions((side, side), dim, "sincos_row_first")
+    np.testing.assert_allclose(
+        ours.reshape(side, side, 2, 2, -1).swapaxes(2, 3).reshape(side, side, dim), timm, atol=1e-6
+    )
+
+
 def test_positions_are_resized_for_images_of_another_size():
     net = tiny()
     params = drawn(net)  # of 3x2 patches
