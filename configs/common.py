@@ -165,6 +165,57 @@ def simclr_views() -> ConfigDict:
     )
 
 
+def swav_imagenet(
+    config: ConfigDict,
+    *,
+    batch_size: int,
+    epochs: float,
+    scale: tuple[float, float] = (0.14, 1.0),
+    count: int = 6,
+) -> None:
+    """Data, views, encoder and optimizer of SwAV's and DeepCluster v2's released recipes.
+
+    Args:
+      batch_size: global.
+      epochs: length of the run.
+      scale: smallest and largest area of the two large crops, as a fraction of the image's.
+      count: small crops of each image.
+    """
+    imagenet(config, batch_size=batch_size, epochs=epochs, scale=scale)
+    config.model.update(name="resnet50")
+    # The released code divides by these; ImageNet's usual standard deviation is (.229, .224, .225).
+    statistics = dict(mean=(0.485, 0.456, 0.406), std=(0.228, 0.224, 0.225))
+    config.views = ConfigDict(
+        dict(
+            ops=("flip", "color_jitter", "grayscale", "gaussian_blur", "normalize"),
+            flip=dict(p=0.5),
+            color_jitter=dict(strength=1.0, p=0.8),
+            grayscale=dict(p=0.2),
+            gaussian_blur=dict(p=0.5, sigma=(0.1, 2.0)),
+            normalize=statistics,
+        )
+    )
+    if count:
+        config.data.host_crops.local = dict(count=count, size=96, scale=(0.05, 0.14))
+        config.views.families = dict(local=dict(count=count))
+    swav_optimizer(config)
+
+
+def swav_optimizer(config: ConfigDict) -> None:
+    """LARS for all parameters, biases and norms included, as SwAV's released code calls LARC."""
+    config.optimizer.update(
+        name="lars",
+        base_lr=0.3,
+        lr_scaling="linear",
+        final_lr_factor=1e-3,
+        weight_decay=1e-6,
+        warmup_epochs=10.0,
+        warmup_start=1 / 16,
+        momentum_order="lr_outside",
+        exclude="",
+    )
+
+
 def byol_views(**color_jitter: object) -> ConfigDict:
     """The two kinds of views of BYOL (Grill et al. 2020, App. B), behind host crops.
 

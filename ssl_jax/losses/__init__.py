@@ -30,6 +30,7 @@ from ssl_jax.losses.self_distillation import (
     update_centre,
 )
 from ssl_jax.losses.siamese import byol, simsiam
+from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.variational import (
     active_latents,
     bernoulli_log_likelihood,
@@ -62,6 +63,7 @@ __all__ = [
     "prototype_logits",
     "self_distillation",
     "simsiam",
+    "sinkhorn",
     "softmax_over_bank",
     "softmax_over_candidates",
     "target_statistics",

@@ -58,19 +58,27 @@ def update_bank(
     return bank.at[index].set(unit_length(mixed).astype(bank.dtype))
 
 
-def init_queue(key: Array, length: int, dim: int) -> dict[str, Array]:
-    """A queue of random unit vectors: `queue` [length dim], and `pointer` int32 [], its oldest row.
+def init_queue(key: Array, length: int, *shape: int) -> dict[str, Array]:
+    """A queue of random unit vectors, `queue` [length ... d], and `pointer`, its oldest row.
 
     As MoCo's released code begins (He et al. 2020).
+
+    Args:
+      key: draws the vectors.
+      length: rows.
+      *shape: of a row; its last dimension is d.
+
+    Returns:
+      `queue` float32 and `pointer` int32 [].
     """
-    queue = unit_length(jax.random.normal(key, (length, dim)))
+    queue = unit_length(jax.random.normal(key, (length, *shape)))
     return {"queue": queue, "pointer": jnp.zeros((), jnp.int32)}
 
 
 def enqueue(
-    queue: Float[Array, "length d"], pointer: Int[Array, ""], keys: Float[Array, "n d"]
+    queue: Float[Array, "length ..."], pointer: Int[Array, ""], keys: Float[Array, "n ..."]
 ) -> dict[str, Array]:
-    """A queue after a batch: its keys [n d] in the place of the oldest, n a divisor of the length.
+    """A queue after a batch: its n keys in the place of the oldest, n a divisor of the length.
 
     Args:
       queue, pointer: of `init_queue`.

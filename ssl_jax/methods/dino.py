@@ -172,18 +172,13 @@ class DINO(MultiCrop):
         return path.replace(f"buffers/{TEACHER}/", "buffers/", 1)
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
-        hyper, shapes = self.hyper, self.families.shapes
-        views = sum(v for v, *_ in shapes.values())
+        hyper = self.hyper
         rows = -(-batch_size // shards())
         first, last = hyper.first_teacher_temperature, hyper.teacher_temperature
         warmup = hyper.temperature_warmup_epochs
         temperature = f"{last:g}" if not warmup else f"{first:g} to {last:g} in {warmup} epochs"
         return [
-            (
-                "views",
-                " and ".join(f"{v} {name} of {h}x{w}" for name, (v, h, w, _) in shapes.items())
-                + f" an image; {shapes[MAIN][0] * (views - 1)} pairs of a target and another view",
-            ),
+            ("views", self.views_line()),
             (
                 "teacher",
                 f"moving average, decay {hyper.teacher_momentum:g} to 1 over "

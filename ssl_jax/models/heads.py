@@ -8,6 +8,7 @@ The shapes of the papers, for an encoder of 2048 features:
                   mlp_head(2, 512, 2048, output_bias=True)              predictor
     Barlow Twins  mlp_head(3, 8192, 8192)                               projector
     VICReg        mlp_head(3, 8192, 8192, hidden_bias=True)             expander
+    SwAV          swav_head()                                           projector
     DINO          dino_head()                                           projector; see `prototypes`
 """
 
@@ -162,6 +163,22 @@ def dino_head(
         activation="gelu",
         dtype=dtype,
     )
+
+
+def swav_head(hidden_dim: int = 2048, output_dim: int = 128, *, dtype: Any = jnp.float32) -> Net:
+    """SwAV's and DeepCluster v2's projection head, `[n d]` to `[n output_dim]` float32.
+
+    Two dense layers with biases, BatchNorm and ReLU between them (Caron et al. 2020, released
+    code).
+
+    Args:
+      hidden_dim, output_dim: widths.
+      dtype: compute dtype, by name or as a type.
+
+    Raises:
+      UserError: a width below 1.
+    """
+    return mlp_head(2, hidden_dim, output_dim, hidden_bias=True, output_bias=True, dtype=dtype)
 
 
 def projection_head(

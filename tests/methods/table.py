@@ -291,6 +291,19 @@ ROWS = {
         },
         slow=True,
     ),
+    "swav": Row(
+        "swav.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.num_prototypes": 24,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "method.queue_length": 16,
+            "method.queue_start_epoch": 0,
+            "optimizer.groups.prototypes.frozen_epochs": 0.0,
+            "steps": 100,
+        },
+    ),
     "supervised": Row(
         "supervised.py:digits",
         {

@@ -15,6 +15,7 @@ from ssl_jax.models.prototypes import prototype_matrix
 from ssl_jax.views.recipe import read_recipes
 from tests.methods import paper_scale
 from tests.methods.contract import encode, loss_and_aux, views_of
+from tests.methods.multi_crop import forward
 from tests.methods.test_methods import batches, build
 
 
@@ -32,30 +33,6 @@ def drawn(tiny, n=8):
     w = Weights(state.params, {**state.buffers, "centre": centre}, ema)
     keys = jax.random.split(jax.random.key(0), n)
     return w, views_of(experiment.method, keys, source.batch(np.arange(n)))
-
-
-def forward(method, params, buffers, families):
-    """u [n V d] and the buffers of one net, a pass a family."""
-    h, statistics = [], buffers["encoder"]
-    for x in families:
-        n, v = x.shape[:2]
-        (features, _), statistics = method.encoder.apply(
-            params["encoder"],
-            statistics,
-            x.reshape(n * v, *x.shape[2:]),
-            train=True,
-        )
-        h.append(features.reshape(n, v, -1))
-    h = jnp.concatenate(h, axis=1)
-    z, projector = method.projector.apply(
-        params["projector"],
-        buffers["projector"],
-        h.reshape(-1, h.shape[-1]),
-        train=True,
-    )
-    z = np.asarray(z, np.float64).reshape(*h.shape[:2], -1)
-    unit = z / np.linalg.norm(z, axis=-1, keepdims=True)
-    return h[:, 0], unit, {"encoder": statistics, "projector": projector}
 
 
 def test_a_step_is_the_papers_equations(tiny):

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax import modalities
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.families import MAIN
 from ssl_jax.core.items import Images, Item
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
@@ -107,6 +109,14 @@ class MultiCrop(Method):
         z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
 
+    def views_line(self) -> str:
+        """What is seen of an image, for `preflight`: the views of each size, and their pairs."""
+        shapes = self.families.shapes
+        views = sum(v for v, *_ in shapes.values())
+        of_sizes = " and ".join(f"{v} {name} of {h}x{w}" for name, (v, h, w, _) in shapes.items())
+        pairs = shapes[MAIN][0] * (views - 1)
+        return f"{of_sizes} an image; {pairs} pairs of a target and another view"
+
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         del w
         views = self.families.recipe(keys, family_images(batch, tuple(self.families.shapes)))
@@ -130,8 +140,25 @@ def nets_and_families(config: Any, spec: DataSpec, *, num_views: int = 2) -> dic
       config: the whole config.
       spec: of the data.
       num_views: views of the main family.
+
+    Raises:
+      UserError: the data are not images, or an option of a section is wrong.
     """
+    modalities.require(config, spec, "image")
     families = families_and_eval(
         config.views, spec.batch(1), num_views=num_views, dtype=config.dtype
     )
     return dict(encoder=make_encoder(**config.model, dtype=config.dtype), families=families)
+
+
+def check_prototypes(count: int, spec: DataSpec) -> None:
+    """Checks that there are no more prototypes than examples, of which each would stand for none.
+
+    Raises:
+      UserError: there are.
+    """
+    if count > spec.num_examples:
+        raise UserError(
+            f"method.num_prototypes {count:,} are more than the {spec.num_examples:,} training "
+            f"examples, which cannot use them all; use {spec.num_examples // 2:,} or fewer"
+        )
