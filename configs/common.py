@@ -68,6 +68,22 @@ def small_shapes(config: ConfigDict, *, epochs: float = 60.0) -> None:
     )
 
 
+def digits_multi_crop(config: ConfigDict) -> None:
+    """`digits` for multi-crop methods: two small views enlarge a part of the digit to 8x8."""
+    digits(config, epochs=80.0)
+    config.views.families = dict(
+        local=dict(count=2, random_affine=dict(size=8, translate=0.2, scale=(1.1, 1.5)))
+    )
+
+
+def small_shapes_multi_crop(config: ConfigDict) -> None:
+    """`small_shapes` for multi-crop methods: two small crops of 16x16."""
+    small_shapes(config)
+    config.views.families = dict(
+        local=dict(count=2, random_resized_crop=dict(size=16, scale=(0.05, 0.3)))
+    )
+
+
 def imagenet(
     config: ConfigDict,
     *,
@@ -199,6 +215,23 @@ def swav_imagenet(
         config.data.host_crops.local = dict(count=count, size=96, scale=(0.05, 0.14))
         config.views.families = dict(local=dict(count=count))
     swav_optimizer(config)
+
+
+def swav_cifar10(config: ConfigDict) -> None:
+    """SwAV's and DeepCluster v2's recipe for 32x32 images; not in the paper.
+
+    Batches of 256, 4 small crops, no blur, 300 prototypes, ResNet-18.
+    """
+    cifar10(config, batch_size=256, epochs=300.0)
+    config.method.update(num_prototypes=300, hidden_dim=2048)
+    config.model.update(name="resnet18", stem="cifar")
+    config.views = byol_cifar10_views()
+    config.views.random_resized_crop.scale = (0.2, 1.0)
+    config.views.families = dict(
+        local=dict(count=4, random_resized_crop=dict(size=16, scale=(0.05, 0.2)))
+    )
+    swav_optimizer(config)
+    config.optimizer.update(base_lr=0.6, warmup_epochs=0.0)
 
 
 def swav_optimizer(config: ConfigDict) -> None:

@@ -181,19 +181,13 @@ def _digits(config: ConfigDict) -> None:
     Measured on train[80%:] after training on the rest (one seed): 74.3 with one label a class (raw
     pixels 65.5, untrained encoder 56.8), 96.5 with 20 nearest neighbours.
     """
-    common.digits(config, epochs=80.0)
-    config.views.families = dict(
-        local=dict(count=2, random_affine=dict(size=8, translate=0.2, scale=(1.1, 1.5)))
-    )
+    common.digits_multi_crop(config)
     _small_net(config)
 
 
 def _small_shapes(config: ConfigDict) -> None:
     """Crops of 32x32 and of 16x16. Its scores were not measured."""
-    common.small_shapes(config)
-    config.views.families = dict(
-        local=dict(count=2, random_resized_crop=dict(size=16, scale=(0.05, 0.3)))
-    )
+    common.small_shapes_multi_crop(config)
     _small_net(config)
 
 

@@ -60,34 +60,23 @@ def _imagenet_256(config: ConfigDict) -> None:
 
 def _cifar10(config: ConfigDict) -> None:
     """The recipe for 32x32 images, with 4 small crops and no blur; not in the paper."""
-    common.cifar10(config, batch_size=256, epochs=300.0)
-    config.method.update(num_prototypes=300, hidden_dim=2048)
-    config.model.update(name="resnet18", stem="cifar")
-    config.views = common.byol_cifar10_views()
-    config.views.random_resized_crop.scale = (0.2, 1.0)
-    config.views.families = dict(
-        local=dict(count=4, random_resized_crop=dict(size=16, scale=(0.05, 0.2)))
-    )
-    common.swav_optimizer(config)
-    config.optimizer.update(base_lr=0.6, warmup_epochs=0.0)
+    common.swav_cifar10(config)
     config.optimizer.groups = ConfigDict(dict(prototypes=dict(frozen_epochs=1.0)))
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16, and small ones of 8x8 that enlarge a part of the digit."""
-    common.digits(config, epochs=80.0)
-    config.views.families = dict(
-        local=dict(count=2, random_affine=dict(size=8, translate=0.2, scale=(1.1, 1.5)))
-    )
+    """Affine views of 16x16, and small ones of 8x8 that enlarge a part of the digit.
+
+    Measured on train[80%:] after training on the rest (one seed): 75.3 with one label a class (raw
+    pixels 65.5, untrained encoder 56.8), 90.6 with kNN.
+    """
+    common.digits_multi_crop(config)
     _small_net(config)
 
 
 def _small_shapes(config: ConfigDict) -> None:
     """Crops of 32x32 and of 16x16. Its scores were not measured."""
-    common.small_shapes(config)
-    config.views.families = dict(
-        local=dict(count=2, random_resized_crop=dict(size=16, scale=(0.05, 0.3)))
-    )
+    common.small_shapes_multi_crop(config)
     _small_net(config)
 
 

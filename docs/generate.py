@@ -30,7 +30,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Titles of the groups of methods, and the methods in them. Others are listed as "Other methods".
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Contrastive": ("simclr", "simclr_v2", "instdisc", "moco", "moco_v3"),
-    "Without negatives": ("byol", "simsiam", "dino", "swav", "barlow_twins", "vicreg"),
+    "Without negatives": ("byol", "simsiam", "barlow_twins", "vicreg"),
+    "Teachers and clusters": ("dino", "swav", "deepcluster_v2"),
     "Autoencoders": ("vae",),
     "Language models": ("bert",),
     "Learning from labels": (

@@ -1,5 +1,6 @@
 """Objectives as pure functions of arrays."""
 
+from ssl_jax.losses.clusters import cluster_cross_entropy
 from ssl_jax.losses.contrastive import (
     choose_implementation,
     choose_one_sided,
@@ -48,6 +49,7 @@ __all__ = [
     "centred_targets",
     "choose_implementation",
     "choose_one_sided",
+    "cluster_cross_entropy",
     "enqueue",
     "gaussian_kl",
     "gaussian_log_likelihood",

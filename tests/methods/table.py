@@ -304,6 +304,17 @@ ROWS = {
             "steps": 100,
         },
     ),
+    "deepcluster-v2": Row(
+        "deepcluster_v2.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.num_prototypes": 24,
+            "method.num_clusterings": 3,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "steps": 100,
+        },
+    ),
     "supervised": Row(
         "supervised.py:digits",
         {
