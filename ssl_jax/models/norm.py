@@ -33,7 +33,9 @@ _GROUP = "bn_group"  # names the vmap over groups, so that BatchNorm knows that 
 
 
 def batch_norm(*, train: bool, dtype: Any = jnp.float32, **options: Any) -> nn.BatchNorm:
-    """BatchNorm with momentum 0.9 and epsilon 1e-5; statistics in float32, in one pass.
+    """BatchNorm with momentum 0.9 and epsilon 1e-5; statistics in float32.
+
+    They take one pass, E[x^2] - E[x]^2, unless `use_fast_variance` is False.
 
     Under `jit` XLA takes the statistics over all devices. Inside a `shard_map`, where an array is
     one device's part, they are averaged over its batch axes: the same numbers. Inside

@@ -9,8 +9,9 @@ import pytest
 from flax import linen as nn
 
 from ssl_jax.models import count_parameters, make_encoder, resnet
+from ssl_jax.models import norm as norm_lib
 from ssl_jax.models.functional import Net
-from ssl_jax.models.resnet import BLOCKS_PER_STAGE, KERNEL_INITS, SelectiveKernel
+from ssl_jax.models.resnet import BLOCKS_PER_STAGE, KERNEL_INITS, SelectiveKernel, _conv
 from tests.marks import slow_unless
 
 # What SimCLR v2 changes: selective kernels and ResNet-D.
@@ -271,6 +272,28 @@ def test_equal_mixing_logits_average_the_branches():
     assert not np.allclose(apply(variables, x), mean, atol=1e-3)
     variables["params"]["mix"]["kernel"] *= 0
     np.testing.assert_allclose(apply(variables, x), mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.1, 0.01])
+def test_selective_kernels_of_few_similar_images_are_accurate_in_float32(spread):
+    """Pooled features of 4 images: one pass over them would lose their variance to rounding."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 16, 16, 16)) + spread * rng.normal(size=(4, 16, 16, 16))
+    x = np.maximum(x, 0)
+
+    def features(dtype):
+        conv = functools.partial(_conv, kernel_init=KERNEL_INITS["lecun"], dtype=dtype)
+        norm = functools.partial(norm_lib.batch_norm, train=True, dtype=dtype)
+        module = SelectiveKernel(16, 1, 32, conv, norm)
+        variables = jax.jit(module.init)(jax.random.key(0), jnp.asarray(x, jnp.float32))
+        variables = jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
+        apply = jax.jit(functools.partial(module.apply, mutable=["batch_stats"]))
+        return np.asarray(apply(variables, jnp.asarray(x, dtype))[0], np.float64)
+
+    single = features(jnp.float32)
+    with jax.enable_x64():
+        double = features(jnp.float64)
+    assert np.abs(single - double).max() < 1e-4 * np.abs(double).max()
 
 
 def test_bfloat16_trains_with_float32_statistics(bottleneck):
