@@ -38,7 +38,7 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.transformer import TextEncoder
 from ssl_jax.models.vit import ViT
 from ssl_jax.pretrained import formats, trained_run
-from ssl_jax.pretrained.formats import hugging_face, hugging_face_config, task_heads
+from ssl_jax.pretrained.formats import hugging_face, hugging_face_config, task_heads, timm_config
 from ssl_jax.pretrained.matching import (
     Head,
     Loaded,
@@ -53,6 +53,7 @@ from ssl_jax.pretrained.matching import (
 from ssl_jax.pretrained.unseen_settings import check_heads, check_settings
 
 _SHOWN = 4
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # files that a config.json describes
 # Names of arrays that belong to an encoder.
 _TORCH_ENCODER = re.compile(
     r"(conv1|bn1|layer\d|patch_embed|blocks|norm|norm_pre|cls_token|pos_embed)\b"
@@ -129,14 +130,19 @@ def _of_transformers(
     folder: str, config: Mapping[str, Any], experiment: Experiment
 ) -> tuple[Loaded, list[str]]:
     module = encoder_module(experiment)
-    if not isinstance(module, TextEncoder):
+    if not isinstance(module, TextEncoder) and config["model_type"] in hugging_face_config.FAMILIES:
         name = experiment.config.model.name
         raise UserError(f"init_from={folder} holds an encoder of text; {name} is none")
-    names = ("model.safetensors", "pytorch_model.bin")
-    paths = [os.path.join(folder, name) for name in names]
+    if not isinstance(module, TextEncoder):
+        raise UserError(
+            f"init_from={folder}: config.json says model_type {config['model_type']!r}; of the "
+            f"transformers library {' and '.join(hugging_face_config.FAMILIES)} can be read, and "
+            "encoders of images under timm's and torchvision's names"
+        )
+    paths = [os.path.join(folder, name) for name in _WEIGHTS]
     path = next((path for path in paths if os.path.exists(path)), None)
     if path is None:
-        raise UserError(f"init_from={folder} has neither {' nor '.join(names)}")
+        raise UserError(f"init_from={folder} has neither {' nor '.join(_WEIGHTS)}")
     state = formats.read(path)
     arrays, others = hugging_face.from_hugging_face(state, config, module, experiment.spec.task)
     other_head = hugging_face.other_token_head(state, config)
@@ -158,8 +164,12 @@ def _of_transformers(
 def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     weights = formats.read(path)
     beside = epath.Path(path).parent / "config.json"
-    architecture = storage.read_json(beside).get("architecture") if beside.exists() else None
+    described = os.path.basename(path) in _WEIGHTS and beside.exists()
+    config = storage.read_json(beside) if described else {}
+    architecture = config.get("architecture")
     if weights and all(name.startswith(("params/", "buffers/")) for name in weights):
+        if described and not isinstance(architecture, dict):
+            raise UserError(f"{beside} does not describe an encoder: it has no architecture")
         return _of_own_file(path, weights, architecture, experiment)
     weights, prefix = formats.strip_prefix(weights)
     # The encoder as another run would have it, wherever this method keeps it.
@@ -177,6 +187,8 @@ def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     else:
         notes = check_heads(path, prefix, experiment)
     try:
+        if isinstance(architecture, str):
+            timm_config.check(config, module)
         found, lacking, unused = formats.from_torch(
             weights,
             _nested(encoder["params"]),
@@ -200,13 +212,13 @@ def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
 
 
 def _of_own_file(
-    path: str, weights: Mapping[str, Any], architecture: Any, experiment: Experiment
+    path: str,
+    weights: Mapping[str, Any],
+    architecture: Mapping[str, Any] | None,
+    experiment: Experiment,
 ) -> tuple[Loaded, list[str]]:
     """An encoder under our own names, as `export --to=safetensors` writes it."""
-    beside = epath.Path(path).parent / "config.json"
-    if beside.exists():
-        if not isinstance(architecture, dict):
-            raise UserError(f"{beside} does not describe an encoder: it has no architecture")
+    if architecture is not None:
         check_settings(path, architecture, experiment)
     parts = (name.split("/", 1) for name in weights)
     renamed = {f"{part}/encoder/{below}": f"{part}/{below}" for part, below in parts}

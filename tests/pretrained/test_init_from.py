@@ -208,9 +208,42 @@ def test_an_export_says_how_many_heads_it_has(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture}))
     with pytest.raises(UserError, match="has model.num_heads=3 and this run 4"):
         init_from.load(path, experiment_of(VIT))
-    # timm's config.json names a model, which is no description of ours.
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224"}))
-    init_from.load(path, experiment_of(VIT))
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "message"),
+    [
+        (VIT, dict(architecture="vit_tiny_patch16_224"), None),
+        (VIT, dict(model_args=dict(img_size=16, num_heads=4, act_layer="gelu")), None),
+        (VIT, dict(model_args=dict(num_heads=2)), "model_args.num_heads 2, and .* model.num_hea"),
+        (VIT, dict(model_args=dict(act_layer="quick_gelu")), "model_args.act_layer 'quick_gelu'"),
+        (VIT, dict(model_args=dict(attn_layer="diff")), "attn_layer 'diff', which is not known"),
+        (VIT, dict(architecture="vit_base_patch16_clip_quickgelu_224"), "has another activation"),
+        (RESNET, dict(architecture="resnet18", model_args=dict(act_layer="relu")), None),
+        (RESNET, dict(model_args=dict(act_layer="silu")), "model_args.act_layer 'silu'"),
+        (RESNET, dict(architecture="resnetblur18"), "a blur before its strides"),
+        (RESNET, dict(model_type="resnet"), "model_type 'resnet'; of the transformers library"),
+    ],
+)  # fmt: skip
+def test_timms_config_is_honoured_or_refused(model, config, message, tmp_path):
+    """What timm's arguments change without an array that shows it."""
+    _, _, state = encoder_of(model)
+    formats.write_safetensors(str(tmp_path / "model.safetensors"), state)
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "a_vit", **config}))
+    if message is None:
+        loaded, _ = init_from.load(str(tmp_path), experiment_of(model))
+        assert len(loaded["params"]) > 4
+        return
+    with pytest.raises(UserError, match=f"init_from={tmp_path}.*{message}"):
+        init_from.load(str(tmp_path), experiment_of(model))
+
+
+def test_a_config_json_beside_another_file_is_not_read(tmp_path):
+    _, _, state = encoder_of(VIT)
+    path = str(tmp_path / "vit.safetensors")
+    formats.write_safetensors(path, state)
+    (tmp_path / "config.json").write_text("[")
+    assert len(init_from.load(path, experiment_of(VIT))[1]) == 1
 
 
 def test_settings_that_no_array_shows():
