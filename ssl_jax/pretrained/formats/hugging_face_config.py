@@ -155,7 +155,7 @@ def model_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         first = first_position(config)
         act = activation(config)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(str(error).replace("config.json", where, 1)) from error
     dim = settings["hidden_size"]
     return {
         "name": f"{config['model_type']}_base",

@@ -164,10 +164,10 @@ def test_the_options_of_an_encoder_are_read_with_the_same_checks():
     for name in ("dim", "depth", "num_heads", "mlp_ratio", "max_length", "num_types", "norm_eps"):
         assert getattr(net, name) == getattr(module, name), name
     for changes, message in (
-        (dict(position_embedding_type="relative_key"), "x/config.json: .* 'relative_key'"),
-        (dict(hidden_size="24"), "x/config.json: .* hidden_size '24'"),
-        (dict(pad_token_id=None), "x/config.json: .* pad_token_id None; RoBERTa's positions"),
-        (dict(is_decoder=True), "x/config.json: .* is_decoder True"),
+        (dict(position_embedding_type="relative_key"), "x/config.json says position_emb"),
+        (dict(hidden_size="24"), "x/config.json says hidden_size '24'"),
+        (dict(pad_token_id=None), "x/config.json says pad_token_id None; RoBERTa's positions"),
+        (dict(is_decoder=True), "x/config.json says is_decoder True"),
     ):
         with pytest.raises(UserError, match=message):
             hugging_face_config.model_options({**config, **changes}, "x/config.json")
