@@ -8,7 +8,7 @@ PyTorch says nothing; of Vision Transformers the published numbers of heads are 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ssl_jax.core.errors import UserError
@@ -57,7 +57,7 @@ def check_settings(source: str, there: Mapping[str, Any], experiment: Experiment
 
 def _option(section: Mapping[str, Any], name: str) -> Any:
     """An option of a section `model`, or its default; None if the encoder has no such option."""
-    encoder = ENCODERS.get(section.get("name") or "")
+    encoder: Callable[..., Any] | None = ENCODERS.get(section.get("name") or "")
     parameter = inspect.signature(encoder).parameters.get(name) if encoder else None
     if parameter is None:
         return None
