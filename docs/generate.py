@@ -29,8 +29,8 @@ from ssl_jax.core import method as method_lib
 ROOT = pathlib.Path(__file__).parents[1]
 # Titles of the groups of methods, and the methods in them. Others are listed as "Other methods".
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Contrastive": ("simclr", "simclr_v2", "instdisc", "moco", "moco_v3"),
-    "Without negatives": ("byol", "simsiam", "barlow_twins", "vicreg"),
+    "Contrastive": ("simclr", "simclr_v2", "instdisc", "moco", "moco_v3", "nnclr"),
+    "Without negatives": ("byol", "simsiam", "barlow_twins", "vicreg", "lejepa"),
     "Teachers and clusters": ("dino", "swav", "deepcluster_v2"),
     "Autoencoders": ("vae",),
     "Language models": ("bert",),

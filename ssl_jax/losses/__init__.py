@@ -17,10 +17,12 @@ from ssl_jax.losses.instance import (
     init_queue,
     log_normalizer,
     nce,
+    nearest_keys,
     softmax_over_bank,
     softmax_over_candidates,
     update_bank,
 )
+from ssl_jax.losses.isotropy import invariance, sigreg
 from ssl_jax.losses.language import token_cross_entropy
 from ssl_jax.losses.redundancy import barlow_twins, vicreg
 from ssl_jax.losses.self_distillation import (
@@ -56,14 +58,17 @@ __all__ = [
     "info_nce",
     "init_bank",
     "init_queue",
+    "invariance",
     "log_normalizer",
     "margin_triplet",
     "nce",
+    "nearest_keys",
     "negative_elbo",
     "nt_logistic",
     "nt_xent",
     "prototype_logits",
     "self_distillation",
+    "sigreg",
     "simsiam",
     "sinkhorn",
     "softmax_over_bank",

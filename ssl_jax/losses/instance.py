@@ -92,6 +92,34 @@ def enqueue(
     return {"queue": queue, "pointer": (pointer + len(keys)) % len(queue)}
 
 
+def nearest_keys(
+    embeddings: Float[Array, "n d"], queue: Float[Array, "length d"]
+) -> Float[Array, "n d"]:
+    """The row of the queue that is nearest to each embedding (NNCLR, Dwibedi et al. 2021, Eq. 1).
+
+    A device compares a part of its rows with the queue at a time.
+
+    Args:
+      embeddings: of unit length; n divides over the devices.
+      queue: of unit length, the same on every device.
+
+    Returns:
+      Rows of the queue, without gradient.
+    """
+
+    def local(rows: Array, queue: Array) -> Array:
+        def nearest(row: Array) -> Array:
+            return jnp.argmax(product("kd,d->k", queue, row))
+
+        at_once = max(1, GATHERED_BYTES // (len(queue) * 4))
+        return queue[jax.lax.map(nearest, rows, batch_size=min(at_once, len(rows)))]
+
+    over_devices = batch_axes.on_each_device(
+        local, (batch_axes.ROWS, batch_axes.WHOLE), batch_axes.ROWS
+    )
+    return over_devices(*jax.lax.stop_gradient((jnp.asarray(embeddings), jnp.asarray(queue))))
+
+
 def bank_logits(
     embeddings: Float[Array, "n d"],
     bank: Float[Array, "rows d"],

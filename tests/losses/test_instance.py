@@ -239,3 +239,18 @@ def test_bad_input_is_named():
         losses.softmax_over_bank(v, bank, index, temperature=-1)
     with jax.set_mesh(parallel.make_mesh()), pytest.raises(ValueError, match="12 embeddings"):
         losses.softmax_over_bank(v[:12], bank, index[:12], temperature=T)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_nearest_keys_are_those_of_the_largest_product(monkeypatch, devices):
+    """Also where a device compares a few rows at a time."""
+    v, bank, *_ = problem()
+    expected = bank[np.argmax(v.astype(np.float64) @ bank.T.astype(np.float64), axis=1)]
+    monkeypatch.setattr(instance, "GATHERED_BYTES", 4 * 50 * 3)
+    mesh = parallel.make_mesh(data=devices, devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        rows = jax.device_put(v, NamedSharding(mesh, P("data")))
+        got = jax.jit(losses.nearest_keys)(rows, bank)
+    np.testing.assert_array_equal(got, expected)
+    grad = jax.grad(lambda v: losses.nearest_keys(v, bank).sum())(v)
+    assert not np.any(grad)

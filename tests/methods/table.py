@@ -315,6 +315,27 @@ ROWS = {
             "steps": 100,
         },
     ),
+    "nnclr": Row(
+        "nnclr.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.queue_length": 32,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "method.predictor_dim": 16,
+            "steps": 100,
+        },
+    ),
+    "lejepa": Row(
+        "lejepa.py:digits",
+        {
+            "model.widths": (4, 8, 8),
+            "method.num_slices": 8,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "steps": 100,
+        },
+    ),
     "supervised": Row(
         "supervised.py:digits",
         {

@@ -13,6 +13,7 @@ FACTS = {
     "imagenet2012": Facts({"train": 1_281_167, "validation": 50_000, "test": 100_000}, 1000),
     "imagenet2012_subset/10pct": Facts({"train": 128_116, "validation": 50_000}, 1000),
     "imagenet2012_subset/1pct": Facts({"train": 12_811, "validation": 50_000}, 1000),
+    "imagenette": Facts({"train": 9_469, "validation": 3_925}, 10),
     "mnist": Facts({"train": 60_000, "test": 10_000}, 10, 28, 1),
     "stl10": Facts({"train": 5_000, "test": 8_000, "unlabelled": 100_000}, 10, 96),
     "svhn_cropped": Facts({"train": 73_257, "test": 26_032, "extra": 531_131}, 10, 32),
