@@ -24,6 +24,7 @@ from ssl_jax.losses.instance import (
 )
 from ssl_jax.losses.isotropy import invariance, sigreg
 from ssl_jax.losses.language import token_cross_entropy
+from ssl_jax.losses.masked_images import patch_error
 from ssl_jax.losses.redundancy import barlow_twins, vicreg
 from ssl_jax.losses.self_distillation import (
     centred_targets,
@@ -66,6 +67,7 @@ __all__ = [
     "negative_elbo",
     "nt_logistic",
     "nt_xent",
+    "patch_error",
     "prototype_logits",
     "self_distillation",
     "sigreg",

@@ -3,7 +3,13 @@
 from ssl_jax.models.convnet import ConvNet, convnet
 from ssl_jax.models.functional import Net, count_parameters
 from ssl_jax.models.heads import MLP, projection_head
-from ssl_jax.models.registry import DECODERS, ENCODERS, make_decoder, make_encoder
+from ssl_jax.models.registry import (
+    DECODERS,
+    ENCODERS,
+    make_decoder,
+    make_encoder,
+    make_patch_decoder,
+)
 from ssl_jax.models.resnet import ResNet, resnet
 from ssl_jax.models.transformer import PairHead, TextEncoder, text_encoder, token_head
 from ssl_jax.models.vit import ViT, vit
@@ -22,6 +28,7 @@ __all__ = [
     "count_parameters",
     "make_decoder",
     "make_encoder",
+    "make_patch_decoder",
     "projection_head",
     "resnet",
     "text_encoder",

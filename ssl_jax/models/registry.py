@@ -23,6 +23,7 @@ from ssl_jax.models.transformer import (
     text_encoder,
 )
 from ssl_jax.models.vit import SIZES, vit
+from ssl_jax.models.vit_decoder import vit_decoder
 
 # Size and patch of the ViTs that papers name; others by `patch_size`, `dim`, `depth`, `num_heads`.
 VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14")
@@ -46,7 +47,8 @@ ENCODERS = {
     },
 }
 DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}
-NETS = {**ENCODERS, **DECODERS}
+PATCH_DECODERS = {"vit_decoder": vit_decoder}
+NETS = {**ENCODERS, **DECODERS, **PATCH_DECODERS}
 DTYPES = ("float32", "bfloat16")
 
 
@@ -113,6 +115,29 @@ def make_decoder(
       UserError: as `make_encoder`.
     """
     return _make(name, DECODERS, dtype, where, {**options, "shape": shape})
+
+
+def make_patch_decoder(
+    name: str | None,
+    *,
+    grid: tuple[int, int],
+    values: int,
+    dtype: str = "float32",
+    where: str = "nets.decoder",
+    **options: Any,
+) -> Net:
+    """The decoder of a masked autoencoder: tokens `[n 1+k d]` and an order of the patches.
+
+    Args:
+      name: a key of `PATCH_DECODERS`.
+      grid: (rows, columns) of patches.
+      values: numbers that are predicted for a patch.
+      dtype, where, options: as in `make_encoder`.
+
+    Raises:
+      UserError: as `make_encoder`.
+    """
+    return _make(name, PATCH_DECODERS, dtype, where, {**options, "grid": grid, "values": values})
 
 
 def _make(

@@ -336,6 +336,18 @@ ROWS = {
             "steps": 100,
         },
     ),
+    "mae": Row(
+        "mae.py:digits",
+        {
+            "model.dim": 16,
+            "model.depth": 1,
+            "model.num_heads": 2,
+            "nets.decoder.dim": 16,
+            "nets.decoder.num_heads": 2,
+            "steps": 100,
+        },
+        embeds=False,
+    ),
     "supervised": Row(
         "supervised.py:digits",
         {

@@ -1,0 +1,98 @@
+"""MAE (He et al. 2022), https://arxiv.org/abs/2111.06377
+
+    ssl_jax train --config=mae:VARIANT --workdir=runs/mae
+
+Variants:
+  digits        8x8 handwritten digits that come with scikit-learn: a few minutes on two CPU cores
+  small_shapes  2048 generated shapes of 32x32
+  cifar10       ViT-Ti with patches of 4; not in the paper (tfds:cifar10 prepared)
+  imagenet      the released recipe: ViT-B/16, batch 4096, 1600 epochs (tfds:imagenet2012)
+  imagenet_l    ViT-L/16
+  imagenet_h    ViT-H/14
+
+Published (ImageNet, fine-tuned and linear probe, 1600 epochs): ViT-B 83.6 and 68.0, ViT-L 85.9 and
+75.8, ViT-H 86.9 and 76.6. The class token of a masked autoencoder is a weak linear feature;
+fine-tuning is what the paper recommends.
+"""
+
+from ml_collections import ConfigDict
+
+from ssl_jax.config import base_config
+from ssl_jax.configs import common
+
+VARIANTS = ("digits", "small_shapes", "cifar10", "imagenet", "imagenet_l", "imagenet_h")
+
+
+def get_config(variant: str = "digits") -> ConfigDict:
+    """The config of one variant."""
+    common.check_variant("mae", variant, VARIANTS)
+    config = base_config()
+    config.method = ConfigDict(dict(name="mae"))
+    config.nets.decoder = ConfigDict(dict(name="vit_decoder"))
+    if variant.startswith("imagenet"):
+        _imagenet(config, {"": "vit_b16", "_l": "vit_l16", "_h": "vit_h14"}[variant[8:]])
+    else:
+        {"digits": _digits, "small_shapes": _small_shapes, "cifar10": _cifar10}[variant](config)
+    return config
+
+
+def _imagenet(config: ConfigDict, name: str) -> None:
+    """The released `main_pretrain.py` with 1600 epochs: crops and flips alone."""
+    common.imagenet(config, batch_size=4096, epochs=1600.0, crops=1, scale=(0.2, 1.0))
+    config.views = ConfigDict(dict(ops=("flip", "normalize"), flip=dict(p=0.5)))
+    config.model.update(name=name, positions="sincos")
+    _adamw(config)
+
+
+def _adamw(config: ConfigDict) -> None:
+    """The released optimizer."""
+    config.optimizer.update(
+        name="adamw",
+        base_lr=1.5e-4,
+        lr_scaling="linear",
+        weight_decay=0.05,
+        warmup_epochs=40.0,
+        b1=0.9,
+        b2=0.95,
+    )
+
+
+def _cifar10(config: ConfigDict) -> None:
+    """The released optimizer for images of 32x32; not in the paper."""
+    common.cifar10(config, batch_size=1024, epochs=800.0)
+    config.views = ConfigDict(
+        dict(
+            ops=("random_resized_crop", "flip", "normalize"),
+            random_resized_crop=dict(size=32, scale=(0.2, 1.0)),
+            flip=dict(p=0.5),
+            normalize=common.CIFAR10_NORMALIZE,
+        )
+    )
+    config.model.update(name="vit_ti16", patch_size=4, positions="sincos")
+    config.nets.decoder.update(dim=128, depth=2, num_heads=4)
+    _adamw(config)
+
+
+def _digits(config: ConfigDict) -> None:
+    """Affine views of 16x16 without noise, in patches of 4, of which a quarter is visible."""
+    common.digits(config, epochs=200.0)
+    config.views.ops = ("random_affine",)
+    _small_net(config)
+
+
+def _small_shapes(config: ConfigDict) -> None:
+    """Crops of 32x32 in patches of 8. Its scores were not measured."""
+    common.small_shapes(config)
+    config.views.ops = ("random_resized_crop", "flip")
+    _small_net(config)
+    config.model.patch_size = 8
+
+
+def _small_net(config: ConfigDict) -> None:
+    """A small ViT and a decoder of one layer."""
+    del config.model.widths
+    config.model.update(
+        name="vit_ti16", patch_size=4, dim=64, depth=4, num_heads=4, positions="sincos"
+    )
+    config.nets.decoder.update(dim=64, depth=1, num_heads=4)
+    config.optimizer.update(base_lr=2e-3, weight_decay=0.05, b2=0.95)

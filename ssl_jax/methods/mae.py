@@ -1,0 +1,255 @@
+"""MAE: a masked autoencoder (He et al. 2022).
+
+    x -> patches -> a random quarter of them -> f -> tokens -> decoder, with a mask token at all
+    other places -> predicted pixels
+    loss = mean over hidden patches of |predicted - pixels|^2 / values of a patch         (Sec. 3)
+
+f is a ViT that never sees hidden patches, so it costs a quarter of a full one. Pixels are those of
+the view; with `norm_pix_loss` each patch's are brought to mean 0 and variance 1 first. The decoder
+(`nets.decoder`) is thrown away after training. Features are those of the whole image: `h` is the
+class token after the last LayerNorm.
+
+Which patches are hidden follows from the example's key: the places of a uniform draw in ascending
+order, of which the first stay, as in the released code. All images hide the same number.
+
+Deviations:
+- The learning rate's warm-up reaches its peak one step later, and changes from step to step as in
+  the released code.
+- `h` is what the class token becomes; the released fine-tuning averages the patch tokens
+  (`model.pool`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax import losses
+from ssl_jax.config.fields import open_fraction
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.items import Images, Item
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import (
+    Array,
+    Aux,
+    Batch,
+    DataSpec,
+    Method,
+    PyTree,
+    Weights,
+    hyper_parameters,
+)
+from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.models import Net, make_encoder, make_patch_decoder
+from ssl_jax.models.patches import patch_statistics, patchify, random_order, unpatchify
+from ssl_jax.models.vit import ViT
+from ssl_jax.views import to_show
+
+_MASK = 1  # what an example's key is folded with to draw the order of its patches
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`."""
+
+    mask_ratio: Annotated[float, open_fraction, "Share of the patches that are hidden."] = 0.75
+    norm_pix_loss: Annotated[bool, "Normalises the pixels of each patch before comparing."] = True
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE(Method):
+    """A masked autoencoder.
+
+    Attributes:
+      hyper: the config's section.
+      encoder: f, a ViT.
+      decoder: (tokens [n 1+k d], order [n l]) -> [n l values].
+      view: the images as the encoder takes them.
+    """
+
+    title: ClassVar[str] = "MAE"
+    decomposes: ClassVar[bool] = True
+
+    hyper: HyperParameters
+    encoder: Net
+    decoder: Net
+    view: OneView
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch, pixels."""
+        return self.encoder.module.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Of an image."""
+        height, width, _ = self.view.shape
+        return (height // self.patch_size) * (width // self.patch_size)
+
+    @property
+    def num_visible(self) -> int:
+        """Patches that the encoder sees in training."""
+        return int(self.num_patches * (1 - self.hyper.mask_ratio))
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        encoder_key, decoder_key = jax.random.split(key)
+        x = jax.ShapeDtypeStruct((1, *self.view.shape), jnp.float32)
+        tokens = jax.ShapeDtypeStruct((1, 1 + self.num_visible, self._dim), jnp.float32)
+        order = jax.ShapeDtypeStruct((1, self.num_patches), jnp.int32)
+        params, buffers = {}, {}
+        params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
+        params["decoder"], buffers["decoder"] = self.decoder.init(decoder_key, tokens, order)
+        return params, buffers
+
+    @property
+    def _dim(self) -> int:
+        return self.encoder.module.dim
+
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
+        """`x` [n h w c], and `order` int32 [n l] of its patches, the visible ones first."""
+        del key, step
+        return {"x": self.view.train(keys, batch), "order": self._orders(keys)}
+
+    def _orders(self, keys: Array) -> Array:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, _MASK))(keys)
+        return jax.vmap(lambda key: random_order(key, self.num_patches))(keys)
+
+    def encode(
+        self, w: Weights, views: dict[str, Array], *, key: Array, step: Array
+    ) -> tuple[PyTree, PyTree]:
+        """`h` [n d] of the visible patches, and the `loss` [n] of the hidden ones."""
+        del step
+        h, predicted, updates = self._predict(w, views, train=True, key=key)
+        target = patchify(views["x"].astype(jnp.float32), self.patch_size)
+        if self.hyper.norm_pix_loss:
+            mean, deviation = patch_statistics(target)
+            target = (target - mean) / deviation
+        hidden = views["order"][:, self.num_visible :]
+        predicted, target = (
+            jnp.take_along_axis(x, hidden[:, :, None], axis=1) for x in (predicted, target)
+        )
+        return {"h": h, "loss": losses.patch_error(predicted, target)}, updates
+
+    def _predict(
+        self, w: Weights, views: dict[str, Array], *, train: bool, key: Array | None = None
+    ) -> tuple[Array, Array, PyTree]:
+        """`h` [n d], the predicted values of all patches [n l values], and the buffers."""
+        visible = views["order"][:, : self.num_visible]
+        (h, out), encoder = self.encoder.apply(
+            w.params["encoder"], w.buffers["encoder"], views["x"], visible, train=train, key=key
+        )
+        tokens = jnp.concatenate([h[:, None], out["patch_tokens"]], axis=1)
+        predicted, decoder = self.decoder.apply(
+            w.params["decoder"], w.buffers["decoder"], tokens, views["order"], train=train
+        )
+        return h, predicted, {"encoder": encoder, "decoder": decoder}
+
+    def objective(
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del key, step
+        of_images = encoded["loss"]
+        h = jax.lax.stop_gradient(encoded["h"])
+        weight = jnp.float32(len(of_images))
+        return jnp.mean(of_images), Aux(w.buffers, {}, {"h": h}, weight)
+
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
+        x = self.view.evaluate(batch)
+        (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
+        return {"h": h.astype(jnp.float32)}
+
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        """What the encoder sees, and what the decoder makes of it."""
+        x = self.view.evaluate(batch)
+        order = self._orders(keys)
+        _, predicted, _ = self._predict(w, {"x": x, "order": order}, train=False)
+        patches = patchify(x.astype(jnp.float32), self.patch_size)
+        if self.hyper.norm_pix_loss:  # a patch's own mean and contrast cannot be predicted
+            mean, deviation = patch_statistics(patches)
+            predicted = predicted * deviation + mean
+        place = jnp.argsort(order, axis=1)  # of each patch in the order
+        visible = (place < self.num_visible)[:, :, None]
+        grey = jnp.full_like(patches, jnp.mean(patches))
+        shown = [
+            jnp.where(visible, patches, other) for other in (grey, predicted)
+        ]  # the pixels that are seen stay as they are
+        images = jnp.stack(
+            [unpatchify(parts, self.view.shape, self.patch_size) for parts in shown], axis=1
+        )
+        normalised = " Each hidden patch has the mean and contrast of the original."
+        note = (
+            "What the encoder sees of an image, and the hidden patches as the decoder predicts "
+            "them." + normalised * self.hyper.norm_pix_loss
+        )
+        item = Images(
+            jnp.clip(to_show(images, self.view.normalization), 0, 1),
+            inputs=to_show(x[:, None], self.view.normalization)[:, 0],
+            columns=("visible", "reconstruction"),
+            note=note,
+        )
+        return {"Reconstructions": item}
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        del batch_size
+        pixels = "of each patch normalised" if self.hyper.norm_pix_loss else "of the view"
+        return [
+            (
+                "masks",
+                f"{self.num_visible} of {self.num_patches} patches are visible; pixels {pixels}",
+            )
+        ]
+
+
+def make(config: Any, spec: DataSpec, length: Length) -> MAE:
+    """Builds the method from the config's sections method, model, nets and views.
+
+    Raises:
+      UserError: a bad value, an encoder that is no ViT with a class token, or patches that do not
+        fit the views or leave none to see or to predict.
+    """
+    del length
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    view = make_one_view(config, spec, dtype="float32")  # exact targets; nets round on their own
+    encoder = make_encoder(**config.model, dtype=config.dtype)
+    vit = check_masked_encoder(encoder, "MAE")
+    height, width, channels = view.shape
+    p = vit.patch_size
+    if height % p or width % p:
+        raise UserError(
+            f"views of {height}x{width} pixels do not divide into patches of model.patch_size={p}"
+        )
+    method = MAE(
+        hyper=hyper,
+        encoder=encoder,
+        decoder=make_patch_decoder(
+            **config.nets.decoder,
+            grid=(height // p, width // p),
+            values=p * p * channels,
+            dtype=config.dtype,
+        ),
+        view=view,
+    )
+    if not 1 <= method.num_visible < method.num_patches:
+        raise UserError(
+            f"method.mask_ratio={hyper.mask_ratio:g} of {method.num_patches} patches leaves "
+            f"{method.num_visible} to see; use a ratio that leaves some visible and some hidden"
+        )
+    return method
+
+
+def check_masked_encoder(encoder: Net, title: str) -> ViT:
+    """The encoder's module, if it can be given a part of an image's patches.
+
+    Raises:
+      UserError: it is no ViT, or its `h` is not the class token.
+    """
+    vit = encoder.module
+    if not isinstance(vit, ViT) or not vit.cls_token or vit.pool != "cls":
+        raise UserError(
+            f"{title} needs a ViT whose h is its class token; set model.name to vit_... and "
+            "model.pool='cls'"
+        )
+    return vit
