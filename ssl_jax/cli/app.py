@@ -121,13 +121,8 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
             if isinstance(error, (UserError, RunError)):
                 print(f"error: {error}", file=sys.stderr)
                 parallel.leave(1)
-            if memory := _exhausted(error):
-                print(f"error: out of memory ({memory}); use a smaller batch_size or "
-                      "micro_batch_size, or a smaller net", file=sys.stderr)  # fmt: skip
-                logging.getLogger(__name__).info("traceback", exc_info=error)
-                parallel.leave(1)
-            if isinstance(error, OSError) and error.errno:
-                print(f"error: {_cause(error)}", file=sys.stderr)
+            if message := _out_of_memory(error) or _system_error(error):
+                print(f"error: {message}", file=sys.stderr)
                 logging.getLogger(__name__).info("traceback", exc_info=error)
                 parallel.leave(1)
             if jax.process_count() == 1:
@@ -138,18 +133,25 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
     app.run(guarded, flags_parser=_parse)
 
 
-def _exhausted(error: Exception) -> str | None:
-    """What could not be allocated, on the host or on a device, if this is the error."""
+def _out_of_memory(error: Exception) -> str | None:
+    """A message if the host's or a device's memory is exhausted, else None."""
     text = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, MemoryError):
-        return text or "on the host"
-    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in text:
-        return text.partition("RESOURCE_EXHAUSTED:")[2].strip()[:200] or "on a device"
-    return None
+        allocation = text or "on the host"
+    elif isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in text:
+        allocation = text.partition("RESOURCE_EXHAUSTED:")[2].strip()[:200] or "on a device"
+    else:
+        return None
+    return (
+        f"out of memory ({allocation}); use a smaller batch_size or micro_batch_size, or a "
+        "smaller net"
+    )
 
 
-def _cause(error: OSError) -> str:
-    """What the operating system says, and of which file."""
+def _system_error(error: Exception) -> str | None:
+    """The operating system's message and the file that it is about; None for other errors."""
+    if not isinstance(error, OSError) or not error.errno:
+        return None
     files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     return f"{files}: {error.strerror}" if files else f"{error.strerror} (while writing or reading)"
 
