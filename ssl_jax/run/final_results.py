@@ -24,10 +24,9 @@ from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.methods.base.labelled import Labelled
-from ssl_jax.run import failures, metrics, report_contents
+from ssl_jax.run import failures, metrics, report_contents, results_file
 from ssl_jax.run.probing import Prober
 
-_RESULTS = "results.json"
 _UNTRAINED = "untrained encoder"
 _T = TypeVar("_T")
 
@@ -63,23 +62,12 @@ def evaluated_step(workdir: epath.Path) -> int:
 
 
 def _record(workdir: epath.Path) -> dict[str, Any]:
-    """What results.json holds; empty if there is none or it is damaged: it is written again."""
-    path = epath.Path(workdir) / _RESULTS
-    if not path.exists():
-        return {}
+    """The content of results.json; empty if it is missing or, with a warning, damaged."""
     try:
-        record = storage.read_json(path)
+        return results_file.read(workdir)
     except UserError as error:
         failures.warn("reading the results", error)
         return {}
-    missing = record.get("not_computed", {})
-    is_whole = (
-        isinstance(record.get("step"), int)
-        and isinstance(record.get("results"), dict)
-        and isinstance(missing, dict)
-        and all(isinstance(names, dict) for names in missing.values())
-    )
-    return record if is_whole else {}
 
 
 def _page(workdir: epath.Path) -> epath.Path:
@@ -125,7 +113,7 @@ def evaluate_and_report(
             record["best_step"] = int(state.step)
         if last_step < experiment.length.total_steps:
             record["stopped_early"] = True
-        path = epath.Path(workdir) / _RESULTS
+        path = epath.Path(workdir) / results_file.NAME
         try:
             if _page(workdir).exists():
                 _page(workdir).unlink()  # it shows other results

@@ -13,7 +13,7 @@ from ssl_jax import data
 from ssl_jax.config import Length
 from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
-from ssl_jax.run import metrics
+from ssl_jax.run import metrics, results_file
 from ssl_jax.sweeps.grid import Cell, Sweep
 
 Row = dict[str, Any]
@@ -32,18 +32,11 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
     Raises:
       UserError: the folder of the cell holds a run with other overrides.
     """
-    path = workdir / cell.name / "results.json"
-    if not path.exists():
-        return None
     try:
-        results = storage.read_json(path)
-        last_step = int(results["step"])
-    except (
-        UserError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ):  # the machine failed during the write; the run writes the file again
+        results = results_file.read(workdir / cell.name)
+    except UserError:  # the file is damaged; the run computes the results again
+        return None
+    if not results:
         return None
     config = cell.load()
     config_path = workdir / cell.name / "config.json"
@@ -57,7 +50,7 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
         )
     total = Length.of(config, data.steps_per_epoch(saved.data, config.batch_size)).total_steps
     early = results.get("stopped_early") and saved.early_stopping == config.early_stopping
-    return results if early or last_step >= total else None
+    return results if early or results["step"] >= total else None
 
 
 def rows_of(sweep: Sweep, workdir: epath.Path) -> list[Row]:
