@@ -1,4 +1,4 @@
-"""Checks buckets on command lines: where a run is stored, and what is mounted."""
+"""Checks the bucket paths on command lines: --workdir and --mount."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import re
 
 from ssl_jax.core.errors import UserError
 
-# As Cloud Storage names buckets; behind it a path, so that a run does not fill the bucket itself.
+# A bucket name of Cloud Storage and a path in it. The bucket's root is not allowed.
 _WORKDIR = re.compile(r"gs://[a-z0-9][-._a-z0-9]{1,220}[a-z0-9]/[^/].*")
 
 
-def check_workdir(workdir: str, disk: str) -> None:
+def check_workdir(workdir: str, machine: str) -> None:
     """Raises UserError unless `workdir` is gs://BUCKET/PATH.
 
     Args:
-      workdir: as it was given.
-      disk: whose disk does not last, e.g. "a pod".
+      workdir: the value of the flag.
+      machine: the kind of machine, whose disk is deleted with it, e.g. "a pod".
     """
     if not workdir.startswith("gs://"):
         raise UserError(
-            f"--workdir={workdir}: {disk}'s disk goes when it goes; use gs://BUCKET/PATH"
+            f"--workdir={workdir}: the disk of {machine} is deleted with it; use gs://BUCKET/PATH"
         )
     if not _WORKDIR.fullmatch(workdir):
-        raise UserError(f"--workdir={workdir} is no path in a bucket; use gs://BUCKET/PATH")
+        raise UserError(f"--workdir={workdir} is not a path in a bucket; use gs://BUCKET/PATH")
 
 
 def split_mount(mount: str) -> tuple[str, str]:
     """(bucket, path) of BUCKET:/PATH.
 
     Raises:
-      UserError: it is written in another way.
+      UserError: `mount` has another form.
     """
     bucket, separator, path = mount.partition(":")
     if not (bucket and separator and path.startswith("/")):
-        raise UserError(f"--mount={mount}: written BUCKET:/PATH")
+        raise UserError(f"--mount={mount} is not of the form BUCKET:/PATH")
     return bucket, path

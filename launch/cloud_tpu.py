@@ -1,8 +1,8 @@
 """Manages TPU VMs with `gcloud`: commands, states and errors.
 
-A TPU VM is a whole slice; `ssl_jax.hardware.tpu_slices` says how many workers (hosts) it has. Asked
-for as a queued resource it waits in the queue until there is capacity; otherwise creating it fails
-where there is none.
+A TPU VM is a whole slice; `ssl_jax.hardware.tpu_slices` gives its number of workers (hosts). A
+queued resource waits in a queue until there is capacity. Without a queue, creation fails if there
+is no capacity.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.hardware.tpu_slices import Slice
 
 READY = frozenset({"READY", "ACTIVE"})
-# Of these nothing comes back: the TPU VM has to be deleted and created again.
+# A TPU VM does not leave these states: it has to be deleted and created again.
 LOST = frozenset({"PREEMPTED", "TERMINATED", "SUSPENDED", "FAILED", "STOPPED"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TpuVm:
-    """One TPU VM, and the commands that have to do with it.
+    """One TPU VM and the `gcloud` commands that manage it.
 
     Attributes:
       name: of the TPU VM, and of its queued resource.
       zone: e.g. us-west4-a.
-      slice: what to create; not needed for anything else.
-      project: None for gcloud's own default.
-      spot: cheaper, and may be taken away at any time.
-      queued: asked for as a queued resource.
-      runtime_version: software of the workers; None for the slice's own.
-      create_flags: more flags for gcloud's `create`.
-      ssh_flags: more flags for gcloud's `ssh`.
+      slice: the slice to create; only `create` needs it.
+      project: None for gcloud's default.
+      spot: cheaper, but may be preempted at any time.
+      queued: whether it is a queued resource.
+      runtime_version: software of the workers; None for the default of the slice.
+      create_flags: additional flags for gcloud's `create`.
+      ssh_flags: additional flags for gcloud's `ssh`.
     """
 
     name: str
@@ -48,7 +48,8 @@ class TpuVm:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", self.name):
             raise UserError(
-                f"--name={self.name}: small letters, digits and hyphens, up to 63, a letter first"
+                f"--name={self.name} is not allowed: at most 63 lower-case letters, digits and "
+                "hyphens, the first a letter"
             )
 
     def create(self) -> Command:
@@ -65,18 +66,18 @@ class TpuVm:
         )
 
     def describe(self) -> Command:
-        """Its answer is the state and the accelerator type, with a tab between."""
+        """Prints the state and the accelerator type, separated by a tab."""
         fields = "state,acceleratorType"
         if self.queued:
             fields = "state.state,tpu.nodeSpec[0].node.acceleratorType"
         return self._resource("describe", self.name, f"--format=value({fields})")
 
     def delete(self) -> Command:
-        # Of a queued resource --force deletes the TPU VM as well.
+        # --force deletes the TPU VM of a queued resource as well.
         return self._resource("delete", self.name, *(("--force",) if self.queued else ()))
 
     def ssh(self, script: str, worker: str = "all") -> Command:
-        """Runs a bash script on one worker, by its number, or on all of them at once."""
+        """Runs a bash script on the worker with a number, or on all workers at once."""
         flags = (f"--worker={worker}", *self.ssh_flags, f"--command={script}")
         return self._gcloud("tpu-vm", "ssh", self.name, *flags)
 
@@ -85,11 +86,11 @@ class TpuVm:
 
     def _gcloud(self, group: str, verb: str, *arguments: str) -> Command:
         project = (f"--project={self.project}",) if self.project else ()
-        where = (f"--zone={self.zone}", *project, "--quiet")
-        return Command(("gcloud", "compute", "tpus", group, verb, *arguments, *where))
+        location = (f"--zone={self.zone}", *project, "--quiet")
+        return Command(("gcloud", "compute", "tpus", group, verb, *arguments, *location))
 
 
-# What is searched for in gcloud's errors, in this order: one message may match several.
+# Kinds of gcloud errors and their patterns. A message may match several; the first one counts.
 _ERRORS = (
     ("quota", r"quota .{0,200}exceeded|quota exceeded|insufficient.{0,20}quota|quota.*exhausted"),
     ("capacity", r"no more capacity|insufficient capacity|not enough capacity|stockout"),
@@ -110,33 +111,34 @@ _ERRORS = (
 RETRIED = frozenset({"capacity", "transient"})
 
 
-def kind_of(result: Result) -> str:
-    """What kind of error it is: a key of the table above, or `other`."""
+def error_kind(result: Result) -> str:
+    """The kind of a gcloud error: a key of the table above, or `other`."""
     for kind, pattern in _ERRORS:
         if re.search(pattern, result.err, re.IGNORECASE | re.DOTALL):
             return kind
     return "other"
 
 
-def message_of(result: Result) -> str:
-    """The one line of gcloud's error that says what is wrong."""
-    found = re.search(r'"message": "((?:[^"\\]|\\.)*)"', result.err)
-    if found:
-        return found[1].replace('\\"', '"')
+def error_message(result: Result) -> str:
+    """The line of a gcloud error that names the problem."""
+    match = re.search(r'"message": "((?:[^"\\]|\\.)*)"', result.err)
+    if match:
+        return match[1].replace('\\"', '"')
     lines = [line.strip() for line in result.err.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")] or lines[-1:]
     line = errors[0] if errors else f"exit code {result.code}"
     return re.sub(r"^ERROR: (\(gcloud[\w.-]*\) )?", "", line)
 
 
-def explain(result: Result, vm: TpuVm) -> UserError:
-    """What to tell about an error that trying again will not mend, with the way out."""
+def user_error(result: Result, vm: TpuVm) -> UserError:
+    """The message for an error that a retry does not fix, with what the user can do."""
     listing = f"gcloud compute tpus accelerator-types list --zone={vm.zone}"
-    way_out = {
-        "quota": "ask for more quota, or try another --zone or, with a quota of its own, --spot",
-        "capacity": "wait in line with --queued, or try another --zone or a smaller slice",
-        "zone": f"--zone={vm.zone} is wrong or closed to you: gcloud compute tpus locations list",
-        "accelerator": f"what --zone={vm.zone} has: {listing}",
-    }.get(kind_of(result))
-    message = message_of(result).rstrip(".")
-    return UserError(f"{message}; {way_out}" if way_out else message)
+    remedy = {
+        "quota": "ask for more quota, or try another --zone, or --spot, which has its own quota",
+        "capacity": "wait in the queue with --queued, or try another --zone or a smaller slice",
+        "zone": f"--zone={vm.zone} does not exist or you have no access to it; zones: "
+        "gcloud compute tpus locations list",
+        "accelerator": f"accelerators of --zone={vm.zone}: {listing}",
+    }.get(error_kind(result))
+    message = error_message(result).rstrip(".")
+    return UserError(f"{message}; {remedy}" if remedy else message)

@@ -1,9 +1,9 @@
-"""Packs the code of one commit, which a launched run executes; the working tree is not used.
+"""Packs the code of one commit for a launched run; the working tree is not used.
 
-Everywhere the same `git archive` goes out: TPU VMs fetch it from the run's own folder in the
-bucket, images are built from it, SLURM jobs unpack it. So what ran can be named, and editing files
-while a job waits in a queue changes nothing. Uncommitted changes are refused, unless one says that
-they do not matter; a dry run says that they would be.
+Every launcher uses the same `git archive`: TPU VMs fetch it from the run's folder in the bucket,
+images are built from it, SLURM jobs unpack it. So the code of a run is identified by its commit,
+and edits made while a job waits in a queue have no effect. Uncommitted changes are refused unless
+`--allow_uncommitted` is set; a dry run only reports them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Commit:
 
     Attributes:
       sha: its 40 hexadecimal digits.
-      changed: whether configs are looked up among the files as they are, for a dry run with changes
-        that would have to be committed first.
+      changed: whether configs are looked up in the working tree instead of the commit. True in a
+        dry run with uncommitted changes.
     """
 
     sha: str
@@ -41,50 +41,52 @@ class Commit:
         """The commit of a revision.
 
         Args:
-          revision: anything git knows as a commit.
-          allow_uncommitted: with HEAD, leave out changes that are not committed instead of
-            refusing them.
-          dry_run: say on standard error that changes would be refused, and go on.
+          revision: any name of a commit that git accepts.
+          allow_uncommitted: with HEAD, ignore uncommitted changes instead of refusing them.
+          dry_run: report uncommitted changes on standard error and continue.
 
         Raises:
-          UserError: this is no git checkout, there is no such revision, or there are changes.
+          UserError: this is not a git checkout, the revision does not exist, or there are
+            uncommitted changes.
         """
         if _git("rev-parse", "--show-toplevel").stdout.strip() != str(ROOT):
             raise UserError(
-                f"{ROOT} is no git checkout: what is launched is the archive of a commit; "
-                "clone the repository"
+                f"{ROOT} is not a git checkout, and launching packs a commit; clone the repository"
             )
-        found = _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-        if found.returncode:
+        parsed = _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        if parsed.returncode:
             raise UserError(f"--commit={revision}: git knows no such commit")
         changes = _git("status", "--porcelain").stdout.splitlines()
         refused = bool(changes) and revision == "HEAD" and not allow_uncommitted
         if refused:
             listing = ", ".join(line[3:] for line in changes[:3])
             more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-            told = (
+            message = (
                 f"uncommitted changes would not run: {listing}{more}; commit them, or launch the "
                 "last commit without them: --allow_uncommitted"
             )
             if not dry_run:
-                raise UserError(told)
-            print(f"note: without --dry_run this is refused: {told}", file=sys.stderr)
-        return cls(found.stdout.strip(), changed=refused)
+                raise UserError(message)
+            print(f"note: without --dry_run this is refused: {message}", file=sys.stderr)
+        return cls(parsed.stdout.strip(), changed=refused)
 
     @property
     def short(self) -> str:
         return self.sha[:12]
 
     def archive_command(self) -> tuple[str, ...]:
-        """Writes the code as a compressed tar file to standard output."""
-        at = () if pathlib.Path.cwd() == ROOT else ("-C", str(ROOT))
-        return ("git", *at, "archive", "--format=tar.gz", self.sha)
+        """The command that writes the code as a compressed tar file to standard output."""
+        folder = () if pathlib.Path.cwd() == ROOT else ("-C", str(ROOT))
+        return ("git", *folder, "archive", "--format=tar.gz", self.sha)
 
     def check_config(self, config: str) -> str:
-        """`NAME[:VARIANT]` as it is, `FILE.py[:VARIANT]` relative to the repository.
+        """Checks that the commit has a config.
+
+        Returns:
+          `NAME[:VARIANT]` unchanged; `FILE.py[:VARIANT]` relative to the repository.
 
         Raises:
-          UserError: the commit has no such config or file, or it has no such variant.
+          UserError: the commit has no such config or file, or the config has no such variant.
         """
         source, separator, variant = config.partition(":")
         by_name = not source.endswith(".py")
@@ -101,7 +103,7 @@ class Commit:
             problem = "is not committed" if path.exists() else "does not exist"
             raise UserError(f"--config={config}: {relative} {problem} ({self.short})")
         variants = _variants(text)
-        # Of an ablation's config there may be more behind a comma.
+        # The variant of an ablation's config may be followed by a comma and more.
         if variant and variants and not {variant, variant.partition(",")[0]} & set(variants):
             raise UserError(
                 f"--config={config}: {relative} has no variant {variant!r}; variants: "
@@ -116,31 +118,32 @@ class Commit:
         return [path.removesuffix(".py") for path in paths if path.endswith(".py")]
 
     def _read(self, relative: str) -> str | None:
-        """A file of the commit, None if there is none."""
+        """The content of a file of the commit; None if it does not exist."""
         if self.changed:
             path = ROOT / relative
-            kept = ("--cached", "--others", "--exclude-standard")  # what could be committed
-            if not path.is_file() or not _git("ls-files", *kept, "--", relative).stdout:
+            # Files that are tracked or could be committed.
+            flags = ("--cached", "--others", "--exclude-standard")
+            if not path.is_file() or not _git("ls-files", *flags, "--", relative).stdout:
                 return None
             return path.read_text(encoding="utf-8")
-        found = _git("cat-file", "blob", f"{self.sha}:{relative}")
-        return None if found.returncode else found.stdout
+        blob = _git("cat-file", "blob", f"{self.sha}:{relative}")
+        return None if blob.returncode else blob.stdout
 
 
 def _variants(text: str) -> Sequence[str] | None:
-    """What a config's `VARIANTS` names, read without running it; None where that does not say."""
+    """The literal `VARIANTS` of a config, read without executing it; None if it has none."""
     try:
         body = ast.parse(text).body
-    except (SyntaxError, ValueError):  # perhaps of a newer Python than this one
+    except (SyntaxError, ValueError):  # it may need a newer Python than this one
         return None
     for node in body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "VARIANTS":
             try:
-                found = ast.literal_eval(node.value)
+                names = ast.literal_eval(node.value)
             except ValueError:  # it is computed
                 return None
-            listed = isinstance(found, (tuple, list)) and all(isinstance(v, str) for v in found)
-            return found if listed else None
+            is_list = isinstance(names, (tuple, list)) and all(isinstance(v, str) for v in names)
+            return names if is_list else None
     return None
 
 

@@ -3,9 +3,10 @@
     python launch/multiprocess_local.py --num_processes=2 -- ssl_jax train --config=...
 
 Each process sees `--devices_per_process` virtual CPU devices and finds the others through
-JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Lines of output carry the process's
-number. SIGTERM and SIGINT go on to all of them. The exit code is that of the process that failed
-first (128 + n for signal n); the others are then stopped, so that a run never hangs on a dead peer.
+JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Each line of output begins with the
+number of its process. SIGTERM and SIGINT are passed on to all processes. The exit code is that of
+the first process that failed (128 + n for signal n). The other processes are then stopped, so that
+they do not wait for the failed one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-FAILURE_GRACE = 2.0  # seconds the others get to report their own error before SIGTERM
+FAILURE_GRACE = 2.0  # seconds in which the others can report their own error before SIGTERM
 TERM_GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 GLOO_CONNECTED = re.compile(rb"\[Gloo\] Rank \d+ is connected to \d+ peer ranks\..*\n")
 
@@ -45,7 +46,7 @@ def main() -> int:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # a Ctrl-C reaches them once, through us
+            start_new_session=True,  # so Ctrl-C reaches them only through this process
         )
         for rank in range(arguments.num_processes)
     ]
@@ -62,7 +63,7 @@ def main() -> int:
     try:
         code = _supervise(processes, signals, arguments.timeout, arguments.signal_grace)
     finally:
-        _signal_all(processes, signal.SIGKILL)  # also what the processes themselves have started
+        _signal_all(processes, signal.SIGKILL)  # also the processes that they have started
     for reader in readers:
         reader.join(timeout=5)
     return code
@@ -75,9 +76,14 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num_processes", type=int, default=2)
     parser.add_argument("--devices_per_process", type=int, default=1)
     parser.add_argument(
-        "--heartbeat_seconds", type=int, default=10, help="until a silent process counts as dead"
+        "--heartbeat_seconds",
+        type=int,
+        default=10,
+        help="silence after which a process counts as dead",
     )
-    parser.add_argument("--timeout", type=float, help="seconds after which all are killed (124)")
+    parser.add_argument(
+        "--timeout", type=float, help="seconds until all are killed (exit code 124)"
+    )
     parser.add_argument(
         "--signal_grace", type=float, default=120, help="seconds to save and exit after a signal"
     )
@@ -88,7 +94,7 @@ def _parse_arguments() -> argparse.Namespace:
     if not arguments.command:
         parser.error("no command given; write it after --")
     if arguments.num_processes < 1 or arguments.devices_per_process < 1:
-        parser.error("--num_processes and --devices_per_process are at least 1")
+        parser.error("--num_processes and --devices_per_process must be at least 1")
     return arguments
 
 
@@ -115,9 +121,10 @@ def _environment(arguments: argparse.Namespace, rank: int, port: int) -> dict[st
 
 
 def _copy(source: IO[bytes], target: IO[bytes], prefix: str) -> None:
-    """Copies whole lines, so that those of different processes do not mix.
+    """Copies whole lines, so that the lines of different processes do not mix.
 
-    Leaves out that Gloo, which carries the collectives, has connected; there is no way to tell it.
+    Omits the messages of Gloo, the library for collectives, about its connections, which it has no
+    option to turn off.
     """
     for line in source:
         if GLOO_CONNECTED.fullmatch(line):
@@ -132,7 +139,7 @@ def _supervise(
     timeout: float | None,
     signal_grace: float,
 ) -> int:
-    """Waits for all processes, passing signals on; the exit code of the first that failed."""
+    """Waits for all processes and passes signals on; returns the exit code of the first failure."""
     code = 0
     now = time.monotonic()
     give_up = now + timeout if timeout else float("inf")  # SIGKILL and 124
@@ -150,7 +157,7 @@ def _supervise(
             kill = min(kill, now + signal_grace)
         if code == 0:
             code = next((_exit_code(p) for p in processes if p.poll()), 0)
-            # After a signal every process leaves with its own non-zero code, in its own time.
+            # After a signal all processes exit by themselves with non-zero codes.
             if code and not signalled:
                 terminate = now + FAILURE_GRACE
         if now >= terminate:

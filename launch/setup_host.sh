@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes a host ready to train: a virtual environment with this checkout in it, and mounted buckets.
+# Prepares a host for training: creates a virtual environment with this checkout and mounts buckets.
 #
 #     bash launch/setup_host.sh [--venv=.venv] [--extras=tpu,gcs] [--mount=BUCKET:/PATH]...
 #
-# Needs Python 3.11 or newer, or pip of any Python 3, which then fetches one. Given again it does only
-# what is missing. A data set in ArrayRecord format cannot be read from gs://, so its bucket is
-# mounted, with gcsfuse, which is installed where it is missing (Debian or Ubuntu, as root or with
-# sudo). GCSFUSE_VERSION chooses which.
+# Needs Python 3.11 or newer, or pip of any Python 3, which then installs a newer one. Finished steps
+# are skipped when it runs again. Data sets in ArrayRecord format cannot be read from gs://, so their
+# bucket is mounted with gcsfuse. If gcsfuse is missing, version GCSFUSE_VERSION is installed (Debian
+# or Ubuntu, as root or with sudo).
 set -euo pipefail
 
 readonly gcsfuse_version=${GCSFUSE_VERSION:-2.7.0}
@@ -24,7 +24,7 @@ as_root() {
     fi
 }
 
-# Machines that have just started update themselves and hold this lock for minutes.
+# After boot, machines run updates that hold this lock for minutes.
 apt_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install \
         --yes --quiet --no-install-recommends "$@"
@@ -42,27 +42,27 @@ make_venv() {
     local venv=$1 python
     for python in python3 python3.13 python3.12 python3.11; do
         is_new_enough "$python" || continue
-        can_make_venv "$python" || apt_install "$python-venv" # which Debian and Ubuntu leave out
+        can_make_venv "$python" || apt_install "$python-venv" # Debian and Ubuntu package it separately
         "$python" -m venv "$venv"
         return
     done
-    echo "no Python 3.11 or newer here: uv fetches one"
+    echo "Python 3.11 or newer is missing: installing it with uv"
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv \
-        || die "neither Python 3.11 nor pip of an older one"
+        || die "Python 3.11 or newer is missing, and so is pip of an older one"
     python3 -m uv venv --quiet --seed --python 3.12 "$venv"
 }
 
 install_package() {
-    local venv=$1 extras=$2 wanted
-    # What would be installed: it differs with setup.py, the extras and the folder of the checkout.
-    wanted="$(cksum <setup.py) $extras $PWD"
-    if [ -f "$venv/.installed-for" ] && [ "$(cat "$venv/.installed-for")" = "$wanted" ]; then
+    local venv=$1 extras=$2 fingerprint
+    # Identifies the installation: setup.py, the extras and the folder of the checkout.
+    fingerprint="$(cksum <setup.py) $extras $PWD"
+    if [ -f "$venv/.installed-for" ] && [ "$(cat "$venv/.installed-for")" = "$fingerprint" ]; then
         echo "$venv: up to date"
         return
     fi
     [ -x "$venv/bin/python" ] || make_venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
-    echo "$wanted" >"$venv/.installed-for"
+    echo "$fingerprint" >"$venv/.installed-for"
 }
 
 install_gcsfuse() {
@@ -71,7 +71,7 @@ install_gcsfuse() {
     package=$(mktemp --suffix=.deb)
     curl --fail --silent --show-error --location --retry 5 --output "$package" \
         "https://github.com/GoogleCloudPlatform/gcsfuse/releases/download/v$gcsfuse_version/gcsfuse_${gcsfuse_version}_$(dpkg --print-architecture).deb"
-    chmod a+r "$package" # apt reads it as a user of its own
+    chmod a+r "$package" # apt reads it as another user
     apt_install "$package"
     rm -f "$package"
 }
@@ -85,7 +85,7 @@ mount_bucket() {
     install_gcsfuse
     as_root mkdir -p "$path"
     as_root chown "$(id -u):$(id -g)" "$path"
-    # Without implicit directories, folders that no object stands for are not seen.
+    # Without implicit directories, folders without an object of their own are invisible.
     gcsfuse --implicit-dirs -o ro "$bucket" "$path"
 }
 
@@ -97,8 +97,8 @@ for argument in "$@"; do
         --venv=?*) venv=${argument#*=} ;;
         --extras=*) extras=${argument#*=} ;;
         --mount=?*:/?*) mounts+=("${argument#*=}") ;;
-        --mount=*) die "$argument: written --mount=BUCKET:/PATH" ;;
-        *) die "unknown argument $argument; there are --venv=, --extras= and --mount=BUCKET:/PATH" ;;
+        --mount=*) die "$argument is not of the form --mount=BUCKET:/PATH" ;;
+        *) die "unknown argument $argument; arguments: --venv=, --extras=, --mount=BUCKET:/PATH" ;;
     esac
 done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -12,12 +12,12 @@ from ssl_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command, perhaps one that reads another's output. `str` is what one would type.
+    """A command, optionally with another command's output as input. `str` gives the shell line.
 
     Attributes:
-      arguments: the program first.
-      source: the command whose output it reads.
-      text: what it reads where there is no such command.
+      arguments: the program and its arguments.
+      source: the command whose output is the standard input.
+      text: the standard input if there is no `source`.
     """
 
     arguments: tuple[str, ...]
@@ -35,29 +35,29 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int = 0
     out: str = ""
     err: str = ""
 
 
-# Executes a command, or says what would come of it.
+# Executes a command, or in a dry run returns an assumed result.
 Execute = Callable[[Command], Result]
 
 
 def execute(command: Command) -> Result:
-    """Runs a command to its end and keeps what it writes.
+    """Runs a command to its end and captures its output.
 
     Raises:
       UserError: a program is not installed, or the source failed.
     """
-    done = _run(command, capture=True)
-    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+    process = _run(command, capture=True)
+    return Result(process.returncode, process.stdout.decode(), process.stderr.decode())
 
 
 def show(command: Command) -> int:
-    """Runs a command whose output goes to the terminal; its exit code.
+    """Runs a command whose output goes to the terminal; returns its exit code.
 
     Raises:
       UserError: a program is not installed, or the source failed.
@@ -66,7 +66,11 @@ def show(command: Command) -> int:
 
 
 def rehearse(answer: Callable[[Command], Result] = lambda command: Result()) -> Execute:
-    """An `Execute` that prints commands, one a line, and runs nothing; `answer` plays the world."""
+    """An `Execute` for dry runs: prints each command on a line and executes nothing.
+
+    Args:
+      answer: returns the assumed result of a command.
+    """
 
     def rehearsed(command: Command) -> Result:
         print(command, flush=True)
@@ -76,20 +80,20 @@ def rehearse(answer: Callable[[Command], Result] = lambda command: Result()) -> 
 
 
 def _run(command: Command, *, capture: bool) -> subprocess.CompletedProcess[bytes]:
-    given = command.text.encode() if command.text is not None else None
+    stdin = command.text.encode() if command.text is not None else None
     if command.source:
         source = _subprocess(command.source, None, capture=True)
         if source.returncode:
             raise UserError(f"{shlex.join(command.source)}: {source.stderr.decode().strip()}")
-        given = source.stdout
-    return _subprocess(command.arguments, given, capture=capture)
+        stdin = source.stdout
+    return _subprocess(command.arguments, stdin, capture=capture)
 
 
 def _subprocess(
-    arguments: tuple[str, ...], given: bytes | None, *, capture: bool
+    arguments: tuple[str, ...], stdin: bytes | None, *, capture: bool
 ) -> subprocess.CompletedProcess[bytes]:
-    stdin = {"stdin": subprocess.DEVNULL} if given is None else {"input": given}
+    source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     try:
-        return subprocess.run(arguments, capture_output=capture, check=False, **stdin)
+        return subprocess.run(arguments, capture_output=capture, check=False, **source)
     except FileNotFoundError:
         raise UserError(f"{arguments[0]} is not installed, or not on PATH") from None

@@ -4,28 +4,28 @@
     python supervise.py status --dir=DIR
     python supervise.py stop --dir=DIR
 
-`start` returns at once and leaves a supervisor behind, which outlives the SSH session. Given again
-with the same command it does nothing while that one is alive. How the training process ends decides
-what happens:
+`start` starts a supervisor in the background, which outlives the SSH session, and returns at once.
+If a supervisor with the same command is alive, it does nothing. The exit code of the training
+process decides what follows:
 
-| exit code | what it was | then |
+| exit code | meaning | result |
 |---|---|---|
 | 0 | finished | `finished` |
 | 143 | SIGTERM, saved: preemption, maintenance | restarted |
 | 128 + n | killed by signal n: no memory (137), a lost peer or device (134, 139) | restarted |
-| 130 | Ctrl-C: somebody wants it to stop | `failed` |
-| 1, 2, any other below 128 | an error that would come again | `failed` |
+| 130 | Ctrl-C: stopped by hand | `failed` |
+| 1, 2, any other below 128 | an error that would occur again | `failed` |
 
-The same command continues where the last checkpoint is. After `--max_restarts` restarts in a row,
-none of which stayed up for half an hour, it is `failed` too. SIGTERM to the supervisor means that
-there are no more restarts; it is not passed on, because a machine that goes down sends it to the
-training process as well, and a second one would end that before it has saved. `stop` sends one to
-each, and waits.
+A restarted command continues from the last checkpoint. The state is also `failed` after
+`--max_restarts` consecutive restarts, none of which ran for half an hour. After SIGTERM the
+supervisor makes no more restarts. It does not pass the signal on, because a machine that shuts down
+signals the training process as well, and a second SIGTERM would end it before it has saved. `stop`
+sends SIGTERM to both processes and waits.
 
-DIR holds `state.json`, `train.log` and the lock that tells whether a supervisor is alive. `status`
+DIR holds `state.json`, `train.log`, and the lock that shows whether a supervisor is alive. `status`
 prints one line, `SUPERVISED {"state": ..., "exit_codes": [...], "last_line": ..., ...}`. States are
 `absent`, `running`, `waiting` (for the next restart), `finished`, `failed`, `stopped` (by `stop`),
-`terminated` (by SIGTERM), and `lost`: the supervisor is gone but left no verdict.
+`terminated` (by SIGTERM), and `lost`: the supervisor died without recording another state.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ import time
 from typing import IO, Any
 
 MARK = "SUPERVISED "
-HEALTHY_SECONDS = 1800.0  # a process that was up for so long starts a new count of restarts
-LONGEST_DELAY = 300.0
-ASKED = "stop"  # the file by which `stop` says that it was not the machine
-OTHER_COMMAND = 3  # exit code of `start` where something else is running
+HEALTHY_SECONDS = 1800.0  # uptime after which the count of consecutive restarts is reset
+LONGEST_DELAY = 300.0  # seconds before a restart
+STOP_REQUEST = "stop"  # file that tells a `stop` from a SIGTERM by the machine
+OTHER_COMMAND = 3  # exit code of `start` if another command is running
 
 _PR_SET_PDEATHSIG = 1
 
@@ -70,11 +70,13 @@ def _parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("action", choices=("start", "status", "stop", "watch"))
-    parser.add_argument("--dir", required=True, help="of this run on this machine")
-    parser.add_argument("--commit", default="", help="what the code is; shown by status")
+    parser.add_argument("--dir", required=True, help="folder of the run on this machine")
+    parser.add_argument("--commit", default="", help="commit of the code; shown by status")
     parser.add_argument("--max_restarts", type=int, default=10)
     parser.add_argument("--delay", type=float, default=10, help="seconds before the first restart")
-    parser.add_argument("--grace", type=float, default=600, help="seconds stop waits for the save")
+    parser.add_argument(
+        "--grace", type=float, default=600, help="seconds that stop waits for the checkpoint"
+    )
     own, separator, command = _split(sys.argv[1:])
     arguments = parser.parse_args(own)
     arguments.command = command
@@ -86,17 +88,21 @@ def _parse_arguments() -> argparse.Namespace:
 def _split(argv: list[str]) -> tuple[list[str], bool, list[str]]:
     if "--" not in argv:
         return argv, False, []
-    at = argv.index("--")
-    return argv[:at], True, argv[at + 1 :]
+    end = argv.index("--")
+    return argv[:end], True, argv[end + 1 :]
 
 
 def may_restart(code: int) -> bool:
-    """Whether a process that ended with this exit code is started again; the table is above."""
+    """Whether a process with this exit code is restarted, see the table of the module."""
     return 128 < code <= 128 + 64 and code != 128 + signal.SIGINT
 
 
 def start(directory: pathlib.Path, arguments: argparse.Namespace) -> int:
-    """Leaves a supervisor behind. Exit code 3 if one for another command is alive."""
+    """Starts a supervisor in the background.
+
+    Returns:
+      The exit code: `OTHER_COMMAND` if a supervisor for another command is alive, else 0.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     lock = _lock(directory, seconds=0.3)
     if lock is None:
@@ -110,9 +116,9 @@ def start(directory: pathlib.Path, arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return OTHER_COMMAND
-    (directory / ASKED).unlink(missing_ok=True)
+    (directory / STOP_REQUEST).unlink(missing_ok=True)
     _write(directory, _first_state(arguments))
-    # The lock goes with the open file, so it is held from here on until the supervisor ends.
+    # The supervisor inherits the open file and with it the lock, until it ends.
     with (directory / "supervisor.log").open("ab") as log:
         subprocess.Popen(
             [
@@ -143,7 +149,7 @@ def _first_state(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 class Supervisor:
-    """What `start` leaves behind; holds the lock."""
+    """Runs and restarts the training process; holds the lock."""
 
     def __init__(self, directory: pathlib.Path, arguments: argparse.Namespace):
         self.directory = directory
@@ -152,6 +158,7 @@ class Supervisor:
         self.stopping = False
 
     def watch(self) -> int:
+        """Runs the command until it finishes, fails or is stopped; returns the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._no_more_restarts)
         in_a_row = 0
@@ -175,7 +182,7 @@ class Supervisor:
             self.state["restarts"] += 1
 
     def _run_once(self) -> int:
-        """Runs the command to its end; its exit code, 128 + n after signal n."""
+        """Runs the command to its end; returns its exit code, 128 + n after signal n."""
         with (self.directory / "train.log").open("ab") as log:
             try:
                 process = subprocess.Popen(
@@ -209,7 +216,7 @@ class Supervisor:
         _write(self.directory, self.state)
 
     def _end_early(self) -> int:
-        return self._end("stopped" if (self.directory / ASKED).exists() else "terminated")
+        return self._end("stopped" if (self.directory / STOP_REQUEST).exists() else "terminated")
 
     def _end(self, name: str) -> int:
         self._update(name)
@@ -217,23 +224,23 @@ class Supervisor:
 
 
 def _die_with_parent() -> None:
-    """SIGTERM to this process when the supervisor dies, so that no one trains unsupervised."""
+    """Sends SIGTERM to this process when the supervisor dies, so it never runs alone."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(directory: pathlib.Path, grace: float) -> int:
-    """Ends the training process and its supervisor; SIGKILL after `grace` seconds."""
+    """Stops the training process and its supervisor, with SIGKILL after `grace` seconds."""
     if not _alive(directory):
         print("nothing is running")
         return 0
-    (directory / ASKED).touch()
+    (directory / STOP_REQUEST).touch()
     end = time.monotonic() + grace
-    told = set()
+    signalled = set()
     while _alive(directory):
         state = _read(directory)
-        for name in ("supervisor", "pid"):  # first the one that would start the other again
-            if state.get(name) and state[name] not in told:
-                told.add(state[name])
+        for name in ("supervisor", "pid"):  # the supervisor first: it would restart the process
+            if state.get(name) and state[name] not in signalled:
+                signalled.add(state[name])
                 _kill(state[name], signal.SIGTERM)
         if time.monotonic() > end:
             _kill(state.get("pid"), signal.SIGKILL)
@@ -243,12 +250,13 @@ def stop(directory: pathlib.Path, grace: float) -> int:
 
 
 def _kill(pid: int | None, number: int) -> None:
-    if pid is not None and pid > 1:  # others are groups, or everybody
+    if pid is not None and pid > 1:  # 0 and -1 would signal groups of processes
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 def status(directory: pathlib.Path) -> dict[str, Any]:
+    """The content of state.json and the last line of train.log."""
     state = _read(directory)
     if not state:
         return {"state": "absent", "host": os.uname().nodename, "exit_codes": [], "restarts": 0}
@@ -258,7 +266,7 @@ def status(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _last_line(path: pathlib.Path) -> str:
-    """The last line that is not empty; of a progress bar, what it shows now."""
+    """The last line that is not empty; for a progress bar, its current text."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
@@ -270,9 +278,9 @@ def _last_line(path: pathlib.Path) -> str:
 
 
 def _lock(directory: pathlib.Path, *, seconds: float) -> IO[bytes] | None:
-    """The lock of a supervisor, or None while another one holds it.
+    """Takes the supervisor's lock; None if another supervisor holds it.
 
-    It is tried for some time: `_alive` takes a moment's share of it.
+    It retries for `seconds`, because `_alive` holds the lock for a moment.
     """
     file = (directory / "lock").open("ab")
     end = time.monotonic() + seconds

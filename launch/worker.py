@@ -1,7 +1,7 @@
 """Bash scripts that run on the workers of a TPU VM, and the parsing of their output.
 
-A run has a folder `~/ssl_jax/NAME` on every worker: the code of its commit with the link `current`
-to it, the virtual environment, and the files of `launch/supervise.py`.
+A run has a folder `~/ssl_jax/NAME` on every worker. It holds the code of the commit with the link
+`current` to it, the virtual environment, and the files of `launch/supervise.py`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from launch.supervise import MARK
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a run executes.
+    """The training command of a run and its code.
 
     Attributes:
-      name: of its folder on the workers.
-      commit: its code.
-      config: of the training command.
-      workdir: a gs:// path.
-      extra: more arguments of the training command.
+      name: name of the run's folder on the workers.
+      commit: the commit of the code.
+      config: --config of the training command.
+      workdir: --workdir of the training command, a gs:// path.
+      extra: additional arguments of the training command.
       mounts: buckets to mount, BUCKET:/PATH each.
-      max_restarts: in a row, by the supervisor.
+      max_restarts: consecutive restarts by the supervisor.
     """
 
     name: str
@@ -40,18 +40,18 @@ class Job:
 
     @property
     def archive(self) -> str:
-        """Where the code is kept: beside the results it made."""
+        """Path of the code archive, in the workdir with the results."""
         return f"{self.workdir.rstrip('/')}/code/{self.commit.short}.tar.gz"
 
     def upload(self) -> Command:
-        """Puts the code into the bucket."""
+        """Uploads the code archive to the bucket."""
         return Command(
             ("gcloud", "storage", "cp", "-", self.archive, "--quiet"),
             source=self.commit.archive_command(),
         )
 
     def start_script(self) -> str:
-        """Fetches the code, sets the worker up and starts the supervisor, as far as not done."""
+        """Fetches the code, sets up the worker and starts the supervisor; skips finished steps."""
         code = self.commit.short
         setup = ["bash", "launch/setup_host.sh", "--venv=../.venv", "--extras=tpu,gcs"]
         setup += [f"--mount={mount}" for mount in self.mounts]
@@ -59,7 +59,7 @@ class Job:
         supervise += [f"--commit={code}", f"--max_restarts={self.max_restarts}", "--"]
         supervise += ["../.venv/bin/python", "-m", "ssl_jax", "train"]
         supervise += [f"--config={self.config}", f"--workdir={self.workdir}", *self.extra]
-        # In a folder of its own until it is whole, in case this is done twice at a time.
+        # Extract into a temporary folder first, in case two of these scripts run at the same time.
         fetch = (
             f"mkdir part.$$ && gcloud storage cat {shlex.quote(self.archive)} "
             f"| tar -xz -C part.$$ && {{ mv -T part.$$ {code} || rm -rf part.$$; }}"
@@ -84,14 +84,14 @@ def folder(name: str) -> str:
 
 
 def status_script(name: str) -> str:
-    """Makes a worker answer one line for `read_statuses`, whatever state it is in."""
+    """Prints one line for `read_statuses`, whatever state the worker is in."""
     supervise = "python3 current/launch/supervise.py status --dir=."
     absent = f"echo {shlex.quote(MARK + json.dumps({'state': 'absent', 'exit_codes': []}))}"
     return f"cd ~/{folder(name)} 2>/dev/null && {supervise} || {absent}"
 
 
 def stop_script(name: str) -> str:
-    """Stops the training process, which saves, and its supervisor."""
+    """Stops the training process, which saves a checkpoint, and its supervisor."""
     return f"cd ~/{folder(name)} && python3 current/launch/supervise.py stop --dir=."
 
 
@@ -102,16 +102,16 @@ def logs_script(name: str, *, lines: int, follow: bool) -> str:
 
 
 def read_statuses(output: str) -> list[dict[str, Any]]:
-    """The answers among what the workers wrote, by host name."""
-    found = []
+    """The statuses in the workers' output, sorted by worker number."""
+    statuses = []
     for line in output.splitlines():
         _, mark, text = line.partition(MARK)
         if mark:
-            found.append(json.loads(text))
-    return sorted(found, key=lambda one: _natural(one.get("host", "")))
+            statuses.append(json.loads(text))
+    return sorted(statuses, key=lambda status: _host_sort_key(status.get("host", "")))
 
 
-def _natural(host: str) -> tuple[str, int]:
-    """Workers are named ...-w-0, ...-w-1, ..., ...-w-10."""
+def _host_sort_key(host: str) -> tuple[str, int]:
+    """Sorts hosts by number: they are named ...-w-0, ...-w-1, ..., ...-w-10."""
     stem, _, number = host.rpartition("-")
     return (stem, int(number)) if number.isdecimal() else (host, 0)

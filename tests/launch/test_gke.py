@@ -170,19 +170,22 @@ def test_nothing_of_the_template_is_left(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--workdir=runs/x",), "a pod's disk goes when it goes; use gs://BUCKET/PATH"),
-        (("--workdir=gs://",), "--workdir=gs:// is no path in a bucket; use gs://BUCKET/PATH"),
-        (("--workdir=gs://bucket/",), "--workdir=gs://bucket/ is no path in a bucket"),
+        (("--workdir=runs/x",), "the disk of a pod is deleted with it; use gs://BUCKET/PATH"),
+        (("--workdir=gs://",), "--workdir=gs:// is not a path in a bucket; use gs://BUCKET/PATH"),
+        (("--workdir=gs://bucket/",), "--workdir=gs://bucket/ is not a path in a bucket"),
         (("--accelerator=v5e:4x7",), "Did you mean 'v5e:4x8'?"),
         (("--accelerator=v2-8",), "GKE does not offer v2"),
-        (("--name=X",), "--name=X: small letters"),
+        (("--name=X",), "--name=X is not allowed: at most 40"),
         (("--accelerator=v5e:2x4", "--slices=2"), "has one host"),
         (("--sweep_cells=3",), "use v5e:1x1 (v5litepod-1) or v5e:2x2 (v5litepod-4) or v5e:2x4"),
-        (("--slices=0",), "--slices=0: at least 1"),
-        (("--accelerator=v5e:2x4", "--max_restarts=-4"), "--max_restarts=-4: at least 0"),
-        (("--grace_seconds=0",), "--grace_seconds=0: at least 1"),
-        (("--parallel=4",), "--parallel=4 is how many cells of a sweep run at a time; say how"),
-        (("--mount=bucket",), "--mount=bucket: written BUCKET:/PATH"),
+        (("--slices=0",), "--slices=0 is not allowed: at least 1"),
+        (
+            ("--accelerator=v5e:2x4", "--max_restarts=-4"),
+            "--max_restarts=-4 is not allowed: at least 0",
+        ),
+        (("--grace_seconds=0",), "--grace_seconds=0 is not allowed: at least 1"),
+        (("--parallel=4",), "--parallel=4 needs --sweep_cells, the number of cells"),
+        (("--mount=bucket",), "--mount=bucket is not of the form BUCKET:/PATH"),
         (("--config=configs/no.py",), "configs/no.py does not exist"),
         (("--config=configs/simclr.py:imgenet",), "Did you mean 'imagenet'?"),
     ],
@@ -269,7 +272,7 @@ def test_what_kubectl_refuses_is_one_line(recorder):
     error = recorder / "error"
     error.write_text('The JobSet "x" is invalid: spec.replicatedJobs: field is immutable\n')
     out = gke("apply", *RUN, path=recorder, code=1)
-    assert out == "error: there is a JobSet x already; delete it, or choose another --name\n"
+    assert out == "error: JobSet x exists already; delete it, or choose another --name\n"
     error.write_text('warning\nerror: no matches for kind "JobSet"\n')
     out = gke("apply", *RUN, path=recorder, code=1)
     assert out == 'error: no matches for kind "JobSet"; install JobSet in the cluster\n'

@@ -171,8 +171,8 @@ def test_buckets_are_mounted_once(host):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--mount=bucket", "written --mount=BUCKET:/PATH"),
-        ("--extra=tpu", "unknown argument --extra=tpu; there are --venv=, --extras= and"),
+        ("--mount=bucket", "--mount=bucket is not of the form --mount=BUCKET:/PATH"),
+        ("--extra=tpu", "unknown argument --extra=tpu; arguments: --venv=, --extras=, --mount"),
     ],
 )
 def test_wrong_arguments_of_set_up(host, option, message):
@@ -330,8 +330,8 @@ def test_other_exit_codes_end_the_job(cluster, code):
 
 
 def test_wrong_uses_of_the_slurm_script(cluster):
-    assert "no command; write train" in finish(submit(cluster), 1)
-    assert "this is for sbatch" in finish(submit(cluster, "train", SLURM_JOB_ID=""), 1)
+    assert "no command given; write train" in finish(submit(cluster), 1)
+    assert "submit this script with sbatch" in finish(submit(cluster, "train", SLURM_JOB_ID=""), 1)
     out = finish(submit(cluster, "train", COMMIT="nope"), 1)
     assert out.startswith("error: git knows no commit nope in ")
     shutil.rmtree(cluster.checkout / ".venv")

@@ -161,7 +161,7 @@ def test_preempted_and_created_again_it_goes_on_and_finishes(world):
     world.plan(ssh=[None, {"until": "continuing"}, {"preempt": True}])
     out = world.run(TWO_WORKERS, "--spot", "--mount=data:/data", "--", "--config.seed=3")
     assert world.verbs == ["create", "delete", "create", "delete"]
-    assert "the TPU VM was PREEMPTED; again in" in out
+    assert "the TPU VM was PREEMPTED; next attempt in" in out
     assert out.count(": READY") == 2  # said once, not at every look
     assert "x: finished: gs://bucket/runs/x" in out
     command = (
@@ -243,7 +243,7 @@ def test_arguments_reach_the_process_and_logs_show_it(world):
     ]
     assert world.verbs == ["create"]
     world("delete")
-    assert world("delete") == world("status") == "x: not there\n"
+    assert world("delete") == world("status") == "x: does not exist\n"
 
 
 @pytest.mark.slow
@@ -327,7 +327,7 @@ def test_an_error_of_the_training_command_ends_it_and_is_shown(world):
     (world.folder / "fail").write_text("1")
     out = world.run(TWO_WORKERS, code=1)
     assert "error: a bad config" in out
-    assert "error: worker 1 failed with exit code 1; x is still there" in out.splitlines()[-1]
+    assert "error: worker 1 failed with exit code 1; x still exists" in out.splitlines()[-1]
     assert world.verbs == ["create"]
     states = [line.split(": ")[1] for line in world("status").splitlines()[1:]]
     assert states == ["stopped, exit codes 143", "failed, exit codes 1"]  # no one waits for it
@@ -373,7 +373,7 @@ def test_ctrl_c_leaves_everything_alone(world):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 130
-    assert "interrupted: x and the run on it are left as they are" in err
+    assert "interrupted: x and the run on it are unchanged" in err
     assert "Traceback" not in err
     assert world.verbs == ["create"]
 
@@ -481,15 +481,15 @@ def test_another_run_in_its_place_is_told(world):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--workdir=runs/x",), "a TPU VM's disk goes when it goes; use gs://BUCKET/PATH"),
-        (("--workdir=gs://",), "--workdir=gs:// is no path in a bucket; use gs://BUCKET/PATH"),
-        (("--workdir=gs:///runs/x",), "is no path in a bucket"),
-        (("--max_restarts=-4",), "--max_restarts=-4: at least 0"),
-        (("--poll_seconds=-0.5",), "--poll_seconds=-0.5: at least 0"),
+        (("--workdir=runs/x",), "the disk of a TPU VM is deleted with it; use gs://BUCKET/PATH"),
+        (("--workdir=gs://",), "--workdir=gs:// is not a path in a bucket; use gs://BUCKET/PATH"),
+        (("--workdir=gs:///runs/x",), "is not a path in a bucket"),
+        (("--max_restarts=-4",), "--max_restarts=-4 is not allowed: at least 0"),
+        (("--poll_seconds=-0.5",), "--poll_seconds=-0.5 is not allowed: at least 0"),
         (("--accelerator=v4-17",), "Did you mean 'v4-16'?"),
         (("--accelerator=tpu7x-8",), "does not offer tpu7x as TPU VMs"),
-        (("--name=X_1",), "--name=X_1: small letters"),
-        (("--mount=bucket",), "--mount=bucket: written BUCKET:/PATH"),
+        (("--name=X_1",), "--name=X_1 is not allowed: at most 63"),
+        (("--mount=bucket",), "--mount=bucket is not of the form BUCKET:/PATH"),
     ],
 )
 def test_bad_command_lines(world, options, message):
