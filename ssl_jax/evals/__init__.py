@@ -31,8 +31,11 @@ which have no method. Optional in both kinds:
     AUTOMATIC = True                     it is run wherever it applies, without being named
     baselines(model, prober, source)     -> {name: metrics}: what the model is compared with;
                                          `source` is its training data, or None
-    check(counts, **options)             raises UserError if there are too few train examples, by
-                                         class int [c]; it is called before a run begins
+    check(known, **options)              raises UserError if it cannot be computed, or returns a
+                                         note; called before a run begins, with what is known of
+                                         the data by then, see `ssl_jax.evals.known`
+    measures(known, **options) -> names  the metrics that it will measure, if they are not all of
+                                         METRICS; needed where METRICS has families
     FITS = False                         of evaluate_model: it does not look at the train split
     LOGGED_AS = "train/"                 training logs the same metrics, with that in front
 """

@@ -7,12 +7,14 @@ Nothing is fitted, so the train split is not looked at. It is the score of metho
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
-from ssl_jax.evals.scores import rank_of_label
+from ssl_jax.evals.scores import measured_ranks, rank_of_label
 
 NEEDS = ("label",)
 METRICS = {
@@ -39,11 +41,7 @@ def evaluate(test: Mapping[str, np.ndarray], *, num_classes: int) -> dict[str, f
       UserError: the classifier knows another number of classes.
     """
     logits, label = np.asarray(test["h"]), np.asarray(test["label"])
-    if logits.shape[1] != num_classes:
-        raise UserError(
-            f"the classifier tells {logits.shape[1]} classes apart and the data have "
-            f"{num_classes}; accuracy is for data of the classes it was trained on"
-        )
+    _check_classes(logits.shape[1], num_classes)
     hits = {"top1": 0, "top5": 0}
     block = max(1, _ENTRIES // num_classes)
     for first in range(0, len(label), block):
@@ -54,3 +52,24 @@ def evaluate(test: Mapping[str, np.ndarray], *, num_classes: int) -> dict[str, f
     if num_classes <= 5:
         del hits["top5"]
     return {name: count / len(label) for name, count in hits.items()}
+
+
+def check(known: Known, **options: Any) -> None:
+    """Raises UserError if the classifier knows another number of classes than the data."""
+    del options
+    if known.num_classes is not None:
+        _check_classes(known.outputs[FEATURE].shape[1], known.num_classes)
+
+
+def measures(known: Known, **options: Any) -> tuple[str, ...]:
+    """Names of its metrics."""
+    del options
+    return measured_ranks(METRICS, known.num_classes)
+
+
+def _check_classes(classes: int, num_classes: int) -> None:
+    if classes != num_classes:
+        raise UserError(
+            f"the classifier tells {classes} classes apart and the data have {num_classes}; "
+            "accuracy is for data of the classes it was trained on"
+        )

@@ -16,14 +16,15 @@ accuracy where the paper has an error.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ssl_jax.config.fields import positive
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.factors import FactorBins, as_classes, evenly
+from ssl_jax.evals.factors import FactorBins, as_classes, evenly, varying
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 
 NEEDS = ("factors",)
@@ -72,11 +73,7 @@ def evaluate(
     ]
     classes, test_classes = as_classes([split["factors"] for split in splits], factor_bins)
     codes, test_codes = (split["h"] for split in splits)
-    if codes.shape[1] < 2 or classes.shape[1] < 2:
-        raise UserError(
-            f"dci needs two codes and two factors that vary, and there are {codes.shape[1]} and "
-            f"{classes.shape[1]}"
-        )
+    _check_two(codes.shape[1], classes.shape[1])
     importance, accuracy, train_accuracy = [], [], []
     for factor, test_factor in zip(classes.T, test_classes.T, strict=True):
         model = GradientBoostingClassifier(random_state=seed).fit(codes, factor)
@@ -90,6 +87,20 @@ def evaluate(
         "informativeness": float(np.mean(accuracy)),
         "informativeness_train": float(np.mean(train_accuracy)),
     }
+
+
+def check(known: Known, **options: Any) -> None:
+    """Raises UserError if there are not two codes and two factors that vary."""
+    del options
+    factors = varying(np.concatenate([known.train.factors, known.test.factors]))
+    _check_two(known.outputs["h"].shape[-1], len(factors))
+
+
+def _check_two(codes: int, factors: int) -> None:
+    if codes < 2 or factors < 2:
+        raise UserError(
+            f"dci needs two codes and two factors that vary, and there are {codes} and {factors}"
+        )
 
 
 def concentration(importance: Float[np.ndarray, "rows columns"]) -> float:

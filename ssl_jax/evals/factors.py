@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -50,6 +50,11 @@ def varying(factors: np.ndarray) -> np.ndarray:
     if not len(columns):
         raise UserError("no factor varies between the examples; evaluate on more of them")
     return columns
+
+
+def check_varying(*sources: Any) -> None:
+    """Raises UserError if no factor varies in the examples of the sources together."""
+    varying(np.concatenate([source.factors for source in sources]))
 
 
 def is_whole(values: np.ndarray) -> bool:

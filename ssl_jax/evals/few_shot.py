@@ -23,6 +23,7 @@ import numpy as np
 
 from ssl_jax.config.fields import each, not_empty, not_negative, positive
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 
 Array = jax.Array
@@ -108,10 +109,24 @@ def evaluate(
     return metrics
 
 
-def check(counts: np.ndarray, *, shots: Sequence[int], **options: Any) -> None:
-    """Raises UserError if no k of shots is possible, from train examples by class, int [c]."""
+def check(known: Known, *, shots: Sequence[int], **options: Any) -> str:
+    """A note on those k of shots that some class cannot supply.
+
+    Raises:
+      UserError: no k is possible.
+    """
     del options
-    _possible(counts, shots)
+    if known.train_counts is None:
+        return ""
+    message = _possible(known.train_counts, shots)[1]
+    return f"{message} and left out" if message else ""
+
+
+def measures(known: Known, *, shots: Sequence[int], **options: Any) -> tuple[str, ...]:
+    """Names of its metrics: the possible k."""
+    del options
+    counts = known.train_counts
+    return tuple(str(k) for k in (shots if counts is None else _possible(counts, shots)[0]))
 
 
 def _possible(counts: np.ndarray, shots: Sequence[int]) -> tuple[list[int], str]:

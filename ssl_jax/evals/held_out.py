@@ -15,6 +15,7 @@ import numpy as np
 
 from ssl_jax.config.fields import positive
 from ssl_jax.core.method import DataSpec, Method
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
 
@@ -100,6 +101,12 @@ def scores(rows: Rows) -> dict[str, float]:
             others = [name for name in METRICS if name in rows and name != "loss"]
             found |= {name: float(np.sum(rows[name], dtype=np.float64)) / count for name in others}
     return found
+
+
+def measures(known: Known, **options: Any) -> tuple[str, ...]:
+    """Names of its metrics: those of the arrays of `Method.held_out`."""
+    del options
+    return tuple(scores({name: np.ones(1) for name in known.held_out}))
 
 
 def unigram(rows: Rows, counts: np.ndarray) -> dict[str, float]:

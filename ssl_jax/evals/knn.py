@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,9 @@ from jaxtyping import Float, Int
 from ssl_jax.config.fields import positive
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
-from ssl_jax.evals.scores import rank_of_label, row_mesh
+from ssl_jax.evals.scores import measured_ranks, rank_of_label, row_mesh
 
 NEEDS = ("label",)
 METRICS = {
@@ -63,12 +64,9 @@ def evaluate(
     Raises:
       UserError: k or exclude_self do not fit the data.
     """
-    available = len(train["h"]) - exclude_self
-    if k > available:
-        logging.getLogger(__name__).warning(
-            "kNN: k=%d is more than the %d train examples; using k=%d", k, available, available
-        )
-        k = available
+    k, note = _possible(len(train["h"]) - exclude_self, k)
+    if note:
+        logging.getLogger(__name__).warning(note)
     similarity, index = neighbours(
         test["h"], train["h"], k, exclude_self=exclude_self, devices=devices
     )
@@ -86,6 +84,39 @@ def evaluate(
     if num_classes <= 5:
         del hits["top5"]
     return {name: count / len(label) for name, count in hits.items()} | {"k": float(k)}
+
+
+def check(known: Known, *, k: int, exclude_self: bool, **options: Any) -> str:
+    """A note if fewer than k neighbours can vote.
+
+    Raises:
+      UserError: there is no neighbour, or `exclude_self` is set and the splits are not the same.
+    """
+    del options
+    if exclude_self and known.num_train != len(known.test):
+        raise UserError(
+            f"eval.knn.exclude_self is for test examples that are those of train, and there are "
+            f"{len(known.test)} and {known.num_train}"
+        )
+    if known.train_counts is None:
+        return ""
+    return _possible(int(known.train_counts.sum()) - exclude_self, k)[1]
+
+
+def measures(known: Known, **options: Any) -> tuple[str, ...]:
+    """Names of its metrics."""
+    del options
+    return measured_ranks(METRICS, known.num_classes)
+
+
+def _possible(available: int, k: int) -> tuple[int, str]:
+    """The number of neighbours that vote, and a note if it is less than k."""
+    if available < 1:
+        raise UserError("kNN needs labelled train examples; with exclude_self two of them")
+    if k <= available:
+        return k, ""
+    note = f"kNN: k={k} is more than the {available} train examples; using k={available}"
+    return available, note
 
 
 def vote(

@@ -28,9 +28,10 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.config.fields import not_negative, open_fraction, positive
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.lbfgs import minimise
 from ssl_jax.evals.metric import Metric
-from ssl_jax.evals.scores import row_mesh
+from ssl_jax.evals.scores import measured_ranks, row_mesh
 
 Array = jax.Array
 
@@ -151,9 +152,20 @@ def evaluate(
     }
 
 
-def check(counts: np.ndarray, **options: Any) -> None:
-    """Raises UserError if nothing can be held out of train examples by class, int [c]."""
+def check(known: Known, **options: Any) -> None:
+    """Raises UserError if nothing can be held out of the train examples."""
     del options
+    if known.train_counts is not None:
+        _check_counts(known.train_counts)
+
+
+def measures(known: Known, **options: Any) -> tuple[str, ...]:
+    """Names of its metrics."""
+    del options
+    return measured_ranks(METRICS, known.num_classes)
+
+
+def _check_counts(counts: np.ndarray) -> None:
     if counts.max(initial=0) < 2:
         raise UserError("the linear probe needs a class with at least two train examples")
 
@@ -176,7 +188,7 @@ def hold_out(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     taken = np.where(count > 1, np.clip(np.round(fraction * count), 1, count - 1), 0)
     held_out = np.zeros(len(label), bool)
     held_out[order[place_in_class < np.repeat(taken, count)]] = True
-    check(np.bincount(label))
+    _check_counts(np.bincount(label))
     return held_out
 
 

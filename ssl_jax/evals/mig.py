@@ -12,13 +12,21 @@ equal width between its least and greatest value, and information is that of the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ssl_jax.config.fields import at_least, positive
-from ssl_jax.evals.factors import FactorBins, as_classes, evenly, gap, varying
+from ssl_jax.evals.factors import (
+    FactorBins,
+    as_classes,
+    check_varying,
+    evenly,
+    gap,
+    varying,
+)
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 
 NEEDS = ("factors",)
@@ -68,6 +76,23 @@ def evaluate(
         "information": float(np.mean(information.max(axis=0) / entropy)),
         **{f"gap_{name}": float(gaps[number]) for number, name in enumerate(names)},
     }
+
+
+def check(known: Known, **options: Any) -> None:
+    """Raises UserError if no factor varies."""
+    del options
+    check_varying(known.test)
+
+
+def measures(known: Known, **options: Any) -> tuple[str, ...]:
+    """Names of its metrics: those of the factors that vary, if the factors have names."""
+    del options
+    names = getattr(known.test, "factor_names", None) or ()
+    return (
+        "score",
+        "information",
+        *(f"gap_{names[number]}" for number in varying(known.test.factors) if names),
+    )
 
 
 def discretize(codes: Float[np.ndarray, "n l"], bins: int) -> Int[np.ndarray, "n l"]:

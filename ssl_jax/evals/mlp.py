@@ -8,6 +8,7 @@ host: give it a part of a large data set (`eval.max_train_examples`).
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from ssl_jax.config.fields import not_negative, positive
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 
 NEEDS = ("label",)
@@ -23,6 +25,8 @@ METRICS = {
     "top1": Metric("MLP", "accuracy of a two-layer perceptron"),
     "epochs": Metric("epochs", unit="", better=None, shown=False),
 }
+
+_HELD_OUT = 0.1  # of the train examples
 
 
 def evaluate(
@@ -53,13 +57,14 @@ def evaluate(
       `top1` on test, and `epochs`, how many it took.
 
     Raises:
-      UserError: train has fewer than 10 examples, only one class, or a class of one example.
+      UserError: train has fewer than 10 examples, only one class, or a class of one example, or
+        a tenth of it is fewer examples than there are classes.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
     from sklearn.preprocessing import StandardScaler
 
-    check(np.bincount(train["label"]))
+    check_counts(np.bincount(train["label"]))
     scaler = StandardScaler().fit(train["h"])
     network = MLPClassifier(
         hidden_layer_sizes=(hidden_dim,),
@@ -67,6 +72,7 @@ def evaluate(
         learning_rate_init=learning_rate,
         max_iter=max_epochs,
         early_stopping=True,
+        validation_fraction=_HELD_OUT,
         n_iter_no_change=patience,
         random_state=seed,
     )
@@ -81,12 +87,42 @@ def evaluate(
     return {"top1": float(np.mean(guessed == test["label"])), "epochs": float(network.n_iter_)}
 
 
-def check(counts: np.ndarray, **options: Any) -> None:
-    """Raises UserError if there are too few train examples, from those by class, int [c]."""
+def check(known: Known, **options: Any) -> None:
+    """Raises UserError if there are too few train examples."""
     del options
+    if known.train_counts is not None:
+        check_counts(known.train_counts)
+
+
+def check_counts(counts: np.ndarray) -> None:
+    """Checks that a part can be held out of train examples.
+
+    Args:
+      counts: examples by class, int [c]; classes without any do not count.
+
+    Raises:
+      UserError: there are too few.
+    """
     counts = counts[counts > 0]
-    if counts.sum() < 10 or len(counts) < 2 or counts.min() < 2:
+    check_size(int(counts.sum()), len(counts), int(counts.min(initial=2)))
+
+
+def check_size(examples: int, classes: int, smallest: int = 2) -> None:
+    """Checks that a part with all classes can be held out.
+
+    Args:
+      examples: train examples.
+      classes: number of their classes.
+      smallest: examples of the smallest class.
+
+    Raises:
+      UserError: there are too few.
+    """
+    has = f"it has {examples} of {classes} classes"
+    if examples < 10 or classes < 2 or smallest < 2:
+        raise UserError(f"the mlp probe needs 10 train examples and 2 of each class; {has}")
+    if math.ceil(_HELD_OUT * examples) < classes:
         raise UserError(
-            f"the mlp probe needs 10 train examples and 2 of each class; it has {counts.sum()} of "
-            f"{len(counts)} classes"
+            "the mlp probe holds out a tenth of the train examples, which needs one of each class; "
+            + has
         )

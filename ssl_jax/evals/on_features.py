@@ -209,6 +209,10 @@ def check_features(
                 f"evaluation {name!r} takes features [n d] or frames [n t d], and {needed!r} has "
                 f"{rank} dimensions"
             )
+        if rank == 3 and evaluation.needs and not evaluation.has_target:
+            raise UserError(
+                f"evaluation {name!r} takes features [n d], and {needed!r} has one vector a frame"
+            )
         if targets is not None and evaluation.target in targets:
             target_rank = 1 + len(targets[evaluation.target].shape)
             check_frames(evaluation, needed, rank, target_rank)

@@ -15,6 +15,7 @@ from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.evals import metric as metric_lib
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
 
@@ -100,6 +101,25 @@ class Evaluation:
     def metric(self, name: str) -> Metric | None:
         """The declaration of one of its metrics; None if it is not declared."""
         return metric_lib.find(self.module.METRICS, name)
+
+    def check(self, known: Known) -> str:
+        """Checks before anything is computed that the data suffice.
+
+        Returns:
+          What to know of the evaluation, "" for nothing.
+
+        Raises:
+          UserError: it cannot be computed, and why.
+        """
+        if not hasattr(self.module, "check"):
+            return ""
+        return self.module.check(known, **self.options) or ""
+
+    def measures(self, known: Known) -> tuple[str, ...]:
+        """Names of the metrics that it will measure on these data."""
+        if hasattr(self.module, "measures"):
+            return self.module.measures(known, **self.options)
+        return tuple(self.module.METRICS)
 
     def call(self, **arguments: Any) -> dict[str, float]:
         """Runs the evaluation and returns its metrics, "name/metric" -> value.

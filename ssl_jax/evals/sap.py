@@ -10,12 +10,13 @@ constants are those of disentanglement_lib (Locatello et al. 2019).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
 from ssl_jax.config.fields import positive
-from ssl_jax.evals.factors import as_classes, evenly, gap, is_whole, varying
+from ssl_jax.evals.factors import as_classes, check_varying, evenly, gap, is_whole, varying
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 
 NEEDS = ("factors",)
@@ -62,6 +63,12 @@ def evaluate(
         else:
             columns.append(_squared_correlations(codes, factors[:, number]))
     return {"score": float(np.mean(gap(np.stack(columns, axis=1))))}
+
+
+def check(known: Known, **options: Any) -> None:
+    """Raises UserError if no factor varies."""
+    del options
+    check_varying(known.train, known.test)
 
 
 def _accuracies(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -21,6 +21,12 @@ def rank_of_label(votes: np.ndarray, label: np.ndarray) -> np.ndarray:
     own = np.take_along_axis(votes, label[:, None], axis=1)  # [m 1]
     lower_class = np.arange(votes.shape[1])[None, :] < label[:, None]
     return ((votes > own) | ((votes == own) & lower_class)).sum(axis=1)
+
+
+def measured_ranks(names: Iterable[str], num_classes: int | None) -> tuple[str, ...]:
+    """`names` of metrics without "top5", if there are so few classes that it is not measured."""
+    few = num_classes is not None and num_classes <= 5
+    return tuple(name for name in names if not (few and name == "top5"))
 
 
 def row_mesh(rows: int, devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:

@@ -6,15 +6,18 @@ see `ssl_jax.tasks`. It is run whenever the run's texts are labelled for a task.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import jax
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Batch, DataSpec, Method
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
 from ssl_jax.tasks import TASKS
+from ssl_jax.tasks.base import Task, check_labelled
 
 NEEDS = ()
 AUTOMATIC = True
@@ -61,25 +64,47 @@ def evaluate_model(
       UserError: the method does not make what is scored, or the data set is of another task, or has
         no labels.
     """
-    if prober.test.spec.task != prober.task:
-        raise UserError(
-            f"{prober.dataset} is of the task {prober.test.spec.task}, and this run has learned "
-            f"{prober.task}"
-        )
+    _check_task(prober.test, prober.task)
     task = TASKS[prober.task]
-    needed = task.predictions
 
     def predictions(batch: Batch) -> dict[str, jax.Array]:
         outputs = model.features(batch)
-        if not set(needed) <= set(outputs):
-            raise UserError(
-                f"the task {task.name!r} is scored by {' and '.join(needed)}, and this method "
-                f"makes {', '.join(sorted(outputs))}"
-            )
-        return {name: outputs[name] for name in needed}
+        _check_predictions(task, outputs)
+        return {name: outputs[name] for name in task.predictions}
 
     rows = prober.features(predictions, prober.test)
     return task.score(prober.test, rows, null_threshold=null_threshold)
+
+
+def check(known: Known, **options: Any) -> None:
+    """Raises UserError if the split has another task or no labels, or nothing can be scored."""
+    del options
+    _check_task(known.test, known.task)
+    task = TASKS[known.task]
+    _check_predictions(task, known.outputs)
+    check_labelled(known.test, bool(task.has_label(known.test.encoded).any()))
+
+
+def measures(known: Known, **options: Any) -> tuple[str, ...]:
+    """Names of its metrics: the scores of the data set, and details that come with some of them."""
+    del options
+    details = (name for name, metric in METRICS.items() if not metric.shown)
+    return (*known.test.metrics, *details)
+
+
+def _check_task(source: Any, task: str | None) -> None:
+    if source.spec.task != task:
+        raise UserError(
+            f"{source.name} is of the task {source.spec.task}, and this run has learned {task}"
+        )
+
+
+def _check_predictions(task: Task, outputs: Mapping[str, Any]) -> None:
+    if not set(task.predictions) <= set(outputs):
+        raise UserError(
+            f"the task {task.name!r} is scored by {' and '.join(task.predictions)}, and this "
+            f"method makes {', '.join(sorted(outputs))}"
+        )
 
 
 def baselines(model: Model, prober: Any, source: Any) -> dict[str, dict[str, float]]:

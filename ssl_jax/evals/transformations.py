@@ -15,7 +15,7 @@ among SimCLR's augmentations; the other three have to be added to see it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -24,6 +24,8 @@ import jax.numpy as jnp
 
 from ssl_jax.config.fields import not_empty
 from ssl_jax.core.method import DataSpec, Method
+from ssl_jax.evals import mlp
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
 from ssl_jax.modalities.image import IMAGE
@@ -108,6 +110,19 @@ def evaluate_model(
         measured = prober.evaluate_changed(model, ["mlp"], feature, change, TASKS[name].classes)
         out |= {name: measured["mlp/top1"], f"{name}_epochs": measured["mlp/epochs"]}
     return out
+
+
+def check(known: Known, *, changes: Sequence[str], **options: Any) -> None:
+    """Raises UserError if there are too few train examples for a probe."""
+    del options
+    for name in changes:
+        mlp.check_size(known.num_train, TASKS[name].classes)
+
+
+def measures(known: Known, *, changes: Sequence[str], **options: Any) -> tuple[str, ...]:
+    """Names of its metrics."""
+    del known, options
+    return (*changes, *(f"{name}_epochs" for name in changes))
 
 
 def _changed(name: str, batch: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""Checks of a run's evaluations before its first step."""
+"""Checks of a run's evaluations that need no data, see `dry_evaluation` for the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import evals
@@ -15,7 +14,6 @@ from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.run.early_stopping import takes_best
-from ssl_jax.run.probing import Prober
 
 
 def check_evaluations(experiment: Experiment) -> None:
@@ -40,10 +38,10 @@ def check_evaluations(experiment: Experiment) -> None:
     check_features(all_evaluations, outputs, targets=targets)
     for feature in features:
         check_features(final, outputs, feature, targets)
-    check_best_metric(experiment.config, _during_training(experiment))
+    check_best_metric(experiment.config, during_training(experiment))
 
 
-def _during_training(experiment: Experiment) -> list[Evaluation]:
+def during_training(experiment: Experiment) -> list[Evaluation]:
     """The evaluations of `eval.names` that the data allow, and the automatic ones."""
     section, spec = experiment.config.eval, experiment.spec
     evaluations = list(evals.load_all(section.names, section))
@@ -93,35 +91,3 @@ def check_best_metric(config: ConfigDict, evaluations: Sequence[Evaluation]) -> 
             f"checkpoint.best_mode is {mode!r}, but a {metric.better} {key} is better; "
             f"set checkpoint.best_mode={'max' if metric.better == 'higher' else 'min'}"
         )
-
-
-def check_labels(prober: Prober) -> None:
-    """Checks the labels that evaluations need, if the data set knows its labels in advance.
-
-    Raises:
-      UserError: a split has no labels, or too few of a class, or not the run's classes.
-    """
-    section = prober.config.eval
-    names = (*section.names, *section.final_names)
-    evaluations = evals.load_all(names, section)
-    needing_labels = [evaluation for evaluation in evaluations if LABEL in evaluation.needs]
-    if not needing_labels or not prober.labelled:
-        return
-    prober.check_classes(needing_labels)
-    subset = prober.train_subset()
-    for split, source in (("train", prober.train), ("test", prober.test)):
-        labels = source.labels
-        if labels is None:
-            continue
-        labels = np.asarray(labels if split == "test" or subset is None else labels[subset])
-        if not (labels >= 0).any():
-            raise UserError(
-                f"eval.{split}_split: {source.name} has no labels, and evaluation "
-                f"{needing_labels[0].name!r} needs them"
-            )
-        if split == "test":
-            continue
-        counts = np.bincount(labels[labels >= 0])
-        for evaluation in needing_labels:
-            if hasattr(evaluation.module, "check"):
-                evaluation.module.check(counts, **evaluation.options)

@@ -24,8 +24,9 @@ from ssl_jax.experiment.refresh import Refresher
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.pretrained import init_from
 from ssl_jax.run import failures, final_results, metrics, progress, workdir_lock
+from ssl_jax.run.dry_evaluation import dry_evaluation
 from ssl_jax.run.early_stopping import EarlyStopping
-from ssl_jax.run.evaluation_checks import check_evaluations, check_labels
+from ssl_jax.run.evaluation_checks import check_evaluations
 from ssl_jax.run.probing import Prober
 from ssl_jax.run.profiler import Profiler
 from ssl_jax.run.signals import SharedStop, StopRequest
@@ -78,8 +79,7 @@ class Run:
             best_metric=config.checkpoint.best_metric,
             best_mode=config.checkpoint.best_mode,
         )
-        self.prober.check_splits(self.experiment.method)
-        check_labels(self.prober)
+        self.notes = dry_evaluation(self.experiment, self.prober)
 
     @functools.cached_property
     def prober(self) -> Prober:
@@ -157,6 +157,7 @@ class Run:
 
     def _execute(self, final_evaluation: bool) -> int:
         lines = preflight.lines(self.experiment, self.source)
+        lines += [("note", note) for note in self.notes]
         self._print(preflight.text(lines))
         with StopRequest() as stop, self.saves, jax.set_mesh(self.mesh):
             restored = self.saves.restore(self.experiment.abstract_state)

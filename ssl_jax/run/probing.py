@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -70,10 +71,12 @@ class Prober:
 
     def scored_on(self, split: str) -> Prober:
         """A copy that is scored on `split` instead of `eval.test_split`."""
-        config = self.config.copy_and_resolve_references()
-        with config.unlocked():
-            config.eval.test_split = split
-        return Prober(config, self.mesh, self.dataset, workdir=self._workdir)
+        other = copy.copy(self)  # the train split is read once
+        other.config = self.config.copy_and_resolve_references()
+        with other.config.unlocked():
+            other.config.eval.test_split = split
+        vars(other).pop("test", None)
+        return other
 
     def train_subset(self) -> np.ndarray | None:
         """Indices of the examples of `train` that probes are fitted on, int [n]; None: all."""
@@ -124,11 +127,10 @@ class Prober:
           UserError: a split does not exist.
         """
         section = self.config.eval
-        labelled = self._spec.num_classes or section.data  # another data set may have labels
         planned = [
             evaluation
-            for evaluation in self._planned((*section.names, *section.final_names), method)
-            if labelled or LABEL not in evaluation.needs
+            for evaluation in self.planned((*section.names, *section.final_names), method)
+            if self.may_have_labels or LABEL not in evaluation.needs
         ]
         keys = ["test_split", "validation_split"] if planned else []
         if any(evaluation.fits for evaluation in planned):
@@ -170,6 +172,11 @@ class Prober:
         section.labelled_fraction = None  # limits training only; probes use all labels
         section.options.update(modality.evaluation_options(self.config.eval))
         return section
+
+    @property
+    def may_have_labels(self) -> bool:
+        """Whether the data set has class labels, as far as that is known before it is opened."""
+        return bool(self._spec.num_classes or self.config.eval.data)
 
     @property
     def labelled(self) -> bool:
@@ -237,20 +244,28 @@ class Prober:
         """
         possible = tuple(
             evaluation
-            for evaluation in self._planned(names, method)
+            for evaluation in self.planned(names, method)
             if LABEL not in evaluation.needs or self.labelled
         )
         for evaluation in possible:
-            for need in evaluation.needs:
-                arrays = self._arrays_of(self.train)
-                if need not in arrays:
-                    raise UserError(
-                        f"evaluation {evaluation.name!r} needs {need!r}, but {self.dataset} has "
-                        f"{', '.join(sorted(arrays))}.{nearest(need, arrays)}"
-                    )
+            self.check_needs(evaluation)
         return possible
 
-    def _planned(self, names: Sequence[str], method: Method | None) -> tuple[Evaluation, ...]:
+    def check_needs(self, evaluation: Evaluation) -> None:
+        """Checks that the data set has the arrays that an evaluation needs.
+
+        Raises:
+          UserError: it lacks one.
+        """
+        arrays = self._arrays_of(self.train if evaluation.fits else self.test)
+        for need in evaluation.needs:
+            if need not in arrays:
+                raise UserError(
+                    f"evaluation {evaluation.name!r} needs {need!r}, but {self.dataset} has "
+                    f"{', '.join(sorted(arrays))}.{nearest(need, arrays)}"
+                )
+
+    def planned(self, names: Sequence[str], method: Method | None) -> tuple[Evaluation, ...]:
         """The evaluations of these names, and the automatic ones that apply to the method."""
         loaded = evals.load_all(names, self.config.eval)
         if method is None:

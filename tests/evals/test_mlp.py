@@ -36,12 +36,15 @@ def test_labels_that_nothing_tells_are_guessed_by_chance():
     "rows, options, message",
     [
         (slice(0, 8), {}, "needs 10 train examples and 2 of each class; it has 8 of"),
+        (np.arange(40), {}, "holds out a tenth .* of each class; it has 40 of 5 classes"),
         (slice(None), {"hidden_dim": 0}, "eval.mlp.hidden_dim is 0"),
         (slice(None), {"hiden_dim": 9}, "eval.mlp.hiden_dim.*Did you mean 'hidden_dim'"),
     ],
 )
 def test_what_cannot_be_is_named(rows, options, message):
     data = _exclusive_or(0, 40)
+    if isinstance(rows, np.ndarray):
+        data["label"] = rows % 5
     train = {name: array[rows] for name, array in data.items()}
     with pytest.raises(UserError, match=message):
         evals.evaluate(("mlp",), train, data, config={"mlp": options})

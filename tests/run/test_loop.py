@@ -58,7 +58,7 @@ def test_classes_that_are_too_small_are_found_at_once(tmp_path):
         begin(tmp_path, **small, eval__few_shot__shots=(16,))
     begin(tmp_path, **small, eval__few_shot__shots=(1, 16))
     with pytest.raises(UserError, match="the mlp probe needs 10 train examples and 2 of each"):
-        begin(tmp_path, eval__train_split="train[:3]", eval__names=("mlp",))
+        begin(tmp_path, eval__train_split="train[:9]", eval__names=("mlp",))
 
 
 def test_the_best_metric_has_to_be_measured(tmp_path):
