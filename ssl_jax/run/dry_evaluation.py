@@ -39,7 +39,12 @@ def dry_evaluation(experiment: Experiment, prober: Prober) -> list[str]:
         measured; the message names the config key.
     """
     section, method = experiment.config.eval, experiment.method
-    prober.check_splits(method)
+    try:
+        prober.check_splits(method)
+    except UserError as error:
+        if section.data is None or str(error).startswith("eval."):
+            raise
+        raise UserError(f"eval.data is {section.data!r}: {error}") from error
     planned = _possible(prober, prober.planned((*section.names, *section.final_names), method))
     if not planned:
         return []

@@ -148,6 +148,13 @@ def test_other_data_without_labels(tmp_path):
         begin(tmp_path, eval__data=f"folder:{tmp_path / 'images'}", data__image_size=8)
 
 
+def test_other_data_that_the_model_cannot_read(tmp_path):
+    with pytest.raises(
+        UserError, match="eval.data is 'text:.*': data.image_size is 8, but text is"
+    ):
+        begin(tmp_path, eval__data=f"text:{table.CONFIGS.parent}/LICENSE")
+
+
 def test_every_evaluation_knows_what_it_measures():
     """One whose metrics are a family has to say which members there are."""
     label = np.arange(40, dtype=np.int32) % 4
