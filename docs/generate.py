@@ -32,7 +32,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Contrastive": ("simclr", "simclr_v2", "instdisc", "moco", "moco_v3", "nnclr"),
     "Without negatives": ("byol", "simsiam", "barlow_twins", "vicreg", "lejepa"),
     "Teachers and clusters": ("dino", "swav", "deepcluster_v2"),
-    "Masked images and autoencoders": ("mae", "vae"),
+    "Masked images and autoencoders": ("mae", "ijepa", "vae"),
     "Language models": ("bert",),
     "Learning from labels": (
         "supervised", "distill", "regression", "token_classification", "question_answering",

@@ -26,9 +26,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Shapes in the signatures of these modules are checked on every call in this process. Modules are
 # rewritten when they are imported, so this comes before any test imports them.
 _CHECKED = (
-    "losses.classification", "losses.contrastive", "losses.instance", "losses.labels",
-    "losses.language", "losses.redundancy", "losses.siamese", "evals.collapse", "evals.dci",
-    "evals.knn", "evals.mig", "views.color", "views.filters",
+    "clustering.kmeans", "losses.classification", "losses.clusters", "losses.contrastive",
+    "losses.instance", "losses.isotropy", "losses.labels", "losses.language",
+    "losses.masked_images", "losses.redundancy", "losses.siamese", "losses.sinkhorn",
+    "models.patches", "evals.collapse", "evals.dci", "evals.knn", "evals.mig", "views.color",
+    "views.filters",
 )  # fmt: skip
 jaxtyping.install_import_hook([f"ssl_jax.{name}" for name in _CHECKED], "beartype.beartype")
 

@@ -78,7 +78,7 @@ def _cluster(
     def nearest(part: Array, centroids: Array) -> Array:
         return jnp.argmax(product("nd,kd->nk", part, centroids), axis=1)
 
-    def update(_: int, centroids: Array) -> Array:
+    def update(_: Array, centroids: Array) -> Array:
         def add(total: tuple[Array, Array], rows_and_mask: tuple[Array, Array]):
             part, counts = rows_and_mask
             member = nearest(part, centroids)[:, None] == jnp.arange(k)

@@ -24,7 +24,7 @@ from ssl_jax.losses.instance import (
 )
 from ssl_jax.losses.isotropy import invariance, sigreg
 from ssl_jax.losses.language import token_cross_entropy
-from ssl_jax.losses.masked_images import patch_error
+from ssl_jax.losses.masked_images import patch_error, smooth_l1_of_blocks
 from ssl_jax.losses.redundancy import barlow_twins, vicreg
 from ssl_jax.losses.self_distillation import (
     centred_targets,
@@ -73,6 +73,7 @@ __all__ = [
     "sigreg",
     "simsiam",
     "sinkhorn",
+    "smooth_l1_of_blocks",
     "softmax_over_bank",
     "softmax_over_candidates",
     "target_statistics",

@@ -9,6 +9,7 @@ from ssl_jax.models.registry import (
     make_decoder,
     make_encoder,
     make_patch_decoder,
+    make_predictor,
 )
 from ssl_jax.models.resnet import ResNet, resnet
 from ssl_jax.models.transformer import PairHead, TextEncoder, text_encoder, token_head
@@ -29,6 +30,7 @@ __all__ = [
     "make_decoder",
     "make_encoder",
     "make_patch_decoder",
+    "make_predictor",
     "projection_head",
     "resnet",
     "text_encoder",

@@ -24,6 +24,7 @@ from ssl_jax.models.transformer import (
 )
 from ssl_jax.models.vit import SIZES, vit
 from ssl_jax.models.vit_decoder import vit_decoder
+from ssl_jax.models.vit_predictor import vit_predictor
 
 # Size and patch of the ViTs that papers name; others by `patch_size`, `dim`, `depth`, `num_heads`.
 VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14")
@@ -48,7 +49,8 @@ ENCODERS = {
 }
 DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}
 PATCH_DECODERS = {"vit_decoder": vit_decoder}
-NETS = {**ENCODERS, **DECODERS, **PATCH_DECODERS}
+PREDICTORS = {"vit_predictor": vit_predictor}
+NETS = {**ENCODERS, **DECODERS, **PATCH_DECODERS, **PREDICTORS}
 DTYPES = ("float32", "bfloat16")
 
 
@@ -138,6 +140,29 @@ def make_patch_decoder(
       UserError: as `make_encoder`.
     """
     return _make(name, PATCH_DECODERS, dtype, where, {**options, "grid": grid, "values": values})
+
+
+def make_predictor(
+    name: str | None,
+    *,
+    grid: tuple[int, int],
+    values: int,
+    dtype: str = "float32",
+    where: str = "nets.predictor",
+    **options: Any,
+) -> Net:
+    """I-JEPA's predictor, see `ssl_jax.models.vit_predictor.ViTPredictor`.
+
+    Args:
+      name: a key of `PREDICTORS`.
+      grid: (rows, columns) of patches.
+      values: numbers of a predicted token.
+      dtype, where, options: as in `make_encoder`.
+
+    Raises:
+      UserError: as `make_encoder`.
+    """
+    return _make(name, PREDICTORS, dtype, where, {**options, "grid": grid, "values": values})
 
 
 def _make(

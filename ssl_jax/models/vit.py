@@ -61,7 +61,7 @@ class Attention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, segment: Array | None = None) -> Array:
         n, t, dim = x.shape
         qkv = nn.Dense(
             3 * dim,
@@ -72,7 +72,8 @@ class Attention(nn.Module):
         )(x)
         qkv = qkv.reshape(n, t, 3, self.num_heads, dim // self.num_heads)
         q, k, v = (qkv[:, :, i] for i in range(3))  # (n, t, heads, d)
-        x = attention(q, k, v, implementation=self.implementation).reshape(n, t, dim)
+        x = attention(q, k, v, segment=segment, implementation=self.implementation)
+        x = x.reshape(n, t, dim)
         init = _kernel_init(self.kernel_init)
         return nn.Dense(dim, kernel_init=init, dtype=self.dtype, name="proj")(x)
 
@@ -123,14 +124,14 @@ class Layer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, segment: Array | None = None, *, train: bool) -> Array:
         attend = Attention(
             self.num_heads, self.qkv_bias, self.kernel_init, self.attention, self.dtype, name="attn"
         )
         mlp = FeedForward(
             round(self.mlp_ratio * x.shape[-1]), self.kernel_init, self.dtype, name="mlp"
         )
-        for i, branch in enumerate((attend, mlp), start=1):
+        for i, branch in enumerate((lambda x: attend(x, segment), mlp), start=1):
             y = branch(layer_norm(self.dtype, name=f"norm{i}")(x))
             if self.layer_scale is not None:
                 y = LayerScale(self.layer_scale, name=f"ls{i}")(y)
@@ -209,7 +210,12 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, keep: Array | None = None, *, train: bool
+        self,
+        x: Array,
+        keep: Array | None = None,
+        keep_mask: Array | None = None,
+        *,
+        train: bool,
     ) -> tuple[Array, dict[str, Array]]:
         """Features and every layer's tokens.
 
@@ -217,6 +223,8 @@ class ViT(nn.Module):
           x: images `[n h w c]`, floating point.
           keep: int `[n k]`, numbers (row by row) of the patches that enter; default all, in order.
             A masked autoencoder's encoder sees only these.
+          keep_mask: bool `[n k]`, False where `keep` is padding; tokens do not attend to padding,
+            and `h` leaves it out. Default: there is none.
           train: whether stochastic depth is on.
 
         Returns:
@@ -248,6 +256,10 @@ class ViT(nn.Module):
             cls = jnp.broadcast_to(cls.astype(self.dtype), (n, 1, self.dim))
             x = jnp.concatenate([cls, x], axis=1)  # (n, 1 + k, d)
 
+        segment = None
+        if keep_mask is not None:
+            real = jnp.pad(keep_mask, ((0, 0), (int(self.cls_token), 0)), constant_values=True)
+            segment = real.astype(jnp.int32)
         out = {}
         for i in range(self.depth):
             layer = Layer(
@@ -261,10 +273,11 @@ class ViT(nn.Module):
                 dtype=self.dtype,
                 name=f"layer{i + 1}",
             )
-            x = out[f"layer{i + 1}"] = layer(x, train=train)
+            x = out[f"layer{i + 1}"] = layer(x, segment, train=train)
         x = layer_norm(jnp.float32, name="norm")(x)
         tokens = out["patch_tokens"] = x[:, int(self.cls_token) :]
-        h = out["h"] = x[:, 0] if self.pool == "cls" else jnp.mean(tokens, axis=1)
+        where = None if keep_mask is None else keep_mask[:, :, None]
+        h = out["h"] = x[:, 0] if self.pool == "cls" else jnp.mean(tokens, axis=1, where=where)
         return h, out
 
 

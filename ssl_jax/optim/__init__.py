@@ -32,6 +32,7 @@ from ssl_jax.optim.masks import (
 from ssl_jax.optim.schedules import (
     cosine_between,
     cosine_ema,
+    linear_ema,
     make_schedule,
     scale_learning_rate,
     warmup_constant,
@@ -66,6 +67,7 @@ __all__ = [
     "freeze_until",
     "lars",
     "layer_factors",
+    "linear_ema",
     "make_optimizer",
     "make_schedule",
     "path_mask",

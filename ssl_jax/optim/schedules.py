@@ -129,6 +129,16 @@ def cosine_ema(base_decay: float, total_steps: int) -> Schedule:
     return schedule
 
 
+def linear_ema(base_decay: float, total_steps: int) -> Schedule:
+    """A moving average's decay, from `base_decay` at step 0 in a line to 1 (I-JEPA, App. A.1)."""
+
+    def schedule(step: Any) -> Any:
+        xp, step = _on_host_or_device(step)
+        return base_decay + (1 - base_decay) * _progress(xp, step, 0, total_steps)
+
+    return schedule
+
+
 def make_schedule(
     section: GroupSection, *, batch_size: int, total_steps: int, steps_per_epoch: int
 ) -> Schedule:

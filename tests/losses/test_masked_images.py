@@ -25,3 +25,16 @@ def test_predictions_of_zero_cost_almost_one_when_patches_are_normalised():
     mean, deviation = patch_statistics(patches)
     target = (patches - mean) / deviation
     np.testing.assert_allclose(losses.patch_error(0 * target, target), 0.99870, rtol=1e-4)
+
+
+def test_errors_of_blocks_are_squares_when_small_and_lengths_when_large():
+    """Padding does not count, and an image without patches costs nothing."""
+    predicted = np.zeros((2, 1, 3, 2), np.float32)
+    target = np.array([[0.5, -0.5], [3.0, -3.0], [9.0, 9.0]], np.float32) * np.ones((2, 1, 1, 1))
+    mask = np.array([[[True, True, False]], [[False, False, False]]])
+    target = target.astype(np.float32)
+    got = losses.smooth_l1_of_blocks(predicted, target, mask)
+    np.testing.assert_allclose(got, [(0.125 + 2.5) / 2, 0], rtol=1e-6)
+    grad = jax.grad(lambda p: losses.smooth_l1_of_blocks(p, target, mask).sum())(predicted)
+    np.testing.assert_allclose(grad[0, 0], [[-0.125, 0.125], [-0.25, 0.25], [0, 0]], rtol=1e-6)
+    assert not np.any(grad[1])

@@ -348,6 +348,17 @@ ROWS = {
         },
         embeds=False,
     ),
+    "ijepa": Row(
+        "ijepa.py:digits",
+        {
+            "model.dim": 16,
+            "model.depth": 1,
+            "model.num_heads": 2,
+            "nets.predictor.dim": 16,
+            "nets.predictor.num_heads": 2,
+            "steps": 100,
+        },
+    ),
     "supervised": Row(
         "supervised.py:digits",
         {

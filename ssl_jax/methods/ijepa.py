@@ -1,0 +1,294 @@
+"""I-JEPA: predicts the representations of hidden blocks from a context (Assran et al. 2023).
+
+    y = LayerNorm(f'(x)) of all patches, no gradient          targets: 4 blocks of patches
+    s = f(context patches)                                    a large block without the targets
+    p = predictor(s, places of a block)
+    loss = mean of smooth-L1(p - y) over the patches of the blocks
+
+f is a ViT without a class token, f' its moving average, with a decay that rises linearly to 1. The
+predictor (`nets.predictor`) is a narrow ViT, applied to each block apart. LayerNorm has no scale
+and offset. f' is what is evaluated (`eval.weights = "ema"`); `h` is the mean of its patch tokens.
+
+Blocks are as in the released code: one random number a batch decides area and aspect of the
+targets, another those of the context; places are an image's own; a context has more than
+`min_context` patches; after 20 attempts a target may overlap it.
+
+Deviations:
+- The released code cuts all contexts of a GPU to the shortest one. Here a context keeps its
+  patches, padded to `max_context` of the grid, and loses those beyond it. Either way it is the last
+  ones, row by row, that are lost.
+- The learning rate's warm-up reaches its peak one step later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax import losses
+from ssl_jax.config.fields import fraction, not_negative, positive, positive_fraction
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.items import Images, Item
+from ssl_jax.core.length import Length
+from ssl_jax.core.method import (
+    Array,
+    Aux,
+    Batch,
+    DataSpec,
+    Method,
+    PyTree,
+    Schedule,
+    Weights,
+    hyper_parameters,
+)
+from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.models import Net, make_encoder, make_predictor
+from ssl_jax.models.patches import patchify, unpatchify
+from ssl_jax.models.vit import ViT
+from ssl_jax.optim import linear_ema
+from ssl_jax.views import blocks, to_show
+
+_TARGETS, _CONTEXT = 1, 2  # folded into keys, of the batch for sizes and of examples for places
+_NUM_TARGETS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """The keys of `config.method`."""
+
+    momentum: Annotated[
+        float, fraction, "Decay of f' at the first step; it rises linearly to 1."
+    ] = 0.996
+    min_context: Annotated[int, not_negative, "A context has more patches than that."] = 10
+    max_context: Annotated[
+        float, positive_fraction, "Patches of a context at most, as a share of the grid's."
+    ] = 0.6
+    num_targets: Annotated[int, positive, "Blocks that are predicted."] = _NUM_TARGETS
+
+
+# Areas and aspects, Sec. 3 and App. A.1.
+TARGET = dict(scale=(0.15, 0.2), aspect=(0.75, 1.5))
+CONTEXT = dict(scale=(0.85, 1.0), aspect=(1.0, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class IJEPA(Method):
+    """Joint-embedding prediction.
+
+    Attributes:
+      hyper: the config's section.
+      total_steps: length of the run.
+      encoder: f, a ViT.
+      predictor: see `ssl_jax.models.vit_predictor`.
+      view: the images as the encoder takes them.
+    """
+
+    title: ClassVar[str] = "I-JEPA"
+    decomposes: ClassVar[bool] = True
+
+    hyper: HyperParameters
+    total_steps: int
+    encoder: Net
+    predictor: Net
+    view: OneView
+
+    @property
+    def ema_decay(self) -> Schedule:
+        return linear_ema(self.hyper.momentum, self.total_steps)
+
+    def ema_filter(self, path: str) -> bool:
+        return path.startswith("encoder/")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        height, width, _ = self.view.shape
+        return height // self._patch_size, width // self._patch_size
+
+    @property
+    def _patch_size(self) -> int:
+        return self.encoder.module.patch_size
+
+    @property
+    def _target(self) -> blocks.BlockSize:
+        return blocks.BlockSize(self.grid, **TARGET)
+
+    @property
+    def _context(self) -> blocks.BlockSize:
+        return blocks.BlockSize(self.grid, **CONTEXT)
+
+    @property
+    def context_length(self) -> int:
+        """Places of a context, padding included."""
+        rows, columns = self.grid
+        return int(rows * columns * self.hyper.max_context)
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        encoder_key, predictor_key = jax.random.split(key)
+        x = jax.ShapeDtypeStruct((1, *self.view.shape), jnp.float32)
+        k, m = self.context_length, self._target.largest
+        inputs = (
+            jax.ShapeDtypeStruct((1, k, self.encoder.module.dim), jnp.float32),
+            jax.ShapeDtypeStruct((1, k), jnp.int32),
+            jax.ShapeDtypeStruct((1, k), bool),
+            jax.ShapeDtypeStruct((1, self.hyper.num_targets, m), jnp.int32),
+            jax.ShapeDtypeStruct((1, self.hyper.num_targets, m), bool),
+        )
+        params, buffers = {}, {}
+        params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
+        params["predictor"], buffers["predictor"] = self.predictor.init(predictor_key, *inputs)
+        return params, buffers
+
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
+        """`x` [n h w c], and places in the grid, row by row.
+
+        `context` int32 [n k] and `targets` int32 [n b m], each with a mask that is False for
+        padding, `is_context` and `is_target`.
+        """
+        del step
+        return {"x": self.view.train(keys, batch), **self._masks(keys, key)}
+
+    def _masks(self, keys: Array, key: Array) -> dict[str, Array]:
+        of_target, of_context = (
+            jax.random.uniform(jax.random.fold_in(key, tag)) for tag in (_TARGETS, _CONTEXT)
+        )
+        target, context = self._target.draw(of_target), self._context.draw(of_context)
+        length = self._target.largest
+
+        def of_image(key: Array) -> dict[str, Array]:
+            target_key, context_key = (jax.random.fold_in(key, tag) for tag in (_TARGETS, _CONTEXT))
+            masks = blocks.block_masks(target_key, target, self.grid, self.hyper.num_targets)
+            targets, is_target = jax.vmap(lambda mask: blocks.padded_places(mask, length))(masks)
+            mask = blocks.context_mask(context_key, context, masks, self.hyper.min_context)
+            places, is_context = blocks.padded_places(mask, self.context_length)
+            return {
+                "context": places, "is_context": is_context,
+                "targets": targets, "is_target": is_target,
+            }  # fmt: skip
+
+        return jax.vmap(of_image)(keys)
+
+    def encode(
+        self, w: Weights, views: dict[str, Array], *, key: Array, step: Array
+    ) -> tuple[PyTree, PyTree]:
+        """`h` [n d] of the context, `y` [n d] of the whole image, and the `loss` [n]."""
+        del step
+        context_key, target_key = jax.random.split(key)
+        x, targets = views["x"], views["targets"]
+        (h, out), encoder = self.encoder.apply(
+            w.params["encoder"], w.buffers["encoder"], x, views["context"], views["is_context"],
+            train=True, key=context_key,
+        )  # fmt: skip
+        predicted, predictor = self.predictor.apply(
+            w.params["predictor"], w.buffers["predictor"],
+            out["patch_tokens"], views["context"], views["is_context"],
+            targets, views["is_target"], train=True,
+        )  # fmt: skip
+        (y, whole), _ = self.encoder.apply(
+            w.ema["encoder"], w.buffers["encoder"], x, train=False, key=target_key
+        )
+        tokens = jax.nn.standardize(whole["patch_tokens"].astype(jnp.float32), epsilon=1e-5)
+        n, count, m = targets.shape
+        rows = jnp.take_along_axis(tokens, targets.reshape(n, -1, 1), axis=1)
+        rows = jax.lax.stop_gradient(rows.reshape(n, count, m, -1))
+        loss = losses.smooth_l1_of_blocks(predicted, rows, views["is_target"])
+        encoded = {"h": h, "y": jax.lax.stop_gradient(y), "loss": loss}
+        return encoded, {"encoder": encoder, "predictor": predictor}
+
+    def objective(
+        self, w: Weights, encoded: PyTree, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del key
+        of_images = encoded["loss"]
+        outputs = {"h": jax.lax.stop_gradient(encoded["h"]), "z": encoded["y"][:, None]}
+        metrics = {"target_momentum": jnp.float32(self.ema_decay(step))}
+        weight = jnp.float32(len(of_images))
+        return jnp.mean(of_images), Aux(w.buffers, metrics, outputs, weight)
+
+    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
+        x = self.view.evaluate(batch)
+        (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
+        return {"h": h.astype(jnp.float32)}
+
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        """The context and the targets of some images."""
+        del w
+        x = self.view.evaluate(batch)
+        masks = self._masks(keys, keys[0])
+        patches = patchify(x.astype(jnp.float32), self._patch_size)
+        grey = jnp.full_like(patches, jnp.mean(patches))
+        number = jnp.arange(patches.shape[1])
+
+        def only(places: Array, real: Array) -> Array:  # [n k] -> [n h w c]
+            shown = jnp.any((places[:, :, None] == number) & real[:, :, None], axis=1)
+            parts = jnp.where(shown[:, :, None], patches, grey)
+            return unpatchify(parts, self.view.shape, self._patch_size)
+
+        images = [only(masks["context"], masks["is_context"])] + [
+            only(masks["targets"][:, block], masks["is_target"][:, block])
+            for block in range(self.hyper.num_targets)
+        ]
+        columns = ("context", *(f"target {i + 1}" for i in range(self.hyper.num_targets)))
+        item = Images(
+            jnp.clip(to_show(jnp.stack(images, axis=1), self.view.normalization), 0, 1),
+            inputs=jnp.clip(to_show(x[:, None], self.view.normalization)[:, 0], 0, 1),
+            columns=columns,
+            note="What the context encoder sees of an image, and the blocks that are predicted.",
+        )
+        return {"Contexts and targets": item}
+
+    def preflight(self, batch_size: int) -> list[tuple[str, str]]:
+        del batch_size
+        rows, columns = self.grid
+        return [
+            (
+                "blocks",
+                f"{self.hyper.num_targets} of at most {self._target.largest} of "
+                f"{rows * columns} patches are predicted from at most {self.context_length}",
+            ),
+            ("targets", f"moving average of the encoder, decay {self.hyper.momentum:g} to 1"),
+        ]
+
+
+def make(config: Any, spec: DataSpec, length: Length) -> IJEPA:
+    """Builds the method from the config's sections method, model, nets and views.
+
+    Raises:
+      UserError: a bad value, an encoder that is no ViT without a class token, patches that do not
+        tile the views, or a grid too small for a context.
+    """
+    hyper = hyper_parameters(HyperParameters, config.method, "method")
+    view = make_one_view(config, spec)
+    encoder = make_encoder(**config.model, dtype=config.dtype)
+    vit = encoder.module
+    if not isinstance(vit, ViT) or vit.cls_token:
+        raise UserError(
+            "I-JEPA needs a ViT without a class token; set model.name to vit_..., "
+            "model.cls_token=False and model.pool='mean'"
+        )
+    height, width, _ = view.shape
+    p = vit.patch_size
+    if height % p or width % p:
+        raise UserError(
+            f"views of {height}x{width} pixels do not divide into patches of model.patch_size={p}"
+        )
+    grid = height // p, width // p
+    method = IJEPA(
+        hyper=hyper,
+        total_steps=length.total_steps,
+        encoder=encoder,
+        predictor=make_predictor(
+            **config.nets.predictor, grid=grid, values=vit.dim, dtype=config.dtype
+        ),
+        view=view,
+    )
+    if min(grid) < 3 or method.context_length <= hyper.min_context:
+        raise UserError(
+            f"a grid of {grid[0]}x{grid[1]} patches leaves contexts of at most "
+            f"{method.context_length} patches, and method.min_context={hyper.min_context}; use "
+            "smaller patches, larger views, or a lower min_context"
+        )
+    return method

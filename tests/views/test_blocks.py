@@ -1,0 +1,72 @@
+"""I-JEPA's blocks: sizes, places, contexts without targets, padding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssl_jax.views import blocks
+
+GRID = (14, 14)
+TARGET = blocks.BlockSize(GRID, (0.15, 0.2), (0.75, 1.5))
+CONTEXT = blocks.BlockSize(GRID, (0.85, 1.0), (1.0, 1.0))
+
+
+@pytest.mark.parametrize("size", [TARGET, CONTEXT, blocks.BlockSize((4, 6), (0.2, 0.5), (0.5, 2))])
+def test_sizes_are_the_released_codes(size):
+    """One number decides area and aspect; a block is smaller than the grid."""
+    rows, columns = size.grid
+    areas = []
+    for share in np.linspace(0, 0.999, 25):
+        area = int(rows * columns * (size.scale[0] + share * (size.scale[1] - size.scale[0])))
+        aspect = size.aspect[0] + share * (size.aspect[1] - size.aspect[0])
+        height = min(round(np.sqrt(area * aspect)), rows - 1)
+        width = min(round(np.sqrt(area / aspect)), columns - 1)
+        assert tuple(map(int, size.draw(share))) == (height, width), share
+        areas.append(height * width)
+    assert max(areas) <= size.largest <= max(areas) * 1.1
+
+
+def test_blocks_are_rectangles_at_every_place_but_the_last():
+    size = jnp.int32(5), jnp.int32(7)
+    draw = jax.jit(lambda key: blocks.block_masks(key, size, GRID, 4))
+    seen = np.zeros((14, 14), int)
+    for number in range(100):
+        for mask in np.asarray(draw(jax.random.key(number))):
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            assert (len(rows), len(columns)) == (5, 7) and mask.sum() == 35
+            seen[rows[0], columns[0]] += 1
+    assert (seen[:9, :7] > 0).mean() > 0.95 and seen.sum() == seen[:9, :7].sum() == 400
+
+
+def test_contexts_and_targets_are_disjoint_unless_that_leaves_too_little():
+    draw = jax.jit(
+        lambda key, share: (
+            targets := blocks.block_masks(key, TARGET.draw(share), GRID, 4),
+            blocks.context_mask(jax.random.fold_in(key, 1), CONTEXT.draw(share), targets, 10),
+        )
+    )
+    for number in range(30):
+        targets, context = draw(jax.random.key(number), number / 30)
+        assert context.sum() > 10 and not np.any(context & np.asarray(targets).any(axis=0))
+
+
+def test_the_last_targets_may_overlap_a_context_first():
+    """Targets 0 and 1 are halves of the grid: without them a block has no patches."""
+    halves = jnp.zeros((2, 6, 6), bool).at[0, :3].set(True).at[1, 3:].set(True)
+    size = jnp.int32(5), jnp.int32(5)
+    draw = functools.partial(blocks.context_mask, size=size, targets=halves, smallest=4)
+    context = jax.jit(lambda key: draw(key))(jax.random.key(0))
+    assert not np.any(context & halves[0]) and np.any(context & halves[1])
+
+
+def test_places_are_row_by_row_and_the_last_ones_are_left_out():
+    mask = jnp.zeros((3, 4), bool).at[0, 2].set(True).at[1, 1].set(True).at[2, 3].set(True)
+    places, real = blocks.padded_places(mask, 5)
+    np.testing.assert_array_equal(real, [True, True, True, False, False])
+    np.testing.assert_array_equal(places[:3], [2, 5, 11])
+    places, real = blocks.padded_places(mask, 2)
+    np.testing.assert_array_equal(places, [2, 5])
+    assert real.all()
