@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ssl_jax.hardware import tpu
 
-# Dense bfloat16 FLOP/s of one GPU as `jax.Device.device_kind` names it (vendors' data sheets). A
-# prefix match: "NVIDIA H100 80GB HBM3" is "NVIDIA H100". Longer names come first. TPUs stand in
-# `ssl_jax.hardware.tpu`.
+# Dense bfloat16 FLOP/s of one GPU, from the vendors' data sheets. The keys are prefixes of
+# `jax.Device.device_kind`: "NVIDIA H100 80GB HBM3" matches "NVIDIA H100". Longer prefixes come
+# first. `ssl_jax.hardware.tpu` has the figures of TPUs.
 _GPU_BF16_FLOPS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA H200": 989e12,
@@ -22,7 +22,7 @@ _GPU_BF16_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 FLOP/s of one device of this kind, None where it is not known (CPUs)."""
+    """Dense bfloat16 FLOP/s of one device of this kind, None if unknown (CPUs)."""
     generation = tpu.generation_of(device_kind)
     if generation is not None:
         return generation.flops / generation.devices

@@ -1,8 +1,7 @@
 """Compiles for TPUs on machines that have none.
 
-`devices("v5e:8x8")` are devices to compile for, with libtpu installed (`pip install
-'ssl_jax[aot]'`). `ssl_jax.hardware.tpu_slices` describes the slices; its names are also found
-here.
+`devices("v5e:8x8")` returns devices that `jax.jit` can compile for. It needs libtpu (`pip install
+'ssl_jax[aot]'`). `ssl_jax.hardware.tpu_slices` describes the slices; this module re-exports it.
 """
 
 from __future__ import annotations
@@ -38,28 +37,27 @@ __all__ = [
 
 
 def devices(topology: str | Slice) -> list[Any]:
-    """Devices of a slice to compile for; no TPU is needed, nothing can run on them.
+    """Descriptions of a slice's devices to compile for. No TPU is needed; programs cannot run.
 
         mesh = parallel.make_mesh(devices=tpu.devices("v5e:2x2"))
         rows = NamedSharding(mesh, P("data"))
         with tpu.quiet():
             compiled = jax.jit(f).lower(jax.ShapeDtypeStruct((8, 8), "f4", sharding=rows)).compile()
 
-    It loads libtpu into this process, which may have any other backend, and on its first call takes
-    about a second.
+    The first call loads libtpu into this process, which takes about a second. JAX may use any
+    backend.
 
     Args:
       topology: a slice or one of its names.
 
     Raises:
-      UserError: no such slice, libtpu is missing, or the installed one does not know the slice.
+      UserError: the slice does not exist, libtpu is missing, or it does not support the slice.
     """
-    wanted = parse(topology) if isinstance(topology, str) else topology
-    return list(_devices(wanted))
+    return list(_devices(parse(topology) if isinstance(topology, str) else topology))
 
 
 @functools.cache
-def _devices(wanted: Slice) -> tuple[Any, ...]:
+def _devices(tpu_slice: Slice) -> tuple[Any, ...]:
     from jax.experimental import topologies
 
     if not is_installed():
@@ -67,23 +65,23 @@ def _devices(wanted: Slice) -> tuple[Any, ...]:
             "compiling for TPUs needs libtpu, their compiler: pip install 'ssl_jax[aot]' "
             "(Linux on x86-64)"
         )
-    # libtpu must not ask Google's metadata server who it is, which takes minutes where there is
-    # none, nor insist on being alone on this machine.
+    # Without these, libtpu queries Google's metadata server, which takes minutes on a machine that
+    # has none, and refuses to load twice on a machine.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     options: dict[str, Any] = {}
-    if wanted.generation.chip_config:
-        options["chip_config_name"] = wanted.generation.chip_config
-    if wanted.chips == 1:
-        options["chips_per_host_bounds"] = (1, 1, 1)  # else it wants the four of a host
+    if tpu_slice.generation.chip_config:
+        options["chip_config_name"] = tpu_slice.generation.chip_config
+    if tpu_slice.chips == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)  # the default is four chips per host
     with quiet():
         try:
             description = topologies.get_topology_desc(
-                platform="tpu", topology_name=wanted.topology, **options
+                platform="tpu", topology_name=tpu_slice.topology, **options
             )
         except jax.errors.JaxRuntimeError as error:
             raise UserError(
-                f"the installed libtpu cannot compile for {wanted}: {str(error).splitlines()[0]}"
+                f"the installed libtpu cannot compile for {tpu_slice}: {str(error).splitlines()[0]}"
             ) from error
     return tuple(description.devices)
 
@@ -95,18 +93,18 @@ def is_installed() -> bool:
 
 @contextlib.contextmanager
 def quiet(*, always: bool = False) -> Iterator[None]:
-    """To compile for `devices` in: nothing reaches standard error, nothing is cached.
+    """A context to compile for `devices` in: hides standard error and disables the cache.
 
-    libtpu reports of itself there, from C++, at its start and while it compiles. What was written
-    is shown if the body fails, except with a UserError and where a program does not fit into the
-    device's memory: those are answers. Programs for devices that are not there cannot be read back
-    from JAX's persistent cache.
+    libtpu logs to standard error, from C++, when it starts and when it compiles. If the body fails,
+    the hidden output is printed, except after a UserError or if a program does not fit into the
+    device's memory, which are expected results. JAX's persistent cache cannot load programs for
+    devices that are not present.
 
     Args:
-      always: show nothing in any case.
+      always: never print the hidden output.
     """
     minimum = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, minimum)
+    old_minimum = getattr(jax.config, minimum)
     jax.config.update(minimum, math.inf)
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -115,8 +113,8 @@ def quiet(*, always: bool = False) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            answer = isinstance(error, UserError) or hbm_exceeded(error) is not None
-            if not answer and not always:
+            is_expected = isinstance(error, UserError) or hbm_exceeded(error) is not None
+            if not is_expected and not always:
                 sys.stderr.flush()
                 log.seek(0)
                 os.write(terminal, log.read())
@@ -125,7 +123,7 @@ def quiet(*, always: bool = False) -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
-            jax.config.update(minimum, before)
+            jax.config.update(minimum, old_minimum)
 
 
 _EXCEEDED = (
@@ -136,10 +134,10 @@ _EXCEEDED = (
 
 
 def hbm_exceeded(error: BaseException) -> tuple[int, int] | None:
-    """(bytes needed, bytes there are) of a device, from the compiler's error; None if another.
+    """(needed, available) bytes of a device, from the compiler's error; None for other errors.
 
-    The compiler gives up once it has traded all the time it can for memory (rematerialisation), so
-    what it needs is less than what the program asks for as written. To 0.01 GiB.
+    The compiler reports the need after all possible rematerialisation, so it is less than the need
+    of the program as written. The precision is 0.01 GiB.
     """
     for pattern in _EXCEEDED:
         match = pattern.search(str(error))

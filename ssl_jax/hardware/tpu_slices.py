@@ -1,11 +1,11 @@
 """TPU slices that can be rented: chips, topologies and names in each service.
 
-A slice has two names, which stand for each other everywhere: its topology (`v5e:8x8`) and its
-accelerator type (`v5litepod-64`), whose number counts chips for some generations and cores for
+A slice has two interchangeable names: its topology (`v5e:8x8`) and its accelerator type
+(`v5litepod-64`). The number of an accelerator type counts chips for some generations and cores for
 others (`v4-32` has 16 chips).
 
-This module needs nothing but Python, so that launching from a laptop does not need JAX. What the
-compiler says of these slices is in `ssl_jax.hardware.tpu`.
+This module imports only the standard library, so that launching from a laptop does not need JAX.
+`ssl_jax.hardware.tpu` compiles for these slices.
 """
 
 from __future__ import annotations
@@ -21,32 +21,30 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generation:
-    """A TPU generation. Throughputs and capacities are of one chip unless said otherwise.
+    """A TPU generation. Throughputs and capacities are per chip unless noted otherwise.
 
     Attributes:
       name: as in topologies, e.g. "v5e".
-      accelerator: what accelerator types begin with, e.g. "v5litepod".
+      accelerator: prefix of accelerator types, e.g. "v5litepod".
       counts_cores: whether the number of an accelerator type counts TensorCores, else chips.
-      device_kinds: what `jax.Device.device_kind` begins with.
-      cores: TensorCores a chip.
-      devices: JAX devices a chip: 1 where the cores of a chip work as one ("megacore").
+      device_kinds: prefixes of `jax.Device.device_kind`.
+      cores: TensorCores per chip.
+      devices: JAX devices per chip; 1 if the cores of a chip act as one device ("megacore").
       flops: published dense bfloat16 FLOP/s.
       hbm_bytes: published memory.
-      usable_hbm_bytes: memory that programs of ONE DEVICE can use. Where it comes from: the
-        compiler's own message for a program that is too large (libtpu 0.0.51; 0.0.42 says up to
-        0.01 GiB more).
+      usable_hbm_bytes: memory that programs of ONE DEVICE can use. Source: the compiler's error
+        message for a program that is too large (libtpu 0.0.51; 0.0.42 reports up to 0.01 GiB more).
       hbm_bandwidth: published bytes/s.
-      ici_bandwidth: published bytes/s that a chip can send to its neighbours, all links together.
-      host_chips: chips a host of a slice of several hosts has.
-      largest_host_chips: chips of the largest slice that is a single host.
-      shapes: the slices that can be rented, smallest first.
-      chip_config: argument of the compiler that makes a chip one device, None where it is not
-        needed.
-      runtime_version: software of a TPU VM to install JAX on, None where Cloud TPU's own interface
+      ici_bandwidth: published bytes/s that a chip can send to its neighbours over all links.
+      host_chips: chips per host in a slice of several hosts.
+      largest_host_chips: chips of the largest slice with a single host.
+      shapes: shapes of the slices that can be rented, smallest first.
+      chip_config: compiler option that makes a chip one device; None if none is needed.
+      runtime_version: software version of TPU VMs for JAX; None if Cloud TPU does not offer the
+        generation as TPU VMs.
+      gke_accelerator: value of GKE's node label `cloud.google.com/gke-tpu-accelerator`; None if GKE
         does not offer the generation.
-      gke_accelerator: the value of GKE's node label `cloud.google.com/gke-tpu-accelerator`, None
-        where GKE does not offer the generation.
-      gke_single_host: the same of nodes that are a slice of their own, None where it is the same.
+      gke_single_host: the label's value for slices with a single host; None if it is the same.
     """
 
     name: str
@@ -76,11 +74,11 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Chips that are rented together, e.g. v5e:8x8.
+    """Connected chips that are rented together, e.g. v5e:8x8.
 
     Attributes:
-      generation: of its chips.
-      shape: its chips along each axis, e.g. "8x8".
+      generation: the generation of the chips.
+      shape: number of chips along each axis, e.g. "8x8".
     """
 
     generation: Generation
@@ -88,12 +86,12 @@ class Slice:
 
     @property
     def topology(self) -> str:
-        """Its name for compilers and GKE: `v5e:8x8`."""
+        """The name for compilers and GKE: `v5e:8x8`."""
         return f"{self.generation.name}:{self.shape}"
 
     @property
     def accelerator_type(self) -> str:
-        """Its name when one asks Cloud TPU for it: `v5litepod-64`."""
+        """The name in Cloud TPU: `v5litepod-64`."""
         number = self.chips * (self.generation.cores if self.generation.counts_cores else 1)
         return f"{self.generation.accelerator}-{number}"
 
@@ -103,24 +101,24 @@ class Slice:
 
     @property
     def hosts(self) -> int:
-        """Virtual machines, each of which runs one process of a job."""
+        """Number of hosts, each of which runs one process of a job."""
         if self.chips <= self.generation.largest_host_chips:
             return 1
         return self.chips // self.generation.host_chips
 
     @property
     def host_chips(self) -> int:
-        """Chips of one of its hosts."""
+        """Number of chips per host."""
         return self.chips // self.hosts
 
     @property
     def devices(self) -> int:
-        """JAX devices."""
+        """Number of JAX devices."""
         return self.chips * self.generation.devices
 
     @property
     def gke_accelerator(self) -> str:
-        """What GKE calls its nodes.
+        """GKE's node label for the slice.
 
         Raises:
           UserError: GKE does not offer the generation.
@@ -130,19 +128,19 @@ class Slice:
             generation.gke_single_host if self.hosts == 1 else None
         ) or generation.gke_accelerator
         if name is None:
-            offered = ", ".join(one.name for one in GENERATIONS if one.gke_accelerator)
+            offered = ", ".join(other.name for other in GENERATIONS if other.gke_accelerator)
             raise UserError(f"GKE does not offer {generation.name}; it offers {offered}")
         return name
 
     @property
     def runtime_version(self) -> str:
-        """The software to ask for when one creates it as a TPU VM.
+        """Software version for a TPU VM with this slice.
 
         Raises:
           UserError: Cloud TPU does not offer the generation as TPU VMs.
         """
         if self.generation.runtime_version is None:
-            offered = ", ".join(one.name for one in GENERATIONS if one.runtime_version)
+            offered = ", ".join(other.name for other in GENERATIONS if other.runtime_version)
             raise UserError(
                 f"Cloud TPU does not offer {self.generation.name} as TPU VMs, only {offered}"
             )
@@ -154,8 +152,9 @@ class Slice:
 
 _SQUARES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 
-# Published figures: the pages of Cloud TPU's documentation on each generation; the links of v2 and
-# v3 from Jouppi et al., "A domain-specific supercomputer for training deep neural networks" (2020).
+# Published figures are from the pages of Cloud TPU's documentation on each generation; the link
+# bandwidths of v2 and v3 are from Jouppi et al., "A domain-specific supercomputer for training deep
+# neural networks" (2020).
 GENERATIONS = (
     Generation(
         name="v2",
@@ -231,11 +230,14 @@ GENERATIONS = (
         name="v5p",
         accelerator="v5p",
         counts_cores=True,
-        device_kinds=("TPU v5p", "TPU v5"),  # after v5e's, whose "TPU v5 lite" begins like it
+        device_kinds=(
+            "TPU v5p",
+            "TPU v5",
+        ),  # after v5e, because "TPU v5 lite" has the prefix "TPU v5"
         cores=2,
         devices=1,
         flops=459e12,
-        hbm_bytes=96 * GIB,  # the documentation says 95, the compiler finds more than that
+        hbm_bytes=96 * GIB,  # the documentation gives 95, but the compiler can use more
         usable_hbm_bytes=round(95.73 * GIB),
         hbm_bandwidth=2765e9,
         ici_bandwidth=600e9,
@@ -281,7 +283,7 @@ GENERATIONS = (
     ),
 )
 
-# What people write for a generation besides its two names.
+# Other common names of generations.
 _ALIASES = {"v5lite": "v5e", "v7x": "tpu7x", "trillium": "v6e", "ironwood": "tpu7x"}
 
 
@@ -297,7 +299,7 @@ def parse(name: str) -> Slice:
     """The slice of that name: a topology (`v5e:8x8`) or an accelerator type (`v5litepod-64`).
 
     Raises:
-      UserError: there is none; the message lists the slices of the generation meant.
+      UserError: the slice does not exist; the message lists the slices of the generation.
     """
     match = re.fullmatch(r"([a-z]+[0-9a-z]*?)(?::|-)([0-9x]+)", name.strip().lower())
     words = {word: generation for generation in GENERATIONS
@@ -313,8 +315,8 @@ def parse(name: str) -> Slice:
     generation = words[match[1]]
     separator = name.strip()[match.end(1)]
     for candidate in generation.slices:
-        wanted = candidate.shape if separator == ":" else candidate.accelerator_type.split("-")[1]
-        if match[2] == wanted:
+        size = candidate.shape if separator == ":" else candidate.accelerator_type.split("-")[1]
+        if match[2] == size:
             return candidate
     listing = ", ".join(str(candidate) for candidate in generation.slices)
     raise UserError(
@@ -324,7 +326,7 @@ def parse(name: str) -> Slice:
 
 
 def _nearest_slice(generation: Generation, size: str, separator: str) -> str:
-    """` Did you mean ...?` for the slice whose number of chips is closest."""
+    """` Did you mean ...?` with the slice of the closest number of chips."""
     if separator == ":":
         axes = [int(axis) for axis in size.split("x") if axis]
         chips = math.prod(axes)
@@ -332,6 +334,6 @@ def _nearest_slice(generation: Generation, size: str, separator: str) -> str:
         chips = int(size) / (generation.cores if generation.counts_cores else 1)
     else:
         return ""
-    closest = min(generation.slices, key=lambda one: abs(math.log(one.chips / max(chips, 0.5))))
-    meant = closest.topology if separator == ":" else closest.accelerator_type
-    return f" Did you mean {meant!r}?"
+    closest = min(generation.slices, key=lambda other: abs(math.log(other.chips / max(chips, 0.5))))
+    name = closest.topology if separator == ":" else closest.accelerator_type
+    return f" Did you mean {name!r}?"
