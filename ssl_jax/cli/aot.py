@@ -2,43 +2,43 @@
 
     ssl_jax aot --config=simclr:imagenet --topology=v5e:8x8,v5e:4x4 [--json]
 
-The real train step goes through the real compiler for TPUs, which runs on any Linux machine:
-pip install 'ssl_jax[aot]'. Nothing is trained and no data are read; a data set that is not known
-needs data.num_examples (and data.num_classes, if it has labels) in the config. It takes seconds for
-a small net and minutes for a ResNet-50; a step that does not fit is often found out sooner.
+The train step is compiled by the real TPU compiler, which runs on any Linux machine:
+pip install 'ssl_jax[aot]'. Nothing is trained and no data are read. An unknown data set needs
+data.num_examples (and data.num_classes, if it has labels) in the config. Compilation takes seconds
+for a small net and minutes for a ResNet-50, and often less for a step that does not fit.
 
-Per device it says: memory at the fullest moment against what programs can use; FLOPs, HBM traffic
-and bytes sent in a step, with the bodies of loops counted by their trips; from these and the chip's
-published peaks, the least time a step can take, and so the most images (of text: tokens, padding
-included) a second a chip. That is an upper bound, no prediction. Where the step does not fit, it
-says what to change.
+The report gives, per device: the peak memory and the memory that programs can use; FLOPs, HBM
+traffic and bytes sent in a step, with every iteration of a loop counted; from these and the chip's
+published peaks, a lower bound of the time of a step, and the resulting upper bound of images (for
+text: tokens, including padding) per second and chip. The bound is not a prediction. If the step
+does not fit, the report lists changes that make it fit.
 
-Exit codes: 0 all slices fit, 2 one of them does not, 1 for errors.
+Exit codes: 0 the step fits all slices, 2 it does not fit one of them, 1 error.
 
---json prints a list with an object for each slice, and nothing else. All figures are of one device
-(a chip, or a core where a chip has two devices) and one step:
+--json prints only a list with one object per slice. All figures are of one device (a chip, or a
+core if a chip has two devices) and one step:
 
     topology, accelerator_type      the slice's two names
     chips, hosts, devices           of the slice
     mesh                            {"data": 64, "fsdp": 1, "tensor": 1}
     batch_size                      global
     fits                            whether the compiler placed it
-    peak_bytes                      needed at the fullest moment; where it does not fit, what the
-                                    compiler asked for when it gave up, to 0.01 GiB
-    state_bytes                     of it, the training state
+    peak_bytes                      peak memory; if the step does not fit, what the compiler
+                                    reports, to 0.01 GiB
+    state_bytes                     the training state, which is part of the peak
     hbm_bytes, hbm_capacity_bytes   memory that a program can use, and that the device has
-    flops, bytes_accessed,          see `ssl_jax.hlo.Program`; null where it does not fit,
+    flops, bytes_accessed,          see `ssl_jax.hlo.Program`; null if the step does not fit
     wire_bytes, unknown_loops       or the program cannot be read
-    seconds                         {"compute": ..., "hbm": ..., "ici": ...}: least time for each
+    seconds                         {"compute": ..., "hbm": ..., "ici": ...}: lower bounds
     step_seconds_bound              the longest of them
     images_per_second_per_chip_bound, tokens_per_second_per_chip_bound
-                                    the one that suits the data; the other is null
+                                    the one for the data's unit; the other is null
     collectives                     [{"kind", "group", "in_loop", "count", "bytes", "wire_bytes",
                                     "op_name"}], summed by the first three
     temporaries                     [{"shape", "bytes", "op_name", "source"}], the largest arrays
-                                    alive at the fullest moment (approximately)
-    advice                          what to change, as text; empty where it fits
-    compile_seconds
+                                    alive at the peak (approximately)
+    advice                          changes that make it fit, as text; empty if it fits
+    compile_seconds                 duration of the compilation
 """
 
 from __future__ import annotations
@@ -83,24 +83,24 @@ def main() -> int:
     spec = data.spec_from_config(config.data)
     experiments = [fitting.build(config, spec, tpu_slice) for tpu_slice in slices]
     console = make_console(highlight=False)
-    fits, advised = [], []
+    fits, advice = [], []
     for tpu_slice, experiment in zip(slices, experiments, strict=True):
         if options.json:
             fits.append(fitting.check(experiment, tpu_slice))
         else:
             with console.status(f"compiling for {tpu_slice}"):
                 fits.append(fitting.check(experiment, tpu_slice))
-        advised.append(fitting.advice(fits[-1], experiment))
+        advice.append(fitting.advice(fits[-1], experiment))
     if options.json:
-        print(json.dumps([fitting.as_json(*pair) for pair in zip(fits, advised, strict=True)]))
+        print(json.dumps([fitting.as_json(*pair) for pair in zip(fits, advice, strict=True)]))
     elif len(fits) == 1:
-        _print_page(fits[0], advised[0])
+        _print_page(fits[0], advice[0])
     else:
-        _print_table(console, fits, advised)
+        _print_table(console, fits, advice)
     return 0 if all(fit.fits for fit in fits) else DOES_NOT_FIT
 
 
-def _print_page(fit: Fit, advised: list[str]) -> None:
+def _print_page(fit: Fit, advice: list[str]) -> None:
     config, program = fit.config, fit.program
     micro = config.get("micro_batch_size", None)
     axes = " x ".join(f"{name} {size}" for name, size in fit.mesh.items())
@@ -110,7 +110,7 @@ def _print_page(fit: Fit, advised: list[str]) -> None:
         ("batch", f"{config.batch_size} = {config.batch_size // fit.shards} a device x "
                   f"{fit.shards}" + (f", micro_batch_size {micro}" if micro else "")),
         ("memory", _memory(fit)),
-        ("", f"of it {bytes_text(fit.state_bytes)} state, {bytes_text(fit.batch_bytes)} batch"),
+        ("", f"including {bytes_text(fit.state_bytes)} state, {bytes_text(fit.batch_bytes)} batch"),
     ]  # fmt: skip
     if program is not None:
         seconds = fit.seconds
@@ -124,18 +124,18 @@ def _print_page(fit: Fit, advised: list[str]) -> None:
             ("upper bound", _bound(fit)),
         ]  # fmt: skip
         if program.unknown_loops:
-            lines.append(("note", f"{program.unknown_loops} loops whose trips depend on data are "
-                                  "counted as one trip"))  # fmt: skip
+            lines.append(("note", f"{program.unknown_loops} loops whose iterations depend on data "
+                                  "are counted as one iteration"))  # fmt: skip
     elif fit.fits:
         lines.append(("note", "the installed jaxlib cannot read the program that the installed "
-                              "libtpu has made: no more is known of it"))  # fmt: skip
+                              "libtpu wrote, so nothing more is known about it"))  # fmt: skip
     lines.append(("compiled in", f"{fit.compile_seconds:.0f} s"))
     parts = [preflight.text(lines)]
     if program is not None:
         parts += [_columns(_collectives(fit))] * bool(program.collectives)
         parts.append(_columns(_temporaries(fit)))
     print("\n\n".join(parts))
-    print(*_advice_lines(advised), sep="\n", end="\n" * bool(advised))
+    print(*_advice_lines(advice), sep="\n", end="\n" * bool(advice))
 
 
 def _memory(fit: Fit) -> str:
@@ -153,7 +153,7 @@ def _bound(fit: Fit) -> str:
     names = {"compute": "matrix units", "hbm": "HBM", "ici": "links"}
     return (
         f"{fit.per_second_per_chip_bound:,.0f} {fit.unit}/s a chip, by the "
-        f"{names[max(seconds, key=seconds.get)]} and published peaks; no prediction"
+        f"{names[max(seconds, key=seconds.get)]} and published peaks; not a prediction"
     )
 
 
@@ -175,7 +175,7 @@ def _collectives(fit: Fit) -> list[tuple[str, ...]]:
 
 def _temporaries(fit: Fit) -> list[tuple[str, ...]]:
     return [
-        ("largest arrays", "at the fullest moment", "made in", "by"),
+        ("largest arrays", "alive at the peak", "made in", "by"),
         *(
             (bytes_text(array.bytes), array.shape, array.source, array.op_name.partition("/")[2])
             for array in fit.program.temporaries
@@ -193,7 +193,7 @@ def _columns(rows: list[tuple[str, ...]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _print_table(console: Console, fits: list[Fit], advised: list[list[str]]) -> None:
+def _print_table(console: Console, fits: list[Fit], advice: list[list[str]]) -> None:
     # 80 columns wide.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("slice", no_wrap=True)
@@ -217,15 +217,17 @@ def _print_table(console: Console, fits: list[Fit], advised: list[list[str]]) ->
         table.add_row(*row)
     console.print(table)
     print(f"a device and step; ms at least, {unit} a chip at most, by published peaks")
-    for fit, lines in zip(fits, advised, strict=True):
+    for fit, lines in zip(fits, advice, strict=True):
         if lines:
-            title, *advice = _advice_lines(lines)[1:]
-            print(f"\n{fit.slice}: {title}", *advice, sep="\n")
+            title, *changes = _advice_lines(lines)[1:]
+            print(f"\n{fit.slice}: {title}", *changes, sep="\n")
 
 
-def _advice_lines(advised: list[str]) -> list[str]:
+def _advice_lines(advice: list[str]) -> list[str]:
     return (
-        ["", "what makes it fit, or helps:", *(f"  {line}" for line in advised)] if advised else []
+        ["", "changes that make it fit, or help:", *(f"  {line}" for line in advice)]
+        if advice
+        else []
     )
 
 

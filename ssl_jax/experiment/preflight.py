@@ -139,10 +139,10 @@ def state_bytes_per_device(tree: Any) -> int:
 
 
 def check_memory(experiment: Experiment) -> None:
-    """Checks that the state of a run, and a batch, fit into the memory of this machine's devices.
+    """Checks that the state of a run and a batch each fit into the memory of a local device.
 
     Raises:
-      UserError: it does not.
+      UserError: one of them does not.
     """
     needed, device = state_bytes_per_device(experiment.abstract_state), jax.local_devices()[0]
     available = _memory(device)
@@ -162,7 +162,7 @@ def check_memory(experiment: Experiment) -> None:
 
 
 def _memory(device: jax.Device) -> int | None:
-    """Bytes of a device's memory, None if unknown; CPU devices share that of the machine."""
+    """Bytes of a device's memory, None if unknown; CPU devices share the machine's memory."""
     if device.platform == "cpu":
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return total // len(jax.local_devices())
@@ -195,7 +195,7 @@ def _buffers(buffers: Any) -> list[tuple[str, str]]:
 
 
 def _placement(sharding: NamedSharding) -> str:
-    """Where an array lies: "split over data x fsdp", or "whole on every device"."""
+    """The placement of an array: "split over data x fsdp" or "whole on every device"."""
     axes = [axis for entry in sharding.spec if entry for axis in
             ((entry,) if isinstance(entry, str) else entry)]  # fmt: skip
     split = [axis for axis in axes if sharding.mesh.shape[axis] > 1]

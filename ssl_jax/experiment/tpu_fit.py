@@ -20,28 +20,28 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.hardware import tpu
 from ssl_jax.hardware.tpu import GIB
 
-# Estimates aim at this share of the memory, since they are rough.
-_AIM = 0.9
+# Estimates are rough, so advice leaves a tenth of the memory free.
+_TARGET_SHARE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """The outcome of compiling a train step for a slice. All figures are of one device.
+    """The result of compiling a train step for a slice. Bytes are of one device.
 
     Attributes:
       slice: the slice.
       config: the resolved config.
-      mesh: sizes of the mesh's axes.
-      shards: parts into which the batch is split.
-      state_bytes: of the training state, exact.
-      batch_bytes: of the batch's arrays, exact.
-      fits: whether there is room for it.
-      peak_bytes: memory needed: of the compiled step, or what the compiler asked for when it gave
-        up, to 0.01 GiB.
-      program: what the compiled step does, None where it does not fit or cannot be read.
-      compile_seconds: time it took.
-      unit: what throughput counts: images or tokens.
-      units: of an example, padding included.
+      mesh: axis name -> size of the mesh.
+      shards: number of parts into which the batch is split.
+      state_bytes: size of the training state, exact.
+      batch_bytes: size of the arrays of the batch, exact.
+      fits: whether the step fits into the memory.
+      peak_bytes: memory that the step needs: of the compiled step, or, if it does not fit, what the
+        compiler reports, to 0.01 GiB.
+      program: the compiled step; None if it does not fit or cannot be read.
+      compile_seconds: duration of the compilation.
+      unit: the unit of throughput, "images" or "tokens".
+      units: number of units in an example, including padding.
     """
 
     slice: tpu.Slice
@@ -59,93 +59,109 @@ class Fit:
 
     @property
     def usable_bytes(self) -> int:
-        """Memory that a program can use."""
+        """Memory of a device that a program can use."""
         return self.slice.generation.usable_hbm_bytes
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Least time a step can take for its `compute`, `hbm` and `ici` alone.
+        """Lower bounds of a step's seconds, by `compute`, `hbm` and `ici` (links between chips).
 
-        From published peaks: bfloat16 matrix products at full rate, every byte of HBM at full
-        bandwidth, all links busy. A step takes at least the longest of them.
+        They follow from the published peaks: bfloat16 matrix products at the full rate, HBM traffic
+        at the full bandwidth, all links busy. A step takes at least the longest of them. Empty
+        without a program.
         """
         generation, program = self.slice.generation, self.program
         if program is None:
             return {}
-        share = generation.devices  # that share a chip
+        devices_per_chip = generation.devices
         return {
-            "compute": program.flops / (generation.flops / share),
-            "hbm": program.bytes_accessed / (generation.hbm_bandwidth / share),
-            "ici": program.wire_bytes / (generation.ici_bandwidth / share),
+            "compute": program.flops / (generation.flops / devices_per_chip),
+            "hbm": program.bytes_accessed / (generation.hbm_bandwidth / devices_per_chip),
+            "ici": program.wire_bytes / (generation.ici_bandwidth / devices_per_chip),
         }
 
     @property
     def step_seconds_bound(self) -> float | None:
-        """No step is faster than this."""
+        """Lower bound of the seconds per step; None without a program."""
         return max(self.seconds.values(), default=None)
 
     @property
     def per_second_per_chip_bound(self) -> float | None:
-        """No run is faster than so many of `unit`."""
+        """Upper bound of `unit` per second and chip; None without a program."""
         seconds = self.step_seconds_bound
         count = self.config.batch_size * self.units
         return count / seconds / self.slice.chips if seconds else None
 
 
-def build(config: ConfigDict, spec: DataSpec, wanted: tpu.Slice) -> Experiment:
-    """The experiment on a slice; compiles nothing yet.
+def build(config: ConfigDict, spec: DataSpec, tpu_slice: tpu.Slice) -> Experiment:
+    """Builds the experiment for the devices of a slice, without compiling.
+
+    Args:
+      config: the resolved config.
+      spec: shapes and facts of the training data.
+      tpu_slice: the slice.
 
     Raises:
       UserError: the config does not fit the data or the slice's devices, or libtpu is missing.
     """
     sizes = config.mesh
-    mesh = parallel.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices=tpu.devices(wanted))
+    mesh = parallel.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices=tpu.devices(tpu_slice))
     parallel.check_batch_size(config.batch_size, mesh)
     return Experiment.build(config, spec, mesh)
 
 
-def check(experiment: Experiment, wanted: tpu.Slice) -> Fit:
-    """Compiles the train step of `build`'s experiment; seconds to minutes."""
-    state = preflight.state_bytes_per_device(experiment.abstract_state)
-    batch = preflight.state_bytes_per_device(experiment.abstract_batch())
-    began = time.perf_counter()
+def check(experiment: Experiment, tpu_slice: tpu.Slice) -> Fit:
+    """Compiles the train step, which takes seconds to minutes, and reports whether it fits.
+
+    Args:
+      experiment: the result of `build`.
+      tpu_slice: the slice it was built for.
+    """
+    state_bytes = preflight.state_bytes_per_device(experiment.abstract_state)
+    batch_bytes = preflight.state_bytes_per_device(experiment.abstract_batch())
+    start = time.perf_counter()
     program = None
     try:
         with tpu.quiet():
             step = experiment.compiled_train_step
-        placed, peak = True, hlo.peak_bytes(step)
-        # A libtpu newer than jaxlib may write programs that jaxlib does not understand.
+        is_placed, peak_bytes = True, hlo.peak_bytes(step)
+        # jaxlib cannot always read the programs of a newer libtpu.
         with contextlib.suppress(jax.errors.JaxRuntimeError), tpu.quiet(always=True):
             program = hlo.read(step)
     except jax.errors.JaxRuntimeError as error:
         exceeded = tpu.hbm_exceeded(error)
         if exceeded is None:
             raise
-        placed, (peak, _) = False, exceeded
+        is_placed, (peak_bytes, _) = False, exceeded
     return Fit(
-        slice=wanted,
+        slice=tpu_slice,
         config=experiment.config,
         mesh=dict(experiment.mesh.shape),
         shards=parallel.batch_shards(experiment.mesh),
-        state_bytes=state,
-        batch_bytes=batch,
-        # Older compilers do not count results when they look for room.
-        fits=placed and peak <= wanted.generation.usable_hbm_bytes,
-        peak_bytes=peak,
+        state_bytes=state_bytes,
+        batch_bytes=batch_bytes,
+        # Older compilers do not count the results, so their success is not enough.
+        fits=is_placed and peak_bytes <= tpu_slice.generation.usable_hbm_bytes,
+        peak_bytes=peak_bytes,
         program=program,
-        compile_seconds=time.perf_counter() - began,
+        compile_seconds=time.perf_counter() - start,
         unit=modalities.of(experiment.spec).unit,
         units=modalities.of(experiment.spec).units(experiment.spec),
     )
 
 
 def advice(fit: Fit, experiment: Experiment) -> list[str]:
-    """What to change so that it fits, the least costly first; empty where it fits.
+    """Changes that make the step fit, the cheapest first; empty if it fits.
 
-    Estimates take the state as fixed and all else as proportional to the examples a device works on
-    at a time. They begin with what the compiler asked for after it had traded all the time it could
-    for memory; with room again it trades less and uses more (SimCLR, ResNet-50, batch 4096 on
-    v5e:2x4 in micro-batches of 2048: estimate 8.4 GiB, compiled 13.8).
+    The estimates take the state as fixed, and the remaining memory as proportional to the number of
+    examples that a device processes at a time. They start from the compiler's figure, which already
+    includes all rematerialisation. With more room the compiler rematerialises less and uses more
+    memory than the estimate (SimCLR, ResNet-50, batch 4096 on v5e:2x4 in micro-batches of 2048:
+    estimate 8.4 GiB, compiled 13.8 GiB).
+
+    Args:
+      fit: the result of `check`.
+      experiment: the experiment that was checked.
     """
     if fit.fits:
         return []
@@ -161,42 +177,42 @@ def advice(fit: Fit, experiment: Experiment) -> list[str]:
 
 
 def _estimate(fit: Fit, *, batch: float = 1.0, activations: float = 1.0) -> float:
-    """Bytes needed if the batch's arrays, or the rest beside the state, change by a factor."""
-    rest = max(0, fit.peak_bytes - fit.state_bytes - fit.batch_bytes)
-    return fit.state_bytes + batch * fit.batch_bytes + activations * rest
+    """Bytes that the step needs if the sizes of batch and activations change by these factors."""
+    activation_bytes = max(0, fit.peak_bytes - fit.state_bytes - fit.batch_bytes)
+    return fit.state_bytes + batch * fit.batch_bytes + activations * activation_bytes
 
 
 def _half_precision(fit: Fit) -> Iterator[str]:
     if fit.config.dtype == "float32":
         needed = _estimate(fit, activations=0.5)
-        yield f"dtype=bfloat16: activations of half the size ({_estimated(fit, needed)})"
+        yield f"dtype=bfloat16: halves the size of the activations ({_estimate_text(fit, needed)})"
 
 
 def _recompute(fit: Fit) -> Iterator[str]:
     if fit.config.model.get("remat") == "none":
         yield (
-            "model.remat=dots: computes activations again in the backward pass instead of keeping "
-            "them, but for the outputs of dense layers; full keeps none"
+            "model.remat=dots: recomputes activations in the backward pass instead of storing "
+            "them, except the outputs of dense layers; full stores none"
         )
 
 
 def _micro_batches(fit: Fit) -> Iterator[str]:
     batch = fit.config.batch_size
-    now = fit.config.get("micro_batch_size", None) or batch
+    current = fit.config.get("micro_batch_size", None) or batch
     sizes = (batch // count for count in range(2, batch // fit.shards + 1) if batch % count == 0)
     for size in sizes:
-        needed = _estimate(fit, activations=size / now)
-        if size < now and size % fit.shards == 0 and needed <= _AIM * fit.usable_bytes:
+        needed = _estimate(fit, activations=size / current)
+        if size < current and size % fit.shards == 0 and needed <= _TARGET_SHARE * fit.usable_bytes:
             yield (
-                f"micro_batch_size={size}: encodes {size // fit.shards} examples a device at a "
-                f"time and each of them twice; the loss still sees all {batch} "
-                f"({_estimated(fit, needed)})"
+                f"micro_batch_size={size}: encodes {size // fit.shards} examples per device at a "
+                f"time, and each example twice; the loss still uses all {batch} "
+                f"({_estimate_text(fit, needed)})"
             )
             return
 
 
 def _shard_state(fit: Fit, experiment: Experiment) -> Iterator[str]:
-    """Exact for the state: it is laid out anew."""
+    """The size of the state is exact, from its new shardings."""
     if fit.mesh["fsdp"] > 1:
         return
     devices = fit.slice.devices
@@ -204,16 +220,16 @@ def _shard_state(fit: Fit, experiment: Experiment) -> Iterator[str]:
     with config.unlocked():
         config.mesh.data, config.mesh.fsdp = -1, devices // fit.mesh["tensor"]
     try:
-        split = build(config, experiment.spec, fit.slice)
-    except UserError:  # it does not divide
+        sharded = build(config, experiment.spec, fit.slice)
+    except UserError:  # the batch does not divide over the devices
         return
-    after = preflight.state_bytes_per_device(split.abstract_state)
-    if after < fit.state_bytes:
-        enough = fit.peak_bytes - fit.state_bytes + after <= fit.usable_bytes
+    sharded_bytes = preflight.state_bytes_per_device(sharded.abstract_state)
+    if sharded_bytes < fit.state_bytes:
+        is_enough = fit.peak_bytes - fit.state_bytes + sharded_bytes <= fit.usable_bytes
         yield (
             f"mesh.fsdp={config.mesh.fsdp}: splits parameters and optimizer state over the "
-            f"devices, {_gib(fit.state_bytes)} -> {_gib(after)} GiB of state a device"
-            f"{'' if enough else ', not enough alone'}"
+            f"devices, {_gib(fit.state_bytes)} -> {_gib(sharded_bytes)} GiB of state per device"
+            f"{'' if is_enough else ', not enough alone'}"
         )
 
 
@@ -226,28 +242,28 @@ def _more_chips(fit: Fit) -> Iterator[str]:
             continue
         factor = fit.shards / shards
         needed = _estimate(fit, batch=factor, activations=factor)
-        if needed <= _AIM * fit.usable_bytes:
+        if needed <= _TARGET_SHARE * fit.usable_bytes:
             yield (
                 f"--topology={larger.topology} ({larger.accelerator_type}): "
-                f"{fit.config.batch_size // shards} examples a device instead of "
-                f"{fit.config.batch_size // fit.shards} ({_estimated(fit, needed)})"
+                f"{fit.config.batch_size // shards} examples per device instead of "
+                f"{fit.config.batch_size // fit.shards} ({_estimate_text(fit, needed)})"
             )
             return
 
 
 def _larger_chips(fit: Fit) -> Iterator[str]:
-    """A slice of as many chips of another kind, whose memory is a fact, the need being measured."""
-    found = [
+    """Slices with as many devices of another generation, by the need that the compiler reports."""
+    larger_slices = [
         other
         for generation in tpu.GENERATIONS
         for other in generation.slices
         if other.devices == fit.slice.devices and fit.peak_bytes <= generation.usable_hbm_bytes
     ]
-    if found:
+    if larger_slices:
         names = ", ".join(
-            f"{other} {_gib(other.generation.usable_hbm_bytes)} GiB" for other in found
+            f"{other} {_gib(other.generation.usable_hbm_bytes)} GiB" for other in larger_slices
         )
-        yield f"as many devices with more memory: {names}"
+        yield f"the same number of devices with more memory: {names}"
 
 
 def _smaller_batch(fit: Fit) -> Iterator[str]:
@@ -255,28 +271,28 @@ def _smaller_batch(fit: Fit) -> Iterator[str]:
     for size in range(batch // fit.shards - 1, 0, -1):
         factor = size * fit.shards / batch
         needed = _estimate(fit, batch=factor, activations=factor)
-        if needed <= _AIM * fit.usable_bytes:
+        if needed <= _TARGET_SHARE * fit.usable_bytes:
             size = 2 ** int(math.log2(size)) if size >= 8 else size
             factor = size * fit.shards / batch
             needed = _estimate(fit, batch=factor, activations=factor)
             yield (
-                f"batch_size={size * fit.shards}, which is another recipe "
-                f"({_estimated(fit, needed)})"
+                f"batch_size={size * fit.shards}, which changes the training recipe "
+                f"({_estimate_text(fit, needed)})"
             )
             return
 
 
-def _estimated(fit: Fit, needed: float) -> str:
-    enough = "" if needed <= fit.usable_bytes else ", not enough alone"
-    return f"estimate: {_gib(needed)} GiB or more, of {_gib(fit.usable_bytes)}{enough}"
+def _estimate_text(fit: Fit, needed: float) -> str:
+    remark = "" if needed <= fit.usable_bytes else ", not enough alone"
+    return f"estimate: {_gib(needed)} GiB or more, of {_gib(fit.usable_bytes)}{remark}"
 
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.2f}"
 
 
-def as_json(fit: Fit, advised: list[str]) -> dict[str, Any]:
-    """A fit as the command's --json prints it; see `ssl_jax.cli.aot`."""
+def as_json(fit: Fit, advice_lines: list[str]) -> dict[str, Any]:
+    """The JSON object of a fit that `ssl_jax aot --json` prints, see `ssl_jax.cli.aot`."""
     program = fit.program
     return {
         "topology": fit.slice.topology,
@@ -298,36 +314,40 @@ def as_json(fit: Fit, advised: list[str]) -> dict[str, Any]:
         "seconds": fit.seconds,
         "step_seconds_bound": fit.step_seconds_bound,
         **{
-            f"{one.unit}_per_second_per_chip_bound": (
-                fit.per_second_per_chip_bound if one.unit == fit.unit else None
+            f"{modality.unit}_per_second_per_chip_bound": (
+                fit.per_second_per_chip_bound if modality.unit == fit.unit else None
             )
-            for one in modalities.MODALITIES.values()
+            for modality in modalities.MODALITIES.values()
         },
         "collectives": collectives_by_kind(program) if program else [],
-        "temporaries": [dataclasses.asdict(one) for one in program.temporaries] if program else [],
-        "advice": advised,
+        "temporaries": [dataclasses.asdict(array) for array in program.temporaries]
+        if program
+        else [],
+        "advice": advice_lines,
         "compile_seconds": fit.compile_seconds,
     }
 
 
 def collectives_by_kind(program: hlo.Program) -> list[dict[str, Any]]:
-    """The collectives of a step summed by kind, size of the group and whether in a loop.
+    """The collectives of a step, summed by kind, group size and whether they are in a loop.
 
-    Each has `kind`, `group`, `in_loop`, `count` (executions), `bytes`, `wire_bytes`, and the
-    `op_name` of the one that sends the most; the largest first.
+    Returns:
+      Rows with `kind`, `group`, `in_loop`, `count` (executions), `bytes`, `wire_bytes`, and the
+      `op_name` of the collective that sends the most bytes. The largest `wire_bytes` come first.
     """
     groups: dict[tuple, list[hlo.Collective]] = {}
-    for one in program.collectives:
-        groups.setdefault((one.kind, one.group, one.in_loop), []).append(one)
+    for collective in program.collectives:
+        key = collective.kind, collective.group, collective.in_loop
+        groups.setdefault(key, []).append(collective)
     rows = [
         {
             "kind": kind,
             "group": group,
             "in_loop": in_loop,
-            "count": sum(one.trips for one in members),
-            "bytes": sum(one.bytes * one.trips for one in members),
-            "wire_bytes": sum(one.wire_bytes for one in members),
-            "op_name": max(members, key=lambda one: one.wire_bytes).op_name,
+            "count": sum(member.trips for member in members),
+            "bytes": sum(member.bytes * member.trips for member in members),
+            "wire_bytes": sum(member.wire_bytes for member in members),
+            "op_name": max(members, key=lambda member: member.wire_bytes).op_name,
         }
         for (kind, group, in_loop), members in groups.items()
     ]

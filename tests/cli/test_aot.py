@@ -182,8 +182,8 @@ def test_collectives_are_summed_by_kind_and_the_page_shows_them(capsys):
     page = capsys.readouterr().out
     assert "8.00 GiB of 15.75 GiB a device: fits, 7.75 GiB left" in page
     assert "all-reduce (in a loop)  4        10     40.0 KiB   60.0 KiB" in page
-    assert "1.00 GiB        bf16[8,8]              models/x.py:3  conv" in page
-    assert "6,400 images/s a chip, by the HBM and published peaks; no prediction" in page
+    assert "1.00 GiB        bf16[8,8]          models/x.py:3  conv" in page
+    assert "6,400 images/s a chip, by the HBM and published peaks; not a prediction" in page
 
 
 def test_several_slices_are_one_table_of_80_columns(capsys):
@@ -192,7 +192,7 @@ def test_several_slices_are_one_table_of_80_columns(capsys):
     printed = capsys.readouterr().out
     assert "…" not in printed
     assert "8.00 of 15.75" in printed and "100.00 of 95.73" in printed
-    assert "v5p:16x16x24 (v5p-12288): what makes it fit, or helps:\n  change this" in printed
+    assert "v5p:16x16x24 (v5p-12288): changes that make it fit, or help:\n  change this" in printed
 
 
 def test_a_program_that_cannot_be_read_still_says_whether_it_fits(capsys):
@@ -212,10 +212,10 @@ def advised(*arguments, **options):
 def test_advice_works_its_figures_out():
     text = advised(peak=17 * tpu.GIB)
     # 16 GiB beside the state: half of them in micro-batches of half the batch.
-    assert "micro_batch_size=128: encodes 32 examples a device" in text
+    assert "micro_batch_size=128: encodes 32 examples per device" in text
     assert "(estimate: 9.00 GiB or more, of 15.75)" in text
-    assert "--topology=v5e:2x4 (v5litepod-8): 32 examples a device instead of 64" in text
-    assert "batch_size=128, which is another recipe" in text
+    assert "--topology=v5e:2x4 (v5litepod-8): 32 examples per device instead of 64" in text
+    assert "batch_size=128, which changes the training recipe" in text
     assert "v6e:2x2 (v6e-4) 31.24 GiB" in text
     assert "mesh.fsdp=4: splits parameters and optimizer state" in text
 
@@ -224,7 +224,9 @@ def test_advice_works_its_figures_out():
 def test_advice_goes_further_where_less_is_not_enough():
     text = advised(peak=65 * tpu.GIB)
     assert "micro_batch_size=32" in text and "v5e:4x8 (v5litepod-32)" in text
-    assert "dtype=bfloat16: activations of half the size" in text and "not enough alone" in text
+    assert (
+        "dtype=bfloat16: halves the size of the activations" in text and "not enough alone" in text
+    )
     assert "v6e" not in text and "v5p:2x2x1 (v5p-8) 95.73 GiB" in text
 
 
