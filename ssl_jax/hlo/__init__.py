@@ -1,11 +1,11 @@
-"""Reads compiled programs: memory, FLOPs, traffic and collectives, with loop iterations counted.
+"""Reads compiled programs: memory, FLOPs, memory traffic and collectives, loops included.
 
     from ssl_jax import hlo
 
     program = hlo.read(jax.jit(f).lower(x).compile())
 
-Works on the text of the optimised program (HLO), for whatever platform it was compiled. What is
-counted and what is approximate stands at `Program`'s attributes.
+It parses the text of the optimised program (HLO) of any platform. The attributes of `Program`
+define what is counted and what is approximate.
 """
 
 from ssl_jax.hlo.collectives import Collective

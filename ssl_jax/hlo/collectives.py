@@ -1,4 +1,4 @@
-"""Collectives of a compiled program, and the bytes that devices send."""
+"""Reads the collectives of a compiled program and the bytes that they send."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A collective operation of a program, as one device sees it.
+    """A collective operation of a program, with the figures of one device.
 
     Attributes:
-      kind: all-gather, all-reduce, reduce-scatter, all-to-all or collective-permute; also
-        collective-broadcast, ragged-all-to-all.
-      bytes: of the array in one execution: what a device has in the end of an all-gather, what it
-        begins with in all others.
-      wire_bytes: sent by each device in one run of the program, all trips together. With D devices
-        in a group an execution sends (D-1)/D of `bytes` for all-gather, reduce-scatter and
-        all-to-all, twice that for all-reduce, and all of them for collective-permute.
-      group: devices D that take part together.
+      kind: one of `KINDS`, e.g. "all-gather".
+      bytes: size of the array in one execution: the result of an all-gather, the operand of all
+        other kinds.
+      wire_bytes: bytes that each device sends in one run of the program, over all executions. With
+        D devices in a group, one execution sends (D-1)/D of `bytes` for all-gather, reduce-scatter
+        and all-to-all, twice that for all-reduce, and `bytes` for collective-permute.
+      group: number D of devices that communicate with each other.
       trips: executions in one run of the program.
-      in_loop: whether a loop's body holds it.
-      op_name: what JAX called it, e.g. "jit(train_step)/jvp()/all_gather".
-      source: the line of Python that made it; empty if not known.
+      in_loop: whether it is in the body of a loop.
+      op_name: JAX's name of the operation, e.g. "jit(train_step)/jvp()/all_gather".
+      source: the line of Python that created it; empty if unknown.
     """
 
     kind: str
@@ -48,23 +47,23 @@ class Collective:
     source: str = ""
 
     def repeated(self, trips: int) -> Collective:
-        """The same in a loop of so many trips."""
+        """This collective in a loop of `trips` iterations."""
         return dataclasses.replace(
             self, trips=self.trips * trips, wire_bytes=self.wire_bytes * trips, in_loop=True
         )
 
 
 def kind_of(instruction: Instruction) -> str | None:
-    """The kind of collective that an instruction is or starts, None for all others."""
+    """The kind of collective that an instruction executes or starts; None for all others."""
     kind = instruction.opcode.removesuffix("-start")
     return kind if kind in KINDS else None
 
 
 def read_collective(instruction: Instruction, module: Module, operand_bytes: int) -> Collective:
-    """The collective that an instruction is, executed once.
+    """The collective of an instruction, executed once.
 
     Args:
-      instruction: one with a `kind_of`.
+      instruction: a collective, see `kind_of`.
       module: the program.
       operand_bytes: bytes of its operands.
     """
@@ -75,7 +74,7 @@ def read_collective(instruction: Instruction, module: Module, operand_bytes: int
     group = group_size(instruction, module)
     size = operand_bytes
     if kind == "all-gather":
-        # Of an asynchronous one the result is (operands, results).
+        # The result of an asynchronous all-gather is (operands, results).
         size = max(sum(array.nbytes for array in leaves(instruction.shape)), 0)
         if instruction.opcode.endswith("-start"):
             size -= operand_bytes
@@ -97,10 +96,11 @@ def _collective(
 
 
 def group_size(instruction: Instruction, module: Module) -> int:
-    """Devices in a group, from any of the three ways in which groups are written.
+    """The number of devices in a group.
 
-    `{{0,1},{2,3}}`; `[2,4]<=[8]`, two groups of four; `mesh['a'=2,'b'=4] {'b'}`, the axes that
-    take part, where `'b':(1)2` is a part of 2 of an axis.
+    HLO has three notations: `{{0,1},{2,3}}` lists the groups; `[2,4]<=[8]` is two groups of four;
+    `mesh['a'=2,'b'=4] {'b'}` gives the axes that are grouped, where `'b':(1)2` is a part of size 2
+    of an axis.
     """
     text = instruction.attributes
     mesh = re.search(r"replica_groups=[^\[\s{]*\[([^\]]*)\]\s*\{([^}]*)\}", text)
@@ -114,10 +114,10 @@ def group_size(instruction: Instruction, module: Module) -> int:
     groups = re.findall(r"\{([\d,\s]+)\}", _braced(instruction, "replica_groups"))
     if groups:
         return max(len(group.split(",")) for group in groups)
-    return module.devices  # {}: all of them
+    return module.devices  # {}: all devices
 
 
 def _braced(instruction: Instruction, name: str) -> str:
-    """The value of an attribute in braces that may hold braces."""
+    """The value of an attribute in braces, which may be nested."""
     match = re.search(rf"\b{name}=(\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}})", instruction.attributes)
     return match[1] if match else ""

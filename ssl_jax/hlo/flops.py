@@ -1,4 +1,4 @@
-"""FLOPs of matrix products, convolutions and the attention kernel for TPUs."""
+"""Counts the FLOPs of matrix products, convolutions and the TPU attention kernel."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ssl_jax.hlo.text import Array, Computation, Instruction
 
 
 def matrix_flops(instruction: Instruction, computation: Computation) -> int:
-    """FLOPs of a `dot`, `convolution` or attention kernel, two for each multiply-add; else 0.
+    """FLOPs of a `dot`, `convolution` or attention kernel, two per multiply-add; otherwise 0.
 
-    A convolution counts only the multiply-adds of real values: none with padding, and none with the
-    zeros between dilated elements. So a convolution's backward passes cost what its forward pass
-    does, and a batched matrix product written as a dilated convolution, as the compiler for TPUs
-    writes it, costs what the product does.
+    A convolution counts only the multiply-adds of real values, not those of padding or of the zeros
+    between dilated elements. So each backward pass of a convolution counts as much as the forward
+    pass. The TPU compiler writes batched matrix products as dilated convolutions; they count as
+    much as the product.
     """
     if instruction.opcode == "dot":
         lhs = computation.operand(instruction, 0).shape
@@ -31,7 +31,7 @@ def matrix_flops(instruction: Instruction, computation: Computation) -> int:
 
 
 def _attention_flops(instruction: Instruction, computation: Computation) -> int:
-    """JAX's "splash" attention over whole rows: two products forwards, five backwards."""
+    """JAX's "splash" attention over all pairs of tokens: two products forwards, five backwards."""
     products = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
     count = next((n for name, n in products.items() if instruction.name.startswith(name)), 0)
     shapes = [computation.instructions[name].shape for name in instruction.operands]
@@ -43,7 +43,7 @@ def _attention_flops(instruction: Instruction, computation: Computation) -> int:
 
 
 def _convolution_flops(instruction: Instruction, lhs: Array, rhs: Array) -> int:
-    """Output features x examples x input features of a group x valid positions, times two."""
+    """Two x output features x examples x input features of a group x valid positions."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
     lhs_labels, rhs_labels, out_labels = labels.groups()
     window = _window(instruction, len([label for label in lhs_labels if label.isdigit()]))
@@ -57,14 +57,14 @@ def _convolution_flops(instruction: Instruction, lhs: Array, rhs: Array) -> int:
             *window[axis],
         )
     examples = lhs.dims[lhs_labels.index("b")] // batch_groups
-    # The kernel's input features are already those of one feature group.
+    # The kernel's input features are those of one feature group.
     inputs = rhs.dims[rhs_labels.index("i")]
     outputs = rhs.dims[rhs_labels.index("o")]
     return 2 * examples * inputs * outputs * pairs
 
 
 def _window(instruction: Instruction, rank: int) -> list[tuple[int, int, int, int, int]]:
-    """(size, stride, low padding, dilation of the input, of the kernel) of each dimension."""
+    """(size, stride, low padding, input dilation, kernel dilation) of each dimension."""
     match = re.search(r"window=\{([^}]*)\}", instruction.attributes)
     fields = dict(part.split("=") for part in match[1].split()) if match else {}
 
@@ -88,13 +88,13 @@ def _window(instruction: Instruction, rank: int) -> list[tuple[int, int, int, in
 def valid_pairs(
     inputs: int, outputs: int, size: int, stride: int, low: int, lhs_dilation: int, dilation: int
 ) -> int:
-    """(output position, kernel position) pairs of one dimension that meet an input element."""
+    """Number of (output, kernel) position pairs of one dimension that read an input element."""
     last = (inputs - 1) * lhs_dilation
     common = math.gcd(stride, lhs_dilation)
     period = lhs_dilation // common
     count = 0
     for offset in range(-low, size * dilation - low, dilation):
-        # Outputs o with 0 <= o * stride + offset <= last, and that a multiple of lhs_dilation.
+        # Outputs o with 0 <= o * stride + offset <= last, where it is a multiple of lhs_dilation.
         if offset % common:
             continue
         first = max(0, -(offset // stride))

@@ -1,4 +1,4 @@
-"""Finds the arrays that are alive when a program needs the most memory."""
+"""Finds the arrays that are alive at the peak of a program's memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ssl_jax.hlo.text import HBM, Array, Computation, Instruction, Module, Shape
 
 @dataclasses.dataclass(frozen=True)
 class Temporary:
-    """An array that a program keeps in a device's memory.
+    """An array in a device's memory that is not an argument of the program.
 
     Attributes:
-      shape: its type, e.g. "bf16[256,112,112,64]".
-      bytes: with the padding of its layout.
-      op_name: what JAX called what made it; empty if not known.
-      source: the line of Python that made it; empty if not known.
+      shape: dtype and shape, e.g. "bf16[256,112,112,64]".
+      bytes: size, including the padding of its layout.
+      op_name: JAX's name of the operation that creates it; empty if unknown.
+      source: the line of Python that creates it; empty if unknown.
     """
 
     shape: str
@@ -27,124 +27,150 @@ class Temporary:
 
 
 def temporaries(module: Module, count: int = 10) -> list[Temporary]:
-    """The largest arrays alive at the fullest moment that are no arguments, largest first.
+    """The largest arrays that are alive at the memory peak and are not arguments, largest first.
 
-    The text does not say where the compiler puts arrays. This follows the order of execution, in
-    which an array lives from the instruction that makes it to the last that takes it, and updates,
-    loops and donated arguments reuse their operand's memory. The moment is therefore approximate,
-    and the arrays' sum is not `peak_bytes`.
+    The text does not contain the memory assignment of the compiler, so the lifetimes are derived
+    from the order of execution: an array lives from the instruction that creates it to the last one
+    that uses it. Updates, loops and donated arguments reuse the memory of their operands. The peak
+    is therefore approximate, and the sum of the arrays is not `peak_bytes`.
+
+    Args:
+      module: the program.
+      count: the maximum number of arrays.
     """
     _, alive = _Lifetimes(module).peak(module.entry)
-    largest = sorted(alive, key=lambda one: -one.bytes)[:count]
+    largest = sorted(alive, key=lambda buffer: -buffer.bytes)[:count]
     return [
-        Temporary(str(one.array), one.bytes, *_origin(one.instruction, one.computation, module))
-        for one in largest
+        Temporary(
+            str(buffer.array),
+            buffer.bytes,
+            *_origin(buffer.instruction, buffer.computation, module),
+        )
+        for buffer in largest
     ]
 
 
 def _origin(
     instruction: Instruction, computation: Computation, module: Module, depth: int = 4
 ) -> tuple[str, str]:
-    """(op_name, source) of an instruction; where it has none, of its operands or its users."""
+    """(op_name, source) of an instruction; without them, those of its operands or users."""
     if instruction.op_name or not depth:
         return instruction.op_name, module.source(instruction)
     operands = [computation.instructions[name] for name in instruction.operands]
-    for other in (*operands, *computation.users[instruction.name]):
-        found = _origin(other, computation, module, depth - 1)
-        if found[0]:
-            return found
+    for neighbour in (*operands, *computation.users[instruction.name]):
+        op_name, source = _origin(neighbour, computation, module, depth - 1)
+        if op_name:
+            return op_name, source
     return "", ""
 
 
 @dataclasses.dataclass(eq=False)
 class _Buffer:
-    """Memory that an instruction's result takes, compared by identity."""
+    """Memory of an array that an instruction creates; compared by identity.
+
+    Attributes:
+      array: dtype, shape and layout.
+      instruction, computation: the instruction that creates it, and where that is.
+      bytes: size; 0 if it uses memory that is counted elsewhere.
+      last_use: index of the last instruction that uses it.
+    """
 
     array: Array
     instruction: Instruction
     computation: Computation
     bytes: int
-    last: int = 0
+    last_use: int = 0
 
 
-# One element for each array of a result; None for what is not in HBM.
+# The buffers of a result, one for each array in it; None for arrays outside HBM.
 _Value = list[_Buffer | None]
+# The bytes at a memory peak, and the buffers that are alive at it.
+_Peak = tuple[int, tuple[_Buffer, ...]]
 
 
 class _Lifetimes:
+    """Finds the memory peaks of the computations of a program."""
+
     def __init__(self, module: Module):
         self._module = module
 
     @functools.cache  # noqa: B019 - an instance lives as long as one call of `temporaries`
-    def peak(self, name: str) -> tuple[int, tuple[_Buffer, ...]]:
-        """(bytes, buffers) alive at the fullest moment of a computation, its parameters aside."""
+    def peak(self, name: str) -> _Peak:
+        """The memory peak of a computation, without its parameters."""
         computation = self._module.computations[name]
         values: dict[str, _Value] = {}
-        made: list[list[_Buffer]] = []
-        inner: list[tuple[int, tuple[_Buffer, ...]]] = []
+        created: list[list[_Buffer]] = []  # by each instruction
+        inner_peaks: list[_Peak] = []  # of the computations that each instruction runs
         for time, instruction in enumerate(computation.instructions.values()):
-            known: set[int] = set()
+            operand_ids: set[int] = set()
             for operand in instruction.operands:
                 for buffer in values[operand]:
                     if buffer is not None:
-                        buffer.last = time
-                        known.add(id(buffer))
+                        buffer.last_use = time
+                        operand_ids.add(id(buffer))
             values[instruction.name] = value = self._value(instruction, computation, values)
-            fresh = [b for b in value if b is not None and id(b) not in known]
-            for buffer in fresh:
-                buffer.last = time
-            made.append(fresh)
-            inner.append(self._inside(instruction))
+            new = [buffer for buffer in value if buffer is not None]
+            new = [buffer for buffer in new if id(buffer) not in operand_ids]
+            for buffer in new:
+                buffer.last_use = time
+            created.append(new)
+            inner_peaks.append(self._inner_peak(instruction))
         for buffer in self._in_place(name, values[computation.root]):
             buffer.bytes = 0
         for buffer in values[computation.root]:
             if buffer is not None:
-                buffer.last = len(made)
-        return self._fullest(made, inner)
+                buffer.last_use = len(created)
+        return self._peak_of(created, inner_peaks)
 
-    def _fullest(self, made, inner) -> tuple[int, tuple[_Buffer, ...]]:
-        ending: dict[int, list[_Buffer]] = {}
+    def _peak_of(self, created: list[list[_Buffer]], inner_peaks: list[_Peak]) -> _Peak:
+        """The peak of a sequence of instructions.
+
+        Args:
+          created: the buffers that each instruction creates, with their last use.
+          inner_peaks: the peak of the computations that each instruction runs.
+        """
+        last_used: dict[int, list[_Buffer]] = {}  # time -> buffers whose last use it is
         alive: dict[int, _Buffer] = {}
-        now = best = moment = 0
-        for time, buffers in enumerate(made):
+        current_bytes = peak_bytes = peak_time = 0
+        for time, buffers in enumerate(created):
             for buffer in buffers:
-                now += buffer.bytes
-                ending.setdefault(buffer.last, []).append(buffer)
-            if now + inner[time][0] > best:
-                best, moment = now + inner[time][0], time
-            now -= sum(buffer.bytes for buffer in ending.get(time, ()))
-        for buffers in made[: moment + 1]:
-            alive |= {id(b): b for b in buffers if b.last >= moment and b.bytes}
-        return best, (*alive.values(), *(inner[moment][1] if made else ()))
+                current_bytes += buffer.bytes
+                last_used.setdefault(buffer.last_use, []).append(buffer)
+            if current_bytes + inner_peaks[time][0] > peak_bytes:
+                peak_bytes, peak_time = current_bytes + inner_peaks[time][0], time
+            current_bytes -= sum(buffer.bytes for buffer in last_used.get(time, ()))
+        for buffers in created[: peak_time + 1]:
+            alive |= {id(b): b for b in buffers if b.last_use >= peak_time and b.bytes}
+        return peak_bytes, (*alive.values(), *(inner_peaks[peak_time][1] if created else ()))
 
-    def _inside(self, instruction: Instruction) -> tuple[int, tuple[_Buffer, ...]]:
-        """The fullest moment inside the computations that an instruction runs."""
+    def _inner_peak(self, instruction: Instruction) -> _Peak:
+        """The largest peak of the computations that an instruction runs."""
         if instruction.opcode not in ("while", "call", "call-start", "conditional", "async-start"):
             return 0, ()
         names = instruction.called(
             "body", "to_apply", "calls", "branch_computations", "true_computation",
             "false_computation",
         )  # fmt: skip
-        return max((self.peak(name) for name in names), key=lambda found: found[0], default=(0, ()))
+        return max((self.peak(name) for name in names), key=lambda peak: peak[0], default=(0, ()))
 
     def _in_place(self, name: str, root: _Value) -> list[_Buffer]:
-        """The buffers of a result that take an argument's place."""
-        if name != self._module.entry:
-            return [buffer for buffer in root if buffer is not None]  # the caller's
+        """The buffers of a computation's result that use the memory of its arguments."""
+        if name != self._module.entry:  # the caller counts the result
+            return [buffer for buffer in root if buffer is not None]
         aliases = re.search(r"input_output_alias=\{(.*?)\}, entry", self._module.header)
-        places = re.findall(r"\{(\d*)\}: \(", aliases[1]) if aliases else []
-        return [root[int(place or 0)] for place in places if root[int(place or 0)] is not None]
+        indices = re.findall(r"\{(\d*)\}: \(", aliases[1]) if aliases else []
+        return [root[int(index or 0)] for index in indices if root[int(index or 0)] is not None]
 
     def _value(
         self, instruction: Instruction, computation: Computation, values: dict[str, _Value]
     ) -> _Value:
-        """The buffers of an instruction's result: its operands' or new ones."""
+        """The buffers of an instruction's result: new buffers, or those of its operands."""
         opcode = instruction.opcode
 
         def operand(number: int) -> _Value:
             return values[instruction.operands[number]]
 
-        def fresh(shape: Shape) -> _Value:
+        def new_buffers(shape: Shape) -> _Value:
             return [
                 _Buffer(array, instruction, computation, array.padded_bytes)
                 if array.space == HBM and array.bits
@@ -165,54 +191,63 @@ class _Lifetimes:
         if opcode in ("dynamic-update-slice", "scatter") and isinstance(instruction.shape, Array):
             return operand(0)
         if opcode.endswith("-done"):
-            return _done(computation.operand(instruction, 0), operand(0), instruction)
-        value = fresh(instruction.shape)
+            return _result_of_done(computation.operand(instruction, 0), operand(0), instruction)
+        value = new_buffers(instruction.shape)
         if opcode == "fusion":
             called = self._module.computations[instruction.called("calls")[0]]
-            for place, parameter in enumerate(self._shared(called, called.root, instruction.shape)):
+            parameters = self._reused_parameters(called, called.root, instruction.shape)
+            for index, parameter in enumerate(parameters):
                 if parameter is not None and len(operand(parameter)) == 1:
-                    value[place] = operand(parameter)[0]
+                    value[index] = operand(parameter)[0]
         elif opcode == "copy-start" or (opcode.endswith("-start") and len(value) > 1):
-            # The operands stand in the result too: new are the arrays that a -done takes from it.
-            new = _results(instruction)
+            # The result contains the operands too; only the arrays for the -done are new.
+            new = _result_span(instruction)
             value = [b if new.start <= i < new.stop else None for i, b in enumerate(value)]
         return value
 
-    def _shared(self, called: Computation, name: str, shape: Shape) -> list[int | None]:
-        """For each array of a fusion's result, the parameter whose memory it takes, or None."""
+    def _reused_parameters(self, called: Computation, name: str, shape: Shape) -> list[int | None]:
+        """For each array of a fusion's result, the parameter whose memory it reuses, or None.
+
+        Args:
+          called: the computation of the fusion.
+          name: the instruction in it that gives the result.
+          shape: the shape of the result.
+        """
         instruction = called.instructions[name]
         if instruction.opcode == "tuple":
             return [
                 number
                 for operand in instruction.operands
-                for number in self._shared(called, operand, called.instructions[operand].shape)
+                for number in self._reused_parameters(
+                    called, operand, called.instructions[operand].shape
+                )
             ]
-        unknown = [None] * len(list(leaves(shape)))
-        if instruction.opcode == "parameter" and len(unknown) == 1:
+        no_parameters = [None] * len(list(leaves(shape)))
+        if instruction.opcode == "parameter" and len(no_parameters) == 1:
             return [int(instruction.arguments)]
         if instruction.opcode in ("bitcast", "dynamic-update-slice", "scatter"):
-            return self._shared(called, instruction.operands[0], shape)
+            return self._reused_parameters(called, instruction.operands[0], shape)
         if instruction.opcode == "fusion":
             inner = self._module.computations[instruction.called("calls")[0]]
-            taken = self._shared(inner, inner.root, shape)
-            outer = [called.instructions[operand] for operand in instruction.operands]
+            inner_parameters = self._reused_parameters(inner, inner.root, shape)
+            operands = [called.instructions[operand] for operand in instruction.operands]
             return [
-                int(outer[number].arguments)
-                if number is not None and outer[number].opcode == "parameter"
+                int(operands[number].arguments)
+                if number is not None and operands[number].opcode == "parameter"
                 else None
-                for number in taken
+                for number in inner_parameters
             ]
-        return unknown
+        return no_parameters
 
 
 def _span(shape: Shape, index: int) -> slice:
-    """Where the arrays of element `index` of a tuple stand among those of the tuple."""
+    """The positions of the arrays of element `index` among all arrays of a tuple."""
     before = sum(len(list(leaves(part))) for part in shape[:index])
     return slice(before, before + len(list(leaves(shape[index]))))
 
 
-def _results(start: Instruction) -> slice:
-    """Where the results of an asynchronous instruction stand in what its start returns."""
+def _result_span(start: Instruction) -> slice:
+    """The positions of the results among the arrays that an asynchronous start returns."""
     if start.opcode == "copy-start":
         return slice(0, 1)
     if start.opcode == "all-reduce-start" or isinstance(start.shape, Array):
@@ -220,7 +255,8 @@ def _results(start: Instruction) -> slice:
     return _span(start.shape, 1)
 
 
-def _done(start: Instruction, value: _Value, done: Instruction) -> _Value:
-    found = value[_results(start)]
+def _result_of_done(start: Instruction, start_value: _Value, done: Instruction) -> _Value:
+    """The buffers of an asynchronous instruction's result, after its done."""
+    result = start_value[_result_span(start)]
     expected = len(list(leaves(done.shape)))
-    return found if len(found) == expected else [None] * expected
+    return result if len(result) == expected else [None] * expected

@@ -1,4 +1,4 @@
-"""Finds the number of iterations of a loop."""
+"""Finds the number of iterations of a loop in a compiled program."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 from ssl_jax.hlo.text import Computation, Instruction, Module
 
-# Instructions whose result is, for a scalar, their operand.
-_SAME = ("bitcast", "broadcast", "convert", "copy", "copy-done", "copy-start",
+# Instructions that return their operand, if it is a scalar.
+_IDENTITIES = ("bitcast", "broadcast", "convert", "copy", "copy-done", "copy-start",
          "optimization-barrier", "reshape")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A `while` and where it stands.
+    """A `while` instruction and its position in the program.
 
     Attributes:
       instruction: the loop.
-      computation: what holds it.
-      outer: the loop whose body that is, None elsewhere.
+      computation: the computation that contains it.
+      outer: the loop whose body `computation` is; None if it is not a body.
     """
 
     instruction: Instruction
@@ -31,10 +31,10 @@ class Loop:
 
 
 def trip_count(loop: Loop, module: Module) -> int | None:
-    """Times a loop's body runs, None if that depends on data.
+    """The number of iterations of a loop; None if it depends on data.
 
-    From the compiler's own note where there is one (on CPUs and GPUs). Else the loop has to compare
-    an integer, which its body changes by a constant, with a constant.
+    The compiler annotates it on CPUs and GPUs. Without an annotation it can be derived if the loop
+    compares a constant with an integer that its body changes by a constant.
     """
     known = re.search(r'"known_trip_count":\{"n":"?(\d+)"?\}', loop.instruction.attributes)
     return int(known[1]) if known else _Evaluator(module).trip_count(loop)
@@ -42,7 +42,7 @@ def trip_count(loop: Loop, module: Module) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Carried:
-    """Element `index` of what a loop carries, plus a constant."""
+    """Element `index` of the tuple that a loop carries, plus a constant."""
 
     index: int
     offset: int = 0
@@ -50,6 +50,8 @@ class _Carried:
 
 @dataclasses.dataclass(frozen=True)
 class _Compared:
+    """The result of a comparison `left direction right`."""
+
     direction: str
     left: Any
     right: Any
@@ -59,17 +61,18 @@ _FLIPPED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "NE": "NE"}
 
 
 class _Evaluator:
-    """Works out integers by following instructions back to constants.
+    """Evaluates integers by following instructions back to constants.
 
-    `fuel` bounds the instructions followed: sums of sums, as in a random number generator, would
-    take for ever, and are no loop counter.
+    `budget` limits the number of instructions. Long chains of sums, as in random number generators,
+    would take exponential time and are not loop counters.
     """
 
-    def __init__(self, module: Module, fuel: int = 5000):
+    def __init__(self, module: Module, budget: int = 5000):
         self._module = module
-        self._fuel = fuel
+        self._budget = budget
 
     def trip_count(self, loop: Loop) -> int | None:
+        """The number of iterations, from counter, limit and step; None if one is unknown."""
         condition = self._module.computations[loop.instruction.called("condition")[0]]
         test = self.value(condition, condition.root)
         if not isinstance(test, _Compared) or test.direction not in _FLIPPED:
@@ -97,14 +100,14 @@ class _Evaluator:
         return self.value(loop.computation, operand, (index,), loop=loop.outer)
 
     def _step(self, loop: Loop, index: int) -> int | None:
-        """What the body adds to a carried element, None if it does something else."""
+        """The constant that the body adds to a carried element; None if it changes otherwise."""
         body = self._module.computations[loop.instruction.called("body")[0]]
         after = self.value(body, body.root, (index,))
-        same = isinstance(after, _Carried) and after.index == index
-        return after.offset if same else None
+        is_shifted = isinstance(after, _Carried) and after.index == index
+        return after.offset if is_shifted else None
 
     def _invariant(self, loop: Loop, value: _Carried) -> int | None:
-        """The constant that a loop carries along, None if it is none or changes."""
+        """The value of a carried element that is constant during the loop; None if it is not."""
         start = self._start(loop, value.index) if self._step(loop, value.index) == 0 else None
         return start + value.offset if isinstance(start, int) else None
 
@@ -117,16 +120,18 @@ class _Evaluator:
         loop: Loop | None = None,
         argument: Callable[[int, tuple[int, ...]], Any] | None = None,
     ) -> Any:
-        """An integer, a `_Carried`, a `_Compared`, or None where it is none of them.
+        """The value of an instruction: an integer, a `_Carried` or a `_Compared`; None if unknown.
 
         Args:
-          computation, name: the instruction; `path` leads to an element of its tuple.
-          loop: the loop whose body `computation` is, to look up what that carries unchanged; with
-            None the value may be in terms of what is carried.
-          argument: (number, path) -> value of the parameters of a fused or called computation.
+          computation: the computation.
+          name: the instruction.
+          path: indices to an element of the instruction's tuple.
+          loop: the loop whose body `computation` is, to evaluate carried elements that are
+            constant. With None, the value may be a `_Carried`.
+          argument: (number, path) -> value of a parameter, if `computation` is fused or called.
         """
-        self._fuel -= 1
-        if self._fuel < 0:
+        self._budget -= 1
+        if self._budget < 0:
             return None
         instruction = computation.instructions[name]
         opcode = instruction.opcode
@@ -136,8 +141,8 @@ class _Evaluator:
             return self.value(computation, operand, path, loop=loop, argument=argument)
 
         if opcode == "constant":
-            found = re.fullmatch(r"-?\d+", instruction.arguments)
-            return int(found[0]) if found else None
+            integer = re.fullmatch(r"-?\d+", instruction.arguments)
+            return int(integer[0]) if integer else None
         if opcode == "parameter":
             if argument is not None:
                 return argument(int(instruction.arguments), path)
@@ -149,7 +154,7 @@ class _Evaluator:
             return operand(path[0], path[1:])
         if opcode == "get-tuple-element":
             return operand(0, (*instruction.integers("index"), *path))
-        if opcode in _SAME:
+        if opcode in _IDENTITIES:
             return operand(0, path)
         if opcode in ("fusion", "call"):
             called = self._module.computations[instruction.called("calls", "to_apply")[0]]
@@ -162,7 +167,7 @@ class _Evaluator:
 
 
 def _sum(left: Any, right: Any, sign: int) -> Any:
-    """left + sign * right, where at most one of them is carried."""
+    """left + sign * right, of which at most one is carried; None if unknown."""
     if isinstance(right, _Carried) and sign == 1:
         left, right = right, left
     if not isinstance(right, int):

@@ -1,4 +1,4 @@
-"""Summarises one run of a compiled program: arithmetic, memory traffic and communication."""
+"""Summarises a compiled program: memory, FLOPs, memory traffic and communication of one run."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ from ssl_jax.hlo.traffic import continues_collective, memory_bytes
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program, as one of its devices sees it; bodies of loops count each of their trips.
+    """Figures of a compiled program, for one device. The body of a loop counts once per iteration.
 
     Attributes:
-      peak_bytes: memory that it needs at its fullest moment, arguments and results included; a
-        donated argument and the result in its place count once.
-      argument_bytes, output_bytes, alias_bytes, temp_bytes: of the arguments, of the results, of
-        the results that take an argument's place, of all else together (not all at once).
-      code_bytes: of the program itself.
-      flops: of matrix products and convolutions, two for each multiply-add, see `matrix_flops`.
-        Element-wise work is not counted, nor is what library calls (GPUs) or kernels hold inside.
-      bytes_accessed: read from and written to HBM, see `memory_bytes`; on a CPU, to memory.
-      collectives: those executed, in the program's order.
-      temporaries: the largest arrays that are alive at the fullest moment and are not arguments.
-      unknown_loops: loops of which nothing says how often they run; they count as one trip.
+      peak_bytes: peak memory, including arguments and results. A donated argument and the result
+        that reuses its memory count once.
+      argument_bytes: size of the arguments.
+      output_bytes: size of the results.
+      alias_bytes: size of the results that reuse the memory of arguments.
+      temp_bytes: size of all other arrays, which are not all alive at the same time.
+      code_bytes: size of the program.
+      flops: FLOPs of matrix products and convolutions, two per multiply-add, see `matrix_flops`.
+        Element-wise operations, library calls (GPUs) and the inside of kernels are not counted.
+      bytes_accessed: bytes read from and written to HBM (on a CPU, main memory), see
+        `memory_bytes`.
+      collectives: the collectives that are executed, in the order of the program.
+      temporaries: the largest arrays that are alive at the peak and are not arguments.
+      unknown_loops: number of loops with an unknown number of iterations; they count once.
     """
 
     peak_bytes: int
@@ -48,21 +51,21 @@ class Program:
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes that a device sends to others in one run."""
+        """Bytes that a device sends to other devices in one run."""
         return sum(collective.wire_bytes for collective in self.collectives)
 
 
 def read(compiled: Any) -> Program:
     """Reads a compiled program.
 
-        program = compiled.read(jax.jit(f).lower(x).compile())
+        program = hlo.read(jax.jit(f).lower(x).compile())
         assert program.flops <= 1.05 * 2 * n * n * d
         assert not any(c.kind == "all-gather" and c.in_loop for c in program.collectives)
 
     Args:
-      compiled: a `jax.stages.Compiled`, for TPUs (that need not be there) or CPUs; on GPUs without
-        the FLOPs inside library calls. FLOPs and bytes are read from its text, not from
-        `cost_analysis()`, which counts the body of a loop once.
+      compiled: a `jax.stages.Compiled` for TPUs (present or not), CPUs or GPUs. The FLOPs of
+        library calls on GPUs are missing. FLOPs and bytes are read from its text, because
+        `cost_analysis()` counts the body of a loop once.
     """
     module = parse(compiled.as_text())
     memory = compiled.memory_analysis()
@@ -83,19 +86,19 @@ def read(compiled: Any) -> Program:
 
 
 def peak_bytes(compiled: Any) -> int:
-    """Memory that a `jax.stages.Compiled` needs on a device, arguments and results included."""
+    """Peak memory of a `jax.stages.Compiled` on a device, including arguments and results."""
     memory = compiled.memory_analysis()
     shardings = jax.tree.leaves((compiled.input_shardings, compiled.output_shardings))
     if any(device.platform == "cpu" for device in shardings[0].device_set):
-        # There JAX's figure leaves out the temporaries, which are one block.
-        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-        return held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+        # JAX's figure for CPUs omits the temporaries, which are one block.
+        argument_and_output_bytes = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        return argument_and_output_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return memory.peak_memory_in_bytes
 
 
 @dataclasses.dataclass
 class _Cost:
-    """Of one execution of something."""
+    """FLOPs, memory traffic and collectives of one execution of a part of a program."""
 
     flops: int = 0
     bytes: int = 0
@@ -103,7 +106,7 @@ class _Cost:
     unknown_loops: int = 0
 
     def add(self, other: _Cost, trips: int | None = None) -> None:
-        """Adds another's, executed `trips` times by a loop, or once with None."""
+        """Adds another cost: in a loop of `trips` iterations, or outside of loops with None."""
         times = 1 if trips is None else trips
         self.flops += other.flops * times
         self.bytes += other.bytes * times
@@ -111,15 +114,22 @@ class _Cost:
         if trips is None:
             self.collectives += other.collectives
         elif trips:
-            self.collectives += [one.repeated(trips) for one in other.collectives]
+            self.collectives += [collective.repeated(trips) for collective in other.collectives]
 
 
 class _Reader:
+    """Computes the costs of the computations of a program."""
+
     def __init__(self, module: Module):
         self._module = module
 
     def cost(self, computation: Computation, loop: Loop | None) -> _Cost:
-        """Of one execution of a computation outside fusions; `loop` is whose body it is."""
+        """The cost of a computation that is not a fusion.
+
+        Args:
+          computation: the computation.
+          loop: the loop whose body it is; None if it is not a body.
+        """
         total = _Cost()
         for instruction in computation.instructions.values():
             total.add(self._instruction(instruction, computation, loop))
@@ -135,7 +145,7 @@ class _Reader:
                 "branch_computations", "true_computation", "false_computation"
             )
             branches = [self.cost(self._module.computations[name], None) for name in names]
-            return max(branches, key=lambda cost: (cost.flops, cost.bytes))  # the dearest
+            return max(branches, key=lambda cost: (cost.flops, cost.bytes))
         if instruction.opcode in ("call", "call-start", "async-start"):
             total = _Cost()
             for name in instruction.called("to_apply", "calls"):
@@ -146,9 +156,10 @@ class _Reader:
             bytes=memory_bytes(instruction, computation, self._module),
         )
         if instruction.opcode == "fusion":
-            for inner in self._fused(instruction):
-                cost.flops += sum(matrix_flops(one, inner) for one in inner.instructions.values())
-                cost.collectives += self._collectives(inner)
+            for fused in self._fused(instruction):
+                flops = (matrix_flops(member, fused) for member in fused.instructions.values())
+                cost.flops += sum(flops)
+                cost.collectives += self._collectives(fused)
         elif kind_of(instruction):
             cost.collectives.append(self._collective(instruction, computation))
         return cost
@@ -163,7 +174,7 @@ class _Reader:
         return total
 
     def _fused(self, fusion: Instruction) -> Iterator[Computation]:
-        """The computation of a fusion and those of fusions in it."""
+        """The computation of a fusion and those of the fusions inside it."""
         for name in fusion.called("calls"):
             computation = self._module.computations[name]
             yield computation
@@ -172,7 +183,7 @@ class _Reader:
                     yield from self._fused(inner)
 
     def _collectives(self, fused: Computation) -> list[Collective]:
-        """Those that a fused computation executes, without those that another one has started."""
+        """The collectives of a fused computation, except those that another one started."""
         if continues_collective(fused):
             return []
         return [
@@ -184,17 +195,17 @@ class _Reader:
     def _collective(self, instruction: Instruction, computation: Computation) -> Collective:
         operands = [computation.instructions[name].shape for name in instruction.operands]
         size = sum(array.nbytes for shape in operands for array in leaves(shape))
-        found = read_collective(instruction, self._module, size)
-        if found.kind == "all-reduce" and _is_sliced(instruction, computation):
-            # How the compiler for TPUs writes a reduce-scatter, inside a fusion.
-            found = dataclasses.replace(
-                found, kind="reduce-scatter", wire_bytes=found.wire_bytes // 2
+        collective = read_collective(instruction, self._module, size)
+        if collective.kind == "all-reduce" and _is_sliced(instruction, computation):
+            # The TPU compiler writes a reduce-scatter as a fused all-reduce and slice.
+            collective = dataclasses.replace(
+                collective, kind="reduce-scatter", wire_bytes=collective.wire_bytes // 2
             )
-        return found
+        return collective
 
 
 def _is_sliced(instruction: Instruction, computation: Computation) -> bool:
-    """Whether a fused all-reduce keeps only a part of its result."""
+    """Whether a fused all-reduce uses only a slice of its result."""
     if not computation.name.startswith("all-reduce-scatter"):
         return False
     users = [*computation.users[instruction.name]]

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 
-# Bits an element; what is not listed (tokens, opaque handles) has none.
+# Bits per element. Types that are not listed (tokens, opaque handles) have no size.
 _BITS = {"pred": 8, "bf16": 16, "tf32": 32}
 _BITS |= {f"{kind}{bits}": bits for kind in "suf" for bits in (2, 4, 8, 16, 32, 64)}
 _BITS |= {"c64": 64, "c128": 128}
@@ -19,15 +19,15 @@ HBM = 0  # the memory space of an array whose layout names none
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Array:
-    """An array's type in a program.
+    """The type of an array in a program.
 
     Attributes:
-      dtype: as in HLO, e.g. "bf16".
-      dims: sizes.
-      minor_to_major: order of the dimensions in memory, empty where the text does not say.
-      tile: sizes to which the last dimensions in memory are rounded up, e.g. (8, 128).
-      space: memory space: 0 is HBM (or the host's memory on CPUs); of TPUs 1 is on-chip vector
-        memory, 2 semaphores, 5 the host, 6 scalar memory.
+      dtype: HLO's name, e.g. "bf16".
+      dims: size of each dimension.
+      minor_to_major: order of the dimensions in memory; empty if the text does not contain it.
+      tile: sizes to multiples of which the last dimensions in memory are padded, e.g. (8, 128).
+      space: memory space: 0 is HBM (on CPUs, main memory). On TPUs 1 is on-chip vector memory, 2
+        semaphores, 5 the host's memory, 6 scalar memory.
     """
 
     dtype: str
@@ -38,24 +38,24 @@ class Array:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.dims)
 
     @property
     def bits(self) -> int:
-        """Bits an element."""
+        """Bits per element."""
         if self.dtype in _BITS:
             return _BITS[self.dtype]
         return 8 if self.dtype.startswith("f8") else 4 if self.dtype.startswith("f4") else 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the elements."""
+        """Bytes of the elements, without padding."""
         return -(-self.size * self.bits // 8)
 
     @property
     def padded_bytes(self) -> int:
-        """Bytes in memory, with what the layout's tiles add."""
+        """Bytes in memory, including the padding to the layout's tiles."""
         if not self.tile or len(self.minor_to_major) != len(self.dims):
             return self.nbytes
         sizes = [self.dims[axis] for axis in self.minor_to_major[::-1]]
@@ -72,7 +72,7 @@ Shape = Array | tuple["Shape", ...]
 
 
 def leaves(shape: Shape) -> Iterator[Array]:
-    """The arrays of a type, in order."""
+    """The arrays of a type, which may be a nested tuple, in order."""
     if isinstance(shape, Array):
         yield shape
     else:
@@ -85,15 +85,16 @@ _ARRAY = re.compile(r"([a-z]\w*)\[([^\]]*)\](?:\{([^}]*)\})?")
 
 @functools.lru_cache(maxsize=65536)
 def parse_shape(text: str) -> Shape:
-    """The type that `text` spells, e.g. `(f32[8,4]{1,0:T(8,128)S(1)}, u32[])`."""
+    """Parses a type, e.g. `(f32[8,4]{1,0:T(8,128)S(1)}, u32[])`."""
     return _shape_at(text, 0)[0]
 
 
 def _shape_at(text: str, at: int) -> tuple[Shape, int]:
+    """(type that begins at position `at`, position after it)."""
     if text[at] != "(":
         match = _ARRAY.match(text, at)
         if match is None:
-            raise ValueError(f"no type: {text[at : at + 40]!r}")
+            raise ValueError(f"not a type: {text[at : at + 40]!r}")
         return _array(*match.groups()), match.end()
     parts: list[Shape] = []
     at += 1
@@ -110,9 +111,9 @@ def _shape_at(text: str, at: int) -> tuple[Shape, int]:
 
 def _array(dtype: str, dims: str, layout: str | None) -> Array:
     sizes = tuple(int(size) for size in re.findall(r"\d+", dims))
-    order, _, rest = (layout or "").partition(":")
-    tile = re.search(r"T\(([\d,]*)\)", rest)
-    space = re.search(r"S\((\d+)\)", rest)
+    order, _, details = (layout or "").partition(":")
+    tile = re.search(r"T\(([\d,]*)\)", details)
+    space = re.search(r"S\((\d+)\)", details)
     return Array(
         dtype,
         sizes,
@@ -127,12 +128,12 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name: without the %.
-      shape: of its result.
-      opcode: e.g. "fusion".
-      operands: names of the instructions it takes.
-      arguments: the text between its brackets; the value of a constant.
-      attributes: the text after them.
+      name: the name without the %.
+      shape: type of the result.
+      opcode: the operation, e.g. "fusion".
+      operands: names of the instructions whose results it uses.
+      arguments: the text between its brackets; for a constant, the value.
+      attributes: the text after the brackets.
     """
 
     name: str
@@ -143,26 +144,26 @@ class Instruction:
     attributes: str
 
     def attribute(self, name: str) -> str | None:
-        """The value of an attribute that has no spaces, e.g. channel_id; None without it."""
+        """The value of an attribute without spaces, e.g. channel_id; None if it is missing."""
         match = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^\s,]+)", self.attributes)
         return match[1] if match else None
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """The numbers of an attribute like `lhs_contracting_dims={1,2}`, empty without it."""
+        """The numbers of an attribute like `lhs_contracting_dims={1,2}`, empty if it is missing."""
         return tuple(int(number) for number in re.findall(r"-?\d+", self.attribute(name) or ""))
 
     def called(self, *names: str) -> list[str]:
-        """The computations that the attributes of these names call."""
-        found = []
+        """Names of the computations that the attributes `names` call."""
+        called = []
         for name in names:
             match = re.search(rf"\b{name}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
             if match:
-                found += re.findall(r"%?([\w.\-]+)", match[1])
-        return found
+                called += re.findall(r"%?([\w.\-]+)", match[1])
+        return called
 
     @property
     def op_name(self) -> str:
-        """What JAX called it: `jit(f)/jvp(ResNet)/stem/conv`; empty where nothing is recorded."""
+        """JAX's name of the operation: `jit(f)/jvp(ResNet)/stem/conv`; empty if not recorded."""
         match = re.search(r'op_name="([^"]*)"', self.attributes)
         return match[1] if match else ""
 
@@ -172,10 +173,10 @@ class Computation:
     """A function of the program.
 
     Attributes:
-      name: without the %.
-      instructions: by name, in the order written, which in a scheduled program is that of
-        execution.
-      root: name of the result.
+      name: the name without the %.
+      instructions: name -> instruction, in the order of the text, which is the order of execution
+        in a scheduled program.
+      root: name of the instruction that gives the result.
     """
 
     name: str
@@ -184,7 +185,7 @@ class Computation:
 
     @functools.cached_property
     def parameters(self) -> dict[int, Instruction]:
-        """Its parameters by number."""
+        """Number -> parameter."""
         return {
             int(instruction.arguments): instruction
             for instruction in self.instructions.values()
@@ -193,13 +194,13 @@ class Computation:
 
     @functools.cached_property
     def users(self) -> dict[str, list[Instruction]]:
-        """The instructions that take each instruction."""
-        found: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
+        """Name of an instruction -> the instructions that use its result."""
+        users: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
         for instruction in self.instructions.values():
             for operand in dict.fromkeys(instruction.operands):
-                if operand in found:
-                    found[operand].append(instruction)
-        return found
+                if operand in users:
+                    users[operand].append(instruction)
+        return users
 
     def operand(self, instruction: Instruction, number: int) -> Instruction:
         return self.instructions[instruction.operands[number]]
@@ -210,10 +211,10 @@ class Module:
     """A program.
 
     Attributes:
-      computations: by name.
-      entry: name of the one that is run.
-      header: its first line.
-      tables: the lines of the tables of source locations.
+      computations: name -> computation.
+      entry: name of the main computation.
+      header: the first line of the text.
+      tables: table name -> number -> line, of the tables of source locations.
     """
 
     computations: dict[str, Computation]
@@ -223,14 +224,14 @@ class Module:
 
     @functools.cached_property
     def devices(self) -> int:
-        """Devices that run it together."""
+        """Number of devices that run the program together."""
         counts = re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", self.header)
         return math.prod(int(count) for count in counts)
 
     def source(self, instruction: Instruction) -> str:
-        """The line that made an instruction, `ssl_jax/models/resnet.py:40`; empty if not known.
+        """The line that created an instruction, `ssl_jax/models/resnet.py:40`; empty if unknown.
 
-        The innermost one outside installed packages.
+        It is the innermost line outside installed packages.
         """
         match = re.search(r'source_file="([^"]*)".*?source_line=(\d+)', instruction.attributes)
         if match:
@@ -238,18 +239,18 @@ class Module:
         match = re.search(r"\bstack_frame_id=(\d+)", instruction.attributes)
         if not match:
             return ""
-        found = list(self._frames(int(match[1])))
-        own = [line for line in found if "site-packages" not in line and "/lib/python" not in line]
-        return _short((own or found or [""])[0])
+        lines = list(self._frames(int(match[1])))
+        own = [line for line in lines if "site-packages" not in line and "/lib/python" not in line]
+        return _short((own or lines or [""])[0])
 
     def _frames(self, frame: int) -> Iterator[str]:
         """`file:line` of a stack frame and of its callers."""
         while frame in self.tables["StackFrames"]:
             numbers = _fields(self.tables["StackFrames"][frame])
-            place = _fields(self.tables["FileLocations"].get(numbers["file_location_id"], ""))
-            if "file_name_id" in place:
-                file = self.tables["FileNames"].get(place["file_name_id"], "").strip('"')
-                yield f"{file}:{place.get('line', 0)}"
+            location = _fields(self.tables["FileLocations"].get(numbers["file_location_id"], ""))
+            if "file_name_id" in location:
+                file = self.tables["FileNames"].get(location["file_name_id"], "").strip('"')
+                yield f"{file}:{location.get('line', 0)}"
             parent = numbers.get("parent_frame_id", 0) - 1  # 0 is written as 1: no caller
             if parent >= frame:
                 return
@@ -261,7 +262,7 @@ def _fields(text: str) -> dict[str, int]:
 
 
 def _short(path: str) -> str:
-    """A path below the working directory as it is below it, any other by its last parts."""
+    """A path relative to the working directory if it is below it, otherwise its last parts."""
     relative = os.path.relpath(path) if os.path.isabs(path) else path
     if not relative.startswith(".."):
         return relative
@@ -275,12 +276,12 @@ _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 
 
 def parse(text: str) -> Module:
-    """Reads what `compiled.as_text()` writes.
+    """Parses the text of `compiled.as_text()`.
 
     Raises:
-      ValueError: it is no HLO text.
+      ValueError: the text is not HLO.
     """
-    # A kernel's description is an attribute over several lines.
+    # The description of a kernel is an attribute of several lines; join them.
     lines = re.sub(r"=\{\n(.*?)\n\}\}", r"={\1}}", text, flags=re.DOTALL).splitlines()
     computations: dict[str, Computation] = {}
     tables: dict[str, dict[int, str]] = {name: {} for name in _TABLES}
@@ -324,7 +325,7 @@ _BRACKETS = re.compile(r"[()]")
 
 
 def _closing(line: str, opening: int) -> int:
-    """The place after the bracket that closes the one at `opening`."""
+    """The position after the bracket that closes the bracket at `opening`."""
     depth = 0
     for match in _BRACKETS.finditer(line, opening):
         depth += 1 if match[0] == "(" else -1

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from ssl_jax.hlo.collectives import kind_of
 from ssl_jax.hlo.text import HBM, Array, Computation, Instruction, Module, Shape, leaves
 
-# These move nothing themselves: they name, group or wait for what others move, or hold
-# computations whose instructions are counted one by one.
+# Instructions without traffic of their own: they name, group or wait for the results of others, or
+# run computations whose instructions are counted separately.
 _FREE = frozenset(
     ("add-dependency", "after-all", "async-start", "async-update", "bitcast", "call", "call-start",
      "conditional", "constant", "domain", "get-tuple-element", "opt-barrier",
@@ -20,11 +20,11 @@ _SLICES = ("dynamic-slice", "gather", "slice")
 
 
 def memory_bytes(instruction: Instruction, computation: Computation, module: Module) -> int:
-    """Bytes of HBM that an instruction outside fusions reads and writes when it is run once.
+    """Bytes of HBM that one execution of an instruction outside fusions reads and writes.
 
-    It reads each operand and writes each result once, in full with their padding, if they live in
-    HBM; of what is sliced or updated in place, only the part. What a fusion holds inside stays on
-    the chip. Caches and operands that are read several times are not modelled.
+    Each operand in HBM is read once and each result in HBM is written once, including padding.
+    Slices and updates in place count only the part that they read or write. Intermediate results
+    inside a fusion stay on the chip. Caches and repeated reads are not modelled.
     """
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith("-done"):
@@ -46,20 +46,20 @@ def memory_bytes(instruction: Instruction, computation: Computation, module: Mod
         update = computation.operand(instruction, 1).shape
         return _hbm_bytes(update) + (_bytes(update) if _in_hbm(result) else 0)
     if opcode == "scatter":
-        # (arrays..., indices, updates...): read and written in place where it is touched.
+        # Operands are (arrays..., indices, updates...); the updated elements are read and written.
         count = len(instruction.operands) // 2
-        taken = [computation.operand(instruction, i).shape for i in range(2 * count + 1)]
-        updates = sum(_bytes(shape) for shape in taken[count + 1 :])
-        read = sum(_hbm_bytes(shape) for shape in taken[count:])
-        return read + (2 * updates if _in_hbm(taken[0]) else 0)
+        shapes = [computation.operand(instruction, i).shape for i in range(2 * count + 1)]
+        updates = sum(_bytes(shape) for shape in shapes[count + 1 :])
+        read = sum(_hbm_bytes(shape) for shape in shapes[count:])
+        return read + (2 * updates if _in_hbm(shapes[0]) else 0)
     return sum(_hbm_bytes(operand.shape) for operand in operands) + _hbm_bytes(result)
 
 
 def _result_of_start(instruction: Instruction) -> Shape:
-    """The result in what an asynchronous instruction's start returns.
+    """The type of the result of an asynchronous instruction, from the type of its start.
 
-    `copy-start` returns (result, operand, context), an all-reduce its result, all others (operands,
-    results, contexts).
+    `copy-start` returns (result, operand, context), `all-reduce-start` the result, and all others
+    (operands, results, contexts).
     """
     shape, opcode = instruction.shape, instruction.opcode
     if opcode == "copy-start":
@@ -70,9 +70,10 @@ def _result_of_start(instruction: Instruction) -> Shape:
 
 
 def continues_collective(computation: Computation) -> bool:
-    """Whether a fused computation goes on with, or ends, a collective that another one started.
+    """Whether a fused computation continues or ends a collective that another one started.
 
-    The compiler for TPUs spreads an asynchronous collective over fusions, and repeats it in each.
+    The TPU compiler splits an asynchronous collective over several fusions and repeats the
+    instruction in each of them.
     """
     if any(_target(i) == "AsyncCollectiveStart" for i in computation.instructions.values()):
         return False
@@ -82,6 +83,7 @@ def continues_collective(computation: Computation) -> bool:
 
 
 def _target(instruction: Instruction) -> str:
+    """The target of a custom call; empty for other instructions."""
     if instruction.opcode != "custom-call":
         return ""
     return (instruction.attribute("custom_call_target") or "").strip('"')
@@ -100,10 +102,10 @@ def _fusion_bytes(instruction: Instruction, operands: Iterable[Instruction], mod
 
 
 def _read(computation: Computation, name: str, module: Module) -> int:
-    """Bytes of instruction `name` that a fused computation reads, if it reads from memory."""
+    """Bytes that a fused computation reads of the instruction `name`, which is in memory."""
     whole = _bytes(computation.instructions[name].shape)
     if computation.root == name:
-        return 0  # handed through
+        return 0  # returned without being read
     total = 0
     for user in computation.users[name]:
         first = user.operands[0] == name
@@ -128,7 +130,7 @@ def _read(computation: Computation, name: str, module: Module) -> int:
 
 
 def _written(computation: Computation, name: str, shape: Shape, module: Module) -> int:
-    """Bytes written for result `name` of a fused computation, which lies in memory as `shape`."""
+    """Bytes written for the result `name` of a fused computation; `shape` has its layout."""
     instruction = computation.instructions[name]
     if not isinstance(shape, Array):
         if instruction.opcode == "tuple":
@@ -138,7 +140,7 @@ def _written(computation: Computation, name: str, shape: Shape, module: Module) 
             called = module.computations[instruction.called("calls")[0]]
             return _written(called, called.root, shape, module)
         if _target(instruction) == "AsyncCollectiveStart":
-            return sum(_hbm_bytes(part) for part in shape[1:])  # the first is its operand
+            return sum(_hbm_bytes(part) for part in shape[1:])  # the first part is the operand
         return _hbm_bytes(shape)
     if shape.space != HBM or instruction.opcode == "parameter":
         return 0
