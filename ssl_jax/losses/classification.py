@@ -18,14 +18,13 @@ def cross_entropy(
 
     Args:
       logits: [n c], any float dtype; the arithmetic is float32.
-      labels: int [n]; -1 = no label, which takes no part: the mean is over the others, and 0 where
-        there are none.
+      labels: int [n]; -1: no label. Means are over the labelled examples, and 0 if there are none.
       label_smoothing: e, 0 to 1.
 
     Returns:
-      (loss, metrics): float32 [] each, `accuracy` and, where there are more than five classes,
-      `top5`, the shares of labelled examples whose class is first, or among the first five. Of
-      equal logits the lower class counts as the first.
+      (loss, metrics): float32 []; `accuracy`, the share of labelled examples whose class has the
+      largest logit; and, with more than five classes, `top5`, the share whose class is among the
+      five largest, both 0 to 1. If logits are equal, the lower class ranks first.
 
     Raises:
       ValueError: the shapes do not fit, or `label_smoothing` is out of range.
@@ -44,8 +43,8 @@ def cross_entropy(
     target = (1 - label_smoothing) * at_label[:, 0] + label_smoothing * logits.mean(axis=1)
     losses = jax.nn.logsumexp(logits, axis=1) - target
 
-    before = (logits > at_label) | ((logits == at_label) & (classes < label))
-    rank = before.sum(axis=1)
+    ranks_higher = (logits > at_label) | ((logits == at_label) & (classes < label))
+    rank = ranks_higher.sum(axis=1)
     count = jnp.maximum(labelled.sum(), 1)
 
     def mean(x: Array) -> Array:
@@ -63,16 +62,16 @@ def distillation(
     *,
     temperature: Scalar = 1.0,
 ) -> Float[Array, ""]:
-    """Cross-entropy of the student's classes to the teacher's, labels not needed.
+    """Cross-entropy of the student's class probabilities with the teacher's; needs no labels.
 
         l_i = -sum_k P_T(k | x_i) log P_S(k | x_i),    P(k | x) = softmax(logits / t)_k
 
-    SimCLR v2 (Chen et al. 2020, Eq. 2), where no factor makes up for the temperature's effect on
-    the gradient. The teacher gets none.
+    SimCLR v2 (Chen et al. 2020, Eq. 2). As there, no factor compensates the temperature's effect on
+    the size of the gradient.
 
     Args:
-      logits: the student's [n c].
-      teacher_logits: [n c].
+      logits: the student's, [n c], any float dtype; the arithmetic is float32.
+      teacher_logits: [n c]; without gradient.
       temperature: t > 0, a divisor of both logits.
 
     Returns:

@@ -24,19 +24,19 @@ def cluster_cross_entropy(
     *,
     temperature: Scalar = 0.1,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Cross-entropy of all views to the clusters of their images.
+    """Cross-entropy of all views with the clusters of their images.
 
     Logits are computed one view and clustering at a time, and again in the backward pass.
 
     Args:
-      embeddings: z of v views, of unit length; float32 or bfloat16.
-      centroids: C of h clusterings; no gradient reaches them.
-      assignments: a.
+      embeddings: z, [n v d], of norm 1; float32 or bfloat16.
+      centroids: C, [h d k]; without gradient.
+      assignments: a, int [n h].
       temperature: t > 0, a divisor.
 
     Returns:
       (loss, metrics): float32 [], and `cluster_accuracy`, the share of views whose nearest centroid
-      is that of their image, 0 to 1.
+      is the one assigned to their image, 0 to 1.
 
     Raises:
       ValueError: the temperature is not positive.
@@ -49,8 +49,8 @@ def cluster_cross_entropy(
             view, clustering = pair
             logits = prototype_logits(z[:, view], centroids[clustering]) / temperature  # (n, k)
             target = assignments[:, clustering]
-            own = jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
-            loss = jax.nn.logsumexp(logits, axis=1) - own
+            at_target = jnp.take_along_axis(logits, target[:, None], axis=1)[:, 0]
+            loss = jax.nn.logsumexp(logits, axis=1) - at_target
             hit = jnp.argmax(logits, axis=1) == target
             return (total[0] + loss, total[1] + hit), None
 
@@ -61,6 +61,6 @@ def cluster_cross_entropy(
 
     over_devices = on_each_device(local, (ROWS, WHOLE, ROWS, WHOLE), (ROWS, ROWS))
     centroids = jax.lax.stop_gradient(jnp.asarray(centroids))
-    given = jnp.asarray(embeddings), centroids, jnp.asarray(assignments)
-    losses, hits = over_devices(*given, jnp.asarray(temperature, jnp.float32))
+    arrays = jnp.asarray(embeddings), centroids, jnp.asarray(assignments)
+    losses, hits = over_devices(*arrays, jnp.asarray(temperature, jnp.float32))
     return jnp.mean(losses), {"cluster_accuracy": jnp.mean(hits)}

@@ -1,8 +1,8 @@
 """Contrastive losses over the global batch, as pure functions of embeddings.
 
-Written in the global view: a loss and its gradient are the same on any number of devices. The mesh
-that `jax.set_mesh` made ambient says which devices split the batch; without one, one device has it
-all.
+Arrays are global: a loss and its gradient do not depend on the number of devices. The ambient mesh,
+set by `jax.set_mesh`, determines which devices split the batch; without a mesh one device holds the
+whole batch.
 """
 
 from __future__ import annotations
@@ -16,32 +16,33 @@ from ssl_jax.core.arrays import Array, Scalar
 from ssl_jax.losses import blockwise, pairs
 from ssl_jax.losses.blockwise import Negatives
 from ssl_jax.losses.tiles import (
+    MASKED,
     MAX_CONSTANT_SHIFT,
-    NEVER,
     check_temperature,
     row_products,
     similarity,
 )
 
 IMPLEMENTATIONS = ("auto", "dense", "blockwise", "ring")
-# Of the losses whose anchors are all of one view.
+# Implementations of the losses whose anchors all come from one view.
 ONE_SIDED = ("auto", "dense", "blockwise")
-# Views on a side of a tile, unless told: 4 MiB of float32.
+# Default number of views on a side of a tile: 4 MiB of float32.
 BLOCK_SIZE = 1024
-# `auto` keeps the whole matrix up to this size a device, and all keys on a device up to that one.
+# "auto" stores the whole similarity matrix if it takes at most this many bytes on a device.
 DENSE_BYTES = 16 * 2**20
+# "auto" gathers all embeddings on each device if they take at most this many bytes.
 KEYS_BYTES = 2**30
 
 
 def unit_length(
     x: Float[Array, "*n d"], *, scale: Scalar = 1.0, eps: float = 1e-6
 ) -> Float[Array, "*n d"]:
-    """Scales the last axis to length `scale`; a zero vector stays zero, with a finite gradient.
+    """Scales vectors to norm `scale`. A zero vector stays zero, with a finite gradient.
 
     Args:
-      x: [... d], any float dtype; the norm is taken in float32.
-      scale: length of the result.
-      eps: vectors shorter than this are divided by it instead of by their length.
+      x: [... d], any float dtype; norms are over the last axis, in float32.
+      scale: norm of the result.
+      eps: vectors with a smaller norm are divided by eps instead of by their norm.
 
     Returns:
       [... d] in the dtype of `x`.
@@ -63,39 +64,41 @@ def nt_xent(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The normalised temperature-scaled cross-entropy (SimCLR, Chen et al. 2020, Eq. 1).
 
-    Each of the 2n views is an anchor once. Its positive is the other view of its image, its
+    Each of the 2n views is an anchor. Its positive is the other view of its image, and its
     negatives are the 2n-2 views of the other images:
 
         l_i = -log  exp(s_ip / t) / sum_{j != i} exp(s_ij / t),    s_ij = cos(z_i, z_j)
 
     Args:
-      za: [n d] embeddings of the first views, float32 or bfloat16, of any length.
+      za: [n d] embeddings of the first views, float32 or bfloat16, of any norm.
       zb: [n d] embeddings of the second views; row i belongs to row i of `za`.
       temperature: t > 0, a divisor of the similarities.
-      l2_normalize: False takes plain dot products (the unnormalised rows of Table 5).
-      negatives: [k d], more negatives of every view, the same on every device, such as a memory of
-        a momentum encoder's embeddings (SimCLR v2, Chen et al. 2020b, section 2). Gradients reach
-        them too: pass `jax.lax.stop_gradient(memory)` where none is wanted.
-      implementation: how, with one and the same result. "dense" holds the [2n 2n] matrix;
-        "blockwise" makes it tile by tile, in memory linear in n, every device with all embeddings;
-        "ring" sends the embeddings round, for batches of which a device cannot hold them all.
-        "auto" picks by size, see `choose_implementation`.
+      l2_normalize: use cosine similarities. False uses plain dot products, as in the unnormalised
+        rows of Table 5.
+      negatives: [k d], additional negatives of every view, the same on every device, such as a
+        memory of a momentum encoder's embeddings (SimCLR v2, Chen et al. 2020b, section 2). They
+        are differentiated: pass `jax.lax.stop_gradient(memory)` to stop their gradient.
+      implementation: how the loss is computed; the result is the same. "dense" stores the [2n 2n]
+        matrix. "blockwise" computes it tile by tile in memory linear in n, with all embeddings on
+        every device. "ring" sends the embeddings from device to device, for batches whose
+        embeddings do not fit on one device. "auto" chooses by size, see `choose_implementation`.
       block_size: views on a side of a tile; `BLOCK_SIZE` by default.
 
     Returns:
-      (loss, metrics): the mean over the 2n anchors, float32 [], and float32 scalars as in the
-      paper's Table 5, which rank for each of `za` the n candidates `zb`: `contrastive_accuracy`,
-      the share whose nearest candidate is the positive, and `entropy` (nats) of their softmax.
+      (loss, metrics): the mean over the 2n anchors, float32 [], and two float32 scalars, which
+      compare each row of `za` with the n candidates `zb` as in the paper's Table 5:
+      `contrastive_accuracy`, the share of rows whose nearest candidate is the positive, 0 to 1, and
+      `entropy`, the mean entropy of the softmax over the candidates, nats.
 
     Raises:
       ValueError: shapes differ or are not [n d], `negatives` is not [k d], the temperature is not
-        positive, there is no such implementation, or n does not divide over the devices.
+        positive, the implementation is unknown, or n is not a multiple of the number of devices.
     """
-    _check_two("nt_xent", za, zb)
+    _check_shapes("nt_xent", za, zb)
     _check_negatives(negatives, za.shape[1])
-    fixed = check_temperature(temperature)
-    _check_how(implementation, IMPLEMENTATIONS, block_size)
-    # The temperature goes into the embeddings, half into each factor of a product.
+    is_constant = check_temperature(temperature)
+    _check_implementation(implementation, IMPLEMENTATIONS, block_size)
+    # Both factors of a similarity are divided by the square root of the temperature.
     scale = 1 / jnp.sqrt(temperature)
     if l2_normalize:
         za, zb = (unit_length(z, scale=scale) for z in (za, zb))
@@ -103,24 +106,24 @@ def nt_xent(
         za, zb = ((z * scale).astype(z.dtype) for z in (za, zb))
 
     n, d = za.shape
-    bounded = l2_normalize and fixed and 1 / temperature <= MAX_CONSTANT_SHIFT
+    bounded = l2_normalize and is_constant and 1 / temperature <= MAX_CONSTANT_SHIFT
     shift = 1 / float(temperature) if bounded else None
-    how = implementation
-    if how == "auto":
-        how, _ = choose_implementation(n, d, itemsize=za.dtype.itemsize)
-    if how == "dense":
-        found = _dense(za, zb)
+    chosen = implementation
+    if chosen == "auto":
+        chosen, _ = choose_implementation(n, d, itemsize=za.dtype.itemsize)
+    if chosen == "dense":
+        stats = _dense(za, zb)
     else:
         plan = blockwise.make_plan(
             n,
-            ring=how == "ring",
+            ring=chosen == "ring",
             block_size=block_size or BLOCK_SIZE,
             shift=shift,
         )
-        found = blockwise.negatives(za, zb, plan)
+        stats = blockwise.negatives(za, zb, plan)
 
     positive = row_products(za, zb)
-    lse_a, lse_b = (jnp.logaddexp(lse, positive) for lse in (found.lse_a, found.lse_b))
+    lse_a, lse_b = (jnp.logaddexp(lse, positive) for lse in (stats.lse_a, stats.lse_b))
     if negatives is not None:
         if l2_normalize:
             negatives = unit_length(negatives, scale=scale)
@@ -132,7 +135,7 @@ def nt_xent(
             for lse, z in ((lse_a, za), (lse_b, zb))
         )
     loss = jnp.mean(0.5 * (lse_a + lse_b) - positive)
-    return loss, _ranking(positive, found.cross_lse, found.cross_mean, found.cross_max)
+    return loss, _ranking(positive, stats.cross_lse, stats.cross_mean, stats.cross_max)
 
 
 def info_nce(
@@ -149,44 +152,44 @@ def info_nce(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """InfoNCE (CPC, van den Oord et al. 2018, Eq. 4), as MoCo uses it (He et al. 2020, Eq. 1).
 
-    Query i is told from its negatives by its positive, key i:
+    The positive of query i is key i:
 
         l_i = -log  exp(s_i+ / t) / (exp(s_i+ / t) + sum_j exp(s_ij / t))
 
-    The negatives j are the other keys of the global batch (MoCo v3), or those of a queue or memory
-    bank (MoCo), or both. Gradients reach queries, keys and negatives alike: pass
-    `jax.lax.stop_gradient(keys)` where the keys come from a momentum encoder, and their gradient is
-    neither worked out nor sent between devices.
+    The negatives j are the other keys of the global batch (MoCo v3), the rows of a queue or memory
+    bank (MoCo), or both. Queries, keys and negatives are all differentiated. If the keys come from
+    a momentum encoder, pass `jax.lax.stop_gradient(keys)`: their gradient is then neither computed
+    nor sent between devices.
 
     Args:
-      queries: [n d], float32 or bfloat16, of any length; split over the devices.
+      queries: [n d], float32 or bfloat16, of any norm; split over the devices.
       keys: [n d]; row i is the positive of query i.
       temperature: t > 0, a divisor of the similarities.
-      l2_normalize: cosine similarities, of the negatives as well: entries of a bank that have unit
-        length already keep it to rounding. False takes plain dot products. The temperature goes
-        into the queries alone, so bfloat16 keys and negatives are not rounded another time.
-      negatives: [k d], more negatives of every query, the same on every device.
-      in_batch: whether the other keys are negatives; by default where there are no `negatives`.
-      negatives_sharded: the rows of `negatives` are split over the devices, and stay there: the
-        queries are gathered in their place. Choose it where k > n.
-      implementation: how, with one and the same result. "dense" holds the matrix of similarities;
-        "blockwise" makes it tile by tile, in memory linear in n + k. "auto" picks by size, see
-        `choose_one_sided`.
+      l2_normalize: use cosine similarities, also to the negatives; unit vectors change only by
+        rounding. False uses plain dot products. Only the queries are divided by the temperature, so
+        bfloat16 keys and negatives are not rounded again.
+      negatives: [k d], additional negatives of every query, the same on every device.
+      in_batch: use the other keys as negatives. Default: only if `negatives` is None.
+      negatives_sharded: the rows of `negatives` are split over the devices and are not gathered;
+        the queries are gathered instead. Use it for k > n.
+      implementation: how the loss is computed; the result is the same. "dense" stores the matrix of
+        similarities. "blockwise" computes it tile by tile, in memory linear in n + k. "auto"
+        chooses by size, see `choose_one_sided`.
       block_size: queries and keys on a side of a tile; `BLOCK_SIZE` by default.
 
     Returns:
-      (loss, metrics): the mean over the n queries, float32 [], and float32 scalars:
-      `contrastive_accuracy`, the share of queries to which no negative is closer than the positive,
-      and `entropy` (nats) of the softmax over positive and negatives.
+      (loss, metrics): the mean over the n queries, float32 [], and two float32 scalars:
+      `contrastive_accuracy`, the share of queries without a negative closer than the positive, 0 to
+      1, and `entropy`, the mean entropy of the softmax over positive and negatives, nats.
 
     Raises:
       ValueError: queries and keys differ in shape or are not [n d], negatives are not [k d], there
-        are no negatives at all, the temperature is not positive, there is no such implementation,
-        or n, or k of sharded negatives, does not divide over the devices.
+        are no negatives, the temperature is not positive, the implementation is unknown, or n, or k
+        of sharded negatives, is not a multiple of the number of devices.
     """
-    _check_two("info_nce", queries, keys)
-    fixed = check_temperature(temperature)
-    _check_how(implementation, ONE_SIDED, block_size)
+    _check_shapes("info_nce", queries, keys)
+    is_constant = check_temperature(temperature)
+    _check_implementation(implementation, ONE_SIDED, block_size)
     n, d = queries.shape
     if in_batch is None:
         in_batch = negatives is None
@@ -205,7 +208,7 @@ def info_nce(
         queries = (queries / temperature).astype(queries.dtype)
     plan = pairs.Plan(
         _block_size(implementation, n, n * in_batch + _rows(negatives), block_size),
-        shift=_bound(temperature) if l2_normalize and fixed else None,
+        shift=_bound(temperature) if l2_normalize and is_constant else None,
     )
     parts = []
     if in_batch:
@@ -213,11 +216,11 @@ def info_nce(
     if negatives is not None:
         columns = pairs.SPLIT if negatives_sharded else pairs.WHOLE
         parts.append(pairs.statistics(queries, negatives, columns=columns, plan=plan))
-    found = pairs.merge(parts)
+    stats = pairs.merge(parts)
     positive = row_products(queries, keys)
-    # -log of the softmax at the positive, without the cancellation where it is close to 1.
-    loss = jnp.mean(jax.nn.softplus(found.lse - positive))
-    return loss, _ranking(positive, found.lse, found.mean, found.top)
+    # softplus(lse - s) is -log softmax at the positive, without cancellation where it is near 0.
+    loss = jnp.mean(jax.nn.softplus(stats.lse - positive))
+    return loss, _ranking(positive, stats.lse, stats.mean, stats.top)
 
 
 def nt_logistic(
@@ -232,35 +235,36 @@ def nt_logistic(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The temperature-scaled logistic loss (NT-Logistic; SimCLR, Chen et al. 2020, Table 2).
 
-    Anchors are the first views a_i. The positive is b_i; negatives are taken from one view only, as
-    in the paper's comparison (Table 4), the b_j of the other images:
+    Anchors are the first views a_i. The positive is b_i. As in the paper's comparison (Table 4) the
+    negatives come from one view only: they are the b_j of the other images:
 
         l_i = -log sigma(s_i+ / t) - sum_{j != i} log sigma(-s_ij / t),    s_ij = cos(a_i, b_j)
 
-    The paper's table gives the gradient with respect to one anchor, and n times this mean has just
-    that one. Average two calls, the views swapped, for anchors of both views.
+    The paper's table gives the gradient with respect to one anchor, which is that of n times this
+    mean. To use the anchors of both views, average two calls with the views swapped.
 
     Args:
-      za: [n d] embeddings of the anchors, float32 or bfloat16, of any length.
+      za: [n d] embeddings of the anchors, float32 or bfloat16, of any norm.
       zb: [n d] embeddings of the second views; row i belongs to row i of `za`.
       temperature: t > 0, a divisor of the similarities.
-      l2_normalize: False takes plain dot products.
-      semi_hard: keeps one negative an anchor: the closest of those that are farther away than the
-        positive, by more than rounding. An anchor without any has no term of negatives.
+      l2_normalize: use cosine similarities. False uses plain dot products.
+      semi_hard: use one negative for each anchor: the closest of those that are farther away than
+        the positive by more than rounding. An anchor without such a negative has only the positive
+        term.
       implementation, block_size: as in `info_nce`.
 
     Returns:
-      (loss, metrics): the mean over the n anchors of positive term and *sum* over negatives,
-      float32 []; and of `info_nce`'s metrics, over all negatives also where `semi_hard`, the
-      entropy that of a softmax at this temperature.
+      (loss, metrics): the mean over the n anchors of the positive term plus the *sum* over the
+      negatives, float32 []; and the metrics of `info_nce`, over all negatives even if `semi_hard`.
+      `entropy` is that of a softmax at this temperature.
 
     Raises:
-      ValueError: shapes differ or are not [n d], the temperature is not positive, there is no such
-        implementation, or n does not divide over the devices.
+      ValueError: shapes differ or are not [n d], the temperature is not positive, the
+        implementation is unknown, or n is not a multiple of the number of devices.
     """
-    _check_two("nt_logistic", za, zb)
-    fixed = check_temperature(temperature)
-    _check_how(implementation, ONE_SIDED, block_size)
+    _check_shapes("nt_logistic", za, zb)
+    is_constant = check_temperature(temperature)
+    _check_implementation(implementation, ONE_SIDED, block_size)
     batch_axes.check_divisible(len(za), "images")
     if l2_normalize:
         za, zb = unit_length(za, scale=1 / temperature), unit_length(zb)
@@ -268,16 +272,16 @@ def nt_logistic(
         za = (za / temperature).astype(za.dtype)
     plan = pairs.Plan(
         _block_size(implementation, len(za), len(za), block_size),
-        shift=_bound(temperature) if l2_normalize and fixed else None,
+        shift=_bound(temperature) if l2_normalize and is_constant else None,
         function=None if semi_hard else _repulsion,
         nearest=semi_hard,
     )
     positive = row_products(za, zb)
-    number = _farther(positive, za, zb) if semi_hard else positive
-    found = pairs.statistics(za, zb, number, columns=pairs.BATCH, plan=plan)
-    repulsion = jax.nn.softplus(found.nearest) if semi_hard else found.total
+    threshold = _semi_hard_threshold(positive, za, zb) if semi_hard else positive
+    stats = pairs.statistics(za, zb, threshold, columns=pairs.BATCH, plan=plan)
+    repulsion = jax.nn.softplus(stats.nearest) if semi_hard else stats.total
     loss = jnp.mean(jax.nn.softplus(-positive) + repulsion)
-    return loss, _ranking(positive, found.lse, found.mean, found.top)
+    return loss, _ranking(positive, stats.lse, stats.mean, stats.top)
 
 
 def margin_triplet(
@@ -297,28 +301,28 @@ def margin_triplet(
         l_i = sum_{j != i} max(s_ij - s_i+ + m, 0),    s_ij = cos(a_i, b_j)
 
     Args:
-      za: [n d] embeddings of the anchors, float32 or bfloat16, of any length.
+      za: [n d] embeddings of the anchors, float32 or bfloat16, of any norm.
       zb: [n d] embeddings of the second views; row i belongs to row i of `za`.
       margin: m >= 0.
-      l2_normalize: False takes plain dot products.
-      semi_hard: keeps one negative an anchor: the closest of those inside the margin and, by more
-        than rounding, farther away than the positive. An anchor without any has no loss. With m = 0
-        nothing is left.
+      l2_normalize: use cosine similarities. False uses plain dot products.
+      semi_hard: use one negative for each anchor: the closest of those inside the margin that are
+        farther away than the positive by more than rounding. The loss of an anchor without such a
+        negative is 0; with m = 0 that is every anchor.
       implementation, block_size: as in `info_nce`.
 
     Returns:
       (loss, metrics): the mean over the n anchors of the *sum* over negatives, float32 []; and
-      `contrastive_accuracy` as in `info_nce`. There is no temperature, so no softmax whose entropy
-      could be told.
+      `contrastive_accuracy` as in `info_nce`. There is no `entropy`, because there is no
+      temperature.
 
     Raises:
-      ValueError: shapes differ or are not [n d], the margin is negative, there is no such
-        implementation, or n does not divide over the devices.
+      ValueError: shapes differ or are not [n d], the margin is negative, the implementation is
+        unknown, or n is not a multiple of the number of devices.
     """
-    _check_two("margin_triplet", za, zb)
+    _check_shapes("margin_triplet", za, zb)
     if not isinstance(margin, jax.core.Tracer) and not margin >= 0:
         raise ValueError(f"margin must not be negative, got {margin}")
-    _check_how(implementation, ONE_SIDED, block_size)
+    _check_implementation(implementation, ONE_SIDED, block_size)
     batch_axes.check_divisible(len(za), "images")
     if l2_normalize:
         za, zb = unit_length(za), unit_length(zb)
@@ -329,51 +333,55 @@ def margin_triplet(
         nearest=semi_hard,
     )
     positive = row_products(za, zb)
-    number = _farther(positive, za, zb) if semi_hard else positive - margin
-    found = pairs.statistics(za, zb, number, columns=pairs.BATCH, plan=plan)
-    # Where the closest of those farther away is outside the margin, all of them are.
-    violation = _hinge(found.nearest, positive - margin) if semi_hard else found.total
-    return jnp.mean(violation), {"contrastive_accuracy": _accuracy(positive, found.top)}
+    threshold = _semi_hard_threshold(positive, za, zb) if semi_hard else positive - margin
+    stats = pairs.statistics(za, zb, threshold, columns=pairs.BATCH, plan=plan)
+    # If the closest of the farther negatives is outside the margin, all of them are.
+    violation = _hinge(stats.nearest, positive - margin) if semi_hard else stats.total
+    return jnp.mean(violation), {"contrastive_accuracy": _accuracy(positive, stats.top)}
 
 
 def choose_implementation(
     n: int, d: int, *, itemsize: int = 4, shards: int | None = None
 ) -> tuple[str, str]:
-    """What `implementation="auto"` picks for n images with embeddings of d numbers, and why.
+    """The choice of `implementation="auto"` of `nt_xent`.
 
     Args:
-      itemsize: bytes of one number.
-      shards: devices that split the batch; those of the ambient mesh by default.
+      n: images of the global batch.
+      d: dimensions of an embedding.
+      itemsize: bytes of one number of an embedding.
+      shards: number of devices that split the batch; default: those of the ambient mesh.
 
     Returns:
-      (name, reason).
+      (name of the implementation, reason in words).
     """
     shards = batch_axes.shards() if shards is None else shards
     matrix, keys = (2 * n) ** 2 * 4 // shards, 2 * n * d * itemsize
     if matrix <= DENSE_BYTES:
-        return "dense", f"the similarities take {_mebibytes(matrix)} a device"
+        return "dense", f"the similarities take {_mebibytes(matrix)} per device"
     if shards > 1 and keys > KEYS_BYTES:
         return "ring", f"all embeddings would take {_mebibytes(keys)} on every device"
     return "blockwise", (
-        f"the similarities would take {_mebibytes(matrix)} a device, the embeddings take "
+        f"the similarities would take {_mebibytes(matrix)} per device, the embeddings take "
         f"{_mebibytes(keys)}"
     )
 
 
 def choose_one_sided(n: int, columns: int, *, shards: int | None = None) -> tuple[str, str]:
-    """What `implementation="auto"` picks for n anchors, each against `columns` others, and why.
+    """The choice of `implementation="auto"` of losses whose anchors come from one view.
 
     Args:
-      shards: devices that split the anchors; those of the ambient mesh by default.
+      n: anchors of the global batch.
+      columns: embeddings that each anchor is compared with.
+      shards: number of devices that split the anchors; default: those of the ambient mesh.
 
     Returns:
-      (name, reason).
+      (name of the implementation, reason in words).
     """
     shards = batch_axes.shards() if shards is None else shards
     matrix = n * columns * 4 // shards
     if matrix <= DENSE_BYTES:
-        return "dense", f"the similarities take {_mebibytes(matrix)} a device"
-    return "blockwise", f"the similarities would take {_mebibytes(matrix)} a device"
+        return "dense", f"the similarities take {_mebibytes(matrix)} per device"
+    return "blockwise", f"the similarities would take {_mebibytes(matrix)} per device"
 
 
 def _mebibytes(count: int) -> str:
@@ -381,23 +389,23 @@ def _mebibytes(count: int) -> str:
 
 
 def _dense(za: Array, zb: Array) -> Negatives:
-    """`blockwise.negatives` by way of the matrices themselves."""
-    same = jnp.eye(len(za), dtype=bool)
+    """The same as `blockwise.negatives`, from the whole similarity matrices."""
+    same_image = jnp.eye(len(za), dtype=bool)
     s_ab, s_aa, s_bb = (
-        jnp.where(same, NEVER, similarity(x, y)) for x, y in ((za, zb), (za, za), (zb, zb))
+        jnp.where(same_image, MASKED, similarity(x, y)) for x, y in ((za, zb), (za, za), (zb, zb))
     )
     lse_ab = jax.nn.logsumexp(s_ab, axis=1)
-    fixed, fixed_lse = jax.lax.stop_gradient((s_ab, lse_ab))
+    s, lse = jax.lax.stop_gradient((s_ab, lse_ab))
     return Negatives(
         lse_a=jnp.logaddexp(lse_ab, jax.nn.logsumexp(s_aa, axis=1)),
         lse_b=jnp.logaddexp(jax.nn.logsumexp(s_ab, axis=0), jax.nn.logsumexp(s_bb, axis=1)),
-        cross_lse=fixed_lse,
-        cross_mean=jnp.sum(jnp.where(same, 0, jnp.exp(fixed - fixed_lse[:, None]) * fixed), axis=1),
-        cross_max=jnp.max(fixed, axis=1),
+        cross_lse=lse,
+        cross_mean=jnp.sum(jnp.where(same_image, 0, jnp.exp(s - lse[:, None]) * s), axis=1),
+        cross_max=jnp.max(s, axis=1),
     )
 
 
-def _check_two(name: str, x: Array, y: Array) -> None:
+def _check_shapes(name: str, x: Array, y: Array) -> None:
     if x.ndim != 2 or x.shape != y.shape:
         raise ValueError(f"{name} takes two [n d] arrays of one shape, got {x.shape}, {y.shape}")
 
@@ -409,7 +417,9 @@ def _check_negatives(negatives: Array | None, d: int) -> None:
         raise ValueError(f"negatives must be [k {d}] like the embeddings, got {negatives.shape}")
 
 
-def _check_how(implementation: str, known: tuple[str, ...], block_size: int | None) -> None:
+def _check_implementation(
+    implementation: str, known: tuple[str, ...], block_size: int | None
+) -> None:
     if implementation not in known:
         raise ValueError(f"unknown implementation {implementation!r}; one of {', '.join(known)}")
     if block_size is not None and block_size < 1:
@@ -421,50 +431,51 @@ def _rows(x: Array | None) -> int:
 
 
 def _block_size(implementation: str, n: int, columns: int, block_size: int | None) -> int | None:
-    """That of `pairs.Plan`, for n anchors against `columns`."""
+    """`pairs.Plan.block_size` for n anchors and `columns` columns."""
     if implementation == "auto":
         implementation, _ = choose_one_sided(n, columns)
     return None if implementation == "dense" else block_size or BLOCK_SIZE
 
 
 def _bound(temperature: float | Array) -> float | None:
-    """1 / t, of all cosine similarities, where it serves as a constant shift."""
+    """The bound 1/t of cosine similarities, or None if it is too large for a constant shift."""
     bound = 1 / float(temperature)
     return bound if bound <= MAX_CONSTANT_SHIFT else None
 
 
-def _repulsion(s: Array, number: Array) -> Array:
+def _repulsion(s: Array, threshold: Array) -> Array:
     """-log sigma(-s)"""
-    del number
+    del threshold
     return jax.nn.softplus(s)
 
 
-def _hinge(s: Array, number: Array) -> Array:
-    return jax.nn.relu(s - number)
+def _hinge(s: Array, threshold: Array) -> Array:
+    return jax.nn.relu(s - threshold)
 
 
-def _farther(positive: Array, za: Array, zb: Array) -> Array:
-    """[n]: below these similarities a negative is farther away than the positive.
+def _semi_hard_threshold(positive: Array, za: Array, zb: Array) -> Array:
+    """[n]: negatives with a smaller similarity are farther away than the positive.
 
-    Copies of the positive, as in a collapsed batch, differ from it by rounding. They are not
-    farther away.
+    The tolerance excludes copies of the positive, as in a collapsed batch, which differ from it by
+    rounding.
     """
-    lengths = jnp.sqrt(row_products(za, za) * row_products(zb, zb))
-    return jax.lax.stop_gradient(positive - 1e-6 * lengths)
+    norms = jnp.sqrt(row_products(za, za) * row_products(zb, zb))
+    return jax.lax.stop_gradient(positive - 1e-6 * norms)
 
 
 def _ranking(positive: Array, lse: Array, mean: Array, top: Array) -> dict[str, Array]:
-    """How well candidates are told apart, from statistics [n] of the negatives among them.
+    """The metrics of `info_nce`.
 
     Args:
-      positive: similarity of the positive.
-      lse, mean, top: log-sum-exp, softmax-weighted mean and maximum of the negatives'.
+      positive: [n], similarity of each anchor to its positive.
+      lse, mean, top: [n], log-sum-exp, softmax-weighted mean and maximum of the similarities of
+        each anchor to its negatives.
     """
     positive, lse, mean, top = jax.lax.stop_gradient((positive, lse, mean, top))
-    everyone = jnp.logaddexp(lse, positive)
-    # The entropy of a softmax is the mean, under it, of its log-sum-exp less the logits.
-    others = jnp.exp(lse - everyone) * (everyone - mean)
-    entropy = others + jnp.exp(positive - everyone) * (everyone - positive)
+    lse_of_all = jnp.logaddexp(lse, positive)
+    # The entropy of a softmax p is sum_k p_k (log-sum-exp - logit_k).
+    negative_terms = jnp.exp(lse - lse_of_all) * (lse_of_all - mean)
+    entropy = negative_terms + jnp.exp(positive - lse_of_all) * (lse_of_all - positive)
     return {
         "contrastive_accuracy": _accuracy(positive, top),
         "entropy": jnp.mean(entropy),
@@ -472,5 +483,5 @@ def _ranking(positive: Array, lse: Array, mean: Array, top: Array) -> dict[str, 
 
 
 def _accuracy(positive: Array, top: Array) -> Array:
-    """The share of anchors to which no negative is closer than the positive."""
+    """The share of anchors without a negative closer than the positive."""
     return jnp.mean((positive >= top).astype(jnp.float32))

@@ -1,14 +1,15 @@
 """Instance discrimination against a memory bank (InstDisc, Wu et al. 2018).
 
-Every training image i is a class of its own whose weight vector f_i is a remembered embedding, a
-row of the memory bank. An embedding v is classified without parameters:
+Each training image i is a class. The weight vector f_i of the class is an earlier embedding of the
+image, stored as a row of the memory bank. An embedding v is classified without parameters:
 
     P(i | v) = exp(v.f_i / t) / Z,    Z = sum_j exp(v.f_j / t)                             (Eq. 2)
 
-With a million images the sum is replaced: by noise-contrastive estimation with a constant Z
-(`nce`), or by a softmax over the own image and some drawn ones (`softmax_over_candidates`).
-`softmax_over_bank` is the sum itself. The bank has no gradient: its rows follow the embeddings by
-`update_bank`. A queue remembers the latest embeddings instead, whosever they are (MoCo).
+For a million images the sum is expensive. `nce` replaces it by noise-contrastive estimation with a
+constant Z, `softmax_over_candidates` by a softmax over the positive (the image's own row) and
+randomly drawn negatives. `softmax_over_bank` computes the whole sum. The bank has no gradient:
+`update_bank` moves its rows towards the embeddings. A queue instead stores the latest embeddings of
+any images (MoCo).
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from ssl_jax.losses import pairs
 from ssl_jax.losses.contrastive import BLOCK_SIZE, choose_one_sided, unit_length
 from ssl_jax.losses.tiles import check_temperature, chunk_size, product, row_products
 
-# Bank rows that a device gathers at a time to compare them with embeddings.
+# Maximum size of the bank rows that a device gathers at a time.
 GATHERED_BYTES = 64 * 2**20
 
 
 def init_bank(key: Array, num_examples: int, dim: int) -> Float[Array, "num_examples dim"]:
-    """A bank [num_examples dim] of uniform numbers in +-1/sqrt(dim/3): rows of length about 1.
+    """A bank of uniform numbers in +-1/sqrt(dim/3), so that rows have a norm of about 1.
 
-    As the released code; `update_bank` makes rows of length 1 exactly.
+    This is the released code's initialisation. `update_bank` scales rows to norm 1.
+
+    Returns:
+      float32 [num_examples dim].
     """
     bound = 1 / math.sqrt(dim / 3)
     return jax.random.uniform(key, (num_examples, dim), minval=-bound, maxval=bound)
@@ -45,13 +49,16 @@ def update_bank(
     *,
     momentum: Scalar,
 ) -> Float[Array, "rows d"]:
-    """The bank after a batch: f_i <- m f_i + (1 - m) v_i, scaled to unit length. No gradient.
+    """Updates rows of the bank: f_i <- m f_i + (1 - m) v_i, scaled to norm 1. No gradient.
 
     Args:
       bank: [N d].
-      index: int [n], the images' rows of the bank, no two alike.
-      embeddings: [n d], v, of unit length.
-      momentum: m; 0 keeps the latest embedding.
+      index: int [n], the images' rows of the bank, all different.
+      embeddings: [n d], v, of norm 1.
+      momentum: m; 0 stores the latest embedding.
+
+    Returns:
+      The new bank, in the dtype of `bank`.
     """
     bank, embeddings = jax.lax.stop_gradient((jnp.asarray(bank), embeddings))
     mixed = momentum * bank[index] + (1 - momentum) * embeddings
@@ -59,17 +66,15 @@ def update_bank(
 
 
 def init_queue(key: Array, length: int, *shape: int) -> dict[str, Array]:
-    """A queue of random unit vectors, `queue` [length ... d], and `pointer`, its oldest row.
-
-    As MoCo's released code begins (He et al. 2020).
+    """A queue of random unit vectors, as in MoCo's released code (He et al. 2020).
 
     Args:
-      key: draws the vectors.
-      length: rows.
-      *shape: of a row; its last dimension is d.
+      key: random key of the vectors.
+      length: number of rows.
+      *shape: shape of a row; its last dimension is d.
 
     Returns:
-      `queue` float32 and `pointer` int32 [].
+      `queue` [length ... d] float32, and `pointer` int32 [], the index of the oldest row.
     """
     queue = unit_length(jax.random.normal(key, (length, *shape)))
     return {"queue": queue, "pointer": jnp.zeros((), jnp.int32)}
@@ -78,11 +83,11 @@ def init_queue(key: Array, length: int, *shape: int) -> dict[str, Array]:
 def enqueue(
     queue: Float[Array, "length ..."], pointer: Int[Array, ""], keys: Float[Array, "n ..."]
 ) -> dict[str, Array]:
-    """A queue after a batch: its n keys in the place of the oldest, n a divisor of the length.
+    """Replaces the oldest n rows of a queue by n keys.
 
     Args:
-      queue, pointer: of `init_queue`.
-      keys: no gradient reaches them.
+      queue, pointer: as returned by `init_queue`; the length is a multiple of n.
+      keys: the new rows; without gradient.
 
     Returns:
       The new `queue` and `pointer`.
@@ -95,24 +100,24 @@ def enqueue(
 def nearest_keys(
     embeddings: Float[Array, "n d"], queue: Float[Array, "length d"]
 ) -> Float[Array, "n d"]:
-    """The row of the queue that is nearest to each embedding (NNCLR, Dwibedi et al. 2021, Eq. 1).
+    """The row of the queue nearest to each embedding (NNCLR, Dwibedi et al. 2021, Eq. 1).
 
-    A device compares a part of its rows with the queue at a time.
+    To save memory, a device compares only some of its embeddings with the queue at a time.
 
     Args:
-      embeddings: of unit length; n divides over the devices.
-      queue: of unit length, the same on every device.
+      embeddings: [n d], of norm 1; n is a multiple of the number of devices.
+      queue: [length d], of norm 1, the same on every device.
 
     Returns:
-      Rows of the queue, without gradient.
+      [n d], rows of the queue, without gradient.
     """
 
     def local(rows: Array, queue: Array) -> Array:
         def nearest(row: Array) -> Array:
             return jnp.argmax(product("kd,d->k", queue, row))
 
-        at_once = max(1, GATHERED_BYTES // (len(queue) * 4))
-        return queue[jax.lax.map(nearest, rows, batch_size=min(at_once, len(rows)))]
+        batch_size = max(1, GATHERED_BYTES // (len(queue) * 4))
+        return queue[jax.lax.map(nearest, rows, batch_size=min(batch_size, len(rows)))]
 
     over_devices = batch_axes.on_each_device(
         local, (batch_axes.ROWS, batch_axes.WHOLE), batch_axes.ROWS
@@ -127,12 +132,12 @@ def bank_logits(
     *,
     temperature: Scalar,
 ) -> Float[Array, "n m"]:
-    """v_i.f_j / t for some images j of each i, without holding all the rows f_j at a time.
+    """Computes v_i.f_j / t for the candidate rows j of each i, a chunk of candidates at a time.
 
     Args:
-      embeddings: [n d], of unit length.
-      bank: [N d]; no gradient reaches it.
-      candidates: int [n m], the rows j.
+      embeddings: [n d], of norm 1.
+      bank: [N d]; without gradient.
+      candidates: int [n m], the rows j of the bank.
       temperature: t > 0.
 
     Returns:
@@ -148,25 +153,26 @@ def bank_logits(
     def compare(rows: Array) -> Array:  # [n c] -> [n c]
         return product("nd,ncd->nc", embeddings, bank[rows])
 
-    at_once = max(1, GATHERED_BYTES * batch_axes.shards() // (n * d * bank.dtype.itemsize))
-    chunk = chunk_size(m, at_once)
+    batch_size = max(1, GATHERED_BYTES * batch_axes.shards() // (n * d * bank.dtype.itemsize))
+    chunk = chunk_size(m, batch_size)
     if chunk == m:
         return compare(candidates) / temperature
     candidates = jnp.pad(candidates, ((0, 0), (0, -m % chunk)))
     chunks = candidates.reshape(n, -1, chunk).swapaxes(0, 1)  # (m / chunk, n, chunk)
-    # What is gathered is gathered again for the gradient; a loop shares nothing with its transpose.
+    # The backward pass gathers the rows again. CSE cannot merge a loop with its transpose, so
+    # `prevent_cse` is not needed.
     compare = jax.checkpoint(compare, prevent_cse=False)
     logits = jax.lax.map(compare, chunks).swapaxes(0, 1).reshape(n, -1)
     return logits[:, :m] / temperature
 
 
 def log_normalizer(logits: Float[Array, "n m"], num_examples: int) -> Float[Array, ""]:
-    """log Z, estimated from a batch as the mean of exp over its logits, times the number of images.
+    """Estimates log Z from a batch: Z = N times the mean of exp(logits).
 
-    The paper estimates Z once, from the first batch, and keeps it (Sec. 3.2).
+    The paper estimates Z from the first batch and then keeps it constant (Sec. 3.2).
 
     Args:
-      logits: [n m] of `bank_logits`, of the own images and drawn ones alike, as the released code.
+      logits: [n m] from `bank_logits`, of positives and negatives, as in the released code.
       num_examples: N, rows of the bank.
 
     Returns:
@@ -181,38 +187,39 @@ def nce(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Noise-contrastive estimation with uniform noise (InstDisc, Eq. 7).
 
-    With h(i, v) = P(i|v) / (P(i|v) + m/N) the posterior probability that i is v's own image and not
-    one of m drawn from N:
+    h(i, v) = P(i|v) / (P(i|v) + m/N) is the posterior probability that row i belongs to the image
+    of v and is not one of m negatives drawn from the N rows:
 
-        l = -log h(i, v) - sum over the drawn j of log(1 - h(j, v))
+        l = -log h(i, v) - sum over negatives j of log(1 - h(j, v))
 
-    h is the logistic function of log P - log(m/N), so that no constant need guard a logarithm.
+    h is computed as the logistic function of log P - log(m/N), so that no logarithm needs a small
+    constant against log 0.
 
     Args:
-      logits: [n 1+m] of `bank_logits`: the own image first, then the drawn ones.
+      logits: [n 1+m] from `bank_logits`: the positive first, then the m negatives.
       log_z: log Z.
       num_examples: N.
 
     Returns:
       (loss, metrics): the mean over the n embeddings, float32 [], and `contrastive_accuracy`, the
-      share of embeddings to which no drawn image is closer than the own one.
+      share of embeddings without a negative closer than the positive, 0 to 1.
     """
-    drawn = logits.shape[1] - 1
-    evidence = logits - log_z - math.log(drawn / num_examples)
-    own, others = jax.nn.softplus(-evidence[:, 0]), jax.nn.softplus(evidence[:, 1:])
-    return jnp.mean(own + others.sum(axis=1)), {"contrastive_accuracy": _accuracy(logits)}
+    num_negatives = logits.shape[1] - 1
+    log_odds = logits - log_z - math.log(num_negatives / num_examples)
+    positive, negative = jax.nn.softplus(-log_odds[:, 0]), jax.nn.softplus(log_odds[:, 1:])
+    return jnp.mean(positive + negative.sum(axis=1)), {"contrastive_accuracy": _accuracy(logits)}
 
 
 def softmax_over_candidates(
     logits: Float[Array, "n m"],
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Cross-entropy of the own image among drawn ones: Eq. 2 with a sum over these alone.
+    """Cross-entropy over the positive and drawn negatives: Eq. 2 with a sum over these only.
 
     Args:
-      logits: [n 1+m] of `bank_logits`: the own image first, then the drawn ones.
+      logits: [n 1+m] from `bank_logits`: the positive first, then the m negatives.
 
     Returns:
-      (loss, metrics): the mean over the n embeddings, float32 [], and metrics as of `nce`.
+      (loss, metrics): the mean over the n embeddings, float32 [], and the metrics of `nce`.
     """
     loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
     return loss, {"contrastive_accuracy": _accuracy(logits)}
@@ -225,35 +232,34 @@ def softmax_over_bank(
     *,
     temperature: Scalar,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Cross-entropy of the own image among all of the bank (InstDisc, Eq. 2).
+    """Cross-entropy over all rows of the bank (InstDisc, Eq. 2).
 
-    Similarities are made tile by tile where they are many (`choose_one_sided`).
+    Large similarity matrices are computed tile by tile, see `choose_one_sided`.
 
     Args:
-      embeddings: [n d], of unit length; n divides over the devices.
-      bank: [N d]; no gradient reaches it.
-      index: int [n], the own rows.
+      embeddings: [n d], of norm 1; n is a multiple of the number of devices.
+      bank: [N d]; without gradient.
+      index: int [n], the row of the positive of each embedding.
       temperature: t > 0.
 
     Returns:
-      (loss, metrics): the mean over the n embeddings, float32 [], and `contrastive_accuracy` as of
-      `nce`.
+      (loss, metrics): the mean over the n embeddings, float32 [], and the metrics of `nce`.
 
     Raises:
-      ValueError: the temperature is not positive, or n does not divide over the devices.
+      ValueError: the temperature is not positive, or n is not a multiple of the number of devices.
     """
     check_temperature(temperature)
     batch_axes.check_divisible(len(embeddings), "embeddings")
     bank = jax.lax.stop_gradient(jnp.asarray(bank))
     queries = embeddings / temperature
-    how, _ = choose_one_sided(len(embeddings), len(bank))
-    plan = pairs.Plan(block_size=None if how == "dense" else BLOCK_SIZE)
-    found = pairs.statistics(queries, bank, columns=pairs.WHOLE, plan=plan)
-    own = row_products(queries, bank[index])
-    # `top` is over the own row as well, as another sum: equal up to rounding.
-    nearest = jax.lax.stop_gradient(own) >= found.top - 1e-4
+    implementation, _ = choose_one_sided(len(embeddings), len(bank))
+    plan = pairs.Plan(block_size=None if implementation == "dense" else BLOCK_SIZE)
+    stats = pairs.statistics(queries, bank, columns=pairs.WHOLE, plan=plan)
+    positive = row_products(queries, bank[index])
+    # `top` includes the positive, summed in another order: the two differ by rounding.
+    nearest = jax.lax.stop_gradient(positive) >= stats.top - 1e-4
     metrics = {"contrastive_accuracy": jnp.mean(nearest.astype(jnp.float32))}
-    return jnp.mean(found.lse - own), metrics
+    return jnp.mean(stats.lse - positive), metrics
 
 
 def _accuracy(logits: Array) -> Array:

@@ -1,8 +1,8 @@
 """Losses of labelled texts: regression, word classes, and answer spans.
 
-What they give is a sum or a loss of each text, so that the mean is one over all labels of the
-global batch, however devices and micro-batches split it. Arithmetic is in float32, or in float64
-where the logits are.
+They return a sum or a loss for each text, so that the caller can take the mean over all labels of
+the global batch, which does not depend on how devices and micro-batches split it. Arithmetic is in
+float32, or in float64 for float64 logits.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ssl_jax.core.arrays import Array
 def squared_error(
     predictions: Float[Array, " n"], targets: Float[Array, " n"]
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """The squared error of each example, and whether it counts.
+    """The squared error and the weight of each example.
 
     Args:
       predictions: float [n].
-      targets: float [n], nan where there is none.
+      targets: float [n], NaN for a missing target.
 
     Returns:
-      (errors, weights): float32 [n] both; an example without a target has 0 and 0, and sends no
-      gradient.
+      (errors, weights): float32 [n] both. A missing target has weight 0, error 0 and no gradient;
+      other examples have weight 1.
 
     Raises:
       ValueError: the shapes are not [n].
@@ -35,7 +35,7 @@ def squared_error(
             f"squared_error takes two arrays [n], got {predictions.shape} and {targets.shape}"
         )
     known = ~jnp.isnan(targets)
-    # The other way round, nan times 0 would be the gradient.
+    # Targets are replaced before the subtraction: otherwise the gradient would be NaN * 0 = NaN.
     difference = _wide(predictions) - jnp.where(known, targets, 0)
     return jnp.where(known, difference**2, 0), known.astype(difference.dtype)
 
@@ -48,8 +48,9 @@ def tag_cross_entropy(logits: Float[Array, "n l c"], tags: Int[Array, "n l"]) ->
       tags: int [n l], the class of the word that begins at a token; -1 at all other tokens.
 
     Returns:
-      Sums over each text, float32 [n]: `count` of words, their `loss` (nats) and `hits`. Of equal
-      logits the lower class counts as the first.
+      Sums over the words of each text, float32 [n]: `count`, the number of words; `loss`, nats;
+      `hits`, the number of words whose class has the largest logit. If logits are equal, the lowest
+      class is the prediction.
 
     Raises:
       ValueError: the shapes do not fit.
@@ -73,20 +74,20 @@ def tag_cross_entropy(logits: Float[Array, "n l c"], tags: Int[Array, "n l"]) ->
 def span_cross_entropy(
     logits: Float[Array, "n l 2"], span: Int[Array, "n 2"], allowed: Bool[Array, "n l"]
 ) -> dict[str, Array]:
-    """Cross-entropy of where an answer begins and ends (BERT, Devlin et al. 2018, section 4.2).
+    """Cross-entropy of the first and last token of an answer (BERT, Devlin et al. 2018, Sec. 4.2).
 
         l = -(log p(start) + log q(end)) / 2
 
-    p and q are softmaxes over the tokens of the text that are allowed.
+    p and q are softmaxes over the allowed tokens of the text.
 
     Args:
-      logits: [n l 2], of the first and of the last token.
+      logits: [n l 2], for the first and for the last token of the answer.
       span: int [n 2], the answer's first and last token.
-      allowed: bool [n l], where an answer may lie; the tokens of `span` count as allowed.
+      allowed: bool [n l], tokens that may be in an answer; those of `span` are always allowed.
 
     Returns:
-      Of each text, float32 [n]: `loss` (nats), and `hits`, 1 where both ends have the largest
-      logit.
+      For each text, float32 [n]: `loss`, nats, and `hits`, 1 if both ends of the answer have the
+      largest logit, else 0.
 
     Raises:
       ValueError: the shapes do not fit.
@@ -101,11 +102,11 @@ def span_cross_entropy(
             "span_cross_entropy takes logits [n l 2], span [n 2] and allowed [n l], got "
             f"{logits.shape}, {span.shape} and {allowed.shape}"
         )
-    places = jnp.arange(logits.shape[1])
-    ends = places[None, :, None] == span[:, None, :]  # (n, l, 2)
-    ends_of = jnp.where(allowed[..., None] | ends, _wide(logits), -jnp.inf).swapaxes(1, 2)
-    losses = _cross_entropy(ends_of, span)  # (n, 2)
-    hits = (jnp.argmax(ends_of, axis=2) == span).all(axis=1)
+    positions = jnp.arange(logits.shape[1])
+    ends = positions[None, :, None] == span[:, None, :]  # (n, l, 2)
+    end_logits = jnp.where(allowed[..., None] | ends, _wide(logits), -jnp.inf).swapaxes(1, 2)
+    losses = _cross_entropy(end_logits, span)  # (n, 2)
+    hits = (jnp.argmax(end_logits, axis=2) == span).all(axis=1)
     return {"loss": losses.mean(axis=1), "hits": hits.astype(losses.dtype)}
 
 

@@ -3,9 +3,9 @@
     l_i = logsumexp_v(e_v.x_i + b_v) - (e_t.x_i + b_t),    t the token at i
 
 The logits of all tokens are the largest array of a language model: 4 GB in float32 for 32,768
-tokens and 30,522 words. Here a chunk of them is made, used and forgotten; the backward pass makes
-it again. What is kept is one number a token. Losses and hits are a token's own: the mean over those
-that count is left to the method, so that it is one over the global batch.
+tokens and 30,522 words. Here logits are computed for one chunk of tokens at a time, and again in
+the backward pass; only one number per token is stored between the passes. Losses and hits are per
+token. The method takes the mean, over the tokens of the global batch that have a target.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ def token_cross_entropy(
     *,
     chunk_size: int = CHUNK,
 ) -> tuple[Float[Array, "*rows"], Bool[Array, "*rows"]]:
-    """The cross-entropy of every token, and whether it is the likeliest.
+    """The cross-entropy of each token, and whether the target has the largest logit.
 
-    Products are in the dtype of `vectors` and accumulate in float32; so does the gradient of the
-    embedding, over the chunks and over the devices, each of which goes through its own rows.
+    Products are in the dtype of `vectors` and accumulate in float32. The gradient of the embedding
+    accumulates in float32 too, over chunks and devices. Each device processes its own rows.
 
     Args:
       vectors: x, [n ... d], float32 or bfloat16.
       embedding: e, [v d].
-      bias: b, [v], or None for none.
+      bias: b, [v]; None: no bias.
       targets: t, int [n ...], 0 to v - 1.
-      chunk_size: how many tokens' logits a device holds at a time, about.
+      chunk_size: approximate number of tokens whose logits a device stores at a time.
 
     Returns:
-      (losses, hits): float32 and bool, both [n ...]. A hit is a target with the largest logit; of
-      equal ones the first in the vocabulary is.
+      (losses, hits): float32, nats, and bool, both [n ...]. A hit is a target with the largest
+      logit; if logits are equal, the first word of the vocabulary is the prediction.
 
     Raises:
-      ValueError: the shapes do not fit, or a chunk has no token.
+      ValueError: the shapes do not fit, or `chunk_size` is less than 1.
     """
     if (
         vectors.shape[:-1] != targets.shape
@@ -75,15 +75,15 @@ def token_cross_entropy(
 def _local(
     vectors: Array, embedding: Array, bias: Array, targets: Array, *, chunk_size: int
 ) -> tuple[Array, ...]:
-    """The rows that one device holds."""
+    """`token_cross_entropy` of the rows on one device."""
     count = targets.size
     if not count:
         return jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, bool)
     size = min(even_chunk(count, chunk_size), count)
     chunks = -(-count // size)
-    rest = chunks * size - count
-    x = pad_rows(vectors.reshape(count, -1), rest).reshape(chunks, size, -1)
-    t = pad_rows(targets.reshape(count), rest).reshape(chunks, size)
+    padding = chunks * size - count
+    x = pad_rows(vectors.reshape(count, -1), padding).reshape(chunks, size, -1)
+    t = pad_rows(targets.reshape(count), padding).reshape(chunks, size)
     losses, hits = _chunked(x, embedding, bias, t)
     return tuple(y.reshape(-1)[:count].reshape(targets.shape) for y in (losses, hits))
 
@@ -108,27 +108,25 @@ def _forward(x: Array, embedding: Array, bias: Array, targets: Array):
     return (losses, hits), (x, embedding, bias, targets, normalizer)
 
 
-def _backward(kept: tuple[Array, ...], cotangents: tuple[Array, Array]):
-    x, embedding, bias, targets, normalizer = kept
+def _backward(residuals: tuple[Array, ...], cotangents: tuple[Array, Array]):
+    x, embedding, bias, targets, normalizer = residuals
     e = embedding.astype(x.dtype)
 
     def step(sums: tuple[Array, Array], chunk: tuple[Array, ...]):
         x, t, normalizer, g = chunk
         p = jnp.exp(_logits(x, e, bias) - normalizer[:, None])
         is_target = jnp.arange(e.shape[0]) == t[:, None]
-        d = g[:, None] * (p - is_target)  # (c, v), of the logits
-        of_bias = d.sum(axis=0)
-        d = d.astype(x.dtype)
-        of_embedding = jnp.einsum("cv,cd->vd", d, x, preferred_element_type=p.dtype)
-        of_x = jnp.einsum("cv,vd->cd", d, e, preferred_element_type=p.dtype)
-        return (sums[0] + of_embedding, sums[1] + of_bias), of_x.astype(x.dtype)
+        d_logits = g[:, None] * (p - is_target)  # (c, v)
+        d_bias = d_logits.sum(axis=0)
+        d_logits = d_logits.astype(x.dtype)
+        d_embedding = jnp.einsum("cv,cd->vd", d_logits, x, preferred_element_type=p.dtype)
+        d_x = jnp.einsum("cv,vd->cd", d_logits, e, preferred_element_type=p.dtype)
+        return (sums[0] + d_embedding, sums[1] + d_bias), d_x.astype(x.dtype)
 
     dtype = normalizer.dtype
     zeros = jnp.zeros(embedding.shape, dtype), jnp.zeros(bias.shape, dtype)
-    (of_embedding, of_bias), of_x = jax.lax.scan(
-        step, zeros, (x, targets, normalizer, cotangents[0])
-    )
-    return of_x, of_embedding.astype(embedding.dtype), of_bias.astype(bias.dtype), None
+    (d_embedding, d_bias), d_x = jax.lax.scan(step, zeros, (x, targets, normalizer, cotangents[0]))
+    return d_x, d_embedding.astype(embedding.dtype), d_bias.astype(bias.dtype), None
 
 
 def _logits(x: Array, e: Array, bias: Array) -> Array:

@@ -1,27 +1,30 @@
 """Statistics of the similarities of rows to many columns, with memory linear in both.
 
-With s_ij = q_i.k_j, a number p_i of each row and an elementwise function f they are
+With s_ij = q_i.k_j, a threshold p_i for each row and an elementwise function f the statistics are
 
     lse_i = log sum_j exp(s_ij),    total_i = sum_j f(s_ij, p_i)
 
-and some that carry no gradient. Nothing of size rows x columns is held: the similarities are made
-tile by tile, forward and again backward. With g and h the cotangents of lse and total
+and some without gradient, see `Statistics`. No array of size rows x columns is stored: the
+similarities are computed tile by tile in the forward pass and again in the backward pass. With g
+and h the cotangents of lse and total
 
     w_ij = g_i exp(s_ij - lse_i) + h_i f'(s_ij, p_i)
     dq_i = sum_j w_ij k_j,    dk_j = sum_i w_ij q_i
 
-That takes 2 m n d FLOPs forward and 6 m n d backward for m rows and n columns of d numbers, 4 m n d
-backward where only the rows or only the columns want a gradient.
+For m rows and n columns of d numbers the forward pass takes 2 m n d FLOPs and the backward pass
+6 m n d, or 4 m n d where only the rows or only the columns need a gradient.
 
-Over several devices the rows are split, and the columns are of one of three kinds:
+On several devices the rows are split over the devices. The columns are of one of three kinds:
 
-  BATCH  row i's own column is column i, which is left out; split like the rows, and gathered
-  WHOLE  the same on every device
-  SPLIT  split, and staying where they are: the rows are gathered instead, each device works out the
-         statistics of all rows over its own columns, and sends every device those of its rows
+  BATCH  column i belongs to row i and is excluded from its statistics; the columns are split like
+         the rows, and gathered
+  WHOLE  all columns are on every device
+  SPLIT  the columns are split and are not gathered; the rows are gathered instead. Each device
+         computes the statistics of all rows over its own columns and sends them to the devices that
+         hold the rows
 
-Collectives are transposed with the rest, outside the `jax.shard_map`: the gradient of what was
-gathered is sent home by a reduce-scatter, and where none is wanted there is no such collective.
+The gradients of gathered arrays are returned to their devices by a reduce-scatter, which is left
+out where no gradient is needed.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from jax.custom_derivatives import SymbolicZero
 from ssl_jax.core import batch_axes
 from ssl_jax.core.batch_axes import ROWS
 from ssl_jax.losses.tiles import (
-    NEVER,
+    MASKED,
     chunk_size,
     log_of_sum,
     pad_rows,
@@ -56,16 +59,18 @@ SPLIT = "split"
 
 
 class Statistics(NamedTuple):
-    """Over the columns of each row, all [m] float32; None where the plan does not ask for it.
+    """Statistics over the columns of each row, all [m] float32; None where not in the plan.
 
     Attributes:
-      top: the largest similarity. No gradient.
+      top: largest similarity. No gradient.
       lse: log of the sum of exp. Differentiable.
       mean: softmax-weighted mean similarity. No gradient.
       total: sum of the plan's function. Differentiable.
-      nearest: the largest similarity below the row's number. Differentiable, as of that one column.
+      nearest: largest similarity below the row's threshold. Differentiable, with the gradient of
+        that similarity.
 
-    Where there is no such column top, lse and nearest are `tiles.NEVER`, mean and total 0.
+    For a row without columns top, lse and nearest are `tiles.MASKED`, and mean and total are 0.
+    nearest is also `tiles.MASKED` where no similarity is below the threshold.
     """
 
     top: Array
@@ -77,15 +82,17 @@ class Statistics(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is asked for, and how it is worked out.
+    """Which statistics are computed, and how.
 
     Attributes:
-      block_size: rows and columns of a tile, about; None holds the matrix, for small ones.
-      shift: a bound of all similarities to subtract before exp, None for a running maximum.
-      softmax: whether lse and mean are asked for.
-      function: f(similarities [r c], numbers [r 1]) -> [r c], elementwise, whose sum is asked for.
-        A function of a module and not a closure: a new one is a new compilation.
-      nearest: whether nearest is asked for. Then nothing else has a gradient.
+      block_size: approximate number of rows and of columns of a tile. None computes the whole
+        similarity matrix at once, which is faster for small ones.
+      shift: upper bound of all similarities, subtracted before exp; None: a running maximum is
+        subtracted instead.
+      softmax: compute lse and mean.
+      function: f(similarities [r c], thresholds [r 1]) -> [r c], elementwise, for total; None: no
+        total. Use a module-level function: each new closure causes a recompilation.
+      nearest: compute nearest. The other statistics then have no gradient.
     """
 
     block_size: int | None
@@ -96,44 +103,44 @@ class Plan:
 
 
 def statistics(
-    q: Array, k: Array, number: Array | None = None, *, columns: str, plan: Plan
+    q: Array, k: Array, threshold: Array | None = None, *, columns: str, plan: Plan
 ) -> Statistics:
-    """The statistics of rows `q` over columns `k`, as global arrays over the ambient mesh.
+    """Statistics of rows `q` over columns `k`, for global arrays on the ambient mesh.
 
     Args:
-      q: [m d] rows, float32 or bfloat16; similarities are plain dot products. m divides over the
-        devices that split a batch.
-      k: [n d] columns. BATCH: n is m. SPLIT: n divides over the devices.
-      number: [m], a number for each row; needed by `plan.function` and `plan.nearest`.
+      q: [m d] rows, float32 or bfloat16; similarities are plain dot products. m is a multiple of
+        the number of devices that split a batch.
+      k: [n d] columns. BATCH: n equals m. SPLIT: n is a multiple of the number of devices.
+      threshold: [m], p; required by `plan.function` and `plan.nearest`.
       columns: BATCH, WHOLE or SPLIT.
       plan: see `Plan`.
 
     Returns:
-      `Statistics` of [m]. Gradients reach q, k and number, those of them that are differentiated.
+      `Statistics`. q, k and threshold are differentiable.
     """
     axes, shards = batch_axes.batch_axes(), batch_axes.shards()
     q, k = jnp.asarray(q), jnp.asarray(k)
 
-    def deal(x: Array) -> Array:  # of all rows -> (shards, m / shards), one line a device
+    def send_to_row_owners(x: Array) -> Array:  # (m,) -> (shards, m / shards)
         return jax.lax.all_to_all(x.reshape(shards, -1), axes, 0, 0, tiled=True)
 
-    def local(q: Array, k: Array, number: Array | None) -> Statistics:
+    def local(q: Array, k: Array, threshold: Array | None) -> Statistics:
         if columns == BATCH:
-            home = jax.lax.axis_index(axes) if axes else jnp.int32(0)
-            return _of_columns(q, _gather(k, axes) if axes else k, number, home, plan)
+            own_part = jax.lax.axis_index(axes) if axes else jnp.int32(0)
+            return _local_statistics(q, _gather(k, axes) if axes else k, threshold, own_part, plan)
         if columns == WHOLE or not axes:
-            return _of_columns(q, k, number, None, plan)
-        numbers = None if number is None else _gather(number, axes)
-        parts = _of_columns(_gather(q, axes), k, numbers, None, plan)
-        return _merge(jax.tree.map(deal, parts))
+            return _local_statistics(q, k, threshold, None, plan)
+        thresholds = None if threshold is None else _gather(threshold, axes)
+        parts = _local_statistics(_gather(q, axes), k, thresholds, None, plan)
+        return _merge(jax.tree.map(send_to_row_owners, parts))
 
-    keys = batch_axes.WHOLE if columns == WHOLE else ROWS
-    return batch_axes.on_each_device(local, (ROWS, keys, ROWS), ROWS)(q, k, number)
+    column_spec = batch_axes.WHOLE if columns == WHOLE else ROWS
+    return batch_axes.on_each_device(local, (ROWS, column_spec, ROWS), ROWS)(q, k, threshold)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _gather(x: Array, axes: tuple[str, ...]) -> Array:
-    """The rows of all devices. Their gradients are summed in float32, also those of bfloat16."""
+    """Gathers the rows of all devices. Gradients are summed in float32, also those of bfloat16."""
     return jax.lax.all_gather(x, axes, tiled=True)
 
 
@@ -150,14 +157,14 @@ _gather.defvjp(_gather_forward, _gather_backward)
 
 
 def merge(parts: Sequence[Statistics]) -> Statistics:
-    """The statistics over all columns, from those over disjoint sets of columns."""
+    """Combines statistics over disjoint sets of columns into statistics over all of them."""
     if len(parts) == 1:
         return parts[0]
     return _merge(jax.tree.map(lambda *x: jnp.stack(x), *parts))
 
 
 def _merge(parts: Statistics) -> Statistics:
-    """`merge` of [p m] over its first axis."""
+    """Merges p statistics stacked as [p m] along the first axis."""
     lse = mean = None
     if parts.lse is not None:
         lse = jax.nn.logsumexp(parts.lse, axis=0)
@@ -173,52 +180,53 @@ def _merge(parts: Statistics) -> Statistics:
     )
 
 
-def _of_columns(
-    q: Array, k: Array, number: Array | None, home: Array | None, plan: Plan
+def _local_statistics(
+    q: Array, k: Array, threshold: Array | None, own_part: Array | None, plan: Plan
 ) -> Statistics:
-    """The statistics of the rows and columns that one device holds.
+    """Statistics of the rows and columns on one device.
 
     Args:
-      home: which of the n / m parts of the columns has the rows' own, to leave out; None has none.
+      own_part: index of the part, of the n / m parts of the columns, that holds the rows' own
+        columns, which are excluded; None where no column is excluded.
     """
-    of = _dense if plan.block_size is None else _tiled
+    compute = _dense if plan.block_size is None else _tiled
     if plan.nearest:
-        # The search has no gradient, the similarity that it finds has.
-        found, index = of(*jax.lax.stop_gradient((q, k, number)), home, plan)
-        nearest = jnp.where(index >= 0, row_products(q, k[index]), NEVER)
-        return found._replace(nearest=nearest)
-    found, _ = of(q, k, number, home, plan)
-    top, mean = jax.lax.stop_gradient((found.top, found.mean))
-    return found._replace(top=top, mean=mean)
+        # Only the selected similarity has a gradient, not the search.
+        stats, index = compute(*jax.lax.stop_gradient((q, k, threshold)), own_part, plan)
+        nearest = jnp.where(index >= 0, row_products(q, k[index]), MASKED)
+        return stats._replace(nearest=nearest)
+    stats, _ = compute(q, k, threshold, own_part, plan)
+    top, mean = jax.lax.stop_gradient((stats.top, stats.mean))
+    return stats._replace(top=top, mean=mean)
 
 
 def _dense(
-    q: Array, k: Array, number: Array | None, home: Array | None, plan: Plan
+    q: Array, k: Array, threshold: Array | None, own_part: Array | None, plan: Plan
 ) -> tuple[Statistics, Array | None]:
-    """(statistics, the nearest column or -1), by way of the matrix itself."""
+    """Returns (statistics, index of the nearest column or -1) from the whole matrix."""
     s, masked = similarity(q, k), None
-    if home is not None:
-        own = home * len(q) + jnp.arange(len(q))
-        masked = own[:, None] == jnp.arange(len(k))[None, :]
-        s = jnp.where(masked, NEVER, s)
+    if own_part is not None:
+        own_column = own_part * len(q) + jnp.arange(len(q))
+        masked = own_column[:, None] == jnp.arange(len(k))[None, :]
+        s = jnp.where(masked, MASKED, s)
     lse = mean = total = index = None
     if plan.softmax:
         lse = jax.nn.logsumexp(s, axis=1)
         weighted = jax.nn.softmax(s, axis=1) * s
         mean = jnp.sum(weighted if masked is None else jnp.where(masked, 0, weighted), axis=1)
     if plan.function is not None:
-        total = _total(s, number, masked, plan)
+        total = _total(s, threshold, masked, plan)
     if plan.nearest:
-        below = jnp.where(s < number[:, None], s, NEVER)
-        index = jnp.where(below.max(axis=1) > NEVER, below.argmax(axis=1), -1)
+        below = jnp.where(s < threshold[:, None], s, MASKED)
+        index = jnp.where(below.max(axis=1) > MASKED, below.argmax(axis=1), -1)
     return Statistics(s.max(axis=1), lse, mean, total), index
 
 
-def _total(s: Array, number: Array, masked: Array | None, plan: Plan) -> Array:
-    """[r]: the sum of the plan's function over a tile."""
+def _total(s: Array, threshold: Array, masked: Array | None, plan: Plan) -> Array:
+    """Sums the plan's function over the columns of a tile, [r]."""
     if masked is None:
-        return plan.function(s, number[:, None]).sum(axis=1)
-    terms = plan.function(jnp.where(masked, 0, s), number[:, None])  # finite where it is masked
+        return plan.function(s, threshold[:, None]).sum(axis=1)
+    terms = plan.function(jnp.where(masked, 0, s), threshold[:, None])  # finite at masked pairs
     return jnp.where(masked, 0, terms).sum(axis=1)
 
 
@@ -226,110 +234,117 @@ def _total(s: Array, number: Array, masked: Array | None, plan: Plan) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Cut:
-    """Rows cut into `parts` equal parts and every part into chunks, the last filled up with zeros.
+class _Chunks:
+    """Division of rows into equal parts, and of each part into chunks padded with zero rows.
 
     Attributes:
-      part: rows in a part.
-      chunk: rows in a chunk.
+      part_size: rows in a part.
+      chunk_size: rows in a chunk.
+      parts: number of parts.
     """
 
-    part: int
-    chunk: int
+    part_size: int
+    chunk_size: int
     parts: int = 1
 
     @property
-    def each(self) -> int:
-        """Chunks in a part."""
-        return -(-self.part // self.chunk)
+    def chunks_per_part(self) -> int:
+        return -(-self.part_size // self.chunk_size)
 
     @property
-    def filling(self) -> int:
-        """Rows of zeros at the end of a part."""
-        return self.each * self.chunk - self.part
+    def padding(self) -> int:
+        """Number of zero rows at the end of a part."""
+        return self.chunks_per_part * self.chunk_size - self.part_size
 
-    def chunks(self, x: Array) -> Array:
-        """[rows ...] -> [chunks chunk ...]"""
-        if self.filling:
-            x = x.reshape(self.parts, self.part, *x.shape[1:])
-            x = jax.vmap(lambda part: pad_rows(part, self.filling))(x)
+    def split(self, x: Array) -> Array:
+        """[rows ...] -> [chunks chunk_size ...]"""
+        if self.padding:
+            x = x.reshape(self.parts, self.part_size, *x.shape[1:])
+            x = jax.vmap(lambda part: pad_rows(part, self.padding))(x)
             x = x.reshape(-1, *x.shape[2:])
-        return x.reshape(-1, self.chunk, *x.shape[1:])
+        return x.reshape(-1, self.chunk_size, *x.shape[1:])
 
-    def rows(self, x: Array) -> Array:
-        """The inverse of `chunks`."""
-        x = x.reshape(self.parts, -1, *x.shape[2:])[:, : self.part]
+    def join(self, x: Array) -> Array:
+        """The inverse of `split`."""
+        x = x.reshape(self.parts, -1, *x.shape[2:])[:, : self.part_size]
         return x.reshape(-1, *x.shape[2:])
 
-    def filled(self, t: Array) -> Array | None:
-        """[1 chunk]: which rows of chunk t are zeros to fill it up; None where none ever is."""
-        if not self.filling:
+    def padding_mask(self, t: Array) -> Array | None:
+        """[1 chunk_size]: true at the padding rows of chunk t; None if there is no padding."""
+        if not self.padding:
             return None
-        return ((t % self.each) * self.chunk + jnp.arange(self.chunk) >= self.part)[None, :]
+        return (
+            (t % self.chunks_per_part) * self.chunk_size + jnp.arange(self.chunk_size)
+            >= self.part_size
+        )[None, :]
 
     def index(self, t: Array, within: Array) -> Array:
-        """The number of a row among all, from its chunk and its place there."""
-        return (t // self.each) * self.part + (t % self.each) * self.chunk + within
+        """The index among all rows of row `within` of chunk t."""
+        return (
+            (t // self.chunks_per_part) * self.part_size
+            + (t % self.chunks_per_part) * self.chunk_size
+            + within
+        )
 
 
-def _cuts(q: Array, k: Array, home: Array | None, plan: Plan) -> tuple[_Cut, _Cut]:
-    """How rows and columns are cut: alike, where a row has a column of its own."""
+def _divide(q: Array, k: Array, own_part: Array | None, plan: Plan) -> tuple[_Chunks, _Chunks]:
+    """Divides rows and columns into chunks, equal ones where each row has its own column."""
     m, n = len(q), len(k)
-    rows = _Cut(m, chunk_size(m, plan.block_size))
-    if home is not None:
+    rows = _Chunks(m, chunk_size(m, plan.block_size))
+    if own_part is not None:
         return rows, dataclasses.replace(rows, parts=n // m)
-    return rows, _Cut(n, chunk_size(n, plan.block_size))
+    return rows, _Chunks(n, chunk_size(n, plan.block_size))
 
 
 def _over_columns(
     step: Callable[[Any, Array, Array | None], Any],
     start: Any,
     row_chunk: Array,
-    home: Array | None,
-    columns: _Cut,
+    own_part: Array | None,
+    columns: _Chunks,
 ) -> Any:
     """Folds `step(carry, t, masked)` over the chunks t of the columns, for one chunk of the rows.
 
-    The rows' own columns are all in one chunk. It comes first: only its tile is on the diagonal, so
-    only it needs that mask.
+    The rows' own columns are all in one chunk. It is processed first, because only its tile is on
+    the diagonal and needs the diagonal mask.
     """
-    count = columns.parts * columns.each
-    own = 0 if home is None else home * columns.each + row_chunk
+    count = columns.parts * columns.chunks_per_part
+    own_chunk = 0 if own_part is None else own_part * columns.chunks_per_part + row_chunk
 
     def add_tile(carry: Any, offset: Array) -> tuple[Any, None]:
-        t = (own + offset) % count
-        return step(carry, t, columns.filled(t)), None
+        t = (own_chunk + offset) % count
+        return step(carry, t, columns.padding_mask(t)), None
 
-    if home is not None:
-        masked, filled = jnp.eye(columns.chunk, dtype=bool), columns.filled(own)
-        start = step(start, own, masked if filled is None else masked | filled)
-    return jax.lax.scan(add_tile, start, jnp.arange(int(home is not None), count))[0]
+    if own_part is not None:
+        masked, padding = jnp.eye(columns.chunk_size, dtype=bool), columns.padding_mask(own_chunk)
+        start = step(start, own_chunk, masked if padding is None else masked | padding)
+    return jax.lax.scan(add_tile, start, jnp.arange(int(own_part is not None), count))[0]
 
 
 def _tile(rows: Array, columns: Array, masked: Array | None) -> Array:
     s = similarity(rows, columns)
-    return s if masked is None else jnp.where(masked, NEVER, s)
+    return s if masked is None else jnp.where(masked, MASKED, s)
 
 
-class _Seen(NamedTuple):
-    """What has been seen of the columns of a chunk of rows, all [chunk]."""
+class _Running(NamedTuple):
+    """Running statistics of a chunk of rows over the tiles added so far, all [chunk_size]."""
 
-    top: Array  # is the shift where none is constant
+    top: Array  # also the shift where plan.shift is None
     sum: Array | None  # of exp(s - shift)
     weighted: Array | None  # sum of exp(s - shift) s
     total: Array | None
     nearest: Array | None
-    index: Array | None  # of the nearest column, -1 before there is one
+    index: Array | None  # of the nearest column; -1 where there is none
 
     @classmethod
-    def nothing(cls, like: Array, plan: Plan) -> _Seen:
-        never, zero = jnp.full_like(like, NEVER), jnp.zeros_like(like)
+    def empty(cls, like: Array, plan: Plan) -> _Running:
+        masked, zero = jnp.full_like(like, MASKED), jnp.zeros_like(like)
         return cls(
-            top=never,
+            top=masked,
             sum=zero if plan.softmax else None,
             weighted=zero if plan.softmax else None,
             total=None if plan.function is None else zero,
-            nearest=never if plan.nearest else None,
+            nearest=masked if plan.nearest else None,
             index=jnp.full(like.shape, -1, jnp.int32) if plan.nearest else None,
         )
 
@@ -337,39 +352,42 @@ class _Seen(NamedTuple):
         self,
         s: Array,
         masked: Array | None,
-        number: Array | None,
+        threshold: Array | None,
         index: Callable[[Array], Array],
         plan: Plan,
-    ) -> _Seen:
-        """With one more tile.
+    ) -> _Running:
+        """Returns the statistics with one more tile added.
 
         Args:
-          s: [r c] similarities, NEVER where masked.
-          index: from a place in the tile to the number of the column.
+          s: [r c] similarities, MASKED where masked.
+          masked: [r c] or [1 c], true at excluded pairs; None if there are none.
+          threshold: [r].
+          index: maps a column of the tile to its index among all columns.
+          plan: see `Plan`.
         """
         top = jnp.maximum(self.top, s.max(axis=1))
-        seen = self._replace(top=top)
+        running = self._replace(top=top)
         if plan.softmax:
             if plan.shift is None:
                 fade, e = jnp.exp(self.top - top), jnp.exp(s - top[:, None])
-                # A masked column adds nothing, also while nothing else has been seen.
-                e = e if masked is None else jnp.where(s > NEVER, e, 0)
+                # A masked column adds 0 even while all columns so far are masked.
+                e = e if masked is None else jnp.where(s > MASKED, e, 0)
             else:
                 fade, e = 1.0, jnp.exp(s - plan.shift)
-            seen = seen._replace(
+            running = running._replace(
                 sum=self.sum * fade + e.sum(axis=1),
                 weighted=self.weighted * fade + (e * s).sum(axis=1),
             )
         if plan.function is not None:
-            seen = seen._replace(total=self.total + _total(s, number, masked, plan))
+            running = running._replace(total=self.total + _total(s, threshold, masked, plan))
         if plan.nearest:
-            below = jnp.where(s < number[:, None], s, NEVER)
+            below = jnp.where(s < threshold[:, None], s, MASKED)
             nearest = below.max(axis=1)
-            seen = seen._replace(
+            running = running._replace(
                 nearest=jnp.maximum(self.nearest, nearest),
                 index=jnp.where(nearest > self.nearest, index(below.argmax(axis=1)), self.index),
             )
-        return seen
+        return running
 
     def statistics(self, plan: Plan) -> Statistics:
         lse = mean = None
@@ -381,61 +399,70 @@ class _Seen(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _tiled(
-    q: Array, k: Array, number: Array | None, home: Array | None, plan: Plan
+    q: Array, k: Array, threshold: Array | None, own_part: Array | None, plan: Plan
 ) -> tuple[Statistics, Array | None]:
-    """(statistics, the nearest column or -1), tile by tile. lse and total are differentiable."""
-    rows, columns = _cuts(q, k, home, plan)
-    keys = columns.chunks(k)
+    """Returns (statistics, index of the nearest column or -1), computed tile by tile.
 
-    def stats_of_rows(args: Any) -> _Seen:
+    lse and total are differentiable.
+    """
+    rows, columns = _divide(q, k, own_part, plan)
+    keys = columns.split(k)
+
+    def stats_of_rows(args: Any) -> _Running:
         r, row, p = args
 
-        def step(seen: _Seen, t: Array, masked: Array | None) -> _Seen:
+        def step(running: _Running, t: Array, masked: Array | None) -> _Running:
             s = _tile(row, keys[t], masked)
-            return seen.add(s, masked, p, functools.partial(columns.index, t), plan)
+            return running.add(s, masked, p, functools.partial(columns.index, t), plan)
 
-        start = _Seen.nothing(wide_zeros(row.shape[:1], row.dtype), plan)
-        return _over_columns(step, start, r, home, columns)
+        start = _Running.empty(wide_zeros(row.shape[:1], row.dtype), plan)
+        return _over_columns(step, start, r, own_part, columns)
 
-    numbers = None if number is None else rows.chunks(number)
-    seen = jax.lax.map(stats_of_rows, (jnp.arange(rows.each), rows.chunks(q), numbers))
-    seen = jax.tree.map(rows.rows, seen)
-    return seen.statistics(plan), seen.index
+    thresholds = None if threshold is None else rows.split(threshold)
+    running = jax.lax.map(
+        stats_of_rows, (jnp.arange(rows.chunks_per_part), rows.split(q), thresholds)
+    )
+    running = jax.tree.map(rows.join, running)
+    return running.statistics(plan), running.index
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class _Wanted:
-    """Which arguments want a gradient."""
+class _Differentiated:
+    """Which arguments are differentiated."""
 
     q: bool
     k: bool
-    number: bool
+    threshold: bool
 
 
-def _tiled_forward(q: Any, k: Any, number: Any, home: Any, plan: Plan) -> tuple[Any, Any]:
-    wanted = _Wanted(q.perturbed, k.perturbed, number is not None and number.perturbed)
-    q, k, number, home = (None if x is None else x.value for x in (q, k, number, home))
-    found, index = _tiled(q, k, number, home, plan)
-    return (found, index), (q, k, number, home, found.lse, wanted)
+def _tiled_forward(q: Any, k: Any, threshold: Any, own_part: Any, plan: Plan) -> tuple[Any, Any]:
+    differentiated = _Differentiated(
+        q.perturbed, k.perturbed, threshold is not None and threshold.perturbed
+    )
+    q, k, threshold, own_part = (
+        None if x is None else x.value for x in (q, k, threshold, own_part)
+    )
+    stats, index = _tiled(q, k, threshold, own_part, plan)
+    return (stats, index), (q, k, threshold, own_part, stats.lse, differentiated)
 
 
 def _tiled_backward(plan: Plan, residuals: Any, cotangent: Any) -> tuple[Any, ...]:
-    q, k, number, home, lse, wanted = residuals
-    rows, columns = _cuts(q, k, home, plan)
-    keys = columns.chunks(k)
-    found, _ = cotangent
-    g, h = (None if isinstance(x, SymbolicZero) else x for x in (found.lse, found.total))
+    q, k, threshold, own_part, lse, differentiated = residuals
+    rows, columns = _divide(q, k, own_part, plan)
+    keys = columns.split(k)
+    stats, _ = cotangent
+    g, h = (None if isinstance(x, SymbolicZero) else x for x in (stats.lse, stats.total))
     if g is None and h is None:
         return None, None, None, None
     if g is not None:
-        some = lse > NEVER  # else there was no column to pull at
-        g, lse = jnp.where(some, g, 0), jnp.where(some, lse, 0)
+        nonempty = lse > MASKED  # rows with at least one column
+        g, lse = jnp.where(nonempty, g, 0), jnp.where(nonempty, lse, 0)
 
-    def pull(
+    def gradient_weights(
         s: Array, masked: Array | None, weights: tuple[Any, ...]
     ) -> tuple[Array, Array | None]:
-        """w [r c], and the gradient of the rows' numbers [r]."""
+        """Returns w [r c] and the gradient of the thresholds [r]."""
         g, h, lse, p = weights
         w, dp = jnp.zeros_like(s), None
         if g is not None:
@@ -451,29 +478,29 @@ def _tiled_backward(plan: Plan, residuals: Any, cotangent: Any) -> tuple[Any, ..
 
         def step(carry: Any, t: Array, masked: Array | None) -> Any:
             dq, dp, dk = carry
-            w, more = pull(_tile(row, keys[t], masked), masked, weights)
-            if wanted.q:
+            w, dp_tile = gradient_weights(_tile(row, keys[t], masked), masked, weights)
+            if differentiated.q:
                 dq = dq + product("ij,jd->id", w, keys[t])
-            if wanted.number and more is not None:
-                dp = dp + more
-            if wanted.k:
+            if differentiated.threshold and dp_tile is not None:
+                dp = dp + dp_tile
+            if differentiated.k:
                 dk = dk.at[t].add(product("ij,id->jd", w, row))
             return dq, dp, dk
 
-        dq = wide_zeros(row.shape, row.dtype) if wanted.q else None
-        dp = jnp.zeros_like(weights[-1]) if wanted.number else None
-        dq, dp, dk = _over_columns(step, (dq, dp, dk), r, home, columns)
+        dq = wide_zeros(row.shape, row.dtype) if differentiated.q else None
+        dp = jnp.zeros_like(weights[-1]) if differentiated.threshold else None
+        dq, dp, dk = _over_columns(step, (dq, dp, dk), r, own_part, columns)
         return dk, (dq, dp)
 
-    weights = jax.tree.map(rows.chunks, (g, h, None if g is None else lse, number))
-    dk = wide_zeros(keys.shape, k.dtype) if wanted.k else None
+    weights = jax.tree.map(rows.split, (g, h, None if g is None else lse, threshold))
+    dk = wide_zeros(keys.shape, k.dtype) if differentiated.k else None
     dk, (dq, dp) = jax.lax.scan(
-        gradients_of_rows, dk, (jnp.arange(rows.each), rows.chunks(q), weights)
+        gradients_of_rows, dk, (jnp.arange(rows.chunks_per_part), rows.split(q), weights)
     )
     return (
-        rows.rows(dq).astype(q.dtype) if wanted.q else None,
-        columns.rows(dk).astype(k.dtype) if wanted.k else None,
-        rows.rows(dp) if wanted.number else None,
+        rows.join(dq).astype(q.dtype) if differentiated.q else None,
+        columns.join(dk).astype(k.dtype) if differentiated.k else None,
+        rows.join(dp) if differentiated.threshold else None,
         None,
     )
 

@@ -1,8 +1,8 @@
 """Losses that decorrelate the dimensions of an embedding.
 
-Barlow Twins looks at the correlations between the dimensions of two views, VICReg at the variances
-and covariances within each. All statistics are those of the global batch: under `jit` XLA sums the
-[d d] matrices over the devices, and value and gradient are the same on any number of them.
+Barlow Twins uses the correlations between the dimensions of two views, VICReg the variances and
+covariances within each view. All statistics are those of the global batch: under `jit` XLA sums the
+[d d] matrices over the devices. Value and gradient do not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def barlow_twins(
     off_diagonal_weight: float = 0.0051,
     eps: float = 1e-5,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The cross-correlation of two views drawn to the identity (Zbontar et al. 2021, Eq. 1 and 2).
+    """Barlow Twins: drives the cross-correlation of two views to the identity matrix.
+
+    Zbontar et al. 2021, Eq. 1 and 2:
 
         L = sum_i (1 - C_ii)^2 + w sum_{i != j} C_ij^2
         C_ij = mean over images of a_i b_j, a and b the standardised dimensions of the two views
@@ -35,7 +37,8 @@ def barlow_twins(
         offset. A constant dimension is then all zero, with a finite gradient.
 
     Returns:
-      (loss, metrics): float32 [], and `on_diagonal` and `off_diagonal`, the two sums.
+      (loss, metrics): float32 [], and `on_diagonal` and `off_diagonal`, the two sums before
+      weighting.
 
     Raises:
       ValueError: shapes differ, are not [n d], or n < 2.
@@ -64,9 +67,10 @@ def vicreg(
         v(z) = mean over i of max(0, 1 - sqrt(Var z_i + eps))
         c(z) = sum_{i != j} Cov(z)_ij^2 / d
 
-    The mean square is over images *and* dimensions, the variance terms of the two views are
-    averaged and their covariance terms summed. So does the released code, whose weights these are;
-    the paper writes a sum over dimensions in the first term, and sums both pairs of terms.
+    This is the loss of the released code, and the default weights are those for it: the mean square
+    is over images *and* dimensions, the variance terms of the two views are averaged, and their
+    covariance terms are summed. The paper instead sums over dimensions in the first term, and sums
+    both the variance and the covariance terms.
 
     Args:
       za: [n d] embeddings of the first views, any float dtype; n >= 2. They are not normalised.
@@ -95,20 +99,20 @@ def vicreg(
 
 
 def _variance_term(z: Array, eps: float) -> Array:
-    """v of centred embeddings."""
+    """The variance term v of centred embeddings."""
     variances = jnp.sum(jnp.square(z), axis=0) / (len(z) - 1)
     return jnp.mean(jax.nn.relu(1 - jnp.sqrt(variances + eps)))
 
 
 def _covariance_term(z: Array) -> Array:
-    """c of centred embeddings."""
+    """The covariance term c of centred embeddings."""
     covariances = product("ni,nj->ij", z, z) / (len(z) - 1)  # (d, d)
     diagonal = jnp.eye(len(covariances), dtype=bool)
     return jnp.sum(jnp.where(diagonal, 0, jnp.square(covariances))) / len(covariances)
 
 
 def _standardized(z: Array, eps: float) -> Array:
-    """Every dimension with mean 0 and variance 1 over the batch, float32."""
+    """Scales each dimension to mean 0 and variance 1 over the batch; float32."""
     z = _wide(z)
     z = z - jnp.mean(z, axis=0)
     return z * jax.lax.rsqrt(jnp.mean(jnp.square(z), axis=0) + eps)

@@ -1,7 +1,7 @@
 """Self-distillation without labels: the student predicts the teacher's prototypes (DINO).
 
-    q_i = softmax((W' u'_i - c) / t')       of each view i that the teacher sees, no gradient
-    p_j = softmax(W u_j / t)                of each view j of the student
+    q_i = softmax((W' u'_i - c) / t')       for each view i of the teacher, no gradient
+    p_j = softmax(W u_j / t)                for each view j of the student
     l   = mean over pairs i != j of -sum_k q_ik log p_jk        Caron et al. 2021, Eq. 3
 
 u are the unit vectors that enter the last layer W, and c is the centre, a moving average of the
@@ -9,7 +9,7 @@ teacher's outputs W' u' (Eq. 4).
 
 There are up to 65,536 prototypes k, so outputs are the largest arrays of a step. The teacher's
 softmax is computed once for each of its views. The student's outputs are computed one view at a
-time, compared with the sum of their targets, and computed again in the backward pass: no array has
+time, compared with the sum of their targets, and computed again in the backward pass. No array has
 a row for each pair, or for each of the student's views.
 """
 
@@ -68,17 +68,18 @@ def update_centre(centre: Array, logits: Array, *, momentum: float) -> Array:
 def self_distillation(
     embeddings: Array, prototypes: Array, targets: Array, *, temperature: float | Array = 0.1
 ) -> Array:
-    """The cross-entropy of the student's views to the targets of other views (DINO, Eq. 3).
+    """Cross-entropy of the student's views with the targets of other views (DINO, Eq. 3).
 
     Args:
-      embeddings: the student's u [n v d], the views of the teacher first; float32 or bfloat16.
+      embeddings: the student's u [n v d], float32 or bfloat16; the first g views are those of the
+        teacher.
       prototypes: W [d k].
-      targets: the teacher's q [n g k] for the first g of the v views; no gradient reaches them.
+      targets: the teacher's q [n g k], for the first g of the v views; without gradient.
       temperature: t > 0, a divisor.
 
     Returns:
-      The mean over images and over the g (v - 1) pairs of a target and another view, float32 [].
-      Between 0 and, where the student's outputs are all equal, log k.
+      float32 [], the mean over images and over the g (v - 1) pairs of a target and another view. It
+      is at least 0, and log k where the student's outputs are all equal.
 
     Raises:
       ValueError: the shapes do not fit, there is no pair, or the temperature is not positive.
@@ -90,24 +91,29 @@ def self_distillation(
             f"got embeddings {embeddings.shape} [n v d], prototypes {prototypes.shape} [d k] and "
             f"targets {targets.shape} [n g k]"
         )
-    views, seen = embeddings.shape[1], targets.shape[1]
-    if not 1 <= seen <= views or views < 2:
-        raise ValueError(f"{seen} targets of {views} views make no pairs of different views")
-    pairs = seen * (views - 1)
+    views, teacher_views = embeddings.shape[1], targets.shape[1]
+    if not 1 <= teacher_views <= views or views < 2:
+        raise ValueError(
+            f"got targets of {teacher_views} views and embeddings of {views} views; use at least 1 "
+            "view with a target and 2 views, and no more targets than views"
+        )
+    pairs = teacher_views * (views - 1)
 
     def local(embeddings: Array, prototypes: Array, targets: Array, temperature: Array) -> Array:
         @jax.checkpoint
         def add_view(total: Array, view: tuple[Array, Array]) -> tuple[Array, None]:
-            embedding, number = view
+            embedding, index = view
             logits = prototype_logits(embedding, prototypes) / temperature  # (n, k)
-            other = (jnp.arange(seen) != number).astype(targets.dtype)  # (g,)
-            target = jnp.einsum("g,ngk->nk", other, targets)
-            loss = other.sum() * jax.nn.logsumexp(logits, axis=-1) - (target * logits).sum(axis=-1)
+            is_other = (jnp.arange(teacher_views) != index).astype(targets.dtype)  # (g,)
+            target = jnp.einsum("g,ngk->nk", is_other, targets)
+            loss = is_other.sum() * jax.nn.logsumexp(logits, axis=-1) - (target * logits).sum(
+                axis=-1
+            )
             return total + loss, None
 
-        rows = embeddings.shape[0]
-        numbered = embeddings.swapaxes(0, 1), jnp.arange(views)
-        total, _ = jax.lax.scan(add_view, jnp.zeros(rows, jnp.float32), numbered)
+        n = embeddings.shape[0]
+        indexed_views = embeddings.swapaxes(0, 1), jnp.arange(views)
+        total, _ = jax.lax.scan(add_view, jnp.zeros(n, jnp.float32), indexed_views)
         return total
 
     # Each device scans its own rows, so the prototypes' gradient is summed over devices once and
@@ -119,17 +125,18 @@ def self_distillation(
 
 
 def target_statistics(loss: Array, targets: Array) -> dict[str, Array]:
-    """How far a teacher is from the two ways to collapse (DINO, Sec. 5.3 and Fig. 7).
+    """Metrics of the two kinds of collapse of a teacher (DINO, Sec. 5.3 and Fig. 7).
 
     Args:
       loss: `self_distillation` of these targets.
       targets: q, [n g k].
 
     Returns:
-      float32 [] each: `target_entropy`, the mean over rows of H(q), in nats: 0 where targets are
-      one-hot, log k where they are uniform; `kl`, the loss less that: 0 where the student predicts
-      the targets without seeing the same view, as it does when all images have one target;
-      `prototypes_used`, exp H of the mean target, 1 to k.
+      float32 [] each:
+      `target_entropy`: mean over rows of H(q), nats; 0 for one-hot targets, log k for uniform ones.
+      `kl`: `loss` minus `target_entropy`, nats; 0 where the student predicts the targets of other
+      views exactly, for example when all images have the same target.
+      `prototypes_used`: exp H of the mean target, 1 to k.
     """
     entropy = jnp.mean(jnp.sum(jax.scipy.special.entr(targets), axis=-1))
     mean = jnp.mean(targets, axis=(0, 1))

@@ -1,7 +1,8 @@
 """Losses without negatives that align two views of an image: BYOL and SimSiam.
 
-Both compare what a predictor makes of one view with the embedding of the other, the target, to
-which no gradient flows. Nothing in the loss itself keeps all images from one embedding.
+Both compare the prediction from one view with the embedding of the other view, the target, which
+has no gradient. The loss itself does not prevent collapse: it is minimal when all images have the
+same embedding.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def byol(predictions: Float[Array, "n 2 d"], targets: Float[Array, "n 2 d"]) -> 
         l_i = |p_i1 - t_i2|^2 + |p_i2 - t_i1|^2,    |p - t|^2 = 2 - 2 cos(p, t)
 
     Args:
-      predictions: [n 2 d], of the online network for each view; any float dtype and any length.
-      targets: [n 2 d], of the target network; no gradient reaches them.
+      predictions: [n 2 d], by the online network, of each view; any float dtype and any norm.
+      targets: [n 2 d], embeddings by the target network; without gradient.
 
     Returns:
       The mean over images, float32 [], between 0 and 8.
@@ -44,10 +45,10 @@ def simsiam(
         l_i = -cos(p_i1, z_i2) / 2 - cos(p_i2, z_i1) / 2
 
     Args:
-      predictions: [n 2 d], any float dtype and any length.
-      projections: [n 2 d], what the predictions were made of.
-      stop_gradient: False lets the gradient through to the projections as well: the paper's
-        collapsing baseline (Sec. 4.1).
+      predictions: [n 2 d], any float dtype and any norm.
+      projections: [n 2 d], the predictor's inputs.
+      stop_gradient: False differentiates the projections as well: the baseline of the paper that
+        collapses (Sec. 4.1).
 
     Returns:
       The mean over images, float32 [], between -1 and 1.

@@ -1,12 +1,14 @@
 """Codes that use all prototypes equally, by Sinkhorn's algorithm (SwAV, Caron et al. 2020).
 
-Scores s_ik of n embeddings and k prototypes become codes q_ik, near softmax(s_i / epsilon) but with
-equal sums over the embeddings for every prototype, so that no prototype gets them all:
+The algorithm turns scores s_ik of n embeddings and k prototypes into codes q_ik. Codes are close to
+softmax(s_i / epsilon), but all prototypes have the same sum over the embeddings, so that no
+prototype gets all embeddings:
 
     Q = argmax of <Q, S> + epsilon H(Q),    Q 1 = 1/n,    Q^T 1 = 1/k             (Eq. 3)
 
-The solution is exp(s / epsilon) with rows and columns scaled. Scores over epsilon = 0.05 reach 20
-and overflow in bfloat16, and exp of them in float16: everything here is float32, in logarithms.
+The solution is exp(s / epsilon) with scaled rows and columns. With epsilon = 0.05 the scores over
+epsilon reach 20: bfloat16 is too coarse for them, and their exp overflows in float16. So all
+arithmetic is in float32 and on logarithms.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from ssl_jax.core.arrays import Array, Scalar
-from ssl_jax.losses.tiles import NEVER, check_temperature
+from ssl_jax.losses.tiles import MASKED, check_temperature
 
 
 def sinkhorn(
@@ -26,17 +28,18 @@ def sinkhorn(
     iterations: int = 3,
     mask: Bool[Array, " n"] | None = None,
 ) -> Float[Array, "n k"]:
-    """Codes q of embeddings, without gradient (SwAV, Eq. 3 to 5).
+    """Computes the codes q of embeddings, without gradient (SwAV, Eq. 3 to 5).
 
-    An iteration scales the columns (prototypes) to equal sums, then the rows (embeddings) to 1. The
-    columns' sums are over the global batch: under jit with rows split over devices, XLA adds them.
+    Each iteration scales the columns (prototypes) to equal sums, then the rows (embeddings) to sums
+    of 1. Column sums are over the global batch: under jit XLA adds the sums of all devices.
 
     Args:
       scores: products of embeddings and prototypes, any float dtype.
-      epsilon: > 0, the weight of the entropy; a smaller one makes codes more certain.
-      iterations: 0 is the softmax of each row alone, without equal use of the prototypes.
-      mask: rows that count; others get a code too, which leaves those of the rest alone. If no row
-        counts the codes are uniform.
+      epsilon: > 0, the weight of the entropy; smaller values give sharper codes.
+      iterations: number of iterations; 0 gives the softmax of each row, without equal use of the
+        prototypes.
+      mask: true for rows that enter the column sums. Other rows get a code as well, but do not
+        change the codes of the rows that enter. If no row enters, codes are uniform.
 
     Returns:
       float32 [n k]; rows sum to 1, and columns to n/k at convergence.
@@ -46,11 +49,11 @@ def sinkhorn(
     """
     check_temperature(epsilon)
     scores = jax.lax.stop_gradient(scores).astype(jnp.float32) / epsilon
-    of_rows = jnp.zeros((scores.shape[0], 1), jnp.float32)  # logarithms of the factors
-    of_columns = jnp.zeros((1, scores.shape[1]), jnp.float32)
+    row_scale = jnp.zeros((scores.shape[0], 1), jnp.float32)  # logarithms of the scaling factors
+    column_scale = jnp.zeros((1, scores.shape[1]), jnp.float32)
     for _ in range(iterations):
-        scaled = scores + of_rows
-        counted = scaled if mask is None else jnp.where(mask[:, None], scaled, NEVER)
-        of_columns = -jax.nn.logsumexp(counted, axis=0, keepdims=True)
-        of_rows = -jax.nn.logsumexp(scores + of_columns, axis=1, keepdims=True)
-    return jax.nn.softmax(scores + of_columns, axis=1)
+        scaled = scores + row_scale
+        counted = scaled if mask is None else jnp.where(mask[:, None], scaled, MASKED)
+        column_scale = -jax.nn.logsumexp(counted, axis=0, keepdims=True)
+        row_scale = -jax.nn.logsumexp(scores + column_scale, axis=1, keepdims=True)
+    return jax.nn.softmax(scores + column_scale, axis=1)

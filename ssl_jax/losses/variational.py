@@ -2,8 +2,8 @@
 
     log p(x) >= E_q(z|x) log p(x|z) - KL(q(z|x) || p(z)),    p(z) = N(0, I)
 
-Every term is of one example: pixels and latents are summed, examples are not. `negative_elbo` is
-the mean over examples, so a batch may be cut into parts of any size.
+Each term is that of one example: it is summed over pixels and latents, not over examples.
+`negative_elbo` is the mean over examples, so a batch may be split into parts of any size.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-ACTIVE_VARIANCE = 0.01  # of a latent's mean between images, above which it is active
+# A latent is active if the variance of its posterior mean over images is larger than this.
+ACTIVE_VARIANCE = 0.01
 
 
 def active_latents(mean: Array) -> Array:
-    """Which latents carry anything: Var over images of E_q[z | x] > 0.01 (Burda et al. 2015, 5.1).
+    """Which latents are active: Var over images of E_q[z | x] > 0.01 (Burda et al. 2015, Sec. 5.1).
 
-    A latent that is not active has collapsed to the prior: the decoder does not use it.
+    An inactive latent has collapsed to the prior: the decoder does not use it.
 
     Args:
-      mean: [n d] of the posteriors of n images.
+      mean: [n d], means of the posteriors of n images.
 
     Returns:
       bool [d].
@@ -33,7 +34,7 @@ def active_latents(mean: Array) -> Array:
 
 
 def gaussian_kl(mean: Array, log_var: Array) -> Array:
-    """KL(N(mean, exp(log_var)) || N(0, 1)) of each latent (Kingma & Welling 2014, App. B).
+    """KL(N(mean, exp(log_var)) || N(0, 1)) for each latent (Kingma & Welling 2014, App. B).
 
         (mean^2 + exp(log_var) - log_var - 1) / 2
 
@@ -49,7 +50,7 @@ def gaussian_kl(mean: Array, log_var: Array) -> Array:
     """
     _check_same("gaussian_kl", mean, log_var)
     mean, log_var = _wide(mean), _wide(log_var)
-    # expm1, because near the prior exp(log_var) - 1 - log_var is a difference of small numbers.
+    # expm1 avoids cancellation near the prior, where exp(log_var) is close to 1.
     return 0.5 * (jnp.square(mean) + jnp.expm1(log_var) - log_var)
 
 
@@ -58,8 +59,8 @@ def bernoulli_log_likelihood(logits: Array, x: Array) -> Array:
 
         sum over pixels of x log s + (1 - x) log(1 - s),    s = sigmoid(logits)
 
-    Of grey values between 0 and 1 this is minus a cross-entropy and no likelihood of the image:
-    its largest value is minus the entropy of Bernoulli(x) and not 0.
+    For grey values between 0 and 1 this is a negative cross-entropy and not a likelihood of the
+    image: its maximum is minus the entropy of Bernoulli(x), not 0.
 
     Args:
       logits: [n ...], any float dtype.
@@ -73,7 +74,7 @@ def bernoulli_log_likelihood(logits: Array, x: Array) -> Array:
     """
     _check_same("bernoulli_log_likelihood", logits, x)
     logits, x = _wide(logits), _wide(x)
-    return _sum_of_example(logits * x - jax.nn.softplus(logits))
+    return _sum_over_example(logits * x - jax.nn.softplus(logits))
 
 
 def gaussian_log_likelihood(mean: Array, x: Array, log_var: Array | float = 0.0) -> Array:
@@ -84,10 +85,10 @@ def gaussian_log_likelihood(mean: Array, x: Array, log_var: Array | float = 0.0)
     Args:
       mean: [n ...], any float dtype.
       x: [n ...].
-      log_var: the noise's log variance, a scalar or an array that broadcasts to the shape of `x`.
+      log_var: log variance of the noise, a scalar or an array that broadcasts to the shape of `x`.
 
     Returns:
-      [n], nats (of the density, for the units of `x`), float32 or wider.
+      [n], nats, float32 or wider. It is a log density, so it depends on the units of `x`.
 
     Raises:
       ValueError: the shapes differ.
@@ -95,7 +96,7 @@ def gaussian_log_likelihood(mean: Array, x: Array, log_var: Array | float = 0.0)
     _check_same("gaussian_log_likelihood", mean, x)
     mean, x, log_var = _wide(mean), _wide(x), _wide(log_var)
     squares = jnp.square(x - mean) * jnp.exp(-log_var)
-    return _sum_of_example(-0.5 * (squares + log_var + math.log(2 * math.pi)))
+    return _sum_over_example(-0.5 * (squares + log_var + math.log(2 * math.pi)))
 
 
 def negative_elbo(
@@ -105,25 +106,25 @@ def negative_elbo(
     beta: Array | float = 1.0,
     free_nats: float = 0.0,
 ) -> tuple[Array, dict[str, Array]]:
-    """The mean over examples of the loss of a beta-VAE (Higgins et al. 2017, Eq. 4).
+    """The loss of a beta-VAE, averaged over examples (Higgins et al. 2017, Eq. 4).
 
         -log p(x|z) + beta sum_j max(free_nats, KL_j)
 
-    With `beta` 1 and `free_nats` 0 it is minus the evidence lower bound. Free nats (Kingma et al.
-    2016, App. C.8) let each latent keep so much information without a penalty. The paper compares
-    them with the KL's mean over the batch; here each example's own KL is compared, so that the loss
-    of an example does not depend on the others.
+    With `beta` 1 and `free_nats` 0 it is the negative evidence lower bound. Free nats (Kingma et
+    al. 2016, App. C.8) are the information that each latent may have without a penalty. The paper
+    compares them with the mean KL over the batch. Here they are compared with the KL of each
+    example, so that the loss of an example does not depend on the other examples.
 
     Args:
-      log_likelihood: [n], log p(x|z) of one sample z an example.
-      kl: [n d], of each latent.
+      log_likelihood: [n], log p(x|z) for one sample z of each example, nats.
+      kl: [n d], KL of each latent, nats.
       beta: weight of the KL.
-      free_nats: of each latent and example.
+      free_nats: nats of each latent and example without a penalty.
 
     Returns:
-      (loss, metrics): float32 [], and the means over examples of `elbo` (the true bound, whatever
-      `beta` and `free_nats` are), `reconstruction` (minus the log likelihood) and `kl` (summed over
-      latents). All are nats of an image.
+      (loss, metrics): float32 [], and the means over examples of `elbo` (the bound without `beta`
+      and `free_nats`), `reconstruction` (the negative log likelihood) and `kl` (summed over
+      latents). All are in nats per image.
 
     Raises:
       ValueError: `log_likelihood` is not [n], `kl` not [n d], or `free_nats` is negative.
@@ -136,13 +137,13 @@ def negative_elbo(
     if free_nats < 0:
         raise ValueError(f"free_nats must not be negative, got {free_nats}")
     reconstruction, kl = -jnp.mean(_wide(log_likelihood)), _wide(kl)
-    total = jnp.mean(jnp.sum(kl, axis=1))
-    penalised = jnp.mean(jnp.sum(jnp.maximum(kl, free_nats), axis=1)) if free_nats else total
-    metrics = {"elbo": -reconstruction - total, "reconstruction": reconstruction, "kl": total}
-    return reconstruction + beta * penalised, metrics
+    total_kl = jnp.mean(jnp.sum(kl, axis=1))
+    penalised_kl = jnp.mean(jnp.sum(jnp.maximum(kl, free_nats), axis=1)) if free_nats else total_kl
+    metrics = {"elbo": -reconstruction - total_kl, "reconstruction": reconstruction, "kl": total_kl}
+    return reconstruction + beta * penalised_kl, metrics
 
 
-def _sum_of_example(x: Array) -> Array:
+def _sum_over_example(x: Array) -> Array:
     return jnp.sum(x, axis=tuple(range(1, x.ndim)))
 
 

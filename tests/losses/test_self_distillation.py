@@ -189,8 +189,8 @@ def test_no_array_has_a_row_for_each_pair_or_for_each_view_of_the_student():
         ((4, 3, 5), (5, 7), (3, 2, 7), r"\(4, 3, 5\) \[n v d\]"),
         ((4, 3, 5), (6, 7), (4, 2, 7), r"prototypes \(6, 7\)"),
         ((4, 3, 5), (5, 7), (4, 2, 8), r"targets \(4, 2, 8\)"),
-        ((4, 1, 5), (5, 7), (4, 1, 7), "1 targets of 1 views make no pairs"),
-        ((4, 2, 5), (5, 7), (4, 3, 7), "3 targets of 2 views"),
+        ((4, 1, 5), (5, 7), (4, 1, 7), "targets of 1 views and embeddings of 1 views"),
+        ((4, 2, 5), (5, 7), (4, 3, 7), "targets of 3 views and embeddings of 2 views"),
     ],
 )
 def test_bad_shapes_are_named(u, w, q, message):
