@@ -95,7 +95,7 @@ class Experiment:
     @property
     def schedule(self) -> Callable[[Any], Any]:
         """step -> learning rate of the parameters that are in no named group."""
-        return self.groups.others.learning_rate
+        return self.groups.default.learning_rate
 
     @property
     def probe_classes(self) -> int | None:

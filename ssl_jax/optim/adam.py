@@ -2,9 +2,9 @@
 
     m <- b1 m + (1 - b1) g,    v <- b2 v + (1 - b2) g^2,    u = m / (sqrt(v) + eps)
 
-Adam divides m by 1 - b1^t and v by 1 - b2^t at update t. Without that the first step is longer by
-(1 - b1) / sqrt(1 - b2), 3.2 for 0.9 and 0.999, and those after it are longer too, for a thousand or
-so; BERT's learning rate is still warming up then.
+Adam divides m by 1 - b1^t and v by 1 - b2^t at update t. Without this correction the first step is
+longer by a factor of (1 - b1) / sqrt(1 - b2), which is 3.2 for 0.9 and 0.999. About a thousand
+steps after it are longer too; BERT's learning rate is still warming up during these steps.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def scale_by_adam(
     nesterov: bool = False,
     bias_correction: bool = True,
 ) -> optax.GradientTransformation:
-    """`optax.scale_by_adam`, whose bias correction may be left out.
+    """`optax.scale_by_adam` with optional bias correction.
 
     Args:
       b1, b2: decay of the averages of the gradient and of its square.
-      eps: added to the root.
-      nesterov: use b1 m + (1 - b1) g (the next step's look-ahead) instead of m.
-      bias_correction: False leaves it out.
+      eps: added to the square root.
+      nesterov: use b1 m + (1 - b1) g, the look-ahead of Nesterov's momentum, instead of m.
+      bias_correction: apply the bias correction.
     """
     if bias_correction:
         return optax.scale_by_adam(b1, b2, eps, nesterov=nesterov)
@@ -45,8 +45,8 @@ def scale_by_adam(
         del params
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, grads)
-        ahead = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, mu, grads) if nesterov else mu
-        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), ahead, nu)
+        look_ahead = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, mu, grads) if nesterov else mu
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), look_ahead, nu)
         count = optax.safe_increment(state.count)
         return updates, optax.ScaleByAdamState(count, mu, nu)
 

@@ -1,9 +1,9 @@
 """Optax transforms whose rates depend on the step of the run.
 
-The schedules of optax count the updates of their own transform. In a parameter group that is frozen
-for an epoch, whose state must not change meanwhile, such a schedule would start an epoch late. Here
-one counter stands outside of all groups (`count_steps`), and what is inside takes the step as the
-keyword argument `step`:
+Optax schedules count the updates of their own transform. The state of a frozen parameter group does
+not change, so after an epoch of freezing such a schedule would start an epoch late. Here one
+counter outside all groups (`count_steps`) counts the updates. The transforms inside it take the
+step as the keyword argument `step`:
 
     tx = count_steps(optax.chain(optax.scale_by_adam(), scale_by_learning_rate(schedule)))
 """
@@ -24,8 +24,8 @@ class StepState(NamedTuple):
     """State of `count_steps`.
 
     Attributes:
-      step: updates done, int32 [].
-      inner: the state of the inner transform.
+      step: number of updates so far, int32 [].
+      inner: state of the inner transform.
     """
 
     step: jax.Array
@@ -33,7 +33,7 @@ class StepState(NamedTuple):
 
 
 def count_steps(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Counts the updates and passes their number to `inner` as `step`: 0 at the first update."""
+    """Counts the updates and passes the count to `inner` as `step`: 0 at the first update."""
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> StepState:
@@ -42,8 +42,8 @@ def count_steps(inner: optax.GradientTransformation) -> optax.GradientTransforma
     def update(
         updates: PyTree, state: StepState, params: PyTree | None = None
     ) -> tuple[PyTree, StepState]:
-        updates, state_of_inner = inner.update(updates, state.inner, params, step=state.step)
-        return updates, StepState(optax.safe_increment(state.step), state_of_inner)
+        updates, inner_state = inner.update(updates, state.inner, params, step=state.step)
+        return updates, StepState(optax.safe_increment(state.step), inner_state)
 
     return optax.GradientTransformation(init, update)
 
@@ -51,10 +51,11 @@ def count_steps(inner: optax.GradientTransformation) -> optax.GradientTransforma
 def scale_by_learning_rate(
     learning_rate: float | optax.Schedule,
 ) -> optax.GradientTransformationExtraArgs:
-    """`optax.scale_by_learning_rate` whose schedule reads `step`.
+    """`optax.scale_by_learning_rate` with a schedule of `step`.
 
     Args:
-      learning_rate: the rate, or step -> rate; then `update` needs the keyword argument `step`.
+      learning_rate: the rate, or a schedule step -> rate, which makes `update` require the keyword
+        argument `step`.
     """
     if not callable(learning_rate):
         return optax.with_extra_args_support(optax.scale_by_learning_rate(learning_rate))
@@ -65,9 +66,9 @@ def scale_by_learning_rate(
         params: PyTree | None = None,
         *,
         step: jax.Array,
-        **others: Any,
+        **extra_args: Any,
     ) -> tuple[PyTree, optax.EmptyState]:
-        del params, others
+        del params, extra_args
         rate = -1 * learning_rate(step)
         return jax.tree.map(lambda u: jnp.asarray(rate, u.dtype) * u, updates), state
 
@@ -77,10 +78,11 @@ def scale_by_learning_rate(
 def add_decayed_weights(
     weight_decay: float | optax.Schedule, mask: Callable[[PyTree], PyTree] | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """`optax.add_decayed_weights` whose schedule reads `step`: u <- u + weight_decay(step) * w.
+    """`optax.add_decayed_weights` with a schedule of `step`: u <- u + weight_decay(step) * w.
 
     Args:
-      weight_decay: the factor, or step -> factor; then `update` needs the keyword argument `step`.
+      weight_decay: the factor, or a schedule step -> factor, which makes `update` require the
+        keyword argument `step`.
       mask: parameters -> tree of bools, True for the tensors that are decayed. Default: all.
     """
     if not callable(weight_decay):
@@ -92,9 +94,9 @@ def add_decayed_weights(
         params: PyTree | None = None,
         *,
         step: jax.Array,
-        **others: Any,
+        **extra_args: Any,
     ) -> tuple[PyTree, optax.EmptyState]:
-        del others
+        del extra_args
         if params is None:
             raise ValueError("add_decayed_weights needs params: tx.update(grads, state, params)")
         decay = weight_decay(step)

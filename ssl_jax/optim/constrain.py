@@ -12,33 +12,34 @@ PyTree = Any
 
 
 def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
-    """Changes updates so that they lead to `project` of the parameters they led to.
+    """Changes updates so that the updated parameters satisfy a constraint.
 
         u <- project(w + u) - w
 
     Place it after the optimizer and before `track_ema`, so that the moving average and checkpoints
-    see the constrained parameters. The first parameters are not its concern: call `project` on them
-    before `init`.
+    contain the constrained parameters. It does not change the initial parameters: apply `project`
+    to them before `init`.
 
     Args:
-      project: parameters -> parameters of the same structure, shapes and dtypes. Updates of arrays
-        that it returns as they came are left alone, to the bit.
+      project: maps parameters to constrained parameters of the same structure, shapes and dtypes.
+        If it returns an array object unchanged, the update of that array is not changed at all.
 
-    Raises:
-      ValueError: `project` changes the structure, a shape or a dtype; or `update` got no params.
+    Returns:
+      The transform. Its `update` raises ValueError without params, or if `project` changes the
+      structure, a shape or a dtype.
     """
 
     def update(updates: PyTree, state: optax.EmptyState, params: PyTree | None = None):
         if params is None:
             raise ValueError("constrain needs params: tx.update(grads, opt_state, params)")
-        free = optax.apply_updates(params, updates)
-        projected = project(free)
-        _check_same_shapes(free, projected)
+        unconstrained = optax.apply_updates(params, updates)
+        projected = project(unconstrained)
+        _check_same_shapes(unconstrained, projected)
 
-        def corrected(u: jax.Array, w: jax.Array, free: jax.Array, projected: jax.Array):
-            return u if projected is free else (projected - w).astype(u.dtype)
+        def corrected(u: jax.Array, w: jax.Array, unconstrained: jax.Array, projected: jax.Array):
+            return u if projected is unconstrained else (projected - w).astype(u.dtype)
 
-        return jax.tree.map(corrected, updates, params, free, projected), state
+        return jax.tree.map(corrected, updates, params, unconstrained, projected), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -22,7 +22,14 @@ PyTree = Any
 
 @dataclasses.dataclass
 class _Members:
-    """The parameters of one optimizer: the method's groups, scalars, and factors of the rate."""
+    """The parameters of one optimizer.
+
+    Attributes:
+      names: groups of the method.
+      decayed: number of scalars with weight decay.
+      excluded: number of scalars without.
+      factors: factors of layer-wise decay.
+    """
 
     names: list[str]
     decayed: int
@@ -39,28 +46,32 @@ def describe(
     total_steps: int,
     steps_per_epoch: int,
 ) -> list[tuple[str, str]]:
-    """(label, text) pairs: for each optimizer its rate, and whom it decays, adapts and clips.
+    """Describes the optimizer of each parameter group.
 
     Args:
-      groups: what the config means for the run.
+      groups: the optimizers of the run.
       params: arrays or `jax.ShapeDtypeStruct`s.
-      group_of: the method's group of the parameter at a path.
+      group_of: path of a parameter -> its group in the method.
       batch_size: global batch, examples.
-      total_steps: length of the run.
-      steps_per_epoch: of it.
+      total_steps: length of the run, steps.
+      steps_per_epoch: steps in an epoch.
+
+    Returns:
+      (label, text) lines: for each optimizer its learning rate, and how many parameters it decays,
+      adapts and clips.
     """
     run = dict(batch_size=batch_size, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    members = _members(groups, params, group_of)
-    method_groups = {name for part in members.values() for name in part.names}
+    members_by_name = _members(groups, params, group_of)
+    method_groups = {name for members in members_by_name.values() for name in members.names}
     lines: list[tuple[str, str]] = []
-    for key, part in members.items():
-        group = groups.named[key] if key else groups.others
-        whose = f"{_shorten(part.names)}: " if len(method_groups) > 1 else ""
+    for key, members in members_by_name.items():
+        group = groups.named[key] if key else groups.default
+        prefix = f"{_join_names(members.names)}: " if len(method_groups) > 1 else ""
         lines.append((
             "" if lines else "optimizer",
-            f"{whose}{group.section.name}, {_rate(group, part, **run)}",
+            f"{prefix}{group.section.name}, {_rate(group, members, **run)}",
         ))  # fmt: skip
-        lines.append(("", _treatment(group, part, total_steps)))
+        lines.append(("", _treatment(group, members, total_steps)))
     if groups.layer_decay is not None:
         lines.append(("layer-wise decay", f"a layer's rate is {groups.layer_decay:g} of the next"))
     if groups.polyak:
@@ -69,32 +80,35 @@ def describe(
 
 
 def _members(groups: Groups, params: PyTree, group_of: Callable[[str], str]) -> dict[str, _Members]:
-    """By the name of an entry of `groups.named`, "" for the others; without empty ones."""
+    """The parameters by name of an entry of `groups.named`, "" for all other groups.
+
+    Entries without parameters are left out.
+    """
     factors = [1.0] * len(jax.tree.leaves(params))
     if groups.layer_decay is not None:
         factors = jax.tree.leaves(layer_factors(params, groups.layer_decay, group_of))
-    members: dict[str, _Members] = {}
+    members_by_name: dict[str, _Members] = {}
     for (path, leaf), factor in zip(by_path(params).items(), factors, strict=True):
         name = group_of(path)
         key = name if name in groups.named else ""
-        part = members.setdefault(key, _Members([], 0, 0, []))
-        if name not in part.names:
-            part.names.append(name)
-        if path_mask(groups.of(name).section.exclude)({path: leaf})[path]:
-            part.decayed += leaf.size
+        members = members_by_name.setdefault(key, _Members([], 0, 0, []))
+        if name not in members.names:
+            members.names.append(name)
+        if path_mask(groups.group(name).section.exclude)({path: leaf})[path]:
+            members.decayed += leaf.size
         else:
-            part.excluded += leaf.size
-        part.factors += np.ravel(factor).tolist()
-    return dict(sorted(members.items()))
+            members.excluded += leaf.size
+        members.factors += np.ravel(factor).tolist()
+    return dict(sorted(members_by_name.items()))
 
 
 def _rate(
-    group: Group, part: _Members, *, batch_size: int, total_steps: int, steps_per_epoch: int
+    group: Group, members: _Members, *, batch_size: int, total_steps: int, steps_per_epoch: int
 ) -> str:
     section = group.section
     steps = np.unique(np.linspace(0, total_steps - 1, 1001).round().astype(int))
     peak = max(float(group.learning_rate(int(step))) for step in steps)
-    low, high = min(part.factors) * peak, max(part.factors) * peak
+    low, high = min(members.factors) * peak, max(members.factors) * peak
     scaling = {
         "linear": f"{section.base_lr:g} x {batch_size}/256",
         "sqrt": f"{section.base_lr:g} x sqrt({batch_size})",
@@ -111,23 +125,23 @@ def _rate(
     return text
 
 
-def _treatment(group: Group, part: _Members, total_steps: int) -> str:
+def _treatment(group: Group, members: _Members, total_steps: int) -> str:
     section = group.section
     first, last = section.weight_decay, section.weight_decay_end
-    verbs = []
+    actions = []
     if first or last:
-        verbs.append(f"decayed by {first:g}" + (f" -> {last:g}" if last is not None else ""))
+        actions.append(f"decayed by {first:g}" + (f" -> {last:g}" if last is not None else ""))
     if section.name in ("lars", "lamb"):
         trust = f" (trust {section.trust_coefficient:g})" if section.name == "lars" else ""
-        verbs.append(f"adapted to their norm{trust}")
+        actions.append(f"adapted to their norm{trust}")
     if not section.base_lr * section.lr_factor:
-        text = f"{part.decayed + part.excluded:,} parameters, never updated"
-    elif not verbs:
-        text = f"{part.decayed + part.excluded:,} parameters, not decayed"
+        text = f"{members.decayed + members.excluded:,} parameters, never updated"
+    elif not actions:
+        text = f"{members.decayed + members.excluded:,} parameters, not decayed"
     else:
-        text = f"{part.decayed:,} parameters {' and '.join(verbs)}"
-        if part.excluded:
-            text += f", {part.excluded:,} not (exclude={section.exclude!r})"
+        text = f"{members.decayed:,} parameters {' and '.join(actions)}"
+        if members.excluded:
+            text += f", {members.excluded:,} not (exclude={section.exclude!r})"
     clip = section.clip
     if clip.norm:
         scope = "over all" if clip.per == "all" else f"per {clip.per}"
@@ -139,8 +153,8 @@ def _treatment(group: Group, part: _Members, total_steps: int) -> str:
     return text
 
 
-def _shorten(names: list[str]) -> str:
-    """Names in a row, those that differ by a number alone as a range: "layer1 to layer12"."""
+def _join_names(names: list[str]) -> str:
+    """Joins names; names that differ only in a number become a range: "layer1 to layer12"."""
     parts = []
     for stem, run in itertools.groupby(names, lambda name: re.sub(r"\d+$", "", name)):
         run = sorted(run, key=lambda name: (len(name), name))

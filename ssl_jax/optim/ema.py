@@ -5,11 +5,11 @@ the teacher of DINO (Caron et al. 2021):
 
     ema <- d * ema + (1 - d) * params        after every update of the parameters
 
-Its state lives in the optimizer state, so it is saved, restored and sharded with it, and a train
-step need not know of it: `ema_params(opt_state)` finds it there.
+The average is part of the optimizer state and is saved, restored and sharded with it, so a train
+step needs no code for it. `ema_params(opt_state)` returns it.
 
-`track_polyak` is the same average of all parameters for evaluation alone (Polyak & Juditsky 1992).
-The loss never reads it, and a run may have both.
+`track_polyak` keeps the same kind of average of all parameters, for evaluation only (Polyak &
+Juditsky 1992). The loss does not use it. A run may have both averages.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class EmaState(NamedTuple):
     """State of `track_ema`.
 
     Attributes:
-      count: updates averaged so far, int32 [].
-      ema: the average, float32; without the parameters that have none.
+      count: number of updates so far, int32 [].
+      ema: the average, float32, of the parameters that the mask selects.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in optax
@@ -42,8 +42,8 @@ class PolyakState(NamedTuple):
     """State of `track_polyak`.
 
     Attributes:
-      count: updates averaged so far, int32 [].
-      average: of all parameters, float32.
+      count: number of updates so far, int32 [].
+      average: average of all parameters, float32.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in optax
@@ -53,27 +53,26 @@ class PolyakState(NamedTuple):
 def track_ema(
     decay: float | optax.Schedule, mask: Callable[[str], bool] | PyTree | None = None
 ) -> optax.GradientTransformation:
-    """Follows the parameters with a moving average. Passes updates through unchanged.
+    """Keeps a moving average of the parameters. Updates pass through unchanged.
 
-    It must see the final updates, so it goes last in a chain; outside `optax.partition` (inside, it
-    would see a part of the parameters) and inside `optax.MultiSteps` and `optax.apply_if_finite`
-    (outside, it would count micro-steps and rejected steps).
+    It needs the final updates, so place it last in a chain: outside `optax.partition`, inside of
+    which it would get only some of the parameters, and inside `optax.MultiSteps` and
+    `optax.apply_if_finite`, outside of which it would count micro-steps and rejected steps.
 
         tx = optax.chain(optax.adamw(1e-3), track_ema(0.996))
 
     Args:
-      decay: d, or a schedule of it over this transform's own count of updates: the first update
-        uses `decay(0)`. 1 freezes the average, 0 copies the parameters.
-      mask: which parameters have an average: a predicate on the path ("encoder/stem/conv/kernel"),
-        or a tree of bools shaped like the parameters or like an upper part of them. Default: all.
+      decay: d, or a schedule of this transform's own count of updates: the first update uses
+        `decay(0)`. 1 freezes the average, 0 copies the parameters.
+      mask: the parameters to average: a predicate on the path ("encoder/stem/conv/kernel"), or a
+        tree of bools with the structure of the parameters or of a prefix of it. Default: all.
 
     Returns:
-      A transform. The average starts as a copy of the parameters, which share no buffer with it
-      (both may be donated), and is kept in float32: in bfloat16 it would stand still, as 1 - d is
-      below half a unit in the last place. Under a mask it is the parameters' nested dict without
-      the leaves that have no average and without the dicts that this leaves empty, so
-      `ema_params(opt_state)["encoder"]` is what the encoder takes, and a predictor without a twin
-      is simply not there.
+      A transform. The average starts as a copy of the parameters that shares no buffer with them,
+      so both may be donated. It is float32: in bfloat16 it would not change, because 1 - d is below
+      half a unit in the last place. With a mask, leaves without an average and dicts that become
+      empty are removed from the nested dict of parameters: `ema_params(opt_state)["encoder"]` has
+      the structure of the encoder's parameters, and a predictor without an average has no entry.
     """
     schedule = decay if callable(decay) else lambda count: decay
 
@@ -89,7 +88,7 @@ def track_ema(
         if params is None:
             raise ValueError("track_ema needs params: tx.update(grads, opt_state, params)")
         d = jnp.asarray(schedule(state.count), jnp.float32)
-        # What the parameters will be, rounded to their own dtype.
+        # The parameters after this update, rounded to their own dtype.
         params = optax.apply_updates(_select(params, mask), _select(updates, mask))
         ema = jax.tree.map(lambda e, p: d * e + (1 - d) * p.astype(jnp.float32), state.ema, params)
         return updates, EmaState(count=optax.safe_increment(state.count), ema=ema)
@@ -98,10 +97,10 @@ def track_ema(
 
 
 def track_polyak(decay: float) -> optax.GradientTransformation:
-    """Averages all parameters for evaluation; `track_ema` under another name in the state.
+    """Averages all parameters for evaluation: `track_ema` with a state of another type.
 
     Args:
-      decay: d of average <- d * average + (1 - d) * params.
+      decay: d in average <- d * average + (1 - d) * params.
     """
     ema = track_ema(decay)
 
@@ -109,30 +108,30 @@ def track_polyak(decay: float) -> optax.GradientTransformation:
         return PolyakState(*ema.init(params))
 
     def update(updates: PyTree, state: PolyakState, params: PyTree | None = None):
-        updates, after = ema.update(updates, EmaState(*state), params)
-        return updates, PolyakState(*after)
+        updates, new_state = ema.update(updates, EmaState(*state), params)
+        return updates, PolyakState(*new_state)
 
     return optax.GradientTransformation(init, update)
 
 
 def ema_params(opt_state: PyTree) -> PyTree | None:
-    """The moving average inside an optimizer state, wherever it is nested; None if there is none.
+    """The average of `track_ema` in an optimizer state, at any depth; None if there is none.
 
     Raises:
-      ValueError: there is more than one.
+      ValueError: the state contains more than one.
     """
-    state = _only(opt_state, EmaState)
+    state = _only_state(opt_state, EmaState)
     return None if state is None else state.ema
 
 
 def polyak_params(opt_state: PyTree) -> PyTree | None:
-    """As `ema_params`, of the average that `track_polyak` keeps."""
-    state = _only(opt_state, PolyakState)
+    """The average of `track_polyak` in an optimizer state, as `ema_params`."""
+    state = _only_state(opt_state, PolyakState)
     return None if state is None else state.average
 
 
-def _only(opt_state: PyTree, kind: type) -> Any | None:
-    """The one state of a kind, None if there is none."""
+def _only_state(opt_state: PyTree, kind: type) -> Any | None:
+    """The state of type `kind` in an optimizer state; None if there is none."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
     states = [node for node in leaves if isinstance(node, kind)]
     if len(states) > 1:
@@ -153,13 +152,13 @@ def _select(tree: PyTree, mask: Callable[[str], bool] | PyTree | None) -> PyTree
 
 
 def _prune(tree: PyTree, mask: PyTree) -> PyTree:
-    if not isinstance(mask, Mapping):  # one bool for all that is below
+    if not isinstance(mask, Mapping):  # one bool for the whole subtree
         return tree if mask else {}
     if mask.keys() != tree.keys():
         raise ValueError(f"the mask has keys {sorted(mask)}, the parameters {sorted(tree)}")
     pruned = {}
     for name, child in tree.items():
-        kept = _prune(child, mask[name])
-        if not isinstance(kept, Mapping) or kept:
-            pruned[name] = kept
+        subtree = _prune(child, mask[name])
+        if not isinstance(subtree, Mapping) or subtree:
+            pruned[name] = subtree
     return pruned

@@ -24,9 +24,9 @@ from ssl_jax.optim.schedules import Schedule
 from ssl_jax.optim.trust import scale_by_trust_ratio
 
 PyTree = Any
-# Where the averages of the parameters are in the optimizer's state.
+# Paths of the averages of the parameters in the optimizer state.
 AVERAGE_PATHS = {"ema": "inner/ema/ema", "polyak": "inner/polyak/average"}
-_OTHERS = "_others"  # label of the parameters that no entry of `groups` concerns
+_OTHERS = "_others"  # label of the parameters in no group of the config
 
 
 def make_optimizer(
@@ -40,58 +40,61 @@ def make_optimizer(
     param_group: Callable[[str], str] | None = None,
     constrain: Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
-    """Clipping, one optimizer for each group, layer-wise decay, the constraint, the averages.
+    """Makes the transform of gradients to updates that the config describes.
 
-    All schedules are functions of the step of the run, which one counter outside of the groups
-    counts. While a group is frozen its parameters and its optimizer state stay as they are, and its
-    gradients are outside of clip norms.
+    It applies, in this order: clipping, the optimizer of each parameter group, layer-wise decay,
+    the constraint, and the averages of the parameters.
+
+    All schedules are functions of the step of the run, which is counted once, outside the groups.
+    While a group is frozen, its parameters and its optimizer state do not change, and clip norms do
+    not include its gradients.
 
     Args:
       config: the config's optimizer section, see `ssl_jax.optim.section.OptimizerSection`.
-      batch_size: global batch, examples; with the next two, what `make_schedule` needs.
-      total_steps: length of the run.
-      steps_per_epoch: of it.
-      ema_decay: decay of the parameters' moving average or its schedule; None for no average.
-      ema_filter: whether the parameter at a path has an average; default all.
-      param_group: the group of the parameter at a path ("encoder/stem/conv/kernel"). Groups that
-        `config.groups` does not name follow the section itself.
-      constrain: see `ssl_jax.optim.constrain`; the caller applies it to the first parameters.
+      batch_size: global batch, examples; scales the learning rate.
+      total_steps: length of the run, steps.
+      steps_per_epoch: steps in an epoch.
+      ema_decay: decay of the parameters' moving average, or its schedule; None: no average.
+      ema_filter: path of a parameter -> whether it has an average; default: all have one.
+      param_group: path of a parameter ("encoder/stem/conv/kernel") -> its group. The optimizer of
+        groups without an entry in `config.groups` is that of the section itself.
+      constrain: see `ssl_jax.optim.constrain`; the caller applies it to the initial parameters.
 
     Returns:
-      The transform. Its `init` raises UserError if `config.groups` names a group no parameter is
-      in. Updates are to be applied with `optax.apply_updates`.
+      The transform. Apply its updates with `optax.apply_updates`. Its `init` raises UserError if a
+      group in `config.groups` has no parameters.
 
     Raises:
-      UserError: an unknown key, or a value that its key does not take.
+      UserError: an unknown key or a bad value.
     """
     groups = read_groups(
         config, batch_size=batch_size, total_steps=total_steps, steps_per_epoch=steps_per_epoch
     )
     group_of = param_group or (lambda path: "default")
-    is_frozen = any(group.frozen_steps for group in (groups.others, *groups.named.values()))
-    frozen = [zero_before(_first_steps(groups, group_of))] if is_frozen else []
+    any_frozen = any(group.frozen_steps for group in (groups.default, *groups.named.values()))
+    zero_frozen = [zero_before(_first_steps(groups, group_of))] if any_frozen else []
 
     clips = _clips(groups, group_of)
-    parts = [*(frozen if clips else []), *clips, _optimizers(groups, group_of)]
+    transforms = [*(zero_frozen if clips else []), *clips, _optimizers(groups, group_of)]
     if groups.layer_decay is not None:
-        parts.append(scale_by_layer(groups.layer_decay, group_of))
+        transforms.append(scale_by_layer(groups.layer_decay, group_of))
     if constrain is not None:
-        parts += [constrain_updates(constrain), *frozen]
-    named = [("rules", optax.chain(*parts))]
+        transforms += [constrain_updates(constrain), *zero_frozen]
+    chain = [("rules", optax.chain(*transforms))]
     if ema_decay is not None:
-        named.append(("ema", track_ema(ema_decay, ema_filter)))
+        chain.append(("ema", track_ema(ema_decay, ema_filter)))
     if groups.polyak:
-        named.append(("polyak", track_polyak(groups.polyak)))
-    return count_steps(optax.named_chain(*named))
+        chain.append(("polyak", track_polyak(groups.polyak)))
+    return count_steps(optax.named_chain(*chain))
 
 
 def _optimizers(groups: Groups, group_of: Callable[[str], str]) -> optax.GradientTransformation:
-    others = _optimizer(groups.others)
+    default = _optimizer(groups.default)
     if not groups.named:
-        return others
+        return default
     named = {name: _optimizer(group) for name, group in groups.named.items()}
     labels = _by_path(lambda path: label if (label := group_of(path)) in named else _OTHERS)
-    partition = optax.partition({_OTHERS: others, **named}, labels)
+    partition = optax.partition({_OTHERS: default, **named}, labels)
 
     def init(params: PyTree) -> optax.OptState:
         present = set(jax.tree.leaves(_by_path(group_of)(params)))
@@ -112,8 +115,8 @@ def _optimizer(group: Group) -> optax.GradientTransformation:
 
 
 def _update_rule(group: Group) -> optax.GradientTransformation:
-    """The update rule that the group names. `exclude` keeps parameters from weight decay and, in
-    LARS and LAMB, from layer-wise adaptation."""
+    """The update rule of a group. `exclude` excludes parameters from weight decay and, in LARS and
+    LAMB, from layer-wise adaptation."""
     section, mask = group.section, path_mask(group.section.exclude)
     if section.name == "lars":
         return lars(
@@ -127,7 +130,7 @@ def _update_rule(group: Group) -> optax.GradientTransformation:
         )
     decay = add_decayed_weights(group.weight_decay, mask)
     rate = scale_by_learning_rate(group.learning_rate)
-    if section.name == "sgd":  # decay in the gradient and rate outside the momentum, as everywhere
+    if section.name == "sgd":  # decay is added to the gradient; the rate is outside the momentum
         return optax.chain(decay, optax.trace(section.momentum, section.nesterov), rate)
     adam = scale_by_adam(
         section.b1,
@@ -136,24 +139,24 @@ def _update_rule(group: Group) -> optax.GradientTransformation:
         nesterov=section.nesterov,
         bias_correction=section.bias_correction,
     )
-    # optax.lamb would adapt the excluded parameters too.
+    # optax.lamb has no mask for the adaptation.
     adapt = [optax.masked(scale_by_trust_ratio(), mask)] if section.name == "lamb" else []
     return optax.chain(adam, decay, *adapt, rate)
 
 
 def _clips(groups: Groups, group_of: Callable[[str], str]) -> list[optax.GradientTransformation]:
-    """The clipping of all groups together, and of those that set their own."""
-    alone = {name for name, group in groups.named.items() if group.clips_alone}
+    """The clipping shared by all groups, and that of groups with their own `clip` section."""
+    own_clips = {name for name, group in groups.named.items() if group.has_own_clip}
     clips = []
-    shared = groups.others.section.clip
+    shared = groups.default.section.clip
     if shared.norm:
         clip = clip_by_norm(shared.norm, shared.per, group_of)
-        together = _by_path(lambda path: group_of(path) not in alone)
-        clips.append(optax.masked(clip, together) if alone else clip)
-    for name in sorted(alone):
-        own = groups.named[name].section.clip
-        if own.norm:
-            clip = clip_by_norm(own.norm, own.per, group_of)
+        uses_shared = _by_path(lambda path: group_of(path) not in own_clips)
+        clips.append(optax.masked(clip, uses_shared) if own_clips else clip)
+    for name in sorted(own_clips):
+        section = groups.named[name].section.clip
+        if section.norm:
+            clip = clip_by_norm(section.norm, section.per, group_of)
             clips.append(
                 optax.masked(clip, _by_path(lambda path, name=name: group_of(path) == name))
             )
@@ -162,11 +165,11 @@ def _clips(groups: Groups, group_of: Callable[[str], str]) -> list[optax.Gradien
 
 def _first_steps(groups: Groups, group_of: Callable[[str], str]) -> Callable[[PyTree], PyTree]:
     """The step at which each array gets its first update."""
-    return _by_path(lambda path: groups.of(group_of(path)).frozen_steps)
+    return _by_path(lambda path: groups.group(group_of(path)).frozen_steps)
 
 
 def _by_path(function: Callable[[str], Any]) -> Callable[[PyTree], PyTree]:
-    """tree -> tree of `function` of each leaf's path."""
+    """Returns a function that replaces each leaf of a tree by `function` of its path."""
     return lambda tree: jax.tree_util.tree_map_with_path(
         lambda path, _: function(path_string(path)), tree
     )

@@ -1,6 +1,7 @@
-"""Freezes parameters for the first part of a run.
+"""Freezes parameters during the first part of a run.
 
-DINO freezes the last layer of its head for an epoch (Caron et al. 2021), SwAV its prototypes.
+DINO freezes the last layer of its head for the first epoch (Caron et al. 2021), SwAV the
+prototypes.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ PyTree = Any
 def freeze_until(
     inner: optax.GradientTransformation, first_step: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Keeps the parameters and the state of `inner` as they are before the step `first_step`.
+    """Freezes the parameters and the state of `inner` before the step `first_step`.
 
-    Updates are 0 and no leaf of the state changes, counts included, whatever the gradients are. It
-    is what PyTorch does with parameters whose `grad` is None: at `first_step` the moments of Adam
-    start from 0 and its bias correction from its first update.
+    Until then updates are 0 and no leaf of the state changes, not even a count. PyTorch does the
+    same with parameters whose `grad` is None: at `first_step` Adam's moments are still 0, and its
+    bias correction starts from its first update.
 
     Args:
-      inner: transform whose `update` may read `step`.
-      first_step: number of updates to leave out, counted from the start of the run.
+      inner: a transform; its `update` may take `step`.
+      first_step: step of the run of the first update that is applied.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -36,11 +37,11 @@ def freeze_until(
         params: PyTree | None = None,
         *,
         step: jax.Array,
-        **others: Any,
+        **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
-        updates, after = inner.update(updates, state, params, step=step, **others)
+        updates, new_state = inner.update(updates, state, params, step=step, **extra_args)
         frozen = step < first_step
-        state = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), state, after)
+        state = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), state, new_state)
         return _zeros_where(frozen, updates), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
@@ -49,10 +50,11 @@ def freeze_until(
 def zero_before(
     first_steps: Callable[[PyTree], PyTree],
 ) -> optax.GradientTransformationExtraArgs:
-    """Sets an array of the updates to 0 before the step of the run from which it counts.
+    """Sets the updates of an array to 0 before its first step.
 
     Args:
-      first_steps: updates -> tree of ints, each array's first step; 0 leaves it alone.
+      first_steps: maps a tree of updates to a tree of ints, the first step of each array; 0: never
+        frozen.
     """
 
     def update(
@@ -61,9 +63,9 @@ def zero_before(
         params: PyTree | None = None,
         *,
         step: jax.Array,
-        **others: Any,
+        **extra_args: Any,
     ) -> tuple[PyTree, optax.EmptyState]:
-        del params, others
+        del params, extra_args
         zeroed = jax.tree.map(
             lambda first, u: _zeros_where(step < first, u) if first else u,
             first_steps(updates),

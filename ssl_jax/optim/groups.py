@@ -23,18 +23,18 @@ class Group:
     """The optimizer of one parameter group.
 
     Attributes:
-      section: its keys.
-      learning_rate: step of the run -> learning rate; layer-wise decay comes on top.
+      section: the config keys of the group.
+      learning_rate: step of the run -> learning rate, before layer-wise decay.
       weight_decay: factor of the weights, or step of the run -> factor.
-      frozen_steps: updates at the start of the run that leave the group as it is.
-      clips_alone: whether its gradients are clipped apart from those of other groups.
+      frozen_steps: number of steps at the start of the run without updates of the group.
+      has_own_clip: whether the group's gradients are clipped separately from other groups.
     """
 
     section: GroupSection
     learning_rate: Schedule
     weight_decay: float | Schedule
     frozen_steps: int
-    clips_alone: bool = False
+    has_own_clip: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,29 +42,31 @@ class Groups:
     """The optimizers of all parameters.
 
     Attributes:
-      others: of parameters in no group of `named`.
-      named: by the group's name, as entries of `optimizer.groups`.
-      layer_decay: factor of the rates from a layer to the one before it; None: one rate for all.
-      polyak: decay of the average of all parameters, 0 for none.
+      default: for parameters in no group of `named`.
+      named: by name of the group, from the entries of `optimizer.groups`.
+      layer_decay: learning rate of a layer divided by that of the next layer; None: no layer-wise
+        decay.
+      polyak: decay of the average of all parameters; 0: no average.
     """
 
-    others: Group
+    default: Group
     named: Mapping[str, Group]
     layer_decay: float | None
     polyak: float
 
-    def of(self, name: str) -> Group:
-        """The optimizer of the parameters that the method puts into the group `name`."""
-        return self.named.get(name, self.others)
+    def group(self, name: str) -> Group:
+        """The optimizer of the method's parameter group `name`."""
+        return self.named.get(name, self.default)
 
     def rates(self, step: int) -> dict[str, float]:
-        """The rates of the update at `step`, to log.
+        """The learning rates and weight decays of the update at `step`, for logging.
 
         "learning_rate" is that of the parameters in no named group, "learning_rate/NAME" that of a
-        named one; 0 while it is frozen. "weight_decay" likewise, where it changes over the run.
+        named group; it is 0 while the group is frozen. "weight_decay" and "weight_decay/NAME" are
+        included if the weight decay has a schedule.
         """
         rates = {}
-        for name, group in {"": self.others, **self.named}.items():
+        for name, group in {"": self.default, **self.named}.items():
             suffix = f"/{name}" if name else ""
             is_frozen = step < group.frozen_steps
             rates[f"learning_rate{suffix}"] = 0.0 if is_frozen else float(group.learning_rate(step))
@@ -81,8 +83,8 @@ def read_groups(
     Args:
       config: the section, see `ssl_jax.optim.section.OptimizerSection`.
       batch_size: global batch, examples.
-      total_steps: length of the run.
-      steps_per_epoch: of it.
+      total_steps: length of the run, steps.
+      steps_per_epoch: steps in an epoch.
 
     Raises:
       UserError: an unknown key or a bad value.
@@ -93,21 +95,21 @@ def read_groups(
     for name, overrides in section.groups.items():
         if name == LAYERWISE:
             continue
-        of_group = read_group(config, name, overrides)
-        clips_alone = "clip" in overrides
-        if clips_alone and of_group.clip.norm and of_group.clip.per == "all":
+        group_section = read_group(config, name, overrides)
+        has_own_clip = "clip" in overrides
+        if has_own_clip and group_section.clip.norm and group_section.clip.per == "all":
             raise UserError(
                 f"optimizer.groups.{name}.clip.per is 'all', which concerns all groups together; "
                 "use 'group' or 'tensor'"
             )
-        named[name] = _group(of_group, clips_alone, **run)
+        named[name] = _group(group_section, has_own_clip, **run)
     layerwise = section.groups.get(LAYERWISE)
     if layerwise is not None:
         layerwise = fields.read(Layerwise, layerwise, f"optimizer.groups.{LAYERWISE}").decay
     return Groups(_group(section, False, **run), named, layerwise, section.polyak)
 
 
-def _group(section: GroupSection, clips_alone: bool, **run: int) -> Group:
+def _group(section: GroupSection, has_own_clip: bool, **run: int) -> Group:
     weight_decay = section.weight_decay
     if section.weight_decay_end is not None:
         weight_decay = cosine_between(weight_decay, section.weight_decay_end, run["total_steps"])
@@ -115,12 +117,12 @@ def _group(section: GroupSection, clips_alone: bool, **run: int) -> Group:
     if frozen_steps is None:
         frozen_steps = round(section.frozen_epochs * run["steps_per_epoch"])
     schedule = make_schedule(section, **run)
-    return Group(section, schedule, weight_decay, frozen_steps, clips_alone)
+    return Group(section, schedule, weight_decay, frozen_steps, has_own_clip)
 
 
 def schedule_notes(groups: Groups, *, total_steps: int, steps_per_epoch: int) -> list[str]:
-    """Warnings about the optimizer of the groups in a run of this length, a line each."""
-    shared = _notes(groups.others, total_steps, steps_per_epoch)
+    """Warnings about the optimizers of the groups for a run of this length, one line each."""
+    shared = _notes(groups.default, total_steps, steps_per_epoch)
     return shared + [
         f"optimizer.groups.{name}: {note}"
         for name, group in groups.named.items()

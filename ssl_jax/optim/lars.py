@@ -10,8 +10,8 @@ followed by momentum. Two orders of momentum and learning rate are in use:
     "lr_inside"     v <- m v + lr g;    w <- w - v        SimCLR's released code
     "lr_outside"    v <- m v + g;       w <- w - lr v     BYOL, Barlow Twins, VICReg
 
-They agree while the learning rate is constant and differ under warm-up and decay: inside, a step
-taken at a small learning rate stays small in the momentum buffer.
+They are equal while the learning rate is constant, and differ during warm-up and decay: with
+"lr_inside", a step at a small learning rate stays small in the momentum buffer.
 """
 
 from __future__ import annotations
@@ -40,19 +40,20 @@ def lars(
     momentum_order: MomentumOrder = "lr_inside",
     eps: float = 0.0,
 ) -> optax.GradientTransformation:
-    """LARS with exclusions and either order of momentum.
+    """LARS with a mask of excluded parameters, and with either order of momentum.
 
     Args:
-      learning_rate: lr, or step of the run -> lr; `update` then needs `step`, see `count_steps`.
-      weight_decay: times the weights added to the gradient before the norms are taken; or step of
-        the run -> weight decay.
+      learning_rate: lr, or a schedule step of the run -> lr; `update` then needs `step`, see
+        `count_steps`.
+      weight_decay: factor of the weights, which are added to the gradient before the norms are
+        computed; or a schedule step of the run -> factor.
       momentum: m.
       trust_coefficient: eta of the paper.
-      nesterov: use m v + g' (the next step's look-ahead) instead of v.
-      mask: tree of bools, or a function from the parameters to one: True for tensors that are
-        decayed and adapted; the others follow plain SGD with momentum. Default: all but biases,
-        norm scales and norm offsets (`path_mask()`).
-      momentum_order: of momentum and learning rate.
+      nesterov: use m v + g', the look-ahead of Nesterov's momentum, instead of v.
+      mask: tree of bools, or a function from the parameters to such a tree: True for tensors with
+        weight decay and adaptation; the other tensors use plain SGD with momentum. Default: all but
+        biases, norm scales and norm offsets (`path_mask()`).
+      momentum_order: order of momentum and learning rate, see above.
       eps: added to |g|.
     """
     mask = path_mask() if mask is None else mask

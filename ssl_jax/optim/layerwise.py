@@ -1,8 +1,8 @@
-"""Layer-wise learning rate decay: layers near the input learn slower (ELECTRA, BEiT, MAE).
+"""Layer-wise learning rate decay: smaller rates for layers near the input (ELECTRA, BEiT, MAE).
 
     u <- decay^(L + 1 - i) u        for layer i of L, 1 next to the input; i = 0: embeddings
 
-Whatever follows the last layer keeps its rate.
+Parameters after the last layer, such as a head, keep their rate.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _LAYER = re.compile(r"layer([1-9]\d*)")
 
 
 def scale_by_layer(decay: float, group_of: Callable[[str], str]) -> optax.GradientTransformation:
-    """Multiplies updates, and so the rates of any optimizer, by powers of `decay`.
+    """Multiplies updates by powers of `decay`, which scales the learning rates of any optimizer.
 
     Args:
-      decay: what the rate falls by from a layer to the one before it.
-      group_of: the group of the parameter at a path: "embed", "layer1" and so on, or "layers" for
-        arrays of equal layers stacked along their first axis; other groups keep their rate.
+      decay: learning rate of a layer divided by that of the next layer.
+      group_of: path of a parameter -> its group: "embed", "layer1", "layer2" and so on, or "layers"
+        for arrays of layers stacked along their first axis. Other groups keep their rate.
 
     Returns:
-      A transform. Its `init` raises UserError where there is no layer.
+      A transform. Its `init` raises UserError if there are no layers.
     """
 
     def init(params: PyTree) -> optax.EmptyState:
@@ -55,10 +55,11 @@ def scale_by_layer(decay: float, group_of: Callable[[str], str]) -> optax.Gradie
 
 
 def layer_factors(params: PyTree, decay: float, group_of: Callable[[str], str]) -> PyTree:
-    """What `scale_by_layer` multiplies each array by: a float or, of l stacked layers, float64 [l].
+    """The factor of each array in `scale_by_layer`: a float, or float64 [l] for l stacked layers.
 
     Raises:
-      UserError: there is no layer, or a stack of layers beside single ones or beside a longer one.
+      UserError: there are no layers, stacked layers as well as single ones, or stacks of different
+        depths.
     """
     groups = jax.tree_util.tree_map_with_path(lambda path, _: group_of(path_string(path)), params)
     names = set(jax.tree.leaves(groups))

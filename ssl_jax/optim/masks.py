@@ -14,18 +14,18 @@ from ssl_jax.core.tree_paths import path_string
 
 PyTree = Any
 
-# Biases and the scales and offsets of norms get neither weight decay nor layer-wise adaptation, in
-# SimCLR (Chen et al. 2020, released code) and nearly everything after it.
+# Biases and the scales and offsets of norms have neither weight decay nor layer-wise adaptation, as
+# in SimCLR (Chen et al. 2020, released code) and most later methods.
 DEFAULT_EXCLUDE = r"(bias|scale)$"
 
 
 def path_mask(exclude: str = DEFAULT_EXCLUDE) -> Callable[[PyTree], PyTree]:
     """A mask for optax: True on leaves whose path does *not* match the regex `exclude`.
 
-    The regex is searched for anywhere in the path; `""` excludes nothing.
+    The regex may match anywhere in the path; `""` excludes nothing.
 
     Raises:
-      UserError: not a regular expression.
+      UserError: `exclude` is not a regular expression.
     """
     try:
         pattern = re.compile(exclude)
@@ -41,14 +41,14 @@ def path_mask(exclude: str = DEFAULT_EXCLUDE) -> Callable[[PyTree], PyTree]:
 
 
 class ExcludedCount(NamedTuple):
-    """Numbers of scalars on either side of a mask."""
+    """Numbers of scalar parameters that a mask includes and excludes."""
 
     included: int
     excluded: int
 
 
 def count_excluded(params: PyTree, exclude: str = DEFAULT_EXCLUDE) -> ExcludedCount:
-    """How many parameters are decayed and adapted, and how many `exclude` keeps from it.
+    """Counts the scalar parameters with weight decay and adaptation, and those excluded from it.
 
     Args:
       params: arrays or `jax.ShapeDtypeStruct`s.

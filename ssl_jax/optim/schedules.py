@@ -1,7 +1,7 @@
 """Schedules: functions step -> value. Step 0 is the first update.
 
-Each takes a Python int (and then answers on the host, in NumPy, without a device) or a JAX array,
-traced or not.
+The step is a Python int or a JAX array, which may be traced. For an int the value is computed in
+NumPy, without a device.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ def warmup_linear(
 ) -> Schedule:
     """Linear warm-up from `start_factor * peak` to `peak`, then a line to `final_factor * peak`.
 
-    The line starts from `peak` where the warm-up ends. Not `shifted`, it starts from there at step
-    0, as in BERT's released code: behind a warm-up of 1% of the run the rate falls by 1% at once.
+    If `shifted`, the line has the value `peak` at the end of the warm-up. Otherwise it has that
+    value at step 0, as in BERT's released code: after a warm-up of 1% of the run the rate drops at
+    once by 1%.
     """
     start = warmup_steps if shifted else 0
 
@@ -89,8 +90,8 @@ def warmup_step(
     *,
     start_factor: float = 0.0,
 ) -> Schedule:
-    """Linear warm-up from `start_factor * peak` to `peak`, then times `decay_factor` from each
-    milestone step on."""
+    """Linear warm-up from `start_factor * peak` to `peak`, which is then multiplied by
+    `decay_factor` at each milestone step."""
     milestones = tuple(milestones)
 
     def factor(xp: Any, step: Any) -> Any:
@@ -116,7 +117,7 @@ def cosine_between(start: float, end: float, total_steps: int) -> Schedule:
 
 
 def cosine_ema(base_decay: float, total_steps: int) -> Schedule:
-    """A moving average's decay, from `base_decay` at step 0 along half a cosine to 1.
+    """Decay of a moving average: half a cosine from `base_decay` at step 0 to 1 at `total_steps`.
 
     1 - (1 - base_decay) * (1 + cos(pi * step / total_steps)) / 2: BYOL, Grill et al. 2020, 3.3.
     """
@@ -142,18 +143,19 @@ def linear_ema(base_decay: float, total_steps: int) -> Schedule:
 def make_schedule(
     section: GroupSection, *, batch_size: int, total_steps: int, steps_per_epoch: int
 ) -> Schedule:
-    """The learning rate that the keys of a parameter group mean for this run.
+    """The learning rate schedule of a parameter group.
 
     Args:
-      section: of it base_lr, lr_scaling, lr_factor, schedule, warmup_epochs, warmup_steps (wins
-        when set), warmup_start, final_lr_factor, milestones and decay_factor.
+      section: the keys read are base_lr, lr_scaling, lr_factor, schedule, warmup_epochs,
+        warmup_steps (overrides warmup_epochs), warmup_start, final_lr_factor, milestones and
+        decay_factor.
       batch_size: global batch, examples.
-      total_steps: length of the run.
-      steps_per_epoch: of it.
+      total_steps: length of the run, steps.
+      steps_per_epoch: steps in an epoch.
 
     Returns:
-      step -> learning rate, float32 []. A warm-up longer than the run is cut to it;
-      `schedule_notes` says so.
+      step -> learning rate, float32 []. A warm-up longer than the run is shortened to the run;
+      `schedule_notes` then returns a warning.
 
     Raises:
       UserError: the run has no steps.
@@ -176,14 +178,14 @@ def make_schedule(
 
 
 def warmup_length(section: GroupSection, steps_per_epoch: int) -> int:
-    """Steps of the warm-up that a group's keys ask for; a short run may have fewer steps."""
+    """Warm-up steps of a group, from `warmup_steps` or `warmup_epochs`; not limited to the run."""
     if section.warmup_steps is not None:
         return section.warmup_steps
     return round(section.warmup_epochs * steps_per_epoch)
 
 
 def _progress(xp: Any, step: Any, start: int, end: int) -> Any:
-    """The share of [start, end] that `step` has gone, between 0 and 1."""
+    """The position of `step` in [start, end], scaled to [0, 1]."""
     return xp.clip((step - start) / max(end - start, 1), 0.0, 1.0)
 
 

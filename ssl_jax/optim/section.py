@@ -23,7 +23,7 @@ from ssl_jax.optim.masks import DEFAULT_EXCLUDE
 
 Scaling = Literal["linear", "sqrt", "none"]
 
-# The entry of `groups` that concerns all layers of a net.
+# The entry of `groups` for layer-wise decay.
 LAYERWISE = "layerwise"
 
 
@@ -32,11 +32,11 @@ class Clip:
     """Gradient clipping, see `ssl_jax.optim.clip`."""
 
     norm: Annotated[
-        float, not_negative, "Gradients longer than it are shortened to it; 0: off."
+        float, not_negative, "Largest norm of gradients; longer ones are scaled to it. 0: off."
     ] = 0.0
     per: Annotated[
         Scope,
-        "What has a norm: all parameters together, each parameter group, or each tensor (DINO).",
+        "What a norm is taken over: all parameters, each parameter group, or each tensor (DINO).",
     ] = "all"
 
 
@@ -55,19 +55,23 @@ class GroupSection:
         Literal["cosine", "constant", "step", "linear", "linear_unshifted"],
         "The learning rate after the warm-up; linear_unshifted is BERT's.",
     ] = "cosine"
-    warmup_epochs: Annotated[float, not_negative, "Length of the linear warm-up."] = 10.0
-    warmup_steps: Annotated[int | None, not_negative, "Wins over warmup_epochs."] = None
+    warmup_epochs: Annotated[float, not_negative, "Length of the linear warm-up, epochs."] = 10.0
+    warmup_steps: Annotated[int | None, not_negative, "Overrides warmup_epochs."] = None
     warmup_start: Annotated[
-        float, fraction, "First learning rate of the warm-up over the peak (SwAV: 1/16)."
+        float,
+        fraction,
+        "Learning rate at the start of the warm-up, as a fraction of the peak (SwAV: 1/16).",
     ] = 0.0
-    final_lr_factor: Annotated[float, not_negative, "Last learning rate over the peak."] = 0.0
+    final_lr_factor: Annotated[
+        float, not_negative, "Learning rate at the end of the run divided by the peak."
+    ] = 0.0
     milestones: Annotated[
         tuple[float, ...],
         each(open_fraction),
-        "Of schedule step: fractions of the run at which the rate falls.",
+        "For schedule step: fractions of the run at which the rate is multiplied by decay_factor.",
     ] = ()
     decay_factor: Annotated[
-        float, positive, "Of schedule step: what the rate is multiplied by at a milestone."
+        float, positive, "For schedule step: factor of the rate at each milestone."
     ] = 0.1
     weight_decay: Annotated[float, not_negative, "Weight decay (at the first step)."] = 1e-6
     weight_decay_end: Annotated[
@@ -76,40 +80,44 @@ class GroupSection:
         "Weight decay at the end of the run, along half a cosine from weight_decay (DINO: 0.04 to "
         "0.4); None: constant.",
     ] = None
-    momentum: Annotated[float, below_one, "Of lars and sgd."] = 0.9
+    momentum: Annotated[float, below_one, "Momentum of lars and sgd."] = 0.9
     nesterov: Annotated[bool, "Nesterov's momentum."] = False
-    b1: Annotated[float, below_one, "Of adamw and lamb: decay of the mean of gradients."] = 0.9
-    b2: Annotated[float, below_one, "Of adamw and lamb: decay of the mean of squares."] = 0.999
-    eps: Annotated[float, positive, "Of adamw and lamb: added to the root."] = 1e-8
-    bias_correction: Annotated[bool, "Of adamw and lamb; BERT's released code has none."] = True
-    trust_coefficient: Annotated[float, positive, "Of lars."] = 1e-3
+    b1: Annotated[float, below_one, "For adamw and lamb: decay of the average of gradients."] = 0.9
+    b2: Annotated[
+        float, below_one, "For adamw and lamb: decay of the average of squared gradients."
+    ] = 0.999
+    eps: Annotated[float, positive, "For adamw and lamb: added to the square root."] = 1e-8
+    bias_correction: Annotated[bool, "For adamw and lamb; False in BERT's released code."] = True
+    trust_coefficient: Annotated[float, positive, "Trust coefficient of lars."] = 1e-3
     momentum_order: Annotated[
         MomentumOrder,
-        "Of lars: learning rate inside the momentum (SimCLR) or outside (BYOL).",
+        "For lars: learning rate inside the momentum (SimCLR) or outside (BYOL).",
     ] = "lr_inside"
     clip: Annotated[Clip, "Gradient clipping."] = Clip()
     exclude: Annotated[
-        str, regex, "Paths of parameters that are neither decayed nor adapted to their norm."
+        str,
+        regex,
+        "Regex of the paths of parameters without weight decay and layer-wise adaptation.",
     ] = DEFAULT_EXCLUDE
     frozen_epochs: Annotated[
         float,
         not_negative,
-        "First part of the run without updates: parameters and optimizer state stay as they are.",
+        "Epochs at the start of the run without updates of parameters and optimizer state.",
     ] = 0.0
-    frozen_steps: Annotated[int | None, not_negative, "Wins over frozen_epochs."] = None
+    frozen_steps: Annotated[int | None, not_negative, "Overrides frozen_epochs."] = None
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSection(GroupSection):
-    """The whole section: the optimizer of parameters in no named group, and the groups'."""
+    """The whole section: the optimizer of parameters in no named group, and the named groups."""
 
     groups: Annotated[
         Mapping[str, Mapping[str, Any]],
-        "Overrides of the keys above by the name of a group; layerwise=dict(decay=0.65) multiplies "
-        "the rates of a net's layers by powers of it.",
+        "Overrides of the keys above, by name of a group; layerwise=dict(decay=0.65) multiplies "
+        "the rates of a net's layers by powers of 0.65.",
     ] = dataclasses.field(default_factory=dict)
     polyak: Annotated[
-        float, below_one, "Decay of an average of all parameters for evaluation; 0: none."
+        float, below_one, "Decay of an average of all parameters, for evaluation; 0: no average."
     ] = 0.0
 
 
@@ -117,22 +125,24 @@ class OptimizerSection(GroupSection):
 class Layerwise:
     """Layer-wise rate decay: `optimizer.groups.layerwise`."""
 
-    decay: Annotated[float, positive_fraction, "Rate of a layer over that of the next, e.g. 0.75."]
+    decay: Annotated[
+        float, positive_fraction, "Rate of a layer divided by that of the next layer, e.g. 0.75."
+    ]
 
 
 def groups() -> fields.Section:
-    """Declares `optimizer.groups`: any keys of `GroupSection` by the name of a group."""
+    """Declares `optimizer.groups`: for each name of a group, any keys of `GroupSection`."""
     layerwise = fields.Key(Layerwise, fields.LEFT_OUT, "Layer-wise rate decay.")
     return fields.Section({LAYERWISE: layerwise}, others=fields.section(GroupSection).partial())
 
 
 def read_group(config: Mapping[str, Any], name: str, overrides: Mapping[str, Any]) -> GroupSection:
-    """The section with one group's overrides in it.
+    """The section of one group: the optimizer section with the group's overrides applied.
 
     Args:
       config: the optimizer section.
-      name: of the group.
-      overrides: its entry in `groups`.
+      name: name of the group.
+      overrides: the group's entry in `groups`.
 
     Raises:
       UserError: an unknown key or a bad value.

@@ -2,8 +2,8 @@
 
     u <- u * trust_coefficient * |w| / (|u| + eps)          (factor 1 if either norm is 0)
 
-w is one weight tensor. Layers stacked in one array (`core.tree_paths.is_stacked`) have a norm
-each.
+w is one weight tensor. Each layer of a stack of layers in one array (`core.tree_paths.is_stacked`)
+has its own norm.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PyTree = Any
 def scale_by_trust_ratio(
     trust_coefficient: float = 1.0, eps: float = 0.0
 ) -> optax.GradientTransformation:
-    """`optax.scale_by_trust_ratio` for parameters of which some are stacked.
+    """`optax.scale_by_trust_ratio` with support for stacked layers.
 
     Args:
-      trust_coefficient: of LARS; LAMB has none, 1.
+      trust_coefficient: factor of the ratio, for LARS; 1 for LAMB.
       eps: added to |u|.
     """
 
@@ -38,9 +38,9 @@ def scale_by_trust_ratio(
 
         def scale(path: Sequence[Any], u: jax.Array, w: jax.Array) -> jax.Array:
             axes = tuple(range(int(is_stacked(path_string(path))), u.ndim))
-            of_w, of_u = (_norm(x, axes) for x in (w, u))
-            ratio = trust_coefficient * of_w / jnp.where(of_u > 0, of_u + eps, 1)
-            return (u * jnp.where((of_w > 0) & (of_u > 0), ratio, 1)).astype(u.dtype)
+            w_norm, u_norm = (_norm(x, axes) for x in (w, u))
+            ratio = trust_coefficient * w_norm / jnp.where(u_norm > 0, u_norm + eps, 1)
+            return (u * jnp.where((w_norm > 0) & (u_norm > 0), ratio, 1)).astype(u.dtype)
 
         return jax.tree_util.tree_map_with_path(scale, updates, params), state
 

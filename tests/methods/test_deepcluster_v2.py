@@ -159,7 +159,7 @@ def test_the_imagenet_recipes_are_the_released_ones(variant):
     assert config.data.host_crops["global"].scale[0] == smallest
     shapes = {"global": large} | ({"local": (small, 96, 96, 3)} if small else {})
     assert experiment.method.families.shapes == shapes
-    rate = experiment.groups.others.learning_rate
+    rate = experiment.groups.default.learning_rate
     got = [float(rate(step)) for step in (0, 10 * length.steps_per_epoch, length.total_steps)]
     np.testing.assert_allclose(got, [0.3, 4.8, 4.8e-3], rtol=1e-4)
     assert experiment.abstract_state.buffers["bank"].shape == (1252 * 1024, 2, 128)

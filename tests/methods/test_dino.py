@@ -199,16 +199,16 @@ def test_the_imagenet_recipes_are_the_released_ones(variant):
     config, length = experiment.config, experiment.length
     assert config.batch_size == batch
     assert length.total_steps == epochs * (1_281_167 // batch)
-    rate = experiment.groups.others.learning_rate
+    rate = experiment.groups.default.learning_rate
     np.testing.assert_allclose(rate(10 * length.steps_per_epoch), peak, rtol=1e-5)
     np.testing.assert_allclose(rate(length.total_steps), last, rtol=1e-4)
-    decay = experiment.groups.others.weight_decay
+    decay = experiment.groups.default.weight_decay
     ends = [decay(step) if callable(decay) else decay for step in (0, length.total_steps)]
     np.testing.assert_allclose(ends, decays, rtol=1e-5)
     assert (config.optimizer.clip.norm, config.optimizer.clip.per) == (
         (clip, "tensor") if config.optimizer.name == "adamw" else (0, "all")
     )
-    last_layer = experiment.groups.of("last_layer")
+    last_layer = experiment.groups.group("last_layer")
     assert last_layer.frozen_steps == frozen * length.steps_per_epoch
     scales = {name: tuple(crops["scale"]) for name, crops in config.data.host_crops.items()}
     assert scales == {"global": large, "local": small[1:]}

@@ -127,7 +127,7 @@ def test_the_encoder_costs_less_than_a_third_of_a_full_one(imagenet):
 def test_the_imagenet_recipe_is_the_released_one(imagenet):
     config, length = imagenet.config, imagenet.length
     assert (config.batch_size, length.total_steps) == (4096, 1600 * (1_281_167 // 4096))
-    rate = imagenet.groups.others.learning_rate
+    rate = imagenet.groups.default.learning_rate
     np.testing.assert_allclose(rate(40 * length.steps_per_epoch), 2.4e-3, rtol=1e-5)
     np.testing.assert_allclose(rate(length.total_steps), 0, atol=1e-9)
     optimizer = config.optimizer

@@ -122,11 +122,11 @@ def test_the_imagenet_recipes_are_the_released_ones(variant):
     experiment = paper_scale.build(f"swav.py:{variant}")
     config, length, hyper = experiment.config, experiment.length, experiment.method.hyper
     assert (config.batch_size, length.total_steps) == (batch, epochs * (1_281_167 // batch))
-    rate = experiment.groups.others.learning_rate
+    rate = experiment.groups.default.learning_rate
     warmup = 10 * length.steps_per_epoch if start < peak else 0
     got = [float(rate(step)) for step in (0, warmup, length.total_steps)]
     np.testing.assert_allclose(got, [start, peak, last], rtol=1e-4)
-    assert experiment.groups.of("prototypes").frozen_steps == frozen
+    assert experiment.groups.group("prototypes").frozen_steps == frozen
     assert (hyper.num_prototypes, hyper.queue_length, hyper.queue_start_epoch) == (3000, queue, 15)
     assert config.optimizer.exclude == "" and config.optimizer.weight_decay == 1e-6
     crops = config.data.host_crops

@@ -65,7 +65,7 @@ def expected(frozen_steps):
         (module, leaf): AdamW(w, leaf == "kernel")
         for module in PARAMS for leaf, w in PARAMS[module].items()
     }  # fmt: skip
-    schedule = make_schedule(read_groups(SECTION, **RUN).others.section, **RUN)
+    schedule = make_schedule(read_groups(SECTION, **RUN).default.section, **RUN)
     for step, grads in enumerate(GRADS):
         with_gradient = {
             key: grads[key[0]][key[1]]

@@ -11,19 +11,23 @@ SECTION = dict(base_lr=0.1, schedule="constant", warmup_steps=0, frozen_epochs=0
 def test_a_group_follows_the_section_where_it_says_nothing():
     section = {**SECTION, "clip": dict(norm=2.0, per="group"), "weight_decay": 0.3}
     groups = read_groups({**section, "groups": {"head": dict(lr_factor=0.5)}}, **RUN)
-    head, others = groups.of("head"), groups.of("encoder")
-    assert others is groups.others and head is groups.named["head"]
-    assert head.weight_decay == others.weight_decay == 0.3
-    assert head.section.clip == others.section.clip
-    assert head.learning_rate(5) == pytest.approx(0.1) and others.learning_rate(5) == 0.2
-    assert not head.clips_alone
+    head, default = groups.group("head"), groups.group("encoder")
+    assert default is groups.default and head is groups.named["head"]
+    assert head.weight_decay == default.weight_decay == 0.3
+    assert head.section.clip == default.section.clip
+    assert head.learning_rate(5) == pytest.approx(0.1) and default.learning_rate(5) == 0.2
+    assert not head.has_own_clip
 
 
 def test_a_group_overrides_a_part_of_the_clip():
     section = {**SECTION, "clip": dict(norm=2.0, per="group")}
     groups = read_groups({**section, "groups": {"head": dict(clip=dict(norm=1.0))}}, **RUN)
     head = groups.named["head"]
-    assert (head.section.clip.norm, head.section.clip.per, head.clips_alone) == (1.0, "group", True)
+    assert (head.section.clip.norm, head.section.clip.per, head.has_own_clip) == (
+        1.0,
+        "group",
+        True,
+    )
 
 
 def test_rates_are_those_of_the_step_of_the_run():
@@ -42,6 +46,6 @@ def test_rates_are_those_of_the_step_of_the_run():
 
 
 def test_frozen_steps_win_over_frozen_epochs():
-    assert read_groups({"frozen_epochs": 1.5}, **RUN).others.frozen_steps == 15
+    assert read_groups({"frozen_epochs": 1.5}, **RUN).default.frozen_steps == 15
     section = {"frozen_epochs": 1.5, "frozen_steps": 0}
-    assert read_groups(section, **RUN).others.frozen_steps == 0
+    assert read_groups(section, **RUN).default.frozen_steps == 0
