@@ -105,9 +105,14 @@ def _small_shapes(config: ConfigDict) -> None:
 
 
 def _fashion(config: ConfigDict) -> None:
-    """A narrow ResNet-10 on Fashion-MNIST."""
+    """A narrow ResNet-10 on Fashion-MNIST.
+
+    Chosen by kNN on train[50000:] after three epochs on train[:20000], one seed: crops from 0.3 of
+    the area (75.2%) rather than 0.15 (73.8%), temperature 0.2 rather than 0.5 (73.3%). A jitter of
+    half the strength (74.9%) and a learning rate of 5e-3 (75.2%) made no difference.
+    """
     config.batch_size = 256
-    config.epochs = 15.0
+    config.epochs = 10.0
     config.data.update(name="fashion_mnist")
     config.method.update(temperature=0.2, hidden_dim=256, output_dim=64)
     config.model.update(name="resnet10", width=0.25)
@@ -124,7 +129,8 @@ def _fashion(config: ConfigDict) -> None:
         name="adamw", base_lr=2e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=1.0
     )
     config.eval.update(every_epochs=5.0, batch_size=500, baselines=True)
-    config.checkpoint.every_epochs = 5.0
+    config.eval.linear.update(l2_min=1e-3, l2_max=1e3, num_l2=6)
+    config.checkpoint.every_epochs = 1.0
 
 
 def _shapes(config: ConfigDict) -> None:
