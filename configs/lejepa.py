@@ -83,7 +83,11 @@ def _adamw(config: ConfigDict, *, base_lr: float) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16, and small ones of 8x8 that enlarge a part of the digit."""
+    """Affine views of 16x16, and small ones of 8x8 that enlarge a part of the digit.
+
+    Measured on train[80%:] after training on the rest (one seed): 69.3 with one label a class (raw
+    pixels 65.5, untrained encoder 56.8), 92.0 with kNN.
+    """
     common.digits_multi_crop(config)
     _small_net(config)
 

@@ -66,7 +66,11 @@ def _lars(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 with strong noise; no flip, because mirrored digits are not digits."""
+    """Affine views of 16x16 with strong noise; no flip, because mirrored digits are not digits.
+
+    Measured on train[80%:] after training on the rest (one seed): 73.3 with one label a class (raw
+    pixels 65.5, untrained encoder 56.8), 94.8 with kNN.
+    """
     common.digits(config)
     _small_net(config)
 
