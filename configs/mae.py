@@ -74,7 +74,12 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 without noise, in patches of 4, of which a quarter is visible."""
+    """Affine views of 16x16 without noise, in patches of 4, of which a quarter is visible.
+
+    Measured on train[80%:] after training on the rest (one seed): 51.6 with one label a class
+    (untrained encoder 24.6), 73.6 with kNN (44.4), 94.1 with a linear probe (93.1). Raw pixels are
+    better in all three: 65.5, 94.8, 95.8.
+    """
     common.digits(config, epochs=200.0)
     config.views.ops = ("random_affine",)
     _small_net(config)
