@@ -1,12 +1,12 @@
 """Softmax attention: a fused kernel on devices that support it, XLA elsewhere.
 
-A fused kernel never holds the [t s] matrix of a head: cuDNN's on NVIDIA devices, JAX's "splash"
-attention on TPUs. The choice is made while tracing: from the devices of the ambient mesh, which a
-program may be compiled for without their being there, or else from the default device.
+Fused kernels do not store the [t s] matrix of a head. They are cuDNN's on NVIDIA devices and JAX's
+"splash" attention on TPUs. The implementation is chosen at trace time, from the devices of the
+ambient mesh or else from the default device. The devices of the mesh need not be present: a program
+may be compiled for other devices.
 
-Texts packed into one row are kept apart by their segment ids: a token looks at those of its own
-segment only. Padding is a segment like any other, so that no row is without a key; what comes out
-there is of no use.
+Segment ids separate texts packed into one row: a token attends only to tokens of its own segment.
+Padding is a segment too, so that every query has a key. Outputs at padding are meaningless.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ssl_jax.core.errors import UserError, nearest
 Array = jax.Array
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "splash")
-# What every cuDNN that jax still supports can do (some do more on newer devices).
-_LEAST_CAPABILITY = (8, 0)
-_LARGEST_HEAD = 128
-# Splash attention works on square tiles, the largest that fits. At shorter lengths than a tile of
-# the largest kind the matrix of a head is small, and XLA's batched products are left to do it.
+# Supported by every cuDNN version that jax supports; some versions support more on newer devices.
+_MIN_CAPABILITY = (8, 0)
+_MAX_HEAD_DIM = 128
+# Splash attention uses square tiles with the largest of these sides that divides the length. "auto"
+# chooses XLA if 512 does not divide the length: for short texts the matrix of a head is small.
 _TILES = (512, 256, 128)
 
 
@@ -49,19 +49,19 @@ def attention(
     Args:
       query: [n t heads d], any float dtype.
       key, value: [n s heads d], of the same dtype.
-      mask: bool, broadcastable to [n heads t s]: False where a query must not look at a key.
-      segment: int [n t], with s = t: a query looks at keys of its own segment only.
-      causal: query i looks at keys 0 to i only.
-      dropout: share of the weights that are set to 0 (the others grow to make up for them). Only
-        XLA does this.
-      dropout_key: what to draw them with; needed with `dropout`.
-      implementation: "auto", "xla", "cudnn" or "splash"; the result is the same to rounding.
+      mask: bool, broadcastable to [n heads t s]: False where a query must not attend to a key.
+      segment: int [n t], with s = t: a query attends only to keys of its own segment.
+      causal: query i attends only to keys 0 to i.
+      dropout: probability with which an attention weight is set to 0; the other weights are divided
+        by 1 - dropout. Only "xla" supports it.
+      dropout_key: random key, required with `dropout`.
+      implementation: "auto", "xla", "cudnn" or "splash"; results are equal up to rounding.
 
     Returns:
       [n t heads d] in the dtype of `query`; the softmax is float32.
 
     Raises:
-      UserError: there is no such implementation, or it cannot do what is asked of it.
+      UserError: the implementation is unknown, or does not support the arguments.
     """
     check_implementation(implementation)
     if dropout and implementation in ("cudnn", "splash"):
@@ -76,7 +76,7 @@ def attention(
             query, key, masked=mask is not None, segmented=segment is not None
         )
     if implementation == "splash" and query.shape[0] % batch_axes.shards():
-        implementation = "xla"  # a row to initialise a net with is not split over devices
+        implementation = "xla"  # the single row used to initialise a net is not split over devices
     if implementation == "splash":
         return _splash(query, key, value, mask=mask, segment=segment, causal=causal)
     if segment is not None:
@@ -101,16 +101,16 @@ def check_implementation(name: str) -> None:
 def choose_implementation(
     query: Array, key: Array, *, masked: bool, segmented: bool = False, device: Any | None = None
 ) -> str:
-    """The fused kernel that can do these shapes on this device, else "xla".
+    """The fused kernel that supports these arguments on the device, else "xla".
 
     Args:
       query, key: [n t heads d] and [n s heads d]; only shapes and dtypes are read.
       masked: whether there is a mask other than the causal one.
       segmented: whether there are segments.
-      device: default the first of the ambient mesh, or of the default backend.
+      device: default: the first device of the ambient mesh, or of the default backend.
     """
     if device is None:
-        device = _target()
+        device = _target_device()
     head_dim, lengths = query.shape[-1], (query.shape[1], key.shape[1])
     if device.device_kind.startswith("TPU"):
         fits = (
@@ -126,29 +126,29 @@ def choose_implementation(
     fits = (
         query.dtype in (jnp.bfloat16, jnp.float16)
         and head_dim % 8 == 0
-        and head_dim <= _LARGEST_HEAD
+        and head_dim <= _MAX_HEAD_DIM
         # A mask becomes a bias, whose gradient needs even lengths.
         and not ((masked or segmented) and any(length % 2 for length in lengths))
     )
-    return "cudnn" if fits and _capability(device) >= _LEAST_CAPABILITY else "xla"
+    return "cudnn" if fits and _capability(device) >= _MIN_CAPABILITY else "xla"
 
 
-def _target() -> Any:
-    """What the program is traced for; it has a `device_kind`."""
-    meant = jax.sharding.get_abstract_mesh().abstract_device
-    if meant is not None and meant.device_kind.startswith("TPU"):
-        return meant
+def _target_device() -> Any:
+    """The device the program is compiled for, an object with a `device_kind`."""
+    mesh_device = jax.sharding.get_abstract_mesh().abstract_device
+    if mesh_device is not None and mesh_device.device_kind.startswith("TPU"):
+        return mesh_device
     return jax.devices()[0]
 
 
 def _splits_rows_only() -> bool:
-    """Whether a kernel that XLA cannot split finds its rows whole on each device."""
+    """Whether each device holds whole rows, as a kernel needs that XLA cannot partition."""
     mesh = jax.sharding.get_abstract_mesh()
     return jax.device_count() == 1 if mesh.empty else mesh.shape.get("tensor", 1) == 1
 
 
 def _capability(device: Any) -> tuple[int, ...]:
-    """CUDA's compute capability, e.g. (8, 0); (0,) of a device that is not NVIDIA's."""
+    """CUDA's compute capability, e.g. (8, 0); (0,) if the device is not from NVIDIA."""
     if device.platform not in ("gpu", "cuda") or "cuda" not in device.client.platform_version:
         return (0,)
     return tuple(int(part) for part in device.compute_capability.split("."))
@@ -168,8 +168,8 @@ def _with_dropout(
     logits = jnp.einsum("nthd,nshd->nhts", query, key, preferred_element_type=jnp.float32)
     logits = logits * query.shape[-1] ** -0.5
     if causal:
-        seen = jnp.tril(jnp.ones(logits.shape[-2:], bool))
-        mask = seen if mask is None else mask & seen
+        causal_mask = jnp.tril(jnp.ones(logits.shape[-2:], bool))
+        mask = causal_mask if mask is None else mask & causal_mask
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1)
@@ -188,17 +188,17 @@ def _splash(
     causal: bool,
     interpret: bool = False,
 ) -> Array:
-    """JAX's kernel for TPUs, forwards and backwards, on each device's own rows.
+    """JAX's differentiable TPU kernel, applied to each device's own rows.
 
     Args:
-      interpret: run it without a TPU, slowly.
+      interpret: interpret the kernel, which is slow but needs no TPU.
     """
     length = query.shape[1]
     tile = next((tile for tile in _TILES if length % tile == 0), None)
     if mask is not None or length != key.shape[1] or tile is None:
         raise UserError(
             f"attention 'splash' takes no mask and as many queries as keys, a multiple of "
-            f"{_TILES[-1]}; here are {length} and {key.shape[1]}; set model.attention to 'xla'"
+            f"{_TILES[-1]}; got {length} and {key.shape[1]}; set model.attention to 'xla'"
         )
     if segment is None:
         segment = jnp.zeros(query.shape[:2], jnp.int32)

@@ -1,6 +1,6 @@
-"""The encoders and decoders of published autoencoders: plain nets without normalisation.
+"""The encoders and decoders of published autoencoders, without normalisation layers.
 
-The nets of the papers, for L latents, are these options:
+The options of the papers' nets:
 
     Kingma & Welling 2014, App. C     mlp_encoder(widths=(500,), activation="tanh")
                                       mlp_decoder(widths=(500,), activation="tanh")
@@ -14,9 +14,9 @@ The nets of the papers, for L latents, are these options:
     Locatello et al. 2019             conv_encoder(channels=(32, 32, 64, 64), kernels=(4, 4, 2, 2))
                                       conv_decoder(channels=(64, 64, 32, 32))
 
-An encoder ends where h, its last hidden layer, is made; the map to the 2L parameters of a posterior
-is the method's. A decoder returns one number a pixel and channel, to which no activation has been
-applied: the logits of a Bernoulli distribution or the mean of a Gaussian.
+The output h of an encoder is its last hidden layer. The map to the 2L parameters of the posterior
+of L latents is part of the method. A decoder returns one number for each pixel and channel, without
+an activation: the logit of a Bernoulli distribution or the mean of a Gaussian.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "ta
 Shape = tuple[int, int, int]  # (h, w, c) of an image
 Widths = Annotated[tuple[int, ...], each(positive), "Widths of the hidden dense layers."]
 Channels = tuple[Annotated[int, positive], ...]
-Activation = Annotated[Literal["relu", "tanh"], "Behind each hidden layer."]
+Activation = Annotated[Literal["relu", "tanh"], "Activation after each hidden layer."]
 
 
 class DenseLayers(nn.Module):
-    """Dense layers with a bias, an activation behind each."""
+    """Dense layers with biases, each followed by an activation."""
 
     widths: tuple[int, ...]
     activation: str
@@ -58,7 +58,7 @@ class DenseLayers(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """Pixels through dense layers; see `mlp_encoder`."""
+    """Dense layers on the pixels; see `mlp_encoder`."""
 
     widths: tuple[int, ...]
     activation: str
@@ -85,7 +85,7 @@ class ConvEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Images `[n h w c]` to h `[n d]` float32 and a dict of every stage's output and "h"."""
+        """Images `[n h w c]` to h `[n d]` float32 and a dict of each stage's output and "h"."""
         del train
         out, x = {}, x.astype(self.dtype)
         for i, (channels, kernel) in enumerate(zip(self.channels, self.kernels, strict=True)):
@@ -99,7 +99,7 @@ class ConvEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Latents through dense layers to pixels; see `mlp_decoder`."""
+    """Dense layers from latents to pixels; see `mlp_decoder`."""
 
     shape: Shape
     widths: tuple[int, ...]
@@ -161,26 +161,27 @@ def mlp_encoder(
     activation: Activation = "relu",
     dtype: Any = jnp.float32,
 ) -> MLPEncoder:
-    """An encoder of dense layers, the last of which makes h; without `widths` h is the pixels."""
+    """An encoder of dense layers. h is the last layer's output; without `widths`, the pixels."""
     return MLPEncoder(tuple(widths), activation, dtype)
 
 
 def conv_encoder(
     *,
     channels: Annotated[
-        Channels, not_empty, "Channels of the convolutions, each of which halves the image."
+        Channels, not_empty, "Channels of the convolutions; each halves the side of the map."
     ] = (32, 32, 64, 64),
     kernels: Annotated[
-        tuple[Annotated[int, positive], ...] | None, "Sides of their kernels; None: 4 for all."
+        tuple[Annotated[int, positive], ...] | None,
+        "Sides of the convolution kernels; None: 4 for all.",
     ] = None,
     widths: Widths = (256,),
     activation: Activation = "relu",
     dtype: Any = jnp.float32,
 ) -> ConvEncoder:
-    """An encoder of convolutions, then dense layers, the last of which makes h.
+    """An encoder of convolutions, then dense layers; h is the output of the last layer.
 
     Raises:
-      UserError: there are not as many kernels as channels.
+      UserError: the numbers of kernels and of channels differ.
     """
     kernels = (4,) * len(channels) if kernels is None else tuple(kernels)
     if len(kernels) != len(channels):
@@ -201,7 +202,7 @@ def mlp_decoder(
     """A decoder of dense layers; without `widths` it is linear.
 
     Args:
-      shape: (h, w, c) of the images it makes.
+      shape: (h, w, c) of the output images.
     """
     return MLPDecoder(tuple(shape), tuple(widths), activation, dtype)
 
@@ -212,8 +213,8 @@ def conv_decoder(
     channels: Annotated[
         Channels,
         not_empty,
-        "Channels of the map that the dense layers make, and of each that is twice as large; the "
-        "last of as many transposed convolutions makes the image.",
+        "Channels of the map after the dense layers and of each map of twice the side; the last "
+        "transposed convolution outputs the image.",
     ] = (64, 64, 32, 32),
     widths: Widths = (256,),
     activation: Activation = "relu",
@@ -222,10 +223,10 @@ def conv_decoder(
     """A decoder of dense layers and 4x4 transposed convolutions of stride 2.
 
     Args:
-      shape: (h, w, c) of the images it makes.
+      shape: (h, w, c) of the output images.
 
     Raises:
-      UserError: the images cannot be halved so often.
+      UserError: height or width is not a multiple of 2^len(channels).
     """
     factor = 2 ** len(channels)
     if shape[0] % factor or shape[1] % factor:

@@ -2,9 +2,9 @@
 
     x -> h = f(x) -> the first layers of its pretraining's projection head, if any -> logits
 
-SimCLR v2 fine-tunes from the first layer of its projection head (Chen et al. 2020, section 3.2);
-elsewhere the head is thrown away and the classifier stands on h. On the tokens of a text it says
-something of each of them.
+SimCLR v2 fine-tunes from the first layer of the projection head (Chen et al. 2020, section 3.2). In
+other methods the projection head is discarded and the classifier takes h. A classifier that takes
+the tokens of a text classifies each token.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """Parameters and buffers are dicts with an entry a net: encoder, projector (if any), head.
+    """An encoder and a head; params and buffers are dicts with one entry for each net.
 
     Attributes:
-      encoder: f, whose output is (h, out), h [n d]; of images or of anything else.
-      head: [n d] to logits [n c], or [n l d] to [n l c] where it reads tokens.
+      encoder: f, with output (h, out), h [n d].
+      head: maps [n d] to logits [n c], or tokens [n l d] to logits [n l c].
       projector: `first_layers` of a projection head, or None.
-      reads: which of the encoder's outputs the head takes: "h", or "tokens" of a text.
+      reads: name of the encoder output that the head takes: "h", or "tokens" of a text.
     """
 
     encoder: Net
@@ -46,7 +46,7 @@ class Classifier:
         return {name: net for name, net in nets.items() if net is not None}
 
     def init(self, key: Array, x: Any) -> tuple[PyTree, PyTree]:
-        """Fresh (params, buffers) for inputs like `x`, of which only shapes and dtypes matter."""
+        """Initial (params, buffers) for inputs with the shapes and dtypes of `x`."""
         encoder_key, projector_key, head_key = jax.random.split(key, 3)
         params, buffers = {}, {}
         params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
@@ -66,7 +66,7 @@ class Classifier:
     def apply(
         self, params: PyTree, buffers: PyTree, x: Any, *, train: bool, key: Array | None = None
     ) -> tuple[tuple[Array, Array], PyTree]:
-        """((h [n d], logits [n c]), entries of `buffers` that changed), all outputs float32."""
+        """Returns ((h [n d], logits [n c]), changed entries of `buffers`); outputs are float32."""
         (h, out), encoder = self.encoder.apply(
             params["encoder"], buffers["encoder"], x, train=train, key=key
         )
@@ -96,21 +96,21 @@ def make_classifier(
 
     Args:
       encoder: f.
-      x: what it takes, of any number of examples: a tree of arrays or of their shapes.
+      x: the encoder's inputs, a tree of arrays or of their shapes, for any number of examples.
       num_classes: c.
-      projector_layers: how many layers of a projection head come before the head.
-      hidden_dim: their width; None is the width of h.
-      zero_init: of the linear map, see `LinearHead`.
-      head: what takes the place of the linear map, such as a `TextHead`.
-      dtype: of the projection layers' arithmetic, by name or as a type.
+      projector_layers: number of layers of a projection head between encoder and head.
+      hidden_dim: width of these layers; None: the width of h.
+      zero_init: see `LinearHead`.
+      head: a head, such as a `TextHead`, to use instead of a `LinearHead`.
+      dtype: dtype of the arithmetic of the projection layers, by name or as a type.
 
     Raises:
-      UserError: a negative number of layers, or a width below 1.
+      UserError: the number of layers is negative, or the width is below 1.
     """
     if projector_layers < 0 or (hidden_dim is not None and hidden_dim < 1):
         raise UserError(
-            f"projector_layers {projector_layers} of hidden_dim {hidden_dim} cannot be built; use "
-            "0 or more layers, of at least 1"
+            f"projector_layers {projector_layers} with hidden_dim {hidden_dim} cannot be built; "
+            "projector_layers must be at least 0 and hidden_dim at least 1"
         )
     projector = None
     if projector_layers:
@@ -124,10 +124,10 @@ def make_classifier(
 
 
 def first_layers(num_layers: int, hidden_dim: int, *, dtype: Any = jnp.float32) -> Net:
-    """The first layers of a `projection_head`, by the names of its parameters.
+    """The first layers of a `projection_head`, with the same parameter names.
 
-    It takes such a head's own parameters, of which it leaves the last layers alone. A ReLU has to
-    follow: the output `[n hidden_dim]` is BatchNorm's.
+    Its parameters may be the head's; those of the last layers are then not used. The output
+    `[n hidden_dim]` is that of the last BatchNorm, without the ReLU that follows it in the head.
     """
     mlp = MLP(num_layers, hidden_dim, hidden_dim, output_norm="affine", dtype=jnp.dtype(dtype))
     return Net(mlp)
@@ -138,8 +138,8 @@ class LinearHead(nn.Module):
 
     Attributes:
       num_classes: c.
-      zero_init: starts with a kernel of zeros, so with equal logits; else from N(0, 0.01^2), as
-        SimCLR's code.
+      zero_init: initialise the kernel with zeros, so that all logits are equal; otherwise with
+        N(0, 0.01^2), as in SimCLR's code.
     """
 
     num_classes: int
@@ -155,16 +155,16 @@ class LinearHead(nn.Module):
 
 
 class TextHead(nn.Module):
-    """What BERT and RoBERTa are fine-tuned with: dropout and a linear map, of a text or its tokens.
+    """The fine-tuning head of BERT and RoBERTa for a text or its tokens: dropout and a linear map.
 
     Attributes:
       num_outputs: c.
-      dense: whether a dense layer with tanh comes before it, dropout before that too: RoBERTa's
-        classifier on the first token. BERT's has that layer in the encoder, as its pooler.
-      dropout: of what enters a layer.
-      zero_init: the linear map starts from zeros; else from N(0, 0.02^2), cut off at two standard
-        deviations, as the dense layer does.
-      dtype: of the dense layer's arithmetic; the linear map's is float32.
+      dense: add a dense layer with tanh and dropout before the linear map, as in RoBERTa's
+        classifier on the first token. In BERT the encoder has this layer, the pooler.
+      dropout: dropout rate of the inputs of both layers.
+      zero_init: initialise the linear map with zeros; otherwise, like the dense layer, with
+        N(0, 0.02^2) truncated at two standard deviations.
+      dtype: dtype of the dense layer's arithmetic; the linear map is float32.
     """
 
     num_outputs: int

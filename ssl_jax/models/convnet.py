@@ -1,11 +1,11 @@
 """A small convolutional net for images of about 16 to 64 pixels, for demos and tests.
 
-Stages of 3x3 convolution, BatchNorm and ReLU, each with a stride of its own, then average pooling.
-Two cores train it on some ten thousand 16x16 views a second.
+Each stage is a 3x3 convolution with its own stride, BatchNorm and ReLU. Average pooling follows the
+last stage. Two CPU cores train about ten thousand 16x16 views per second.
 
-XLA's convolution on CPUs is slow where feature maps are small, above all its gradients. `conv3x3`
-therefore computes small maps there as one matrix product over gathered 3x3 patches, the same sums
-in another order. Other platforms always get the convolution.
+On CPUs XLA's convolutions of small feature maps are slow, and their gradients slower. `conv3x3`
+therefore computes small maps on CPUs as one matrix product over gathered 3x3 patches: the same sums
+in another order. On other platforms it is always a convolution.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ssl_jax.config.fields import each, not_empty, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.norm import batch_norm
 
-# Output side up to which, on a CPU, patches are faster. Measured forward and backward on 512 views
-# with two cores: 5 to 10 times faster at sides 1 and 2, equal or slower from 4 on.
+# Largest output side for which patches are faster on a CPU. Measured, forward and backward, on 512
+# views and two cores: 5 to 10 times faster at sides 1 and 2, equal or slower at 4 and above.
 LARGEST_PATCH_MAP = 3
 
 
@@ -57,9 +57,9 @@ def _patch_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _taps(side: int, stride: int) -> list[tuple[int, slice]]:
-    """The kernel's three taps along one axis and the padded positions each one reads.
+    """The kernel's three taps along one axis, and the padded positions that each tap reads.
 
-    A tap that would read padding only is left out; on 2x2 maps of stride 2 that is one of three.
+    Taps that read only padding are left out: one of the three for 2x2 maps and stride 2.
     """
     span = stride * (-(-side // stride) - 1) + 1
     taps = [(i, range(i, i + span, stride)) for i in range(3)]
@@ -86,12 +86,12 @@ class ConvNorm(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """The net; see the module's docstring.
+    """The net; see the docstring of the module.
 
     Attributes:
       widths: channels of each stage; the last is the width of h.
-      strides: of each stage.
-      dtype: of activations and arithmetic.
+      strides: stride of each stage.
+      dtype: dtype of activations and arithmetic.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
@@ -100,7 +100,7 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Images `[n h w c]` to h `[n d]` float32 and a dict of every stage's output and "h"."""
+        """Images `[n h w c]` to h `[n d]` float32 and a dict of each stage's output and "h"."""
         out = {}
         x = x.astype(self.dtype)
         for i, (channels, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
@@ -119,20 +119,20 @@ def convnet(
         128,
     ),
     strides: Annotated[
-        tuple[int, ...] | None, each(positive), not_empty, "Of each stage; None: 2 for all."
+        tuple[int, ...] | None, each(positive), not_empty, "Stride of each stage; None: 2 for all."
     ] = None,
     dtype: Any = jnp.float32,
 ) -> ConvNet:
-    """A ConvNet whose options have been checked.
+    """Makes a ConvNet and checks its options.
 
     Args:
       widths: channels of each stage.
-      strides: of each stage; default 2 for all. With 2 at the first stage it is fast; with enough
-        stages to bring the image down to 1x1 (four at 16 pixels) the last sees all of it.
-      dtype: of activations and arithmetic.
+      strides: stride of each stage; default 2 for all. Stride 2 in the first stage makes the net
+        fast. With enough stages for a 1x1 map (four at 16 pixels) the last stage covers the image.
+      dtype: dtype of activations and arithmetic.
 
     Raises:
-      UserError: there are not as many strides as widths.
+      UserError: the numbers of strides and of widths differ.
     """
     strides = (2,) * len(widths) if strides is None else strides
     if len(widths) != len(strides):

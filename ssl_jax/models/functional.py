@@ -1,8 +1,8 @@
 """Turns a Linen module into two pure functions of plain nested dicts.
 
-Methods see only `Net`: `params` receive gradients, `buffers` hold everything else a module keeps
-(here the running statistics of BatchNorm). Both are nested dicts of arrays, so one `params` tree
-may hold several nets side by side, `{"encoder": ..., "projector": ...}`.
+Methods use only `Net`. `params` are trained. `buffers` hold the other state of a module, such as
+the running statistics of BatchNorm. Both are nested dicts of arrays, so one `params` tree may
+contain several nets, `{"encoder": ..., "projector": ...}`.
 
     encoder = Net(ResNet(depth=50))
     params, buffers = encoder.init(key, images)
@@ -24,25 +24,25 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-    """A Linen module as pure functions; hashable, so methods may keep it as a static field.
+    """A Linen module as pure functions. It is hashable, so methods may store it in a static field.
 
-    The module's `__call__` takes its inputs by position and `train: bool` by keyword.
+    The module's `__call__` must take its inputs by position and `train: bool` by keyword.
     """
 
     module: nn.Module
 
     def init(self, key: jax.Array, *inputs: Any) -> tuple[PyTree, PyTree]:
-        """Fresh parameters and buffers.
+        """Initial parameters and buffers.
 
         Args:
           key: PRNG key.
           *inputs: arrays or `jax.ShapeDtypeStruct`s; only their shapes and dtypes matter.
 
         Returns:
-          `(params, buffers)`, float32 whatever the compute dtype. `buffers` is
-          `{"batch_stats": ...}`, or `{}` for a net without running statistics. The tree has the
-          same structure for every key. Call it under `jax.jit` (the forward pass is then never
-          run) or `jax.eval_shape`.
+          `(params, buffers)`, float32 for every compute dtype. `buffers` is
+          `{"batch_stats": ...}`, or `{}` for a net without running statistics. The structure of
+          the trees does not depend on the key. Call it under `jax.jit`, which removes the forward
+          pass, or under `jax.eval_shape`.
         """
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
         buffers = dict(self.module.init({"params": key}, *zeros, train=False))
@@ -60,13 +60,13 @@ class Net:
         """The module's outputs and the buffers after this call.
 
         Args:
-          params: parameters as from `init`, or an average of them.
-          buffers: buffers as from `init`.
-          *inputs: what the module takes.
-          train: batch statistics (and updated buffers) if true; running statistics, and the very
-            buffers that went in, if false. Under `jit` over a batch that is sharded over devices
-            the batch statistics are those of the global batch.
-          key: PRNG key for dropout and its like; not needed by nets without them.
+          params: parameters with the structure of those of `init`.
+          buffers: buffers with the structure of those of `init`.
+          *inputs: the inputs of the module.
+          train: True: use batch statistics and return updated buffers. False: use running
+            statistics and return the buffers unchanged. Under `jit`, the batch statistics of a
+            batch sharded over devices are those of the global batch.
+          key: PRNG key for dropout and stochastic depth; needed only by nets that have them.
 
         Returns:
           `(outputs, buffers)`.
@@ -82,5 +82,5 @@ class Net:
 
 
 def count_parameters(params: PyTree) -> int:
-    """The number of scalars in a tree of arrays or of `jax.ShapeDtypeStruct`s."""
+    """The total number of scalars in a tree of arrays or of `jax.ShapeDtypeStruct`s."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

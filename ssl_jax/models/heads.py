@@ -1,6 +1,6 @@
-"""Heads on top of an encoder (projectors, predictors, expanders), all built as one `MLP`.
+"""Heads of encoders (projectors, predictors, expanders). All are instances of `MLP`.
 
-The shapes of the papers, for an encoder of 2048 features:
+The heads of the papers, for an encoder of 2048 features:
 
     SimCLR        projection_head("nonlinear", output_dim=128)
     BYOL          mlp_head(2, 4096, 256, hidden_bias=True)              projector and predictor
@@ -34,18 +34,18 @@ class MLP(nn.Module):
     """Dense layers with BatchNorm and an activation between them.
 
     Attributes:
-      num_layers: dense layers; 1 is a linear map.
-      hidden_dim: width of all but the last layer; None is the width of the input.
+      num_layers: number of dense layers; 1 is a linear map.
+      hidden_dim: width of all layers but the last; None: the width of the input.
       output_dim: width of the last layer.
-      hidden_norm: whether BatchNorm (scale and offset) stands before each activation.
-      output_norm: what follows the last layer: "none", or BatchNorm with "scale" alone, with scale
-        and offset ("affine") or with neither ("no_affine").
-      hidden_bias: a bias in the hidden dense layers; None puts one where no BatchNorm follows.
+      hidden_norm: BatchNorm, with scale and offset, before each activation.
+      output_norm: normalisation after the last layer: "none", or BatchNorm with a scale only
+        ("scale"), with scale and offset ("affine") or with neither ("no_affine").
+      hidden_bias: biases in the hidden dense layers; None: only without `hidden_norm`.
       output_bias: a bias in the last dense layer.
-      kernel_std: standard deviation of the kernels' normal initialiser; None is LeCun's (variance
-        1/fan_in).
+      kernel_std: standard deviation of the kernels' normal initialiser; None: LeCun's initialiser
+        (variance 1/fan_in).
       activation: "relu", or "gelu" (exact).
-      dtype: of the arithmetic; the output and BatchNorm's statistics are float32.
+      dtype: dtype of the arithmetic; the output and BatchNorm's statistics are float32.
     """
 
     num_layers: int = 2
@@ -94,7 +94,7 @@ class MLP(nn.Module):
 
 
 class Identity(nn.Module):
-    """No head: the features themselves, in float32."""
+    """Returns the features in float32, for methods without a head."""
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -110,15 +110,15 @@ def mlp_head(
     dtype: Any = jnp.float32,
     **options: Any,
 ) -> Net:
-    """An `MLP` whose sizes have been checked, `[n d]` to `[n output_dim]` float32.
+    """Makes an `MLP`, `[n d]` to `[n output_dim]` float32, and checks its sizes.
 
     Args:
-      num_layers, hidden_dim, output_dim: as of `MLP`.
+      num_layers, hidden_dim, output_dim: see `MLP`.
       dtype: compute dtype, by name or as a type.
       **options: further attributes of `MLP`.
 
     Raises:
-      UserError: a number of layers or a width below 1.
+      UserError: the number of layers or a width is below 1.
     """
     if num_layers < 1 or output_dim < 1 or (hidden_dim is not None and hidden_dim < 1):
         raise UserError(
@@ -138,19 +138,19 @@ def dino_head(
 ) -> Net:
     """DINO's projection head without its last layer, `[n d]` to `[n bottleneck_dim]` float32.
 
-    Dense layers with biases and GELU between them, drawn from N(0, 0.02^2) (Caron et al. 2021,
-    App. C; released code). The caller scales the outputs to unit length and multiplies them by
-    `ssl_jax.models.prototypes`, the last layer.
+    Dense layers with biases, and GELU between them; kernels are initialised with N(0, 0.02^2)
+    (Caron et al. 2021, App. C; released code). The caller scales the outputs to norm 1 and applies
+    the last layer, `ssl_jax.models.prototypes`.
 
     Args:
-      num_layers: dense layers.
-      hidden_dim: width of all but the last.
-      bottleneck_dim: width of the last.
-      batch_norm: whether BatchNorm stands before each GELU.
+      num_layers: number of dense layers.
+      hidden_dim: width of all layers but the last.
+      bottleneck_dim: width of the last layer.
+      batch_norm: BatchNorm before each GELU.
       dtype: compute dtype, by name or as a type.
 
     Raises:
-      UserError: a number of layers or a width below 1.
+      UserError: the number of layers or a width is below 1.
     """
     return mlp_head(
         num_layers,
@@ -168,7 +168,7 @@ def dino_head(
 def swav_head(hidden_dim: int = 2048, output_dim: int = 128, *, dtype: Any = jnp.float32) -> Net:
     """SwAV's and DeepCluster v2's projection head, `[n d]` to `[n output_dim]` float32.
 
-    Two dense layers with biases, BatchNorm and ReLU between them (Caron et al. 2020, released
+    Two dense layers with biases, and BatchNorm and ReLU between them (Caron et al. 2020, released
     code).
 
     Args:
@@ -176,7 +176,7 @@ def swav_head(hidden_dim: int = 2048, output_dim: int = 128, *, dtype: Any = jnp
       dtype: compute dtype, by name or as a type.
 
     Raises:
-      UserError: a width below 1.
+      UserError: a width is below 1.
     """
     return mlp_head(2, hidden_dim, output_dim, hidden_bias=True, output_bias=True, dtype=dtype)
 
@@ -193,22 +193,23 @@ def projection_head(
 ) -> Net:
     """SimCLR's projection head g, `[n d]` to z `[n output_dim]` float32 (Chen et al. 2020, 4.2).
 
-    The layers are those of the released code: no dense layer has a bias; BatchNorm follows each,
-    the hidden ones with scale and offset and then ReLU, the last with a scale alone.
+    The layers are those of the released code. Dense layers have no bias, and BatchNorm follows each
+    of them: with scale and offset, and then ReLU, in hidden layers, and with a scale only after the
+    last layer.
 
     Args:
       kind: "none" (z = h), "linear" or "nonlinear".
-      num_layers: dense layers of a "nonlinear" head.
-      hidden_dim: width of its hidden layers; None is the width of h, as in the paper.
+      num_layers: number of dense layers of a "nonlinear" head.
+      hidden_dim: width of its hidden layers; None: the width of h, as in the paper.
       output_dim: width of z; the paper tries 32 to 2048.
-      batch_norm: False leaves BatchNorm out; hidden layers then have a bias.
-      kernel_std: None is LeCun's initialiser. The released code draws N(0, 0.01^2): with
-        BatchNorm after every layer that only makes the first steps larger relative to the
-        weights, and under LARS not even that.
+      batch_norm: False: no BatchNorm; hidden layers then have biases.
+      kernel_std: None: LeCun's initialiser. The released code uses N(0, 0.01^2). With BatchNorm
+        after every layer this only makes the first steps larger relative to the weights; with
+        LARS it changes nothing.
       dtype: compute dtype, by name or as a type.
 
     Raises:
-      UserError: unknown kind, or a number of layers or a width below 1.
+      UserError: the kind is unknown, or the number of layers or a width is below 1.
     """
     if kind not in HEADS:
         raise UserError(f"unknown head {kind!r}; heads are {HEADS}.{nearest(kind, HEADS)}")

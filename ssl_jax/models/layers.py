@@ -1,12 +1,12 @@
-"""Stacks equal layers, unrolled or scanned.
+"""Runs a stack of equal layers, unrolled or scanned.
 
-Unrolled, every layer is a part of the program and has parameters of its own, "layer1" to "layerN".
-Scanned, the program holds one layer that runs N times, which compiles in a fraction of the time;
-the parameters stand under "layers", each with a first axis of N. Both compute the same.
+Unrolled, the program contains every layer, with parameters "layer1" to "layerN". Scanned, the
+program contains one layer that runs N times, which compiles in a fraction of the time; its
+parameters are under "layers", each with a first axis of N. Both compute the same function.
 
-What a layer keeps for the backward pass is `remat`'s choice: "none" keeps everything, "dots" the
-outputs of its dense layers, "full" only its input; what is not kept is computed again. Scanned
-layers without it take more memory than unrolled ones.
+`remat` sets which activations of a layer are stored for the backward pass: all ("none"), the
+outputs of the dense layers ("dots"), or only the input of the layer ("full"). The others are
+computed again. Without remat scanned layers take more memory than unrolled ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from ssl_jax.core.tree_paths import STACKED
 
 Array = jax.Array
 
-# Dense layers are products without a batch dimension, unlike the [t s] matrices of attention.
+# The policy stores the products of dense layers, which have no batch dimension, and not the [t s]
+# matrices of attention, which have one.
 _POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
@@ -32,34 +33,34 @@ def run_layers(
     layer: type[nn.Module],
     fields: Mapping[str, Any],
     x: Array,
-    *more: Any,
+    *inputs: Any,
     depth: int,
     scan: bool,
     remat: str,
 ) -> list[Array]:
-    """The outputs of `depth` layers, first to last; call it in a compact `__call__`.
+    """The outputs of `depth` layers, first to last. Call it in a compact `__call__`.
 
     Args:
-      layer: a module of (x, *more) that returns an array like x.
-      fields: what it is made with, equal for all layers.
-      x: what enters the first layer.
-      *more: further inputs, the same for all layers.
-      depth: how many layers.
-      scan: whether they are scanned.
-      remat: one of `REMATS`.
+      layer: a module class; a layer is called with (x, *inputs) and returns an array like x.
+      fields: the fields of the module, the same for all layers.
+      x: input of the first layer.
+      *inputs: further inputs, the same for all layers.
+      depth: number of layers.
+      scan: scan the layers instead of unrolling them.
+      remat: "none", "dots" or "full".
     """
     if remat != "none":
-        # Inside a scan the compiler cannot undo the recomputation anyway.
+        # CSE cannot undo the recomputation inside a scan.
         layer = nn.remat(layer, policy=_POLICIES[remat], prevent_cse=not scan)
     if not scan:
         outputs = []
         for i in range(1, depth + 1):
-            x = layer(**fields, name=f"layer{i}")(x, *more)
+            x = layer(**fields, name=f"layer{i}")(x, *inputs)
             outputs.append(x)
         return outputs
 
-    def step(layer: nn.Module, x: Array, *more: Any) -> tuple[Array, Array]:
-        x = layer(x, *more)
+    def step(layer: nn.Module, x: Array, *inputs: Any) -> tuple[Array, Array]:
+        x = layer(x, *inputs)
         return x, x
 
     scanned = nn.scan(
@@ -69,37 +70,37 @@ def run_layers(
         in_axes=nn.broadcast,
         length=depth,
     )
-    last, each = scanned(layer(**fields, name=STACKED), x, *more)
-    return [*(each[i] for i in range(depth - 1)), last]
+    last, outputs = scanned(layer(**fields, name=STACKED), x, *inputs)
+    return [*(outputs[i] for i in range(depth - 1)), last]
 
 
-def restack(arrays: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
-    """Arrays by path, with equal layers in the form in which `wanted` has them.
+def restack(arrays: Mapping[str, Any], target_paths: Collection[str]) -> dict[str, Any]:
+    """Converts arrays between stacked and single layers, as `target_paths` requires.
 
-    Where `wanted` has `.../layers/kernel` and there are `.../layer1/kernel`, `.../layer2/kernel`
-    and so on, all of one shape, these are stacked; where it has those and there is a stack, it is
-    cut.
+    If `target_paths` contains `.../layers/kernel`, and `arrays` contains `.../layer1/kernel`,
+    `.../layer2/kernel` and so on, all of the same shape, these arrays are stacked. If
+    `target_paths` contains single layers and `arrays` a stack, the stack is split.
 
     Args:
       arrays: path -> array.
-      wanted: paths.
+      target_paths: paths of the result.
 
     Returns:
-      path -> array; what `wanted` does not concern is left as it is.
+      path -> array; arrays that need no conversion are unchanged.
     """
-    found = dict(arrays)
-    for path in wanted:
-        above, stacked, below = f"/{path}".partition(f"/{STACKED}/")
-        if path in found or not stacked:
+    result = dict(arrays)
+    for path in target_paths:
+        parent, stacked, child = f"/{path}".partition(f"/{STACKED}/")
+        if path in result or not stacked:
             continue
-        names = (f"{above}/layer{i}/{below}"[1:] for i in itertools.count(1))
-        names = list(itertools.takewhile(found.__contains__, names))
-        if names and len({np.shape(found[name]) for name in names}) == 1:
-            found[path] = np.stack([np.asarray(found.pop(name)) for name in names])
-    for path in wanted:
+        names = (f"{parent}/layer{i}/{child}"[1:] for i in itertools.count(1))
+        names = list(itertools.takewhile(result.__contains__, names))
+        if names and len({np.shape(result[name]) for name in names}) == 1:
+            result[path] = np.stack([np.asarray(result.pop(name)) for name in names])
+    for path in target_paths:
         layer = re.fullmatch(r"(.*/|)layer1/(.*)", path)
         stack = f"{layer[1]}{STACKED}/{layer[2]}" if layer else None
-        if stack in found and path not in found:
-            for i, array in enumerate(np.asarray(found.pop(stack)), start=1):
-                found[f"{layer[1]}layer{i}/{layer[2]}"] = array
-    return found
+        if stack in result and path not in result:
+            for i, array in enumerate(np.asarray(result.pop(stack)), start=1):
+                result[f"{layer[1]}layer{i}/{layer[2]}"] = array
+    return result

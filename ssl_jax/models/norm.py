@@ -1,15 +1,15 @@
-"""BatchNorm with a chosen group of examples for its statistics, independent of the sharding.
+"""BatchNorm with statistics of the global batch or of groups of examples, for any sharding.
 
-By default they are those of the global batch. `apply_in_groups` takes them over groups of examples
-instead, as separate devices would without synchronisation, and `interleave` deals the examples of
-each group out to others: together they are the shuffling BatchNorm of MoCo (He et al. 2020, 3.3).
+By default statistics are those of the global batch. `apply_in_groups` computes them over groups of
+examples, like separate devices without synchronisation. `interleave` distributes the examples of
+each group over other groups. Together they are MoCo's shuffling BatchNorm (He et al. 2020, 3.3).
 
-The running variance averages the variances of the batches, each divided by n, the values that a
-channel has in a batch, as Flax does and SimCLR's released code across replicas. Ioffe & Szegedy
-(2015, algorithm 2) and PyTorch average the unbiased variances, n / (n - 1) times as large. Weights
-that are converted keep their running variance, so evaluation is exact. If training goes on from
-PyTorch or in PyTorch, it drifts to the other convention: by 4% at n = 25, by less than 0.01% at 256
-images of 7x7 positions.
+The running variance is an average of the biased variances of the batches (divided by n, the number
+of values of a channel in a batch), as in Flax and, across replicas, in SimCLR's released code.
+Ioffe & Szegedy (2015, algorithm 2) and PyTorch average the unbiased variances, which are larger by
+n / (n - 1). Converted weights keep their running variance, so evaluation is exact. Training that
+continues from PyTorch, or in PyTorch, moves it to the other convention: by 4% at n = 25, by less
+than 0.01% at 256 images of 7x7 positions.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from ssl_jax.models.functional import Net
 
 PyTree = Any
 
-_GROUP = "bn_group"  # names the vmap over groups, so that BatchNorm knows that it is inside
+_GROUP = "bn_group"  # axis name of the vmap over groups, by which BatchNorm detects it
 
 
 def batch_norm(*, train: bool, dtype: Any = jnp.float32, **options: Any) -> nn.BatchNorm:
     """BatchNorm with momentum 0.9 and epsilon 1e-5; statistics in float32.
 
-    They take one pass, E[x^2] - E[x]^2, unless `use_fast_variance` is False.
+    The variance is computed in one pass, E[x^2] - E[x]^2, unless `use_fast_variance` is False.
 
-    Under `jit` XLA takes the statistics over all devices. Inside a `shard_map`, where an array is
-    one device's part, they are averaged over its batch axes: the same numbers. Inside
+    Under `jit` statistics are over all devices. Inside a `shard_map`, where an array is the part of
+    one device, they are averaged over the batch axes, which gives the same numbers. Inside
     `apply_in_groups` they are those of the group.
 
     Args:
-      train: statistics of the batch; else the running ones.
-      dtype: of the output.
+      train: use batch statistics; otherwise running statistics.
+      dtype: dtype of the output.
       **options: further fields of `flax.linen.BatchNorm`.
     """
     return nn.BatchNorm(
@@ -75,38 +75,38 @@ def apply_in_groups(
 ) -> tuple[Any, PyTree]:
     """`net.apply(..., train=True)` with batch statistics of groups of neighbouring examples.
 
-    Groups are a property of the run and not of its devices: any number of devices that divides
-    them computes the same. A group never leaves its device, so no statistics are communicated but
-    the running ones.
+    The result does not depend on the number of devices, which must divide the number of groups.
+    Each group is on one device, so only running statistics are communicated.
 
     Args:
       net: the net.
       params: its parameters.
       buffers: its buffers.
-      x: [n ...]; the first n / groups rows are the first group, and so on. Inside a `shard_map` the
-        rows of this device, and n those of all.
-      groups: how many; None takes statistics over the whole batch.
-      key: for dropout and its like.
+      x: [n ...]; the first n / groups rows are the first group, and so on. Inside a `shard_map`,
+        the rows of this device, where n counts the rows of all devices.
+      groups: number of groups; None: statistics of the whole batch.
+      key: PRNG key for dropout.
 
     Returns:
-      (outputs, buffers): the outputs in the order of `x`; the buffers are the mean of what each
-      group would have made of them, so a running variance is that within groups.
+      (outputs, buffers): the outputs in the order of `x`, and the mean over groups of the updated
+      buffers, so a running variance is the variance within groups.
 
     Raises:
-      UserError: the groups do not divide over the devices, or the rows not over the groups.
+      UserError: the number of groups is not a multiple of the number of devices, or the number of
+        rows not a multiple of the number of groups.
     """
     if groups is None:
         return net.apply(params, buffers, x, train=True, key=key)
     axes = batch_axes.manual_axes()
     devices = jax.lax.axis_size(axes) if axes else batch_axes.shards()
     check_groups(groups, len(x) * (devices if axes else 1), devices)
-    here = groups // devices if axes else groups
-    keys = None if key is None else jax.random.split(key, here)
+    local_groups = groups // devices if axes else groups
+    keys = None if key is None else jax.random.split(key, local_groups)
 
     def apply_to_group(x: jax.Array, key: jax.Array | None) -> tuple[Any, PyTree]:
         return net.apply(params, buffers, x, train=True, key=key)
 
-    parts = x.reshape(here, -1, *x.shape[1:])  # (groups, n / groups, ...)
+    parts = x.reshape(local_groups, -1, *x.shape[1:])  # (groups, n / groups, ...)
     outputs, updated = jax.vmap(apply_to_group, axis_name=_GROUP)(parts, keys)
     updated = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), updated)
     if axes:
@@ -115,28 +115,29 @@ def apply_in_groups(
 
 
 def check_groups(groups: int, rows: int, devices: int = 1) -> None:
-    """Raises `UserError` unless `rows` examples on `devices` make `groups` groups of two or more.
+    """Raises `UserError` unless `groups` is a valid number of groups.
 
-    Also unless `interleave` can deal them out.
+    `rows` examples on `devices` devices must divide into groups of at least two, which `interleave`
+    can distribute.
     """
     if groups < 1 or groups % devices:
-        fitting = devices * max(1, round(groups / devices))
+        nearest_valid = devices * max(1, round(groups / devices))
         raise UserError(
             f"bn_groups {groups} has to be a positive multiple of the {devices} devices that "
-            f"split the batch; use {fitting}"
+            f"split the batch; use {nearest_valid}"
         )
     if rows % groups or rows // groups < 2:
         raise UserError(
             f"bn_groups {groups} has to cut {rows} examples into groups of at least two; use a "
             f"divisor of {rows}, or None for statistics of the whole batch"
         )
-    share = math.gcd(groups, rows // groups)
-    if groups > 1 and share == 1:
+    common = math.gcd(groups, rows // groups)
+    if groups > 1 and common == 1:
         raise UserError(
             f"bn_groups {groups} and the {rows // groups} examples of a group have no common "
             "divisor, so the groups cannot be interleaved; powers of two can"
         )
-    if max(devices, share) % min(devices, share):
+    if max(devices, common) % min(devices, common):
         raise UserError(
             f"bn_groups {groups} of {rows // groups} examples cannot be interleaved over {devices} "
             "devices; use powers of two"
@@ -144,17 +145,17 @@ def check_groups(groups: int, rows: int, devices: int = 1) -> None:
 
 
 def interleave(x: jax.Array, groups: int | None) -> jax.Array:
-    """Deals the examples of each group out evenly to others; its own inverse.
+    """Distributes the examples of each group evenly over other groups. It is its own inverse.
 
     With g groups of r rows and s = gcd(g, r), each group of the result has r / s rows from each of
-    s groups. So no two groups of before and after share more than r / s of their r rows. Which rows
-    go where is fixed: batches are drawn at random, so a random permutation would add nothing but
-    traffic, as every device could then need any row. This one sends each device's rows once, in an
+    s groups. So a group before and a group after have at most r / s of their r rows in common. The
+    permutation is fixed. Batches are random already, and a random permutation would need more
+    communication, because any device could need any row. This one sends each row once, in an
     all-to-all.
 
     Args:
-      x: [n ...], any array with a row an example; groups as in `apply_in_groups`.
-      groups: how many; None or 1 changes nothing.
+      x: [n ...], an array with one row per example; groups are as in `apply_in_groups`.
+      groups: number of groups; None or 1: the order does not change.
 
     Returns:
       [n ...] in the new order.
@@ -170,22 +171,23 @@ def interleave(x: jax.Array, groups: int | None) -> jax.Array:
 
 
 def _interleave_local(x: jax.Array, *, groups: int) -> jax.Array:
-    """`interleave` of the rows that one device holds.
+    """`interleave` of the rows on one device.
 
-    A group's number is (a, b) and a row's number in its group (c, d) with a and c below s: what is
-    computed is the exchange of a and c. A device holds some values of a, with all b or some.
+    Write the index of a group as (a, b) and the index of a row in its group as (c, d), with a and c
+    below s. The permutation exchanges a and c. A device holds some values of a, with all or some
+    values of b.
     """
     axes = batch_axes.manual_axes()
     devices = jax.lax.axis_size(axes) if axes else 1
     check_groups(groups, len(x) * devices, devices)
     rows = len(x) * devices // groups
-    share = math.gcd(groups, rows)
-    span = min(devices, share)  # devices that exchange rows with each other
-    y = x.reshape(share // span, -1, share, rows // share, *x.shape[1:])  # (a, b, c, d, ...)
+    common = math.gcd(groups, rows)
+    span = min(devices, common)  # devices that exchange rows with each other
+    y = x.reshape(common // span, -1, common, rows // common, *x.shape[1:])  # (a, b, c, d, ...)
     if span > 1:
-        apart = devices // span
-        circles = [[first + apart * a for a in range(span)] for first in range(apart)]
+        stride = devices // span
+        exchanges = [[first + stride * a for a in range(span)] for first in range(stride)]
         y = jax.lax.all_to_all(
-            y, axes, 2, 0, tiled=True, axis_index_groups=circles if apart > 1 else None
+            y, axes, 2, 0, tiled=True, axis_index_groups=exchanges if stride > 1 else None
         )
     return y.swapaxes(0, 2).reshape(x.shape)

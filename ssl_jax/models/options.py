@@ -1,4 +1,4 @@
-"""Types of options that several nets share, and marks of options that are not architecture."""
+"""Types of options shared by several nets, and a mark for options that are not architecture."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ssl_jax.config.fields import positive
 
 @dataclasses.dataclass(frozen=True)
 class _Mark:
-    """A mark in an option's annotation."""
+    """A mark in the annotation of an option."""
 
 
-# Marks an option that decides how a net is trained or computed, not which arrays it has. A run that
-# starts from a pretrained net takes over all its other options.
+# Marks an option that affects how a net is trained or computed, but not which arrays it has. A run
+# that starts from a pretrained net takes all other options from that net.
 not_architecture = _Mark()
 
 Count = Annotated[int, positive]
 AttentionOption = Annotated[
     Literal["auto", "xla", "cudnn", "splash"],
     not_architecture,
-    "How attention is computed, with one result; splash is for TPUs.",
+    "Implementation of attention; the result is the same. splash is for TPUs.",
 ]

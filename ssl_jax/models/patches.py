@@ -1,4 +1,4 @@
-"""Images as sequences of patches: cutting, pasting, and the pixels of a patch normalised."""
+"""Images as sequences of patches: splitting, joining, statistics, random order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from ssl_jax.core.arrays import Array
 
 
 def patchify(images: Float[Array, "n h w c"], patch_size: int) -> Float[Array, "n l q"]:
-    """The patches of images, row by row; q = patch_size^2 c values, the channel last.
+    """Splits images into patches, in row-major order.
+
+    Args:
+      images: [n h w c].
+      patch_size: side of a patch, pixels.
+
+    Returns:
+      [n l q], with q = patch_size^2 c values of each patch, channels last.
 
     Raises:
-      ValueError: patches do not tile the images.
+      ValueError: h or w is not a multiple of `patch_size`.
     """
     n, h, w, c = images.shape
     p = patch_size
@@ -26,7 +33,7 @@ def patchify(images: Float[Array, "n h w c"], patch_size: int) -> Float[Array, "
 def unpatchify(
     patches: Float[Array, "n l q"], shape: tuple[int, int, int], patch_size: int
 ) -> Float[Array, "n h w c"]:
-    """Images of `shape` (h, w, c) from their patches: the inverse of `patchify`."""
+    """Joins patches to images of `shape` (h, w, c): the inverse of `patchify`."""
     (h, w, c), p = shape, patch_size
     x = patches.reshape(-1, h // p, w // p, p, p, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, c)
@@ -35,12 +42,15 @@ def unpatchify(
 def patch_statistics(
     patches: Float[Array, "n l q"],
 ) -> tuple[Float[Array, "n l 1"], Float[Array, "n l 1"]]:
-    """(mean, standard deviation) of each patch's values: variance unbiased, plus 1e-6 (MAE)."""
+    """Mean and standard deviation of each patch's values (MAE).
+
+    The standard deviation is sqrt(v + 1e-6), with v the unbiased variance.
+    """
     mean = jnp.mean(patches, axis=-1, keepdims=True)
     variance = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
     return mean, jnp.sqrt(variance + 1e-6)
 
 
 def random_order(key: Array, count: int) -> Array:
-    """A random order of `count` patches, int32 [count], of which a mask keeps the first ones."""
+    """A random order of `count` patches, int32 [count]. Masking keeps the first patches of it."""
     return jnp.argsort(jax.random.uniform(key, (count,))).astype(jnp.int32)

@@ -1,11 +1,11 @@
-"""A linear layer whose rows are prototypes of fixed length, by weight normalisation.
+"""A linear layer whose rows are prototypes of fixed norm, by weight normalisation.
 
     w_k = g_k v_k / |v_k|          Salimans & Kingma 2016, Eq. 2
 
-The direction v receives gradients, the magnitude g is 1 or learned. DINO's last layer is such a
-layer (Caron et al. 2021, released code). Keeping v free and normalising it in the forward pass
-differs from projecting w back onto the sphere after every update: gradients are orthogonal to v, so
-updates lengthen it and turn it ever less, and weight decay shortens it and turns it more.
+The direction v is learned; the magnitude g is 1 or learned. DINO's last layer is such a layer
+(Caron et al. 2021, released code). It is not equivalent to projecting w back onto the sphere after
+every update. Gradients are orthogonal to v, so updates make v longer, and the same update then
+turns it by a smaller angle. Weight decay makes v shorter and the angle larger.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Array = jax.Array
 
 
 class Prototypes(nn.Module):
-    """The parameters of the layer.
+    """The layer.
 
     Attributes:
       count: k, number of prototypes.
-      learn_magnitude: whether g is a parameter; it is 1 otherwise.
+      learn_magnitude: learn g; otherwise g is 1.
     """
 
     count: int
@@ -51,17 +51,17 @@ class Prototypes(nn.Module):
 
 
 def prototype_matrix(params: Mapping[str, Any]) -> Array:
-    """The normalised weights `[d k]`, float32, of a `Prototypes`' parameters."""
+    """The normalised weights w of the parameters of `Prototypes`, `[d k]`, float32."""
     direction = params["direction"]
-    length = jnp.linalg.norm(direction, axis=0)
-    return direction * (params.get("magnitude", 1.0) / length)
+    norm = jnp.linalg.norm(direction, axis=0)
+    return direction * (params.get("magnitude", 1.0) / norm)
 
 
 def prototypes(count: int, *, learn_magnitude: bool = False) -> Net:
-    """A `Prototypes` whose number has been checked.
+    """Makes a `Prototypes` and checks the number.
 
     Raises:
-      UserError: fewer than 2 prototypes.
+      UserError: `count` is less than 2.
     """
     if count < 2:
         raise UserError(f"{count} prototypes cannot tell images apart; use at least 2")

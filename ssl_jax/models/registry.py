@@ -26,10 +26,10 @@ from ssl_jax.models.vit import SIZES, vit
 from ssl_jax.models.vit_decoder import vit_decoder
 from ssl_jax.models.vit_predictor import vit_predictor
 
-# Size and patch of the ViTs that papers name; others by `patch_size`, `dim`, `depth`, `num_heads`.
+# Size and patch of the ViTs with a name; others need `patch_size`, `dim`, `depth` and `num_heads`.
 VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14")
 
-# Name -> function of keyword options that returns the module.
+# Name -> constructor of the module, with keyword options.
 ENCODERS = {
     **{f"resnet{depth}": functools.partial(resnet, depth) for depth in BLOCKS_PER_STAGE},
     "convnet": convnet,
@@ -55,7 +55,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def declaration(name: str, where: str, nets: Mapping[str, Callable] = NETS) -> Section:
-    """Declares a net's config section: its name and its options.
+    """Declares the config section of a net: its name and its options.
 
     Args:
       name: a key of `nets`.
@@ -73,7 +73,7 @@ def declaration(name: str, where: str, nets: Mapping[str, Callable] = NETS) -> S
 
 
 def architecture(name: str, where: str) -> list[str]:
-    """Names of the options of an encoder that change its parameters or its function."""
+    """Names of the options that change the parameters or the function of an encoder."""
     keys = declaration(name, where, ENCODERS).keys
     return [option for option, key in keys.items() if not_architecture not in key.marks]
 
@@ -81,15 +81,15 @@ def architecture(name: str, where: str) -> list[str]:
 def make_encoder(
     name: str | None, *, dtype: str = "float32", where: str = "model", **options: Any
 ) -> Net:
-    """The encoder f: images `[n h w c]`, or a dict of a text's arrays, to `(h, out)`.
+    """Makes an encoder f: images `[n h w c]`, or a dict of the arrays of texts, to `(h, out)`.
 
-    `h` is `[n d]` float32, `out` a dict of every stage's or layer's output by name.
+    `h` is `[n d]` float32; `out` is a dict of the outputs of stages or layers by name.
 
     Args:
       name: a key of `ENCODERS`.
-      dtype: "float32" or "bfloat16", of activations; parameters are float32.
-      where: path of the config section that holds the options, for error messages.
-      **options: those of `declaration`, and arguments that a config does not set, such as
+      dtype: dtype of activations, "float32" or "bfloat16"; parameters are float32.
+      where: path of the config section of the options, for error messages.
+      **options: the options of `declaration`, and arguments that are not in a config, such as
         `vocab_size` of a text encoder.
 
     Raises:
@@ -106,7 +106,7 @@ def make_decoder(
     where: str = "nets.decoder",
     **options: Any,
 ) -> Net:
-    """The decoder: latents `[n d]` to `[n h w c]` float32, without a last activation.
+    """Makes a decoder: latents `[n d]` to `[n h w c]` float32, without a last activation.
 
     Args:
       name: a key of `DECODERS`.
@@ -128,12 +128,12 @@ def make_patch_decoder(
     where: str = "nets.decoder",
     **options: Any,
 ) -> Net:
-    """The decoder of a masked autoencoder: tokens `[n 1+k d]` and an order of the patches.
+    """Makes the decoder of a masked autoencoder, see `ssl_jax.models.vit_decoder.ViTDecoder`.
 
     Args:
       name: a key of `PATCH_DECODERS`.
       grid: (rows, columns) of patches.
-      values: numbers that are predicted for a patch.
+      values: number of predicted values of a patch.
       dtype, where, options: as in `make_encoder`.
 
     Raises:
@@ -175,7 +175,7 @@ def _make(
                         f"{nearest(dtype, DTYPES)}")  # fmt: skip
     declared = declaration(name, where, nets)
     arguments = inspect.signature(nets[name]).parameters.keys() - declared.keys.keys()
-    passed = {key: options.pop(key) for key in arguments & options.keys()}
+    constructor_args = {key: options.pop(key) for key in arguments & options.keys()}
     checked = fields.check(declared, {"name": name, **options}, where)
     del checked["name"]
-    return Net(nets[name](dtype=jnp.dtype(dtype), **checked, **passed))
+    return Net(nets[name](dtype=jnp.dtype(dtype), **checked, **constructor_args))

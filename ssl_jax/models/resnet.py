@@ -47,7 +47,7 @@ BLOCKS_PER_STAGE = {
     200: (3, 24, 36, 3),
 }
 # Channels between a selective kernel's pooled features and its mixing logits, at least.
-_LEAST_SQUEEZED = 32
+_MIN_SQUEEZED = 32
 KERNEL_INITS = {
     "lecun": nn.initializers.lecun_normal(),
     "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
@@ -91,7 +91,7 @@ class BottleneckBlock(nn.Module):
         y = self.conv(self.channels, 1, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
         if self.sk_ratio:
-            squeezed = max(int(self.channels * self.sk_ratio), _LEAST_SQUEEZED)
+            squeezed = max(int(self.channels * self.sk_ratio), _MIN_SQUEEZED)
             y = SelectiveKernel(
                 self.channels, self.stride, squeezed, self.conv, self.norm, name="sk"
             )(y)
@@ -104,18 +104,19 @@ class BottleneckBlock(nn.Module):
 
 
 class SelectiveKernel(nn.Module):
-    """Two 3x3 convolutions, mixed in every channel by weights that look at the whole image.
+    """A weighted sum of two 3x3 convolutions; weights depend on the whole image and the channel.
 
     The weights are a softmax over the two branches. As in SimCLR v2's code both kernels are 3x3, so
-    the branches are one convolution of twice the channels, and nothing here has a bias.
+    the branches are one convolution with twice the channels, and no layer has a bias.
 
-    BatchNorm of the squeezed features takes its variance in two passes. They are one value an
-    image, often nearly equal, and E[x^2] - E[x]^2 of few such values is mostly rounding: in float32
-    at 4 images of 64 pixels it changes the mixed features by up to 1e-3.
+    BatchNorm of the squeezed features computes the variance in two passes. These features have one
+    value per image, and the values are often nearly equal: E[x^2] - E[x]^2 of a few such values is
+    mostly rounding error. In float32 and for 4 images of 64 pixels it changes the mixed features by
+    up to 1e-3.
 
     Attributes:
-      channels: of each branch and of the output.
-      stride: of the convolutions.
+      channels: channels of each branch and of the output.
+      stride: stride of the convolutions.
       squeezed: width of the hidden layer that computes the weights.
     """
 
@@ -140,15 +141,15 @@ class SelectiveKernel(nn.Module):
 
 
 def _shortcut(block: BasicBlock | BottleneckBlock, x: jax.Array, channels: int) -> jax.Array:
-    """`x` itself, or its 1x1 projection where the block changes the shape."""
+    """Returns `x`, or its 1x1 projection if the block changes the shape."""
     stride = block.stride
     if x.shape[-1] == channels and stride == 1:
         return x
     if block.shortcut == "pool" and stride > 1:
-        # An odd side's last window hangs over the edge, where there is nothing to average.
-        over = tuple((0, -side % stride) for side in x.shape[1:3])
+        # The last window of an odd side contains padding, which is not counted.
+        padding = tuple((0, -side % stride) for side in x.shape[1:3])
         window = (stride, stride)
-        x = nn.avg_pool(x, window, strides=window, padding=over, count_include_pad=False)
+        x = nn.avg_pool(x, window, strides=window, padding=padding, count_include_pad=False)
         stride = 1
     return block.norm(name="shortcut_norm")(
         block.conv(channels, 1, stride, name="shortcut_conv")(x)
@@ -156,9 +157,10 @@ def _shortcut(block: BasicBlock | BottleneckBlock, x: jax.Array, channels: int) 
 
 
 class Stem(nn.Module):
-    """What the first stage sees: the whole image ("cifar") or a quarter of its side.
+    """The layers before the first stage. "cifar" keeps the resolution; the others divide it by 4.
 
-    "imagenet" has one 7x7 convolution, "deep" three 3x3 ones, the first two half as wide.
+    "cifar" has one 3x3 convolution. "imagenet" has one 7x7 convolution; "deep" has three 3x3
+    convolutions, the first two with half the channels. Both are followed by max pooling.
     """
 
     kind: str
@@ -181,7 +183,7 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution; the first of them carries the stride."""
+    """Blocks of one resolution; the first block has the stride."""
 
     block: Layer
     num_blocks: int
@@ -203,11 +205,12 @@ class ResNet(nn.Module):
       depth: a key of `BLOCKS_PER_STAGE`; bottleneck blocks from 50 on.
       width: multiplies every channel count.
       stem: "imagenet", "cifar" or "deep" (ResNet-D's).
-      shortcut: where a block halves the resolution, "conv" of stride 2 or "pool" before a
-        convolution (ResNet-D's).
-      sk_ratio: squeezed over all channels of the selective kernels; 0 for plain convolutions.
+      shortcut: shortcut of blocks that halve the resolution: a convolution of stride 2 ("conv"), or
+        average pooling before a convolution ("pool", ResNet-D's).
+      sk_ratio: squeezed channels of the selective kernels divided by all channels; 0: no selective
+        kernels.
       kernel_init: "lecun" or "he_fan_out".
-      dtype: of activations and of the convolutions' arithmetic.
+      dtype: dtype of activations and of the arithmetic of convolutions.
     """
 
     depth: int = 50
@@ -220,11 +223,11 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Features and every stage's output.
+        """Features and the output of each stage.
 
         Args:
           x: images `[n h w c]`, floating point.
-          train: whether BatchNorm uses the batch's statistics.
+          train: BatchNorm uses batch statistics.
 
         Returns:
           `h`, the average-pooled last stage, `[n d]` float32; and `out`, a dict of "stem",
@@ -255,7 +258,7 @@ class ResNet(nn.Module):
 
 
 def _conv(channels: int, kernel: int, stride: int = 1, **options: Any) -> nn.Conv:
-    """A convolution without bias, padded by half its kernel on every side."""
+    """A convolution without bias, padded by half the kernel size on every side."""
     return nn.Conv(
         channels,
         (kernel, kernel),
@@ -269,26 +272,28 @@ def _conv(channels: int, kernel: int, stride: int = 1, **options: Any) -> nn.Con
 def resnet(
     depth: int,
     *,
-    width: Annotated[float, at_least(1 / 64), "Multiplier of the channels."] = 1.0,
+    width: Annotated[float, at_least(1 / 64), "Factor of all channel counts."] = 1.0,
     stem: Annotated[
         Literal["imagenet", "cifar", "deep"],
         "7x7 and pool (imagenet), 3x3 (cifar), three 3x3 and pool (deep, ResNet-D).",
     ] = "imagenet",
     shortcut: Annotated[
-        Literal["conv", "pool"], "1x1 convolution, behind average pooling in ResNet-D (pool)."
+        Literal["conv", "pool"], "1x1 convolution, after average pooling in ResNet-D (pool)."
     ] = "conv",
     sk_ratio: Annotated[
-        float, fraction, "Of selective kernels, SimCLR v2: 0.0625; 0: no selective kernels."
+        float,
+        fraction,
+        "Squeeze ratio of selective kernels (SimCLR v2: 0.0625); 0: no selective kernels.",
     ] = 0.0,
     kernel_init: Annotated[
         Literal["lecun", "he_fan_out"], not_architecture, "Initialiser of the kernels."
     ] = "lecun",
     dtype: Any = jnp.float32,
 ) -> ResNet:
-    """A ResNet whose options have been checked; see `ResNet` for what they mean.
+    """Makes a ResNet and checks its options, which `ResNet` describes.
 
     Raises:
-      UserError: the depth is unknown, or it has no blocks for selective kernels.
+      UserError: the depth is unknown, or selective kernels are set for a depth below 50.
     """
     if depth not in BLOCKS_PER_STAGE:
         raise UserError(f"no ResNet of depth {depth}; depths are {sorted(BLOCKS_PER_STAGE)}")

@@ -5,16 +5,17 @@
 A layer is post-norm: x <- norm(x + attention(x)), x <- norm(x + mlp(x)), with LayerNorm in float32.
 `Layer` can also be pre-norm and causal, for language models that read from left to right.
 
-- A row may hold several texts, numbered from 1 by `segment` (0 is padding); they do not see each
-  other.
-- The names BERT and RoBERTa differ in the vocabulary, the GELU (BERT's released code has the tanh
-  form, RoBERTa's the exact one), the epsilon of LayerNorm, the types (sentence A or B), of which
-  RoBERTa has one, and the positions: RoBERTa's table has two rows before the first, never used.
-- Matrices and embeddings start from N(0, 0.02^2) cut off at two standard deviations, biases at 0.
-- `TokenHead` is what stands between the last layer and the vocabulary. The matrix that follows is
-  the token embedding itself.
-- Dropout follows the embeddings and every branch; that of the attention weights is an option of its
-  own, since fused attention kernels do not have it.
+- A row may contain several texts, numbered from 1 by `segment` (0 is padding). Tokens attend only
+  to tokens of their own text.
+- BERT and RoBERTa differ in the vocabulary, the GELU (the tanh approximation in BERT's released
+  code, the exact one in RoBERTa's), the epsilon of LayerNorm, the token types (sentences A and B in
+  BERT, one type in RoBERTa), and the positions: RoBERTa's table starts with two unused rows.
+- Matrices and embeddings are initialised with N(0, 0.02^2) truncated at two standard deviations,
+  biases with 0.
+- `TokenHead` is between the last layer and the product with the vocabulary's matrix, which is the
+  token embedding.
+- Dropout is applied to the embeddings and to every branch. Dropout of attention weights is a
+  separate option, because fused attention kernels do not support it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from ssl_jax.models.options import AttentionOption, Count, not_architecture
 
 Array = jax.Array
 
-# Width, layers and heads; the small ones are of Turc et al. 2019.
+# Width, layers and heads; the sizes below base are those of Turc et al. 2019.
 TEXT_SIZES = {
     "tiny": dict(dim=128, depth=2, num_heads=2),
     "mini": dict(dim=256, depth=4, num_heads=4),
@@ -45,7 +46,7 @@ TEXT_SIZES = {
     "base": dict(dim=768, depth=12, num_heads=12),
     "large": dict(dim=1024, depth=24, num_heads=16),
 }
-# What the papers' names mean beside the size.
+# Options of the models of the papers, besides the size.
 TEXT_FAMILIES = {
     "bert": dict(vocab_size=30522, num_types=2, activation="gelu_tanh", norm_eps=1e-12),
     "roberta": dict(
@@ -62,7 +63,7 @@ Text = Mapping[str, Array]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention within segments, one matrix for query, key and value."""
+    """Multi-head self-attention within segments, with one matrix for query, key and value."""
 
     num_heads: int
     causal: bool
@@ -104,14 +105,14 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then an MLP, each with its LayerNorm and a way around it.
+    """Attention, then an MLP, each with a LayerNorm and a residual connection.
 
     Attributes:
-      num_heads, mlp_ratio, activation, norm_eps, dropout, attention_dropout, attention, dtype: as
-        of `TextEncoder`.
-      train: whether dropout is on.
+      num_heads, mlp_ratio, activation, norm_eps, dropout, attention_dropout, attention, dtype: see
+        `TextEncoder`.
+      train: apply dropout.
       pre_norm: x + branch(norm(x)) instead of norm(x + branch(x)).
-      causal: whether a token sees only those before it, and itself.
+      causal: a token attends only to itself and the tokens before it.
     """
 
     num_heads: int
@@ -148,7 +149,7 @@ class Layer(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """The sum of a token's, its position's and its type's vectors, normalised."""
+    """LayerNorm of the sum of the token, position and type embeddings."""
 
     vocab_size: int
     dim: int
@@ -177,24 +178,24 @@ class TextEncoder(nn.Module):
     """The backbone, without a head.
 
     Attributes:
-      vocab_size: token ids there are.
+      vocab_size: number of token ids.
       dim: width of the tokens and of h.
-      depth: layers.
-      num_heads: of each layer.
-      mlp_ratio: width of a layer's MLP over `dim`.
-      max_length: positions there are.
-      position_offset: rows of the table of positions before that of position 0.
-      num_types: types of tokens; texts without "type" have type 0.
+      depth: number of layers.
+      num_heads: heads of each layer.
+      mlp_ratio: hidden width of a layer's MLP divided by `dim`.
+      max_length: number of positions.
+      position_offset: unused rows of the position table before position 0.
+      num_types: number of token types; texts without "type" have type 0.
       activation: "gelu" (exact) or "gelu_tanh".
       norm_eps: epsilon of LayerNorm.
-      dropout: of the embeddings and of every branch.
-      attention_dropout: of the attention weights.
-      pooler: whether there is a dense layer with tanh on the first token, as in BERT.
-      pool: h is the "mean" of the tokens that are not padding, the first token ("cls"), or what the
-        "pooler" makes of it.
+      dropout: dropout rate of the embeddings and of every branch.
+      attention_dropout: dropout rate of the attention weights.
+      pooler: add a dense layer with tanh on the first token, as in BERT.
+      pool: h is the mean of the tokens that are not padding ("mean"), the first token ("cls"), or
+        the output of the pooler ("pooler").
       scan_layers, remat: see `ssl_jax.models.layers`.
       attention: implementation, see `ssl_jax.models.attention`.
-      dtype: of activations and arithmetic.
+      dtype: dtype of activations and arithmetic.
     """
 
     vocab_size: int
@@ -218,19 +219,19 @@ class TextEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, text: Text, *, train: bool) -> tuple[Array, dict[str, Array]]:
-        """Features and every layer's tokens.
+        """Features and the tokens of each layer.
 
         Args:
-          text: `tokens`, `segment` (0 = padding) and `position`, int32 [n l], and `type` where
-            there are types.
-          train: whether dropout is on.
+          text: int32 [n l] arrays: `tokens`, `segment` (0 = padding), `position`, and optionally
+            `type`.
+          train: apply dropout.
 
         Returns:
-          `h` `[n d]` float32; and `out`, a dict of "layer1" to "layerN" and "tokens" (the last of
-          them), `[n l d]` in `dtype`, "h", and "pooler" `[n d]` float32 if there is one.
+          `h` `[n d]` float32; and `out`, a dict of "layer1" to "layerN" and "tokens" (equal to
+          "layerN"), `[n l d]` in `dtype`, "h", and "pooler" `[n d]` float32 if there is a pooler.
 
         Raises:
-          UserError: a text is longer than there are positions.
+          UserError: l is larger than `max_length`.
         """
         length = text["tokens"].shape[1]
         if length > self.max_length:
@@ -275,10 +276,10 @@ class TextEncoder(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """What tells a token from its vector, up to the product with the token embedding.
+    """The head of masked language modelling, without the product with the token embedding.
 
     Attributes:
-      vocab_size, activation, norm_eps, dtype: as of `TextEncoder`.
+      vocab_size, activation, norm_eps, dtype: see `TextEncoder`.
     """
 
     vocab_size: int
@@ -297,7 +298,7 @@ class TokenHead(nn.Module):
 
 
 class PairHead(nn.Module):
-    """Two logits of a pair of texts: the second follows the first, or was drawn at random."""
+    """Two logits for a pair of texts: the second text follows the first, or is a random one."""
 
     @nn.compact
     def __call__(self, pooled: Array, *, train: bool) -> Array:
@@ -307,15 +308,15 @@ class PairHead(nn.Module):
 
 
 def token_head(encoder: Net) -> Net:
-    """The `TokenHead` that belongs to a `TextEncoder`."""
+    """Makes the `TokenHead` of a `TextEncoder`."""
     module = encoder.module
     return Net(TokenHead(module.vocab_size, module.activation, module.norm_eps, dtype=module.dtype))
 
 
 def text_inputs(module: TextEncoder, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What the encoder takes of a batch; types only if it has more than one."""
-    taken = ("tokens", "segment", "position", *(("type",) if module.num_types > 1 else ()))
-    return {name: batch[name] for name in taken if name in batch}
+    """The arrays of a batch that the encoder takes; "type" only if it has more than one type."""
+    names = ("tokens", "segment", "position", *(("type",) if module.num_types > 1 else ()))
+    return {name: batch[name] for name in names if name in batch}
 
 
 def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
@@ -324,10 +325,10 @@ def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
 
 
 def mean_over_text(x: Array, segment: Array) -> Array:
-    """The mean of the tokens that are not padding, [n l d] to [n d] float32; 0 of an empty row."""
-    real = segment > 0  # (n, l)
-    count = jnp.maximum(real.sum(axis=1, keepdims=True), 1)
-    total = jnp.einsum("nld,nl->nd", x, real.astype(x.dtype), preferred_element_type=jnp.float32)
+    """Mean over the tokens that are not padding, [n l d] to [n d] float32; 0 for an empty row."""
+    is_text = segment > 0  # (n, l)
+    count = jnp.maximum(is_text.sum(axis=1, keepdims=True), 1)
+    total = jnp.einsum("nld,nl->nd", x, is_text.astype(x.dtype), preferred_element_type=jnp.float32)
     return total / count
 
 
@@ -335,39 +336,43 @@ def text_encoder(
     *,
     vocab_size: int,
     dim: Annotated[Count, "Width of the tokens."] = 768,
-    depth: Annotated[Count, "Layers."] = 12,
+    depth: Annotated[Count, "Number of layers."] = 12,
     num_heads: Annotated[Count, "Attention heads."] = 12,
-    mlp_ratio: Annotated[float, positive, "Width of the MLP over dim."] = 4.0,
-    max_length: Annotated[Count, "Positions: tokens of the longest row."] = 512,
+    mlp_ratio: Annotated[float, positive, "Hidden width of the MLP divided by dim."] = 4.0,
+    max_length: Annotated[Count, "Number of positions, tokens."] = 512,
     position_offset: int = 0,
-    num_types: Annotated[Count, "Token types; 2 where there are sentence pairs."] = 2,
-    activation: Annotated[Literal["gelu", "gelu_tanh"], "Exact, or with tanh."] = "gelu_tanh",
+    num_types: Annotated[Count, "Number of token types; 2 for sentence pairs."] = 2,
+    activation: Annotated[
+        Literal["gelu", "gelu_tanh"], "GELU: exact, or approximated with tanh."
+    ] = "gelu_tanh",
     norm_eps: Annotated[float, positive, "Epsilon of LayerNorm."] = 1e-12,
-    dropout: Annotated[float, below_one, not_architecture, "Of embeddings and sublayers."] = 0.1,
+    dropout: Annotated[
+        float, below_one, not_architecture, "Dropout of embeddings and branches."
+    ] = 0.1,
     attention_dropout: Annotated[
-        float, below_one, not_architecture, "Of attention weights; not in fused kernels."
+        float, below_one, not_architecture, "Dropout of attention weights; not in fused kernels."
     ] = 0.0,
     pooler: bool = False,
     pool: Annotated[
         Literal["mean", "cls", "pooler"],
         not_architecture,
-        "h: the tokens' mean, the first token, or that through the pooler of sentence pairs.",
+        "h: the mean of the tokens, the first token, or the pooler's output (sentence pairs).",
     ] = "mean",
     scan_layers: Annotated[
-        bool, not_architecture, "Compiles one layer and runs it depth times."
+        bool, not_architecture, "Compile one layer and run it depth times."
     ] = False,
     remat: Annotated[
         Literal["none", "dots", "full"],
         not_architecture,
-        "Recomputed in the backward pass: nothing, all but matrix products, everything.",
+        "Recomputed in the backward pass: nothing, all but dense layers, everything.",
     ] = "none",
     attention: AttentionOption = "auto",
     dtype: Any = jnp.float32,
 ) -> TextEncoder:
-    """A text encoder whose options have been checked; see `TextEncoder` for what they mean.
+    """Makes a text encoder and checks its options, which `TextEncoder` describes.
 
     Raises:
-      UserError: options that do not fit together.
+      UserError: the options contradict each other.
     """
     if dim % num_heads:
         raise UserError(f"dim {dim} does not divide into {num_heads} heads")

@@ -1,10 +1,10 @@
 """The 4x4 transposed convolution with stride 2, which doubles the side lengths.
 
-XLA's convolutions on CPUs are slow where the input is dilated, above all their gradients. There
-`double` is one matrix product over 2x2 patches, from each of which 2x2 pixels of the output come:
-the same products, in another order of summation. Measured forward and backward on 64 maps with two
-cores: 4 to 8 times faster from 4x4, 8x8 and 16x16 maps of 32 to 64 channels, as fast at 32x32 maps
-for three channels. Other platforms always get the convolution.
+On CPUs XLA's convolutions of dilated inputs are slow, and their gradients slower. There `double` is
+one matrix product over 2x2 patches, each of which gives 2x2 output pixels: the same products in
+another order of summation. Measured, forward and backward, on 64 maps and two cores: 4 to 8 times
+faster for 4x4, 8x8 and 16x16 maps of 32 to 64 channels, and equally fast for 32x32 maps of three
+channels. On other platforms it is always a convolution.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def double(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
         y[o] = sum over i of x[i] kernel[o - 2 i + 1], along height and width
 
-    It is PyTorch's `ConvTranspose2d(c, d, 4, stride=2, padding=1)` and TensorFlow's with padding
-    "same", but for the order of the kernel's axes.
+    It equals PyTorch's `ConvTranspose2d(c, d, 4, stride=2, padding=1)`, and TensorFlow's with
+    padding "same", except for the order of the kernel's axes.
     """
     return lax.platform_dependent(x, kernel, cpu=_by_patches, default=_by_convolution)
 
@@ -37,13 +37,13 @@ def _by_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Rows 2i - 1 and 2i of the output come from rows i - 1 and i of the input alone."""
+    """Rows 2i - 1 and 2i of the output depend only on rows i - 1 and i of the input."""
     n, h, w, c = x.shape
     d = kernel.shape[-1]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = [x[:, i : i + h + 1, j : j + w + 1] for i in range(2) for j in range(2)]
     patches = jnp.stack(patches, axis=3)  # [n h+1 w+1 4 c]
-    # Input row r of a patch reaches its output row a through tap 2 - 2r + a.
+    # Input row r of a patch contributes to its output row a with tap 2 - 2r + a.
     taps = kernel.reshape(2, 2, 2, 2, c, d)[::-1, :, ::-1]  # [r a s b c d]
     taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(4 * c, 4 * d)
     out = patches.reshape(n, h + 1, w + 1, 4 * c) @ taps

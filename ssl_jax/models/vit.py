@@ -2,21 +2,21 @@
 
     patches -> linear -> + positions -> [cls; tokens] -> N x (attention, MLP) -> LayerNorm -> h
 
-Layers are pre-norm with an exact GELU; LayerNorm has epsilon 1e-6 and works in float32, whatever
-the dtype of the activations. What self-supervised papers vary are options: fixed sin-cos positions
-(MoCo v3 and MAE, each in its order) or learned ones (DINO), LayerScale (DINOv2), stochastic depth,
-pooling.
+Layers are pre-norm with an exact GELU. LayerNorm has epsilon 1e-6 and computes in float32 for every
+dtype of the activations. The differences between self-supervised papers are options: fixed sin-cos
+positions (MoCo v3 and MAE, in different orders) or learned positions (DINO), LayerScale (DINOv2),
+stochastic depth, pooling.
 
-- Learned positions belong to the grid of the first image the net saw. Images of another size get
-  them resized (bicubic), so DINO's small crops and fine-tuning at a higher resolution need no
-  option. `position_resize` says how: antialiased as timm, or as DINO's released code.
-- `h` is the final LayerNorm's class token, or the mean of its patch tokens.
-- The parameters have timm's names, level by level (`layer3/attn/qkv/kernel` is
-  `blocks.2.attn.qkv.weight`, transposed). Positions are kept as a grid [gh gw d] and the class
-  token's [d]; timm's `pos_embed` is the one after the other.
-- Initialisers: "xavier" takes every matrix uniform of variance 2 / (fan_in + fan_out), with query,
-  key, value and the patches as matrices of their own (MoCo v3 and MAE); "normal" is N(0, 0.02^2)
-  (DINO, BERT). Biases start at zero.
+- Learned positions have the grid of the images used in `init`. For other image sizes they are
+  resized (bicubic), so DINO's small crops and fine-tuning at a higher resolution need no option.
+  `position_resize` sets the kernel: antialiased as in timm, or that of DINO's released code.
+- `h` is the class token after the final LayerNorm, or the mean of the patch tokens after it.
+- Parameter names correspond to timm's: `layer3/attn/qkv/kernel` is `blocks.2.attn.qkv.weight`,
+  transposed. Positions are stored as a grid [gh gw d] and a vector [d] for the class token; timm's
+  `pos_embed` is the vector followed by the grid.
+- Initialisers of kernels: "xavier" is uniform with variance 2 / (fan_in + fan_out), where query,
+  key, value and the patch embedding are separate matrices (MoCo v3 and MAE); "normal" is
+  N(0, 0.02^2) (DINO, BERT). Biases are initialised with zero.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Array = jax.Array
 Initializer = Callable[..., Array]
 
 
-# Width, layers and heads by the papers' letter.
+# Width, layers and heads by the letter used in papers.
 SIZES = {
     "ti": dict(dim=192, depth=12, num_heads=3),
     "s": dict(dim=384, depth=12, num_heads=6),
@@ -48,7 +48,7 @@ SIZES = {
     "l": dict(dim=1024, depth=24, num_heads=16),
     "h": dict(dim=1280, depth=32, num_heads=16),
 }
-_STD = 0.02  # of the class token and of matrices with kernel_init "normal"
+_STD = 0.02  # of the initialiser of the class token and of kernels with kernel_init "normal"
 
 
 class Attention(nn.Module):
@@ -97,12 +97,14 @@ class FeedForward(nn.Module):
 class LayerScale(nn.Module):
     """A learned factor for each channel of a branch (Touvron et al. 2021)."""
 
-    start: float
+    initial_value: float
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        # Named so that it counts among the scales that optimizers do not decay.
-        scale = self.param("scale", nn.initializers.constant(self.start), x.shape[-1:], jnp.float32)
+        # The name "scale" excludes it from weight decay (optim.masks.DEFAULT_EXCLUDE).
+        scale = self.param(
+            "scale", nn.initializers.constant(self.initial_value), x.shape[-1:], jnp.float32
+        )
         return x * scale.astype(x.dtype)
 
 
@@ -110,7 +112,7 @@ class Layer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
-      num_heads, mlp_ratio, layer_scale, qkv_bias, kernel_init, attention, dtype: as of `ViT`.
+      num_heads, mlp_ratio, layer_scale, qkv_bias, kernel_init, attention, dtype: see `ViT`.
       drop_path: probability with which an example skips a branch.
     """
 
@@ -135,14 +137,14 @@ class Layer(nn.Module):
             y = branch(layer_norm(self.dtype, name=f"norm{i}")(x))
             if self.layer_scale is not None:
                 y = LayerScale(self.layer_scale, name=f"ls{i}")(y)
-            # One draw an example: what broadcasts are the tokens and channels.
+            # One random number for each example, broadcast over tokens and channels.
             skip = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)
             x = x + skip(y)
         return x
 
 
 class PatchEmbed(nn.Module):
-    """Every patch as one vector: `[n h w c]` to `[n h/p w/p dim]`."""
+    """Embeds each patch as a vector: `[n h w c]` to `[n h/p w/p dim]`."""
 
     patch_size: int
     dim: int
@@ -176,20 +178,20 @@ class ViT(nn.Module):
     Attributes:
       patch_size: side of a patch, pixels.
       dim: width of the tokens and of h.
-      depth: layers.
-      num_heads: of each layer.
-      mlp_ratio: width of a layer's MLP over `dim`.
-      positions: "learned", or fixed: "sincos" as MAE's, "sincos_row_first" as MoCo v3's.
+      depth: number of layers.
+      num_heads: heads of each layer.
+      mlp_ratio: hidden width of a layer's MLP divided by `dim`.
+      positions: "learned", or fixed: "sincos" (MAE) or "sincos_row_first" (MoCo v3).
       position_resize: how learned positions are resized, "antialiased" or "dino".
-      cls_token: whether there is a class token.
+      cls_token: add a class token.
       pool: h is the class token ("cls") or the mean of the patch tokens ("mean").
-      drop_path: probability that an example skips a branch of the last layer; it rises linearly
-        from 0 in the first (stochastic depth, Huang et al. 2016).
-      layer_scale: what LayerScale starts from; None for none.
-      qkv_bias: whether query, key and value have biases.
+      drop_path: probability with which an example skips a branch of the last layer; it increases
+        linearly from 0 in the first layer (stochastic depth, Huang et al. 2016).
+      layer_scale: initial value of LayerScale; None: no LayerScale.
+      qkv_bias: biases of query, key and value.
       kernel_init: "xavier" or "normal".
       attention: implementation, see `ssl_jax.models.attention`.
-      dtype: of activations and arithmetic.
+      dtype: dtype of activations and arithmetic.
     """
 
     patch_size: int = 16
@@ -217,22 +219,22 @@ class ViT(nn.Module):
         *,
         train: bool,
     ) -> tuple[Array, dict[str, Array]]:
-        """Features and every layer's tokens.
+        """Features and the tokens of each layer.
 
         Args:
           x: images `[n h w c]`, floating point.
-          keep: int `[n k]`, numbers (row by row) of the patches that enter; default all, in order.
-            A masked autoencoder's encoder sees only these.
+          keep: int `[n k]`, row-major indices of the patches to encode, such as the visible patches
+            of a masked autoencoder; default: all, in order.
           keep_mask: bool `[n k]`, False where `keep` is padding; tokens do not attend to padding,
-            and `h` leaves it out. Default: there is none.
-          train: whether stochastic depth is on.
+            and `h` excludes it. Default: no padding.
+          train: apply stochastic depth.
 
         Returns:
           `h` `[n d]` float32; and `out`, a dict of "layer1" to "layerN" (`[n t d]` in `dtype`, the
           class token first), "patch_tokens" (`[n k d]` float32, after the last LayerNorm) and "h".
 
         Raises:
-          UserError: the patches do not tile the image.
+          UserError: a side of the image is not a multiple of `patch_size`.
         """
         x = PatchEmbed(self.patch_size, self.dim, self.kernel_init, self.dtype, name="patch_embed")(
             x.astype(self.dtype)
@@ -240,19 +242,19 @@ class ViT(nn.Module):
         n, grid = x.shape[0], x.shape[1:3]
         if self.positions in FIXED_POSITIONS:
             fixed = sincos_positions(grid, self.dim, self.positions)
-            positions, of_cls = jnp.asarray(fixed), None
+            positions, cls_position = jnp.asarray(fixed), None
         else:
             learned = LearnedPositions(
                 self.dim, self.cls_token, self.position_resize, name="pos_embed"
             )
-            positions, of_cls = learned(grid)
+            positions, cls_position = learned(grid)
         x = (x + positions.astype(self.dtype)).reshape(n, -1, self.dim)  # (n, gh gw, d)
         if keep is not None:
             x = jnp.take_along_axis(x, keep[:, :, None], axis=1)
         if self.cls_token:
             shape = (1, 1, self.dim)
             cls = self.param("cls_token", nn.initializers.normal(_STD), shape, jnp.float32)
-            cls = cls if of_cls is None else cls + of_cls
+            cls = cls if cls_position is None else cls + cls_position
             cls = jnp.broadcast_to(cls.astype(self.dtype), (n, 1, self.dim))
             x = jnp.concatenate([cls, x], axis=1)  # (n, 1 + k, d)
 
@@ -287,7 +289,7 @@ def layer_norm(dtype: Any, name: str | None) -> nn.LayerNorm:
 
 
 def _kernel_init(kind: str, parts: int = 1) -> Initializer:
-    """The initialiser `kind` of a matrix made of `parts` matrices side by side."""
+    """The initialiser `kind` for a kernel that concatenates the columns of `parts` matrices."""
     if kind == "normal":
         return nn.initializers.normal(_STD)
 
@@ -300,7 +302,7 @@ def _kernel_init(kind: str, parts: int = 1) -> Initializer:
 
 
 def _as_matrix(init: Initializer) -> Initializer:
-    """`init` for a patch's kernel [p p c d], seen as the matrix [(p p c) d]."""
+    """Applies `init` to a convolution kernel [p p c d] as a matrix [(p p c) d]."""
 
     def apply(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         return init(key, (math.prod(shape[:-1]), shape[-1]), dtype).reshape(shape)
@@ -312,9 +314,9 @@ def vit(
     *,
     patch_size: Annotated[Count, "Side of a patch, pixels."] = 16,
     dim: Annotated[Count, "Width of the tokens."] = 768,
-    depth: Annotated[Count, "Layers."] = 12,
+    depth: Annotated[Count, "Number of layers."] = 12,
     num_heads: Annotated[Count, "Attention heads."] = 12,
-    mlp_ratio: Annotated[float, positive, "Width of the MLP over dim."] = 4.0,
+    mlp_ratio: Annotated[float, positive, "Hidden width of the MLP divided by dim."] = 4.0,
     positions: Annotated[
         Literal["learned", "sincos", "sincos_row_first"],
         "Position embedding; sincos_row_first is MoCo v3's.",
@@ -328,10 +330,13 @@ def vit(
         Literal["cls", "mean"], not_architecture, "h: the class token, or the patches' mean."
     ] = "cls",
     drop_path: Annotated[
-        float, below_one, not_architecture, "Stochastic depth of the last layer; 0 in the first."
+        float,
+        below_one,
+        not_architecture,
+        "Stochastic depth: probability in the last layer, rising from 0.",
     ] = 0.0,
     layer_scale: Annotated[
-        float | None, not_negative, "What LayerScale starts from; None: no LayerScale."
+        float | None, not_negative, "Initial value of LayerScale; None: no LayerScale."
     ] = None,
     qkv_bias: Annotated[bool, "Biases of queries, keys and values."] = True,
     kernel_init: Annotated[
@@ -340,10 +345,10 @@ def vit(
     attention: AttentionOption = "auto",
     dtype: Any = jnp.float32,
 ) -> ViT:
-    """A ViT whose options have been checked; see `ViT` for what they mean.
+    """Makes a ViT and checks its options, which `ViT` describes.
 
     Raises:
-      UserError: options that do not fit together.
+      UserError: the options contradict each other.
     """
     if dim % num_heads:
         raise UserError(f"dim {dim} does not divide into {num_heads} heads")

@@ -19,12 +19,12 @@ _STD = 0.02
 
 
 class ViTDecoder(nn.Module):
-    """Layers of a ViT over all places of the grid; a learned mask token stands at the hidden ones.
+    """ViT layers over all patches of the grid, with a learned mask token for masked patches.
 
     Attributes:
       grid: (rows, columns) of patches.
-      values: numbers that are predicted for a patch.
-      dim, depth, num_heads, mlp_ratio, attention, dtype: as of `ViT`.
+      values: number of predicted values of a patch.
+      dim, depth, num_heads, mlp_ratio, attention, dtype: see `ViT`.
     """
 
     grid: tuple[int, int]
@@ -41,22 +41,22 @@ class ViTDecoder(nn.Module):
         """Predictions for every patch.
 
         Args:
-          tokens: `[n 1+k d]`, of the class token and of the first k patches of `order`.
-          order: int `[n l]`, the numbers of all patches, the visible ones first.
-          train: changes nothing: a decoder has no stochastic depth.
+          tokens: `[n 1+k d]`, the class token and the first k patches of `order`.
+          order: int `[n l]`, the indices of all patches, visible patches first.
+          train: not used: the decoder has no stochastic depth.
 
         Returns:
-          `[n l values]` float32, row by row.
+          `[n l values]` float32, patches in row-major order.
         """
         init = nn.initializers.xavier_uniform()
         x = nn.Dense(self.dim, kernel_init=init, dtype=self.dtype, name="embed")(tokens)
         normal = nn.initializers.normal(_STD)
-        hidden = self.param("mask_token", normal, (1, 1, self.dim), jnp.float32)
+        mask_tokens = self.param("mask_token", normal, (1, 1, self.dim), jnp.float32)
         n, count = order.shape
-        hidden = jnp.broadcast_to(
-            hidden.astype(self.dtype), (n, count - (x.shape[1] - 1), self.dim)
+        mask_tokens = jnp.broadcast_to(
+            mask_tokens.astype(self.dtype), (n, count - (x.shape[1] - 1), self.dim)
         )
-        patches = jnp.concatenate([x[:, 1:], hidden], axis=1)
+        patches = jnp.concatenate([x[:, 1:], mask_tokens], axis=1)
         patches = jnp.take_along_axis(patches, jnp.argsort(order, axis=1)[:, :, None], axis=1)
         positions = sincos_positions(self.grid, self.dim).reshape(1, count, self.dim)
         patches = patches + jnp.asarray(positions, self.dtype)
@@ -83,16 +83,16 @@ def vit_decoder(
     grid: tuple[int, int],
     values: int,
     dim: Annotated[Count, "Width of the tokens."] = 512,
-    depth: Annotated[Count, "Layers."] = 8,
+    depth: Annotated[Count, "Number of layers."] = 8,
     num_heads: Annotated[Count, "Attention heads."] = 16,
-    mlp_ratio: Annotated[float, positive, "Width of the MLP over dim."] = 4.0,
+    mlp_ratio: Annotated[float, positive, "Hidden width of the MLP divided by dim."] = 4.0,
     attention: AttentionOption = "auto",
     dtype: Any = jnp.float32,
 ) -> ViTDecoder:
-    """A decoder whose options have been checked; see `ViTDecoder` for what they mean.
+    """Makes a decoder and checks its options, which `ViTDecoder` describes.
 
     Raises:
-      UserError: options that do not fit together.
+      UserError: the options contradict each other.
     """
     if dim % num_heads:
         raise UserError(f"nets.decoder.dim {dim} does not divide into {num_heads} heads")

@@ -106,7 +106,7 @@ def test_the_imagenet_recipe_is_the_released_one():
     config, length, method = experiment.config, experiment.length, experiment.method
     assert (config.batch_size, length.total_steps) == (2048, 300 * (1_281_167 // 2048))
     assert method.grid == (16, 16) and method.hyper.num_targets == 4
-    rate, decay = experiment.groups.others.learning_rate, experiment.groups.others.weight_decay
+    rate, decay = experiment.groups.default.learning_rate, experiment.groups.default.weight_decay
     steps = (0, 40 * length.steps_per_epoch, length.total_steps)
     np.testing.assert_allclose([rate(s) for s in steps], [2e-4, 1e-3, 1e-6], rtol=1e-4)
     np.testing.assert_allclose([decay(0), decay(length.total_steps)], [0.04, 0.4], rtol=1e-5)

@@ -118,7 +118,7 @@ def test_the_tpu_kernel_equals_xla_in_value_and_gradient(devices, causal):
 
 
 def test_what_the_tpu_kernel_cannot_do_is_said():
-    with pytest.raises(UserError, match="here are 5 and 7; set model.attention to 'xla'"):
+    with pytest.raises(UserError, match="got 5 and 7; set model.attention to 'xla'"):
         attention(Q, K, V, implementation="splash")
 
 
