@@ -116,6 +116,7 @@ def _group(section: GroupSection, has_own_clip: bool, **run: int) -> Group:
     frozen_steps = section.frozen_steps
     if frozen_steps is None:
         frozen_steps = round(section.frozen_epochs * run["steps_per_epoch"])
+    frozen_steps = min(frozen_steps, run["total_steps"])  # it is compared with an int32
     schedule = make_schedule(section, **run)
     return Group(section, schedule, weight_decay, frozen_steps, has_own_clip)
 
