@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from ssl_jax.config import fields
 from ssl_jax.config.fields import (
     Bound,
+    Key,
     Section,
     at_least,
     between,
@@ -51,8 +52,10 @@ class Data:
         "Random crops that the host cuts, by family of views: {'global': dict(count=2)}; none: the "
         "device crops from the whole image.",
     ]
-    workers: Annotated[int, not_negative, "Decoding processes; 0: threads of this process."] = 0
-    prefetch: Annotated[int, at_least(1), "Batches waiting on the device."] = 2
+    workers: Annotated[
+        int, between(0, 1_024), "Decoding processes; 0: threads of this process."
+    ] = 0
+    prefetch: Annotated[int, between(1, 1_024), "Batches waiting on the device."] = 2
     strict: Annotated[
         bool, "Stop at an unreadable image; False: take the next one in its place."
     ] = False
@@ -227,8 +230,11 @@ def shared_keys(config: Mapping[str, Any]) -> Section:
     from ssl_jax.evals import registry
     from ssl_jax.optim import section as optimizer
 
+    sampler = Section({"name": Key(str, "shuffle", "The sampler.")}, others=Any)
     return fields.section(Config).replace(
-        data=fields.section(Data).replace(host_crops=Section({}, others=HostCrops)),
+        data=fields.section(Data).replace(
+            host_crops=Section({}, others=HostCrops), sampler=sampler
+        ),
         optimizer=fields.section(optimizer.OptimizerSection).replace(groups=optimizer.groups()),
         eval=fields.section(Eval).replace(**registry.declarations(config.get("eval"))),
     )

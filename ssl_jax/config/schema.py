@@ -57,7 +57,7 @@ def schema(config: Mapping[str, Any]) -> Section:
     # a data set is found where it is opened.
     kind = catalog.kinds().get(config["data"]["name"].partition(":")[0])
     options = kind.options(config["data"]["options"]).partial() if kind else Mapping[str, Any]
-    sampler = samplers.declaration(config["data"]["sampler"].get("name", "shuffle"))
+    sampler = samplers.declaration(config["data"]["sampler"]["name"])
     return shared.replace(
         method=_ANY_NAME if name is None else method.declaration(name),
         model=net("model", config["model"]["name"], models.ENCODERS),

@@ -105,8 +105,7 @@ def evaluate(
     Raises:
       UserError: an option is out of range, or nothing can be held out.
     """
-    if l2_min > l2_max:
-        raise UserError(f"eval.linear.l2_min {l2_min} is above l2_max {l2_max}")
+    _check_grid(l2_min, l2_max)
     grid = np.geomspace(l2_max, l2_min, num_l2)
     held_out = hold_out(train["label"], val_fraction, seed)
     mesh = row_mesh(len(train["h"]), devices)
@@ -152,9 +151,10 @@ def evaluate(
     }
 
 
-def check(known: Known, **options: Any) -> None:
-    """Raises UserError if nothing can be held out of the train examples."""
+def check(known: Known, *, l2_min: float, l2_max: float, **options: Any) -> None:
+    """Raises UserError if l2_min is above l2_max, or nothing can be held out of the train examples."""
     del options
+    _check_grid(l2_min, l2_max)
     if known.train_counts is not None:
         _check_counts(known.train_counts)
 
@@ -163,6 +163,11 @@ def measures(known: Known, **options: Any) -> tuple[str, ...]:
     """Names of its metrics."""
     del options
     return measured_ranks(METRICS, known.num_classes)
+
+
+def _check_grid(l2_min: float, l2_max: float) -> None:
+    if l2_min > l2_max:
+        raise UserError(f"eval.linear.l2_min {l2_min} is above l2_max {l2_max}")
 
 
 def _check_counts(counts: np.ndarray) -> None:
