@@ -32,7 +32,7 @@ _ATTEMPTS = 10
 class HostCrops:
     """The random crops of one family, `config.data.host_crops.FAMILY`."""
 
-    count: Annotated[int, positive, "Crops of each image; 1: all views share it."]
+    count: Annotated[int, between(1, 1_000), "Crops of each image; 1: all views share it."]
     size: Annotated[int | None, between(1, 32_768), "Side in pixels; None: data.image_size."] = None
     scale: Annotated[
         tuple[float, float], each(positive_fraction), increasing,

@@ -25,6 +25,7 @@ from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, check_batch_has_others, nets_and_views
 from ssl_jax.models.heads import mlp_head
+from ssl_jax.models.options import LayerCount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class HyperParameters:
     """The keys of `config.method`."""
 
     off_diagonal_weight: Annotated[float, not_negative, "w, the paper's lambda."] = 0.0051
-    projector_layers: Annotated[int, positive, "Dense layers of g."] = 3
+    projector_layers: Annotated[LayerCount, "Dense layers of g."] = 3
     hidden_dim: Annotated[int, positive, "Width of its hidden layers."] = 8192
     output_dim: Annotated[int, positive, "Width of z."] = 8192
 

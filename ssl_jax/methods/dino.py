@@ -61,6 +61,7 @@ from ssl_jax.core.method import (
 from ssl_jax.methods.base.multi_crop import MultiCrop, nets_and_families
 from ssl_jax.models import Net
 from ssl_jax.models.heads import dino_head
+from ssl_jax.models.options import LayerCount
 from ssl_jax.models.prototypes import prototype_matrix, prototypes
 from ssl_jax.optim import cosine_ema
 
@@ -76,7 +77,7 @@ class HyperParameters:
     unit_prototypes: Annotated[
         bool, "Whether prototypes have length 1; False learns their length (norm_last_layer)."
     ] = True
-    head_layers: Annotated[int, positive, "Dense layers of g."] = 3
+    head_layers: Annotated[LayerCount, "Dense layers of g."] = 3
     hidden_dim: Annotated[int, positive, "Width of the hidden layers of g."] = 2048
     output_dim: Annotated[int, positive, "Width of u, the bottleneck before the last layer."] = 256
     head_batch_norm: Annotated[bool, "BatchNorm in the hidden layers of g."] = False

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.config.fields import fraction, not_negative, positive
+from ssl_jax.config.fields import between, fraction, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item
 from ssl_jax.core.length import Length
@@ -37,6 +37,7 @@ from ssl_jax.losses.classification import cross_entropy, distillation
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.classifier import Classifier, make_classifier
+from ssl_jax.models.options import MAX_LAYERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class HyperParameters:
     """The keys of `config.method`."""
 
     teacher_projector_layers: Annotated[
-        int, not_negative, "projector_layers of the run that trained the teacher."
+        int, between(0, MAX_LAYERS), "projector_layers of the run that trained the teacher."
     ] = 0
     teacher_hidden_dim: Annotated[int | None, positive, "hidden_dim of that run."] = None
     distill_weight: Annotated[float, fraction, "a; 1 needs no labels."] = 1.0

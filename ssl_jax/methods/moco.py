@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
-from ssl_jax.config.fields import below_one, fraction, positive
+from ssl_jax.config.fields import below_one, between, fraction, positive
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import (
@@ -53,7 +53,7 @@ class HyperParameters:
 
     dictionary: Annotated[Literal["queue", "end_to_end", "bank"], "Where keys come from."] = "queue"
     num_negatives: Annotated[
-        int, positive,
+        int, between(1, 2**30),
         "K, keys in the queue (a multiple of the batch), or drawn from the bank at each step, the "
         "same for all queries. end_to_end has those of the batch.",
     ] = 65536  # fmt: skip

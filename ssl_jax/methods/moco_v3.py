@@ -38,6 +38,7 @@ from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Schedule, Weights,
 from ssl_jax.core.tree_paths import path_string
 from ssl_jax.methods.base.two_views import TwoViews, check_batch_has_others, nets_and_views
 from ssl_jax.models.heads import mlp_head
+from ssl_jax.models.options import LayerCount
 from ssl_jax.optim import cosine_ema
 
 FROZEN = "frozen"  # the optimizer group of frozen parameters
@@ -52,10 +53,8 @@ class HyperParameters:
     momentum_schedule: Annotated[
         Literal["cosine", "constant"], "From m to 1 over the run, or m throughout."
     ] = "cosine"
-    projector_layers: Annotated[
-        int, positive, "Dense layers of g: 2 with a ResNet, 3 with a ViT."
-    ] = 2
-    predictor_layers: Annotated[int, positive, "Dense layers of p."] = 2
+    projector_layers: Annotated[LayerCount, "Dense layers of g: 2 with a ResNet, 3 with a ViT."] = 2
+    predictor_layers: Annotated[LayerCount, "Dense layers of p."] = 2
     predictor_output_norm: Annotated[
         Literal["none", "no_affine"],
         "What follows the last layer of p: none (ResNet), or BatchNorm without scale and offset "

@@ -27,6 +27,7 @@ from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, check_batch_has_others, nets_and_views
 from ssl_jax.models import projection_head
+from ssl_jax.models.options import LayerCount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class HyperParameters:
     projector: Annotated[
         Literal["nonlinear", "linear", "none"], "g; nonlinear is an MLP (Fig. 8)."
     ] = "nonlinear"
-    projector_layers: Annotated[int, positive, "Dense layers of the nonlinear projector."] = 2
+    projector_layers: Annotated[LayerCount, "Dense layers of the nonlinear projector."] = 2
     hidden_dim: Annotated[int, positive, "Width of its hidden layers."] = 2048
     output_dim: Annotated[int, positive, "Width of z."] = 128
 

@@ -39,6 +39,7 @@ from ssl_jax.methods.base.two_views import (
 )
 from ssl_jax.models import projection_head
 from ssl_jax.models.classifier import first_layers
+from ssl_jax.models.options import LayerCount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class HyperParameters:
     """The keys of `config.method`."""
 
     temperature: Annotated[float, positive, "Temperature t of NT-Xent."] = 0.1
-    projector_layers: Annotated[int, positive, "Dense layers of g."] = 3
+    projector_layers: Annotated[LayerCount, "Dense layers of g."] = 3
     hidden_dim: Annotated[
         int | None, positive, "Width of its hidden layers; None: that of h, as in the paper."
     ] = None

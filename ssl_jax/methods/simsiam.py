@@ -22,6 +22,7 @@ from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, nets_and_views
 from ssl_jax.models.heads import mlp_head
+from ssl_jax.models.options import LayerCount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class HyperParameters:
     stop_gradient: Annotated[
         bool, "False lets the gradient through to both sides, which collapses (Sec. 4.1)."
     ] = True
-    projector_layers: Annotated[int, positive, "Dense layers of g: 3, on CIFAR 2."] = 3
+    projector_layers: Annotated[LayerCount, "Dense layers of g: 3, on CIFAR 2."] = 3
     projector_norm: Annotated[
         Literal["no_affine", "none"], "BatchNorm of its last layer (Table 3)."
     ] = "no_affine"

@@ -22,13 +22,14 @@ from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 
-from ssl_jax.config.fields import below_one, not_negative, positive
+from ssl_jax.config.fields import below_one, between, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.losses.classification import cross_entropy
 from ssl_jax.methods.base import labelled
 from ssl_jax.methods.base.labelled import Labelled, check_task, make_parts
+from ssl_jax.models.options import MAX_LAYERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class HyperParameters(labelled.HyperParameters):
         float, below_one, "Share of a label that is spread evenly over all classes."
     ] = 0.0
     projector_layers: Annotated[
-        int, not_negative,
+        int, between(0, MAX_LAYERS),
         "Layers of the projection head between encoder and classifier, each with its BatchNorm and "
         "ReLU (`ft_proj_selector` of SimCLR v2's code).",
     ] = 0  # fmt: skip

@@ -23,6 +23,7 @@ from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.two_views import TwoViews, check_batch_has_others, nets_and_views
 from ssl_jax.models.heads import mlp_head
+from ssl_jax.models.options import LayerCount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class HyperParameters:
     invariance: Annotated[float, not_negative, "Weight l of the invariance term."] = 25.0
     variance: Annotated[float, not_negative, "Weight m of the variance term."] = 25.0
     covariance: Annotated[float, not_negative, "Weight k of the covariance term."] = 1.0
-    projector_layers: Annotated[int, positive, "Dense layers of g."] = 3
+    projector_layers: Annotated[LayerCount, "Dense layers of g."] = 3
     hidden_dim: Annotated[int, positive, "Width of its hidden layers."] = 8192
     output_dim: Annotated[int, positive, "Width of z."] = 8192
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from ssl_jax.config.fields import positive
+from ssl_jax.config.fields import between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,11 @@ class _Mark:
 # that starts from a pretrained net takes all other options from that net.
 not_architecture = _Mark()
 
-Count = Annotated[int, positive]
+# A larger table of positions, for instance, would not fit into memory.
+Count = Annotated[int, between(1, 2**20)]
+# Layers are built one after the other on the host, so a huge number would never end.
+MAX_LAYERS = 1_000
+LayerCount = Annotated[int, between(1, MAX_LAYERS)]
 AttentionOption = Annotated[
     Literal["auto", "xla", "cudnn", "splash"],
     not_architecture,

@@ -33,7 +33,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.models.attention import attention
 from ssl_jax.models.functional import Net
 from ssl_jax.models.layers import run_layers
-from ssl_jax.models.options import AttentionOption, Count, not_architecture
+from ssl_jax.models.options import AttentionOption, Count, LayerCount, not_architecture
 
 Array = jax.Array
 
@@ -336,7 +336,7 @@ def text_encoder(
     *,
     vocab_size: int,
     dim: Annotated[Count, "Width of the tokens."] = 768,
-    depth: Annotated[Count, "Number of layers."] = 12,
+    depth: Annotated[LayerCount, "Number of layers."] = 12,
     num_heads: Annotated[Count, "Attention heads."] = 12,
     mlp_ratio: Annotated[float, positive, "Hidden width of the MLP divided by dim."] = 4.0,
     max_length: Annotated[Count, "Number of positions, tokens."] = 512,

@@ -33,7 +33,7 @@ from flax import linen as nn
 from ssl_jax.config.fields import below_one, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.attention import attention
-from ssl_jax.models.options import AttentionOption, Count, not_architecture
+from ssl_jax.models.options import AttentionOption, Count, LayerCount, not_architecture
 from ssl_jax.models.positions import FIXED_POSITIONS, LearnedPositions, sincos_positions
 
 Array = jax.Array
@@ -314,7 +314,7 @@ def vit(
     *,
     patch_size: Annotated[Count, "Side of a patch, pixels."] = 16,
     dim: Annotated[Count, "Width of the tokens."] = 768,
-    depth: Annotated[Count, "Number of layers."] = 12,
+    depth: Annotated[LayerCount, "Number of layers."] = 12,
     num_heads: Annotated[Count, "Attention heads."] = 12,
     mlp_ratio: Annotated[float, positive, "Hidden width of the MLP divided by dim."] = 4.0,
     positions: Annotated[

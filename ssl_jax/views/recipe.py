@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from ssl_jax.config import fields
-from ssl_jax.config.fields import LEFT_OUT, Bound, Key, Section, not_negative
+from ssl_jax.config.fields import LEFT_OUT, Bound, Key, Section, between
 from ssl_jax.core.errors import UserError
 from ssl_jax.views import affine, color, filters, geometry
 
@@ -52,7 +52,7 @@ _OVERRIDES = Key(
 )
 _FAMILY = Section(
     {
-        "count": Key(Annotated[int, not_negative], doc="Views of each image."),
+        "count": Key(Annotated[int, between(0, 1_000)], doc="Views of each image."),
         **_RECIPE.keys,
         "overrides": _OVERRIDES,
     }

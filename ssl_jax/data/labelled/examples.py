@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ssl_jax.config.fields import Key, Section, at_least, not_negative, positive, section
+from ssl_jax.config.fields import Key, Section, at_least, between, positive, section
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Vocabulary
 from ssl_jax.data import patterns
@@ -165,7 +165,7 @@ class TaskOptions:
     ] = None
     cache_dir: Annotated[str, "Folder below which corpora are prepared as tokens."] = CACHE
     prepare_workers: Annotated[
-        int, not_negative, "Processes that prepare a corpus; 0: this process alone."
+        int, between(0, 1_024), "Processes that prepare a corpus; 0: this process alone."
     ] = 0
 
     def __post_init__(self) -> None:

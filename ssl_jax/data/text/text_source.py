@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from ssl_jax.config.fields import Section, not_negative, section
+from ssl_jax.config.fields import Section, between, section
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Vocabulary
 from ssl_jax.data import counter
@@ -40,7 +40,7 @@ class Preparation:
 
     cache_dir: Annotated[str, "Folder below which corpora are prepared as tokens."] = CACHE
     prepare_workers: Annotated[
-        int, not_negative, "Processes that prepare a corpus; 0: this process alone."
+        int, between(0, 1_024), "Processes that prepare a corpus; 0: this process alone."
     ] = 0
     vocabulary: Annotated[
         Vocabulary | None, "What the tokens must be; a run fills it in. None: not checked."
