@@ -152,7 +152,7 @@ def evaluate(
 
 
 def check(known: Known, *, l2_min: float, l2_max: float, **options: Any) -> None:
-    """Raises UserError if l2_min is above l2_max, or nothing can be held out of the train examples."""
+    """Raises UserError if l2_min is above l2_max, or nothing can be held out of train."""
     del options
     _check_grid(l2_min, l2_max)
     if known.train_counts is not None:
