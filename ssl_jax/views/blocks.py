@@ -87,13 +87,14 @@ def context_mask(key: Array, size: tuple[Array, Array], targets: Array, smallest
       targets: bool [t rows columns].
       smallest: see above.
     """
-    count, *grid = targets.shape
+    count, rows, columns = targets.shape
+    grid = rows, columns
     levels = [
         jnp.any(targets[: count - dropped], axis=0) if dropped < count else jnp.zeros(grid, bool)
         for dropped in range(count + 1)
     ]
     excluded = jnp.repeat(jnp.stack(levels), _ATTEMPTS, axis=0)  # (tries, rows, columns)
-    tries = block_masks(key, size, tuple(grid), len(excluded)) & ~excluded
+    tries = block_masks(key, size, grid, len(excluded)) & ~excluded
     enough = tries.sum(axis=(1, 2)) > smallest
     return tries[jnp.where(enough.any(), jnp.argmax(enough), len(tries) - 1)]
 
