@@ -82,7 +82,7 @@ class IJEPA(Method):
       hyper: the config's section.
       total_steps: length of the run.
       encoder: f, a ViT.
-      predictor: see `ssl_jax.models.vit_predictor`.
+      predictor: see `ssl_jax.models.grid_nets.ViTPredictor`.
       view: the images as the encoder takes them.
     """
 

@@ -15,6 +15,7 @@ from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.models.autoencoders import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
 from ssl_jax.models.convnet import convnet
 from ssl_jax.models.functional import Net
+from ssl_jax.models.grid_nets import vit_decoder, vit_predictor
 from ssl_jax.models.options import not_architecture
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, resnet
 from ssl_jax.models.transformer import (
@@ -23,8 +24,6 @@ from ssl_jax.models.transformer import (
     text_encoder,
 )
 from ssl_jax.models.vit import SIZES, vit
-from ssl_jax.models.vit_decoder import vit_decoder
-from ssl_jax.models.vit_predictor import vit_predictor
 
 # Size and patch of the ViTs with a name; others need `patch_size`, `dim`, `depth` and `num_heads`.
 VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14")
@@ -151,7 +150,7 @@ def make_predictor(
     where: str = "nets.predictor",
     **options: Any,
 ) -> Net:
-    """I-JEPA's predictor, see `ssl_jax.models.vit_predictor.ViTPredictor`.
+    """I-JEPA's predictor, see `ssl_jax.models.grid_nets.ViTPredictor`.
 
     Args:
       name: a key of `PREDICTORS`.
