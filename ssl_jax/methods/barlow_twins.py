@@ -3,15 +3,15 @@
     z = g(f(view));    C = correlations, over the batch, of the dimensions of z1 with those of z2
     loss  sum_i (1 - C_ii)^2 + w sum_{i != j} C_ij^2
 
-The diagonal makes the views agree, the rest keeps dimensions from saying the same: no negatives,
-predictor, moving average or stop-gradient. z is wide, C is [output_dim output_dim] and that of the
-global batch.
+The diagonal terms make the views agree; the off-diagonal terms decorrelate the dimensions. There
+are no negatives, no predictor, no moving average and no stop-gradient. z is wide; C is
+[output_dim output_dim], over the global batch.
 
-As in the released code each view has a forward pass of its own, with BatchNorm statistics of n
-images over all devices. Biases and norms have a learning rate of their own: they are the parameter
-group "one_dimensional". The released code does not differentiate its all-reduce of C, so its
-gradients are those of this loss divided by the number of processes; LARS does not notice, but the
-parameters that it does not adapt do.
+As in the released code each view has its own forward pass, with BatchNorm statistics of n images
+over all devices. Biases and norms have their own learning rate: they are the parameter group
+"one_dimensional". The released code does not differentiate its all-reduce of C, so its gradients
+are those of this loss divided by the number of processes. This does not affect parameters that LARS
+adapts, but it affects the others.
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
 """BERT (Devlin et al. 2018) and RoBERTa (Liu et al. 2019): predicting masked tokens.
 
-    text -> some of its tokens hidden -> tokens t_i = f(hidden text)
-    u_i = norm(gelu(dense(t_i))) at each hidden place i -> logits e_v.u_i + b_v over the vocabulary
+    text -> masked text -> tokens t_i = f(masked text)
+    u_i = norm(gelu(dense(t_i))) at each masked position i -> logits e_v.u_i + b_v of the vocabulary
 
-e is the token embedding; what is hidden, and behind what, says `ssl_jax.views.tokens`.
-The loss is the mean cross-entropy over the hidden tokens of the global batch, however devices and
-micro-batches split it. With `next_sentence` the mean cross-entropy is added of whether the second
-of a pair of texts follows the first (0) or was drawn at random (1), from tanh(dense(t_0)).
+e is the token embedding. `ssl_jax.views.tokens` selects the masked tokens and replaces them.
+The loss is the mean cross-entropy over the masked tokens of the global batch. It does not depend on
+how devices and micro-batches split the batch. With `next_sentence` a second mean cross-entropy is
+added: whether the second text of a pair follows the first (0) or is a random one (1), predicted
+from tanh(dense(t_0)).
 
-RoBERTa is the same without the pairs, with another vocabulary and encoder, and with `rounding`
-"random". What is hidden of a text is drawn anew at every visit. BERT's released code draws it ten
-times beforehand; `num_masks=10` does so too, except that a visit draws one of the ten.
+RoBERTa has no pairs, another vocabulary and encoder, and `rounding` "random". Masks are drawn again
+each time a text is visited. BERT's released code draws ten masks of each text in advance;
+`num_masks=10` does the same, except that each visit draws one of the ten at random.
 
-The product with the vocabulary is computed at the hidden places only. Released code divides by the
-number of hidden tokens plus 1e-5; here it is that number.
+The product with the vocabulary is computed only at masked positions. The released code divides by
+the number of masked tokens plus 1e-5; here the divisor is the number itself.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from ssl_jax.models import Net, PairHead, make_encoder, token_head
 from ssl_jax.models.transformer import text_inputs
 from ssl_jax.views.tokens import Masked, mask_tokens, most_predictions
 
-_GUESSES = 4  # of each hidden token, on the report page
+_GUESSES = 4  # predictions for each masked token on the report page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,46 +56,48 @@ class HyperParameters:
     """The keys of `config.method`."""
 
     next_sentence: Annotated[
-        bool, "Whether the second of two texts is told from a random one; needs pairs."
+        bool, "Predict whether the second text of a pair follows the first; needs pairs."
     ] = True
-    mask_rate: Annotated[float, positive_fraction, "Share of the tokens that are hidden."] = 0.15
+    mask_rate: Annotated[float, positive_fraction, "Share of masked tokens."] = 0.15
     max_predictions: Annotated[
         int | None, positive,
-        "Most hidden tokens of a row; None: as many as the rate can come to.",
+        "Maximum number of masked tokens in a row; None: the largest number at this rate.",
     ] = None  # fmt: skip
     rounding: Annotated[
         Literal["nearest", "random"],
-        "How mask_rate becomes a number of tokens: nearest (BERT), random (RoBERTa).",
+        "How the number of masked tokens is rounded: nearest (BERT), random (RoBERTa).",
     ] = "nearest"
-    whole_words: Annotated[bool, "Hides words instead of single tokens."] = False
+    whole_words: Annotated[bool, "Mask whole words instead of single tokens."] = False
     share_masked: Annotated[
-        float, fraction, "Of the hidden tokens, those replaced by the mask token."
+        float, fraction, "Share of the masked tokens that are replaced by the mask token."
     ] = 0.8
     share_random: Annotated[
-        float, fraction, "Of the hidden tokens, those replaced by a random one; the rest stay."
+        float,
+        fraction,
+        "Share of the masked tokens that are replaced by a random token; the others stay.",
     ] = 0.1
     num_masks: Annotated[
-        int, not_negative, "Different masks of a text; 0: a new one at every visit."
+        int, not_negative, "Number of different masks of a text; 0: a new mask at every visit."
     ] = 0
     gather: Annotated[
-        bool, "False computes the logits of all tokens, to see what the hidden ones alone save."
+        bool, "False: compute the logits of all tokens, to measure what gathering saves."
     ] = True
-    chunk_size: Annotated[int, positive, "Tokens whose logits a device holds at a time."] = CHUNK
+    chunk_size: Annotated[int, positive, "Tokens whose logits a device stores at a time."] = CHUNK
 
 
 @dataclasses.dataclass(frozen=True)
 class Bert(Method):
-    """Masked tokens, and sentence pairs if asked for.
+    """Masked language modelling, optionally with next-sentence prediction.
 
     Attributes:
       hyper: the config's section.
       encoder: f.
-      token_head: from a token to what the vocabulary is multiplied with.
-      pair_head: two logits of the pooled first token, None without pairs.
-      vocabulary: of the data.
-      length: tokens of a row.
-      max_predictions: hidden tokens of a row, at most.
-      seed: of masks that are drawn beforehand.
+      token_head: maps a token to the vector that is multiplied with the vocabulary's matrix.
+      pair_head: two logits of the pooled first token; None without pairs.
+      vocabulary: vocabulary of the data.
+      length: tokens in a row.
+      max_predictions: maximum number of masked tokens in a row.
+      seed: seed of the masks if `num_masks` is set.
     """
 
     title: ClassVar[str] = "BERT"
@@ -110,7 +113,7 @@ class Bert(Method):
 
     @property
     def decomposes(self) -> bool:
-        """Sentence pairs add a second mean, over other parts of the batch."""
+        """False with sentence pairs, whose loss is a second mean, over other elements."""
         return self.pair_head is None
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
@@ -126,7 +129,7 @@ class Bert(Method):
         return params, {}
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> PyTree:
-        masked = self._mask(self._visit(keys, batch["index"]), batch)
+        masked = self._mask(self._mask_keys(keys, batch["index"]), batch)
         views = {"text": {**self._text(batch), "tokens": masked.tokens}}
         if self.hyper.gather:
             views |= {
@@ -141,18 +144,18 @@ class Bert(Method):
         return views
 
     def _text(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """What the encoder takes of a batch."""
+        """The inputs of the encoder in a batch."""
         return text_inputs(self.encoder.module, batch)
 
-    def _visit(self, keys: Array, index: Array) -> Array:
-        """Keys of the masks: of this visit, or of one of those that were drawn beforehand."""
+    def _mask_keys(self, keys: Array, index: Array) -> Array:
+        """Keys of the masks: new ones, or those of one of the `num_masks` masks of each text."""
         if not self.hyper.num_masks:
             return keys
         root = jax.random.key(self.seed)
 
         def mask_key(key: Array, index: Array) -> Array:
-            which = jax.random.randint(key, (), 0, self.hyper.num_masks)
-            return jax.random.fold_in(jax.random.fold_in(root, index), which)
+            mask_index = jax.random.randint(key, (), 0, self.hyper.num_masks)
+            return jax.random.fold_in(jax.random.fold_in(root, index), mask_index)
 
         return jax.vmap(mask_key)(keys, index)
 
@@ -178,8 +181,8 @@ class Bert(Method):
     ) -> tuple[PyTree, PyTree]:
         h, out = self._encode(w.params, views["text"], train=True, key=key)
         scores = self._score(w.params, out, views)
-        real = (views["text"]["segment"] > 0).sum(axis=1)
-        return {"h": h, "real": real, **scores}, {}
+        num_tokens = (views["text"]["segment"] > 0).sum(axis=1)
+        return {"h": h, "num_tokens": num_tokens, **scores}, {}
 
     def _encode(
         self, params: PyTree, text: PyTree, *, train: bool, key: Array | None = None
@@ -187,7 +190,7 @@ class Bert(Method):
         return self.encoder.apply(params["encoder"], {}, text, train=train, key=key)[0]
 
     def _vectors(self, params: PyTree, tokens: Array, positions: Array | None) -> tuple:
-        """What is multiplied with the vocabulary at some places [n p d], and the bias [v]."""
+        """Outputs of `token_head` at some positions [n p d], and the bias [v]."""
         if positions is not None:
             tokens = jnp.take_along_axis(tokens, positions[..., None], axis=1)
         return self.token_head.apply(params["token_head"], {}, tokens, train=False)[0]
@@ -228,16 +231,16 @@ class Bert(Method):
         metrics = {
             "accuracy": total["hits"] / count,
             "perplexity": jnp.exp(loss),
-            "padding_share": 1 - total["real"] / (self.length * len(encoded["real"])),
+            "padding_share": 1 - total["num_tokens"] / (self.length * len(encoded["num_tokens"])),
         }
         if self.pair_head is not None:
-            pairs = total["next_loss"] / total["next_count"]
+            next_loss = total["next_loss"] / total["next_count"]
             metrics |= {
                 "masked_loss": loss,
-                "next_loss": pairs,
+                "next_loss": next_loss,
                 "next_accuracy": total["next_hits"] / total["next_count"],
             }
-            loss = loss + pairs
+            loss = loss + next_loss
         return loss, Aux(w.buffers, metrics, {"h": encoded["h"]}, total["count"])
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
@@ -247,19 +250,21 @@ class Bert(Method):
         return {"h": h, "tokens": out["tokens"].astype(jnp.float32), **pooled}
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
-        masked, out = self._hide(w.params, keys, batch)
+        masked, out = self._encode_masked(w.params, keys, batch)
         scores = self._score(w.params, out, {**masked._asdict(), "next": batch.get("next")})
         return {**scores, "targets": masked.targets, "weights": masked.weights}
 
-    def _hide(self, params: PyTree, keys: Array, batch: Batch) -> tuple[Masked, dict[str, Array]]:
-        """A mask, and what the encoder makes of the rest, in evaluation mode."""
+    def _encode_masked(
+        self, params: PyTree, keys: Array, batch: Batch
+    ) -> tuple[Masked, dict[str, Array]]:
+        """A mask, and the encoder's outputs for the masked texts in evaluation mode."""
         masked = self._mask(keys, batch)
         _, out = self._encode(params, {**self._text(batch), "tokens": masked.tokens}, train=False)
         return masked, out
 
     def guesses(self, w: Weights, keys: Array, batch: Batch, *, count: int) -> dict[str, Array]:
-        """The `count` likeliest tokens at each hidden place, see `Passages`."""
-        masked, out = self._hide(w.params, keys, batch)
+        """The `count` most likely tokens at each masked position, see `Passages`."""
+        masked, out = self._encode_masked(w.params, keys, batch)
         vectors, bias = self._vectors(w.params, out["tokens"], masked.positions)
         table = self.token_vectors(w.params).astype(vectors.dtype)
         logits = jnp.einsum("npd,vd->npv", vectors, table, preferred_element_type=jnp.float32)
@@ -285,20 +290,22 @@ class Bert(Method):
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper = self.hyper
-        what = "words" if hyper.whole_words else "tokens"
-        kept = 1 - hyper.share_masked - hyper.share_random
+        unit = "words" if hyper.whole_words else "tokens"
+        share_kept = 1 - hyper.share_masked - hyper.share_random
         drawn = (
-            f"one of {hyper.num_masks} masks a text" if hyper.num_masks else "a new mask a visit"
+            f"one of {hyper.num_masks} masks of each text"
+            if hyper.num_masks
+            else "a new mask at each visit"
         )
         pairs = " + next sentence" if hyper.next_sentence else ""
-        computed = batch_size * (self.max_predictions if hyper.gather else self.length)
+        num_logits = batch_size * (self.max_predictions if hyper.gather else self.length)
         return [
-            ("loss", f"cross-entropy of masked {what}{pairs}"),
+            ("loss", f"cross-entropy of masked {unit}{pairs}"),
             ("masking", f"{hyper.mask_rate:.0%} of a row, rounded {hyper.rounding}, at most "
                         f"{self.max_predictions} of {self.length} tokens; {hyper.share_masked:.0%} "
-                        f"masked, {hyper.share_random:.0%} random, {kept:.0%} kept; {drawn}"),
+                        f"masked, {hyper.share_random:.0%} random, {share_kept:.0%} kept; {drawn}"),
             ("tokens", f"{batch_size * self.length:,} a step, padding included; logits of "
-                       f"{computed:,} over {self.vocabulary.size:,} tokens, "
+                       f"{num_logits:,} over {self.vocabulary.size:,} tokens, "
                        f"{hyper.chunk_size:,} at a time"),
         ]  # fmt: skip
 
@@ -336,7 +343,7 @@ def _check(hyper: HyperParameters, spec: DataSpec, length: int) -> None:
         )
     if hyper.whole_words and "word_start" not in spec.arrays:
         raise UserError(
-            "method.whole_words needs to know where words begin: set data.options.word_start=True"
+            "method.whole_words needs the first tokens of words: set data.options.word_start=True"
         )
     if hyper.share_masked + hyper.share_random > 1:
         raise UserError(

@@ -4,15 +4,16 @@
     loss     |p/|p| - t/|t||^2, for both orders of the views, summed
 
 The target's parameters are the moving average of the online encoder and projector, with a decay
-that rises from tau to 1 over the run; the predictor q has no twin. No gradient reaches the target.
-There are no negatives: without the predictor all images end up with one embedding.
+that rises from tau to 1 over the run. The predictor q has no target. The target has no gradient.
+There are no negatives: without the predictor all images get the same embedding.
 
-As in the released code every view has a forward pass of its own, online and in the target, and all
-of them run BatchNorm in training mode: four sets of statistics a step, each of n images over all
-devices. Deviations:
-- The target starts as a copy of the online network; the released code draws another one, and its
-  authors saw no difference.
-- The released code keeps running statistics for the target that nothing reads; here there are none.
+As in the released code every view has its own forward pass, in the online network and in the
+target, and all of them run BatchNorm in training mode: four sets of statistics a step, each of n
+images over all devices. Deviations:
+- The target starts as a copy of the online network. The released code initialises it independently;
+  its authors saw no difference.
+- The released code keeps running statistics of the target, which it does not use; here there are
+  none.
 """
 
 from __future__ import annotations
@@ -37,14 +38,12 @@ class HyperParameters:
     """The keys of `config.method`."""
 
     target_decay: Annotated[
-        float, fraction, "tau, of the target's moving average, at the first step."
+        float, fraction, "tau, decay of the target's moving average at the first step."
     ] = 0.996
     target_schedule: Annotated[
         Literal["cosine", "constant"], "From tau to 1 over the run, or constant (Table 5a)."
     ] = "cosine"
-    predictor: Annotated[
-        bool, "False compares the projections themselves, which collapses (Table 5b)."
-    ] = True
+    predictor: Annotated[bool, "False: compare the projections, which collapses (Table 5b)."] = True
     hidden_dim: Annotated[
         int, positive, "Width of the hidden layer of projector and predictor."
     ] = 4096

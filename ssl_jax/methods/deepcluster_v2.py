@@ -5,22 +5,22 @@
                          loss = mean over h and views of -log softmax(C_h z / t)[cluster of x in h]
                          bank[x] <- z of the large views
 
-f is the encoder, g an MLP with BatchNorm. The bank remembers the embedding of each large view of
-every training image, from the epoch before. Clustering h uses the bank of large view h mod 2, and
-its own random start. The centroids are the weights of the classifier, and constant between two
+f is the encoder, g an MLP with BatchNorm. The bank stores the embedding of each large view of every
+training image from the previous epoch. Clustering h uses the bank of large view h mod 2, and its
+own random initialisation. The centroids are the weights of the classifier, and constant between two
 clusterings.
 
 As in the released code:
-- Spherical k-means, 10 updates, from rows of the bank drawn at random; an empty cluster keeps its
-  centroid.
-- One pass over the training set fills the bank before the first epoch, in training mode: BatchNorm
-  uses the statistics of its batches, and views are augmented.
+- Spherical k-means with 10 updates, initialised with random rows of the bank. An empty cluster
+  keeps its centroid.
+- One pass over the training set fills the bank before the first epoch. It is in training mode:
+  BatchNorm uses batch statistics, and views are augmented.
 - The centroids are never trained (the released configs freeze them for longer than the run), so
   here they are buffers, not parameters.
 
 Deviations:
-- An epoch clusters all images, with the latest embedding of each. The released code clusters those
-  of its last epoch, without the last incomplete batch.
+- All images are clustered, by their latest embeddings. The released code clusters the images of the
+  last epoch, without its last incomplete batch.
 - The batches of the first pass are those of evaluation (`eval.batch_size`).
 - LARS scales by |g + wd w|, the released LARC by |g| + wd |w|; weight decay is 1e-6.
 - The learning rate's warm-up reaches its peak one step later.
@@ -58,7 +58,7 @@ from ssl_jax.methods.base.two_views import check_unique_examples
 from ssl_jax.models.heads import swav_head
 
 _BUFFERS = 2  # folded into the key of `init`
-_ROWS = 1024  # the rows of the bank are a multiple of it
+_ROWS = 1024  # the number of rows of the bank is a multiple of this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class HyperParameters:
 
     num_prototypes: Annotated[int, at_least(2), "k, clusters of a clustering."] = 3000
     num_clusterings: Annotated[int, positive, "H."] = 3
-    kmeans_iterations: Annotated[int, positive, "Updates of the centroids a clustering."] = 10
+    kmeans_iterations: Annotated[int, positive, "Updates of the centroids in each clustering."] = 10
     hidden_dim: Annotated[int, positive, "Width of the hidden layer of g."] = 2048
     output_dim: Annotated[int, positive, "Width of z."] = 128
     temperature: Annotated[float, positive, "t, of the softmax."] = 0.1
@@ -82,7 +82,7 @@ class DeepClusterV2(MultiCrop):
 
     @property
     def bank_rows(self) -> int:
-        """Rows of the bank: the images and some unused ones."""
+        """Rows of the bank: one for each image, and unused rows at the end."""
         return -(-self.num_examples // _ROWS) * _ROWS
 
     def placement(self, path: str) -> PartitionSpec | None:
@@ -93,15 +93,15 @@ class DeepClusterV2(MultiCrop):
         """The buffers are random until the first `refresh`."""
         params, buffers = super().init(key, batch)
         hyper, rows = self.hyper, self.bank_rows
-        bank_key, of_centroids, of_assignments = jax.random.split(
+        bank_key, centroid_key, assignment_key = jax.random.split(
             jax.random.fold_in(key, _BUFFERS), 3
         )
         views = self.families.shapes[MAIN][0]
         bank = jax.random.normal(bank_key, (rows, views, hyper.output_dim))
         shape = hyper.num_clusterings, hyper.num_prototypes, hyper.output_dim
-        centroids = losses.unit_length(jax.random.normal(of_centroids, shape))
+        centroids = losses.unit_length(jax.random.normal(centroid_key, shape))
         assignments = jax.random.randint(
-            of_assignments, (rows, hyper.num_clusterings), 0, hyper.num_prototypes
+            assignment_key, (rows, hyper.num_clusterings), 0, hyper.num_prototypes
         )
         buffers["bank"] = losses.unit_length(bank)
         buffers["centroids"] = centroids.swapaxes(1, 2)
@@ -112,7 +112,7 @@ class DeepClusterV2(MultiCrop):
         return length.steps_per_epoch
 
     def refresh(self, w: Weights, encode_all: EncodeAll, *, key: Array, step: int) -> PyTree:
-        """Clusters the bank, which is filled first at step 0."""
+        """Clusters the bank; at step 0 it fills the bank first."""
         hyper = self.hyper
         bank = w.buffers["bank"]
         if step == 0:
@@ -128,7 +128,7 @@ class DeepClusterV2(MultiCrop):
             )
             for h in range(hyper.num_clusterings)
         ]
-        # Rows that are no image keep a cluster that exists.
+        # Unused rows get cluster 0, so that every assignment is valid.
         assignments = jnp.stack([jnp.maximum(result.assignments, 0) for result in results], axis=1)
         centroids = jnp.stack([result.centroids.T for result in results])
         return {"bank": bank, "centroids": centroids, "assignments": assignments}
@@ -139,10 +139,10 @@ class DeepClusterV2(MultiCrop):
         def embed(w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
             mask = batch["mask"]
             row = jnp.arange(len(mask))
-            # Padding would be blank images in the batch statistics: real images take its place.
+            # Padding would add blank images to the batch statistics: repeat images instead.
             row = jnp.where(mask, row, row % jnp.maximum(mask.sum(), 1))
             batch = jax.tree.map(lambda x: x[row], dict(batch))
-            key = jax.random.key(0)  # of stochastic depth, which these encoders lack
+            key = jax.random.key(0)  # of stochastic depth, which these encoders do not have
             views = self.views(keys, batch, key=key, step=jnp.int32(0))
             _, z, _ = self.embed(w.params, w.buffers, {MAIN: views[MAIN]}, key=key)
             return {"z": losses.unit_length(z)}

@@ -6,32 +6,32 @@
     centre   c <- m c + (1 - m) mean(W' u')                                   (Eq. 4)
 
 f is the encoder, g an MLP, W the prototypes. The teacher f', g', W' is the moving average of the
-student, with a decay that rises from .996 to 1 along half a cosine; no gradient reaches it. It is
-the teacher that is evaluated: `eval.weights = "ema"`.
+student, with a decay that rises from .996 to 1 along half a cosine; it has no gradient. The teacher
+is evaluated: `eval.weights = "ema"`.
 
-Two opposite forces keep the teacher's outputs from collapsing. The centre takes out what all images
-have in common, so that no prototype gets them all; the low temperature t' sharpens, so that they do
-not spread over all prototypes alike. `target_entropy`, `kl` and `prototypes_used` tell which of
-them loses (Sec. 5.3).
+Two opposite operations prevent collapse of the teacher's outputs. Centring subtracts the mean of
+all images, so that no prototype gets all images. Sharpening, by the low temperature t', prevents a
+uniform distribution over the prototypes. `target_entropy`, `kl` and `prototypes_used` show which
+collapse occurs if one of them is too weak (Sec. 5.3).
 
 As in the released code:
-- W is weight-normalised (`ssl_jax.models.prototypes`). Its prototypes have length 1, or a learned
-  one (`unit_prototypes=False`).
+- W is weight-normalised (`ssl_jax.models.prototypes`). Prototypes have norm 1, or a learned norm
+  (`unit_prototypes=False`).
 - t' changes from epoch to epoch, not from step to step.
-- The centre of a step's targets is that before the step. Its mean is over all devices.
-- The views of a size are one forward pass. Where nets have BatchNorm, the student's statistics are
-  those of all views of a size over all devices. The teacher has statistics of its own, of the large
-  views; they are the ones it is evaluated with.
-- The teacher runs without stochastic depth.
-- The optimizer group "last_layer" is W, so that `optimizer.groups.last_layer.frozen_epochs` keeps
-  it as it is for the first epoch. Gradients are clipped by tensor (`optimizer.clip.per="tensor"`).
+- The targets of a step use the centre before the step. Its mean is over all devices.
+- Each size of views has one forward pass. In nets with BatchNorm, the student's statistics are
+  those of all views of a size over all devices. The teacher has its own statistics, of the large
+  views; it is evaluated with them.
+- The teacher has no stochastic depth.
+- The optimizer group "last_layer" is W, so that `optimizer.groups.last_layer.frozen_epochs` freezes
+  W in the first epoch. Gradients are clipped by tensor (`optimizer.clip.per="tensor"`).
 
 Deviations:
 - The learning rate's warm-up reaches its peak one step later.
-- ViTs draw their patch projection from N(0, 0.02^2) with a bias of 0; the released code leaves it
-  at PyTorch's uniform distribution, whose standard deviation is 0.021.
-- The class token's position is a tensor apart from those of the patches, so each is clipped by its
-  own norm.
+- The patch projection of ViTs is initialised with N(0, 0.02^2) and a bias of 0; the released code
+  uses PyTorch's default uniform distribution, whose standard deviation is 0.021.
+- The position of the class token and those of the patches are two tensors, so each is clipped by
+  its own norm.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class HyperParameters:
 
     num_prototypes: Annotated[int, at_least(2), "k, outputs of the last layer."] = 65536
     unit_prototypes: Annotated[
-        bool, "Whether prototypes have length 1; False learns their length (norm_last_layer)."
+        bool, "Prototypes have norm 1; False: their norm is learned (norm_last_layer)."
     ] = True
     head_layers: Annotated[LayerCount, "Dense layers of g."] = 3
     hidden_dim: Annotated[int, positive, "Width of the hidden layers of g."] = 2048
@@ -88,10 +88,10 @@ class HyperParameters:
         int, not_negative, "Epochs in which t' changes linearly from the first to the last value."
     ] = 0
     centre_momentum: Annotated[
-        float, fraction, "m, of the centre; 1 keeps it at 0, which is no centring."
+        float, fraction, "m, of the centre; 1 keeps the centre at 0: no centring."
     ] = 0.9
     teacher_momentum: Annotated[
-        float, fraction, "The teacher's decay at the first step; a cosine leads it to 1."
+        float, fraction, "The teacher's decay at the first step; it rises to 1 along half a cosine."
     ] = 0.996
 
 
@@ -102,7 +102,7 @@ class DINO(MultiCrop):
     hyper: HyperParameters
     length: Length
     prototypes: Net
-    dtype: str = "float32"  # of u where it meets the prototypes
+    dtype: str = "float32"  # of the products of u and the prototypes
 
     @property
     def ema_decay(self) -> Schedule:
@@ -113,9 +113,9 @@ class DINO(MultiCrop):
         hyper, last = self.hyper, max(self.hyper.temperature_warmup_epochs - 1, 1)
         epoch = step // self.length.steps_per_epoch
         rise = (hyper.teacher_temperature - hyper.first_teacher_temperature) / last
-        warming = hyper.first_teacher_temperature + rise * epoch
+        warmup_value = hyper.first_teacher_temperature + rise * epoch
         done = epoch >= hyper.temperature_warmup_epochs
-        return jnp.where(done, hyper.teacher_temperature, warming).astype(jnp.float32)
+        return jnp.where(done, hyper.teacher_temperature, warmup_value).astype(jnp.float32)
 
     def param_group(self, path: str) -> str:
         return LAST_LAYER if path.startswith("prototypes/") else "default"
@@ -143,7 +143,7 @@ class DINO(MultiCrop):
 
     @property
     def teacher_encoder(self) -> Net:
-        """The encoder without stochastic depth."""
+        """The encoder, without stochastic depth."""
         module = self.encoder.module
         return Net(module.clone(drop_path=0.0)) if hasattr(module, "drop_path") else self.encoder
 

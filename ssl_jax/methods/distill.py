@@ -3,12 +3,12 @@
     l = -(1 - a) mean over labelled log P_S(y | x)
         - a mean over all sum_k P_T(k | x) log P_S(k | x),        P = softmax(logits / t)
 
-The last step of SimCLR v2 (Chen et al. 2020, Eqs. 2 and 3): a network pretrained without labels and
-fine-tuned with few teaches one of its own size (self-distillation) or a smaller one. Student and
-teacher see the same random view. The teacher is frozen: its weights are buffers, and its BatchNorm
-runs in evaluation mode.
+This is the last step of SimCLR v2 (Chen et al. 2020, Eqs. 2 and 3): the teacher is a network that
+was pretrained without labels and fine-tuned with few labels. The student has the same size
+(self-distillation) or is smaller. Student and teacher get the same random view. The teacher is
+frozen: its weights are buffers, and its BatchNorm runs in evaluation mode.
 
-The teacher is a `supervised` run whose encoder was trained along, named by `config.init_from`.
+`config.init_from` is the run that trained the teacher: a `supervised` run without `freeze_encoder`.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class HyperParameters:
 
 @dataclasses.dataclass(frozen=True)
 class Distill(Method):
-    """Cross-entropy to a frozen teacher's classes.
+    """Cross-entropy with the class probabilities of a frozen teacher.
 
     Attributes:
       hyper: the config's section.
-      student, teacher: classifiers of the same classes.
-      view: what both take, made of batches.
-      teacher_name: what the preflight calls the teacher.
+      student, teacher: classifiers with the same classes.
+      view: computes the inputs of both from batches.
+      teacher_name: name of the teacher in the preflight.
     """
 
     title: ClassVar[str] = "distillation"
@@ -100,17 +100,17 @@ class Distill(Method):
         distill_loss = distillation(
             encoded["logits"], encoded["teacher_logits"], temperature=hyper.temperature
         )
-        # A weight of 0 must not turn an infinite loss into NaN, nor cost anything.
+        # Skip terms of weight 0: 0 times an infinite loss is NaN.
         parts = ((hyper.distill_weight, distill_loss), (1 - hyper.distill_weight, label_loss))
         loss = sum(weight * part for weight, part in parts if weight)
-        _, of_teacher = cross_entropy(encoded["teacher_logits"], encoded["label"])
+        _, teacher_metrics = cross_entropy(encoded["teacher_logits"], encoded["label"])
         agreement = jnp.mean(
             encoded["logits"].argmax(axis=1) == encoded["teacher_logits"].argmax(axis=1)
         )
         metrics |= {
             "distill_loss": distill_loss,
             "label_loss": label_loss,
-            "teacher_accuracy": of_teacher["accuracy"],
+            "teacher_accuracy": teacher_metrics["accuracy"],
             "agreement": agreement,
         }
         return loss, Aux(w.buffers, metrics, {"h": encoded["h"]})
@@ -122,11 +122,11 @@ class Distill(Method):
         return {"h": h, "logits": logits}
 
     def nets(self) -> dict[str, Net]:
-        """The student's, and the teacher's encoder, whose weights are buffers."""
+        """The nets of the student, and the encoder of the teacher, whose weights are buffers."""
         return {**self.student.nets(), "teacher": self.teacher.encoder}
 
     def eval_view(self, images: Array) -> Array:
-        """uint8 images [n h w c] -> the view [n h' w' c] that features are computed from."""
+        """The evaluation views [n h' w' c] of uint8 images [n h w c]."""
         return self.view.eval_view(images)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
@@ -134,7 +134,7 @@ class Distill(Method):
         return self.view.show(keys, batch)
 
     def origin(self, path: str) -> str | None:
-        """Where in the teacher's run the array at `path` of this state comes from, if from there.
+        """The path in the teacher's run of the array at `path` in this state; None: not from it.
 
         Paths begin with "params/" or "buffers/". The student starts from random weights.
         """
@@ -154,8 +154,8 @@ def make(config: Any, spec: DataSpec, length: Length) -> Distill:
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     if not spec.num_classes:
         raise UserError(
-            f"{config.data.name} says of no classes that teacher and student could have; set "
-            "data.num_classes to the teacher's"
+            f"{config.data.name} has no classes; set data.num_classes to the number of classes of "
+            "the teacher"
         )
     if config.init_from is None:
         raise UserError("distillation has no teacher; set init_from to the run that trained one")

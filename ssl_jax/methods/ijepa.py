@@ -1,22 +1,22 @@
-"""I-JEPA: predicts the representations of hidden blocks from a context (Assran et al. 2023).
+"""I-JEPA: predicts the representations of target blocks from a context (Assran et al. 2023).
 
     y = LayerNorm(f'(x)) of all patches, no gradient          targets: 4 blocks of patches
     s = f(context patches)                                    a large block without the targets
-    p = predictor(s, places of a block)
+    p = predictor(s, positions of a block)
     loss = mean of smooth-L1(p - y) over the patches of the blocks
 
 f is a ViT without a class token, f' its moving average, with a decay that rises linearly to 1. The
-predictor (`nets.predictor`) is a narrow ViT, applied to each block apart. LayerNorm has no scale
-and offset. f' is what is evaluated (`eval.weights = "ema"`); `h` is the mean of its patch tokens.
+predictor (`nets.predictor`) is a narrow ViT, applied to each block separately. LayerNorm has no
+scale and offset. f' is evaluated (`eval.weights = "ema"`); `h` is the mean of its patch tokens.
 
-Blocks are as in the released code: one random number a batch decides area and aspect of the
-targets, another those of the context; places are an image's own; a context has more than
-`min_context` patches; after 20 attempts a target may overlap it.
+Blocks are as in the released code. One random number per batch sets area and aspect ratio of the
+targets, another one those of the context. Positions are drawn for each image. A context has more
+than `min_context` patches; after 20 attempts a target may overlap it.
 
 Deviations:
-- The released code cuts all contexts of a GPU to the shortest one. Here a context keeps its
-  patches, padded to `max_context` of the grid, and loses those beyond it. Either way it is the last
-  ones, row by row, that are lost.
+- The released code shortens all contexts of a GPU to the shortest one. Here a context is padded to
+  `max_context` of the grid, and shortened only if it is longer. In both cases the last patches in
+  row-major order are dropped.
 - The learning rate's warm-up reaches its peak one step later.
 """
 
@@ -51,7 +51,7 @@ from ssl_jax.models.vit import ViT
 from ssl_jax.optim import linear_ema
 from ssl_jax.views import blocks, to_show
 
-_TARGETS, _CONTEXT = 1, 2  # folded into keys, of the batch for sizes and of examples for places
+_TARGETS, _CONTEXT = 1, 2  # folded into the batch's key for sizes, into examples' for positions
 _NUM_TARGETS = 4
 
 
@@ -62,11 +62,13 @@ class HyperParameters:
     momentum: Annotated[
         float, fraction, "Decay of f' at the first step; it rises linearly to 1."
     ] = 0.996
-    min_context: Annotated[int, not_negative, "A context has more patches than that."] = 10
+    min_context: Annotated[int, not_negative, "A context has more patches than this number."] = 10
     max_context: Annotated[
-        float, positive_fraction, "Patches of a context at most, as a share of the grid's."
+        float,
+        positive_fraction,
+        "Maximum number of patches of a context, as a fraction of the grid.",
     ] = 0.6
-    num_targets: Annotated[int, positive, "Blocks that are predicted."] = _NUM_TARGETS
+    num_targets: Annotated[int, positive, "Number of target blocks."] = _NUM_TARGETS
 
 
 # Areas and aspects, Sec. 3 and App. A.1.
@@ -78,12 +80,12 @@ CONTEXT = dict(scale=(0.85, 1.0), aspect=(1.0, 1.0))
 class IJEPA(Method):
     """Joint-embedding prediction.
 
-    Attributes:
-      hyper: the config's section.
-      total_steps: length of the run.
-      encoder: f, a ViT.
-      predictor: see `ssl_jax.models.grid_nets.ViTPredictor`.
-      view: the images as the encoder takes them.
+      Attributes:
+        hyper: the config's section.
+        total_steps: length of the run.
+        encoder: f, a ViT.
+    predictor: see `ssl_jax.models.grid_nets.ViTPredictor`.
+    view: computes the inputs of the encoder from batches.
     """
 
     title: ClassVar[str] = "I-JEPA"
@@ -122,7 +124,7 @@ class IJEPA(Method):
 
     @property
     def context_length(self) -> int:
-        """Places of a context, padding included."""
+        """Length of a context, padding included."""
         rows, columns = self.grid
         return int(rows * columns * self.hyper.max_context)
 
@@ -143,7 +145,7 @@ class IJEPA(Method):
         return params, buffers
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
-        """`x` [n h w c], and places in the grid, row by row.
+        """`x` [n h w c], and row-major indices of patches.
 
         `context` int32 [n k] and `targets` int32 [n b m], each with a mask that is False for
         padding, `is_context` and `is_target`.
@@ -152,13 +154,13 @@ class IJEPA(Method):
         return {"x": self.view.train(keys, batch), **self._masks(keys, key)}
 
     def _masks(self, keys: Array, key: Array) -> dict[str, Array]:
-        of_target, of_context = (
+        target_share, context_share = (
             jax.random.uniform(jax.random.fold_in(key, tag)) for tag in (_TARGETS, _CONTEXT)
         )
-        target, context = self._target.draw(of_target), self._context.draw(of_context)
+        target, context = self._target.draw(target_share), self._context.draw(context_share)
         length = self._target.largest
 
-        def of_image(key: Array) -> dict[str, Array]:
+        def image_masks(key: Array) -> dict[str, Array]:
             target_key, context_key = (jax.random.fold_in(key, tag) for tag in (_TARGETS, _CONTEXT))
             masks = blocks.block_masks(target_key, target, self.grid, self.hyper.num_targets)
             targets, is_target = jax.vmap(lambda mask: blocks.padded_places(mask, length))(masks)
@@ -169,7 +171,7 @@ class IJEPA(Method):
                 "targets": targets, "is_target": is_target,
             }  # fmt: skip
 
-        return jax.vmap(of_image)(keys)
+        return jax.vmap(image_masks)(keys)
 
     def encode(
         self, w: Weights, views: dict[str, Array], *, key: Array, step: Array
@@ -187,14 +189,14 @@ class IJEPA(Method):
             out["patch_tokens"], views["context"], views["is_context"],
             targets, views["is_target"], train=True,
         )  # fmt: skip
-        (y, whole), _ = self.encoder.apply(
+        (y, target_out), _ = self.encoder.apply(
             w.ema["encoder"], w.buffers["encoder"], x, train=False, key=target_key
         )
-        tokens = jax.nn.standardize(whole["patch_tokens"].astype(jnp.float32), epsilon=1e-5)
+        tokens = jax.nn.standardize(target_out["patch_tokens"].astype(jnp.float32), epsilon=1e-5)
         n, count, m = targets.shape
-        rows = jnp.take_along_axis(tokens, targets.reshape(n, -1, 1), axis=1)
-        rows = jax.lax.stop_gradient(rows.reshape(n, count, m, -1))
-        loss = losses.smooth_l1_of_blocks(predicted, rows, views["is_target"])
+        target_tokens = jnp.take_along_axis(tokens, targets.reshape(n, -1, 1), axis=1)
+        target_tokens = jax.lax.stop_gradient(target_tokens.reshape(n, count, m, -1))
+        loss = losses.smooth_l1_of_blocks(predicted, target_tokens, views["is_target"])
         encoded = {"h": h, "y": jax.lax.stop_gradient(y), "loss": loss}
         return encoded, {"encoder": encoder, "predictor": predictor}
 
@@ -202,11 +204,11 @@ class IJEPA(Method):
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         del key
-        of_images = encoded["loss"]
+        image_losses = encoded["loss"]
         outputs = {"h": jax.lax.stop_gradient(encoded["h"]), "z": encoded["y"][:, None]}
         metrics = {"target_momentum": jnp.float32(self.ema_decay(step))}
-        weight = jnp.float32(len(of_images))
-        return jnp.mean(of_images), Aux(w.buffers, metrics, outputs, weight)
+        weight = jnp.float32(len(image_losses))
+        return jnp.mean(image_losses), Aux(w.buffers, metrics, outputs, weight)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         x = self.view.evaluate(batch)
@@ -220,15 +222,15 @@ class IJEPA(Method):
         masks = self._masks(keys, keys[0])
         patches = patchify(x.astype(jnp.float32), self._patch_size)
         grey = jnp.full_like(patches, jnp.mean(patches))
-        number = jnp.arange(patches.shape[1])
+        patch_index = jnp.arange(patches.shape[1])
 
-        def only(places: Array, real: Array) -> Array:  # [n k] -> [n h w c]
-            shown = jnp.any((places[:, :, None] == number) & real[:, :, None], axis=1)
+        def hide_others(places: Array, mask: Array) -> Array:  # [n k] -> [n h w c]
+            shown = jnp.any((places[:, :, None] == patch_index) & mask[:, :, None], axis=1)
             parts = jnp.where(shown[:, :, None], patches, grey)
             return unpatchify(parts, self.view.shape, self._patch_size)
 
-        images = [only(masks["context"], masks["is_context"])] + [
-            only(masks["targets"][:, block], masks["is_target"][:, block])
+        images = [hide_others(masks["context"], masks["is_context"])] + [
+            hide_others(masks["targets"][:, block], masks["is_target"][:, block])
             for block in range(self.hyper.num_targets)
         ]
         columns = ("context", *(f"target {i + 1}" for i in range(self.hyper.num_targets)))
@@ -236,7 +238,7 @@ class IJEPA(Method):
             jnp.clip(to_show(jnp.stack(images, axis=1), self.view.normalization), 0, 1),
             inputs=jnp.clip(to_show(x[:, None], self.view.normalization)[:, 0], 0, 1),
             columns=columns,
-            note="What the context encoder sees of an image, and the blocks that are predicted.",
+            note="The context of an image, which the encoder gets, and the target blocks.",
         )
         return {"Contexts and targets": item}
 
@@ -257,8 +259,8 @@ def make(config: Any, spec: DataSpec, length: Length) -> IJEPA:
     """Builds the method from the config's sections method, model, nets and views.
 
     Raises:
-      UserError: a bad value, an encoder that is no ViT without a class token, patches that do not
-        tile the views, or a grid too small for a context.
+      UserError: a bad value, an encoder that is not a ViT without a class token, patches that do
+        not tile the views, or a grid too small for a context.
     """
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     view = make_one_view(config, spec)

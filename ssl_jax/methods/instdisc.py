@@ -1,16 +1,16 @@
 """InstDisc: non-parametric instance discrimination with a memory bank (Wu et al. 2018).
 
-    x_i -> one random view -> h = f(view) -> v = g(h) / |g(h)| -> tell v from the bank's other rows
+    x_i -> one random view -> h = f(view) -> v = g(h) / |g(h)| -> classify v as row i of the bank
 
-f is a convolutional encoder, g one linear layer. The bank remembers an embedding f_j of every
-training image, and v_i is to be closer to f_i than to the others: each image is a class whose
-weights are its own past. After the comparison f_i moves half way to v_i.
+f is a convolutional encoder, g one linear layer. The bank stores an embedding f_j of every training
+image. Each image is a class whose weight vector is f_i: the loss makes v_i closer to f_i than to
+the other rows. After the comparison f_i moves half way to v_i.
 
-The loss is noise-contrastive estimation with drawn images as noise and a constant Z, estimated from
-the first batch; or a softmax, over drawn images or over all of the bank.
+The loss is noise-contrastive estimation with random images as noise and a constant Z, which is
+estimated from the first batch; or a softmax, over random images or over the whole bank.
 
-BatchNorm statistics are those of the batch over all devices; the released code takes them on each
-GPU. One pass sees one view of each image, so no statistics are shared between views.
+BatchNorm statistics are those of the batch over all devices; the released code computes them on
+each GPU. A pass has one view of each image, so views share no statistics.
 """
 
 from __future__ import annotations
@@ -43,23 +43,27 @@ from ssl_jax.models.heads import mlp_head
 from ssl_jax.views import main_images, to_show
 
 LOSSES = ("nce", "softmax")
-_DRAW = 1  # what an example's key is folded with to draw negatives; its only view is 0
+_NEGATIVES = 1  # folded into an example's key to draw negatives; the view folds in 0
 
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
     """The keys of `config.method`."""
 
-    loss: Annotated[Literal["nce", "softmax"], "nce is the paper's."] = "nce"
+    loss: Annotated[
+        Literal["nce", "softmax"], "Noise-contrastive estimation (the paper) or softmax."
+    ] = "nce"
     num_negatives: Annotated[
         int, not_negative,
         "Images drawn for each example, with replacement; 0: the whole bank, in a softmax.",
     ] = 4096  # fmt: skip
     temperature: Annotated[float, positive, "Temperature t."] = 0.07
-    bank_momentum: Annotated[float, below_one, "Share of a bank's row that an update keeps."] = 0.5
+    bank_momentum: Annotated[
+        float, below_one, "Weight of the old row in an update of the bank."
+    ] = 0.5
     proximal: Annotated[
         float, not_negative,
-        "Weight of |v_i - f_i|^2, which holds an embedding to its past (Eq. 8); 0: none.",
+        "Weight of |v_i - f_i|^2, the distance to the stored embedding (Eq. 8); 0: off.",
     ] = 0.0  # fmt: skip
     output_dim: Annotated[int, positive, "Width of v."] = 128
 
@@ -93,11 +97,11 @@ class InstDisc(Method):
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
         views = {"image": self.recipe(keys, main_images(batch))[:, 0], "index": batch["index"]}
         if self.hyper.num_negatives:
-            views["negatives"] = jax.vmap(self._draw)(keys)  # (n, num_negatives)
+            views["negatives"] = jax.vmap(self._draw_negatives)(keys)  # (n, num_negatives)
         return views
 
-    def _draw(self, key: Array) -> Array:
-        key = jax.random.fold_in(key, _DRAW)
+    def _draw_negatives(self, key: Array) -> Array:
+        key = jax.random.fold_in(key, _NEGATIVES)
         return jax.random.randint(key, (self.hyper.num_negatives,), 0, self.num_examples)
 
     def encode(
@@ -109,8 +113,8 @@ class InstDisc(Method):
         z, projector_buffers = self.projector.apply(
             w.params["projector"], w.buffers["projector"], h, train=True
         )
-        compared = {name: rows for name, rows in views.items() if name != "image"}
-        encoded = {"h": h, "v": losses.unit_length(z), **compared}
+        bank_rows = {name: rows for name, rows in views.items() if name != "image"}
+        encoded = {"h": h, "v": losses.unit_length(z), **bank_rows}
         return encoded, {"encoder": encoder_buffers, "projector": projector_buffers}
 
     def objective(

@@ -4,12 +4,13 @@
     loss = (1 - l) mean |z - c|^2 / d  +  l mean over views of SIGReg(z)
 
 f is the encoder, g an MLP with BatchNorm, and c the mean of an image's large views. There is no
-teacher, no stop-gradient, no predictor and no schedule but the learning rate's. See
-`losses.isotropy` for SIGReg, whose sums are over the global batch and whose slices are the same on
+teacher, no stop-gradient, no predictor, and no schedule except that of the learning rate. See
+`losses.isotropy` for SIGReg. Its sums are over the global batch, and its slices are the same on
 every device.
 
-Released codes differ in c: the authors' minimal script takes all views, which are then all large
-(`large_views=4` without small ones); here and in others small views follow the large ones' mean.
+Released codes differ in c. In the authors' minimal script all views are large, and c is their mean
+(`large_views=4` without small views). Here and in other codes c is the mean of the large views, and
+small views are compared with it too.
 """
 
 from __future__ import annotations

@@ -1,22 +1,21 @@
 """MAE: a masked autoencoder (He et al. 2022).
 
     x -> patches -> a random quarter of them -> f -> tokens -> decoder, with a mask token at all
-    other places -> predicted pixels
-    loss = mean over hidden patches of |predicted - pixels|^2 / values of a patch         (Sec. 3)
+    other positions -> predicted pixels
+    loss = mean over masked patches of |predicted - pixels|^2 / values of a patch         (Sec. 3)
 
-f is a ViT that never sees hidden patches, so it costs a quarter of a full one. Pixels are those of
-the view; with `norm_pix_loss` each patch's are brought to mean 0 and variance 1 first. The decoder
-(`nets.decoder`) is thrown away after training. Features are those of the whole image: `h` is the
-class token after the last LayerNorm.
+f is a ViT that gets only the visible patches, so it costs a quarter of a ViT on all patches. Pixels
+are those of the view; with `norm_pix_loss` each patch is first normalised to mean 0 and variance 1.
+The decoder (`nets.decoder`) is discarded after training. Features are those of the whole image: `h`
+is the class token after the last LayerNorm.
 
-Which patches are hidden follows from the example's key: the places of a uniform draw in ascending
-order, of which the first stay, as in the released code. All images hide the same number.
+The example's key determines the mask: patches are sorted by random numbers, and the first are
+visible, as in the released code. All images have the same number of masked patches.
 
 Deviations:
 - The learning rate's warm-up reaches its peak one step later, and changes from step to step as in
   the released code.
-- `h` is what the class token becomes; the released fine-tuning averages the patch tokens
-  (`model.pool`).
+- `h` is the class token; the released fine-tuning code averages the patch tokens (`model.pool`).
 """
 
 from __future__ import annotations
@@ -48,15 +47,15 @@ from ssl_jax.models.patches import patch_statistics, patchify, random_order, unp
 from ssl_jax.models.vit import ViT
 from ssl_jax.views import to_show
 
-_MASK = 1  # what an example's key is folded with to draw the order of its patches
+_MASK = 1  # folded into an example's key to draw the order of its patches
 
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
     """The keys of `config.method`."""
 
-    mask_ratio: Annotated[float, open_fraction, "Share of the patches that are hidden."] = 0.75
-    norm_pix_loss: Annotated[bool, "Normalises the pixels of each patch before comparing."] = True
+    mask_ratio: Annotated[float, open_fraction, "Share of masked patches."] = 0.75
+    norm_pix_loss: Annotated[bool, "Normalise the pixels of each target patch."] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ class MAE(Method):
       hyper: the config's section.
       encoder: f, a ViT.
       decoder: (tokens [n 1+k d], order [n l]) -> [n l values].
-      view: the images as the encoder takes them.
+      view: computes the inputs of the encoder from batches.
     """
 
     title: ClassVar[str] = "MAE"
@@ -85,13 +84,13 @@ class MAE(Method):
 
     @property
     def num_patches(self) -> int:
-        """Of an image."""
+        """Number of patches of an image."""
         height, width, _ = self.view.shape
         return (height // self.patch_size) * (width // self.patch_size)
 
     @property
     def num_visible(self) -> int:
-        """Patches that the encoder sees in training."""
+        """Number of visible patches in training."""
         return int(self.num_patches * (1 - self.hyper.mask_ratio))
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
@@ -109,7 +108,7 @@ class MAE(Method):
         return self.encoder.module.dim
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
-        """`x` [n h w c], and `order` int32 [n l] of its patches, the visible ones first."""
+        """`x` [n h w c], and `order` int32 [n l], indices of its patches, visible ones first."""
         del key, step
         return {"x": self.view.train(keys, batch), "order": self._orders(keys)}
 
@@ -120,16 +119,16 @@ class MAE(Method):
     def encode(
         self, w: Weights, views: dict[str, Array], *, key: Array, step: Array
     ) -> tuple[PyTree, PyTree]:
-        """`h` [n d] of the visible patches, and the `loss` [n] of the hidden ones."""
+        """`h` [n d] of the visible patches, and the `loss` [n] of the masked patches."""
         del step
         h, predicted, updates = self._predict(w, views, train=True, key=key)
         target = patchify(views["x"].astype(jnp.float32), self.patch_size)
         if self.hyper.norm_pix_loss:
             mean, deviation = patch_statistics(target)
             target = (target - mean) / deviation
-        hidden = views["order"][:, self.num_visible :]
+        masked = views["order"][:, self.num_visible :]
         predicted, target = (
-            jnp.take_along_axis(x, hidden[:, :, None], axis=1) for x in (predicted, target)
+            jnp.take_along_axis(x, masked[:, :, None], axis=1) for x in (predicted, target)
         )
         return {"h": h, "loss": losses.patch_error(predicted, target)}, updates
 
@@ -151,10 +150,10 @@ class MAE(Method):
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         del key, step
-        of_images = encoded["loss"]
+        image_losses = encoded["loss"]
         h = jax.lax.stop_gradient(encoded["h"])
-        weight = jnp.float32(len(of_images))
-        return jnp.mean(of_images), Aux(w.buffers, {}, {"h": h}, weight)
+        weight = jnp.float32(len(image_losses))
+        return jnp.mean(image_losses), Aux(w.buffers, {}, {"h": h}, weight)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         x = self.view.evaluate(batch)
@@ -162,27 +161,25 @@ class MAE(Method):
         return {"h": h.astype(jnp.float32)}
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
-        """What the encoder sees, and what the decoder makes of it."""
+        """The visible patches, and the reconstruction by the decoder."""
         x = self.view.evaluate(batch)
         order = self._orders(keys)
         _, predicted, _ = self._predict(w, {"x": x, "order": order}, train=False)
         patches = patchify(x.astype(jnp.float32), self.patch_size)
-        if self.hyper.norm_pix_loss:  # a patch's own mean and contrast cannot be predicted
+        if self.hyper.norm_pix_loss:  # mean and contrast of a patch are not predicted
             mean, deviation = patch_statistics(patches)
             predicted = predicted * deviation + mean
-        place = jnp.argsort(order, axis=1)  # of each patch in the order
-        visible = (place < self.num_visible)[:, :, None]
+        rank = jnp.argsort(order, axis=1)  # position of each patch in `order`
+        visible = (rank < self.num_visible)[:, :, None]
         grey = jnp.full_like(patches, jnp.mean(patches))
-        shown = [
-            jnp.where(visible, patches, other) for other in (grey, predicted)
-        ]  # the pixels that are seen stay as they are
+        shown = [jnp.where(visible, patches, replacement) for replacement in (grey, predicted)]
         images = jnp.stack(
             [unpatchify(parts, self.view.shape, self.patch_size) for parts in shown], axis=1
         )
-        normalised = " Each hidden patch has the mean and contrast of the original."
+        normalised = " Each masked patch has the mean and contrast of the original."
         note = (
-            "What the encoder sees of an image, and the hidden patches as the decoder predicts "
-            "them." + normalised * self.hyper.norm_pix_loss
+            "The visible patches of an image, and the decoder's predictions of the masked patches."
+            + normalised * self.hyper.norm_pix_loss
         )
         item = Images(
             jnp.clip(to_show(images, self.view.normalization), 0, 1),
@@ -207,12 +204,12 @@ def make(config: Any, spec: DataSpec, length: Length) -> MAE:
     """Builds the method from the config's sections method, model, nets and views.
 
     Raises:
-      UserError: a bad value, an encoder that is no ViT with a class token, or patches that do not
-        fit the views or leave none to see or to predict.
+      UserError: a bad value, an encoder that is not a ViT with a class token, patches that do not
+        tile the views, or a mask without visible or without masked patches.
     """
     del length
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    view = make_one_view(config, spec, dtype="float32")  # exact targets; nets round on their own
+    view = make_one_view(config, spec, dtype="float32")  # exact targets; nets cast their inputs
     encoder = make_encoder(**config.model, dtype=config.dtype)
     vit = check_masked_encoder(encoder, "MAE")
     height, width, channels = view.shape
@@ -235,16 +232,16 @@ def make(config: Any, spec: DataSpec, length: Length) -> MAE:
     if not 1 <= method.num_visible < method.num_patches:
         raise UserError(
             f"method.mask_ratio={hyper.mask_ratio:g} of {method.num_patches} patches leaves "
-            f"{method.num_visible} to see; use a ratio that leaves some visible and some hidden"
+            f"{method.num_visible} visible; use a ratio that leaves some visible and some masked"
         )
     return method
 
 
 def check_masked_encoder(encoder: Net, title: str) -> ViT:
-    """The encoder's module, if it can be given a part of an image's patches.
+    """Returns the encoder's module, which must be a ViT whose `h` is the class token.
 
     Raises:
-      UserError: it is no ViT, or its `h` is not the class token.
+      UserError: it is not.
     """
     vit = encoder.module
     if not isinstance(vit, ViT) or not vit.cls_token or vit.pool != "cls":

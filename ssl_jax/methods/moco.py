@@ -1,26 +1,26 @@
 """MoCo: momentum contrast, versions 1 and 2 (He et al. 2020; Chen et al. 2020b).
 
-    x -> two random views -> q = g(f(view 1)), k = g'(f'(view 2)) -> tell k from older keys by q
+    x -> two random views -> q = g(f(view 1)), k = g'(f'(view 2)) -> find k among older keys with q
 
-f is a convolutional encoder, g a linear layer (v1) or a small MLP without BatchNorm (v2), f' and g'
-their moving average, the key encoder. The older keys are a queue: each step's keys replace the
-oldest ones. The moving average is updated after the parameters, so a step's keys come from an
-average that has the step's parameters in it, as in the released code.
+f is a convolutional encoder, g a linear layer (v1) or a small MLP without BatchNorm (v2). f' and g'
+are their moving averages, the key encoder. The older keys are a queue: the keys of each step
+replace the oldest ones. The moving average is updated after the parameters, so that the average
+that encodes a step's keys includes the step's parameters, as in the released code.
 
 The paper compares three ways to build a dictionary of keys (its Fig. 2 and 3):
 
-    queue       the above
-    end_to_end  the batch's other keys; f' = f, and the gradient reaches queries and keys
-    bank        rows of a memory bank that remembers an embedding of each image, as InstDisc does:
-                one view, its image's own row as the key, and drawn rows as the other keys
+    queue       as above
+    end_to_end  the other keys of the batch; f' = f, and queries and keys have gradients
+    bank        rows of a memory bank with an embedding of each image, as in InstDisc: one view, the
+                row of its image as the key, and random rows as the other keys
 
-Queries and keys have a pass each. With `bn_groups` BatchNorm statistics are those of groups of
-examples and keys are encoded in other groups than their queries ("shuffling BN", Sec. 3.3): else
-the statistics that a query and its key share would give the key away. The released code shuffles at
-random over the GPUs; this is a fixed exchange, the batch being random already. The key encoder's
-BatchNorm uses batch statistics too. Its running ones, which the released code keeps and never uses,
-are not kept. The residual blocks of this library's ResNets start as the identity, which those of
-the released code do not.
+Queries and keys have separate forward passes. With `bn_groups` BatchNorm statistics are those of
+groups of examples, and a key is encoded in another group than its query ("shuffling BN", Sec. 3.3):
+otherwise the model could recognise the key by shared statistics. The released code shuffles
+randomly over the GPUs; here the permutation is fixed, because batches are random already. The key
+encoder's BatchNorm uses batch statistics too. The released code keeps running statistics of the key
+encoder and does not use them; here there are none. The residual blocks of this library's ResNets
+are initialised as the identity; those of the released code are not.
 """
 
 from __future__ import annotations
@@ -54,18 +54,20 @@ class HyperParameters:
     dictionary: Annotated[Literal["queue", "end_to_end", "bank"], "Where keys come from."] = "queue"
     num_negatives: Annotated[
         int, between(1, 2**30),
-        "K, keys in the queue (a multiple of the batch), or drawn from the bank at each step, the "
-        "same for all queries. end_to_end has those of the batch.",
+        "K: keys in the queue (a multiple of the batch), or rows drawn from the bank at each step, "
+        "the same for all queries. Not used by end_to_end.",
     ] = 65536  # fmt: skip
     momentum: Annotated[
-        float, fraction, "m of the key encoder's moving average; only of queue."
+        float, fraction, "m, decay of the key encoder's moving average; only for queue."
     ] = 0.999
-    bank_momentum: Annotated[float, below_one, "Share of a bank's row that an update keeps."] = 0.5
+    bank_momentum: Annotated[
+        float, below_one, "Weight of the old row in an update of the bank."
+    ] = 0.5
     temperature: Annotated[float, positive, "Temperature t."] = 0.07
     bn_groups: Annotated[
         int | None, positive,
-        "Groups of examples with their own BatchNorm statistics, the same number on any devices "
-        "that divide it (the paper: 8 GPUs); None: the whole batch.",
+        "Groups of examples with separate BatchNorm statistics, for any number of devices that "
+        "divides it (the paper: 8 GPUs); None: statistics of the whole batch.",
     ] = None  # fmt: skip
     projector_layers: Annotated[Literal[1, 2], "Dense layers: 1 (v1) or 2 (v2)."] = 1
     hidden_dim: Annotated[
@@ -104,15 +106,15 @@ class MoCo(TwoViews):
     ) -> tuple[PyTree, PyTree]:
         query_key, key_key = jax.random.split(key)
         x = views["image"]  # (n, views, h, w, c)
-        h, q, after = self.embed(w.params, w.buffers, x[:, 0], key=query_key)
+        h, q, updated = self.embed(w.params, w.buffers, x[:, 0], key=query_key)
         encoded = {"h": h, "q": losses.unit_length(q), "index": views["index"]}
         if self.hyper.dictionary != "bank":
             momentum = self.hyper.dictionary == "queue"
-            dealt = interleave(x[:, 1], self.hyper.bn_groups)
-            _, k, _ = self.embed(w.ema if momentum else w.params, w.buffers, dealt, key=key_key)
+            shuffled = interleave(x[:, 1], self.hyper.bn_groups)
+            _, k, _ = self.embed(w.ema if momentum else w.params, w.buffers, shuffled, key=key_key)
             k = losses.unit_length(interleave(k, self.hyper.bn_groups))  # in the queries' order
             encoded["k"] = jax.lax.stop_gradient(k) if momentum else k
-        return encoded, {name: after[name] for name in w.params}  # an entry a net
+        return encoded, {name: updated[name] for name in w.params}  # one entry for each net
 
     def embed(
         self, params: PyTree, buffers: PyTree, x: Array, *, key: Array
@@ -154,12 +156,12 @@ class MoCo(TwoViews):
             "queue": f"queue of {hyper.num_negatives:,} keys, the oldest "
             f"{hyper.num_negatives // n} steps old",
             "end_to_end": f"the batch's {n - 1:,} other keys, with gradient",
-            "bank": f"{hyper.num_negatives:,} rows a step of a bank of {self.num_examples:,}",
+            "bank": f"{hyper.num_negatives:,} random rows of a bank of {self.num_examples:,}",
         }[hyper.dictionary]
         if hyper.dictionary == "bank":
             groups = hyper.bn_groups or 1
             statistics = "of the whole batch" if groups == 1 else f"of {groups} groups"
-            statistics += ", of queries alone: keys are rows of the bank"
+            statistics += ", of queries only: keys are rows of the bank"
         elif hyper.bn_groups in (None, 1):
             statistics = "of the whole batch, the same examples for queries and keys"
         else:

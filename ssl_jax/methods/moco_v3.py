@@ -3,22 +3,24 @@
     x -> two random views -> q_v = p(g(f(view v))), k_v = g'(f'(view v)), v = 1, 2
     loss = ctr(q_1, k_2) + ctr(q_2, k_1),    ctr(q, k) = 2 t InfoNCE(q, k; t)
 
-f is a ResNet or ViT, g a projector, p a predictor, f' and g' the moving average of f and g, which a
-cosine schedule slows down to a standstill. The negatives of a query are the keys of the other
+f is a ResNet or ViT, g a projector, p a predictor. f' and g' are the moving averages of f and g,
+with a decay that rises to 1 along a cosine. The negatives of a query are the keys of the other
 images in the batch, over all devices; the batch is large.
 
-The average moves at the end of step t, with m(t). The released code moves it in step t + 1, between
-queries and keys, with m(t + 1): the same parameters, and a decay one step further on. m changes by
-at most 1.7e-7 a step in the 300-epoch recipe.
+The average is updated at the end of step t, with decay m(t). The released code updates it in step
+t + 1, between queries and keys, with m(t + 1): from the same parameters, with the decay of the next
+step. m changes by at most 1.7e-7 a step in the 300-epoch recipe.
 
-The views are of two kinds, as BYOL's: the config's `views.overrides` says how the second differs.
+There are two kinds of views, as in BYOL: the config's `views.overrides` sets the differences of the
+second.
 
-Each view has a pass of its own, in both encoders, as in the released code: BatchNorm statistics are
-those of one view of the whole batch, over all devices, and the running ones move twice a step.
+Each view has its own forward pass in both encoders, as in the released code: BatchNorm statistics
+are those of one view of the whole batch, over all devices, and running statistics are updated twice
+a step.
 
-A ViT's patch projection stays at its random start (Sec. 4.2: its gradient, large at times, makes
-training unstable). `frozen` names what stays: its gradient is exactly zero, and `param_group`
-"frozen" lets the optimizer leave it alone.
+The patch projection of a ViT keeps its random initial values (Sec. 4.2: its gradient has spikes
+that make training unstable). `frozen` selects such parameters: their gradient is exactly zero, and
+they are in the parameter group "frozen", whose optimizer must not change them.
 """
 
 from __future__ import annotations
@@ -49,23 +51,23 @@ class HyperParameters:
     """The keys of `config.method`."""
 
     temperature: Annotated[float, positive, "Temperature t."] = 1.0
-    momentum: Annotated[float, fraction, "m of the moving average at the first step."] = 0.99
+    momentum: Annotated[float, fraction, "m, decay of the moving average at the first step."] = 0.99
     momentum_schedule: Annotated[
-        Literal["cosine", "constant"], "From m to 1 over the run, or m throughout."
+        Literal["cosine", "constant"], "m rises to 1 over the run, or is constant."
     ] = "cosine"
     projector_layers: Annotated[LayerCount, "Dense layers of g: 2 with a ResNet, 3 with a ViT."] = 2
     predictor_layers: Annotated[LayerCount, "Dense layers of p."] = 2
     predictor_output_norm: Annotated[
         Literal["none", "no_affine"],
-        "What follows the last layer of p: none (ResNet), or BatchNorm without scale and offset "
-        "(ViT). The projector has that in any case.",
+        "Normalisation after the last layer of p: none (ResNet), or BatchNorm without scale and "
+        "offset (ViT). The projector always ends with this BatchNorm.",
     ] = "none"
     hidden_dim: Annotated[int, positive, "Width of both heads' hidden layers."] = 4096
     output_dim: Annotated[int, positive, "Width of q and k."] = 256
     frozen: Annotated[
         str, regex,
-        "Parameters that stay at their start, searched for in paths such as "
-        '"encoder/stem/conv/kernel"; "": none.',
+        "Regex of the paths of parameters that keep their initial values, such as "
+        '"encoder/patch_embed"; "": none.',
     ] = ""  # fmt: skip
 
 
@@ -119,10 +121,10 @@ class MoCoV3(TwoViews):
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, n = self.hyper, batch_size
-        until = "to 1 along a cosine" if hyper.momentum_schedule == "cosine" else "throughout"
+        schedule = "to 1 along a cosine" if hyper.momentum_schedule == "cosine" else "constant"
         return [
-            ("negatives", f"{n - 1:,} keys a query, {2 * n:,} queries a step"),
-            ("momentum", f"{hyper.momentum:g} {until}"),
+            ("negatives", f"{n - 1:,} keys per query, {2 * n:,} queries per step"),
+            ("momentum", f"{hyper.momentum:g} {schedule}"),
         ]
 
 
@@ -153,11 +155,11 @@ def _check(hyper: HyperParameters, config: Any) -> None:
     if bool(hyper.frozen) != (frozen is not None):
         raise UserError(
             f"method.frozen={hyper.frozen!r} and optimizer.groups.{FROZEN} belong together: set "
-            f"optimizer.groups.{FROZEN}.base_lr=0 where something is frozen, so that weight decay "
-            "leaves it alone, and neither where nothing is"
+            f"method.frozen and optimizer.groups.{FROZEN}.base_lr=0, so that weight decay does not "
+            "change frozen parameters, or neither"
         )
     if frozen is not None and dict(frozen).get("base_lr") != 0:
         raise UserError(
-            f"optimizer.groups.{FROZEN}.base_lr has to be 0: what method.frozen matches would "
-            "decay, without a gradient"
+            f"optimizer.groups.{FROZEN}.base_lr must be 0: otherwise weight decay changes the "
+            "parameters of method.frozen"
         )

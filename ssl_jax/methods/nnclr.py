@@ -3,13 +3,13 @@
     x -> two random views -> z_i = g(f(view i)) / |.|,  p_i = q(z_i) / |.|
     loss = 1/2 [ InfoNCE(NN(z_1), p_2) + InfoNCE(NN(z_2), p_1) ]
 
-f is the encoder, g the projector, q the predictor. NN(z) is the row of a queue that is nearest to
-z; no gradient reaches it. The negatives are the predictions of the batch's other images. The queue
-holds the projections z_1 of the last batches, and each step's replace the oldest ones after the
-loss.
+f is the encoder, g the projector, q the predictor. NN(z) is the nearest row to z of a queue; it has
+no gradient. The negatives are the predictions of the other images of the batch. The queue holds the
+projections z_1 of the last batches. After the loss the projections of a step replace the oldest
+ones.
 
-There is no official code. The queue of z_1 alone and the order (search, then enqueue) are those of
-solo-learn, lightly and stable-pretraining, which agree.
+There is no official code. The queue of z_1 only, and the order (search, then enqueue), are as in
+solo-learn, lightly and stable-pretraining.
 """
 
 from __future__ import annotations

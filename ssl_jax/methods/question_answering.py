@@ -3,9 +3,9 @@
     cls question sep text sep -> tokens t_i = f(...) -> start and end logits of each token
     -(log p(start) + log q(end)) / 2, p and q softmaxes over cls and the tokens of the text
 
-BERT, Devlin et al. 2018, sections 4.2 and 4.3. A text that does not fit is cut into windows that
-overlap; of one in which the answer does not lie, cls is both start and end. Released code takes the
-softmax over the whole row; here neither the question nor padding can be an answer.
+BERT, Devlin et al. 2018, sections 4.2 and 4.3. A text longer than a row is split into overlapping
+windows. In windows without the answer, cls is both start and end. In the released code the softmax
+is over the whole row; here it excludes the question and padding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ssl_jax.methods.base.labelled import HyperParameters, Labelled, check_task,
 
 @dataclasses.dataclass(frozen=True)
 class QuestionAnswering(Labelled):
-    """Cross-entropy of the two ends of an answer."""
+    """Cross-entropy of the first and last token of an answer."""
 
     title: ClassVar[str] = "question answering"
     decomposes: ClassVar[bool] = True
@@ -49,7 +49,7 @@ class QuestionAnswering(Labelled):
 
 
 def _allowed(context: Array) -> Array:
-    """Where an answer may lie, bool [n l]: in the text, or at cls where there is none."""
+    """The tokens of possible answers, bool [n l]: those of the text, and cls (no answer)."""
     return context | (jnp.arange(context.shape[1]) == 0)
 
 

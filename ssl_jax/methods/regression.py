@@ -2,10 +2,10 @@
 
     text -> h = f(text) -> y -> (y - target)^2
 
-Texts without a target (nan) take no part: the loss is the sum over the others of the global batch
-over their number, however devices and micro-batches split it. Encoder and head are those of
-`methods.base.labelled`: BERT (Devlin et al. 2018, section 4.1) regresses as it classifies, with one
-output.
+The loss is the mean over the texts with a target (not NaN) of the global batch. It does not depend
+on how devices and micro-batches split the batch. Encoder and head are those of
+`methods.base.labelled`: BERT (Devlin et al. 2018, section 4.1) uses the head of classification with
+one output.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
     x -> two random views -> h = f(view) -> z = g(h) -> NT-Xent over the 2n views of the batch
 
-f is a convolutional encoder, g a small MLP that is thrown away afterwards: h is the representation.
+f is a convolutional encoder, g a small MLP that is discarded after training: h is the
+representation.
 
-Both views go through the encoder in one pass, interleaved (rows 2i and 2i+1 are the views of image
-i), so BatchNorm statistics are those of all 2n views over all devices, as in the released code.
-Interleaving keeps both views of an image on the device that holds the image. The released code
-returns twice the mean over anchors that the paper defines; this is the paper's mean, so its
-gradients are half of the released code's, which LARS does not notice.
+Both views have one forward pass together, interleaved (rows 2i and 2i+1 are the views of image i).
+So BatchNorm statistics are those of all 2n views over all devices, as in the released code.
+Interleaving keeps both views of an image on the device of the image. The loss is the mean over
+anchors, as defined in the paper. The released code returns twice this mean, so its gradients are
+twice as large; LARS is invariant to this.
 """
 
 from __future__ import annotations
@@ -36,22 +37,22 @@ class HyperParameters:
 
     loss: Annotated[
         Literal["nt_xent", "info_nce", "nt_logistic", "margin_triplet"],
-        "Tables 2 and 4. info_nce is NT-Xent with the anchors of one view and the negatives of the "
-        "other, as nt_logistic and margin_triplet have them.",
+        "Tables 2 and 4. info_nce is NT-Xent with anchors from one view and negatives from the "
+        "other, as in nt_logistic and margin_triplet.",
     ] = "nt_xent"
-    temperature: Annotated[float, positive, "Temperature t of all losses but margin_triplet."] = 0.1
-    margin: Annotated[float, not_negative, "m of margin_triplet."] = 0.8
+    temperature: Annotated[float, positive, "Temperature t; not used by margin_triplet."] = 0.1
+    margin: Annotated[float, not_negative, "Margin m of margin_triplet."] = 0.8
     semi_hard: Annotated[
         bool,
-        "Of nt_logistic and margin_triplet: only the closest of the negatives that are farther "
-        "than the positive.",
+        "For nt_logistic and margin_triplet: use only the closest of the negatives that are "
+        "farther away than the positive.",
     ] = False
     l2_normalize: Annotated[bool, "Cosine similarities; False: plain dot products (Table 5)."] = (
         True
     )
     implementation: Annotated[
         Literal["auto", "dense", "blockwise", "ring"],
-        "How the loss is computed, with one result; ring is for nt_xent.",
+        "How the loss is computed; the result is the same. ring is for nt_xent.",
     ] = "auto"
     block_size: Annotated[
         int | None, positive,
@@ -59,7 +60,7 @@ class HyperParameters:
     ] = None  # fmt: skip
     similarity_dtype: Annotated[
         Literal["float32", "bfloat16"],
-        "Of the embeddings as the loss multiplies them and as they travel between devices.",
+        "Dtype of the embeddings in products and in communication between devices.",
     ] = "float32"
     projector: Annotated[
         Literal["nonlinear", "linear", "none"], "g; nonlinear is an MLP (Fig. 8)."
@@ -111,17 +112,17 @@ class SimCLR(TwoViews):
         # The other losses compare a first view with the second views of the other images only.
         one_sided = hyper.loss != "nt_xent"
         anchors, negatives = (n, n - 1) if one_sided else (2 * n, 2 * n - 2)
-        how, why = hyper.implementation, "as configured"
-        if how == "auto":
+        implementation, reason = hyper.implementation, "as configured"
+        if implementation == "auto":
             itemsize = jnp.dtype(hyper.similarity_dtype).itemsize
-            how, why = (
+            implementation, reason = (
                 losses.choose_one_sided(n, n)
                 if one_sided
                 else losses.choose_implementation(n, hyper.output_dim, itemsize=itemsize)
             )
         return [
-            ("loss", f"{hyper.loss}, {how}: {why}"),
-            ("negatives", f"{negatives:,} views an anchor, {anchors:,} anchors a step"),
+            ("loss", f"{hyper.loss}, {implementation}: {reason}"),
+            ("negatives", f"{negatives:,} views per anchor, {anchors:,} anchors per step"),
         ]
 
 

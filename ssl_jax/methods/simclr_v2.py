@@ -2,21 +2,21 @@
 
     x -> two random views -> h = f(view) -> z = g(h) -> NT-Xent over the 2n views of the batch
 
-SimCLR with a bigger f (deeper and wider ResNets with selective kernels, see `models.resnet`) and a
-g of three layers, of which the first belongs to the representation: fine-tuning starts from
+SimCLR with a larger f (deeper and wider ResNets with selective kernels, see `models.resnet`) and
+with three layers in g, the first of which belongs to the representation. Fine-tuning starts from
 
-    selector 0: h        1: ReLU(BN(W1 h))        2: ReLU(BN(W2 of that))
+    selector 0: h        1: h1 = ReLU(BN(W1 h))        2: ReLU(BN(W2 h1))
 
-Few labels are best fine-tuned from selector 1 (section 4.2): `methods/supervised.py` does it with
-`projector_layers`, and `methods/distill.py` is the step after that. As in `methods/simclr.py` both
-views go through one forward pass, so BatchNorm statistics are those of all 2n views, and the loss
-is the mean over anchors that the papers define, half of what the released code returns.
+With few labels selector 1 is best (section 4.2): `methods/supervised.py` fine-tunes from it with
+`projector_layers`, and `methods/distill.py` is the next step. As in `methods/simclr.py` both views
+have one forward pass together, so BatchNorm statistics are those of all 2n views, and the loss is
+the mean over anchors, as defined in the papers: half of the value of the released code.
 
-With `memory_size` a memory network, the moving average of f and g, gives more negatives: a queue of
-its outputs of the last steps, as MoCo's (section 2; a gain of about one point at batch 4096). The
-paper says no more of it and the released code has none: here the memory network sees the second
-view of each image, in a pass with its own batch statistics, and a step's outputs enter the queue
-after its loss.
+With `memory_size` a memory network, the moving average of f and g, provides additional negatives: a
+queue of its outputs in the last steps, as in MoCo (section 2; a gain of about one point at batch
+4096). The paper gives no details, and the released code does not include it. Here the memory
+network gets the second view of each image, in a separate pass with its own batch statistics, and
+the outputs of a step enter the queue after the loss.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class HyperParameters:
     temperature: Annotated[float, positive, "Temperature t of NT-Xent."] = 0.1
     projector_layers: Annotated[LayerCount, "Dense layers of g."] = 3
     hidden_dim: Annotated[
-        int | None, positive, "Width of its hidden layers; None: that of h, as in the paper."
+        int | None, positive, "Width of its hidden layers; None: the width of h, as in the paper."
     ] = None
     output_dim: Annotated[int, positive, "Width of z."] = 128
     ft_proj_selector: Annotated[
@@ -57,10 +57,10 @@ class HyperParameters:
     ] = 1
     memory_size: Annotated[
         int, not_negative,
-        "Embeddings in the memory, a multiple of the batch (the paper: 64K); 0: no memory.",
+        "Embeddings in the memory, a multiple of the batch (paper: 64K); 0: no memory.",
     ] = 0  # fmt: skip
     memory_momentum: Annotated[
-        float, fraction, "Share of the memory network that an update keeps."
+        float, fraction, "Decay of the memory network, a moving average."
     ] = 0.999
 
 
@@ -86,12 +86,12 @@ class SimCLRv2(TwoViews):
     def encode(self, w: Weights, views: Array, *, key: Array, step: Array) -> tuple[PyTree, PyTree]:
         key, memory_key = jax.random.split(key)
         x = views.reshape(-1, *views.shape[2:])  # (2n, h, w, c), views of an image side by side
-        h, z, after = self.embed(w.params, w.buffers, x, key=key)
+        h, z, updated = self.embed(w.params, w.buffers, x, key=key)
         encoded = {"h": h[0::2], "z": z.reshape(-1, 2, z.shape[-1])}
         if self.hyper.memory_size:
             _, k, _ = self.embed(w.ema, w.buffers, views[:, 1], key=memory_key)
             encoded["k"] = jax.lax.stop_gradient(losses.unit_length(k))
-        return encoded, {name: after[name] for name in w.params}  # an entry a net
+        return encoded, {name: updated[name] for name in w.params}  # one entry for each net
 
     def objective(
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
@@ -107,27 +107,27 @@ class SimCLRv2(TwoViews):
         return loss, Aux(buffers, metrics, {"h": encoded["h"], "z": z})
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        """`h`, `z`, and `ft` [n d], where fine-tuning starts."""
+        """`h`, `z`, and `ft` [n d], the layer from which fine-tuning starts."""
         features = super().features(w, batch)
         features["ft"] = features["h"]
         selector = self.hyper.ft_proj_selector
         if selector:
             hidden_dim = self.hyper.hidden_dim or features["h"].shape[1]
             layers = first_layers(selector, hidden_dim, dtype=self.dtype)
-            normed, _ = layers.apply(
+            normalized, _ = layers.apply(
                 w.params["projector"], w.buffers["projector"], features["h"], train=False
             )
-            features["ft"] = jax.nn.relu(normed)
+            features["ft"] = jax.nn.relu(normalized)
         return features
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         n = batch_size
-        how, why = losses.choose_implementation(n, self.hyper.output_dim)
+        implementation, reason = losses.choose_implementation(n, self.hyper.output_dim)
         size = self.hyper.memory_size
-        memory = f" and {size:,} remembered ones, the oldest {size // n} steps old" * bool(size)
+        memory = f" and {size:,} from the memory, the oldest {size // n} steps old" * bool(size)
         return [
-            ("loss", f"nt_xent, {how}: {why}"),
-            ("negatives", f"{2 * n - 2:,} views{memory} an anchor, {2 * n:,} anchors a step"),
+            ("loss", f"nt_xent, {implementation}: {reason}"),
+            ("negatives", f"{2 * n - 2:,} views{memory} per anchor, {2 * n:,} anchors per step"),
         ]
 
 

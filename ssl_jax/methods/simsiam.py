@@ -2,13 +2,13 @@
 
     z = g(f(view)), p = q(z);    loss  -cos(p1, sg(z2)) / 2 - cos(p2, sg(z1)) / 2
 
-Neither negatives nor a moving average: a predictor q, and a stop-gradient sg on what it predicts.
-Without the stop-gradient the loss falls to -1 and all images end up with one embedding. The
-predictor's learning rate stays constant while the others' decays: it is the parameter group
-"predictor".
+There are no negatives and no moving average, only a predictor q and a stop-gradient sg on its
+targets. Without the stop-gradient the loss falls to -1 and all images get the same embedding. The
+learning rate of the predictor is constant, and that of the other parameters decays: the predictor
+is the parameter group "predictor".
 
-As in the released code each view has a forward pass of its own, with BatchNorm statistics of n
-images over all devices.
+As in the released code each view has its own forward pass, with BatchNorm statistics of n images
+over all devices.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class HyperParameters:
     """The keys of `config.method`."""
 
     stop_gradient: Annotated[
-        bool, "False lets the gradient through to both sides, which collapses (Sec. 4.1)."
+        bool, "False: differentiate the targets too, which collapses (Sec. 4.1)."
     ] = True
-    projector_layers: Annotated[LayerCount, "Dense layers of g: 3, on CIFAR 2."] = 3
+    projector_layers: Annotated[LayerCount, "Dense layers of g: 3, or 2 on CIFAR."] = 3
     projector_norm: Annotated[
         Literal["no_affine", "none"], "BatchNorm of its last layer (Table 3)."
     ] = "no_affine"

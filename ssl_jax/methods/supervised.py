@@ -2,16 +2,17 @@
 
     x -> one random view -> h = f(view) -> logits -> cross-entropy with the labels
 
-Examples without a label (-1) take no part: the loss is the sum over the labelled examples of the
-global batch over their number, however devices and micro-batches split it.
+The loss is the mean over the labelled examples (label not -1) of the global batch. It does not
+depend on how devices and micro-batches split the batch.
 
-A text is its own view. Images and texts share everything else, see `ssl_jax.methods.base.labelled`.
+Texts are not augmented. Otherwise images and texts are treated alike, see
+`ssl_jax.methods.base.labelled`.
 
 Started from a pretrained run (`config.init_from`) it is
 
-- fine-tuning, of everything: SimCLR, Chen et al. 2020, App. B.5; with `projector_layers` from the
-  middle of the projection head: SimCLR v2, Chen et al. 2020, section 3.2; of a text BERT, Devlin et
-  al. 2018, section 4.1, and RoBERTa;
+- fine-tuning of all parameters: SimCLR, Chen et al. 2020, App. B.5; with `projector_layers`, from
+  the middle of the projection head: SimCLR v2, Chen et al. 2020, section 3.2; for text: BERT,
+  Devlin et al. 2018, section 4.1, and RoBERTa;
 - with `freeze_encoder` a linear probe with augmentation.
 """
 
@@ -37,16 +38,19 @@ class HyperParameters(labelled.HyperParameters):
     """The keys of `config.method`."""
 
     label_smoothing: Annotated[
-        float, below_one, "Share of a label that is spread evenly over all classes."
+        float, below_one, "Probability mass of a label that is spread evenly over all classes."
     ] = 0.0
     projector_layers: Annotated[
         int, between(0, MAX_LAYERS),
-        "Layers of the projection head between encoder and classifier, each with its BatchNorm and "
-        "ReLU (`ft_proj_selector` of SimCLR v2's code).",
+        "Layers of the projection head between encoder and classifier, each with BatchNorm and "
+        "ReLU (`ft_proj_selector` in SimCLR v2's code).",
     ] = 0  # fmt: skip
-    hidden_dim: Annotated[int | None, positive, "Their width; None: that of h."] = None
+    hidden_dim: Annotated[int | None, positive, "Width of these layers; None: the width of h."] = (
+        None
+    )
     zero_init_head: Annotated[
-        bool, "The classifier starts from zeros; the first step then moves nothing else."
+        bool,
+        "Initialise the classifier with zeros; the first step then changes only the classifier.",
     ] = False
 
 
@@ -68,8 +72,8 @@ class Supervised(Labelled):
         loss, metrics = cross_entropy(
             encoded["logits"], encoded["label"], label_smoothing=self.hyper.label_smoothing
         )
-        labelled = jnp.sum(encoded["label"] >= 0, dtype=jnp.float32)
-        return loss, Aux(w.buffers, metrics, {"h": encoded["h"]}, labelled)
+        num_labelled = jnp.sum(encoded["label"] >= 0, dtype=jnp.float32)
+        return loss, Aux(w.buffers, metrics, {"h": encoded["h"]}, num_labelled)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d] and the classifier's `logits` [n c]."""

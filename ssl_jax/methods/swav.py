@@ -5,29 +5,30 @@
     p_j = softmax(s_j / t)                  predictions of all views j                   (Eq. 2)
     loss = mean over pairs i != j of -sum_k q_ik log p_jk
 
-f is the encoder, g an MLP with BatchNorm. The prototypes W are unit vectors that receive gradients
-and are scaled back to length 1 after every update. The codes of a batch use all prototypes equally:
-without that (`sinkhorn_iterations=0`) one prototype gets all images and the encoder collapses,
-which `prototypes_used` shows.
+f is the encoder, g an MLP with BatchNorm. The prototypes W are learned unit vectors, scaled to norm
+1 after every update. The codes of a batch use all prototypes equally. Otherwise
+(`sinkhorn_iterations=0`) one prototype gets all images and the encoder collapses; `prototypes_used`
+shows this.
 
-A batch that is small beside the number of prototypes cannot use them all. A queue of the embeddings
-of earlier batches, one for each large view, then joins the batch while codes are computed
+A batch that is small compared to the number of prototypes cannot use all of them. Then codes are
+computed together with a queue of the embeddings of earlier batches, one queue for each large view
 (Sec. 4.4: batch 256, queue 3,840).
 
 As in the released code:
-- Each large view has its own codes, of its n embeddings (and its queue) alone.
-- Sums over embeddings are over all devices, as are BatchNorm's statistics.
-- The views of a size are one forward pass of the encoder; g sees all of them together.
-- The optimizer group "prototypes" is W, so that `optimizer.groups.prototypes.frozen_steps` keeps
-  it as it is in the first epoch.
-- Prototypes of the queue's scores are those of the step.
+- The codes of a large view are computed from its n embeddings (and its queue) only.
+- Sums over embeddings are over all devices, and so are BatchNorm's statistics.
+- Each size of views has one forward pass of the encoder; g gets all views together.
+- The optimizer group "prototypes" is W, so that `optimizer.groups.prototypes.frozen_steps` freezes
+  W in the first epoch.
+- Scores of the queue use the current prototypes.
 
 Deviations:
 - The queue fills from the first step on, not from `queue_start_epoch`, so it is used from the first
   step of that epoch.
 - LARS scales by |g + wd w|, the released LARC by |g| + wd |w|; weight decay is 1e-6.
 - The learning rate's warm-up reaches its peak one step later.
-- Prototypes start from directions that are uniform on the sphere, not in a cube.
+- Prototypes are initialised uniformly on the sphere; in the released code, with normalised uniform
+  numbers from a cube.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class HyperParameters:
     temperature: Annotated[float, positive, "t, of the predictions' softmax."] = 0.1
     epsilon: Annotated[float, positive, "Weight of the entropy of the codes."] = 0.05
     sinkhorn_iterations: Annotated[
-        int, not_negative, "Of the codes; 0: no equal use of the prototypes, which collapses."
+        int,
+        not_negative,
+        "Iterations for the codes; 0: no equal use of the prototypes, which collapses.",
     ] = 3
     queue_length: Annotated[
         int, not_negative, "Embeddings of earlier batches for each large view; 0: no queue."
@@ -121,29 +124,29 @@ class SwAV(MultiCrop):
     def codes(self, buffers: PyTree, z: Array, kernel: Array, step: Array) -> Array:
         """The codes q of the large views' embeddings [n g d'], float32 [n g k]."""
         hyper, (n, views) = self.hyper, z.shape[:2]
-        counts = None
+        mask = None
         if hyper.queue_length:
             z = jnp.concatenate([buffers["queue"], z])
-            first = max(
+            first_step = max(
                 hyper.queue_start_epoch * self.length.steps_per_epoch, hyper.queue_length // n
             )
-            counts = (jnp.arange(len(z)) >= hyper.queue_length) | (step >= first)
+            mask = (jnp.arange(len(z)) >= hyper.queue_length) | (step >= first_step)
         scores = losses.prototype_logits(z, jax.lax.stop_gradient(kernel))
-        of_views = [
+        view_codes = [
             losses.sinkhorn(
                 scores[:, view],
                 epsilon=hyper.epsilon,
                 iterations=hyper.sinkhorn_iterations,
-                mask=counts,
+                mask=mask,
             )[-n:]
             for view in range(views)
         ]
-        return jnp.stack(of_views, axis=1)
+        return jnp.stack(view_codes, axis=1)
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper = self.hyper
         rows = -(-batch_size // shards())
-        codes = f"of {batch_size:,} embeddings a view"
+        codes = f"of {batch_size:,} embeddings per view"
         if hyper.queue_length:
             codes += (
                 f", and {hyper.queue_length:,} of the last {hyper.queue_length // batch_size} "

@@ -2,9 +2,9 @@
 
     text -> tokens t_i = f(text) -> logits of the tokens that begin a word -> cross-entropy
 
-BERT, Devlin et al. 2018, section 5.3: the first token of a word speaks for it, the others take no
-part. The loss is the sum over the words of the global batch over their number, however devices and
-micro-batches split it.
+As in BERT (Devlin et al. 2018, section 5.3) the first token of a word predicts the class of the
+word; its other tokens are not used. The loss is the mean over the words of the global batch. It
+does not depend on how devices and micro-batches split the batch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TokenClassification(Labelled):
         return encoded["loss"].sum() / count, aux
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        """`h` [n d], and `tags` int32 [n l], the likeliest class at every token."""
+        """`h` [n d], and `tags` int32 [n l], the most likely class of each token."""
         (h, logits), _ = self.forward(w.params, w.buffers, self.view.evaluate(batch), train=False)
         return {"h": h, "tags": jnp.argmax(logits, axis=2).astype(jnp.int32)}
 

@@ -4,23 +4,23 @@
 
     loss = -log p(x|z) + beta KL(q(z|x) || N(0, I)), the mean over images
 
-f is an encoder, a linear map makes m and log s^2 of h, and a decoder makes the parameters of p(x|z)
-of z. With beta 1 the loss is minus the evidence lower bound of log p(x) (the VAE); a larger beta
-presses latents towards the prior and towards independence of each other (the beta-VAE). Log
-likelihoods are summed over pixels and the KL over latents, so that a beta means the same as in the
-papers. The representation, the features `h`, is m.
+f is an encoder. A linear map computes m and log s^2 from h; a decoder computes the parameters of
+p(x|z) from z. With beta 1 the loss is the negative evidence lower bound of log p(x) (VAE). A larger
+beta moves latents towards the prior and makes them more independent (beta-VAE). Log likelihoods are
+summed over pixels and the KL over latents, so beta has the same meaning as in the papers. The
+representation, the features `h`, is m.
 
-One e an image and step. It is drawn from the image's own key, so that neither the other images nor
-devices nor micro-batches change it.
+Each image has one e per step. It is drawn with the image's key, so it does not depend on the other
+images, the devices or the micro-batches.
 
-Pixels are Bernoulli, given by their logits, or Gaussian with one standard deviation for all, fixed
-or learned. Grey pixels under Bernoulli are common and no proper likelihood: the values are then a
-score and not the log probability of an image. `binarize` draws black or white pixels with the grey
-value as the probability of white, anew every step, as Burda et al. 2015 (Sec. 5) do on MNIST.
+Pixels are Bernoulli, given by their logits, or Gaussian with one standard deviation for all pixels,
+fixed or learned. Bernoulli with grey pixels is common but not a proper likelihood: its values are
+not the log probability of an image. `binarize` draws black or white pixels in each step, with the
+grey value as the probability of white, as Burda et al. 2015 (Sec. 5) do on MNIST.
 
-Deviations: initial weights are LeCun's, where Kingma & Welling draw N(0, 0.01). Their weight decay,
-which is a prior on the parameters, is the optimizer's. Free nats are of each image's KL (see
-`ssl_jax.losses.negative_elbo`).
+Deviations: weights are initialised as in LeCun's initialiser; Kingma & Welling use N(0, 0.01).
+Their prior on the parameters is the optimizer's weight decay. Free nats apply to the KL of each
+image (see `ssl_jax.losses.negative_elbo`).
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_decoder, make_encoder
 from ssl_jax.models.heads import mlp_head
 
-# Folded into an example's key; the views fold in small numbers.
+# Folded into an example's key; views fold in small integers.
 _NOISE, _PIXELS = 0x6E6F6973, 0x70697865
 _PRIOR = 0x7072696F
-_TRAVERSED = 16  # latents on the report page, those of the largest KL
+_TRAVERSED = 16  # number of latents on the report page, those with the largest KL
 _OFFSETS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 _GREY_LEVELS = 255  # steps between black and white of the stored images
 
@@ -66,22 +66,24 @@ class HyperParameters:
     num_latents: Annotated[int, positive, "Width of z."] = 10
     beta: Annotated[float, not_negative, "Weight of the KL; 1: a VAE."] = 1.0
     beta_warmup_epochs: Annotated[
-        float, not_negative, "Over which the weight of the KL rises linearly from 0."
+        float, not_negative, "Epochs in which the weight of the KL rises linearly from 0."
     ] = 0.0
     free_nats: Annotated[
-        float, not_negative, "KL of a latent and an image up to which there is no penalty."
+        float, not_negative, "KL of a latent of an image without a penalty, nats."
     ] = 0.0
-    likelihood: Annotated[Literal["bernoulli", "gaussian"], "Of a pixel."] = "bernoulli"
+    likelihood: Annotated[Literal["bernoulli", "gaussian"], "Distribution of a pixel."] = (
+        "bernoulli"
+    )
     binarize: Annotated[
-        bool, "Draws black or white pixels with the grey value as the probability of white."
+        bool, "Draw black or white pixels, with the grey value as the probability of white."
     ] = False
     noise_std: Annotated[
         float, positive, "Standard deviation of Gaussian pixels; black is 0, white is 1."
     ] = 1.0
-    learn_noise: Annotated[bool, "Learns noise_std, from this value on."] = False
+    learn_noise: Annotated[bool, "Learn noise_std, starting from its value here."] = False
     pixel_mean: Annotated[
         Literal["sigmoid", "linear"],
-        "What makes the mean of Gaussian pixels of the decoder's output.",
+        "Function from the decoder's output to the mean of Gaussian pixels.",
     ] = "sigmoid"
 
 
@@ -91,11 +93,11 @@ class VAE(Method):
 
     Attributes:
       hyper: the config's section.
-      warmup_steps: over which beta rises.
+      warmup_steps: steps in which beta rises.
       encoder: images [n h w c] -> (h [n d], outputs by name).
       posterior: h -> [n 2l], means and log variances of the l latents.
-      decoder: z [n l] -> [n h w c], logits or what `pixel_mean` makes a mean of.
-      view: the images as the encoder takes them.
+      decoder: z [n l] -> [n h w c], logits or the input of `pixel_mean`.
+      view: computes the inputs of the encoder from batches.
     """
 
     title: ClassVar[str] = "VAE"
@@ -127,14 +129,14 @@ class VAE(Method):
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
         """`x` [n h w c] in [0, 1] and `noise` [n l], standard normal."""
-        return self._drawn(keys, self.view.train(keys, batch))
+        return self._add_noise(keys, self.view.train(keys, batch))
 
-    def _drawn(self, keys: Array, x: Array) -> dict[str, Array]:
+    def _add_noise(self, keys: Array, x: Array) -> dict[str, Array]:
         if self.hyper.binarize:
-            white = jax.vmap(
+            draw_white = jax.vmap(
                 lambda key, p: jax.random.bernoulli(jax.random.fold_in(key, _PIXELS), p)
             )
-            x = white(keys, x.astype(jnp.float32)).astype(x.dtype)
+            x = draw_white(keys, x.astype(jnp.float32)).astype(x.dtype)
         shape = (self.hyper.num_latents,)
         normal = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, _NOISE), shape))
         return {"x": x, "noise": normal(keys)}
@@ -142,13 +144,13 @@ class VAE(Method):
     def encode(
         self, w: Weights, views: dict[str, Array], *, key: Array, step: Array
     ) -> tuple[PyTree, PyTree]:
-        """Of each image `mean` [n l], `kl` [n l] and `log_likelihood` [n]."""
+        """For each image `mean` [n l], `kl` [n l] and `log_likelihood` [n]."""
         return self._terms(w, views, train=True, key=key)
 
     def _terms(
         self, w: Weights, views: dict[str, Array], *, train: bool, key: Array | None = None
     ) -> tuple[dict[str, Array], PyTree]:
-        mean, log_var, updates = self._posterior_of(w, views["x"], train=train, key=key)
+        mean, log_var, updates = self._encode_posterior(w, views["x"], train=train, key=key)
         z = mean + jnp.exp(log_var / 2) * views["noise"]
         decoded, updates["decoder"] = self.decoder.apply(
             w.params["decoder"], w.buffers["decoder"], z, train=train, key=key
@@ -159,10 +161,10 @@ class VAE(Method):
             "log_likelihood": self._log_likelihood(w, decoded, views["x"]),
         }, updates
 
-    def _posterior_of(
+    def _encode_posterior(
         self, w: Weights, x: Array, *, train: bool, key: Array | None = None
     ) -> tuple[Array, Array, dict[str, PyTree]]:
-        """Mean [n l] and log variance [n l] of q(z|x), and the buffers after this pass."""
+        """Mean [n l] and log variance [n l] of q(z|x), and the updated buffers."""
         updates = {}
         (h, _), updates["encoder"] = self.encoder.apply(
             w.params["encoder"], w.buffers["encoder"], x, train=train, key=key
@@ -192,7 +194,7 @@ class VAE(Method):
         return decoded if linear else jax.nn.sigmoid(decoded)
 
     def beta(self, step: Array) -> Array:
-        """The weight of the KL in update number `step`, from 0."""
+        """The weight of the KL at `step`; 0 is the first step."""
         if not self.warmup_steps:
             return jnp.float32(self.hyper.beta)
         return self.hyper.beta * jnp.minimum(1.0, step / self.warmup_steps)
@@ -212,18 +214,18 @@ class VAE(Method):
         return loss, Aux(w.buffers, metrics, {"h": mean}, count)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        """`h` [n l], the mean of q(z|x), and `log_var` [n l]. `binarize` is left out."""
-        mean, log_var, _ = self._posterior_of(w, self.view.evaluate(batch), train=False)
+        """`h` [n l], the mean of q(z|x), and `log_var` [n l]. Pixels are not binarized."""
+        mean, log_var, _ = self._encode_posterior(w, self.view.evaluate(batch), train=False)
         return {"h": mean, "log_var": log_var}
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
-        """Nats of each image with one z: `elbo`, `reconstruction` and `kl`; and `bits_per_dim`.
+        """`elbo`, `reconstruction` and `kl` of each image with one z, nats; and `bits_per_dim`.
 
-        The latter is minus the bound in bits, divided by the pixels and channels. Gaussian
-        densities are of pixels in units of a grey level, so that it compares with the eight bits of
-        a stored one.
+        `bits_per_dim` is the negative bound in bits, divided by the numbers of pixels and channels.
+        For Gaussian pixels the unit of the density is a grey level, so that `bits_per_dim` is
+        comparable with the eight bits of a stored value.
         """
-        terms, _ = self._terms(w, self._drawn(keys, self.view.evaluate(batch)), train=False)
+        terms, _ = self._terms(w, self._add_noise(keys, self.view.evaluate(batch)), train=False)
         kl, reconstruction = jnp.sum(terms["kl"], axis=1), -terms["log_likelihood"]
         bits = (reconstruction + kl) / (math.prod(self.view.shape) * math.log(2))
         if self.hyper.likelihood == "gaussian":
@@ -244,13 +246,13 @@ class VAE(Method):
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         """Reconstructions, traversals of latents, and images decoded from draws of the prior."""
         x = self.view.evaluate(batch)  # (n, h, w, c)
-        mean, log_var, _ = self._posterior_of(w, x, train=False)
+        mean, log_var, _ = self._encode_posterior(w, x, train=False)
         kl = jnp.mean(losses.gaussian_kl(mean, log_var), axis=0)  # (l,)
         order = jnp.argsort(-kl)[:_TRAVERSED]
-        # The first image, one latent of it moved a row.
+        # The latents of the first image; each row changes one latent.
         unit = jax.nn.one_hot(order, self.hyper.num_latents)  # (k, l)
-        moved = mean[0] + unit[:, None] * jnp.array(_OFFSETS)[:, None]  # (k, 7, l)
-        drawn = jax.vmap(lambda key: jax.random.normal(key, self._grid))(
+        traversals = mean[0] + unit[:, None] * jnp.array(_OFFSETS)[:, None]  # (k, 7, l)
+        prior_latents = jax.vmap(lambda key: jax.random.normal(key, self._grid))(
             jax.vmap(lambda key: jax.random.fold_in(key, _PRIOR))(keys)
         )  # (n, 8, l)
         return {
@@ -258,21 +260,22 @@ class VAE(Method):
                 self.decode(w, mean)[:, None],
                 inputs=x,
                 columns=("reconstruction",),
-                note="Images and what the decoder makes of the means of their posteriors.",
+                note="Images, and the images decoded from the means of their posteriors.",
             ),
             "Latent traversals": Images(
-                self._decode_grid(w, moved),
+                self._decode_grid(w, traversals),
                 row_values=jnp.stack([order.astype(jnp.float32), kl[order]], axis=1),
                 rows=("latent {:.0f}, KL {:.2f}",) * len(order),
                 columns=tuple(f"{offset:+g}" for offset in _OFFSETS),
                 note=(
-                    "One image, decoded after one of its latents has moved by so many standard "
-                    "deviations of the prior. Latents with the largest KL (nats, mean over these "
-                    "images) come first; a latent without KL changes nothing."
+                    "One image, decoded after adding to one of its latents the given number of "
+                    "standard deviations of the prior. Latents with the largest KL (nats, mean "
+                    "over these images) come first; a latent without KL has no effect."
                 ),
             ),
             "Samples": Images(
-                self._decode_grid(w, drawn), note="Expected images of latents drawn from the prior."
+                self._decode_grid(w, prior_latents),
+                note="Expected images of latents drawn from the prior.",
             ),
         }
 
@@ -303,13 +306,13 @@ def make(config: Any, spec: DataSpec, length: Length) -> VAE:
     """Builds the method from the config's sections method, model, nets and views.
 
     Raises:
-      UserError: a bad value, options that do not go together, or views that are not in [0, 1].
+      UserError: a bad value, options that contradict each other, or views not in [0, 1].
     """
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper)
     if "normalize" in config.views.ops:
-        raise UserError("a VAE models pixels from 0 to 1; leave normalize out of views.ops")
-    view = make_one_view(config, spec, dtype="float32")  # exact targets; nets round on their own
+        raise UserError("a VAE models pixels from 0 to 1; remove normalize from views.ops")
+    view = make_one_view(config, spec, dtype="float32")  # exact targets; nets cast their inputs
     return VAE(
         hyper=hyper,
         warmup_steps=hyper.beta_warmup_epochs * length.steps_per_epoch,

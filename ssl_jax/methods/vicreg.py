@@ -3,13 +3,13 @@
     z = g(f(view))
     loss  l mean (z1 - z2)^2  +  m variance term  +  k covariance term
 
-The first term makes the views agree. The variance term keeps the standard deviation of every
-dimension over the batch above 1, the covariance term draws the covariances between dimensions to 0;
-both look at one view at a time, so the branches need have nothing in common. z, of the "expander"
-g, is neither normalised nor standardised. See `losses.vicreg` for the sums.
+The first term makes the views agree. The variance term keeps the standard deviation of each
+dimension over the batch above 1. The covariance term reduces the covariances between dimensions.
+Both are computed for each view separately, so the two branches may be different. z, the output of
+the "expander" g, is neither normalised nor standardised. See `losses.vicreg` for the sums.
 
-As in the released code each view has a forward pass of its own, with BatchNorm statistics of n
-images over all devices; variances and covariances are those of the global batch.
+As in the released code each view has its own forward pass, with BatchNorm statistics of n images
+over all devices; variances and covariances are those of the global batch.
 """
 
 from __future__ import annotations

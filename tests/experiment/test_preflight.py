@@ -31,7 +31,7 @@ def test_it_says_batch_negatives_length_and_learning_rate():
     )  # fmt: skip
     said = dict(preflight.lines(experiment))
     assert said["batch"] == "64 = 8 a device x 8"
-    assert said["negatives"].startswith("126 views an anchor, 128 anchors")
+    assert said["negatives"].startswith("126 views per anchor, 128 anchors")
     assert said["length"].startswith("220 steps = 10 epochs of 22 steps, 30 other examples")
     assert said["optimizer"] == (
         "adamw, peak 0.125 (0.5 x 64/256), cosine after 22 steps of warm-up"

@@ -290,7 +290,7 @@ def test_the_preflight_says_what_is_hidden():
     assert said["loss"] == "cross-entropy of masked tokens + next sentence"
     assert said["masking"] == (
         "15% of a row, rounded nearest, at most 4 of 24 tokens; 80% masked, 10% random, 10% kept; "
-        "one of 10 masks a text"
+        "one of 10 masks of each text"
     )
     assert said["tokens"].startswith("384 a step, padding included; logits of 384 over 40 tokens")
     assert "logits of 64 over" in dict(make().preflight(BATCH))["tokens"]

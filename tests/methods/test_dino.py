@@ -254,7 +254,7 @@ def test_the_nets_are_the_released_ones():
 def test_the_preflight_tells_of_views_teacher_and_prototypes(tiny):
     lines = dict(tiny[0].method.preflight(16))
     assert lines["views"] == (
-        "2 global of 16x16 and 2 local of 8x8 an image; 6 pairs of a target and another view"
+        "2 global of 16x16 and 2 local of 8x8 per image; 6 pairs of a target and another view"
     )
     assert "decay 0.98 to 1 over 100 steps; temperature 0.04" in lines["teacher"]
     assert lines["prototypes"].startswith("24 of 8 numbers")

@@ -422,7 +422,7 @@ def test_the_preflight_says_what_the_dictionary_is(tiny):
         )
     for groups, of in ((None, "the whole batch"), (1, "the whole batch"), (8, "8 groups")):
         said = dict(build("moco-bank", method__bn_groups=groups)[0].method.preflight(16))
-        assert said["dictionary"] == "40 rows a step of a bank of 1,438"
-        assert said["batch statistics"] == f"of {of}, of queries alone: keys are rows of the bank"
+        assert said["dictionary"] == "40 random rows of a bank of 1,438"
+        assert said["batch statistics"] == f"of {of}, of queries only: keys are rows of the bank"
     said = dict(build("moco-end-to-end")[0].method.preflight(16))
     assert said["dictionary"] == "the batch's 15 other keys, with gradient"

@@ -240,7 +240,7 @@ def test_the_views_are_byols_two_kinds():
         (
             "moco-v3-vit",
             {"optimizer__groups": ConfigDict(dict(frozen=dict(weight_decay=0.0)))},
-            "optimizer.groups.frozen.base_lr has to be 0",
+            "optimizer.groups.frozen.base_lr must be 0",
         ),
     ],
 )
@@ -258,5 +258,5 @@ def test_a_regex_that_matches_nothing_is_named():
 
 def test_the_preflight_says_how_many_keys_there_are(tiny):
     said = dict(tiny[0].method.preflight(4096))
-    assert said["negatives"] == "4,095 keys a query, 8,192 queries a step"
+    assert said["negatives"] == "4,095 keys per query, 8,192 queries per step"
     assert said["momentum"] == "0.97 to 1 along a cosine"

@@ -142,10 +142,10 @@ def test_bad_values_are_named(change, message):
     [
         ({}, "loss", "nt_xent, dense: the similarities take"),
         ({"batch_size": 8192}, "loss", "nt_xent, blockwise: the similarities would take 128 MiB"),
-        ({"batch_size": 8192}, "negatives", "16,382 views an anchor, 16,384 anchors a step"),
+        ({"batch_size": 8192}, "negatives", "16,382 views per anchor, 16,384 anchors per step"),
         ({"method__implementation": "ring"}, "loss", "nt_xent, ring: as configured"),
-        ({"method__loss": "margin_triplet"}, "negatives", "15 views an anchor, 16 anchors"),
-        ({"method__loss": "info_nce"}, "negatives", "15 views an anchor, 16 anchors"),
+        ({"method__loss": "margin_triplet"}, "negatives", "15 views per anchor, 16 anchors"),
+        ({"method__loss": "info_nce"}, "negatives", "15 views per anchor, 16 anchors"),
     ],
 )
 def test_the_preflight_says_which_loss_runs_how(change, label, said):

@@ -177,7 +177,7 @@ def test_the_memory_gives_negatives_of_earlier_steps():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(method__memory_size=24), "memory_size 24 has to be a multiple of batch_size 16"),
+        (dict(method__memory_size=24), "memory_size 24 must be a multiple of batch_size 16"),
     ],
 )
 def test_a_memory_that_cannot_be(changes, message):

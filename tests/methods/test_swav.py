@@ -145,15 +145,15 @@ def test_the_imagenet_recipes_are_the_released_ones(variant):
 def test_what_does_not_fit_is_named():
     with pytest.raises(UserError, match=r"method.queue_length 40 has to be a multiple .* 32 or 48"):
         build("swav", method__queue_length=40)
-    with pytest.raises(UserError, match=r"method.num_prototypes 2,000 are more than the 1,\d+ "):
+    with pytest.raises(UserError, match=r"method.num_prototypes 2,000 is more than the 1,\d+ "):
         build("swav", method__num_prototypes=2000)
 
 
 def test_the_preflight_tells_of_views_codes_and_prototypes(tiny):
     lines = dict(tiny[0].method.preflight(16))
-    assert lines["views"].startswith("2 global of 16x16 and 2 local of 8x8 an image; 6 pairs")
+    assert lines["views"].startswith("2 global of 16x16 and 2 local of 8x8 per image; 6 pairs")
     assert lines["codes"] == (
-        "of 16 embeddings a view, and 16 of the last 1 batches from epoch 0 on"
+        "of 16 embeddings per view, and 16 of the last 1 batches from epoch 0 on"
     )
     assert lines["prototypes"].startswith("24 of 8 numbers")
 

@@ -336,7 +336,7 @@ def test_what_is_shown_is_decoded_from_the_posterior_and_the_prior():
         ),
         (dict(method__beta=-1.0), "method.beta is -1"),
         (dict(method__likelihood="poisson"), "method.likelihood is 'poisson'"),
-        (dict(views__ops=("normalize",)), "leave normalize out of views.ops"),
+        (dict(views__ops=("normalize",)), "remove normalize from views.ops"),
         (
             dict(nets__decoder__name="convnet"),
             "nets.decoder.name is 'convnet'; use one of mlp_decoder",

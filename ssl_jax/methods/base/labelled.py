@@ -1,18 +1,19 @@
 """Base of methods that learn from labels: a new or pretrained encoder with a head.
 
-From scratch such a method is the baseline. Started from a pretrained run (`config.init_from`) it is
+Trained from scratch, such a method is the supervised baseline. Started from a pretrained run
+(`config.init_from`) it is
 
-- fine-tuning, of everything;
-- with `freeze_encoder` a probe: the encoder's weights are then buffers, its BatchNorm runs in
-  evaluation mode and there is no dropout, so that it stays as it is to the bit.
+- fine-tuning of all parameters;
+- with `freeze_encoder` a probe: the encoder's weights are buffers, its BatchNorm runs in evaluation
+  mode and there is no dropout, so that the encoder does not change at all.
 
-`optimizer.groups` may set a learning rate for each part of the net: its groups here are the parts
-of the encoder ("stem", "stage1"; of a Transformer "embed", "layer1", ..., "norm", "pooler"),
-"projector" and "head".
+`optimizer.groups` may set a learning rate for each part of the net. The groups are the parts of the
+encoder ("stem", "stage1"; of a Transformer "embed", "layer1", ..., "norm", "pooler"), "projector"
+and "head".
 
-Of a text, `model.pool` says what the head stands on: "pooler", the first token through a dense
-layer with tanh, which BERT's sentence pairs have trained; "cls", the first token, with `head`
-"dense" for RoBERTa, whose pretraining trains no such layer; or "mean", the mean of the tokens.
+For text, `model.pool` sets the input of the head: "pooler", the first token after a dense layer
+with tanh, which BERT's sentence pairs train; "cls", the first token, for RoBERTa with `head`
+"dense", because its pretraining does not train such a layer; or "mean", the mean of the tokens.
 """
 
 from __future__ import annotations
@@ -36,24 +37,24 @@ from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.classifier import Classifier, TextHead, make_classifier
 from ssl_jax.tasks.registry import TASKS
 
-# What makes tokens of an image.
+# Parameters of a ViT in the group "embed".
 _EMBED = ("patch_embed", "cls_token", "pos_embed")
-_DROPOUT = 0.1  # of BERT's and RoBERTa's heads
+_DROPOUT = 0.1  # default of the heads of BERT and RoBERTa
 
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """The keys of `config.method` that they all have."""
+    """The keys of `config.method` shared by all of these methods."""
 
-    freeze_encoder: Annotated[
-        bool, "Encoder and projector stay as they are and only the head learns."
-    ] = False
+    freeze_encoder: Annotated[bool, "Train only the head; encoder and projector do not change."] = (
+        False
+    )
     head: Annotated[
         Literal["linear", "dense"] | None,
-        "Of a text: a linear map, or a dense layer with tanh before it; None: linear.",
+        "For text: a linear map, or a dense layer with tanh and a linear map; None: linear.",
     ] = None
     head_dropout: Annotated[
-        float | None, below_one, "Of a text: dropout of what enters a layer of the head; None: 0.1."
+        float | None, below_one, "For text: dropout of the inputs of the head's layers; None: 0.1."
     ] = None
 
 
@@ -64,10 +65,10 @@ class Labelled(Method):
     Attributes:
       hyper: the config's section.
       classifier: encoder, projector and head.
-      view: what the encoder takes, made of batches.
+      view: computes the encoder's inputs from batches.
     """
 
-    # What of a batch the loss takes beside the head's outputs.
+    # Entries of a batch that the loss takes besides the outputs of the head.
     targets: ClassVar[tuple[str, ...]] = ("label",)
 
     hyper: HyperParameters
@@ -95,12 +96,12 @@ class Labelled(Method):
 
     @abc.abstractmethod
     def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
-        """What `objective` needs of the head's outputs and the targets, a row an example."""
+        """Computes the inputs of `objective`, one row per example, from outputs and targets."""
 
     def forward(
         self, params: PyTree, buffers: PyTree, x: Any, *, train: bool, key: Array | None = None
     ) -> tuple[tuple[Array, Array], PyTree]:
-        """((h [n d], the head's outputs), entries of `buffers` that changed)."""
+        """Returns ((h [n d], outputs of the head), changed entries of `buffers`)."""
         return self.classifier.apply(
             {**params, **buffers.get("frozen", {})},
             buffers,
@@ -113,7 +114,7 @@ class Labelled(Method):
         return self.classifier.nets()
 
     def eval_view(self, images: Array) -> Array:
-        """uint8 images [n h w c] -> the view [n h' w' c] that features are computed from."""
+        """The evaluation views [n h' w' c] of uint8 images [n h w c]."""
         return self.view.eval_view(images)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
@@ -124,16 +125,17 @@ class Labelled(Method):
         return items
 
     def param_group(self, path: str) -> str:
-        net, _, rest = path.partition("/")
+        net, _, path_in_net = path.partition("/")
         if net != "encoder":
             return net
-        part = rest.partition("/")[0]
+        part = path_in_net.partition("/")[0]
         return "embed" if part in _EMBED else part
 
     def origin(self, path: str) -> str | None:
-        """Where in a pretrained run's state the array at `path` of this one's comes from.
+        """The path in the state of the pretrained run of the array at `path` in this state.
 
-        Paths begin with "params/" or "buffers/". A frozen encoder's weights were parameters there.
+        Paths begin with "params/" or "buffers/". The weights of a frozen encoder are buffers here
+        and parameters in the pretrained run.
         """
         frozen = "buffers/frozen/"
         return f"params/{path.removeprefix(frozen)}" if path.startswith(frozen) else path
@@ -143,11 +145,11 @@ class Labelled(Method):
         lines = []
         if isinstance(self.view, OneText):
             head, pool = self.classifier.head.module, self.view.module.pool
-            on = {"tokens": "every token", "h": f"pool {pool}"}[self.classifier.reads]
-            dense = "dense layer with tanh and linear map" if head.dense else "linear map"
-            lines.append(("head", f"{dense} on {on}, dropout {head.dropout:g}"))
+            head_input = {"tokens": "every token", "h": f"pool {pool}"}[self.classifier.reads]
+            layers = "dense layer with tanh and linear map" if head.dense else "linear map"
+            lines.append(("head", f"{layers} on {head_input}, dropout {head.dropout:g}"))
         if self.hyper.freeze_encoder:
-            lines.append(("encoder", "frozen; only the classifier learns"))
+            lines.append(("encoder", "frozen; only the head is trained"))
         return lines
 
 
@@ -166,27 +168,27 @@ def make_parts(
 
     Args:
       config: the whole config.
-      spec: of the data.
-      hyper: what has been read of its section `method`.
-      num_outputs: of the head.
-      reads, projector_layers, hidden_dim, zero_init: as of `Classifier` and `make_classifier`.
+      spec: the data.
+      hyper: the values of the config's section `method`.
+      num_outputs: outputs of the head.
+      reads, projector_layers, hidden_dim, zero_init: see `Classifier` and `make_classifier`.
 
     Raises:
-      UserError: a bad value, or a model that does not read such data.
+      UserError: a bad value, or a model for another kind of data.
     """
     view, encoder, x = _INPUTS[spec.modality](config, spec)
     head = None
     if spec.modality == TEXT.name:
         if reads == "tokens" and config.model.pool == "pooler":
             raise UserError(
-                f"model.pool is 'pooler', and the head of {config.method.name} stands on every "
-                "token; leave it unset"
+                f"model.pool is 'pooler', but the head of {config.method.name} takes every token; "
+                "leave model.pool unset"
             )
         head = _text_head(hyper, num_outputs, zero_init, config.dtype)
     elif hyper.head is not None or hyper.head_dropout is not None:
         raise UserError(
-            f"method.head and method.head_dropout are for text, and {config.data.name} is "
-            "none; leave them unset"
+            f"method.head and method.head_dropout are for text, and {config.data.name} has no "
+            "text; leave them unset"
         )
     classifier = make_classifier(
         encoder,
@@ -207,7 +209,7 @@ def _images(config: Any, spec: DataSpec) -> tuple[OneView, Net, Any]:
     return view, encoder, jax.ShapeDtypeStruct((1, *view.shape), config.dtype)
 
 
-# Modality -> (config, spec) -> the view, the encoder and the shape of a batch of one input.
+# Modality -> function (config, spec) -> (view, encoder, shapes of a batch of one input).
 _INPUTS = {IMAGE.name: _images, TEXT.name: make_one_text}
 
 
@@ -217,13 +219,13 @@ def _text_head(hyper: HyperParameters, num_outputs: int, zero_init: bool, dtype:
     return Net(TextHead(num_outputs, kind == "dense", dropout, zero_init, jnp.dtype(dtype)))
 
 
-def check_task(config: Any, spec: DataSpec, *wanted: str | None) -> None:
-    """Raises `UserError` unless the data's task, None where there is none, is a wanted one."""
-    if spec.task in wanted:
+def check_task(config: Any, spec: DataSpec, *supported_tasks: str | None) -> None:
+    """Raises `UserError` unless the task of the data is supported; None: data without a task."""
+    if spec.task in supported_tasks:
         return
     name = config.method.name
     if spec.task is None:
-        task = next(task for task in wanted if task)
+        task = next(task for task in supported_tasks if task)
         raise UserError(
             f"{config.data.name} has no task, and method {name} needs one; set "
             f"data.options.task={task}"

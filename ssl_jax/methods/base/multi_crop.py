@@ -2,8 +2,8 @@
 
     x -> {"global": [n 2 h w c], "local": [n 8 h' w' c]} -> h = f(view) -> z = g(h)
 
-f is the encoder and g the projector. `MultiCrop` implements `init`, `views`, `features` and one
-forward pass of all views; encode and objective are the method's.
+f is the encoder and g the projector. `MultiCrop` implements `init`, `views`, `features` and the
+forward pass of all views (`embed`); methods implement `encode` and `objective`.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from ssl_jax.views import FamiliesAndEval, families_and_eval, family_images, to_
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiCrop(Method):
-    """Families of views, each family in a forward pass of its own.
+    """Families of views, with one forward pass of the encoder for each family.
 
-    The encoder sees all views of a family together: [n v h w c] as n v images. BatchNorm's
-    statistics in training are those of these n v images over all devices, and the running ones move
-    once a family, the main family first. The projector sees the views of all families together, and
-    its statistics are of all of them. The released codes of SwAV and DINO do so.
+    The encoder gets all views of a family together: [n v h w c] as n v images. Batch statistics are
+    those of these n v images over all devices. Running statistics are updated once for each family,
+    the main family first. The projector gets the views of all families together, and its statistics
+    are those of all of them. The released codes of SwAV and DINO do the same.
 
     Attributes:
       encoder: f.
       projector: g.
-      families: the views; the main family is `MAIN`.
+      families: recipe and shapes of the views; the main family is `MAIN`.
     """
 
     encoder: Net
@@ -68,17 +68,17 @@ class MultiCrop(Method):
         key: Array,
         encoder: Net | None = None,
     ) -> tuple[Array, Array, PyTree]:
-        """One forward pass in training.
+        """A forward pass in training mode.
 
         Args:
-          params, buffers: with the entries "encoder" and "projector".
-          views: {family: [n v h w c]} of some families.
-          key: for the encoder's stochastic depth; each family folds in its name.
-          encoder: another f of the same parameters.
+          params, buffers: dicts with the entries "encoder" and "projector".
+          views: {family: [n v h w c]} of some or all families.
+          key: PRNG key of the encoder's stochastic depth; the name of each family is folded in.
+          encoder: another net with the encoder's parameters, to use instead of it.
 
         Returns:
           (h, z, updates): h [n V d] and z [n V d'], float32, of the V views of all families in the
-          order of `families.shapes`, and the entries of `buffers` that changed.
+          order of `families.shapes`, and the changed entries of `buffers`.
         """
         encoder = encoder or self.encoder
         statistics, features = buffers["encoder"], []
@@ -110,12 +110,12 @@ class MultiCrop(Method):
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
 
     def views_line(self) -> str:
-        """What is seen of an image, for `preflight`: the views of each size, and their pairs."""
+        """Describes, for `preflight`, the views of each family and the number of pairs."""
         shapes = self.families.shapes
         views = sum(v for v, *_ in shapes.values())
-        of_sizes = " and ".join(f"{v} {name} of {h}x{w}" for name, (v, h, w, _) in shapes.items())
+        families = " and ".join(f"{v} {name} of {h}x{w}" for name, (v, h, w, _) in shapes.items())
         pairs = shapes[MAIN][0] * (views - 1)
-        return f"{of_sizes} an image; {pairs} pairs of a target and another view"
+        return f"{families} per image; {pairs} pairs of a target and another view"
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         del w
@@ -134,15 +134,15 @@ class MultiCrop(Method):
 
 
 def nets_and_families(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[str, Any]:
-    """The arguments of `MultiCrop` that the config's sections model and views decide.
+    """The arguments of `MultiCrop` that follow from the config sections model and views.
 
     Args:
       config: the whole config.
-      spec: of the data.
-      num_views: views of the main family.
+      spec: the data.
+      num_views: number of views of the main family.
 
     Raises:
-      UserError: the data are not images, or an option of a section is wrong.
+      UserError: the data are not images, or a section has a bad value.
     """
     modalities.require(config, spec, "image")
     families = families_and_eval(
@@ -152,13 +152,13 @@ def nets_and_families(config: Any, spec: DataSpec, *, num_views: int = 2) -> dic
 
 
 def check_prototypes(count: int, spec: DataSpec) -> None:
-    """Checks that there are no more prototypes than examples, of which each would stand for none.
+    """Checks that there are not more prototypes than training examples.
 
     Raises:
-      UserError: there are.
+      UserError: there are more, so that some prototypes would have no examples.
     """
     if count > spec.num_examples:
         raise UserError(
-            f"method.num_prototypes {count:,} are more than the {spec.num_examples:,} training "
+            f"method.num_prototypes {count:,} is more than the {spec.num_examples:,} training "
             f"examples, which cannot use them all; use {spec.num_examples // 2:,} or fewer"
         )

@@ -17,7 +17,7 @@ from ssl_jax.models.transformer import TEXT_FAMILIES, text_inputs
 
 @dataclasses.dataclass(frozen=True)
 class OneText:
-    """The arrays of a batch that an encoder takes, as they are: nothing is drawn.
+    """Selects the arrays of a batch that an encoder takes; there is no augmentation.
 
     Attributes:
       module: the encoder.
@@ -26,30 +26,30 @@ class OneText:
     module: TextEncoder
 
     def train(self, keys: Array, batch: Batch) -> dict[str, Array]:
-        """`tokens`, `segment`, `position` and perhaps `type`, int32 [n l]."""
+        """`tokens`, `segment`, `position` and, with several types, `type`: int32 [n l]."""
         del keys
         return self.evaluate(batch)
 
     def evaluate(self, batch: Batch) -> dict[str, Array]:
-        """The same."""
+        """The same arrays as `train`."""
         return text_inputs(self.module, batch)
 
     def show(self, keys: Array, batch: Batch) -> dict[str, Item]:
-        """Nothing: texts are not augmented."""
+        """Returns {}: texts are not augmented."""
         del keys, batch
         return {}
 
 
 def make_one_text(config: Any, spec: DataSpec) -> tuple[OneText, Net, dict[str, Any]]:
-    """An encoder for the texts of a data set.
+    """Makes an encoder for the texts of a data set, and its input.
 
-    It has a pooler where `model.pool` asks for it: h is then BERT's pooled first token.
+    With `model.pool` "pooler" the encoder has a pooler, and h is BERT's pooled first token.
 
     Returns:
-      (view, encoder, row): what the encoder takes of batches, and the shapes of a batch of one row.
+      (view, encoder, inputs): `inputs` are the shapes of the encoder's inputs for one row.
 
     Raises:
-      UserError: the model reads no text, or the rows are longer than it can be.
+      UserError: the model is not a text encoder, or its max_length is smaller than the rows.
     """
     check_text_model(config, spec)
     encoder = make_encoder(
@@ -65,13 +65,13 @@ def make_one_text(config: Any, spec: DataSpec) -> tuple[OneText, Net, dict[str, 
 
 
 def check_text_model(config: Any, spec: DataSpec) -> None:
-    """Raises `UserError` unless the data are text and the model is one that reads some."""
+    """Raises `UserError` unless the data are text and the model is a text encoder."""
     modalities.require(config, spec, "text")
     family = (config.model.name or "").partition("_")[0]
     if family not in TEXT_FAMILIES:
         raise UserError(
-            f"model {config.model.name!r} does not read text; use bert_base, roberta_base or the "
-            "like"
+            f"model {config.model.name!r} does not read text; use a text encoder such as bert_base "
+            "or roberta_base"
         )
 
 

@@ -1,7 +1,7 @@
 """The image input of a classifier: one random view for training, a fixed view for evaluation.
 
-Methods that classify see their input only through an object like `OneView`, so that one which
-tokenises text can stand in its place.
+Methods that classify get their input only from an object with this interface, so that `OneText` can
+replace `OneView` for text.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ssl_jax.views import main_images, to_show, train_and_eval
 
 @dataclasses.dataclass(frozen=True)
 class OneView:
-    """What an encoder takes, made of batches.
+    """Computes the inputs of an encoder from batches of images.
 
     Attributes:
-      shape: of one view, (h, w, c).
+      shape: (h, w, c) of a view.
       recipe: (keys [n], images) -> views [n 1 h w c].
       eval_view: images -> [n h w c].
-      normalization: the views' (mean, std) by channel, None where they are in [0, 1].
+      normalization: (mean, std) of the views by channel; None: views are in [0, 1].
     """
 
     shape: tuple[int, int, int]
@@ -35,11 +35,11 @@ class OneView:
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def train(self, keys: Array, batch: Batch) -> Array:
-        """A random view of each image, [n h w c]; `keys` [n] are one an image."""
+        """A random view of each image, [n h w c]; `keys` [n] has one key per image."""
         return self.recipe(keys, main_images(batch))[:, 0]
 
     def evaluate(self, batch: Batch) -> Array:
-        """The whole image, [n h w c], nothing random."""
+        """The evaluation view of each image, [n h w c]; not random."""
         return self.eval_view(batch["image"])
 
     def show(self, keys: Array, batch: Batch) -> dict[str, Item]:
@@ -49,12 +49,17 @@ class OneView:
 
 
 def make_one_view(config: Any, spec: DataSpec, *, dtype: str | None = None) -> OneView:
-    """What the config's section views says; where it ends in `normalize`, evaluation does too.
+    """Makes the views that the config section views describes.
+
+    If the training views end with `normalize`, the evaluation views do too.
 
     Args:
       config: the whole config.
-      spec: of the data.
-      dtype: of the views; None: `config.dtype`.
+      spec: the data.
+      dtype: dtype of the views; None: `config.dtype`.
+
+    Raises:
+      UserError: the data are not images, or the section has a bad value.
     """
     modalities.require(config, spec, "image")
     image = main_images(spec.batch(1))

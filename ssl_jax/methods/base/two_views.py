@@ -2,8 +2,8 @@
 
     x -> two random views -> h = f(view) -> z = g(h) -> p = q(z)
 
-f is the encoder, g the projector and q, where there is one, the predictor. `TwoViews` is a method
-but for its objective.
+f is the encoder, g the projector and q the optional predictor. `TwoViews` implements everything
+except `objective`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from ssl_jax.views import main_images, to_show, train_and_eval
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwoViews(Method):
-    """Two views of each image, each in a forward pass of its own.
+    """Two views of each image, with one forward pass for each view.
 
-    BatchNorm's statistics in training are then those of one view's n images over all devices, and
-    the running statistics move twice a step. The released codes of BYOL, SimSiam, Barlow Twins and
-    VICReg do so. A method that wants the statistics of both views together overrides `encode`.
+    Batch statistics are those of the n images of one view over all devices, and running statistics
+    are updated twice a step. The released codes of BYOL, SimSiam, Barlow Twins and VICReg do the
+    same. Methods with statistics over both views override `encode`.
 
     Attributes:
       encoder: f.
       projector: g.
       predictor: q, or None.
       recipe: (keys [n], images) -> views [n 2 h w c].
-      eval_view: images -> the view that features are computed from.
-      normalization: the views' (mean, std) by channel, None where they are in [0, 1].
+      eval_view: images -> evaluation views, from which features are computed.
+      normalization: (mean, std) of the views by channel; None: views are in [0, 1].
     """
 
     encoder: Net
@@ -65,7 +65,7 @@ class TwoViews(Method):
         return self.recipe(keys, main_images(batch))  # (n, 2, h, w, c)
 
     def encode(self, w: Weights, views: Array, *, key: Array, step: Array) -> tuple[PyTree, PyTree]:
-        """`h` [n d] of the first views, `z` [n 2 d'] and, if there is a predictor, `p` [n 2 d']."""
+        """`h` [n d] of the first views, `z` [n 2 d'] and, with a predictor, `p` [n 2 d']."""
         buffers = w.buffers
         h, z, p = [], [], []
         for view, view_key in enumerate(jax.random.split(key, 2)):
@@ -81,12 +81,12 @@ class TwoViews(Method):
         encoded = {"h": h[0], "z": jnp.stack(z, axis=1)}
         if self.predictor is not None:
             encoded["p"] = jnp.stack(p, axis=1)
-        return encoded, {name: buffers[name] for name in w.params}  # an entry a net
+        return encoded, {name: buffers[name] for name in w.params}  # one entry for each net
 
     def embed(
         self, params: PyTree, buffers: PyTree, x: Array, *, key: Array
     ) -> tuple[Array, Array, PyTree]:
-        """One forward pass in training: views [m h w c] to h [m d], z [m d'] and the buffers."""
+        """A forward pass in training mode: views [m h w c] to h [m d], z [m d'] and buffers."""
         (h, _), encoder = self.encoder.apply(
             params["encoder"], buffers["encoder"], x, train=True, key=key
         )
@@ -108,7 +108,7 @@ class TwoViews(Method):
 
 
 def nets_and_views(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[str, Any]:
-    """The arguments of `TwoViews` that the config's sections model and views decide."""
+    """The arguments of `TwoViews` that follow from the config sections model and views."""
     modalities.require(config, spec, "image")
     image = main_images(spec.batch(1))
     views = train_and_eval(config.views, image, num_views=num_views, dtype=config.dtype)
@@ -116,41 +116,50 @@ def nets_and_views(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[s
 
 
 def check_unique_examples(config: Any, spec: DataSpec) -> None:
-    """Checks that a batch writes no slot of a memory bank twice.
+    """Checks that a batch contains each row of a memory bank at most once.
 
     Raises:
-      UserError: the sampler may draw an example twice.
+      UserError: the sampler may draw an example twice for a batch.
     """
     if not spec.unique_examples:
         raise UserError(
             f"data.sampler.name is {config.data.sampler.name!r}, which may draw an example twice "
-            f"for a batch, and {config.method.name} keeps a memory bank with a slot an example; "
+            f"for a batch, but {config.method.name} has a memory bank with one row per example; "
             "use data.sampler.name='shuffle'"
         )
 
 
 def check_batch_has_others(config: Any) -> None:
-    """Checks that there are other images in a batch, for losses that compare the images of one.
+    """Checks that a batch has at least two images, for losses that compare the images of a batch.
 
     Raises:
-      UserError: the batch has one image.
+      UserError: batch_size is 1.
     """
     if config.batch_size < 2:
         raise UserError(
-            f"batch_size is {config.batch_size}, and {config.method.name} compares each image with "
-            "the others of its batch; use 2 or more"
+            f"batch_size is {config.batch_size}, but {config.method.name} compares each image with "
+            "the other images of its batch; use 2 or more"
         )
 
 
 def check_queue(length: int, batch_size: int, where: str) -> None:
-    """Checks that a queue takes whole batches, of which each replaces the oldest one.
+    """Checks that the length of a queue is a multiple of the batch size.
+
+    Args:
+      length: rows of the queue.
+      batch_size: rows that a step replaces.
+      where: config key of the length.
 
     Raises:
-      UserError: its length is no multiple of the batch size; `where` is its config key.
+      UserError: it is not a multiple.
     """
     if length % batch_size:
-        near = {max(length // batch_size, 1) * batch_size, (length // batch_size + 1) * batch_size}
+        nearest_lengths = {
+            max(length // batch_size, 1) * batch_size,
+            (length // batch_size + 1) * batch_size,
+        }
         raise UserError(
-            f"{where} {length} has to be a multiple of batch_size {batch_size}, whose keys replace "
-            f"the oldest ones of the queue; use {' or '.join(map(str, sorted(near)))}"
+            f"{where} {length} must be a multiple of batch_size {batch_size}, because each batch "
+            "replaces the oldest keys of the queue; "
+            f"use {' or '.join(map(str, sorted(nearest_lengths)))}"
         )
