@@ -3,17 +3,19 @@
     runs/simclr                 the latest checkpoint of a run
     runs/simclr@500             its checkpoint of step 500
     resnet50.safetensors        PyTorch names, torchvision's or timm's
-    moco_v2_800ep_pretrain.pth  a PyTorch file, read without running what is in it
-    exported/                   a folder with model.safetensors, as the export command writes it
-    bert-base-uncased/          a folder of BERT's or RoBERTa's of the transformers library
+    moco_v2_800ep_pretrain.pth  a PyTorch file, read without executing its code
+    exported/                   a folder with model.safetensors, written by the export command
+    bert-base-uncased/          a folder of BERT or RoBERTa of the transformers library
 
-Of a run everything is taken that the new run has too, under the same path and in the same shape:
-its encoder, and its heads if the method is the same; of its weights those that it evaluates
-(`eval.weights`), so of DINO the teacher's. So it is of a folder of transformers, where a head
-fine-tuned on labelled texts has to be of the same task. The classes of a head are matched by name,
-see `matching`. Of a file only the encoder is taken. Whether layers are scanned may differ. A Vision
-Transformer's fixed positions are no weights, but have to be the same, and so has everything else
-that no array shows, such as the number of heads; see `unseen_settings`.
+From a run, all arrays are loaded that the new run has with the same path and shape: the encoder,
+and the heads if the method is the same. The weights are those that the run evaluates
+(`eval.weights`), for DINO the teacher's. The same holds for a folder of transformers, whose head
+for labelled texts must have the same task. The classes of a head are matched by name, see
+`matching`. From a file only the encoder is loaded.
+
+Scanned and unscanned layers are converted. Settings that change the features but not the arrays,
+such as the number of heads or a Vision Transformer's fixed positions, must be equal, see
+`unseen_settings`.
 """
 
 from __future__ import annotations
@@ -42,18 +44,18 @@ from ssl_jax.pretrained.formats import hugging_face, hugging_face_config, task_h
 from ssl_jax.pretrained.matching import (
     Head,
     Loaded,
-    Matched,
+    Match,
+    abstract_weights,
     check_complete,
     check_used,
     encoder_module,
     flat,
     match,
-    wanted_arrays,
 )
 from ssl_jax.pretrained.unseen_settings import check_heads, check_settings
 
 _SHOWN = 4
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # files that a config.json describes
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # files described by a config.json
 # Names of arrays that belong to an encoder.
 _TORCH_ENCODER = re.compile(
     r"(conv1|bn1|layer\d|patch_embed|blocks|norm|norm_pre|cls_token|pos_embed)\b"
@@ -67,17 +69,16 @@ def load(
     """The weights to start from.
 
     Args:
-      source: see the module.
+      source: a run, file or folder, see the module.
       experiment: the run that starts.
-      tokenizer: the tokenizer.json of its text; None of images, or if it need not be compared.
+      tokenizer: the content of the run's tokenizer.json; None for images or to skip the comparison.
 
     Returns:
-      (loaded, lines): {"params": {path: array}, "buffers": {path: array}}, to be given to
-      `Experiment.init_state`; and what was matched and what not, for people.
+      (loaded, lines): {"params": {path: array}, "buffers": {path: array}} for
+      `Experiment.init_state`; and a summary of the matched and unmatched arrays for the user.
 
     Raises:
-      UserError: there is nothing at `source`, nothing in it fits, or a Vision Transformer there has
-        other positions than this one, whose are fixed, or the text there has other tokens.
+      UserError: `source` does not exist, nothing in it fits, or its settings or tokens differ.
     """
     folder, step = folder_and_step(source)
     if tokenizer is not None and not experiment.config.init_partial:
@@ -85,18 +86,18 @@ def load(
     if (epath.Path(folder) / "config.json").exists() and (
         epath.Path(folder) / "checkpoints"
     ).exists():
-        loaded, lines = _of_run(folder, step, experiment)
+        loaded, lines = _load_run(folder, step, experiment)
     elif (config := _transformers_config(source)) is not None:
-        loaded, lines = _of_transformers(source, config, experiment)
+        loaded, lines = _load_transformers(source, config, experiment)
     else:
-        inside = os.path.join(source, "model.safetensors")
-        loaded, lines = _of_file(inside if os.path.isdir(source) else source, experiment)
+        path = os.path.join(source, "model.safetensors") if os.path.isdir(source) else source
+        loaded, lines = _load_file(path, experiment)
     if not any(loaded.values()):
-        raise UserError(f"init_from={source}: nothing in it fits this model; {'; '.join(lines)}")
+        raise UserError(f"init_from={source}: no array in it fits this model; {'; '.join(lines)}")
     return loaded, [f"{source}: {lines[0]}", *lines[1:]]
 
 
-def _of_run(folder: str, step: int | None, experiment: Experiment) -> tuple[Loaded, list[str]]:
+def _load_run(folder: str, step: int | None, experiment: Experiment) -> tuple[Loaded, list[str]]:
     config = trained_run.read_config(folder)
     choice = config.eval.weights
     with checkpoint.Checkpointer(folder, read_only=True) as saves:
@@ -107,18 +108,18 @@ def _of_run(folder: str, step: int | None, experiment: Experiment) -> tuple[Load
         )
     if restored is None:
         raise UserError(f"init_from={folder}: the run has no checkpoint yet")
-    parts, at = restored
+    parts, saved_step = restored
     w = evaluated.from_parts(parts, choice)
     arrays = flat({"params": w.params, "buffers": w.buffers})
     check_settings(folder, config.model, experiment)
     head = Head(config.data.class_names, data.spec_from_config(config.data).task)
     matched = match(arrays, experiment, folder, head)
-    whose = {"params": "", "ema": "moving average, ", "polyak": "Polyak average, "}[choice]
-    return matched.loaded, _lines(matched, f"step {at}, {whose}")
+    average = {"params": "", "ema": "moving average, ", "polyak": "Polyak average, "}[choice]
+    return matched.loaded, _lines(matched, f"step {saved_step}, {average}")
 
 
 def _transformers_config(folder: str) -> dict[str, Any] | None:
-    """What a folder of the transformers library says of itself; None if it is none."""
+    """The config.json of a folder of the transformers library; None if it is not one."""
     path = os.path.join(folder, "config.json")
     if not os.path.exists(path):
         return None
@@ -126,70 +127,72 @@ def _transformers_config(folder: str) -> dict[str, Any] | None:
     return config if "model_type" in config else None
 
 
-def _of_transformers(
+def _load_transformers(
     folder: str, config: Mapping[str, Any], experiment: Experiment
 ) -> tuple[Loaded, list[str]]:
     module = encoder_module(experiment)
     if not isinstance(module, TextEncoder) and config["model_type"] in hugging_face_config.FAMILIES:
         name = experiment.config.model.name
-        raise UserError(f"init_from={folder} holds an encoder of text; {name} is none")
+        raise UserError(f"init_from={folder} is a text encoder; {name} is not")
     if not isinstance(module, TextEncoder):
         raise UserError(
-            f"init_from={folder}: config.json says model_type {config['model_type']!r}; of the "
-            f"transformers library {' and '.join(hugging_face_config.FAMILIES)} can be read, and "
-            "encoders of images under timm's and torchvision's names"
+            f"init_from={folder}: config.json has model_type {config['model_type']!r}; supported "
+            f"are {' and '.join(hugging_face_config.FAMILIES)} of the transformers library, and "
+            "image encoders with timm's or torchvision's names"
         )
     paths = [os.path.join(folder, name) for name in _WEIGHTS]
     path = next((path for path in paths if os.path.exists(path)), None)
     if path is None:
         raise UserError(f"init_from={folder} has neither {' nor '.join(_WEIGHTS)}")
     state = formats.read(path)
-    arrays, others = hugging_face.from_hugging_face(state, config, module, experiment.spec.task)
-    other_head = hugging_face.other_token_head(state, config)
-    wanted = any(name.startswith("params/token_head/") for name in wanted_arrays(experiment))
-    if other_head is not None and wanted and not experiment.config.init_partial:
+    arrays, unused = hugging_face.from_hugging_face(state, config, module, experiment.spec.task)
+    difference = hugging_face.token_head_difference(state, config)
+    has_token_head = any(
+        path.startswith("params/token_head/") for path in abstract_weights(experiment)
+    )
+    if difference is not None and has_token_head and not experiment.config.init_partial:
         raise UserError(
-            f"init_from={folder}: {other_head}; initialise the head of the vocabulary with "
+            f"init_from={folder}: {difference}; initialise the token head with "
             "--config.init_partial=True"
         )
     arrays = {f"params/{path}": x for path, x in arrays.items()}
     names = task_heads.class_names(config)
     matched = match(arrays, experiment, folder, Head(names, experiment.spec.task))
-    check_used([name for name in others if _HUGGING_FACE_ENCODER.match(name)], experiment, folder)
-    matched.unused.extend(others)
+    check_used([name for name in unused if _HUGGING_FACE_ENCODER.match(name)], experiment, folder)
+    matched.unused.extend(unused)
     matched.notes.extend(hugging_face_config.unknown_settings(config))
     return matched.loaded, _lines(matched, f"{config['model_type']}, ")
 
 
-def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
+def _load_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     weights = formats.read(path)
-    beside = epath.Path(path).parent / "config.json"
-    described = os.path.basename(path) in _WEIGHTS and beside.exists()
-    config = storage.read_json(beside) if described else {}
+    config_path = epath.Path(path).parent / "config.json"
+    has_config = os.path.basename(path) in _WEIGHTS and config_path.exists()
+    config = storage.read_json(config_path) if has_config else {}
     architecture = config.get("architecture")
     if weights and all(name.startswith(("params/", "buffers/")) for name in weights):
-        if described and not isinstance(architecture, dict):
-            raise UserError(f"{beside} does not describe an encoder: it has no architecture")
-        return _of_own_file(path, weights, architecture, experiment)
+        if has_config and not isinstance(architecture, dict):
+            raise UserError(f"{config_path} does not describe an encoder: it has no architecture")
+        return _load_own_file(path, weights, architecture, experiment)
     weights, prefix = formats.strip_prefix(weights)
-    # The encoder as another run would have it, wherever this method keeps it.
+    # The encoder's arrays by their paths in a pretrained run, wherever this method keeps them.
     encoder: dict[str, dict[str, Any]] = {"params": {}, "buffers": {}}
-    for own, leaf in wanted_arrays(experiment).items():
-        part, _, below = (experiment.method.origin(own) or "").partition("/encoder/")
-        if part in encoder and below:
-            encoder[part][below] = leaf
+    for path_here, leaf in abstract_weights(experiment).items():
+        part, _, encoder_path = (experiment.method.origin(path_here) or "").partition("/encoder/")
+        if part in encoder and encoder_path:
+            encoder[part][encoder_path] = leaf
     if not encoder["params"]:
         raise UserError("init_from with a file of weights needs a method that has an encoder")
     module = encoder_module(experiment)
     notes = []
-    if isinstance(architecture, dict):  # an export under the names of another library
+    if isinstance(architecture, dict):  # our export with the names of another library
         check_settings(path, architecture, experiment)
     else:
         notes = check_heads(path, prefix, experiment)
     try:
         if isinstance(architecture, str):
             timm_config.check(config, module)
-        found, lacking, unused = formats.from_torch(
+        encoder_arrays, problems, unused = formats.from_torch(
             weights,
             _nested(encoder["params"]),
             _nested(encoder["buffers"]),
@@ -198,71 +201,74 @@ def _of_file(path: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     except UserError as error:
         raise UserError(f"init_from={path}: {error}") from error
     arrays = {
-        f"{part}/encoder/{below}": value
-        for part, members in found.items()
-        for below, value in members.items()
+        f"{part}/encoder/{encoder_path}": value
+        for part, members in encoder_arrays.items()
+        for encoder_path, value in members.items()
     }
-    check_complete(lacking, experiment, path)
+    check_complete(problems, experiment, path)
     matched = match(arrays, experiment, path)
     check_used([name for name in unused if _TORCH_ENCODER.match(name)], experiment, path)
     matched = dataclasses.replace(
-        matched, missing=lacking, unused=unused, notes=[*matched.notes, *notes]
+        matched, missing=problems, unused=unused, notes=[*matched.notes, *notes]
     )
     return matched.loaded, _lines(matched, f"names below {prefix!r}, " if prefix else "")
 
 
-def _of_own_file(
+def _load_own_file(
     path: str,
     weights: Mapping[str, Any],
     architecture: Mapping[str, Any] | None,
     experiment: Experiment,
 ) -> tuple[Loaded, list[str]]:
-    """An encoder under our own names, as `export --to=safetensors` writes it."""
+    """An encoder with our own names, written by `export --to=safetensors`."""
     if architecture is not None:
         check_settings(path, architecture, experiment)
     parts = (name.split("/", 1) for name in weights)
-    renamed = {f"{part}/encoder/{below}": f"{part}/{below}" for part, below in parts}
-    arrays = {name: weights[own] for name, own in renamed.items()}
+    names = {f"{part}/encoder/{below}": f"{part}/{below}" for part, below in parts}
+    arrays = {path: weights[name] for path, name in names.items()}
     matched = match(arrays, experiment, path)
     origin = experiment.method.origin
     matched = dataclasses.replace(
         matched,
         missing=[
-            name for name in matched.missing if (origin(name) or "").split("/")[1:2] == ["encoder"]
+            path for path in matched.missing if (origin(path) or "").split("/")[1:2] == ["encoder"]
         ],
-        unused=[renamed[name] for name in matched.unused],
+        unused=[names[path] for path in matched.unused],
     )
     return matched.loaded, _lines(matched, "")
 
 
-def _check_tokens(folder: str, here: Tokenizer) -> None:
-    """Raises `UserError` where token ids mean other tokens than those of the embeddings there.
+def _check_tokens(folder: str, own: Tokenizer) -> None:
+    """Raises `UserError` if token ids stand for other tokens than in the pretrained embeddings.
 
     Args:
-      folder: of a run, or of a model of the transformers library. If there is no tokenizer in it,
-        nothing is compared.
-      here: the tokenizer of the run that starts.
+      folder: a run, or a model of the transformers library. Without a tokenizer in it, nothing is
+        compared.
+      own: the tokenizer of the run that starts.
     """
     path = epath.Path(folder) / "tokenizer.json"
     if path.exists():
         try:
-            there = Tokenizer.from_json(path.read_text())
+            pretrained = Tokenizer.from_json(path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"init_from: {path} cannot be read: {error}") from error
     elif os.path.exists(os.path.join(folder, "vocab.txt")):
-        there = load_tokenizer(folder)
+        pretrained = load_tokenizer(folder)
     else:
         return
-    for number in range(min(there.vocabulary.size, here.vocabulary.size)):
-        theirs, ours = (each.backend.id_to_token(number) for each in (there, here))
-        if None not in (theirs, ours) and theirs != ours:
+    for number in range(min(pretrained.vocabulary.size, own.vocabulary.size)):
+        pretrained_token = pretrained.backend.id_to_token(number)
+        own_token = own.backend.id_to_token(number)
+        if None not in (pretrained_token, own_token) and pretrained_token != own_token:
             raise UserError(
-                f"init_from={folder} has another tokenizer: token {number} is {theirs!r:.40} there "
-                f"and {ours!r:.40} here; set data.options.tokenizer={folder}"
+                f"init_from={folder} has another tokenizer: its token {number} is "
+                f"{pretrained_token!r:.40}, and this run's is {own_token!r:.40}; set "
+                f"data.options.tokenizer={folder}"
             )
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Path -> leaf as nested dicts."""
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         *above, name = path.split("/")
@@ -273,10 +279,16 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _lines(matched: Matched, where: str) -> list[str]:
+def _lines(matched: Match, source_note: str) -> list[str]:
+    """The summary of a match for the user.
+
+    Args:
+      matched: the match.
+      source_note: text before the number of arrays, e.g. "step 10, ".
+    """
     arrays = [x for part in matched.loaded.values() for x in part.values()]
     numbers = sum(int(np.prod(x.shape)) for x in arrays)
-    lines = [f"{where}{len(arrays)} arrays, {numbers:,} numbers", *matched.notes]
+    lines = [f"{source_note}{len(arrays)} arrays, {numbers:,} numbers", *matched.notes]
     for label, names in (("not found", matched.missing), ("not used", matched.unused)):
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -1,14 +1,14 @@
-"""Arrays of another run, file or folder matched with those of a run that starts from them.
+"""Matches pretrained arrays of a run, file or folder with those of the run that starts from them.
 
-An array is taken if it has the same path and shape. Three kinds are matched otherwise:
+An array is loaded if it has the same path and shape. There are three exceptions:
 
-- positions of patches are resized to the grid of this run's images;
-- of token embeddings and other tables with a row a token or a position the rows that both have are
-  taken, if there is one for every position;
-- the rows of a classification head are those of classes, and classes are matched by name.
+- position embeddings of patches are resized to the grid of this run's images;
+- of arrays with one row per token the rows that both have are loaded, and of position embeddings
+  of text the first rows, if there are enough;
+- the classes of a classification head are matched by name.
 
-An encoder's array that is missing, or does not fit, is an error unless `config.init_partial` asks
-to initialise it; so is one of the encoder there that this run's encoder does not have.
+An array of the encoder that is missing or does not fit is an error, unless `config.init_partial` is
+set, which initialises it. A pretrained array that this run's encoder does not have is an error too.
 """
 
 from __future__ import annotations
@@ -32,19 +32,21 @@ from ssl_jax.tasks.registry import TASKS
 Loaded = dict[str, dict[str, Any]]
 
 _SHOWN = 4
-# The arrays of a classification head whose last axis counts the classes.
-_CLASS_ROWS = re.compile(r"params/head/(out/)?(kernel|bias)")
-_POSITIONS = "params/encoder/embed/position/embedding"
-_TOKENS = ("params/encoder/embed/token/embedding", "params/token_head/bias")
+# The arrays of a classification head whose last axis is the class.
+_CLASS_ARRAYS = re.compile(r"params/head/(out/)?(kernel|bias)")
+_POSITION_EMBEDDING = "params/encoder/embed/position/embedding"
+_TOKEN_EMBEDDING = "params/encoder/embed/token/embedding"
+# The arrays whose rows are the tokens of the vocabulary.
+_TOKEN_ARRAYS = (_TOKEN_EMBEDDING, "params/token_head/bias")
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What is known of the head there.
+    """A description of the pretrained head.
 
     Attributes:
-      class_names: names of its classes by number, None where it knows none.
-      task: of the labels that it was trained on, see `DataSpec`.
+      class_names: names of its classes by number; None if they have no names.
+      task: the task of the labels that it was trained on, see `DataSpec`.
     """
 
     class_names: Sequence[str] | None = None
@@ -52,15 +54,15 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
-class Matched:
-    """What a run takes.
+class Match:
+    """The arrays that a run loads.
 
     Attributes:
       loaded: {"params": {path: array}, "buffers": {path: array}}; an array may have fewer rows than
-        the run's, whose last rows are then initialised.
-      missing: paths of this run that found nothing.
-      unused: paths of the other that were not used.
-      notes: what was matched otherwise than by path and shape, a line each.
+        the run's array, whose last rows are then initialised.
+      missing: paths of this run without a pretrained array.
+      unused: paths of pretrained arrays that are not loaded.
+      notes: a line about each array that was not matched by path and shape.
     """
 
     loaded: Loaded
@@ -71,98 +73,98 @@ class Matched:
 
 def match(
     arrays: Mapping[str, Any], experiment: Experiment, source: str, head: Head | None = None
-) -> Matched:
-    """Matches arrays by path.
+) -> Match:
+    """Matches pretrained arrays with those of a run.
 
     Args:
-      arrays: path -> array, paths beginning with "params/" or "buffers/".
+      arrays: path -> pretrained array; paths begin with "params/" or "buffers/".
       experiment: the run that starts.
       source: the run, file or folder, for messages.
-      head: what is known of the head in `arrays`; None if there is none.
+      head: describes the head in `arrays`; None if there is none.
 
     Raises:
       UserError: an array of the encoder is missing or does not fit, or a frozen head has other
         classes.
     """
-    wanted = wanted_arrays(experiment)
-    origins = {path: experiment.method.origin(path) for path in wanted}
+    own_arrays = abstract_weights(experiment)
+    origins = {path: experiment.method.origin(path) for path in own_arrays}
     arrays = restack(arrays, [origin for origin in origins.values() if origin])
     notes: list[str] = []
-    left_out: set[str] = set()
+    skipped: set[str] = set()
     if head is not None:
-        arrays, left_out, notes = _match_head(arrays, origins, experiment, source, head)
+        arrays, skipped, notes = _match_head(arrays, origins, experiment, source, head)
     loaded: Loaded = {"params": {}, "buffers": {}}
-    missing, used, lacking = [], set(), []
-    for path, leaf in wanted.items():
+    missing, used, problems = [], set(), []
+    for path, leaf in own_arrays.items():
         origin = origins[path]
-        if origin is None or origin in left_out:
+        if origin is None or origin in skipped:
             continue
-        there = arrays.get(origin)
-        value = None if there is None else _fitted(origin, there, leaf.shape, experiment)
+        pretrained = arrays.get(origin)
+        value = None if pretrained is None else _fitted(origin, pretrained, leaf.shape, experiment)
         if value is None:
             missing.append(path)
-            if _is_core(path, origin):
-                lacking.append(_what_is_wrong(origin, arrays, leaf, experiment))
+            if _is_required(path, origin):
+                problems.append(_problem(origin, arrays, leaf, experiment))
             continue
-        if origin in _TOKENS and len(there) != len(leaf) and "embed" in origin:
+        if origin == _TOKEN_EMBEDDING and len(pretrained) != len(leaf):
             notes.append(
-                f"token embeddings: {min(len(there), len(leaf))} rows are taken of the "
-                f"{len(there)} there, and this run's vocabulary has {len(leaf)}"
-                + ("; the others are initialised" if len(there) < len(leaf) else "")
+                f"token embeddings: {min(len(pretrained), len(leaf))} of the {len(pretrained)} "
+                f"pretrained rows are loaded; this run's vocabulary has {len(leaf)}"
+                + (", of which the others are initialised" if len(pretrained) < len(leaf) else "")
             )
         used.add(origin)
         part, _, below = path.partition("/")
         loaded[part][below] = value
     if any(loaded.values()):
-        check_complete(lacking, experiment, source)
-    unused = [path for path in arrays if path not in used and path not in left_out]
-    check_used([path for path in unused if _is_core(path, path)], experiment, source)
-    return Matched(loaded, missing, unused, notes)
+        check_complete(problems, experiment, source)
+    unused = [path for path in arrays if path not in used and path not in skipped]
+    check_used([path for path in unused if _is_required(path, path)], experiment, source)
+    return Match(loaded, missing, unused, notes)
 
 
-def check_complete(lacking: Sequence[str], experiment: Experiment, source: str) -> None:
-    """Raises UserError if arrays of the encoder are lacking and `init_partial` does not allow it.
+def check_complete(problems: Sequence[str], experiment: Experiment, source: str) -> None:
+    """Raises UserError if arrays of the encoder cannot be loaded, unless `init_partial` is set.
 
     Args:
-      lacking: what is wrong with each of them.
+      problems: a description of what is wrong with each array.
       experiment: the run that starts.
       source: the run, file or folder, for messages.
     """
-    if not lacking or experiment.config.init_partial:
+    if not problems or experiment.config.init_partial:
         return
-    more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+    more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     raise UserError(
-        f"init_from={source} is not this run's encoder: "
-        f"{'; '.join(lacking[:_SHOWN])}{more}; set the model and the data as they are there, or "
-        "initialise these arrays with --config.init_partial=True"
+        f"init_from={source} does not fit this run's encoder: "
+        f"{'; '.join(problems[:_SHOWN])}{more}; use the pretrained model's settings of model and "
+        "data, or initialise these arrays with --config.init_partial=True"
     )
 
 
 def check_used(unused: Sequence[str], experiment: Experiment, source: str) -> None:
-    """Raises UserError if arrays of the encoder there are not used, unless `init_partial` is set.
+    """Raises UserError if pretrained encoder arrays are unused, unless `init_partial` is set.
 
     Args:
-      unused: their names. The encoder here computes something else without them.
-      experiment, source: as of `check_complete`.
+      unused: the names of the arrays, without which this run's encoder computes something else.
+      experiment, source: as for `check_complete`.
     """
     if not unused or experiment.config.init_partial:
         return
     more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
     raise UserError(
-        f"init_from={source} is not this run's encoder, which lacks {', '.join(unused[:_SHOWN])}"
-        f"{more}; set the model as it is there, or leave these arrays out with "
-        "--config.init_partial=True"
+        f"init_from={source} does not fit this run's encoder, which lacks "
+        f"{', '.join(unused[:_SHOWN])}{more}; use the pretrained model's settings of model, or "
+        "skip these arrays with --config.init_partial=True"
     )
 
 
-def wanted_arrays(experiment: Experiment) -> dict[str, Any]:
-    """Path -> shape of every array of this run's weights."""
+def abstract_weights(experiment: Experiment) -> dict[str, Any]:
+    """Path -> shape and dtype of every array of this run's weights."""
     state = experiment.abstract_state
     return flat({"params": state.params, "buffers": state.buffers})
 
 
 def flat(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of several trees by path, the tree's name first."""
+    """Path -> array of several trees; the path begins with the name of the tree."""
     return {
         f"{part}/{path}": leaf
         for part, tree in parts.items()
@@ -171,57 +173,59 @@ def flat(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoder_module(experiment: Experiment) -> Any:
-    """The module that pretrained weights are for: a teacher's, or the encoder that is trained."""
+    """The module of the encoder that weights are loaded into: the teacher if there is one."""
     nets = experiment.method.nets()
     net = nets.get("teacher", nets.get("encoder"))
     return None if net is None else net.module
 
 
 def _fitted(origin: str, value: Any, shape: tuple[int, ...], experiment: Experiment) -> Any:
-    """The array in this run's shape, of tables of tokens perhaps with fewer rows; None: no fit."""
+    """The pretrained array in this run's shape; None if it does not fit.
+
+    Arrays of tokens may have fewer rows than this run's.
+    """
     if value.shape == shape:
         return value
     if value.ndim != len(shape):
         return None
     if origin.endswith("pos_embed/grid") and value.shape[2] == shape[2]:
         resize = encoder_module(experiment).position_resize
-        return resize_positions(value, shape[:2], resize)  # images of another size
+        return resize_positions(value, shape[:2], resize)  # for images of another size
     if value.shape[1:] != shape[1:]:
         return None
-    if origin in _TOKENS or (origin == _POSITIONS and len(value) > shape[0]):
+    if origin in _TOKEN_ARRAYS or (origin == _POSITION_EMBEDDING and len(value) > shape[0]):
         return value[: shape[0]]
     return None
 
 
-def _is_core(path: str, origin: str) -> bool:
-    """Whether a run cannot do without an array: it is of the encoder, or of a net that is frozen.
+def _is_required(path: str, origin: str) -> bool:
+    """Whether a run needs a pretrained array: it belongs to the encoder or to a frozen net.
 
-    A pooler is none: encoders that were not trained on pairs of sentences lack it.
+    The pooler is optional, because encoders that were not trained on sentence pairs have none.
     """
-    frozen = path.startswith("buffers/") and origin.startswith("params/")
+    is_frozen = path.startswith("buffers/") and origin.startswith("params/")
     if origin.startswith("params/encoder/pooler/"):
-        return frozen
-    return frozen or origin.startswith(("params/encoder/", "buffers/encoder/"))
+        return is_frozen
+    return is_frozen or origin.startswith(("params/encoder/", "buffers/encoder/"))
 
 
-def _what_is_wrong(
-    origin: str, arrays: Mapping[str, Any], leaf: Any, experiment: Experiment
-) -> str:
-    there = arrays.get(origin)
-    if there is None and is_stacked(origin):  # layers that differ in shape are not stacked
+def _problem(origin: str, arrays: Mapping[str, Any], leaf: Any, experiment: Experiment) -> str:
+    """Why an array cannot be loaded: it is missing or has another shape."""
+    pretrained = arrays.get(origin)
+    if pretrained is None and is_stacked(origin):  # layers of different shapes are not stacked
         for i in range(len(leaf)):
             layer = origin.replace(f"/{STACKED}/", f"/layer{i + 1}/", 1)
             if layer not in arrays or arrays[layer].shape != leaf.shape[1:]:
                 leaf = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-                origin, there = layer, arrays.get(layer)
+                origin, pretrained = layer, arrays.get(layer)
                 break
-    if there is None:
+    if pretrained is None:
         return f"{origin} is missing"
-    said = f"{origin} has shape {tuple(there.shape)}, not {tuple(leaf.shape)}"
-    if origin == _POSITIONS and there.shape[1:] == leaf.shape[1:]:
+    problem = f"{origin} has shape {tuple(pretrained.shape)}, not {tuple(leaf.shape)}"
+    if origin == _POSITION_EMBEDDING and pretrained.shape[1:] == leaf.shape[1:]:
         offset = encoder_module(experiment).position_offset
-        said += f" (model.max_length={len(there) - offset} has that)"
-    return said
+        problem += f" (set model.max_length={len(pretrained) - offset})"
+    return problem
 
 
 def _match_head(
@@ -231,54 +235,56 @@ def _match_head(
     source: str,
     head: Head,
 ) -> tuple[dict[str, Any], set[str], list[str]]:
-    """(arrays with the head's classes in this run's order, paths that are left out, notes)."""
+    """(arrays with the head's classes in this run's order, paths that are skipped, notes)."""
     arrays = dict(arrays)
-    takers = {
-        origin: path for path, origin in origins.items() if _CLASS_ROWS.fullmatch(origin or "")
+    own_paths = {
+        origin: path for path, origin in origins.items() if _CLASS_ARRAYS.fullmatch(origin or "")
     }
-    rows = takers.keys() & arrays.keys()
-    spec, own = experiment.spec, experiment.config.data.class_names
-    if not rows:
+    head_paths = own_paths.keys() & arrays.keys()
+    spec, own_names = experiment.spec, experiment.config.data.class_names
+    if not head_paths:
         return arrays, set(), []
     if _task(head.task) != _task(spec.task):
-        reason = f"it does the task {_task(head.task)}, and this run {_task(spec.task)}"
+        reason = f"its task is {_task(head.task)}, and this run's is {_task(spec.task)}"
     elif not TASKS[_task(spec.task)].has_classes:
         return arrays, set(), []
     else:
-        count, theirs = arrays[min(rows)].shape[-1], head.class_names
-        if theirs is not None and len(theirs) != count:
-            theirs = None
-        if theirs is None or own is None:
+        count, head_names = arrays[min(head_paths)].shape[-1], head.class_names
+        if head_names is not None and len(head_names) != count:
+            head_names = None
+        if head_names is None or own_names is None:
             if count == spec.num_classes:
-                return arrays, set(), [_by_number(theirs, own)]
-            reason = f"it tells {count} classes apart, and the data have {spec.num_classes}"
+                return arrays, set(), [_matched_by_number(head_names, own_names)]
+            reason = f"it has {count} classes, and the data have {spec.num_classes}"
         else:
-            numbers = class_names.numbers_in(own, theirs)
+            numbers = class_names.numbers_in(own_names, head_names)
             if numbers is not None:
-                if tuple(own) == tuple(theirs):
+                if tuple(own_names) == tuple(head_names):
                     return arrays, set(), []
-                for path in rows:
+                for path in head_paths:
                     arrays[path] = np.asarray(arrays[path])[..., np.argsort(numbers)]
-                return arrays, set(), ["the head's classes are brought into the order of the data"]
+                return arrays, set(), ["the head's classes are reordered to match the data"]
             reason = (
-                f"its classes are {class_names.shown(theirs)}, and those of the data "
-                f"{class_names.shown(own)}"
+                f"its classes are {class_names.shown(head_names)}, and those of the data are "
+                f"{class_names.shown(own_names)}"
             )
-    if any(takers[path].startswith("buffers/") for path in rows):
+    if any(own_paths[path].startswith("buffers/") for path in head_paths):
         raise UserError(
             f"init_from={source}: the head cannot be used: {reason}; use data "
             "with the classes that it was trained on"
         )
-    return arrays, set(rows), [f"the head is left out and initialised: {reason}"]
+    return arrays, set(head_paths), [f"the head is not loaded but initialised: {reason}"]
 
 
 def _task(task: str | None) -> str:
-    """Images and texts of one class each have no task of their own."""
+    """The task; images and texts with one class have the task classify, written as None."""
     return "classify" if task is None else task
 
 
-def _by_number(theirs: Sequence[str] | None, own: Sequence[str] | None) -> str:
-    where = " and ".join(
-        place for place, names in (("there", theirs), ("in the data", own)) if names is None
+def _matched_by_number(head_names: Sequence[str] | None, own_names: Sequence[str] | None) -> str:
+    places = " and ".join(
+        place
+        for place, names in (("in the head", head_names), ("in the data", own_names))
+        if names is None
     )
-    return f"the head's classes are matched by number: they have no names {where}"
+    return f"the head's classes are matched by number: they have no names {places}"

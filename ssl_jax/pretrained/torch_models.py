@@ -14,7 +14,7 @@ from ssl_jax.models import Net, TextEncoder, ViT
 
 # Largest accepted difference of outputs, relative to their largest absolute value.
 TOLERANCE = 1e-3
-# Of the ResNets that each library has.
+# Depths of the ResNets of each library.
 DEPTHS = {"torchvision": (18, 34, 50, 101, 152), "timm": (18, 34, 50, 101, 152, 200)}
 _STEM_CHANNELS = 64
 _COMPARED_TEXTS = 8
@@ -60,8 +60,8 @@ def check_equal(
     difference = float(np.abs(ours - theirs).max() / np.abs(ours).max())
     if not difference <= TOLERANCE:
         raise RunError(
-            f"{library} computes other {outputs} from {path}: they differ by {difference:.2g} of "
-            "their size"
+            f"{library} computes other {outputs} from {path}: the relative difference is "
+            f"{difference:.2g}"
         )
     return difference
 
@@ -93,8 +93,8 @@ def features(library: str, path: str, module: Any, images: np.ndarray) -> np.nda
       images: float32 [n h w c], as the encoder gets them.
 
     Raises:
-      UserError: the library has no such model.
-      RunError: the model of the library has other arrays.
+      UserError: the library does not have the model.
+      RunError: the library's model has other arrays.
     """
     import torch
     from safetensors.torch import load_file

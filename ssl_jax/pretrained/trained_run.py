@@ -40,17 +40,16 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A checkpoint's encoder.
+    """The method of a run with the weights of a checkpoint.
 
     Attributes:
-      config: the run's config.
-      experiment: the method and nets.
-      step: the update the checkpoint was saved at.
-      weights: its state, on the devices; `params` are those that were chosen to be evaluated, and
-        `ema` is there if they are the moving average.
-      workdir: of the run.
-      class_names: what the classes are called, by number, as the run has saved them; None where
-        its data know no names.
+      config: the config of the run.
+      experiment: the method and its nets.
+      step: the step of the checkpoint.
+      weights: the weights to evaluate, on the devices. `ema` is None unless the moving average was
+        selected.
+      workdir: folder of the run.
+      class_names: names of the classes by number; None if the data have no names.
     """
 
     config: ConfigDict
@@ -72,17 +71,18 @@ class TrainedRun:
 
         Args:
           images: uint8 [n h w c] (or [n h w] for one channel), c as in training.
-          batch_size: images encoded at a time.
+          batch_size: number of images encoded at a time.
 
         Returns:
           {"h": [n d], "z": [n d']} float32.
 
         Raises:
-          UserError: not uint8, or a wrong shape or number of channels.
+          UserError: the run encodes texts, or the images are not uint8 or have a wrong shape or
+            number of channels.
         """
         images = np.asarray(images)
         if self.experiment.spec.modality != IMAGE.name:
-            raise UserError(f"{self.workdir} reads text; text_features takes some")
+            raise UserError(f"{self.workdir} encodes texts, not images; use text_features")
         channels = self.experiment.spec.evaluated.arrays["image"].shape[-1]
         if images.ndim == 3 and channels == 1:
             images = images[..., None]
@@ -109,21 +109,20 @@ class TrainedRun:
         *,
         batch_size: int = 64,
     ) -> dict[str, np.ndarray]:
-        """Features, and what it predicts, of texts in memory.
+        """Features and predictions of texts in memory.
 
         Args:
-          texts: a list of what the tokenizer of the run reads. A text that is too long is cut at
-            its end.
-          second: as many texts, each of which is the second of a pair.
-          batch_size: texts encoded at a time.
+          texts: the texts, or the first texts of pairs. A text that is too long is cut at its end.
+          second: the second texts of pairs; None without pairs.
+          batch_size: number of texts encoded at a time.
 
         Returns:
-          {"h": [n d]} float32, and of a run that has learned from labels "logits" [n c],
-          "prediction" [n], "tags" int32 [n l] or "start" and "end" [n l].
+          {"h": [n d]} float32, and for a run trained on labels "logits" [n c], "prediction" [n],
+          "tags" int32 [n l], or "start" and "end" [n l].
 
         Raises:
-          UserError: the run reads no text or has no tokenizer, or there are no texts, or something
-            else than a list of them.
+          UserError: the run encodes images or has no tokenizer, or the texts are not a non-empty
+            list of strings.
         """
         rows = self._text_rows(
             _listed(texts, "texts"), None if second is None else _listed(second, "second")
@@ -142,17 +141,17 @@ class TrainedRun:
         return {name: np.concatenate(parts) for name, parts in out.items()}
 
     def _text_rows(self, texts: list[str], second: list[str] | None) -> dict[str, np.ndarray]:
-        """A row of tokens a text, as the arrays of a batch."""
+        """The arrays of a batch with one row of tokens per text."""
         spec = self.experiment.spec
         path = epath.Path(self.workdir) / "tokenizer.json"
         if spec.modality != TEXT.name:
-            raise UserError(f"{self.workdir} reads images; features takes some")
+            raise UserError(f"{self.workdir} encodes images, not texts; use features")
         if not path.exists():
-            raise UserError(f"{self.workdir} has no tokenizer.json to read texts with")
+            raise UserError(f"{self.workdir} has no tokenizer.json, which texts need")
         if not texts or (second is not None and len(second) != len(texts)):
             raise UserError(
-                f"text_features takes one text or more, and as many second ones; got {len(texts)} "
-                f"and {0 if second is None else len(second)}"
+                f"text_features needs at least one text, and as many second texts; got "
+                f"{len(texts)} and {0 if second is None else len(second)}"
             )
         try:
             tokenizer = Tokenizer.from_json(storage.read_text(path))
@@ -162,19 +161,19 @@ class TrainedRun:
 
 
 def _listed(texts: Iterable[str], name: str) -> list[str]:
-    """The texts of an argument.
+    """The texts of the argument `name` as a list.
 
     Raises:
-      UserError: it is one string, or holds something else than strings.
+      UserError: it is a single string, or contains objects that are not strings.
     """
     if isinstance(texts, str):
-        raise UserError(f"{name} is one string, {texts!r:.40}; put it into a list: [text]")
+        raise UserError(f"{name} is a single string, {texts!r:.40}; use a list: [text]")
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            pairs = isinstance(text, (tuple, list))
-            way_out = "give the second ones of pairs as second=[...]" if pairs else "give strings"
-            raise UserError(f"{name}[{i}] is {text!r:.40}, not a text; {way_out}")
+            is_pair = isinstance(text, (tuple, list))
+            remedy = "pass the second texts of pairs as second=[...]" if is_pair else "use strings"
+            raise UserError(f"{name}[{i}] is {text!r:.40}, not a text; {remedy}")
     return texts
 
 
@@ -185,19 +184,18 @@ def load(
     dtype: str | None = None,
     weights: str | None = None,
 ) -> TrainedRun:
-    """Loads a run's encoder: of the latest checkpoint, or of `step`.
-
-    Of a run whose results are those of its best checkpoint, that one is the default.
+    """Loads the encoder of a run.
 
     Args:
-      workdir: of the run; "runs/x@450" says the step too, as in `init_from`.
-      step: of the checkpoint.
-      dtype: of the activations; what the run had by default.
-      weights: "params", "ema" (the method's moving average) or "polyak"; by default those that the
-        run evaluates, its `eval.weights`.
+      workdir: folder of the run; "runs/x@450" selects the checkpoint of step 450.
+      step: step of the checkpoint; default: the latest, or the best if the results of the run are
+        of its best checkpoint.
+      dtype: dtype of the activations; default: that of the run.
+      weights: "params", "ema" (the method's moving average) or "polyak"; default: `eval.weights` of
+        the run.
 
     Raises:
-      UserError: no such run or step, or it keeps no such weights.
+      UserError: the run or the step does not exist, or the run does not keep these weights.
     """
     workdir, step = _at_step(os.fspath(workdir), step)
     config = read_config(workdir)
@@ -212,14 +210,14 @@ def _at_step(workdir: str, step: int | None) -> tuple[str, int | None]:
     """The workdir and the step of RUN@STEP."""
     folder, number = folder_and_step(workdir)
     if None not in (step, number) and step != number:
-        raise UserError(f"{workdir} says step {number}, and step={step}; leave one of them out")
+        raise UserError(f"{workdir} selects step {number}, but step={step}; remove one of them")
     return folder, step if number is None else number
 
 
 def load_experiment(
     workdir: str, experiment: Experiment, step: int | None = None, *, weights: str | None = None
 ) -> TrainedRun:
-    """As `load`, on the devices of an experiment already built."""
+    """Like `load`, for an experiment that is already built, on its devices."""
     choice = weights or experiment.config.eval.weights
     evaluated.check_choice(choice, experiment.method, experiment.groups, f"{workdir}: weights")
     prefixes = evaluated.prefixes(choice)
@@ -253,7 +251,7 @@ def read_config(workdir: str) -> ConfigDict:
     """The config of a run.
 
     Raises:
-      UserError: `workdir` is not one.
+      UserError: `workdir` is not the folder of a run.
     """
     path = epath.Path(workdir) / "config.json"
     if not path.exists():

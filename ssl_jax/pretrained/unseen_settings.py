@@ -1,8 +1,9 @@
-"""Settings of an encoder that change its features and that no array shows.
+"""Compares the settings of encoders that change the features but not the shapes of arrays.
 
-Two Vision Transformers of 6 and of 12 heads have arrays of the same shapes. A run and an export say
-what they are in config.json, and have to be equal to the run that starts from them. A file of
-PyTorch says nothing; of Vision Transformers the published numbers of heads are known.
+For example, Vision Transformers with 6 and with 12 heads have arrays of the same shapes. Runs and
+exports record these settings in config.json; they must equal those of the run that starts. A
+PyTorch file does not contain them, but the published numbers of heads of Vision Transformers are
+known.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ssl_jax.models.registry import ENCODERS
 from ssl_jax.models.vit import SIZES, ViT
 from ssl_jax.pretrained.matching import encoder_module
 
-# Options of encoders; `positions` too, where they are fixed.
+# Options of encoders. `positions` is compared as well if the positions are fixed.
 _UNSEEN = ("num_heads", "activation", "norm_eps", "shortcut", "strides")
 # Width -> heads of timm's, DINO's and MAE's Vision Transformers (Dosovitskiy et al. 2021, table 1;
 # Touvron et al. 2021, table 1), and of MoCo v3's, whose ViT-S has 12 (Chen et al. 2021, table 1).
@@ -27,32 +28,32 @@ _MOCO_V3_HEADS = {384: 12, 768: 12}
 _MOCO_V3_PREFIXES = ("base_encoder", "momentum_encoder")
 
 
-def check_settings(source: str, there: Mapping[str, Any], experiment: Experiment) -> None:
-    """Raises `UserError` where the encoder of a run computes something else than this run's.
+def check_settings(source: str, section: Mapping[str, Any], experiment: Experiment) -> None:
+    """Raises `UserError` if a pretrained encoder has other settings than this run's.
 
     Args:
       source: the run or export, for messages.
-      there: its config section `model`.
+      section: its config section `model`.
       experiment: the run that starts.
     """
-    here = encoder_module(experiment)
-    theirs = {name: _option(there, name) for name in _UNSEEN if hasattr(here, name)}
+    module = encoder_module(experiment)
+    settings = {name: _option(section, name) for name in _UNSEEN if hasattr(module, name)}
     differing = {
         name: value
-        for name, value in theirs.items()
-        if value is not None and value != getattr(here, name)
+        for name, value in settings.items()
+        if value is not None and value != getattr(module, name)
     }
-    if isinstance(here, ViT) and here.positions in FIXED_POSITIONS:
-        positions = there.get("positions") or "learned"
-        if positions != here.positions:
+    if isinstance(module, ViT) and module.positions in FIXED_POSITIONS:
+        positions = section.get("positions") or "learned"
+        if positions != module.positions:
             differing["positions"] = positions
     if differing:
-        told = " and ".join(
-            f"model.{name}={value} and this run {getattr(here, name)}"
+        differences = " and ".join(
+            f"model.{name}={value} and this run {getattr(module, name)}"
             for name, value in differing.items()
         )
         options = " ".join(f"model.{name}={value}" for name, value in differing.items())
-        raise UserError(f"init_from={source} has {told}; set {options}")
+        raise UserError(f"init_from={source} has {differences}; set {options}")
 
 
 def _option(section: Mapping[str, Any], name: str) -> Any:
@@ -67,18 +68,18 @@ def _option(section: Mapping[str, Any], name: str) -> Any:
 
 
 def check_heads(source: str, prefix: str, experiment: Experiment) -> list[str]:
-    """Compares the heads of this run's Vision Transformer with those of published files.
+    """Compares the number of heads of this run's Vision Transformer with published models.
 
     Args:
-      source: a file with the names of PyTorch, for messages.
-      prefix: behind which the names of its encoder stand.
+      source: a file with PyTorch names, for messages.
+      prefix: the prefix of the names of its encoder.
       experiment: the run that starts.
 
     Returns:
-      A line where the width is a published one and the number of heads is not; else none.
+      A line if a published model has this width but another number of heads; otherwise no line.
 
     Raises:
-      UserError: the file has the names of MoCo v3's, whose ViTs have another number of heads.
+      UserError: the file has MoCo v3's names, and MoCo v3's ViT has another number of heads.
     """
     module = encoder_module(experiment)
     if not isinstance(module, ViT):
@@ -87,14 +88,14 @@ def check_heads(source: str, prefix: str, experiment: Experiment) -> list[str]:
         heads = _MOCO_V3_HEADS.get(module.dim, module.num_heads)
         if heads != module.num_heads:
             raise UserError(
-                f"init_from={source}: MoCo v3's ViT of {module.dim} channels has {heads} heads and "
-                f"this run's {module.num_heads}; set model.num_heads={heads}"
+                f"init_from={source}: MoCo v3's ViT of {module.dim} channels has {heads} heads, "
+                f"and this run's has {module.num_heads}; set model.num_heads={heads}"
             )
         return []
     heads = _HEADS.get(module.dim, module.num_heads)
     if heads == module.num_heads:
         return []
     return [
-        f"no file says how many heads its layers have: published ViTs of {module.dim} channels "
-        f"have {heads}, and this run's {module.num_heads} (model.num_heads)"
+        f"the file does not give the number of heads of its layers: published ViTs of {module.dim} "
+        f"channels have {heads}, and this run's has {module.num_heads} (model.num_heads)"
     ]

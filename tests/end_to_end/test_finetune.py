@@ -160,7 +160,7 @@ def test_what_init_from_says_of_a_folder_of_transformers(tmp_path):
     assert config.model.depth == 2  # what is said here wins
     assert config.model.pool == "cls" and config.data.options.tokenizer == str(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**theirs, "model_type": "gpt2"}))
-    with pytest.raises(UserError, match=f"{tmp_path}/config.json says model_type 'gpt2'; weights"):
+    with pytest.raises(UserError, match=f"{tmp_path}/config.json has model_type 'gpt2'; supported"):
         load("roberta_rte", init_from=str(tmp_path))
 
 

@@ -131,7 +131,7 @@ def test_a_difference_fails_the_command(run_of, exported, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(formats, "write_safetensors", broken)
-        with pytest.raises(RunError, match="torchvision computes other features from .* size"):
+        with pytest.raises(RunError, match="torchvision computes other features from .* relative"):
             exported(run_of("resnet")[0], "torchvision")
     # Positions in the other order.
     other = export.sincos_positions

@@ -50,7 +50,7 @@ def test_the_classes_of_a_head_are_those_of_the_names():
     kernel, loaded, matched = taken(names, DIGITS)
     for column, name in enumerate(names):
         np.testing.assert_array_equal(loaded[:, int(name)], kernel[:, column])
-    assert matched.notes == ["the head's classes are brought into the order of the data"]
+    assert matched.notes == ["the head's classes are reordered to match the data"]
     kernel, loaded, matched = taken(DIGITS, DIGITS)
     np.testing.assert_array_equal(loaded, kernel)
     assert not matched.notes and not matched.missing and not matched.unused
@@ -64,15 +64,15 @@ def test_the_classes_of_a_head_are_those_of_the_names():
             None,
             "its classes are a, b, c, d, e, f, g, h, ... (10 classes)",
         ),
-        (DIGITS, "tags", "it does the task tags, and this run classify"),
-        (DIGITS, "span", "it does the task span, and this run classify"),
+        (DIGITS, "tags", "its task is tags, and this run's is classify"),
+        (DIGITS, "span", "its task is span, and this run's is classify"),
     ],
 )
 def test_a_head_of_other_classes_is_left_out_and_named(names, task, reason):
     _, loaded, matched = taken(names, DIGITS, task)
     assert loaded is None and "head/bias" not in matched.loaded["params"]
     (note,) = matched.notes
-    assert note.startswith("the head is left out and initialised: ") and reason in note
+    assert note.startswith("the head is not loaded but initialised: ") and reason in note
     assert matched.loaded["params"]["encoder/stage1/kernel"] is not None
     assert not matched.missing and not matched.unused
 
@@ -80,12 +80,14 @@ def test_a_head_of_other_classes_is_left_out_and_named(names, task, reason):
 def test_a_head_without_names_is_taken_by_number_if_the_count_fits():
     kernel, loaded, matched = taken(None, DIGITS)
     np.testing.assert_array_equal(loaded, kernel)
-    assert matched.notes == ["the head's classes are matched by number: they have no names there"]
-    assert "there and in the data" in taken(None, None)[2].notes[0]
+    assert matched.notes == [
+        "the head's classes are matched by number: they have no names in the head"
+    ]
+    assert "in the head and in the data" in taken(None, None)[2].notes[0]
     fewer = {"params/head/kernel": kernel[:, :7], "params/head/bias": np.zeros(7, np.float32)}
     _, loaded, matched = taken(None, DIGITS, **fewer)
     assert loaded is None
-    assert "it tells 7 classes apart, and the data have 10" in matched.notes[0]
+    assert "it has 7 classes, and the data have 10" in matched.notes[0]
 
 
 def test_a_frozen_head_of_other_classes_is_an_error():
@@ -156,12 +158,12 @@ def test_a_folders_classes_are_predicted_by_name(texts, tmp_path):
     loaded, lines = init_from.load(written(texts, tmp_path / "2", ["neg", "pos"]), experiment)
     assert "head/out/kernel" not in loaded["params"]
     assert lines[1] == (
-        "the head is left out and initialised: its classes are neg, pos, and those of the data "
-        "no, yes"
+        "the head is not loaded but initialised: its classes are neg, pos, and those of the data "
+        "are no, yes"
     )
     # Names that the library made up are none.
     loaded, lines = init_from.load(written(texts, tmp_path / "3", None), experiment)
-    assert lines[1] == "the head's classes are matched by number: they have no names there"
+    assert lines[1] == "the head's classes are matched by number: they have no names in the head"
     path = tmp_path / "3" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "id2label": {"1": "a", "2": "b"}}))
     with pytest.raises(UserError, match="id2label that does not count from 0"):
@@ -175,16 +177,16 @@ def test_token_embeddings_with_more_or_fewer_rows(texts, tmp_path):
     more = written(texts, tmp_path / "more", ["no", "yes"], rows=128)
     loaded, lines = init_from.load(more, experiment)
     assert lines[1] == (
-        f"token embeddings: {size} rows are taken of the 128 there, and this run's vocabulary has "
-        f"{size}"
+        f"token embeddings: {size} of the 128 pretrained rows are loaded; this run's vocabulary "
+        f"has {size}"
     )
     got = logits(experiment, experiment.init_state(loaded), batch)
     np.testing.assert_allclose(got, own, rtol=1e-4, atol=1e-5)
 
     fewer = written(texts, tmp_path / "fewer", ["no", "yes"], rows=50)
     loaded, lines = init_from.load(fewer, experiment)
-    assert lines[1].startswith("token embeddings: 50 rows are taken of the 50 there, and")
-    assert lines[1].endswith("; the others are initialised")
+    assert lines[1].startswith("token embeddings: 50 of the 50 pretrained rows are loaded; ")
+    assert lines[1].endswith(", of which the others are initialised")
     table = "encoder/embed/token/embedding"
     begun, fresh = (by_path(experiment.init_state(x).params)[table] for x in (loaded, None))
     np.testing.assert_array_equal(begun[:50], by_path(params)[table][:50])
@@ -206,7 +208,7 @@ def test_another_tokenizer_is_refused(texts, tmp_path):
             assert len(init_from.load(folder, experiment, here)[1]) == 1
             continue
         with pytest.raises(
-            UserError, match=f"={folder} has another tokenizer: token 50 is '.*' th"
+            UserError, match=f"={folder} has another tokenizer: its token 50 is '.*', and"
         ):
             init_from.load(folder, experiment, here)
 

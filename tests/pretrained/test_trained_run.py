@@ -55,7 +55,7 @@ def test_a_step_behind_the_run(images):
     for workdir, step, message in (
         (f"{images}@4", None, "4"),
         (f"{images}@last", None, r"@last is not a run; after @ stands a step, a number"),
-        (f"{images}@3", 5, "@3 says step 3, and step=5; leave one of them out"),
+        (f"{images}@3", 5, "@3 selects step 3, but step=5; remove one of them"),
         (f"{images}-no@3", None, "-no is not a run: it has no config.json"),
     ):
         with pytest.raises(UserError, match=message):
@@ -67,11 +67,11 @@ def test_what_is_no_list_of_texts_is_refused(texts):
     assert classifier.text_features(np.array(["a great ship", "a"]))["logits"].shape == (2, 2)
     assert classifier.text_features(("a", "b"), (text for text in "cd"))["h"].shape == (2, 16)
     for arguments, message in (
-        (("a great ship",), "texts is one string, 'a great ship'; put it into a list: [text]"),
-        ((["a"], "b"), "second is one string, 'b'; put it into a list: [text]"),
-        (([("a", "b")],), "texts[0] is ('a', 'b'), not a text; give the second ones of pairs as"),
-        ((["a", None],), "texts[1] is None, not a text; give strings"),
-        ((["a"], [b"b"]), "second[0] is b'b', not a text; give strings"),
+        (("a great ship",), "texts is a single string, 'a great ship'; use a list: [text]"),
+        ((["a"], "b"), "second is a single string, 'b'; use a list: [text]"),
+        (([("a", "b")],), "texts[0] is ('a', 'b'), not a text; pass the second texts of pairs as"),
+        ((["a", None],), "texts[1] is None, not a text; use strings"),
+        ((["a"], [b"b"]), "second[0] is b'b', not a text; use strings"),
     ):
         with pytest.raises(UserError) as caught:
             classifier.text_features(*arguments)

@@ -30,29 +30,35 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Under which key training scripts put the weights beside everything else.
-_NESTS = ("state_dict", "model_state_dict", "model", "teacher", "student", "network")
+# Keys under which training scripts store the weights.
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "teacher", "student", "network")
 
 
 def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], **metadata: str) -> None:
-    """Writes arrays under their names, with text beside them."""
+    """Writes arrays to a safetensors file.
+
+    Args:
+      path: the file.
+      arrays: name -> array.
+      metadata: texts for the metadata of the file.
+    """
     save_file(dict(arrays), path, metadata={"format": "pt", **metadata})
     mask = os.umask(0)
     os.umask(mask)
-    os.chmod(path, 0o666 & ~mask)  # it is written for the owner alone, unlike other files
+    os.chmod(path, 0o666 & ~mask)  # save_file makes it readable for the owner only
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """The weights in a safetensors file or a PyTorch file.
+    """Reads the weights in a safetensors file or a PyTorch file.
 
-    A PyTorch file is a pickle, which can call anything when it is opened. Here nothing in it is
-    called: tensors are rebuilt from their bytes, objects of any other kind are skipped.
+    A PyTorch file is a pickle, which can execute code when it is loaded. This function executes
+    none: it rebuilds tensors from their bytes and skips all other objects.
 
     Returns:
       name -> array.
 
     Raises:
-      UserError: no such file, it is of neither kind, damaged, or holds no weights.
+      UserError: the file does not exist, has another format, is damaged, or has no weights.
     """
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path}")
@@ -66,11 +72,11 @@ def read(path: str) -> dict[str, np.ndarray]:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is neither a safetensors file nor a PyTorch file of version 1.6 or newer "
-            f"({error}); an older one becomes one by torch.save(torch.load(...), ...)"
+            f"({error}); convert an older file with torch.save(torch.load(...), ...)"
         ) from error
 
 
-_FLOAT8 = "F8_"  # safetensors' names of 8-bit floats, which mean nothing without their scales
+_FLOAT8 = "F8_"  # prefix of safetensors' 8-bit floats, which need scales
 
 
 def _check_dtypes(path: str) -> None:
@@ -86,20 +92,23 @@ def _check_dtypes(path: str) -> None:
 
 
 def _weights(tree: Any, path: str) -> dict[str, np.ndarray]:
+    """The state dict in the content of a PyTorch file."""
     for _ in range(3):
         if not isinstance(tree, Mapping):
             break
-        # First a state dict inside: training scripts may put tensors beside it, e.g. an accuracy.
-        inside = next((tree[key] for key in _NESTS if isinstance(tree.get(key), Mapping)), None)
+        # A nested state dict has priority over tensors beside it, such as an accuracy.
+        nested = next((tree[k] for k in _STATE_KEYS if isinstance(tree.get(k), Mapping)), None)
         arrays = {str(k): v for k, v in tree.items() if isinstance(v, np.ndarray)}
-        if arrays and inside is None:
+        if arrays and nested is None:
             return arrays
-        tree = inside
-    raise UserError(f"{path} holds no state dict: looked at its top and under {', '.join(_NESTS)}")
+        tree = nested
+    raise UserError(
+        f"{path} holds no state dict, neither at the top nor under {', '.join(_STATE_KEYS)}"
+    )
 
 
 class _Skipped:
-    """Stands for an object of a class that is not needed; does nothing whatever is done to it."""
+    """Replaces an object of an unneeded class; ignores everything that unpickling does with it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Skipped:
         return super().__new__(cls)
@@ -161,16 +170,16 @@ def _parameter(data: Any, *unused: Any) -> Any:
     return data
 
 
-_MAX_RATIO = 20  # weights hardly compress, and torch.save does not try
+_MAX_RATIO = 20  # weights hardly compress, and torch.save does not compress
 _ALWAYS_ALLOWED = 2**20  # bytes
 
 
 def _check_unpacked_size(path: str, archive: zipfile.ZipFile) -> None:
-    """Raises UserError for an archive that unpacks to far more than weights of its size."""
+    """Raises UserError for an archive that is much larger when unpacked, unlike weights."""
     size, unpacked = os.path.getsize(path), sum(info.file_size for info in archive.infolist())
     if unpacked > max(_MAX_RATIO * size, _ALWAYS_ALLOWED):
         raise UserError(
-            f"{path} has {size:,} bytes and would unpack to {unpacked:,}: it is no file of weights"
+            f"{path} has {size:,} bytes and would unpack to {unpacked:,}: it is not a weights file"
         )
 
 
@@ -178,12 +187,12 @@ def _read_torch(path: str) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             _check_unpacked_size(path, archive)
-            inside = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if not inside:
-                raise UserError(f"{path} is a zip file but not one of PyTorch: it has no data.pkl")
-            root = inside[0].removesuffix("/data.pkl")
-            return _Unpickler(io.BytesIO(archive.read(inside[0])), archive, root).load()
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            if not pickles:
+                raise UserError(f"{path} is a zip file but not a PyTorch file: it has no data.pkl")
+            root = pickles[0].removesuffix("/data.pkl")
+            return _Unpickler(io.BytesIO(archive.read(pickles[0])), archive, root).load()
     except UserError as error:
         raise UserError(f"{path}: {error}" if path not in str(error) else str(error)) from error
-    except Exception as error:  # a damaged file fails in whatever way its bytes say
+    except Exception as error:  # a damaged file can raise any error
         raise UserError(f"{path} cannot be read as a PyTorch file: {error}") from error

@@ -1,16 +1,15 @@
 """Converts BERT and RoBERTa to and from the format of the `transformers` library.
 
-What is written loads as BertForPreTraining, BertForMaskedLM or RobertaForMaskedLM, and of a run
-fine-tuned on labelled texts as Bert- or RobertaForSequenceClassification and so on (`task_heads`);
-what is read may be any of their folders, the published ones included. Beside the names three things
-differ there:
+Written folders load as BertForPreTraining, BertForMaskedLM or RobertaForMaskedLM. Runs fine-tuned
+on labelled texts load as BertForSequenceClassification and the like (`task_heads`). Folders of all
+these classes can be read, including the published ones. Besides the names, three things differ in
+transformers:
 
-- query, key and value are three matrices, here one;
-- position 0 stands in row `pad id + 1` of RoBERTa's table (2 in the published models); what stands
-  before it is never used;
-- the matrix before the vocabulary is the token embedding, whether it is stored or not, unless
-  config.json has `tie_word_embeddings` false: then there is a decoder of its own, which the head
-  here does not have.
+- query, key and value are three matrices; here they are one;
+- in RoBERTa's table, position 0 is row `pad id + 1` (2 in the published models), and the rows
+  before it are unused;
+- the decoder of the token head is the token embedding, stored or not, unless config.json has
+  `tie_word_embeddings` false. The head here always uses the token embedding.
 
 `hugging_face_config` reads and writes config.json.
 """
@@ -68,7 +67,7 @@ _HEADS = {
 _VOCABULARY_HEAD = {"bert": "cls.predictions", "roberta": "lm_head"}
 _QKV = ("query", "key", "value")
 _POSITIONS = "encoder/embed/position/embedding"
-# Of no use here: what is the same as another array, and what is counted anew.
+# Arrays that repeat another array or that the encoder computes.
 _REPEATED = re.compile(
     r"(cls\.predictions|lm_head)\.decoder\.bias$|embeddings\.(position|token_type)_ids$"
 )
@@ -78,10 +77,12 @@ _DECODER = re.compile(r"(cls\.predictions|lm_head)\.decoder\.weight$")
 def _entries(
     family: str, depth: int, heads: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(our path, their names): one name, or three that stand side by side in ours.
+    """Yields (our path, names in transformers): one name, or three that our array concatenates.
 
     Args:
-      heads: modules of what stands on the encoder, ours -> theirs; default those of pretraining.
+      family: "bert" or "roberta".
+      depth: number of layers.
+      heads: our path -> name in transformers of the heads' modules; default: the pretraining heads.
     """
 
     def module(path: str, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -96,12 +97,12 @@ def _entries(
     for path, name in _EMBEDDINGS.items():
         yield f"encoder/embed/{path}", (f"{family}.embeddings.{name}",)
     for i in range(depth):
-        here, there = f"encoder/layer{i + 1}", f"{family}.encoder.layer.{i}"
+        own_layer, layer = f"encoder/layer{i + 1}", f"{family}.encoder.layer.{i}"
         for ours, theirs in (("kernel", "weight"), ("bias", "bias")):
-            names = tuple(f"{there}.attention.self.{part}.{theirs}" for part in _QKV)
-            yield f"{here}/attn/qkv/{ours}", names
+            names = tuple(f"{layer}.attention.self.{part}.{theirs}" for part in _QKV)
+            yield f"{own_layer}/attn/qkv/{ours}", names
         for path, name in _LAYER.items():
-            yield from module(f"{here}/{path}", f"{there}.{name}")
+            yield from module(f"{own_layer}/{path}", f"{layer}.{name}")
     if heads is None:
         heads = {"encoder/pooler": f"{family}.pooler.dense", **_HEADS[family]}
     for path, name in heads.items():
@@ -114,22 +115,22 @@ def to_hugging_face(
     vocabulary: Vocabulary,
     heads: TaskHeads | None = None,
 ) -> dict[str, np.ndarray]:
-    """Parameters under the names of `transformers`, float32.
+    """Converts parameters to float32 arrays with the names of `transformers`.
 
     Args:
-      params: a method's, with an "encoder" and perhaps heads; layers may be stacked.
+      params: parameters of a method, with an "encoder" and optionally heads; layers may be stacked.
       module: the encoder.
-      vocabulary: of its tokens.
-      heads: of a method that learns from labelled texts, what its head is there.
+      vocabulary: the vocabulary of its tokens.
+      heads: describes the head in transformers, for a method that learns from labelled texts.
 
     Raises:
-      UserError: `transformers` has no such RoBERTa.
+      UserError: `transformers` has no RoBERTa with these options.
     """
     kind = family(module)
     if kind == "roberta" and module.activation != "gelu" and heads is None:
         raise UserError(
-            "RoBERTa in transformers has the exact GELU in its head, whatever the layers have; "
-            f"this one has model.activation={module.activation}; --to=safetensors keeps our names"
+            "RoBERTa in transformers always has the exact GELU in its head; this encoder has "
+            f"model.activation={module.activation}; --to=safetensors keeps our names"
         )
     entries = list(_entries(kind, module.depth, heads and heads.modules))
     arrays = restack(by_path(params), [path for path, _ in entries])
@@ -153,26 +154,26 @@ def from_hugging_face(
     module: TextEncoder,
     task: str | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Parameters out of the weights of a folder.
+    """Converts the weights of a folder of `transformers` to parameters.
 
     Args:
-      state: name -> array, of BertModel, BertForMaskedLM and so on.
-      config: what its config.json says.
-      module: the encoder they are for.
-      task: what the method does with labelled texts, see `DataSpec`; the head of a folder of the
-        same task is taken too.
+      state: name -> array of BertModel, BertForMaskedLM and so on.
+      config: the content of its config.json.
+      module: the encoder that loads them.
+      task: the task of the method's labelled texts, see `DataSpec`; the folder's head is converted
+        if it has the same task.
 
     Returns:
-      (arrays, unused): path -> array, layers apart and as many as there are there; and the names
-      for which there is no use. Positions are cut to those the encoder has. The head of the
-      vocabulary is unused where `other_token_head` gives a reason.
+      (arrays, unused): path -> array, with all layers of the folder, unstacked; and the names of
+      arrays that are not used. Positions are cut to the length of the encoder. The token head is
+      unused if `token_head_difference` gives a reason.
 
     Raises:
-      UserError: the encoder would make something else of them.
+      UserError: the encoder has other settings than config.json.
     """
     hugging_face_config.check(config, module)
     kind = config["model_type"]
-    other_head = other_token_head(state, config)
+    difference = token_head_difference(state, config)
     state = _renamed(state, config)
     depth = 1 + max(
         (int(m[1]) for m in map(re.compile(r".*\.layer\.(\d+)\.").match, state) if m), default=-1
@@ -182,31 +183,32 @@ def from_hugging_face(
     for path, names in _entries(kind, depth, heads):
         if not all(name in state for name in names):
             continue
-        if other_head is not None and path.startswith("token_head/"):
+        if difference is not None and path.startswith("token_head/"):
             continue
         used |= set(names)
         parts = [np.asarray(state[name], np.float32) for name in names]
-        turned = [part.T if path.endswith("/kernel") else part for part in parts]
-        arrays[path] = np.concatenate(turned, axis=-1) if len(parts) > 1 else turned[0]
+        parts = [part.T if path.endswith("/kernel") else part for part in parts]
+        arrays[path] = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
     if _POSITIONS in arrays:
         first = hugging_face_config.first_position(config)
         rows = arrays[_POSITIONS][first:][: module.max_length]
-        before = np.zeros((module.position_offset, rows.shape[1]), np.float32)
-        arrays[_POSITIONS] = np.concatenate([before, rows])
+        unused_rows = np.zeros((module.position_offset, rows.shape[1]), np.float32)
+        arrays[_POSITIONS] = np.concatenate([unused_rows, rows])
     unused = [name for name in state if name not in used and not _REPEATED.search(name)]
-    if other_head is None:
+    if difference is None:
         unused = [name for name in unused if not _DECODER.search(name)]
     return arrays, unused
 
 
-def other_token_head(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> str | None:
-    """Why the head of the vocabulary computes something else than ours; None if it does not.
-
-    Also None if the folder has no such head.
+def token_head_difference(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> str | None:
+    """Why the token head of a folder computes something else than ours.
 
     Args:
       state: name -> array.
-      config: what config.json says.
+      config: the content of config.json.
+
+    Returns:
+      The reason; None if the heads are equivalent or the folder has no token head.
     """
     kind = config["model_type"]
     head = _VOCABULARY_HEAD[kind]
@@ -215,28 +217,28 @@ def other_token_head(state: Mapping[str, np.ndarray], config: Mapping[str, Any])
         return None
     if kind == "roberta" and hugging_face_config.activation(config) != "gelu":
         return (
-            f"RoBERTa's head has the exact GELU, and with hidden_act {config['hidden_act']!r} the "
-            "head here has the other"
+            "RoBERTa's head always has the exact GELU, and this run's head has the activation of "
+            f"hidden_act {config['hidden_act']!r}"
         )
     decoder = state.get(f"{head}.decoder.weight")
     words = state.get(f"{kind}.{_WORDS}")
     if _tied(config) or decoder is None or (words is not None and np.array_equal(decoder, words)):
         return None
     return (
-        f"config.json says tie_word_embeddings false, and {head}.decoder.weight is another matrix "
-        "than the token embedding, which the head here uses"
+        f"config.json has tie_word_embeddings false, and {head}.decoder.weight is another matrix "
+        "than the token embedding, which this run's head uses"
     )
 
 
 def _tied(config: Mapping[str, Any]) -> bool:
-    """Whether the head of the vocabulary uses the token embedding and `bias`."""
+    """Whether the token head uses the token embedding and `bias`."""
     return config.get("tie_word_embeddings") is not False
 
 
 def _renamed(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A state under the library's present names, with the bias that its head uses as `bias`."""
+    """A state with the library's current names, and the bias of the token head as `bias`."""
     kind = config["model_type"]
-    state = {_modern(name, kind): x for name, x in state.items()}
+    state = {_current_name(name, kind): x for name, x in state.items()}
     bias = f"{_VOCABULARY_HEAD[kind]}.bias"
     decoder_bias = f"{_VOCABULARY_HEAD[kind]}.decoder.bias"
     if decoder_bias in state and (bias not in state or not _tied(config)):
@@ -244,8 +246,8 @@ def _renamed(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict
     return state
 
 
-def _modern(name: str, kind: str) -> str:
-    """A name as the library has it now, whichever class the weights were saved from."""
+def _current_name(name: str, kind: str) -> str:
+    """The library's current name of an array, for weights of any class and version."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
     return f"{kind}.{name}" if name.startswith(("embeddings.", "encoder.", "pooler.")) else name
@@ -262,12 +264,12 @@ def write(
     """Writes a folder for `from_pretrained`.
 
     Args:
-      folder: made if missing.
-      params, module, vocabulary, heads: as of `to_hugging_face`.
-      tokenizer: the contents of a tokenizer.json, or None: the folder is then without one.
+      folder: created if missing.
+      params, module, vocabulary, heads: as for `to_hugging_face`.
+      tokenizer: the content of a tokenizer.json; None writes no tokenizer.
 
     Returns:
-      How many arrays it holds.
+      The number of arrays.
     """
     state = to_hugging_face(params, module, vocabulary, heads)
     os.makedirs(folder, exist_ok=True)
@@ -284,7 +286,7 @@ def write(
 
 
 def tokenizer_files(tokenizer: str, module: TextEncoder, vocabulary: Vocabulary) -> dict[str, str]:
-    """tokenizer.json and tokenizer_config.json; of WordPiece also vocab.txt. Name -> contents."""
+    """Name -> content of tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt."""
     parts = json.loads(tokenizer)
     added = {token["id"]: token["content"] for token in parts.get("added_tokens", ())}
     known = parts["model"]["vocab"]
@@ -301,7 +303,7 @@ def tokenizer_files(tokenizer: str, module: TextEncoder, vocabulary: Vocabulary)
         "model_max_length": module.max_length,
         "model_input_names": inputs,
         **{f"{name}_token": tokens[getattr(vocabulary, kind)] for name, kind in special.items()},
-        **_reading(parts),
+        **_normalization_settings(parts),
     }
     files = {"tokenizer.json": tokenizer, "tokenizer_config.json": _json(settings)}
     if parts["model"]["type"] == "WordPiece":
@@ -309,14 +311,14 @@ def tokenizer_files(tokenizer: str, module: TextEncoder, vocabulary: Vocabulary)
     return files
 
 
-def _reading(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """How a tokenizer reads texts, as tokenizer_config.json says it.
+def _normalization_settings(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of tokenizer_config.json for the normalisation of texts.
 
-    The library's `BertTokenizer` and `RobertaTokenizer` follow these settings and not
-    tokenizer.json; without them a cased vocabulary would be given lower-cased text.
+    The library's `BertTokenizer` and `RobertaTokenizer` use these settings instead of
+    tokenizer.json. Without them, texts would be lower-cased for a cased vocabulary.
 
     Args:
-      tokenizer: the contents of tokenizer.json.
+      tokenizer: the content of tokenizer.json.
     """
     normalizer, words = (tokenizer.get(part) or {} for part in ("normalizer", "pre_tokenizer"))
     settings = {}
@@ -324,8 +326,8 @@ def _reading(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
         settings["do_lower_case"] = normalizer["lowercase"]
         settings["strip_accents"] = normalizer["strip_accents"]
         settings["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
-    elif tokenizer["model"]["type"] == "WordPiece":  # it lower-cases in another way, or does not
-        lower = any(each.get("type") == "Lowercase" for each in _members(normalizer))
+    elif tokenizer["model"]["type"] == "WordPiece":  # another normaliser
+        lower = any(member.get("type") == "Lowercase" for member in _members(normalizer))
         settings["do_lower_case"] = lower
     if words.get("type") == "ByteLevel":
         settings["add_prefix_space"] = words["add_prefix_space"]
@@ -333,6 +335,7 @@ def _reading(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _members(normalizer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The members of a sequence of normalisers, or the normaliser itself."""
     return normalizer.get("normalizers", []) if "normalizers" in normalizer else [normalizer]
 
 

@@ -1,17 +1,16 @@
 """Reads and writes the config.json of a BERT or RoBERTa of the `transformers` library.
 
-A setting of a config.json that changes what the model computes is either taken over or refused:
+Every setting that changes what the model computes is either used or refused:
 
-- width, depth, heads, MLP, positions, types, activation and epsilon are options of `model` here;
-  `model_options` reads them, `check` compares those that no array shows;
-- causal or cross attention, other positions, pruned heads, quantised weights and modelling code of
-  the folder's own are refused;
-- `tie_word_embeddings` and the activation decide on the head of the vocabulary, see
-  `hugging_face.other_token_head`; `problem_type` decides on that of a classifier;
-- dropout is an option of the run that starts, and generation concerns no encoder.
+- width, depth, heads, MLP, positions, types, activation and epsilon are options of `model`.
+  `model_options` reads them; `check` compares those that do not change the shape of an array;
+- causal or cross attention, other positions, pruned heads, quantised weights and custom modelling
+  code are refused;
+- `tie_word_embeddings` and the activation decide whether the token head can be loaded, see
+  `hugging_face.token_head_difference`; `problem_type` decides for a classifier;
+- dropout is an option of the run that starts, and settings of generation do not concern encoders.
 
-What remains is unknown here, and the library's BERT and RoBERTa do not read it either.
-`unknown_settings` names it.
+The library's BERT and RoBERTa do not read any other settings. `unknown_settings` lists them.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from ssl_jax.models.transformer import TextEncoder
 from ssl_jax.pretrained.formats.task_heads import TaskHeads
 
 FAMILIES = ("bert", "roberta")
-# Theirs -> ours; the first of each of ours is what is written.
+# Name in transformers -> our name; of several names for ours, the first is written.
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -34,7 +33,7 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu_python": "gelu",
 }
-# Settings that become options of the encoder: what the library takes where they are left out.
+# Settings that become options of the encoder, with the library's defaults.
 _DEFAULTS = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -44,7 +43,7 @@ _DEFAULTS = {
     "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
 }
-# Settings that the encoder here has only with one value.
+# Settings of which only one value is supported.
 _ONLY = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -82,7 +81,7 @@ _SHOWN = 4
 
 
 def family(module: TextEncoder) -> str:
-    """Whose layout an encoder has: RoBERTa's positions begin behind other rows, BERT's do not."""
+    """The layout of an encoder, "bert" or "roberta", whose table of positions has an offset."""
     return "roberta" if module.position_offset else "bert"
 
 
@@ -90,44 +89,44 @@ def activation(config: Mapping[str, Any]) -> str:
     """`model.activation` of an encoder with this config.json.
 
     Raises:
-      UserError: the encoder here has no such activation.
+      UserError: our encoder does not have the activation.
     """
     act = config.get("hidden_act", "gelu")
     if not isinstance(act, str) or act not in _ACTIVATIONS:
         raise UserError(
-            f"config.json says hidden_act {act!r}, which the encoder here does not have; encoders "
-            f"with {', '.join(_ACTIVATIONS)} can be read"
+            f"config.json has hidden_act {act!r}, which is not supported; supported are "
+            f"{', '.join(_ACTIVATIONS)}"
         )
     return _ACTIVATIONS[act]
 
 
 def first_position(config: Mapping[str, Any]) -> int:
-    """The row of position 0 in the table of positions: RoBERTa's stands behind that of padding.
+    """The row of position 0 in the table of positions; in RoBERTa it follows the row of padding.
 
     Raises:
-      UserError: RoBERTa's padding has no number.
+      UserError: pad_token_id of a RoBERTa is not an integer from 0.
     """
     if config["model_type"] != "roberta":
         return 0
     pad = config.get("pad_token_id", 1)
     if isinstance(pad, bool) or not isinstance(pad, int) or pad < 0:
         raise UserError(
-            f"config.json says pad_token_id {pad!r}; RoBERTa's positions are counted from the "
-            "number of its padding token"
+            f"config.json has pad_token_id {pad!r}; it must be an integer from 0, because the "
+            "positions of RoBERTa start after it"
         )
     return pad + 1
 
 
 def check(config: Mapping[str, Any], module: TextEncoder) -> None:
-    """Raises `UserError` if weights with this config.json mean something else in our encoder.
+    """Raises `UserError` if our encoder has other settings than this config.json.
 
-    Shapes are not compared: arrays that do not fit are reported by name.
+    Shapes are not compared, because arrays that do not fit are reported by name.
     """
     settings = _settings(config)
     kind = config["model_type"]
     if kind != family(module):
         raise UserError(
-            f"these are weights of a {kind}; use a model of that name, e.g. model.name={kind}_base"
+            f"config.json has model_type {kind!r}; use such a model, e.g. model.name={kind}_base"
         )
     theirs = {
         "activation": activation(config),
@@ -141,14 +140,14 @@ def check(config: Mapping[str, Any], module: TextEncoder) -> None:
 
 
 def model_options(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The options of `make_encoder`, but the vocabulary, of an encoder with this config.json.
+    """The options of `make_encoder`, except the vocabulary, for the encoder of a config.json.
 
     Args:
-      config: its contents.
+      config: the content of config.json.
       where: its path, for messages.
 
     Raises:
-      UserError: the encoder is one that is not known here.
+      UserError: the encoder is not supported.
     """
     try:
         settings = _settings(config)
@@ -174,40 +173,39 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of `_DEFAULTS` in a config.json.
 
     Raises:
-      UserError: one of them is no positive number, or another setting is one that the encoder here
-        does not have.
+      UserError: one of them is not a positive number, or another setting is not supported.
     """
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise UserError(
-            f"config.json says model_type {kind!r}; weights of {' and '.join(FAMILIES)} can be read"
+            f"config.json has model_type {kind!r}; supported are {' and '.join(FAMILIES)}"
         )
     for name, value in _ONLY.items():
-        theirs = config.get(name)
-        if theirs is not None and theirs != value and (theirs or value):
+        setting = config.get(name)
+        if setting is not None and setting != value and (setting or value):
             allowed = f"only {name} {value!r}" if value not in (None, {}) else f"no {name}"
-            raise UserError(f"config.json says {name} {theirs!r:.80}; the encoder has {allowed}")
-    own_code = config.get("auto_map") or {}
-    models = [name for name in own_code if name.startswith("AutoModel")]
+            raise UserError(f"config.json has {name} {setting!r:.80}; the encoder has {allowed}")
+    custom_code = config.get("auto_map") or {}
+    models = [name for name in custom_code if name.startswith("AutoModel")]
     if models:
         raise UserError(
-            f"config.json says auto_map {models[0]}: the model is made by code of the folder's "
-            f"own, not by the library's {kind}"
+            f"config.json has auto_map {models[0]}: the folder's own code defines the model, not "
+            f"the library's {kind}"
         )
     settings = {}
     for name, default in _DEFAULTS.items():
         value = settings[name] = config.get(name, default)
-        number = isinstance(value, type(default) | int) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
-            kind = "a positive integer" if isinstance(default, int) else "a positive number"
-            raise UserError(f"config.json says {name} {value!r:.80}; it has to be {kind}")
+        is_number = isinstance(value, type(default) | int) and not isinstance(value, bool)
+        if not is_number or not 0 < value < math.inf:
+            allowed = "a positive integer" if isinstance(default, int) else "a positive number"
+            raise UserError(f"config.json has {name} {value!r:.80}; it has to be {allowed}")
     return settings
 
 
 def unknown_settings(config: Mapping[str, Any]) -> list[str]:
-    """A line on the settings of a config.json that are not known here; none if there are none.
+    """A line that lists the unknown settings of a config.json; no line if there are none.
 
-    Settings that are null, false or empty are left out.
+    Settings that are null, false or empty are not listed.
     """
     known = _OTHERS | _DEFAULTS.keys() | _ONLY.keys()
     names = [name for name, value in config.items() if name not in known and value]
@@ -215,7 +213,7 @@ def unknown_settings(config: Mapping[str, Any]) -> list[str]:
         return []
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     shown = ", ".join(f"{name} {config[name]!r:.40}" for name in names[:_SHOWN])
-    return [f"settings of config.json that are not known here and not used: {shown}{more}"]
+    return [f"unknown settings of config.json, not used: {shown}{more}"]
 
 
 def description(
@@ -224,7 +222,7 @@ def description(
     params: Any,
     heads: TaskHeads | None = None,
 ) -> dict[str, Any]:
-    """What config.json says of an encoder and the heads there are."""
+    """The content of config.json for an encoder and its heads."""
     kind = family(module)
     if heads is not None:
         architecture = heads.architecture

@@ -1,7 +1,7 @@
 """Converts parameters to and from the names of torchvision and timm.
 
-A ResNet's names are the same in torchvision and timm (`layer1.0.conv1.weight`); a Vision
-Transformer's are timm's (`blocks.0.attn.qkv.weight`), which DINO's and MoCo v3's files use too.
+ResNets have the same names in torchvision and timm (`layer1.0.conv1.weight`). Vision Transformers
+have timm's names (`blocks.0.attn.qkv.weight`), which the files of DINO and MoCo v3 use too.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One of our arrays and its PyTorch twin.
+    """One of our arrays and the corresponding PyTorch array.
 
     Attributes:
       part: "params" or "buffers".
-      path: ours, below the encoder, e.g. "stage1/block1/conv1/kernel".
-      name: theirs.
-      to_torch, to_ours: an array of one side as the other has it.
+      path: our path below the encoder, e.g. "stage1/block1/conv1/kernel".
+      name: the PyTorch name.
+      to_torch: converts our array to PyTorch's layout.
+      to_ours: converts PyTorch's array to our layout.
     """
 
     part: str
@@ -62,7 +63,7 @@ _LEAF = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Our module's path -> theirs. Blocks count from 1 here and from 0 there.
+# Our module's path -> PyTorch's name. Our blocks are numbered from 1, PyTorch's from 0.
 _RESNET = (
     (r"stem/conv", lambda m: "conv1"),
     (r"stem/norm", lambda m: "bn1"),
@@ -85,16 +86,16 @@ _VIT = (
 
 
 def entries(params: PyTree, buffers: PyTree) -> list[Entry]:
-    """The encoder's arrays that PyTorch's models have too, by the names of one known family.
+    """The arrays of a ResNet or Vision Transformer with their PyTorch names.
 
-    A Vision Transformer's positions are not among them: they are one array there and two here, see
-    `to_torch` and `from_torch`.
+    The class token and positions of a Vision Transformer are not included; `to_torch` and
+    `from_torch` convert them. PyTorch has one array of positions, and we have two.
 
     Args:
-      params, buffers: of an encoder, arrays or shapes.
+      params, buffers: arrays or shapes of an encoder.
 
     Raises:
-      UserError: the encoder is of no family that PyTorch models share.
+      UserError: PyTorch's libraries have no such encoder.
     """
     leaves = [("params", path, leaf) for path, leaf in by_path(params).items()]
     leaves += [
@@ -108,21 +109,21 @@ def entries(params: PyTree, buffers: PyTree) -> list[Entry]:
         rules = _RESNET
     else:
         raise UserError(
-            "this encoder has no twin in PyTorch's model libraries: ResNets and Vision "
-            "Transformers have; --to=safetensors keeps our own names"
+            "this encoder has no equivalent in PyTorch's model libraries; ResNets and Vision "
+            "Transformers have one; --to=safetensors keeps our own names"
         )
-    found, unknown = [], []
+    known, unknown = [], []
     for part, path, leaf in leaves:
         if path in ("cls_token",) or path.startswith("pos_embed/"):
             continue
         entry = _entry(part, path, leaf.ndim, rules)
-        (found if entry else unknown).append(entry or path)
+        (known if entry else unknown).append(entry or path)
     if unknown:
         raise UserError(
-            f"this encoder has layers that PyTorch's models do not know, e.g. {unknown[0]}; "
+            f"this encoder has layers that PyTorch's models do not have, e.g. {unknown[0]}; "
             "--to=safetensors keeps our own names"
         )
-    return found
+    return known
 
 
 def _entry(part: str, path: str, ndim: int, rules: Any) -> Entry | None:
@@ -134,21 +135,21 @@ def _entry(part: str, path: str, ndim: int, rules: Any) -> Entry | None:
     for pattern, rename in rules:
         match = re.fullmatch(pattern, module)
         if match and leaf in _LEAF:
-            turns = (_same, _same)
+            conversions = (_same, _same)
             if leaf == "kernel":
-                turns = (_conv_to_torch, _conv_to_ours) if ndim == 4 else (_transposed,) * 2
-            return Entry(part, path, f"{rename(match)}.{_LEAF[leaf]}", *turns)
+                conversions = (_conv_to_torch, _conv_to_ours) if ndim == 4 else (_transposed,) * 2
+            return Entry(part, path, f"{rename(match)}.{_LEAF[leaf]}", *conversions)
     return None
 
 
 def to_torch(
     params: PyTree, buffers: PyTree, *, sincos: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """An encoder as a state dict of torchvision or timm, float32.
+    """Converts an encoder to a float32 state dict of torchvision or timm.
 
     Args:
-      params, buffers: the encoder's arrays.
-      sincos: the fixed positions [rows columns d] of a Vision Transformer that learns none.
+      params, buffers: the arrays of the encoder.
+      sincos: [rows columns d], the positions of a Vision Transformer with fixed positions.
 
     Raises:
       UserError: see `entries`.
@@ -158,15 +159,15 @@ def to_torch(
         entry.name: _numpy(entry.to_torch(_numpy(ours[entry.part][entry.path])))
         for entry in entries(params, buffers)
     }
-    given = ours["params"]
-    if "patch_embed/proj/kernel" in given:
-        grid = _numpy(given.get("pos_embed/grid", sincos))
+    own_params = ours["params"]
+    if "patch_embed/proj/kernel" in own_params:
+        grid = _numpy(own_params.get("pos_embed/grid", sincos))
         positions = grid.reshape(1, -1, grid.shape[-1])
-        if "cls_token" in given:
-            state["cls_token"] = _numpy(given["cls_token"])
-            none = np.zeros(grid.shape[-1:], np.float32)
-            of_cls = _numpy(given.get("pos_embed/cls", none)).reshape(1, 1, -1)
-            positions = np.concatenate([of_cls, positions], axis=1)
+        if "cls_token" in own_params:
+            state["cls_token"] = _numpy(own_params["cls_token"])
+            zeros = np.zeros(grid.shape[-1:], np.float32)
+            cls_position = _numpy(own_params.get("pos_embed/cls", zeros)).reshape(1, 1, -1)
+            positions = np.concatenate([cls_position, positions], axis=1)
         state["pos_embed"] = positions
     return state
 
@@ -178,42 +179,42 @@ def from_torch(
     *,
     positions: str | None = None,
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str], list[str]]:
-    """An encoder's arrays out of a state dict in the names of torchvision or timm.
+    """Converts a state dict of torchvision or timm to an encoder's arrays.
 
     Args:
-      state: without a prefix, see `strip_prefix`.
-      params, buffers: what the encoder has, arrays or shapes.
-      positions: of a Vision Transformer that learns none, which fixed ones it adds. A state's are
-        compared with them; with None given they count as unused.
+      state: name -> array, without a prefix, see `strip_prefix`.
+      params, buffers: arrays or shapes of the encoder.
+      positions: the kind of fixed positions of a Vision Transformer. The positions in the state are
+        compared with them; with None they are unused.
 
     Returns:
-      (found, missing, unused): {"params": {path: array}, "buffers": {path: array}}; the names that
-      the state lacks or has in another shape; and its names that the encoder has no use for.
-      A Vision Transformer's positions come as they are there, [side side d], also for another side.
+      (arrays, missing, unused): {"params": {path: array}, "buffers": {path: array}}; descriptions
+      of arrays that the state lacks or that have another shape; and names that the encoder does not
+      use. Positions of a Vision Transformer have the size of the state, [side side d].
 
     Raises:
-      UserError: see `entries`; or the state's positions are others than the encoder adds; or its
-        encoder reads other tokens beside the patches than this one.
+      UserError: see `entries`; or the state has other fixed positions, or other tokens beside the
+        patches, than the encoder.
     """
-    found: dict[str, dict[str, np.ndarray]] = {"params": {}, "buffers": {}}
+    arrays: dict[str, dict[str, np.ndarray]] = {"params": {}, "buffers": {}}
     missing, used = [], set()
     shapes = {"params": by_path(params), "buffers": _statistics(buffers)}
 
     def put(part: str, path: str, name: str, value: np.ndarray | None) -> None:
-        wanted = shapes[part][path].shape
-        if value is None or value.shape != wanted:
-            has = "is missing" if value is None else f"has shape {value.shape}, not {wanted}"
-            missing.append(f"{name} {has}")
+        shape = shapes[part][path].shape
+        if value is None or value.shape != shape:
+            problem = "is missing" if value is None else f"has shape {value.shape}, not {shape}"
+            missing.append(f"{name} {problem}")
             return
         used.add(name)
-        found[part][path if part == "params" else f"batch_stats/{path}"] = value
+        arrays[part][path if part == "params" else f"batch_stats/{path}"] = value
 
     for entry in entries(params, buffers):
         value = state.get(entry.name)
         if value is not None:
             value = _numpy(value)
-            same = value.ndim == len(shapes[entry.part][entry.path].shape)
-            value = entry.to_ours(value) if same else value
+            same_rank = value.ndim == len(shapes[entry.part][entry.path].shape)
+            value = entry.to_ours(value) if same_rank else value
         put(entry.part, entry.path, entry.name, value)
     ours = shapes["params"]
     if "patch_embed/proj/kernel" in ours:
@@ -226,8 +227,8 @@ def from_torch(
             missing.append(learned)
         else:
             used.add("pos_embed")
-            found["params"] |= learned
-    elif positions is not None and "pos_embed" in state:  # fixed here
+            arrays["params"] |= learned
+    elif positions is not None and "pos_embed" in state:  # fixed positions
         stored, dim = _numpy(state["pos_embed"]), ours["patch_embed/proj/kernel"].shape[-1]
         if stored.shape[-1] == dim:
             _check_fixed(stored.reshape(-1, dim), positions)
@@ -236,25 +237,25 @@ def from_torch(
             missing.append(f"pos_embed has shape {stored.shape}, not {dim} channels")
     ignored = ("num_batches_tracked",)
     unused = [name for name in state if name not in used and not name.endswith(ignored)]
-    return found, missing, unused
+    return arrays, missing, unused
 
 
-# Tokens beside the class token and the patches: of distilled ones, and registers.
+# Tokens beside the class token and the patches: a distillation token and registers.
 _OTHER_TOKENS = ("dist_token", "reg_token", "register_tokens")
 
 
 def _check_tokens(state: Mapping[str, np.ndarray], cls_token: bool) -> None:
-    """Raises `UserError` unless a ViT reads the tokens of a state's, at most one for the class.
+    """Raises `UserError` unless an encoder has the same tokens beside the patches as a state.
 
     Args:
-      state: of a Vision Transformer.
+      state: name -> array of a Vision Transformer.
       cls_token: whether the encoder has a class token.
     """
     for name in _OTHER_TOKENS:
         if name in state:
             raise UserError(
-                f"its encoder reads {name}, of shape {tuple(state[name].shape)}, beside the "
-                "patches, which the encoder here does not have"
+                f"its encoder has the tokens {name} of shape {tuple(state[name].shape)}, which "
+                "this run's encoder does not have"
             )
     if ("cls_token" in state) != cls_token:
         has = "has a" if "cls_token" in state else "has no"
@@ -267,13 +268,13 @@ def _check_tokens(state: Mapping[str, np.ndarray], cls_token: bool) -> None:
 def _learned_positions(
     state: Mapping[str, np.ndarray], grid: tuple[int, ...]
 ) -> dict[str, np.ndarray] | str:
-    """A state's learned positions by our paths, or what is wrong with them.
+    """The learned positions of a state by our paths, or a description of the problem.
 
-    The first row is that of the class token if the state has one; the others are a grid: that of
-    the encoder, or a square of images of another size.
+    The first row is the class token's, if the state has one. The others are the encoder's grid, or
+    a square grid for images of another size.
 
     Args:
-      state: which has the tokens of the encoder.
+      state: name -> array, with the same tokens as the encoder.
       grid: (rows, columns, d) of the encoder.
     """
     stored = _optional(state, "pos_embed")
@@ -294,52 +295,52 @@ def _learned_positions(
             f"encoder's grid of {grid[0]}x{grid[1]}{hint}"
         )
     shape = (side, side) if square else grid[:2]
-    found = {"pos_embed/grid": patches.reshape(*shape, grid[2])}
-    return found | ({"pos_embed/cls": tokens[0]} if num_cls else {})
+    positions = {"pos_embed/grid": patches.reshape(*shape, grid[2])}
+    return positions | ({"pos_embed/cls": tokens[0]} if num_cls else {})
 
 
-# Far above the rounding of positions kept in half precision, far below what tells them apart.
-_SAME_POSITIONS = 1e-2
+# Far above the rounding error of half precision, and far below the differences between kinds.
+_POSITION_TOLERANCE = 1e-2
 
 
 def _check_fixed(tokens: np.ndarray, positions: str) -> None:
-    """Raises `UserError` unless a file's positions [t d] are those a ViT adds without learning any.
+    """Raises `UserError` unless the positions [t d] of a file are the fixed positions of a kind.
 
-    The grid is the file's, a square, so this holds for images of any size; the class token's
-    position, if there is one, has to be zero.
+    They are compared on the square grid of the file, for images of any size. The position of the
+    class token, if there is one, must be zero.
     """
     side, dim = math.isqrt(len(tokens)), tokens.shape[-1]
     num_cls = len(tokens) - side * side
 
-    def alike(kind: str) -> bool:
+    def is_kind(kind: str) -> bool:
         grid = sincos_positions((side, side), dim, kind).reshape(-1, dim)
         fixed = np.concatenate([np.zeros((num_cls, dim)), grid])
-        return np.allclose(tokens, fixed, rtol=0, atol=_SAME_POSITIONS)
+        return np.allclose(tokens, fixed, rtol=0, atol=_POSITION_TOLERANCE)
 
-    found = [kind for kind in FIXED_POSITIONS if num_cls <= 1 and alike(kind)]
-    if positions not in found:
+    kinds = [kind for kind in FIXED_POSITIONS if num_cls <= 1 and is_kind(kind)]
+    if positions not in kinds:
         raise UserError(
-            f"its pos_embed is not what model.positions={positions} adds to the patches; set "
-            f"model.positions={found[0] if found else 'learned'}, as it is there"
+            f"its pos_embed does not have the fixed positions of model.positions={positions}; set "
+            f"model.positions={kinds[0] if kinds else 'learned'}"
         )
 
 
-# The parts of the files of MoCo, DINO and others to prefer where they hold several encoders.
+# The encoder to choose if a file has several, as those of MoCo and DINO; the first is preferred.
 _PREFERRED = ("teacher", "encoder_q", "base_encoder", "backbone", "encoder")
 _ANCHORS = ("conv1.weight", "patch_embed.proj.weight")
 
 
 def strip_prefix(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
-    """The encoder of a state dict whose names may all stand behind a prefix.
+    """Selects the encoder of a state dict and removes the prefix of its names.
 
-    Official files hold `module.encoder_q.conv1.weight` (MoCo), `backbone.conv1.weight` and so on,
-    and several encoders beside each other; the teacher or query encoder is taken.
+    Official files have names such as `module.encoder_q.conv1.weight` (MoCo) or
+    `backbone.conv1.weight`, and may contain several encoders; the teacher or query encoder is used.
 
     Returns:
       (state without the prefix, the prefix).
 
     Raises:
-      UserError: no name is that of a ResNet's or Vision Transformer's first layer.
+      UserError: the state has no first layer of a ResNet or Vision Transformer.
     """
     prefixes = {
         name.removesuffix(anchor)
@@ -347,12 +348,12 @@ def strip_prefix(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray]
         for anchor in _ANCHORS
         if name == anchor or name.endswith("." + anchor)
     }
-    # A block's conv1 ends alike; the encoder's own stands above all of them.
+    # Blocks also have a conv1; only the encoder's own counts.
     prefixes = {p for p in prefixes if not re.search(r"(layer\d|stage\d|blocks)\.\d+\.$", p)}
     if not prefixes:
         examples = ", ".join(list(state)[:3])
         raise UserError(
-            f"these weights have no {' or '.join(_ANCHORS)}; their names are like {examples}"
+            f"these weights have no {' or '.join(_ANCHORS)}; they have names such as {examples}"
         )
 
     def rank(prefix: str) -> tuple[int, int, str]:

@@ -1,12 +1,13 @@
 """Converts heads of fine-tuned BERTs and RoBERTas to the names of the `transformers` library.
 
-    task of the labels   class there
+    task of the labels   class in transformers
     classify, regress    ...ForSequenceClassification
     tags                 ...ForTokenClassification
     span                 ...ForQuestionAnswering
 
-A classifier of texts has a dense layer with tanh on the first token, and a linear map on that. In
-BERT the layer is the encoder's pooler, in RoBERTa a part of the head; here it may be either.
+A classifier of texts has a dense layer with tanh on the first token, followed by a linear layer.
+The dense layer is the encoder's pooler in BERT and part of the head in RoBERTa. Here it can be
+either.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _PREFIX = {"bert": "Bert", "roberta": "Roberta"}
 
 @dataclasses.dataclass(frozen=True)
 class TaskHeads:
-    """What stands on an encoder there.
+    """The head of an encoder in transformers.
 
     Attributes:
-      architecture: the class.
-      modules: our path -> their name.
-      settings: what config.json says of it.
+      architecture: the class of the model.
+      modules: our path -> name in transformers, of the head's modules.
+      settings: settings of config.json for the head.
     """
 
     architecture: str
@@ -57,39 +58,40 @@ def make(
 
     Args:
       kind: "bert" or "roberta".
-      task: see above.
-      num_outputs: of the head.
-      pool: of the encoder, what a head of texts stands on.
-      dense: whether it has the dense layer.
-      dropout: of the head.
-      class_names: by number, None: LABEL_0 and so on.
+      task: the task of the labels, see the module.
+      num_outputs: number of outputs of the head.
+      pool: the encoder's pooling, which gives the input of a head for texts.
+      dense: whether the head has the dense layer.
+      dropout: dropout rate of the head.
+      class_names: names of the classes by number; None for LABEL_0 and so on.
 
     Returns:
-      None where the library has no such classifier: on the mean of the tokens, or without the dense
+      None if transformers has no such head, e.g. on the mean of the tokens, or without the dense
       layer.
     """
-    texts = task in ("classify", "regress")
-    known = (pool, dense) in (("pooler", False), ("cls", True)) if texts else not dense
-    if not known:
+    is_for_texts = task in ("classify", "regress")
+    pools = (("pooler", False), ("cls", True))
+    exists = (pool, dense) in pools if is_for_texts else not dense
+    if not exists:
         return None
     names = class_names or [f"LABEL_{i}" for i in range(num_outputs)]
     settings: dict[str, Any] = {"classifier_dropout": dropout}
     settings["id2label"] = {str(i): name for i, name in enumerate(names)}
     settings["label2id"] = {name: i for i, name in enumerate(names)}
-    if texts:
+    if is_for_texts:
         settings["problem_type"] = _PROBLEMS[task]
     modules = _modules(kind, task, pooler=pool == "pooler")
     return TaskHeads(f"{_PREFIX[kind]}For{_CLASSES[task]}", modules, settings)
 
 
 def class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The names of a folder's classes by number; None where it has none but LABEL_0 and so on.
+    """The names of a folder's classes by number; None without names other than LABEL_0.
 
     Args:
       config: the folder's config.json.
 
     Raises:
-      UserError: its id2label does not number them from 0.
+      UserError: its id2label does not number the classes from 0.
     """
     labels = config.get("id2label")
     if not labels:
@@ -108,18 +110,18 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 def stored(
     config: Mapping[str, Any], kind: str, task: str | None, pooler: bool
 ) -> dict[str, str] | None:
-    """The modules of a folder's head if a method of this task can take it, ours -> theirs.
+    """Our path -> name in transformers, of the modules of a folder's head; None for other tasks.
 
     Args:
       config: the folder's config.json.
       kind: "bert" or "roberta".
-      task: of the method, None for none.
-      pooler: whether its encoder has the dense layer.
+      task: the task of the method; None without a task.
+      pooler: whether the method's encoder has the pooler.
     """
-    wanted = f"{_PREFIX[kind]}For{_CLASSES[task]}" if task else None
-    if wanted not in (config.get("architectures") or ()):
+    architecture = f"{_PREFIX[kind]}For{_CLASSES[task]}" if task else None
+    if architecture not in (config.get("architectures") or ()):
         return None
-    problem = config.get("problem_type")  # null: by the number of classes and the labels
+    problem = config.get("problem_type")  # null: transformers infers it
     if problem is not None and task in _PROBLEMS and problem != _PROBLEMS[task]:
         return None
     return _modules(kind, task, pooler=pooler)

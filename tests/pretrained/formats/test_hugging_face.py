@@ -105,9 +105,9 @@ def test_names_of_other_classes_and_other_times():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(model_type="gpt2"), "model_type 'gpt2'; weights of bert and roberta can be read"),
-        (dict(model_type="roberta"), "weights of a roberta; use .* model.name=roberta_base"),
-        (dict(hidden_act="relu"), "hidden_act 'relu', which the encoder here does not have"),
+        (dict(model_type="gpt2"), "model_type 'gpt2'; supported are bert and roberta"),
+        (dict(model_type="roberta"), "model_type 'roberta'; use .* model.name=roberta_base"),
+        (dict(hidden_act="relu"), "hidden_act 'relu', which is not supported"),
         (dict(hidden_act=["gelu"]), r"hidden_act \['gelu'\], which"),
         (dict(is_decoder=True), "is_decoder True; the encoder has only is_decoder False"),
         (dict(add_cross_attention=True), "add_cross_attention True"),
@@ -117,7 +117,7 @@ def test_names_of_other_classes_and_other_times():
         (dict(pooler_type="mean"), "only pooler_type 'first_token_transform'"),
         (dict(feed_forward_type="geglu"), "only feed_forward_type 'original'"),
         (dict(alibi_starting_size=512), "has no alibi_starting_size"),
-        (dict(auto_map={"AutoModel": "code.Net"}), "auto_map AutoModel: .* code of the folder's"),
+        (dict(auto_map={"AutoModel": "code.Net"}), "auto_map AutoModel: the folder's own code"),
         (dict(num_attention_heads="3"), "num_attention_heads '3'; it has to be a positive integer"),
         (dict(num_hidden_layers=True), "num_hidden_layers True; it has to be a positive integer"),
         (dict(layer_norm_eps=None), "layer_norm_eps None; it has to be a positive number"),
@@ -151,8 +151,7 @@ def test_what_other_settings_of_config_json_are_said_to_do():
     assert hugging_face_config.unknown_settings(config) == []
     config |= dict(share_layers=True, rotary=False, window=[1, 2])
     assert hugging_face_config.unknown_settings(config) == [
-        "settings of config.json that are not known here and not used: share_layers True, "
-        "window [1, 2]"
+        "unknown settings of config.json, not used: share_layers True, window [1, 2]"
     ]
 
 
@@ -164,10 +163,10 @@ def test_the_options_of_an_encoder_are_read_with_the_same_checks():
     for name in ("dim", "depth", "num_heads", "mlp_ratio", "max_length", "num_types", "norm_eps"):
         assert getattr(net, name) == getattr(module, name), name
     for changes, message in (
-        (dict(position_embedding_type="relative_key"), "x/config.json says position_emb"),
-        (dict(hidden_size="24"), "x/config.json says hidden_size '24'"),
-        (dict(pad_token_id=None), "x/config.json says pad_token_id None; RoBERTa's positions"),
-        (dict(is_decoder=True), "x/config.json says is_decoder True"),
+        (dict(position_embedding_type="relative_key"), "x/config.json has position_emb"),
+        (dict(hidden_size="24"), "x/config.json has hidden_size '24'"),
+        (dict(pad_token_id=None), "x/config.json has pad_token_id None; it must be"),
+        (dict(is_decoder=True), "x/config.json has is_decoder True"),
     ):
         with pytest.raises(UserError, match=message):
             hugging_face_config.model_options({**config, **changes}, "x/config.json")
@@ -183,12 +182,12 @@ def test_a_decoder_of_its_own_is_not_taken_for_the_token_embedding():
 
     # The library ties them when it loads the folder, whatever is stored.
     tied, unused = hugging_face.from_hugging_face(other, config, module)
-    assert not unused and hugging_face.other_token_head(other, config) is None
+    assert not unused and hugging_face.token_head_difference(other, config) is None
     np.testing.assert_array_equal(tied["token_head/bias"], state["cls.predictions.bias"])
 
     config["tie_word_embeddings"] = False
     assert "tie_word_embeddings false, and cls.predictions.decoder.weight is another matrix" in (
-        hugging_face.other_token_head(other, config)
+        hugging_face.token_head_difference(other, config)
     )
     arrays, unused = hugging_face.from_hugging_face(other, config, module)
     assert not [path for path in arrays if path.startswith("token_head/")]
@@ -201,7 +200,7 @@ def test_a_decoder_of_its_own_is_not_taken_for_the_token_embedding():
     np.testing.assert_array_equal(arrays["token_head/bias"], 7 + state["cls.predictions.bias"])
     # Of an encoder alone there is nothing to say.
     encoder = {name: x for name, x in other.items() if name.startswith("bert.")}
-    assert hugging_face.other_token_head(encoder, config) is None
+    assert hugging_face.token_head_difference(encoder, config) is None
 
 
 def test_robertas_head_has_one_gelu_when_it_comes_in():
@@ -210,7 +209,7 @@ def test_robertas_head_has_one_gelu_when_it_comes_in():
     state = hugging_face.to_hugging_face(params, module, BPE)
     config = hugging_face_config.description(module, BPE, params) | {"hidden_act": "gelu_new"}
     other = make_encoder(**{**model, "activation": "gelu_tanh"}).module
-    assert "the exact GELU" in hugging_face.other_token_head(state, config)
+    assert "the exact GELU" in hugging_face.token_head_difference(state, config)
     arrays, unused = hugging_face.from_hugging_face(state, config, other)
     assert "lm_head.dense.weight" in unused and "token_head/dense/kernel" not in arrays
 
@@ -369,7 +368,7 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path):
     hugging_face.write(str(tmp_path / "out"), params, module, WORDPIECE)
     digits = ROWS["supervised"].load()
     images = Experiment.build(digits, data.spec_from_config(digits.data))
-    with pytest.raises(UserError, match="holds an encoder of text; convnet is none"):
+    with pytest.raises(UserError, match="is a text encoder; convnet is not"):
         init_from.load(str(tmp_path / "out"), images)
     experiment, _ = workdir_of("bert", tmp_path / "run")
     with pytest.raises(UserError, match="set model.num_heads=3"):

@@ -117,7 +117,7 @@ def test_a_decoder_of_its_own_computes_other_logits(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     weights = formats.read(str(tmp_path / "model.safetensors"))
     assert config["tie_word_embeddings"] is False
-    assert "is another matrix" in hugging_face.other_token_head(weights, config)
+    assert "is another matrix" in hugging_face.token_head_difference(weights, config)
     arrays, unused = hugging_face.from_hugging_face(weights, config, module)
     assert "cls.predictions.decoder.weight" in unused and "token_head/bias" not in arrays
     # With equal matrices the bias in use is the decoder's.

@@ -90,5 +90,5 @@ def test_a_vit_with_fixed_positions_comes_in(indexing, tmp_path):
         found = {name.removeprefix("encoder/"): leaf for name, leaf in loaded["params"].items()}
         (ours, _), _ = net.apply(replace(params, found), {}, x, train=False)
         assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
-    with pytest.raises(ValueError, match=f"set model.positions={right}, as it is there"):
+    with pytest.raises(ValueError, match=f"set model.positions={right}"):
         init_from.load(path, experiment_of(dict(VIT, positions=wrong)))
