@@ -135,7 +135,7 @@ def _means(sweep: Sweep, rows: list[dict[str, Any]], sections: Mapping[str, Any]
         metrics = dict(report.summarise(rows_by_name, sections).columns)
     columns = list(metrics)
     named = [{**row, **{name: row.get(name.format(**row)) for name in columns}} for row in rows]
-    averaged = ablation.over_seeds(named, sweep.labels, columns)
+    averaged = ablation.average_over_seeds(named, sweep.labels, columns)
     note = f", mean ± std over {sweep.seeds} seeds" if sweep.seeds else ""
     table = Table(title=Text(f"{sweep.title}{note}", "bold"), box=box.SIMPLE_HEAD,
                   title_justify="left", show_edge=False, pad_edge=False)  # fmt: skip

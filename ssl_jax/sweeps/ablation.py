@@ -1,9 +1,9 @@
 """Compares the results of a sweep with the published curve that it reproduces.
 
-What another data set, net and budget can show of a published curve is its order: which setting is
-better than which. So that is what is compared, by Spearman's rank correlation between our means
-over seeds and the published values. Published values stand in `published.json`, in the papers' own
-units (%); what a paper draws without printing a number is not in it, only what its text claims.
+With another data set, net and budget, only the order of the settings of a published curve can be
+reproduced. So the comparison is Spearman's rank correlation between our means over seeds and the
+published values. `published.json` contains the published values in the papers' units (%). Values
+that a paper only draws are not included; claims of its text are.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from typing import Any
 
 from ssl_jax.core.errors import UserError, nearest
 
-SEED = "seed"  # the label over which means are taken
+SEED = "seed"  # the label over which results are averaged
 Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One curve of a sweep: which results, over which label of the cells.
+    """One curve of a sweep: a measure of the results over a label of the cells.
 
     Attributes:
       measure: the column of the results, e.g. "few_shot/1" or "train/entropy". Labels in braces are
-        filled in: "{task}/mlp/top1".
-      measure_label: what a reader calls it.
-      x: the label of the cells along the horizontal axis.
-      x_label: what a reader calls that.
-      series: the label by which lines, or the rows of a matrix, differ; None for one line.
-      names: value of `series` -> what a reader calls it.
-      where: label -> value, of the cells that belong to it; default all.
-      best_over: labels of which the value with the best mean over seeds counts, as papers do that
-        tune each setting.
+        replaced by their values: "{task}/mlp/top1".
+      measure_label: the title of the measure.
+      x: the label of the cells on the horizontal axis.
+      x_label: the title of that axis.
+      series: the label that distinguishes lines, or rows of a matrix; None for one line.
+      names: value of `series` -> name in the figure.
+      where: label -> value of the cells to include; default: all cells.
+      best_over: labels over which the best mean over seeds is selected, as in papers that tune each
+        setting.
       percent: whether the measure is a fraction, shown in %.
-      matrix: whether it is drawn as a matrix, `series` down and `x` across.
-      published: the table of `published.json` that it stands beside.
-      published_measure: the column there, in % where `percent`. A column "order" holds places, 1
-        the worst, where a paper prints an order and no values.
-      published_label: what a reader calls that.
-      stands_for: label -> our value -> the published value that it stands for; values that are not
-        named stand for themselves.
+      matrix: whether it is drawn as a matrix with `series` as rows and `x` as columns.
+      published: the table of `published.json` to compare with.
+      published_measure: the column of that table, in % if `percent`. If a paper gives an order
+        without values, the column "order" contains ranks, of which 1 is the worst.
+      published_label: the title of the published measure.
+      stands_for: label -> our value -> the corresponding published value; other values correspond
+        to themselves.
     """
 
     measure: str
@@ -65,21 +65,22 @@ class Curve:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All labels of cells that it speaks of."""
+        """All labels of cells that the curve uses."""
         own = (self.x, *([self.series] if self.series else ()), *self.where, *self.best_over)
         return tuple(dict.fromkeys(own))
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A setting's score: ours in the measure's unit or in %, or a published one.
+    """The score of a setting, measured or published, in the measure's unit or in %.
 
     Attributes:
-      x, series: the values of these labels; None for no series.
-      mean: over seeds.
-      std: standard deviation over seeds (n - 1), None of a single one.
-      published: the value that it stands for, None where there is none.
-      note: what stands in place of a value, e.g. "fails".
+      x: the value of the curve's label `x`.
+      series: the value of the curve's label `series`; None without series.
+      mean: the mean over seeds; None if there is no value.
+      std: the standard deviation over seeds (n - 1); None for a single seed.
+      published: the corresponding published value; None if there is none.
+      note: a text in place of the value, e.g. "fails".
     """
 
     x: Any
@@ -92,7 +93,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation over `count` settings that both sides have."""
+    """Spearman's rank correlation over the `count` settings that are measured and published."""
 
     rho: float
     count: int
@@ -103,7 +104,7 @@ class Correlation:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One table of `published.json`; see there."""
+    """One table of `published.json`, which describes the keys."""
 
     paper: str
     place: str
@@ -124,10 +125,10 @@ def published() -> dict[str, Published]:
 
 
 def table_of(curve: Curve) -> Published | None:
-    """The published table beside which a curve stands.
+    """The published table of a curve; None if it has none.
 
     Raises:
-      UserError: there is no table of that name.
+      UserError: there is no table with that name.
     """
     if curve.published is None:
         return None
@@ -139,64 +140,72 @@ def table_of(curve: Curve) -> Published | None:
     return published()[curve.published]
 
 
-def over_seeds(
+def average_over_seeds(
     rows: Sequence[Row], labels: Sequence[str], columns: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row a setting: its labels but the seed, and for each column (mean, std, count).
+    """Averages the results over seeds.
 
     Args:
-      rows: of a sweep, one a cell.
-      labels: of the cells; `seed` is what is averaged over.
-      columns: of the results; a cell without one, or where it is not finite, does not count in it.
+      rows: one row per cell of a sweep.
+      labels: the labels of the cells, including the seed.
+      columns: the columns of the results. Missing and non-finite values are ignored.
 
     Returns:
-      In the order of first appearance. The standard deviation divides by n - 1, and is None of a
-      single value; columns without any value are left out.
+      One row per setting, in the order of appearance: its labels without the seed, and for each
+      column (mean, std, count). The standard deviation divides by n - 1 and is None for a single
+      value. Columns without values are omitted.
     """
     kept = [label for label in labels if label != SEED]
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[label] for label in kept), []).append(row)
     out = []
-    for values, members in groups.items():
-        averaged = dict(zip(kept, values, strict=True))
+    for setting, members in groups.items():
+        averaged = dict(zip(kept, setting, strict=True))
         for column in columns:
-            found = [v for row in members if (v := _number(row.get(column))) is not None]
-            if found:
-                std = statistics.stdev(found) if len(found) > 1 else None
-                averaged[column] = (statistics.fmean(found), std, len(found))
+            values = [v for row in members if (v := _number(row.get(column))) is not None]
+            if values:
+                std = statistics.stdev(values) if len(values) > 1 else None
+                averaged[column] = (statistics.fmean(values), std, len(values))
         out.append(averaged)
     return out
 
 
 def _number(value: Any) -> float | None:
+    """A value of a result as a number; None if it is missing or not finite."""
     return float(value) if value not in (None, "") and math.isfinite(float(value)) else None
 
 
 def points(rows: Sequence[Row], labels: Sequence[str], curve: Curve) -> list[Point]:
-    """Our points of a curve, means over seeds, each with the published value it stands for.
+    """The measured points of a curve, means over seeds, with their published values.
+
+    Args:
+      rows: one row per cell of the sweep.
+      labels: the labels of the cells.
+      curve: the curve.
 
     Raises:
-      UserError: settings of the sweep differ in a label of which the curve says nothing.
+      UserError: settings of one point differ in a label that the curve does not name.
     """
     rows = [row for row in rows if all(row[key] == value for key, value in curve.where.items())]
     measured = [{**row, "": row.get(curve.measure.format(**row))} for row in rows]
     best: dict[tuple[Any, Any], dict[str, Any]] = {}
-    for row in over_seeds(measured, labels, ("",)):
+    for row in average_over_seeds(measured, labels, ("",)):
         if "" not in row:
             continue
-        place = row[curve.x], row[curve.series] if curve.series else None
-        if place in best:
-            other = best[place]
-            more = [key for key in row if key not in ("", *curve.labels) and row[key] != other[key]]
-            if more:
+        position = row[curve.x], row[curve.series] if curve.series else None
+        if position in best:
+            other = best[position]
+            unnamed = [label for label in row if label not in ("", *curve.labels)]
+            differing = [label for label in unnamed if row[label] != other[label]]
+            if differing:
                 raise UserError(
-                    f"a curve over {curve.x} has several cells at {place[0]!r}, which differ in "
-                    f"{more[0]}: name it in where, series or best_over"
+                    f"a curve over {curve.x} has several cells at {position[0]!r}, which differ in "
+                    f"{differing[0]}: name it in where, series or best_over"
                 )
             if other[""][0] >= row[""][0]:
                 continue
-        best[place] = row
+        best[position] = row
     scale = 100 if curve.percent else 1
     return [
         Point(x, series, scale * mean, None if std is None else scale * std,
@@ -207,22 +216,23 @@ def points(rows: Sequence[Row], labels: Sequence[str], curve: Curve) -> list[Poi
 
 
 def _published_value(curve: Curve, ours: Row) -> float | None:
-    """The value of the published row all of whose labels are those of `ours`, translated."""
+    """The published value that corresponds to our row; None if there is none."""
     table = table_of(curve)
     if table is None:
         return None
-    wanted = {
+    published_labels = {
         label: curve.stands_for.get(label, {}).get(ours[label], ours[label])
         for label in curve.labels
     }
     for row in table.rows:
-        if curve.published_measure in row and all(row.get(k, v) == v for k, v in wanted.items()):
+        is_same = all(row.get(label, value) == value for label, value in published_labels.items())
+        if is_same and curve.published_measure in row:
             return row[curve.published_measure]
     return None
 
 
 def published_points(curve: Curve) -> list[Point]:
-    """The published points of a curve, all of them, in the paper's order."""
+    """All published points of a curve, in the paper's order."""
     table = table_of(curve)
     if table is None:
         return []
@@ -238,16 +248,20 @@ def published_points(curve: Curve) -> list[Point]:
 
 
 def groups(curves: Sequence[Curve]) -> list[list[Curve]]:
-    """Curves of one measure beside one column of one table belong together, and rank together."""
-    together: dict[tuple, list[Curve]] = {}
+    """Groups the curves with the same measure and published column, which are ranked together."""
+    members: dict[tuple, list[Curve]] = {}
     for curve in curves:
         key = curve.measure, curve.published, curve.published_measure
-        together.setdefault(key, []).append(curve)
-    return list(together.values())
+        members.setdefault(key, []).append(curve)
+    return list(members.values())
 
 
 def correlation(points: Sequence[Point]) -> Correlation | None:
-    """Between our means and what they stand for; None of fewer than three, or of equal ones."""
+    """The correlation of our means and their published values.
+
+    Returns:
+      None for fewer than three pairs, or if all values of one side are equal.
+    """
     pairs = [(point.mean, point.published) for point in points if point.published is not None]
     if len(pairs) < 3 or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
         return None
@@ -257,13 +271,13 @@ def correlation(points: Sequence[Point]) -> Correlation | None:
 
 
 def summary(rows: Sequence[Row], labels: Sequence[str], curves: Sequence[Curve]) -> list[str]:
-    """A line for each group of curves that stands beside a published table."""
+    """A line for each group of curves with a published table: its rank correlation."""
     lines = []
     for group in groups(curves):
         table = table_of(group[0])
         if table is None:
             continue
-        found = correlation([point for curve in group for point in points(rows, labels, curve)])
-        said = "too few settings in common to rank" if found is None else f"Spearman {found}"
-        lines.append(f"{group[0].measure_label} beside {table.paper}, {table.place}: {said}")
+        value = correlation([point for curve in group for point in points(rows, labels, curve)])
+        result = "too few settings in common to rank" if value is None else f"Spearman {value}"
+        lines.append(f"{group[0].measure_label} beside {table.paper}, {table.place}: {result}")
     return lines

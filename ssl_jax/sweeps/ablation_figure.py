@@ -1,6 +1,7 @@
-"""Draws the figure of an ablation: our points above or beside the published ones.
+"""Draws the figure of an ablation: the measured curves above or beside the published ones.
 
-Lines over settings at equal distances, in the paper's order, each named at its end; or matrices.
+The settings are equally spaced and in the paper's order. Each line has its name at its end. Curves
+can also be matrices.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from matplotlib.ticker import MaxNLocator
 from ssl_jax.sweeps import ablation
 from ssl_jax.sweeps.ablation import Curve, Point
 
-# Okabe and Ito's colours, which people with any colour vision tell apart, the dark ones first.
+# The colours of Okabe and Ito, distinguishable with any colour vision; the dark ones first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 INK, MUTED, RULE = "#1a1a1a", "#5f5f5f", "#dddddd"
 _STYLE = {
     "font.family": "sans-serif",
     "font.size": 10.5,
     "text.color": INK,
-    "text.parse_math": False,  # names may hold a dollar sign
+    "text.parse_math": False,  # names may contain a dollar sign
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
     "axes.linewidth": 0.8,
@@ -43,7 +44,7 @@ _STYLE = {
     "ytick.major.size": 0,
 }
 _PANEL, _WIDE_PANEL, _MATRIX = (3.4, 2.5), (4.4, 2.7), (4.6, 3.9)  # inches
-_HEADING = 0.62  # inches above a row of panels
+_HEADING = 0.62  # height in inches of the heading above a row of panels
 _HALO = [patheffects.withStroke(linewidth=3, foreground="white")]
 
 
@@ -55,7 +56,7 @@ def save(
     labels: Sequence[str],
     curves: Sequence[Curve],
 ) -> None:
-    """Draws `figure` and writes it as a PNG of 200 dots an inch."""
+    """Draws `figure` and writes it as a PNG with 200 dots per inch."""
     with rc_context(_STYLE):
         drawn = figure(title, setting, rows, labels, curves)
         with epath.Path(path).open("wb") as file:
@@ -69,42 +70,44 @@ def figure(
     labels: Sequence[str],
     curves: Sequence[Curve],
 ) -> Figure:
-    """Our curves side by side, and the published ones below them; of a single one, to its right.
+    """Draws the measured curves side by side, with the published curves below them.
+
+    A single published curve is drawn to the right of the measured one.
 
     Args:
-      title: of the sweep.
-      setting: data, net and budget of the sweep's cells, in a few words.
-      rows: of the finished cells.
-      labels: of the cells.
-      curves: what to draw; each has some finished cells.
+      title: the title of the sweep.
+      setting: data, net and budget of the cells, in a few words.
+      rows: one row per finished cell.
+      labels: the labels of the cells.
+      curves: the curves to draw.
 
     Raises:
-      ValueError: there is no point to draw.
+      ValueError: no finished cell has a point of the curves.
     """
     ours = [ablation.points(rows, labels, curve) for curve in curves]
     if not any(ours):
-        raise ValueError("none of the finished cells has what the curves show")
+        raise ValueError("no finished cell has a point of the curves")
     theirs = [ablation.published_points(curve) for curve in curves]
-    both = any(point.mean is not None for points in theirs for point in points)
-    beside = both and len(curves) == 1
+    has_published = any(point.mean is not None for points in theirs for point in points)
+    beside = has_published and len(curves) == 1
     width, height = _WIDE_PANEL if len(curves) == 1 else _PANEL
     if any(curve.matrix for curve in curves):
         width, height = _MATRIX
-    across, down = (2, 1) if beside else (len(curves), 1 + both)
+    across, down = (2, 1) if beside else (len(curves), 1 + has_published)
     size = max(across * width, 5.4), down * (height + _HEADING) + 0.45
     drawn = Figure(figsize=size, layout="constrained")
     drawn.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
     halves = np.ravel(drawn.subfigures(*((1, 2) if beside else (down, 1)), squeeze=False))
-    room = size[0] / (1 + beside)
-    _heading(halves[0], f"Measured: {setting}", room)
+    heading_width = size[0] / (1 + beside)
+    _heading(halves[0], f"Measured: {setting}", heading_width)
     order = _colour_order(curves, ours, theirs)
     titles = [curve.measure_label for curve in curves]
     _panels(halves[0], curves, ours, order, titles, _correlations(curves, ours))
     tables = list({curve.published: ablation.table_of(curve) for curve in curves}.values())
     tables = [table for table in tables if table is not None]
-    if both:
-        where = [f"{table.paper}, {table.place}: {table.setting}" for table in tables]
-        _heading(halves[1], f"Published: {'; '.join(where)}", room)
+    if has_published:
+        sources = [f"{table.paper}, {table.place}: {table.setting}" for table in tables]
+        _heading(halves[1], f"Published: {'; '.join(sources)}", heading_width)
         _panels(halves[1], curves, theirs, order, [curve.published_label for curve in curves])
     claims = [f"Published: {t.paper}, {t.place}: {t.claim}." for t in tables if t.claim]
     if claims:
@@ -121,31 +124,32 @@ def _heading(part: SubFigure, text: str, width: float) -> None:
 def _colour_order(
     curves: Sequence[Curve], ours: Sequence[Sequence[Point]], theirs: Sequence[Sequence[Point]]
 ) -> list[Any]:
-    """The series, so that one of ours has the colour of the published one that it stands for."""
-    published = [point.series for of_one in theirs for point in of_one]
+    """The series in the order of their colours; corresponding series have the same colour."""
+    published = [point.series for points in theirs for point in points]
     measured = [
         _stands_for(curve, point.series)
-        for curve, of_one in zip(curves, ours, strict=True)
-        for point in of_one
+        for curve, points in zip(curves, ours, strict=True)
+        for point in points
     ]
     return list(dict.fromkeys(published + measured))
 
 
 def _stands_for(curve: Curve, series: Any) -> Any:
+    """The published series that corresponds to ours."""
     return curve.stands_for.get(curve.series, {}).get(series, series)
 
 
 def _correlations(
     curves: Sequence[Curve], ours: Sequence[Sequence[Point]]
 ) -> dict[int, ablation.Correlation]:
-    """The correlation of each group that has one, at its first curve's number."""
-    found = {}
+    """Index of the first curve of a group -> the correlation of the group, if it has one."""
+    correlations = {}
     for group in ablation.groups(curves):
-        numbers = [i for i, curve in enumerate(curves) if any(curve is one for one in group)]
+        numbers = [i for i, curve in enumerate(curves) if any(curve is member for member in group)]
         value = ablation.correlation([point for i in numbers for point in ours[i]])
         if value is not None:
-            found[numbers[0]] = value
-    return found
+            correlations[numbers[0]] = value
+    return correlations
 
 
 def _panels(
@@ -156,42 +160,42 @@ def _panels(
     titles: Sequence[str],
     correlations: Mapping[int, ablation.Correlation] = MappingProxyType({}),
 ) -> None:
-    """One row of panels; those of one measure share their vertical axis."""
+    """Draws a row of panels; panels with the same measure share the vertical range."""
     all_axes = np.ravel(part.subplots(1, len(curves), squeeze=False))
     ends: list[tuple[Axes, list[_End]]] = []
-    for number, (axes, curve, of_one) in enumerate(zip(all_axes, curves, points, strict=True)):
-        heading = titles[number] + _only(curve)
+    for number, (axes, curve, own) in enumerate(zip(all_axes, curves, points, strict=True)):
+        heading = titles[number] + _restriction(curve)
         if number in correlations:
             heading += f"\nrank correlation {correlations[number]}"
         axes.set_title(heading, loc="left", fontsize=10, color=INK)
-        if not any(point.mean is not None for point in of_one):
+        if not any(point.mean is not None for point in own):
             axes.set_axis_off()
-            axes.text(0.5, 0.5, "no value in print", ha="center", color=MUTED,
+            axes.text(0.5, 0.5, "no published value", ha="center", color=MUTED,
                       transform=axes.transAxes)  # fmt: skip
         elif curve.matrix:
-            _matrix(axes, curve, of_one)
+            _matrix(axes, curve, own)
         else:
-            ends.append((axes, _lines(axes, curve, of_one, colours)))
+            ends.append((axes, _lines(axes, curve, own, colours)))
     for group in ablation.groups(curves):
         members = [
             axes
             for axes, curve in zip(all_axes, curves, strict=True)
-            if any(curve is one for one in group) and not curve.matrix and axes.axison
+            if any(curve is member for member in group) and not curve.matrix and axes.axison
         ]
         limits = [axes.get_ylim() for axes in members]
         for axes in members:
             axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    for axes, of_axes in ends:  # once it is known how far apart names must be
-        _name_ends(axes, of_axes)
+    for axes, line_ends in ends:  # the distances of names depend on the range of the axis
+        _name_ends(axes, line_ends)
 
 
-def _only(curve: Curve) -> str:
-    """What tells this panel from another of the same measure."""
+def _restriction(curve: Curve) -> str:
+    """The curve's `where` as text, which distinguishes panels of the same measure."""
     return "".join(f", {key} {value}" for key, value in curve.where.items())
 
 
 def _levels(points: Sequence[Point], name: str) -> list[Any]:
-    """The different values of an axis: numbers by size, others in the order of the points."""
+    """The distinct values of an axis: numbers sorted, others in the order of the points."""
     values = list(dict.fromkeys(getattr(point, name) for point in points))
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
     return sorted(values) if numbers else values
@@ -202,7 +206,7 @@ def _text(value: Any) -> str:
 
 
 class _End(NamedTuple):
-    """The last point of a line, and the line's name."""
+    """The last point of a line, with the line's name and colour."""
 
     x: float
     y: float
@@ -211,25 +215,25 @@ class _End(NamedTuple):
 
 
 def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[Any]) -> list[_End]:
-    """Draws the lines of a panel. Returns the ends of those that reach its right side."""
+    """Draws the lines of a panel. Returns the ends of lines that reach the last setting."""
     levels = _levels(points, "x")
-    place = {level: i for i, level in enumerate(levels)}
-    ends, last = [], max(place[p.x] for p in points if p.mean is not None)
+    position = {level: i for i, level in enumerate(levels)}
+    ends, last = [], max(position[p.x] for p in points if p.mean is not None)
     all_series = _levels(points, "series")
-    apart = 0.08 if any(point.std for point in points) else 0.0
+    spacing = 0.08 if any(point.std for point in points) else 0.0
     for number, series in enumerate(all_series):
-        aside = apart * (number - (len(all_series) - 1) / 2)  # error bars beside each other
-        own = sorted((p for p in points if p.series == series), key=lambda p: place[p.x])
+        shift = spacing * (number - (len(all_series) - 1) / 2)  # error bars beside each other
+        own = sorted((p for p in points if p.series == series), key=lambda p: position[p.x])
         valued = [p for p in own if p.mean is not None]
         colour = COLOURS[list(colours).index(_stands_for(curve, series)) % len(COLOURS)]
-        x, y = [place[p.x] + aside for p in valued], [p.mean for p in valued]
+        x, y = [position[p.x] + shift for p in valued], [p.mean for p in valued]
         axes.errorbar(x, y, yerr=[p.std or 0 for p in valued], color=colour, lw=1.8, marker="o",
                       markersize=5, capsize=0, elinewidth=1.4)  # fmt: skip
         if valued and series is not None:
             name = curve.names.get(series, _text(series))
-            if place[valued[-1].x] == last:
+            if position[valued[-1].x] == last:
                 ends.append(_End(x[-1], y[-1], name, colour))
-            else:  # to its right are other lines; above it, on the side where its own is not
+            else:  # other lines are to its right, so the name is above, beside its own line
                 falls = len(y) > 1 and y[-1] < y[-2]
                 top = x[-1], y[-1] + (valued[-1].std or 0)
                 side = {"xytext": (-4, 10), "ha": "left"}
@@ -248,26 +252,26 @@ def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[
     low, high = axes.get_ylim()
     for point in points:
         if point.mean is None and point.note:
-            axes.text(place[point.x], low + 0.03 * (high - low), point.note, ha="center",
+            axes.text(position[point.x], low + 0.03 * (high - low), point.note, ha="center",
                       color=MUTED, fontsize=9.5)  # fmt: skip
     return ends
 
 
 def _pad_flat(axes: Axes) -> None:
-    """A line that is flat to a tenth of a point is not blown up."""
+    """Widens the range of an almost flat line, so that rounding errors are not magnified."""
     low, high = axes.get_ylim()
     if high - low < 1e-9 + 0.002 * abs(high):
         axes.set_ylim(low - 0.5, high + 0.5)
 
 
 def _name_ends(axes: Axes, ends: Sequence[_End]) -> None:
-    """Names at the right of the lines' last points, those at one place moved apart."""
+    """Writes names to the right of the lines' ends, at a minimum distance from each other."""
     low, high = axes.get_ylim()
-    apart = 0.085 * (high - low)
-    right = max((x for x, *_ in ends), default=0.0)  # clear of all error bars
+    distance = 0.085 * (high - low)
+    right = max((x for x, *_ in ends), default=0.0)  # to the right of all error bars
     heights: list[float] = []
     for _, y, name, colour in sorted(ends, key=lambda end: end[1]):
-        y = max([y, *(other + apart for other in heights)])
+        y = max([y, *(other + distance for other in heights)])
         heights.append(y)
         _name(axes, name, (right, y), colour, xytext=(7, 0))
 

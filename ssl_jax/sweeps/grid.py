@@ -1,6 +1,6 @@
 """Builds the cells of a sweep; each is a config with overrides and labels.
 
-A sweep is a Python file with `get_sweep(variant) -> Sweep`, as an experiment is one with
+A sweep is a Python file with `get_sweep(variant) -> Sweep`, just as an experiment is a file with
 `get_config(variant)`.
 """
 
@@ -27,9 +27,9 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-      labels: what tells it from the others, column -> value, e.g. {"method": "byol", "seed": 1}.
+      labels: name -> value of the settings that identify it, e.g. {"method": "byol", "seed": 1}.
       config: "NAME:VARIANT" or "FILE.py:VARIANT".
-      overrides: config keys, dotted, and their values.
+      overrides: dotted config key -> value.
     """
 
     labels: Mapping[str, Any]
@@ -38,18 +38,18 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Its folder: `method=byol,seed=1`."""
+        """The name of its folder: `method=byol,seed=1`."""
         text = ",".join(f"{key}={value}" for key, value in self.labels.items())
         return re.sub(r"[^\w.,=+-]+", "_", text)
 
     @property
     def flags(self) -> list[str]:
-        """What the training command takes."""
+        """The flags of the training command."""
         overrides = [f"--config.{key}={value}" for key, value in self.overrides.items()]
         return [f"--config={self.config}", *overrides]
 
     def load(self) -> ConfigDict:
-        """The resolved config, as the training command reads it.
+        """The resolved config of the training command.
 
         Raises:
           UserError: the config file, its variant, a key or a value is wrong.
@@ -67,12 +67,12 @@ class Sweep:
 
     Attributes:
       title: one line.
-      cells: in the order in which they run; their names differ.
-      needs: config keys that the file leaves to `--set`, and what they are for.
-      metric: the result by which cells are compared, the highest being the best, e.g.
+      cells: the runs, in the order of execution; their names differ.
+      needs: config key that `--set` must give -> its purpose.
+      metric: the result that selects the best cell, which has the highest value, e.g.
         "accuracy/top1".
       setting: data, net and budget of the cells, in a few words, for the figure.
-      curves: what the figure shows beside what has been published.
+      curves: the curves of the figure, which compares them with published ones.
     """
 
     title: str
@@ -89,7 +89,7 @@ class Sweep:
 
     @property
     def seeds(self) -> int:
-        """Different values of the label `seed`, 0 where there are not several."""
+        """Number of different values of the label `seed`; 0 if there are not several."""
         count = len({cell.labels.get(ablation.SEED) for cell in self.cells})
         return count if count > 1 else 0
 
@@ -97,9 +97,9 @@ class Sweep:
         if not self.cells:
             raise UserError(f"the sweep {self.title!r} has no cells")
         names = [cell.name for cell in self.cells]
-        double = sorted({name for name in names if names.count(name) > 1})
-        if double:
-            raise UserError(f"cells of the sweep share a name: {', '.join(double)}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise UserError(f"cells of the sweep share a name: {', '.join(repeated)}")
         columns = {tuple(cell.labels) for cell in self.cells}
         if len(columns) > 1:
             raise UserError(f"cells of the sweep have different labels: {sorted(columns)}")
@@ -108,15 +108,15 @@ class Sweep:
             for label in curve.labels:
                 if label not in self.labels:
                     raise UserError(
-                        f"a curve of the sweep is over {label!r}, and its cells have the labels "
+                        f"a curve of the sweep uses the label {label!r}; the cells have "
                         f"{', '.join(self.labels)}.{nearest(label, self.labels)}"
                     )
 
     def with_overrides(self, values: Mapping[str, Any]) -> Sweep:
-        """The same sweep with further overrides in every cell, which win over the cells' own.
+        """The sweep with additional overrides in every cell, which replace the cells' own.
 
         Raises:
-          UserError: one of the keys is what the cells differ in, or a key of `needs` is missing.
+          UserError: the cells differ in one of the keys, or a key of `needs` is missing.
         """
         for key in values:
             own = dict.fromkeys(
@@ -124,12 +124,13 @@ class Sweep:
             )
             if len(own) > 1:
                 raise UserError(
-                    f"--set={key}=...: the cells of this sweep differ in it ({', '.join(own)})"
+                    f"--set={key}=... is not allowed: the cells of this sweep differ in it "
+                    f"({', '.join(own)})"
                 )
         for key, purpose in self.needs.items():
             if key not in values:
                 raise UserError(f"this sweep needs --set={key}=..., {purpose}")
-        # As on the command line, a length in steps takes the place of one in epochs.
+        # As on the command line, a length in steps replaces a length in epochs, and vice versa.
         replaced = [other for key, other in _LENGTHS.items() if key in values]
         cells = tuple(
             dataclasses.replace(
@@ -142,7 +143,7 @@ class Sweep:
 
 
 def product(**axes: Iterable[Any]) -> list[dict[str, Any]]:
-    """Every combination, as dicts; the last axis varies fastest.
+    """All combinations of the values, as dicts; the last axis varies fastest.
 
     product(method=("byol", "simsiam"), seed=range(3))
     """
@@ -150,18 +151,18 @@ def product(**axes: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def by_seed(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """All settings with the first seed, then all with the next: what is finished shows them all."""
+    """Sorts cells by seed, so that an unfinished sweep has results of all settings."""
     return tuple(sorted(cells, key=lambda cell: cell.labels[ablation.SEED]))
 
 
-def parse_settings(given: Iterable[str]) -> dict[str, str]:
-    """{"key": "value"} of the texts "key=value", the values as the training command takes them.
+def parse_settings(settings: Iterable[str]) -> dict[str, str]:
+    """Converts texts "key=value" to {"key": "value"}; the training command parses the values.
 
     Raises:
-      UserError: one of them is not of that form, or a key is given twice.
+      UserError: a text has another form, or a key is given twice.
     """
     values: dict[str, str] = {}
-    for text in given:
+    for text in settings:
         key, equals, value = text.partition("=")
         key = key.removeprefix("config.")
         if not equals or not key:
@@ -173,15 +174,15 @@ def parse_settings(given: Iterable[str]) -> dict[str, str]:
 
 
 def load(source: str) -> Sweep:
-    """The sweep of "FILE.py" or "FILE.py:VARIANT".
+    """Loads the sweep of "NAME", "FILE.py" or "FILE.py:VARIANT".
 
     Raises:
-      UserError: there is no such file or variant, or the file holds no sweep.
+      UserError: the file or the variant does not exist, or the file has no `get_sweep`.
     """
     module, variant = config_lib.load_module(source)
     if not hasattr(module, "get_sweep"):
         raise UserError(
-            f"{source} holds no sweep: it has no get_sweep; sweeps are in configs/sweeps and "
+            f"{source} is not a sweep: it has no get_sweep; sweeps are in configs/sweeps and "
             "configs/ablations"
         )
     return module.get_sweep(variant) if variant else module.get_sweep()

@@ -22,15 +22,15 @@ Row = dict[str, Any]
 def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
     """The `results.json` of a finished cell; None if the cell is not finished.
 
-    A cell is finished at the last step of its config, or if it stopped early. With more epochs in
-    the config it continues.
+    A cell is finished if it reached the last step of its config, or stopped early. If the config
+    now has more epochs, the cell is not finished and continues.
 
     Args:
       cell: the cell.
-      workdir: of the sweep.
+      workdir: folder of the sweep.
 
     Raises:
-      UserError: the folder of the cell holds a run with other overrides.
+      UserError: the folder of the cell contains a run with other overrides.
     """
     try:
         results = results_file.read(workdir / cell.name)
@@ -45,7 +45,7 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
     changed_overrides = [line for line in changes if line.partition(":")[0] in cell.overrides]
     if changed_overrides:
         raise UserError(
-            f"{workdir / cell.name} holds a run of another config "
+            f"{workdir / cell.name} contains a run of another config "
             f"({'; '.join(changed_overrides)}); choose another --workdir"
         )
     total = Length.of(config, data.steps_per_epoch(saved.data, config.batch_size)).total_steps
@@ -56,10 +56,10 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
 def rows_of(sweep: Sweep, workdir: epath.Path) -> list[Row]:
     """One row per finished cell.
 
-    A row holds the labels of the cell, `step`, and the scores of the trained encoder such as
-    `knn/top1`; for another of its outputs `z/knn/top1`; for baselines, if the cell has them,
-    `raw pixels/knn/top1` and `untrained encoder/knn/top1`. A curve of a training metric "train/..."
-    gets the mean over the rows logged in the last tenth of the steps.
+    A row contains the labels of the cell, `step`, and scores: `knn/top1` of the trained encoder,
+    `z/knn/top1` of another output, and `raw pixels/knn/top1` and `untrained encoder/knn/top1` of
+    baselines, if the cell has them. A training metric "train/..." that a curve needs is the mean
+    over the rows logged in the last tenth of the steps.
     """
     logged = {m for curve in sweep.curves if (m := curve.measure).startswith("train/")}
     rows = []

@@ -17,7 +17,7 @@ LOG = "log.txt"
 
 
 def run(cells: Sequence[Cell], workdir: epath.Path) -> tuple[dict[str, int], int]:
-    """Runs the cells that are not finished, and prints a line about each.
+    """Runs the unfinished cells and prints a line about each cell.
 
     Returns:
       (exit codes of failed cells by name, exit code of the sweep if a signal stopped it, else 0).

@@ -40,7 +40,7 @@ SCORES = {
 
 
 def test_means_are_over_seeds_alone_and_leave_out_what_is_missing():
-    averaged = ablation.over_seeds(rows(SCORES), LABELS, ("knn/top1", "linear/top1"))
+    averaged = ablation.average_over_seeds(rows(SCORES), LABELS, ("knn/top1", "linear/top1"))
     assert [(row["l2"], row["t"]) for row in averaged] == list(SCORES)
     assert averaged[0]["knn/top1"] == (pytest.approx(0.55), pytest.approx(0.0707107), 2)
     assert averaged[2]["knn/top1"] == (0.65, None, 1)
@@ -210,7 +210,7 @@ def test_a_setting_that_fails_and_one_without_values():
     measured = [{"m": m, "a": 0.1 + m / 2} for m in (0.0, 0.9, 0.99)]
     _, theirs = panels(drawn(curve, measured=measured, labels=("m",)))
     assert [text.get_text() for text in theirs.texts] == ["fails"]
-    with pytest.raises(ValueError, match="none of the finished cells"):
+    with pytest.raises(ValueError, match="no finished cell has a point"):
         drawn(CURVE, measured=[{"l2": True, "t": 0.1, "seed": 0}])
 
 

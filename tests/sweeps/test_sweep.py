@@ -158,7 +158,7 @@ def test_what_is_wrong_is_said_before_anything_runs(file, tmp_path):
         ((f"{file}:wrong", tmp_path), "batch_sise"),
         ((file, tmp_path / "a[1]"), "the path of a workdir cannot contain [ ]"),
         ((file, tmp_path, "--cell=7"), "there is no cell '7'; cells are 0 to 1"),
-        (("configs/simclr.py", tmp_path), "holds no sweep"),
+        (("configs/simclr.py", tmp_path), "is not a sweep"),
         (("nowhere.py", tmp_path), "file 'nowhere.py' does not exist"),
         (("configs/sweeps/methods.py:digit", tmp_path), "Did you mean 'digits'"),
         (("configs/sweeps/linear.py", tmp_path), "needs --set=init_from=..., the pretrained run"),
@@ -410,7 +410,7 @@ def test_the_learning_rate_of_a_linear_probe_is_chosen_without_the_test_split(tm
     # Of another encoder nothing is known, and the folder says whose results it holds.
     other = {**grid.parse_settings(settings), "init_from": "runs/other"}
     other = grid.load("configs/sweeps/linear.py:digits").with_overrides(other)
-    with pytest.raises(UserError, match="base_lr=0.03 holds a run of another config .init_from: "):
+    with pytest.raises(UserError, match="base_lr=0.03 contains a run of another config .init_from"):
         sweep.collect(other, epath.Path(swept))
 
 
