@@ -17,23 +17,21 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):
-    """A task.
-
-    Sources and their encoded examples are those of `ssl_jax.data.labelled`.
+    """A task. Sources and their encoded examples are those of `ssl_jax.data.labelled`.
 
     Attributes:
-      name: as `data.options.task` and `DataSpec.task` have it.
-      about: what is learned of an example.
-      method: the method that learns it, a name in `ssl_jax.methods`.
-      example: what an example consists of: a text or a pair of texts, words with a label each, or a
-        question to a text.
+      name: the value of `data.options.task` and `DataSpec.task`.
+      about: the label of an example, in words.
+      method: the method that learns the task, a name in `ssl_jax.methods`.
+      example: the content of an example: a text or a pair of texts, words with one label each, or a
+        question about a text.
       predictions: outputs of `Method.features` that are scored.
-      scores: names of the scores where a data set names none, the first the one that counts most.
+      scores: names of the default scores, the most important first.
       has_classes: whether labels are classes.
-      labels_examples: whether an example has one class, which batches have as `label`.
-      row_length: tokens of a row by default.
-      shortest_row: tokens of a row at least.
-      padding: value of its arrays in rows that are no examples; 0 for arrays not named.
+      labels_examples: whether an example has one class, the array `label` of batches.
+      row_length: default number of tokens in a row.
+      shortest_row: minimum number of tokens in a row.
+      padding: array name -> value in padded rows; 0 for other arrays.
     """
 
     name: str
@@ -49,92 +47,92 @@ class Task(abc.ABC):
     padding: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def scores_of(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
-        """The scores where a data set with these classes names none."""
+        """The default scores of a data set with these classes."""
         del class_names
         return self.scores
 
     @abc.abstractmethod
     def parse_label(self, label: Any, where: str) -> Any:
-        """A label as a file has it, in the form in which examples keep it; None for no label.
+        """Converts a label from a file to the form of examples; None for no label.
 
         Args:
-          label: what was read.
-          where: names it in messages.
+          label: the value in the file.
+          where: names the label in messages.
 
         Raises:
-          UserError: it is no label of this task.
+          UserError: it is not a label of this task.
         """
 
     def target_shapes(self, length: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """The arrays of an example that the task adds: name -> (shape, dtype).
+        """Name -> (shape, dtype) of the arrays that the task adds to an example.
 
         Args:
-          length: tokens of a row.
+          length: number of tokens in a row.
         """
         del length
         return {}
 
     def targets(self, source: Any, indices: np.ndarray) -> Arrays:
-        """The arrays of rows of a source that the task adds, and `label` if it has that.
+        """The arrays that the task adds to a batch, including `label` for `labels_examples`.
 
         Args:
           source: a `TaskSource`.
-          indices: int [n], the rows.
+          indices: int [n], the rows of the source.
         """
         del source, indices
         return {}
 
     @abc.abstractmethod
     def has_label(self, encoded: Any) -> np.ndarray:
-        """Which rows have something to learn from, bool [n]."""
+        """Whether each row has a label, bool [n]."""
 
     @abc.abstractmethod
     def score(
         self, source: Any, predictions: Predictions, *, null_threshold: float | None = 0.0
     ) -> dict[str, float]:
-        """How good predictions are.
+        """Scores predictions.
 
         Args:
-          source: a `TaskSource` with the labels; its `metrics` names the scores.
-          predictions: arrays with a row for each row of the source, in its order.
-          null_threshold: of questions that may have no answer; see `answers`.
+          source: a `TaskSource` with labels; its `metrics` names the scores.
+          predictions: name -> array with one row per row of the source, in its order.
+          null_threshold: the threshold for questions without an answer; see `answers`.
 
         Returns:
-          Scores by name. Shares are in [0, 1]. A score that is not defined is 0, such as a
-          correlation with a constant.
+          Name -> score. Fractions are in [0, 1]. An undefined score, such as a correlation with a
+          constant, is 0.
 
         Raises:
           UserError: the source has no labels.
-          ValueError: predictions do not fit the source.
+          ValueError: the predictions do not fit the source.
         """
 
     def baselines(self, train: Any, test: Any, *, seed: int = 0) -> dict[str, dict[str, float]]:
-        """Scores of predictors that need no neural net: title -> scores; empty: there are none.
+        """Title -> scores of baselines without a neural net; empty if there are none.
 
         Args:
           train, test: a `TaskSource` each.
-          seed: of random choices.
+          seed: seed of random choices.
         """
         del train, test, seed
         return {}
 
 
 def prediction(predictions: Predictions, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """The predictions of a name.
+    """The array of predictions with a name.
 
     Raises:
-      ValueError: there are none, or not of that shape.
+      ValueError: it is missing or has another shape.
     """
     if name not in predictions:
         raise ValueError(f"predictions have no {name!r}; they have {', '.join(predictions)}")
     array = np.asarray(predictions[name])
     if array.shape != shape:
-        raise ValueError(f"predictions {name!r} have shape {array.shape}, the source's are {shape}")
+        raise ValueError(f"predictions {name!r} have shape {array.shape}, the source needs {shape}")
     return array
 
 
 def check_labelled(source: Any, known: bool) -> None:
-    """Raises UserError unless there is something to compare predictions with."""
+    """Raises UserError unless labels are known, which predictions are compared with."""
     if not known:
         raise UserError(
             f"{source.name} has no labels to score predictions with; evaluate on another split "

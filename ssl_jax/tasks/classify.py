@@ -14,29 +14,29 @@ _BASELINES = {"majority": "most frequent class", "tfidf": "TF-IDF, logistic"}
 
 
 def accuracy(predicted: np.ndarray, label: np.ndarray) -> float:
-    """The share of equal ones; int [n] both."""
+    """The fraction of correct predictions; int [n] both."""
     return float((predicted == label).mean())
 
 
-# SciPy and scikit-learn take a second and more to import; they are imported where they are used.
+# Importing SciPy or scikit-learn takes more than a second, so the functions import them.
 
 
 def matthews(predicted: np.ndarray, label: np.ndarray) -> float:
-    """Matthews' correlation of classes, in [-1, 1]; int [n] both. 0 where either is constant."""
+    """Matthews' correlation of classes, in [-1, 1]; int [n] both. 0 if either is constant."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(label, predicted))
 
 
 def f1(predicted: np.ndarray, label: np.ndarray) -> float:
-    """F1 of class 1 of two; int [n] both."""
+    """F1 of class 1 of two classes; int [n] both."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(label, predicted, pos_label=1, zero_division=0))
 
 
 def macro_f1(predicted: np.ndarray, label: np.ndarray) -> float:
-    """The mean of F1 over the classes that occur or were predicted; int [n] both."""
+    """The mean F1 over the classes that occur or are predicted; int [n] both."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(label, predicted, average="macro", zero_division=0))
@@ -47,7 +47,7 @@ SCORES = {"accuracy": accuracy, "matthews": matthews, "f1": f1, "macro_f1": macr
 
 @dataclasses.dataclass(frozen=True)
 class Classify(Task):
-    """A class for each example: `label` int32 [n], -1 for none."""
+    """A class per example: `label` int32 [n], -1 for no label."""
 
     def parse_label(self, label: Any, where: str) -> str | None:
         return class_name(label, where)

@@ -1,14 +1,14 @@
-"""Reads labels from files: names of classes, and numbers.
+"""Parses the labels in files: names of classes, and numbers.
 
-The same rule holds for every format (csv, JSON lines, Parquet, TFDS), whether it has types or not:
+The same rules hold for every format (csv, JSON lines, Parquet, TFDS), with or without types:
 
-- a class is a text without the blanks around it, or a whole number: the numbers 1 and 1.0 and the
-  text "1" are one class;
+- a class is a text, without the blanks around it, or a whole number. The numbers 1 and 1.0 and the
+  text "1" are the same class;
 - null, a blank text and the number nan are no label;
-- -1 is no label either, as a number and as a text, unless `data.options.class_names` lists it.
+- the number or text -1 is no label, unless `data.options.class_names` lists it.
 
-For task=regress every number is a label, -1 too. A corpus of documents knows classes by name or by
-number from 0.
+For task=regress every number is a label, including -1. In a corpus of documents, classes have names
+or numbers from 0.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 
 from ssl_jax.core.errors import UserError
 
-NO_CLASS = "-1"  # no label, unless a class is called so
+NO_CLASS = "-1"  # no label, unless it is the name of a class
 _MINUS_ONE = re.compile(r"-1(\.0*)?")
 
 
 def class_name(label: Any, where: str) -> str | None:
-    """The name of the class that a label stands for, perhaps `NO_CLASS`; None for no label.
+    """The name of the class of a label, which may be `NO_CLASS`; None for no label.
 
     Args:
-      label: what was read.
-      where: names it in messages.
+      label: the value in the file.
+      where: names the label in messages.
 
     Raises:
       UserError: it is neither a name nor a whole number.
@@ -46,26 +46,26 @@ def class_name(label: Any, where: str) -> str | None:
     if isinstance(label, float) and math.isnan(label):
         return None
     if isinstance(label, numbers.Real):
-        raise UserError(f"{where} is {label!r}, no class; set data.options.task=regress")
-    raise UserError(f"{where} is {label!r:.40}, neither a class's name nor a number")
+        raise UserError(f"{where} is {label!r}, not a class; set data.options.task=regress")
+    raise UserError(f"{where} is {label!r:.40}, neither the name of a class nor a number")
 
 
 def document_label(label: Any, where: str) -> int | str | None:
-    """The label of a document: its class's number or name; None for no label.
+    """The number or name of a document's class; None for no label.
 
     Args:
-      label: what was read.
-      where: names the document.
+      label: the value in the file.
+      where: names the document in messages.
 
     Raises:
-      UserError: it is neither a name nor a number from -1.
+      UserError: it is neither a name nor a whole number from -1.
     """
     is_bool = isinstance(label, bool)
-    whole = isinstance(label, numbers.Real) and not is_bool and float(label).is_integer()
-    not_a_number = isinstance(label, float) and math.isnan(label)
-    if not (label is None or isinstance(label, str) or not_a_number or (whole and label >= -1)):
+    is_whole = isinstance(label, numbers.Real) and not is_bool and float(label).is_integer()
+    is_nan = isinstance(label, float) and math.isnan(label)
+    if not (label is None or isinstance(label, str) or is_nan or (is_whole and label >= -1)):
         raise UserError(
-            f"{where}: label {label!r:.40} is neither a class's name nor a number from 0"
+            f"{where}: label {label!r:.40} is neither the name of a class nor a number from 0"
         )
     name = class_name(label, where)
     if name in (None, NO_CLASS):
@@ -77,19 +77,19 @@ def number(label: Any, where: str) -> float | None:
     """A label as a number; None for nan and a blank text.
 
     Args:
-      label: what was read.
-      where: names it in messages.
+      label: the value in the file.
+      where: names the label in messages.
 
     Raises:
-      UserError: it is no finite number.
+      UserError: it is not a finite number.
     """
     if isinstance(label, str) and not label.strip():
         return None
     try:
         value = math.nan if isinstance(label, bool) else float(label)
-        bad = math.isinf(value) or isinstance(label, bool)
+        is_bad = math.isinf(value) or isinstance(label, bool)
     except (TypeError, ValueError):
-        bad = True
-    if bad:
+        is_bad = True
+    if is_bad:
         raise UserError(f"{where} is {label!r:.40}, not a number; task=regress needs numbers")
     return None if math.isnan(value) else value

@@ -12,12 +12,12 @@ from ssl_jax.tasks.labels import number
 
 
 def pearson(predicted: np.ndarray, target: np.ndarray) -> float:
-    """Pearson's correlation; float [n] both. 0 where either is constant."""
+    """Pearson's correlation; float [n] both. 0 if either is constant."""
     return _correlation("pearsonr", predicted, target)
 
 
 def spearman(predicted: np.ndarray, target: np.ndarray) -> float:
-    """Spearman's correlation of ranks; float [n] both. 0 where either is constant."""
+    """Spearman's correlation of ranks; float [n] both. 0 if either is constant."""
     return _correlation("spearmanr", predicted, target)
 
 
@@ -40,7 +40,7 @@ SCORES = {"pearson": pearson, "spearman": spearman, "rmse": rmse}
 
 @dataclasses.dataclass(frozen=True)
 class Regress(Task):
-    """A number for each example: `target` float32 [n], nan for none."""
+    """A number per example: `target` float32 [n], nan for no label."""
 
     def parse_label(self, label: Any, where: str) -> float | None:
         return number(label, where)

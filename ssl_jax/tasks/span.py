@@ -1,6 +1,6 @@
-"""The task `span`: the place of the answer to a question in a text.
+"""The task `span`: the position of the answer to a question in a text.
 
-Predicted by `start` and `end` float [n l], logits of every token.
+The predictions are `start` and `end`, float [n l], logits of every token.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ssl_jax.tasks.base import Arrays, Predictions, Task
 
 @dataclasses.dataclass(frozen=True)
 class Span(Task):
-    """First and last token of the answer: `span` int32 [n 2], 0 and 0 where it is not in the row.
+    """The first and last token of the answer: `span` int32 [n 2], 0 and 0 if it is not in the row.
 
-    `context` bool [n l] is where it may stand.
+    `context` bool [n l] marks the tokens of the text that contains the answer.
     """
 
     def parse_label(self, label: Any, where: str) -> Any:
-        del where  # answers are read with their question, see `squad`
+        del where  # answers are parsed with their question, see `squad`
         return label
 
     def target_shapes(self, length: int) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -32,8 +32,8 @@ class Span(Task):
         return {"span": source.encoded.span[indices], "context": source.second(indices)}
 
     def has_label(self, encoded: Any) -> np.ndarray:
-        asked = [question.answers is not None for question in encoded.questions]
-        return np.array(asked, bool)[encoded.item]
+        has_answers = [question.answers is not None for question in encoded.questions]
+        return np.array(has_answers, bool)[encoded.item]
 
     def score(
         self, source: Any, predictions: Predictions, *, null_threshold: float | None = 0.0
@@ -43,11 +43,11 @@ class Span(Task):
 
 SPAN = Span(
     name="span",
-    about="where in a text the answer to a question stands",
+    about="the position of the answer to a question in a text",
     method="question_answering",
     example="question",
     predictions=("start", "end"),
     scores=("exact_match", "f1"),
-    row_length=384,  # as in the code of BERT
+    row_length=384,  # as in BERT's code
     shortest_row=16,
 )

@@ -1,6 +1,6 @@
 """The task `tags`: a class per word of a sentence.
 
-Predicted by `tags` int [n l], a class at every token.
+The prediction is `tags`, int [n l], a class at every token.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ssl_jax.tasks.base import Arrays, Predictions, Task, check_labelled, predic
 from ssl_jax.tasks.classify import SCORES
 from ssl_jax.tasks.labels import class_name
 
-# Where in an entity a word stands, and the entity's type: B-PER, I-PER; also of BIOES and BILOU.
+# Position of a word in an entity and type of the entity: B-PER, I-PER; also BIOES and BILOU.
 ENTITY_TAG = re.compile(r"O|([BIESLU])-(.+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Tags(Task):
-    """`tags` int32 [n l], the class of a word at its first token and -1 elsewhere."""
+    """A class per word: `tags` int32 [n l], at the first token of the word and -1 elsewhere."""
 
     def scores_of(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
-        """Classes that mark no entities, such as parts of speech, have no F1 of entities."""
+        """Entity scores, if all classes are entity tags; parts of speech, for example, are not."""
         if all(ENTITY_TAG.fullmatch(name) for name in class_names or ()):
             return self.scores
         return ("accuracy", "macro_f1")
@@ -43,7 +43,7 @@ class Tags(Task):
         return {"tags": source.spread(source.encoded.tags, indices)}
 
     def has_label(self, encoded: Any) -> np.ndarray:
-        """One word with a class is enough."""
+        """Whether at least one word of each row has a class."""
         first, size = encoded.start[:, 0], encoded.length[:, 0]
         known = np.concatenate([[0], np.cumsum(encoded.tags >= 0)])
         return known[first + size] > known[first]
@@ -54,9 +54,9 @@ class Tags(Task):
         del null_threshold
         tags = prediction(predictions, "tags", (len(source), source.options.length))
         gold = self.targets(source, np.arange(len(source)))["tags"]
-        row, place = np.nonzero(gold >= 0)  # word by word
+        row, token = np.nonzero(gold >= 0)  # the first tokens of words
         check_labelled(source, len(row) > 0)
-        predicted, label = tags[row, place], gold[row, place]
+        predicted, label = tags[row, token], gold[row, token]
         scores = {name: SCORES[name](predicted, label) for name in source.metrics if name in SCORES}
         if "entity_f1" not in source.metrics:
             return scores
@@ -71,9 +71,9 @@ class Tags(Task):
 def entity_scores(
     predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Precision, recall and F1 of whole entities, counted over all sentences (CoNLL-2003).
+    """Precision, recall and F1 of entities, counted over all sentences (CoNLL-2003).
 
-    An entity is right if its type and both its ends are.
+    An entity is correct if its type and both its ends are correct.
 
     Args:
       predicted, gold: the tags of each sentence, e.g. ["B-PER", "I-PER", "O"].
@@ -81,36 +81,38 @@ def entity_scores(
     Returns:
       `entity_f1`, `entity_precision` and `entity_recall`.
     """
-    found, there, right = 0, 0, 0
-    for ours, theirs in zip(predicted, gold, strict=True):
-        a, b = set(entities(ours)), set(entities(theirs))
-        found, there, right = found + len(a), there + len(b), right + len(a & b)
-    precision, recall = right / max(found, 1), right / max(there, 1)
+    num_predicted, num_gold, num_correct = 0, 0, 0
+    for predicted_tags, gold_tags in zip(predicted, gold, strict=True):
+        predicted_entities, gold_entities = set(entities(predicted_tags)), set(entities(gold_tags))
+        num_predicted += len(predicted_entities)
+        num_gold += len(gold_entities)
+        num_correct += len(predicted_entities & gold_entities)
+    precision, recall = num_correct / max(num_predicted, 1), num_correct / max(num_gold, 1)
     return {
-        "entity_f1": 2 * right / max(found + there, 1),
+        "entity_f1": 2 * num_correct / max(num_predicted + num_gold, 1),
         "entity_precision": precision,
         "entity_recall": recall,
     }
 
 
 def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """The entities that the tags of a sentence mark: (type, first word, word behind the last).
+    """The entities in the tags of a sentence: (type, first word, word after the last).
 
-    As the scorer of CoNLL-2003 has it: an I without a B before it begins an entity too, and one of
-    another type ends the entity before. So BIO, IOB1, BIOES and BILOU are all read.
+    As in the scorer of CoNLL-2003, an I without a B before it begins an entity too, and an I of
+    another type ends the previous entity. So it reads BIO, IOB1, BIOES and BILOU tags.
     """
     out = []
-    start, kind, last = 0, None, "O"  # kind: of the entity that is open
-    for at, tag in enumerate([*tags, "O"]):
+    start, open_kind, last_position = 0, None, "O"  # open_kind: the type of the current entity
+    for word, tag in enumerate([*tags, "O"]):
         match = ENTITY_TAG.fullmatch(tag)
-        place, of = ("O", None) if match is None or tag == "O" else match.groups()
-        begins = place in "BSU" or last in "ESLU" or of != kind
-        if kind is not None and (place == "O" or begins):
-            out.append((kind, start, at))
-            kind = None
-        if place != "O" and kind is None:
-            start, kind = at, of
-        last = place
+        position, kind = ("O", None) if match is None or tag == "O" else match.groups()
+        begins = position in "BSU" or last_position in "ESLU" or kind != open_kind
+        if open_kind is not None and (position == "O" or begins):
+            out.append((open_kind, start, word))
+            open_kind = None
+        if position != "O" and open_kind is None:
+            start, open_kind = word, kind
+        last_position = position
     return out
 
 

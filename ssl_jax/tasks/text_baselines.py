@@ -1,8 +1,8 @@
-"""Baselines for classes of texts without a neural net, shown beside a fine-tuned one.
+"""Computes baselines without a neural net for text classification.
 
-- `majority`: the class that is most frequent in training, for every text.
-- `tfidf`: multinomial logistic regression on the words and pairs of words of a text, weighted by
-  TF-IDF. Its regularisation is chosen on parts of the train split, cut between documents.
+- `majority`: the most frequent class of the train split, for every text.
+- `tfidf`: multinomial logistic regression on the words and word pairs of a text, weighted by
+  TF-IDF. Its regularisation is selected by cross-validation; the folds do not split documents.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from ssl_jax.core.errors import UserError
 
 _INVERSE_PENALTIES = (1.0, 10.0, 100.0)
 _FOLDS = 3
-_MAX_TRAIN = 20_000  # texts
-_MANY = 1000  # texts of which words that only one has are left out
+_MAX_TRAIN = 20_000  # maximum number of texts to train on
+_MANY = 1000  # number of texts from which on words of a single text are ignored
 
 
 def baselines(train: Any, test: Any, *, seed: int = 0) -> dict[str, float]:
     """The accuracies of `majority` and `tfidf` on a test split.
 
     Args:
-      train, test: a `TaskSource` of classify each; rows without a label take no part. Of a larger
-        train split 20,000 rows are drawn.
-      seed: of that draw.
+      train, test: a `TaskSource` of classify each. Rows without a label are ignored. Of a larger
+        train split, 20,000 rows are drawn at random.
+      seed: seed of the random rows.
 
     Returns:
-      `majority` and `tfidf`, shares in [0, 1].
+      `majority` and `tfidf`, in [0, 1].
 
     Raises:
-      UserError: there are no classes, or no labels.
+      UserError: a source has no classes or no labels.
     """
     for source in (train, test):
         if source.encoded.label is None or not (source.encoded.label >= 0).any():
-            raise UserError(f"{source.name} has no classes to tell apart; task=classify has")
+            raise UserError(f"{source.name} has no classes; use data with task=classify")
     known = np.flatnonzero(train.encoded.label >= 0)
     if len(known) > _MAX_TRAIN:
         rng = np.random.default_rng(seed)
         known = np.sort(rng.choice(known, _MAX_TRAIN, replace=False))
     train, test = train.take(known), test.take(np.flatnonzero(test.encoded.label >= 0))
-    label, wanted = train.encoded.label, test.encoded.label
+    label, test_label = train.encoded.label, test.encoded.label
     majority = np.argmax(np.bincount(label))
-    out = {"majority": float((wanted == majority).mean())}
+    out = {"majority": float((test_label == majority).mean())}
     if len(np.unique(label)) < 2 or not any(train.texts()):
         return out | {"tfidf": out["majority"]}
     from threadpoolctl import threadpool_limits
 
-    # Sparse arithmetic gains nothing from the threads of a BLAS, which get into each other's way.
+    # The threads of a BLAS do not speed up sparse arithmetic, and compete with each other.
     with threadpool_limits(1):
         out["tfidf"] = _tfidf(train, test)
     return out
 
 
 def _tfidf(train: Any, test: Any) -> float:
-    # Imported where it is needed: that takes a second.
+    # Importing scikit-learn takes a second.
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.model_selection import GroupKFold, cross_val_score
 
@@ -63,7 +63,7 @@ def _tfidf(train: Any, test: Any) -> float:
     words = TfidfVectorizer(
         ngram_range=(1, 2),
         min_df=2 if len(texts) >= _MANY else 1,
-        token_pattern=r"\S+",  # words as the tokenizer has written them
+        token_pattern=r"\S+",  # the words of the tokenizer
         sublinear_tf=True,
     )
     x = words.fit_transform(texts)
@@ -73,8 +73,8 @@ def _tfidf(train: Any, test: Any) -> float:
         cuts = list(GroupKFold(folds).split(x, label, groups))
         if all(len(np.unique(label[rows])) > 1 for rows, _ in cuts):
             scores = [
-                cross_val_score(_classifier(one), x, label, cv=cuts).mean()
-                for one in _INVERSE_PENALTIES
+                cross_val_score(_classifier(candidate), x, label, cv=cuts).mean()
+                for candidate in _INVERSE_PENALTIES
             ]
             penalty = _INVERSE_PENALTIES[int(np.argmax(scores))]
     predicted = _classifier(penalty).fit(x, label).predict(words.transform(test.texts()))

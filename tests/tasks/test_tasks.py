@@ -43,7 +43,7 @@ def test_labels_are_read_as_files_have_them():
     ]  # fmt: skip
     assert TAGS.parse_label(["O", "B-X", -1], "a") == ["O", "B-X", NO_CLASS]
     for task, label, message in (
-        (CLASSIFY, 1.5, "a is 1.5, no class; set data.options.task=regress"),
+        (CLASSIFY, 1.5, "a is 1.5, not a class; set data.options.task=regress"),
         (REGRESS, "x", "a is 'x', not a number; task=regress needs numbers"),
         (REGRESS, float("inf"), "a is inf, not a number"),
         (TAGS, "O", "a is 'O', not a list of tags"),

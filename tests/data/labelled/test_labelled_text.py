@@ -428,9 +428,13 @@ def test_bad_tables(tmp_path, lines, options, message):
         (
             {"text": "a", "label": 0.5},
             {},
-            "'label' is 0.5, no class; set data.options.task=regress",
+            "'label' is 0.5, not a class; set data.options.task=regress",
         ),
-        ({"text": "a", "label": [1]}, {}, "'label' is [1], neither a class's name nor a number"),
+        (
+            {"text": "a", "label": [1]},
+            {},
+            "'label' is [1], neither the name of a class nor a number",
+        ),
         ({"text": "a \ud800", "label": 1}, {}, "line 2 has half a character"),
         ({"text": "a", "label": True}, {"task": "regress"}, "'label' is True, not a number"),
         ({"text": "a", "label": ["O"]}, {"task": "tags"}, "'text' is 'a', not a list of words"),

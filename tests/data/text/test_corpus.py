@@ -371,5 +371,5 @@ def test_labels_of_documents(label, expected):
 
 @pytest.mark.parametrize("label", [0.5, True, -2, [1], float("inf")])
 def test_what_is_no_label_of_a_document(label):
-    with pytest.raises(UserError, match="x: label .* is neither a class's name nor a number"):
+    with pytest.raises(UserError, match="x: label .* is neither the name of a class nor a number"):
         document_label(label, "x")
