@@ -1,6 +1,6 @@
-"""Types of what a method shows on the report page: the values that `Method.show` returns.
+"""Types of the items that `Method.show` returns for the report page.
 
-They are pytrees, so that `show` can be compiled: arrays are leaves, texts are not.
+They are pytrees, so `show` can be compiled: arrays are leaves, texts are static.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Images:
     """A table of images: augmented views, reconstructions, latent traversals, attention maps.
 
     Attributes:
-      pixels: [rows columns h w c], c = 1 or 3, uint8 or floating in [0, 1]. Of several sizes, a
-        tuple of such arrays with as many rows, from left to right.
-      inputs: [rows h w c], the images that the rows are made from; they stand in front. Or None.
-      row_values: [rows k], numbers for the captions of rows. Or None.
-      rows: a caption for each row, or none. With `row_values`, a format for them, such as
-        "latent {:.0f}, KL {:.2f}".
-      columns: a caption for each column, or none.
+      pixels: [rows columns h w c], c = 1 or 3, uint8 or floating in [0, 1]. For images of several
+        sizes, a tuple of such arrays with the same number of rows, from left to right.
+      inputs: [rows h w c], the original image of each row, shown in front of it; or None.
+      row_values: [rows k], numbers for the captions of rows; or None.
+      rows: a caption for each row; may be empty. With `row_values`, format strings for them, such
+        as "latent {:.0f}, KL {:.2f}".
+      columns: a caption for each column; may be empty.
       note: a sentence above the images.
     """
 
@@ -44,15 +44,15 @@ class Images:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Passages:
-    """Rows of tokens, of which some are hidden from the model, and its guesses.
+    """Rows of tokens, some of which are hidden from the model, with its guesses.
 
     Attributes:
       tokens: int32 [n l].
-      lengths: int32 [n], tokens of each row that are not padding.
-      positions: int32 [n p], the places of hidden tokens. Or None, of text that is only shown.
-      weights: [n p], 0 where a row has fewer hidden tokens.
-      guesses: int32 [n p k], the likeliest first.
-      shares: float [n p k], their probabilities.
+      lengths: int32 [n], number of tokens in each row that are not padding.
+      positions: int32 [n p], the positions of the hidden tokens; or None if none are hidden.
+      weights: [n p], 1 for hidden tokens, 0 for unused positions of rows with fewer.
+      guesses: int32 [n p k], the model's most likely tokens, the most likely first.
+      shares: float [n p k], the probabilities of the guesses.
       note: a sentence above the text.
     """
 
@@ -68,10 +68,10 @@ class Passages:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TokenVectors:
-    """The vectors of all tokens, of which the page shows the neighbours of frequent words.
+    """The vectors of all tokens; the page shows the nearest neighbours of frequent words.
 
     Attributes:
-      vectors: float [v d].
+      vectors: float [v d], one row per token of the vocabulary.
     """
 
     vectors: Array
@@ -80,12 +80,12 @@ class TokenVectors:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Numbers with captions.
+    """A table of numbers with captions.
 
     Attributes:
       values: float [rows columns].
       rows, columns: captions.
-      form: how a value is written.
+      form: the format string of a value.
       note: a sentence above the table.
     """
 
@@ -103,9 +103,9 @@ class Audio:
 
     Attributes:
       samples: float [n s] in [-1, 1].
-      captions: one a recording, or none.
-      rate: samples a second.
-      note: a sentence above them.
+      captions: a caption for each recording; may be empty.
+      rate: samples per second.
+      note: a sentence above the recordings.
     """
 
     samples: Array
@@ -118,11 +118,11 @@ Item = Images | Passages | TokenVectors | Table | Audio
 
 
 def augmented_views(views: Array, batch: Any) -> dict[str, Images]:
-    """The item of methods that learn from augmented images.
+    """The item for methods that learn from augmented images.
 
     Args:
       views: [n v h w c] in [0, 1], as the encoder sees them.
-      batch: with `image` [n h w c] where the host has not cropped it.
+      batch: contains `image` [n h w c], unless the host has cropped the images.
     """
     note = "Training views, as the encoder sees them."
     return {"Augmented views": Images(views, inputs=batch.get("image"), note=note)}
