@@ -37,23 +37,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve:
-        turns.serve((jax_side if given.serve == SIDES[0] else torch_side)(given))
+    arguments = parser.parse_args()
+    if arguments.serve:
+        turns.serve((jax_side if arguments.serve == SIDES[0] else torch_side)(arguments))
         return
     from rich.console import Console
 
     from benchmarks import machine
 
-    sizes = ["--model", given.model, "--batch", str(given.batch), "--length", str(given.length)]
+    sizes = [
+        "--model",
+        arguments.model,
+        "--batch",
+        str(arguments.batch),
+        "--length",
+        str(arguments.length),
+    ]
     command = ["-m", "benchmarks.bert_cpu", *sizes, "--serve"]
-    sides = {name: turns.Side([*command, name]) for name in given.sides}
-    rounds = turns.rounds(sides, given.rounds)
-    first, tokens = given.sides[0], given.batch * given.length
+    sides = {name: turns.Side([*command, name]) for name in arguments.sides}
+    rounds = turns.rounds(sides, arguments.rounds)
+    first, tokens = arguments.sides[0], arguments.batch * arguments.length
     table = machine.table(
-        f"{given.model}, {given.batch} rows of {given.length} tokens, {given.rounds} rounds",
+        f"{arguments.model}, {arguments.batch} rows of {arguments.length} tokens, "
+        f"{arguments.rounds} rounds",
         *("side", "tokens/s", f"{first} over it", "min", "max", "first loss"),
-        packages=("torch", "transformers") if set(given.sides) & set(SIDES[1:]) else (),
+        packages=("torch", "transformers") if set(arguments.sides) & set(SIDES[1:]) else (),
     )
     for name, side in sides.items():
         ratios = [now[name] / now[first] for now in rounds]
@@ -64,23 +72,28 @@ def main() -> None:
     Console(width=100).print(table)
 
 
-def experiment(given: argparse.Namespace) -> Any:
+def experiment(arguments: argparse.Namespace) -> Any:
     return bert_sides.experiment(
-        given.model, given.batch, given.length, dtype="float32", scan_layers=False, remat="none"
+        arguments.model,
+        arguments.batch,
+        arguments.length,
+        dtype="float32",
+        scan_layers=False,
+        remat="none",
     )
 
 
-def jax_side(given: argparse.Namespace) -> Callable[[], float]:
+def jax_side(arguments: argparse.Namespace) -> Callable[[], float]:
     import jax
     import jax.numpy as jnp
 
-    ours = experiment(given)
+    ours = experiment(arguments)
     method = ours.method
-    rows = bert_sides.texts(given.batch, given.length, method.max_predictions)
+    rows = bert_sides.texts(arguments.batch, arguments.length, method.max_predictions)
     of_text = ("segment", "position")
-    given_text = bert_sides.batch(given.batch, given.length)
+    text = bert_sides.batch(arguments.batch, arguments.length)
     views = {
-        "text": {"tokens": rows["tokens"], **{name: given_text[name] for name in of_text}},
+        "text": {"tokens": rows["tokens"], **{name: text[name] for name in of_text}},
         "positions": rows["positions"],
         "targets": rows["targets"],
         "weights": np.ones(rows["positions"].shape, np.float32),
@@ -96,19 +109,19 @@ def jax_side(given: argparse.Namespace) -> Callable[[], float]:
     return lambda: float(jax.block_until_ready(compiled(params, views))[0])
 
 
-def torch_side(given: argparse.Namespace) -> Callable[[], float]:
+def torch_side(arguments: argparse.Namespace) -> Callable[[], float]:
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    ours = experiment(given)
+    ours = experiment(arguments)
     net = bert_sides.torch_net(ours)
-    loss = bert_sides.torch_loss(net, ours, everywhere=given.serve == SIDES[2])
+    loss = bert_sides.torch_loss(net, ours, everywhere=arguments.serve == SIDES[2])
 
     def step() -> float:
         net.zero_grad(set_to_none=True)
-        found = loss()
-        found.backward()
-        return float(found.detach())
+        value = loss()
+        value.backward()
+        return float(value.detach())
 
     return step
 

@@ -17,7 +17,7 @@ from ssl_jax import data
 from ssl_jax.experiment.build import Experiment
 
 VOCAB_SIZE = 30_522
-_FIRST_WORD = 1000  # before it stand special and unused tokens, in BERT's vocabulary
+_FIRST_WORD = 1000  # special and unused tokens precede it in BERT's vocabulary
 _MASK = 103
 
 
@@ -43,7 +43,7 @@ def experiment(
 
 
 def texts(rows: int, length: int, predictions: int) -> dict[str, np.ndarray]:
-    """Random words of which some are hidden, int32.
+    """Random words, some of which are hidden, int32.
 
     Returns:
       `words` [n l]; `tokens` [n l], the same with masks; `positions` and `targets` [n p].
@@ -59,7 +59,7 @@ def texts(rows: int, length: int, predictions: int) -> dict[str, np.ndarray]:
 
 
 def batch(rows: int, length: int) -> dict[str, np.ndarray]:
-    """Random words as a train step takes them: full rows of one text each."""
+    """A batch of a train step with random words: full rows of one text each."""
     shape = (rows, length)
     return {
         "tokens": texts(rows, length, 1)["words"],
@@ -92,15 +92,15 @@ def torch_loss(net: Any, like: Experiment, *, everywhere: bool = False) -> Calla
     """A function that computes the loss, a scalar tensor, on the device that the net is on.
 
     Args:
-      net: of `torch_net`.
-      like: whose batches it gets.
-      everywhere: whether the logits of all tokens are made.
+      net: the result of `torch_net`.
+      like: the experiment that defines the batches.
+      everywhere: whether to compute the logits of all tokens.
     """
     import torch
 
     config, method = like.config, like.method
-    made = texts(config.batch_size, method.length, method.max_predictions)
-    rows = {name: torch.from_numpy(x.astype(np.int64)).to(net.device) for name, x in made.items()}
+    arrays = texts(config.batch_size, method.length, method.max_predictions)
+    rows = {name: torch.from_numpy(x.astype(np.int64)).to(net.device) for name, x in arrays.items()}
     labels = torch.full_like(rows["tokens"], -100)
     labels.scatter_(1, rows["positions"], rows["targets"])
 

@@ -51,10 +51,10 @@ def main() -> None:
     parser.add_argument("--product_size", type=int, default=8192, help="of the matrices")
     parser.add_argument("--eager", action="store_true", help="PyTorch without torch.compile")
     parser.add_argument("--serve", choices=(*SIDES, PRODUCT), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve:
-        make = {PRODUCT: product_side, "torch": torch_side}.get(given.serve, jax_side)
-        turns.serve(make(given))
+    arguments = parser.parse_args()
+    if arguments.serve:
+        make = {PRODUCT: product_side, "torch": torch_side}.get(arguments.serve, jax_side)
+        turns.serve(make(arguments))
         return
     from rich.console import Console
 
@@ -65,28 +65,28 @@ def main() -> None:
     there = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     names = SIDES if there else SIDES[:2]
     table = machine.table(
-        f"{given.model}, rows of {given.length} tokens, {given.rounds} rounds",
+        f"{arguments.model}, rows of {arguments.length} tokens, {arguments.rounds} rounds",
         *("rows", "side", "tokens/s", "min", "max", "of the product", "ssl_jax over it"),
         packages=("torch", "transformers") if there else (),
     )
-    for count in given.batch:
-        for row in compare(names, count, given):
+    for count in arguments.batch:
+        for row in compare(names, count, arguments):
             table.add_row(str(count), *row)
     Console(width=100).print(table)
 
 
-def compare(names: tuple[str, ...], count: int, given: argparse.Namespace) -> list[list[str]]:
+def compare(names: tuple[str, ...], count: int, arguments: argparse.Namespace) -> list[list[str]]:
     """The cells of every side at a batch of `count` rows."""
-    flops = model_flops(experiment(given, count, scanned=True)) * given.steps
-    command = ["-m", "benchmarks.bert_step", "--batch", str(count), *_options(given), "--serve"]
+    flops = model_flops(experiment(arguments, count, scanned=True)) * arguments.steps
+    command = ["-m", "benchmarks.bert_step", "--batch", str(count), *_options(arguments), "--serve"]
     sides = {name: turns.Side([*command, name]) for name in (*names, PRODUCT)}
-    rounds = turns.rounds(sides, given.rounds)
+    rounds = turns.rounds(sides, arguments.rounds)
     for side in sides.values():
         side.end()
-    product = 2 * given.product_size**3 * PRODUCTS
+    product = 2 * arguments.product_size**3 * PRODUCTS
     cells = []
     for name in names:
-        speeds = [count * given.length * given.steps / now[name] for now in rounds]
+        speeds = [count * arguments.length * arguments.steps / now[name] for now in rounds]
         shares = [flops / now[name] / (product / now[PRODUCT]) for now in rounds]
         ratios = [now[name] / now[names[0]] for now in rounds]
         cells.append(
@@ -100,28 +100,28 @@ def compare(names: tuple[str, ...], count: int, given: argparse.Namespace) -> li
     return cells
 
 
-def _options(given: argparse.Namespace) -> list[str]:
+def _options(arguments: argparse.Namespace) -> list[str]:
     names = ("model", "length", "steps", "product_size")
-    pairs = [word for name in names for word in (f"--{name}", str(getattr(given, name)))]
-    return pairs + ["--eager"] * given.eager
+    pairs = [word for name in names for word in (f"--{name}", str(getattr(arguments, name)))]
+    return pairs + ["--eager"] * arguments.eager
 
 
-def experiment(given: argparse.Namespace, count: int, *, scanned: bool) -> Experiment:
+def experiment(arguments: argparse.Namespace, count: int, *, scanned: bool) -> Experiment:
     options = dict(scan_layers=scanned, remat="dots" if scanned else "none")
     return bert_sides.experiment(
-        given.model, count, given.length, dtype="bfloat16", dropout=DROPOUT, **options
+        arguments.model, count, arguments.length, dtype="bfloat16", dropout=DROPOUT, **options
     )
 
 
-def jax_side(given: argparse.Namespace) -> Callable[[], float]:
-    (count,) = given.batch
-    ours = experiment(given, count, scanned="scanned" in given.serve)
-    return updates.repeated(ours, bert_sides.batch(count, given.length), given.steps)
+def jax_side(arguments: argparse.Namespace) -> Callable[[], float]:
+    (count,) = arguments.batch
+    ours = experiment(arguments, count, scanned="scanned" in arguments.serve)
+    return updates.repeated(ours, bert_sides.batch(count, arguments.length), arguments.steps)
 
 
-def product_side(given: argparse.Namespace) -> Callable[[], float]:
+def product_side(arguments: argparse.Namespace) -> Callable[[], float]:
     """A bfloat16 matrix product that accumulates in float32."""
-    x = jnp.ones((given.product_size,) * 2, jnp.bfloat16)
+    x = jnp.ones((arguments.product_size,) * 2, jnp.bfloat16)
     product = jax.jit(lambda x: jnp.dot(x, x, preferred_element_type=jnp.float32).astype(x.dtype))
 
     def call() -> float:
@@ -132,15 +132,15 @@ def product_side(given: argparse.Namespace) -> Callable[[], float]:
     return call
 
 
-def torch_side(given: argparse.Namespace) -> Callable[[], float]:
+def torch_side(arguments: argparse.Namespace) -> Callable[[], float]:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    (count,) = given.batch
-    ours = experiment(given, count, scanned=True)
+    (count,) = arguments.batch
+    ours = experiment(arguments, count, scanned=True)
     net = bert_sides.torch_net(ours, dropout=DROPOUT).to(device)
     loss = bert_sides.torch_loss(net, ours)
-    if not given.eager:
+    if not arguments.eager:
         loss = torch.compile(loss)
     section = ours.config.optimizer
     optimizer = torch.optim.AdamW(
@@ -148,14 +148,14 @@ def torch_side(given: argparse.Namespace) -> Callable[[], float]:
     )
 
     def call() -> float:
-        for _ in range(given.steps):
+        for _ in range(arguments.steps):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device, torch.bfloat16):
-                found = loss()
-            found.backward()
+                value = loss()
+            value.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), section.clip.norm)
             optimizer.step()
-        return float(found.detach())
+        return float(value.detach())
 
     return call
 

@@ -1,17 +1,17 @@
 """BERT-base's step compiled for TPUs v5e: python -m benchmarks.bert_tpu [--layers] [--on cpu]
 
-Nothing runs: the TPU compiler (extra `aot`) says what a step computes and holds. The step is the
-first phase of `bert:base`: pairs of 128 tokens, 20 of them hidden at most.
+Nothing runs: the TPU compiler (extra `aot`) gives the FLOPs and the memory of a step. The step is
+the first phase of `bert:base`: pairs of 128 tokens, at most 20 of them hidden.
 
-Arithmetic. What a step computes stands over the count of `analytic_flops`, the products that its
-definition asks for. Goals: at most 1.02 of it, and at least 1.2 times that if the logits of all
-tokens are made (`method.gather=False`) and not those of the hidden ones alone. Nothing is computed
-twice in this comparison but the logits, once more in the backward pass.
+Arithmetic: the FLOPs of the compiled step, divided by `analytic_flops`, the FLOPs of its
+definition. Goals: a ratio of at most 1.02, and at least 1.2 times more FLOPs if the logits of all
+tokens are computed (`method.gather=False`) instead of only those of hidden tokens. Only the logits
+are recomputed in the backward pass.
 
-Layers, with --layers. The same step with its layers unrolled, or scanned with and without `remat`:
-what the program holds beside its arguments, and what compiling costs. Goals: scanned with
-remat=dots holds no more than unrolled, and compiles in a quarter of the time. Time is that of the
-processor in all threads, which other work on the machine changes less than that of the clock.
+Layers, with --layers: the temporaries and the compile time of the same step with its layers
+unrolled, or scanned with and without `remat`. Goals: scanned with remat=dots needs no more memory
+than unrolled, and compiles in a quarter of the time. Times are processor times of all threads,
+which depend less on other work on the machine than wall-clock times.
 
 With --on cpu the step is compiled for this machine's processor, in a fraction of the time.
 """
@@ -37,11 +37,11 @@ SLICES = ("v5e:1x1", "v5e:2x2", "v5e:2x4")
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Of one compilation; all but the number of devices are of one device.
+    """Figures of one compilation, per device except `devices`.
 
     Attributes:
-      devices: of the slice.
-      flops: of the program's matrix products.
+      devices: number of devices of the slice.
+      flops: FLOPs of the program's matrix products.
       temp_bytes, peak_bytes: see `ssl_jax.hlo.Program`.
       seconds: processor time of lowering and compiling.
     """
@@ -54,28 +54,29 @@ class Figures:
 
 
 def analytic_flops(encoder: Any, *, rows: int, length: int, predictions: int) -> int:
-    """FLOPs of the matrix products of one training step: 6 for each weight and what it meets.
+    """FLOPs of the matrix products of one training step: 6 per weight and token.
 
-    Every weight of a layer meets every token, the head's those that are to be predicted, the
-    pooler's one a row. The two products of attention, which have no weights, cost
-    4 length^2 dim a row and layer forwards. Backwards a product costs twice what it does forwards.
+    The weights of a layer are applied to every token, those of the head to the predicted tokens,
+    and those of the pooler to one token per row. The two products of attention have no weights and
+    need 4 length^2 dim FLOPs per row and layer in the forward pass. The backward pass of a product
+    needs twice the FLOPs of the forward pass.
 
     Args:
       encoder: a `TextEncoder`.
-      rows, length: of the batch.
-      predictions: tokens of a row whose logits are made.
+      rows, length: shape of the batch.
+      predictions: number of tokens per row whose logits are computed.
     """
     dim = encoder.dim
     layer = 4 * dim**2 + 2 * dim * round(encoder.mlp_ratio * dim)
     head = dim**2 + dim * encoder.vocab_size
     pooler = dim**2 + 2 * dim if encoder.pooler else 0
     attention = 12 * length**2 * dim
-    a_row = encoder.depth * (6 * layer * length + attention) + 6 * (head * predictions + pooler)
-    return rows * a_row
+    row = encoder.depth * (6 * layer * length + attention) + 6 * (head * predictions + pooler)
+    return rows * row
 
 
 def build(topology: str | None, batch_size: int, changes: dict[str, Any]) -> Experiment:
-    """The experiment with some of its keys changed, for a slice or for this machine's device."""
+    """The experiment with changed config keys, for a slice or for one device of this machine."""
     config = config_lib.load(CONFIG)
     config.batch_size = batch_size
     config = config_lib.resolve(config_lib.apply(config, changes), changes)
@@ -106,7 +107,7 @@ def compile_step(topology: str | None, batch_size: int, changes: dict[str, Any])
 
 
 def bound(batch_size: int, changes: dict[str, Any]) -> int:
-    """`analytic_flops` of the step that makes the logits of hidden tokens alone."""
+    """`analytic_flops` of the step that computes only the logits of hidden tokens."""
     method = build(None, batch_size, changes).method
     return analytic_flops(
         method.encoder.module,
@@ -117,17 +118,17 @@ def bound(batch_size: int, changes: dict[str, Any]) -> int:
 
 
 def smallest(batch_size: int, changes: dict[str, Any]) -> tuple[str, Figures]:
-    """The first of SLICES that the step fits into, and what it is there."""
+    """The first of SLICES that the step fits, and its figures there."""
     for topology in SLICES:
         try:
             return topology, compile_step(topology, batch_size, changes)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-    raise SystemExit(f"the step fits into none of {', '.join(SLICES)}; lower --batch")
+    raise SystemExit(f"the step fits none of {', '.join(SLICES)}; lower --batch")
 
 
-PLAIN = {"model.remat": "none", "model.scan_layers": True}  # nothing is computed twice
+PLAIN = {"model.remat": "none", "model.scan_layers": True}  # no recomputation
 UNROLLED = {"model.remat": "none", "model.scan_layers": False}
 LAYERS = (
     ("unrolled", UNROLLED),
@@ -141,55 +142,59 @@ LAYERS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=256, help="rows over the whole slice")
-    parser.add_argument("--layers", action="store_true", help="compare how layers are run instead")
+    parser.add_argument(
+        "--layers", action="store_true", help="compare ways to run the layers instead"
+    )
     parser.add_argument("--on", choices=("v5e", "cpu"), default="v5e")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     from rich.console import Console
 
-    Console(width=100).print((layers if given.layers else arithmetic)(given.batch, given.on))
+    Console(width=100).print(
+        (layers if arguments.layers else arithmetic)(arguments.batch, arguments.on)
+    )
 
 
 def arithmetic(batch: int, on: str) -> Any:
-    """The first table."""
+    """The table of FLOPs."""
     if on == "cpu":
         topology, ours = None, compile_step(None, batch, PLAIN)
     else:
         topology, ours = smallest(batch, PLAIN)
     everywhere = compile_step(topology, batch, {**PLAIN, "method.gather": False})
-    asked = bound(batch, PLAIN)
-    made = table(
+    analytic = bound(batch, PLAIN)
+    flops_table = table(
         batch, topology, "logits of", "TFLOP a step", "analytic", "ratio", "over the first"
     )
-    for name, found in (("hidden tokens", ours), ("all tokens", everywhere)):
-        flops = found.devices * found.flops
-        made.add_row(
-            name, f"{flops / 1e12:.2f}", f"{asked / 1e12:.2f}", f"{flops / asked:.3f}",
-            f"{found.flops / ours.flops:.3f}",
+    for name, figures in (("hidden tokens", ours), ("all tokens", everywhere)):
+        flops = figures.devices * figures.flops
+        flops_table.add_row(
+            name, f"{flops / 1e12:.2f}", f"{analytic / 1e12:.2f}", f"{flops / analytic:.3f}",
+            f"{figures.flops / ours.flops:.3f}",
         )  # fmt: skip
-    return made
+    return flops_table
 
 
 def layers(batch: int, on: str) -> Any:
-    """The second table."""
+    """The table of ways to run the layers."""
     first = LAYERS[0][1]
     if on == "cpu":
         topology, unrolled = None, compile_step(None, batch, first)
     else:
         topology, unrolled = smallest(batch, first)
-    made = table(
+    layer_table = table(
         batch, topology,
         *("layers", "temporaries GiB", "ratio", "peak GiB", "FLOPs", "compiled in s", "faster by"),
     )  # fmt: skip
     for name, changes in LAYERS:
-        found = unrolled if changes is first else compile_step(topology, batch, changes)
-        made.add_row(
-            name, f"{found.temp_bytes / tpu.GIB:.2f}",
-            f"{found.temp_bytes / unrolled.temp_bytes:.2f}",
-            f"{found.peak_bytes / tpu.GIB:.2f}", f"{found.flops / unrolled.flops:.3f}",
-            f"{found.seconds:.0f}", f"{unrolled.seconds / found.seconds:.1f}",
+        figures = unrolled if changes is first else compile_step(topology, batch, changes)
+        layer_table.add_row(
+            name, f"{figures.temp_bytes / tpu.GIB:.2f}",
+            f"{figures.temp_bytes / unrolled.temp_bytes:.2f}",
+            f"{figures.peak_bytes / tpu.GIB:.2f}", f"{figures.flops / unrolled.flops:.3f}",
+            f"{figures.seconds:.0f}", f"{unrolled.seconds / figures.seconds:.1f}",
         )  # fmt: skip
-    return made
+    return layer_table
 
 
 def table(batch: int, topology: str | None, *columns: str) -> Any:

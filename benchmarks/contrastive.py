@@ -41,14 +41,20 @@ TEMPERATURE = 0.1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--views", type=int, nargs="+", default=[512, 1024, 8192, 16384])
-    parser.add_argument("--largest", action="store_true", help="also double until it fails")
-    parser.add_argument("--limit_gib", type=float, default=16, help="address space of a side")
-    parser.add_argument("--timeout", type=float, default=180, help="seconds a call may take")
+    parser.add_argument(
+        "--largest", action="store_true", help="also double the views until a side fails"
+    )
+    parser.add_argument(
+        "--limit_gib", type=float, default=16, help="limit of the address space of a side"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=180, help="time limit of a call in seconds"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.side:
-        serve(given.side, given.views[0], int(given.limit_gib * 2**30))
+    arguments = parser.parse_args()
+    if arguments.side:
+        serve(arguments.side, arguments.views[0], int(arguments.limit_gib * 2**30))
         return
 
     from rich.console import Console
@@ -62,62 +68,66 @@ def main() -> None:
         *("views", "side", "seconds", "times blockwise", "MiB", "times blockwise"),
         packages=torch,
     )
-    for views in given.views:
-        for side, (seconds, ratio, mib, growth) in compare(sides, views, given).items():
+    for views in arguments.views:
+        for side, (seconds, ratio, mib, growth) in compare(sides, views, arguments).items():
             words = [f"{seconds:.3f}", f"{ratio:.2f}", f"{mib:,.0f}", f"{growth:.1f}"]
             table.add_row(f"{views:,}", side, *(words if seconds else ["fails", "", "", ""]))
     Console(width=100).print(table)
-    if given.largest:
-        print(f"largest batch within {given.limit_gib:g} GiB and {given.timeout:g} s a call:")
+    if arguments.largest:
+        print(
+            f"largest batch within {arguments.limit_gib:g} GiB and {arguments.timeout:g} s a call:"
+        )
         for side in sides:
             views = 256
-            while Side(side, 2 * views, given).last()[0]:
+            while Side(side, 2 * views, arguments).last()[0]:
                 views *= 2
             print(f"  {side:<13}{views:>9,} views", flush=True)
 
 
-def compare(sides: tuple[str, ...], views: int, given: argparse.Namespace):
-    """side -> (median seconds, median ratio, MiB, ratio), zeros where it fails.
+def compare(sides: tuple[str, ...], views: int, arguments: argparse.Namespace):
+    """Side -> (median seconds, median ratio, MiB, ratio); zeros if it fails.
 
     All sides take turns within a round, so that a ratio holds when the machine's speed drifts.
     """
-    running = {name: Side(name, views, given) for name in sides}
-    rounds = [{name: side.call() for name, side in running.items()} for _ in range(given.rounds)]
+    running = {name: Side(name, views, arguments) for name in sides}
+    rounds = [
+        {name: side.call() for name, side in running.items()} for _ in range(arguments.rounds)
+    ]
     memory = {name: side.last()[1] for name, side in running.items()}
-    found = {}
+    figures = {}
     for name in sides:
         times = [now[name] for now in rounds]
         if not all(times):
-            found[name] = (0.0, 0.0, 0.0, 0.0)
+            figures[name] = (0.0, 0.0, 0.0, 0.0)
             continue
         ratio = statistics.median(now[name] / now["blockwise"] for now in rounds)
         growth = memory[name] / memory["blockwise"]
-        found[name] = (statistics.median(times), ratio, memory[name], growth)
-    return found
+        figures[name] = (statistics.median(times), ratio, memory[name], growth)
+    return figures
 
 
 class Side:
-    """One side in a process of its own, which makes a call for every line it is sent."""
+    """One side in a separate process, which makes a call for every line that it receives."""
 
-    def __init__(self, name: str, views: int, given: argparse.Namespace):
+    def __init__(self, name: str, views: int, arguments: argparse.Namespace):
         command = [sys.executable, "-m", "benchmarks.contrastive", "--side", name]
-        command += ["--views", str(views), "--limit_gib", str(given.limit_gib)]
-        self._timeout = given.timeout
+        command += ["--views", str(views), "--limit_gib", str(arguments.limit_gib)]
+        self._timeout = arguments.timeout
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        self.call()  # not counted: compiles, and takes the memory
+        self.call()  # not counted: it compiles and allocates memory
 
     def call(self) -> float:
-        """Seconds of one call, 0 when it fails."""
+        """Seconds of one call; 0 if it fails."""
         return self._ask(b"call\n")[0]
 
     def last(self) -> tuple[float, float]:
         """(seconds, MiB by which the process grew) of one more call; ends the process."""
-        answer = self._ask(b"call\n")
+        result = self._ask(b"call\n")
         self._process.kill()
         self._process.wait()
-        return answer
+        return result
 
     def _ask(self, line: bytes) -> tuple[float, float]:
         try:
@@ -174,12 +184,12 @@ def products(za, zb):
 
     size = min(BLOCK_SIZE, 2 * len(za))
     z = jnp.concatenate([za, zb]).reshape(-1, size, DIMENSIONS)
-    # Unordered pairs of chunks; a chunk with itself counts half, so it goes without its twin.
+    # Unordered pairs of chunks. A chunk with itself counts half, so it has only one product.
     i, j = jnp.triu_indices(len(z))
 
     def forward(total, pair):
         x, y = z[pair[0]], z[pair[1]]
-        return jnp.maximum(total, jnp.max(x @ y.T)), None  # so that the product has to be made
+        return jnp.maximum(total, jnp.max(x @ y.T)), None  # so that XLA has to compute the product
 
     def backward(dz, pair):
         x, y = z[pair[0]], z[pair[1]]

@@ -4,8 +4,8 @@ Nothing runs: the TPU compiler (extra `aot`) says what a chip would hold, comput
 is HBM: arguments, results and temporaries. The compiler also keeps tiles in on-chip memory,
 which its own peak counts in; that peak is shown beside it.
 
-FLOPs stand over 6 N^2 d / D (N views, d = 128 dimensions, D chips), on one chip over 4 N^2 d; what
-goes over the wire stands over (D-1)/D N (2 d + 4), embeddings in bfloat16 and one float32 a row.
+FLOPs are divided by 6 N^2 d / D (N views, d = 128 dimensions, D chips), on one chip by 4 N^2 d. The
+bytes sent are divided by (D-1)/D N (2 d + 4): embeddings in bfloat16 and one float32 per row.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CASES = (
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What a chip would need: bytes, and ratios to the bounds in the module's docstring."""
+    """The need of one chip: bytes, and ratios to the bounds in the module's docstring."""
 
     hbm_bytes: int
     peak_bytes: int
@@ -102,7 +102,7 @@ def main() -> None:
         words = [case.topology, f"{case.views:,}", case.dtype, case.implementation]
         goal = f"{case.goal_mib:g}" if case.goal_mib else ""
         try:
-            found = compile_case(case)
+            figures = compile_case(case)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -110,11 +110,11 @@ def main() -> None:
             continue
         table.add_row(
             *words,
-            f"{found.hbm_bytes / 2**20:,.1f}",
+            f"{figures.hbm_bytes / 2**20:,.1f}",
             goal,
-            f"{found.peak_bytes / 2**20:,.1f}",
-            f"{found.flops_ratio:.3f}",
-            f"{found.wire_ratio:.3f}" if found.wire_ratio else "",
+            f"{figures.peak_bytes / 2**20:,.1f}",
+            f"{figures.flops_ratio:.3f}",
+            f"{figures.wire_ratio:.3f}" if figures.wire_ratio else "",
         )
     Console(width=120).print(table)
 

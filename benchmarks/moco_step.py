@@ -50,9 +50,9 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--eager", action="store_true", help="PyTorch without torch.compile")
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve:
-        turns.serve((jax_side if given.serve == SIDES[0] else torch_side)(given))
+    arguments = parser.parse_args()
+    if arguments.serve:
+        turns.serve((jax_side if arguments.serve == SIDES[0] else torch_side)(arguments))
         return
     from rich.console import Console
 
@@ -61,45 +61,45 @@ def main() -> None:
     # All processes share one device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     table = machine.table(
-        f"{given.config}, {given.image_size} px, {given.rounds} rounds",
+        f"{arguments.config}, {arguments.image_size} px, {arguments.rounds} rounds",
         *("images", "side", "views/s", "min", "max", "ssl_jax over it"),
-        packages=("torch", "timm") if "torch" in given.sides else (),
+        packages=("torch", "timm") if "torch" in arguments.sides else (),
     )
-    for count in given.batch:
-        for row in compare(count, given):
+    for count in arguments.batch:
+        for row in compare(count, arguments):
             table.add_row(str(count), *row)
     Console(width=100).print(table)
 
 
-def compare(count: int, given: argparse.Namespace) -> list[list[str]]:
+def compare(count: int, arguments: argparse.Namespace) -> list[list[str]]:
     """The cells of every side at a batch of `count` images."""
     names = ("config", "image_size", "queue", "steps")
-    options = [word for name in names for word in (f"--{name}", str(getattr(given, name)))]
-    options += ["--eager"] * given.eager
+    options = [word for name in names for word in (f"--{name}", str(getattr(arguments, name)))]
+    options += ["--eager"] * arguments.eager
     command = ["-m", "benchmarks.moco_step", "--batch", str(count), *options, "--serve"]
-    sides = {name: turns.Side([*command, name]) for name in given.sides}
-    rounds = turns.rounds(sides, given.rounds)
+    sides = {name: turns.Side([*command, name]) for name in arguments.sides}
+    rounds = turns.rounds(sides, arguments.rounds)
     for side in sides.values():
         side.end()
     cells = []
     for name in sides:
-        speeds = [2 * count * given.steps / now[name] for now in rounds]
-        ratios = [now[name] / now[given.sides[0]] for now in rounds]
+        speeds = [2 * count * arguments.steps / now[name] for now in rounds]
+        ratios = [now[name] / now[arguments.sides[0]] for now in rounds]
         figures = [f"{f(speeds):,.0f}" for f in (statistics.median, min, max)]
         cells.append([name, *figures, f"{statistics.median(ratios):.2f}"])
     return cells
 
 
-def experiment(given: argparse.Namespace) -> Experiment:
-    (count,) = given.batch
-    config = config_lib.load(given.config)
+def experiment(arguments: argparse.Namespace) -> Experiment:
+    (count,) = arguments.batch
+    config = config_lib.load(arguments.config)
     config.batch_size = count
-    config.data.image_size = given.image_size
+    config.data.image_size = arguments.image_size
     config.views.ops = ("normalize",)
     config.views.overrides = {}
     config.eval.online = False
     if config.method.name == "moco":
-        config.method.update(num_negatives=given.queue, bn_groups=None)
+        config.method.update(num_negatives=arguments.queue, bn_groups=None)
     config = config_lib.resolve(config)
     return Experiment.build(config, data.spec_from_config(config.data))
 
@@ -109,27 +109,27 @@ def images(count: int, size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 2, size, size, 3), dtype=np.uint8)
 
 
-def jax_side(given: argparse.Namespace) -> Callable[[], float]:
-    ours = experiment(given)
-    (count,) = given.batch
+def jax_side(arguments: argparse.Namespace) -> Callable[[], float]:
+    ours = experiment(arguments)
+    (count,) = arguments.batch
     host = {name: np.zeros(x.shape, x.dtype) for name, x in ours.spec.batch(count).items()}
-    host["image"] = images(count, given.image_size)
+    host["image"] = images(count, arguments.image_size)
     host["index"] = np.arange(count, dtype=np.int32)
-    return updates.repeated(ours, host, given.steps)
+    return updates.repeated(ours, host, arguments.steps)
 
 
-def torch_side(given: argparse.Namespace) -> Callable[[], float]:
+def torch_side(arguments: argparse.Namespace) -> Callable[[], float]:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ours = experiment(given)
+    ours = experiment(arguments)
     section, hyper = ours.config.optimizer, ours.method.hyper
     make = queued if ours.config.method.name == "moco" else symmetric
-    trained, averaged, loss = make(ours, given.image_size, device)
-    if not given.eager:
+    trained, averaged, loss = make(ours, arguments.image_size, device)
+    if not arguments.eager:
         loss = torch.compile(loss)
-    (count,) = given.batch
-    raw = torch.from_numpy(images(count, given.image_size)).to(device).permute(1, 0, 4, 2, 3)
+    (count,) = arguments.batch
+    raw = torch.from_numpy(images(count, arguments.image_size)).to(device).permute(1, 0, 4, 2, 3)
     mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225], device=device).view(3, 1, 1)
     parameters = [p for p in trained.parameters() if p.requires_grad]
@@ -142,7 +142,7 @@ def torch_side(given: argparse.Namespace) -> Callable[[], float]:
     )
 
     def call() -> float:
-        for _ in range(given.steps):
+        for _ in range(arguments.steps):
             views = [
                 ((view.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
                 for view in raw
@@ -152,10 +152,10 @@ def torch_side(given: argparse.Namespace) -> Callable[[], float]:
                 torch._foreach_add_(target, source[: len(target)], alpha=1 - hyper.momentum)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device, torch.bfloat16):
-                found = loss(*views)
-            found.backward()
+                value = loss(*views)
+            value.backward()
             optimizer.step()
-        return float(found.detach())
+        return float(value.detach())
 
     return call
 
@@ -188,10 +188,10 @@ def queued(ours: Experiment, size: int, device: str) -> tuple[Any, Any, Callable
     queue = functional.normalize(torch.randn(shape, device=device), dim=0)
     at = torch.zeros((), dtype=torch.long, device=device)
 
-    def loss(one: Any, other: Any) -> Any:
-        q = functional.normalize(query(one).float(), dim=1)
+    def loss(view1: Any, view2: Any) -> Any:
+        q = functional.normalize(query(view1).float(), dim=1)
         with torch.no_grad():
-            k = functional.normalize(key(other).float(), dim=1)
+            k = functional.normalize(key(view2).float(), dim=1)
         # Cloned, since the new keys replace columns that the backward pass needs.
         logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.clone()], dim=1)
         with torch.no_grad():
@@ -232,13 +232,13 @@ def symmetric(ours: Experiment, size: int, device: str) -> tuple[Any, Any, Calla
     def contrast(q: Any, k: Any) -> Any:
         q, k = (functional.normalize(x.float(), dim=1) for x in (q, k))
         target = torch.arange(len(q), device=device)
-        found = functional.cross_entropy(q @ k.T / hyper.temperature, target)
-        return 2 * hyper.temperature * found
+        cross_entropy = functional.cross_entropy(q @ k.T / hyper.temperature, target)
+        return 2 * hyper.temperature * cross_entropy
 
-    def loss(one: Any, other: Any) -> Any:
-        q1, q2 = (trained[1](trained[0](view)) for view in (one, other))
+    def loss(view1: Any, view2: Any) -> Any:
+        q1, q2 = (trained[1](trained[0](view)) for view in (view1, view2))
         with torch.no_grad():
-            k1, k2 = (average(view) for view in (one, other))
+            k1, k2 = (average(view) for view in (view1, view2))
         return contrast(q1, k2) + contrast(q2, k1)
 
     return trained, average, loss

@@ -4,12 +4,12 @@ Real tokens a second (padding not counted) of the train step with packed rows, a
 with one text in a row. Both sides read the same documents in rows of the same length, batch for
 batch through the pipeline, and take turns; the ratio is the median over rounds. Goal: 1.7.
 
-The corpora: `pydoc`, Python's own documentation; and documents whose numbers of tokens are drawn
-from log-normal distributions, of a median and a deviation of the logarithm that are stated. Texts
-longer than a row are cut, and what is cut off fills rows of its own: these are full on either side.
+The corpora are `pydoc`, Python's documentation, and documents whose numbers of tokens are drawn
+from log-normal distributions with the given median and deviation of the logarithm. Texts longer
+than a row are split over several rows, on both sides.
 
-The last column says by how much the mean loss of a batch's texts, packed, differs from that of the
-same texts, padded: that packing changes nothing but the speed.
+The last column is the relative difference between the mean losses of the same texts packed and
+padded, which shows that packing changes only the speed.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from ssl_jax.data.text import rows, text_source
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.experiment.build import Experiment
 
-# Of the synthetic corpora: tokens in the median, and the standard deviation of the logarithm.
-# Wikipedia's articles are about as long as the first, paragraphs of prose as the second.
+# Synthetic corpora: median number of tokens, and standard deviation of the logarithm. The first
+# resembles the articles of Wikipedia, the second paragraphs of prose.
 LOG_NORMAL = {"articles": (270, 1.1), "paragraphs": (80, 0.8)}
 
 
@@ -52,16 +52,16 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=20_000, help="of a synthetic corpus")
     parser.add_argument("--steps", type=int, default=4, help="of a round")
     parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     table = machine.table(
-        f"{given.model}, batches of {given.tokens:,} places, {given.rounds} rounds",
+        f"{arguments.model}, batches of {arguments.tokens:,} places, {arguments.rounds} rounds",
         *("corpus", "length", "packed, real", "bound", "padded, real", "packed tokens/s"),
         *("padded", "ratio", "min", "max", "loss differs by"),
     )
     with tempfile.TemporaryDirectory() as temporary:
-        for corpus, cache in corpora(pathlib.Path(temporary), given.documents):
-            for length in given.lengths:
-                table.add_row(corpus, str(length), *compare(cache, length, given))
+        for corpus, cache in corpora(pathlib.Path(temporary), arguments.documents):
+            for length in arguments.lengths:
+                table.add_row(corpus, str(length), *compare(cache, length, arguments))
     Console(width=140).print(table)
 
 
@@ -73,24 +73,24 @@ def corpora(root: pathlib.Path, documents: int) -> Iterator[tuple[str, TokenCach
         yield f"{name}: {median} tokens, {deviation}", cache
 
 
-def compare(cache: TokenCache, length: int, given: argparse.Namespace) -> list[str]:
-    """The cells of a corpus at a length."""
-    count = given.tokens // length
+def compare(cache: TokenCache, length: int, arguments: argparse.Namespace) -> list[str]:
+    """The table cells of a corpus for rows of `length` tokens."""
+    count = arguments.tokens // length
     sources = {kind: source(cache, kind, length) for kind in ("packed", "padded")}
-    experiment = build(sources["packed"], count, given.model)
+    experiment = build(sources["packed"], count, arguments.model)
     changed = difference(experiment, sources)
-    step = experiment.compiled_train_step  # of the shapes, which are the same on both sides
+    step = experiment.compiled_train_step  # both sides have the same shapes
     with contextlib.ExitStack() as stack, jax.set_mesh(experiment.mesh):
         run = {
-            kind: stack.enter_context(training(experiment, step, one, given.steps))
-            for kind, one in sources.items()
+            kind: stack.enter_context(training(experiment, step, texts, arguments.steps))
+            for kind, texts in sources.items()
         }
-        for one in run.values():  # not counted
-            one()
-        rounds = [{kind: one() for kind, one in run.items()} for _ in range(given.rounds)]
+        for call in run.values():  # warm-up, not counted
+            call()
+        rounds = [{kind: call() for kind, call in run.items()} for _ in range(arguments.rounds)]
     ratios = [now["packed"] / now["padded"] for now in rounds]
     speeds = [statistics.median(now[kind] for now in rounds) for kind in sources]
-    shares = {kind: 1 - one.padding_share for kind, one in sources.items()}
+    shares = {kind: 1 - texts.padding_share for kind, texts in sources.items()}
     return [
         f"{shares['packed']:.2%}", f"{bound(sources['packed']):.2%}", f"{shares['padded']:.1%}",
         *(f"{speed:,.0f}" for speed in speeds),
@@ -108,7 +108,7 @@ def source(cache: TokenCache, kind: str, length: int) -> text_source.TextSource:
 
 
 def bound(packed: text_source.TextSource) -> float:
-    """The share of real tokens if the same texts filled the fewest rows that could hold them."""
+    """The fraction of real tokens if the texts filled the smallest possible number of rows."""
     length, tokens = packed.options.sequence_length, packed.plan.num_tokens
     return tokens / (length * -(-tokens // length))
 
@@ -123,13 +123,13 @@ def build(packed: text_source.TextSource, count: int, model: str) -> Experiment:
 
 @contextlib.contextmanager
 def training(
-    experiment: Experiment, step: Any, one: text_source.TextSource, steps: int
+    experiment: Experiment, step: Any, texts: text_source.TextSource, steps: int
 ) -> Iterator[Callable[[], float]]:
-    """A function that makes some updates and returns the real tokens a second."""
+    """A function that makes `steps` updates and returns the real tokens per second."""
     state = experiment.init_state()
     shardings = {name: array.sharding for name, array in experiment.abstract_batch().items()}
     count = experiment.config.batch_size
-    with data.batches(one, batch_size=count, seed=0) as batches:
+    with data.batches(texts, batch_size=count, seed=0) as batches:
 
         def run() -> float:
             nonlocal state
@@ -144,9 +144,9 @@ def training(
 
 
 def difference(experiment: Experiment, sources: dict[str, text_source.TextSource]) -> float:
-    """How far the mean loss of a batch's texts packed is from that of the same texts padded.
+    """The relative difference between the mean losses of the same texts packed and padded.
 
-    Relative; with nothing hidden, and every token predicted from all of its text.
+    No tokens are hidden, and every token is predicted from its whole text.
     """
     count, params = experiment.config.batch_size, experiment.init_state().params
     hyper = dataclasses.replace(experiment.method.hyper, gather=False)
@@ -156,16 +156,16 @@ def difference(experiment: Experiment, sources: dict[str, text_source.TextSource
     def losses(params: Any, batch: Any, real: jax.Array) -> tuple[jax.Array, jax.Array]:
         text = {name: batch[name] for name in ("tokens", "segment", "position", "type")}
         views = {"text": text, "targets": batch["tokens"], "weights": real}
-        found, _ = method.encode(
+        encoded, _ = method.encode(
             Weights(params, {}), views, key=jax.random.key(0), step=jnp.zeros((), jnp.int32)
         )
-        return found["loss"].sum(), found["count"].sum()
+        return encoded["loss"].sum(), encoded["count"].sum()
 
-    def mean(one: text_source.TextSource, chosen: np.ndarray) -> tuple[float, float]:
+    def mean(texts: text_source.TextSource, chosen: np.ndarray) -> tuple[float, float]:
         total = np.zeros(2)
         for start in range(0, len(chosen), count):
             part = chosen[start : start + count]
-            batch = one.batch(np.resize(part, count))
+            batch = texts.batch(np.resize(part, count))
             real = (batch["segment"] > 0) & (np.arange(count) < len(part))[:, None]
             batch["type"] = np.zeros_like(batch["tokens"])
             total += jax.device_get(losses(params, batch, real.astype(np.float32)))
@@ -175,10 +175,10 @@ def difference(experiment: Experiment, sources: dict[str, text_source.TextSource
     chosen = np.random.default_rng(0).permutation(len(packed))[:count]
     runs = np.concatenate([np.arange(*packed.plan.first[i : i + 2]) for i in chosen])
     same = np.searchsorted(padded.plan.start, packed.plan.start[runs])
-    (one, tokens), (other, as_many) = mean(packed, chosen), mean(padded, same)
+    (packed_mean, tokens), (padded_mean, as_many) = mean(packed, chosen), mean(padded, same)
     if tokens != as_many:
         raise SystemExit(f"{tokens} tokens packed are {as_many} padded")
-    return abs(one / other - 1)
+    return abs(packed_mean / padded_mean - 1)
 
 
 if __name__ == "__main__":

@@ -91,10 +91,10 @@ def prepare_tfds(root: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def rate(steps: Iterator[int], seconds: float) -> float:
-    """Images a second of an iterator that yields how many it has made."""
+    """Images per second of an iterator that yields numbers of images."""
     start, count = time.perf_counter(), 0
-    for made in steps:
-        count += made
+    for num_images in steps:
+        count += num_images
         elapsed = time.perf_counter() - start
         if elapsed > seconds:
             return count / elapsed
@@ -159,8 +159,8 @@ def measure(
     """Medians over rounds of the pipeline's rate, the bound's, and their ratio."""
     pairs = []
     for _ in range(args.rounds):
-        with pipeline() as made:  # closed before the bound's turn, for it works ahead
-            ours = rate(steps(made), args.seconds)
+        with pipeline() as stream:  # closed before the bound runs, because it works ahead
+            ours = rate(steps(stream), args.seconds)
         pairs.append((ours, bound(args.seconds)))
     return (
         statistics.median(ours for ours, _ in pairs),

@@ -29,7 +29,7 @@ class TwoPasses(SimCLR):
     """SimCLR with a forward pass for the first views and another for the second."""
 
     def encode(self, params, buffers, views, *, ema_params, key):
-        made = []
+        outputs = []
         for view in (views[0::2], views[1::2]):
             (h, _), encoder = self.encoder.apply(
                 params["encoder"], buffers["encoder"], view, train=True, key=key
@@ -37,9 +37,9 @@ class TwoPasses(SimCLR):
             z, projector = self.projector.apply(
                 params["projector"], buffers["projector"], h, train=True
             )
-            made.append((h, z))
-        z = jnp.stack([z for _, z in made], axis=1)
-        return {"h": made[0][0], "z": z}, {"encoder": encoder, "projector": projector}
+            outputs.append((h, z))
+        z = jnp.stack([z for _, z in outputs], axis=1)
+        return {"h": outputs[0][0], "z": z}, {"encoder": encoder, "projector": projector}
 
 
 def compile_step(batch_size: int, method: type[SimCLR]) -> tuple[hlo.Program, float]:

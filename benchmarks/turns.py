@@ -16,18 +16,18 @@ Round = dict[str, float]  # side -> seconds
 
 
 class Side:
-    """A process that makes a call for every line it is sent.
+    """A process that makes a call for every line that it receives.
 
     Args:
-      command: of Python: what runs `serve`.
-      warm_up: calls that are made now and not counted: to compile, and to take memory.
+      command: arguments of Python; the program has to call `serve`.
+      warm_up: number of uncounted calls at the start, which compile and allocate memory.
     """
 
     def __init__(self, command: Sequence[str], *, warm_up: int = 2):
         self._process = subprocess.Popen(
             [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        self.value = 0.0  # what the last call returned
+        self.value = 0.0  # the result of the last call
         for _ in range(warm_up):
             self.call()
 
@@ -42,7 +42,7 @@ class Side:
         return seconds
 
     def end(self) -> None:
-        """Lets the process go, and its memory with it."""
+        """Ends the process, which frees its memory."""
         self._process.stdin.close()
         self._process.wait()
 
@@ -53,7 +53,7 @@ def rounds(sides: dict[str, Side], count: int) -> list[Round]:
 
 
 def serve(call: Callable[[], float]) -> None:
-    """Answers every line of stdin with the seconds of a call and what it returns."""
+    """Answers every line of stdin with the seconds and the result of a call."""
     for _ in sys.stdin:
         began = time.perf_counter()
         value = call()

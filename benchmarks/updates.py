@@ -11,12 +11,12 @@ from ssl_jax.experiment.build import Experiment
 
 
 def repeated(experiment: Experiment, batch: Mapping[str, Any], steps: int) -> Callable[[], float]:
-    """A function that makes `steps` updates from where it stopped and returns the last loss.
+    """A function that continues training for `steps` updates and returns the last loss.
 
     Args:
-      experiment: whose step is compiled now.
+      experiment: the experiment; its step is compiled at once.
       batch: host arrays of a global batch.
-      steps: of a call.
+      steps: number of updates in a call.
     """
     step = experiment.compiled_train_step
     shardings = {name: array.sharding for name, array in experiment.abstract_batch().items()}
