@@ -1,6 +1,6 @@
 """Accuracy of a classifier: the share of test examples whose class its own logits predict.
 
-Nothing is fitted, so the train split is not looked at. It is the score of methods that classify:
+Nothing is fitted, so the train split is not used. It is the score of methods that classify:
 `supervised` (a baseline, fine-tuning, a linear probe with augmentation) and `distill`.
 """
 
@@ -23,7 +23,7 @@ METRICS = {
 }
 FEATURE = "logits"
 OF_RUN_CLASSES = True
-_ENTRIES = 2**24  # of one block of logits, whose comparisons are bool of the same size: 16 MiB
+_ENTRIES = 2**24  # logits in a block; their comparisons are a bool array of 16 MiB
 
 
 def evaluate(test: Mapping[str, np.ndarray], *, num_classes: int) -> dict[str, float]:
@@ -34,11 +34,11 @@ def evaluate(test: Mapping[str, np.ndarray], *, num_classes: int) -> dict[str, f
       num_classes: number of classes of the data; `c` must be the same.
 
     Returns:
-      `top1`, `top5` (with more than five classes) in [0, 1]. Of equal logits the lower class
-      counts as the first.
+      `top1`, `top5` (with more than five classes) in [0, 1]. If logits are equal, the lower class
+      ranks first.
 
     Raises:
-      UserError: the classifier knows another number of classes.
+      UserError: the classifier has another number of classes.
     """
     logits, label = np.asarray(test["h"]), np.asarray(test["label"])
     _check_classes(logits.shape[1], num_classes)
@@ -55,14 +55,14 @@ def evaluate(test: Mapping[str, np.ndarray], *, num_classes: int) -> dict[str, f
 
 
 def check(known: Known, **options: Any) -> None:
-    """Raises UserError if the classifier knows another number of classes than the data."""
+    """Raises UserError if classifier and data have different numbers of classes."""
     del options
     if known.num_classes is not None:
         _check_classes(known.outputs[FEATURE].shape[1], known.num_classes)
 
 
 def measures(known: Known, **options: Any) -> tuple[str, ...]:
-    """Names of its metrics."""
+    """Names of the metrics that `evaluate` returns."""
     del options
     return measured_ranks(METRICS, known.num_classes)
 
@@ -70,6 +70,6 @@ def measures(known: Known, **options: Any) -> tuple[str, ...]:
 def _check_classes(classes: int, num_classes: int) -> None:
     if classes != num_classes:
         raise UserError(
-            f"the classifier tells {classes} classes apart and the data have {num_classes}; "
-            "accuracy is for data of the classes it was trained on"
+            f"the classifier has {classes} classes and the data have {num_classes}; accuracy needs "
+            "data with the classes that it was trained on"
         )

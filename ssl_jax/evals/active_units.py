@@ -4,7 +4,7 @@ A latent u is active if the mean of its posterior differs between images:
 
     Var over images x of E_q[u | x]  >  0.01
 
-A latent that is not active has collapsed to the prior: the decoder does not use it.
+An inactive latent has collapsed to the prior: the decoder does not use it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def evaluate(
 
     Args:
       test: `h` float [n d], the means of the posteriors.
-      threshold: of the variance.
+      threshold: variance above which a latent is active.
 
     Returns:
       `count`, and `share` of the d latents.

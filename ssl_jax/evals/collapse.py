@@ -35,7 +35,7 @@ METRICS = {
         "uniformity", "uniformity of the features", unit="", better="lower", shown=False
     ),
 }
-_PAIRS = 2**22  # float32 of one block of squared distances: 16 MiB
+_PAIRS = 2**22  # squared distances in a block: 16 MiB of float32
 
 
 def diagnostics(
@@ -49,14 +49,15 @@ def diagnostics(
     Args:
       z: projections [n v d] of v views of n examples, not necessarily normalised.
       h: features [n c].
-      max_rows: singular values and pairs are taken over the first so many examples.
+      max_rows: only the first `max_rows` examples are used.
 
     Returns:
-      Float32 scalars, as far as z and h are given and v and n suffice:
-      `rankme_z`, `effective_rank_z` of view 1's [n d], `rankme_h`, `effective_rank_h`: between 1
-      and min(n, d). A batch smaller than d bounds them: compare equal batches only.
-      `std_z`: spread of z over all examples and views, see `spread`; 0 = collapsed, 1 = uniform.
-      `alignment`, the mean over pairs of views, and `uniformity`, the mean over views.
+      float32 scalars:
+      `rankme_z` and `effective_rank_z` of the first views [n d], `rankme_h` and `effective_rank_h`:
+      between 1 and min(n, d). If n is smaller than d it limits them, so compare equal n only.
+      `std_z`: spread of z over all examples and views, see `spread`; 0: collapsed, 1: uniform.
+      `alignment`, the mean over pairs of views, if v > 1, and `uniformity`, the mean over views, if
+      n > 1. Metrics of z or h are missing if z or h is None.
     """
     values: dict[str, Array] = {}
     if h is not None:
@@ -79,29 +80,34 @@ def evaluate(
     train: Mapping[str, np.ndarray],
     *,
     devices: Sequence[jax.Device] | None = None,
-    max_rows: Annotated[int, positive, "Examples taken, at equal distances."] = 25600,
+    max_rows: Annotated[
+        int, positive, "Number of examples to use, evenly spaced in the split."
+    ] = 25600,
 ) -> dict[str, float]:
     """Ranks, spread and uniformity of the train features `h` [n d]; needs no labels.
 
     Args:
       train: `h` float [n d].
-      devices: the first one computes.
-      max_rows: examples taken, at equal distances through the split; RankMe takes 25,600.
+      devices: the first device is used.
+      max_rows: number of examples to use, evenly spaced in the split; RankMe uses 25,600.
     """
     h = train["h"]
-    taken = np.linspace(0, len(h) - 1, min(max_rows, len(h))).astype(int)
+    rows = np.linspace(0, len(h) - 1, min(max_rows, len(h))).astype(int)
     with jax.default_device(devices[0] if devices else None):
-        h = jnp.asarray(h[taken])
+        h = jnp.asarray(h[rows])
         values = _ranks(h, "h") | {"std_h": spread(h), "uniformity_h": uniformity(_unit(h))}
     return {name: float(value) for name, value in values.items()}
 
 
 def rankme(singular_values: Float[Array, " d"], epsilon: float = 1e-7) -> Float[Array, ""]:
-    """exp(-sum p log p), p = s / sum(s) + epsilon, which is not normalised again (RankMe, Eq. 1).
+    """exp(-sum p log p), with p = s / sum(s) + epsilon, not normalised again (RankMe, Eq. 1).
 
     Args:
-      singular_values: s float32 [d] of embeddings that are not centred.
+      singular_values: s, float32 [d], of embeddings that are not centred.
       epsilon: 0 gives the effective rank of Roy & Vetterli, with 0 log 0 = 0.
+
+    Returns:
+      float32 [].
     """
     s = singular_values
     p = s / jnp.maximum(jnp.sum(s), jnp.finfo(s.dtype).tiny) + epsilon
@@ -109,9 +115,9 @@ def rankme(singular_values: Float[Array, " d"], epsilon: float = 1e-7) -> Float[
 
 
 def spread(x: Float[Array, "n d"]) -> Float[Array, ""]:
-    """Standard deviation of the normalised rows of [n d], mean over dimensions, times sqrt(d).
+    """sqrt(d) times the standard deviation of normalised rows [n d], averaged over dimensions.
 
-    1 for directions uniform on the sphere, 0 for equal ones.
+    It is 1 for directions that are uniform on the sphere, and 0 for equal directions.
     """
     unit = _unit(x.astype(jnp.float32))
     return jnp.std(unit, axis=0).mean() * math.sqrt(x.shape[-1])

@@ -1,16 +1,16 @@
 """Disentanglement, completeness, informativeness (Eastwood & Williams 2018, Sec. 2).
 
-A classifier predicts each true factor from all codes. Its importances R [codes factors] say which
-codes it used:
+A classifier predicts each true factor from all codes. Its importances R [codes factors] measure how
+much it uses each code:
 
-    disentanglement  1 - entropy of a code's row of R: does a code serve one factor only?
-    completeness     1 - entropy of a factor's column: does one code suffice for a factor?
+    disentanglement  1 - entropy of a code's row of R: is a code used for one factor only?
+    completeness     1 - entropy of a factor's column: does a factor use one code only?
     informativeness  accuracy of the predictions
 
-Entropies have the number of factors (of codes) as the base of their logarithm; means are weighted
-by the sums of the rows (columns). As in disentanglement_lib (Locatello et al. 2019) the classifier
-is scikit-learn's gradient boosting with its defaults, one a factor, and informativeness is its
-accuracy where the paper has an error.
+The base of the logarithm is the number of factors (codes); means are weighted by the sums of the
+rows (columns). As in disentanglement_lib (Locatello et al. 2019) the classifier of each factor is
+scikit-learn's gradient boosting with default options, and informativeness is its accuracy, not its
+error as in the paper.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ METRICS = {
         "DCI I, train", "informativeness (DCI) on the train split", shown=False
     ),
 }
-_TINY = 1e-11  # added to importances, of which an entropy is taken
+_TINY = 1e-11  # added to importances, to avoid log 0
 
 
 def evaluate(
@@ -44,32 +44,34 @@ def evaluate(
     test: Mapping[str, np.ndarray],
     *,
     seed: int = 0,
-    max_train_examples: Annotated[int, positive, "Examples fitted on."] = 10_000,
-    max_test_examples: Annotated[int, positive, "Examples scored on."] = 5_000,
+    max_train_examples: Annotated[int, positive, "Maximum number of examples to fit on."] = 10_000,
+    max_test_examples: Annotated[int, positive, "Maximum number of examples to score on."] = 5_000,
     factor_bins: FactorBins = 10,
 ) -> dict[str, float]:
     """Fits the classifiers on train and scores them on test.
 
-    It takes minutes: of 10,000 examples, 10 codes and 7 factors of 10 classes about two on a core.
+    It takes about two minutes on one core for 10,000 examples, 10 codes and 7 factors of 10
+    classes.
 
     Args:
-      train, test: `h` float [n d], a code a column; `factors` float [n f].
-      seed: of the classifiers, which break ties at random.
-      max_train_examples, max_test_examples, factor_bins: as their annotations say.
+      train, test: `h` float [n d], one code per column; `factors` float [n f].
+      seed: seed of the classifiers, which break ties randomly.
+      max_train_examples, max_test_examples: maximum numbers of examples to fit and score on.
+      factor_bins: classes of a continuous factor.
 
     Returns:
-      `disentanglement` and `completeness` in [0, 1], `informativeness` and `informativeness_train`,
-      mean accuracies over factors. Factors that never vary are left out.
+      `disentanglement` and `completeness` in [0, 1]; `informativeness` and `informativeness_train`,
+      accuracies averaged over factors. Constant factors are left out.
 
     Raises:
-      UserError: there are not two codes and two factors that vary.
+      UserError: there are fewer than two codes, or fewer than two factors that vary.
     """
     from sklearn.ensemble import GradientBoostingClassifier  # takes a second to import
 
     rows = evenly(len(train["h"]), max_train_examples), evenly(len(test["h"]), max_test_examples)
     splits = [
-        {name: np.asarray(split[name])[taken] for name in ("h", "factors")}
-        for split, taken in zip((train, test), rows, strict=True)
+        {name: np.asarray(split[name])[row_numbers] for name in ("h", "factors")}
+        for split, row_numbers in zip((train, test), rows, strict=True)
     ]
     classes, test_classes = as_classes([split["factors"] for split in splits], factor_bins)
     codes, test_codes = (split["h"] for split in splits)
@@ -90,7 +92,7 @@ def evaluate(
 
 
 def check(known: Known, **options: Any) -> None:
-    """Raises UserError if there are not two codes and two factors that vary."""
+    """Raises UserError if there are fewer than two codes or two factors that vary."""
     del options
     factors = varying(np.concatenate([known.train.factors, known.test.factors]))
     _check_two(known.outputs["h"].shape[-1], len(factors))
@@ -99,14 +101,15 @@ def check(known: Known, **options: Any) -> None:
 def _check_two(codes: int, factors: int) -> None:
     if codes < 2 or factors < 2:
         raise UserError(
-            f"dci needs two codes and two factors that vary, and there are {codes} and {factors}"
+            f"dci needs two codes and two factors that vary, but there are {codes} and {factors}"
         )
 
 
 def concentration(importance: Float[np.ndarray, "rows columns"]) -> float:
-    """1 minus the entropy of each row, base the number of columns, weighted by the rows' sums.
+    """1 minus the mean entropy of the rows, weighted by the sums of the rows.
 
-    1 where every row has one entry that is not 0, 0 where all entries of a row are equal.
+    The base of the logarithm is the number of columns. The result is 1 if each row has one nonzero
+    entry, and 0 if the entries of each row are equal.
     """
     share = importance + _TINY
     share = share / share.sum(axis=1, keepdims=True)

@@ -23,29 +23,30 @@ def extract(
 ) -> dict[str, np.ndarray]:
     """Runs an encoder over batches and collects what it returns as NumPy arrays.
 
-    The device encodes one batch while the host copies the one before it. Rows come back sorted by
-    `index` where the batches have one, so that what is drawn from them later does not depend on
-    the order in which a loader, or several processes, delivered them.
+    The device encodes a batch while the host copies the outputs of the previous one. If batches
+    have `index`, rows are sorted by it, so that random draws from the rows do not depend on the
+    order in which a loader, or several processes, returned them.
 
     Args:
-      encode: a (jitted) function of a batch without its mask, returning arrays with one row an
+      encode: a (jitted) function of a batch without its mask. It returns arrays with one row per
         example, e.g. `h` [n d] and `z` [n d'].
-      batches: dicts of arrays with a leading dimension n. `mask` bool [n], where there is one, is
-        False on rows that only fill up a batch; they are dropped. A row is encoded alone, so
-        padding cannot change the others.
-      targets: the arrays of a batch that are passed on, where it has them; `index` int [n] is too.
-      gather: makes host arrays out of a dict of device arrays, all rows of all processes in the
-        order of the global array. Needed where arrays span several processes, e.g.
-        `functools.partial(multihost_utils.process_allgather, tiled=True)`; every process must
-        then yield the same number of batches. Default: `jax.device_get`.
+      batches: dicts of arrays with a leading dimension n. The optional `mask` bool [n] is False for
+        padding rows, which are dropped. Rows are encoded independently, so padding does not affect
+        the others.
+      targets: names of arrays of a batch to return as well, if it has them. `index` int [n] is
+        always returned.
+      gather: converts a dict of device arrays to host arrays with the rows of all processes in the
+        order of the global array. Required if arrays span several processes, e.g.
+        `functools.partial(multihost_utils.process_allgather, tiled=True)`; all processes must then
+        have the same number of batches. Default: `jax.device_get`.
 
     Returns:
-      The encoder's outputs and the targets, floats as float32, integers as int32, all with m rows.
+      The encoder's outputs and the targets, all with m rows; floats as float32, integers as int32.
 
     Raises:
-      UserError: there is not one row.
-      ValueError: an output has another number of rows than its batch, or arrays span processes
-        and no `gather` is given.
+      UserError: there are no rows.
+      ValueError: an output and its batch have different numbers of rows, or arrays span processes
+        and `gather` is None.
     """
     collected: list[dict[str, np.ndarray]] = []
     pending = None
@@ -66,7 +67,7 @@ def extract(
 
 
 def _start(encode: Encode, batch: Mapping[str, Any], targets: Sequence[str]) -> dict[str, Any]:
-    """Dispatches the encoder; nothing here waits for the device."""
+    """Dispatches the encoder, without waiting for the device."""
     inputs = {name: array for name, array in batch.items() if name != "mask"}
     rows = len(next(iter(inputs.values())))
     outputs = dict(encode(inputs))
@@ -74,10 +75,10 @@ def _start(encode: Encode, batch: Mapping[str, Any], targets: Sequence[str]) -> 
         if array.ndim == 0 or array.shape[0] != rows:
             raise ValueError(
                 f"features {name!r} have shape {array.shape} for a batch of {rows} examples; "
-                "an encoder returns one row an example"
+                "an encoder returns one row per example"
             )
-    passed_on = {name: batch[name] for name in (*targets, "index", "mask") if name in batch}
-    return outputs | passed_on
+    returned = {name: batch[name] for name in (*targets, "index", "mask") if name in batch}
+    return outputs | returned
 
 
 def _finish(arrays: dict[str, Any], gather: Gather | None) -> dict[str, np.ndarray]:
@@ -88,7 +89,7 @@ def _finish(arrays: dict[str, Any], gather: Gather | None) -> dict[str, np.ndarr
         for name, array in arrays.items():
             if isinstance(array, jax.Array) and not array.is_fully_addressable:
                 raise ValueError(
-                    f"{name!r} is spread over several processes; pass gather="
+                    f"{name!r} spans several processes; pass gather="
                     "functools.partial(multihost_utils.process_allgather, tiled=True)"
                 )
         arrays = jax.device_get(arrays)
@@ -100,5 +101,5 @@ def _finish(arrays: dict[str, Any], gather: Gather | None) -> dict[str, np.ndarr
 
 
 def _host_dtype(dtype: np.dtype) -> type:
-    # bfloat16 is of kind "V" to NumPy, so ask for what is not floating.
+    # NumPy's kind of bfloat16 is "V", so test for kinds that are not floating.
     return np.int32 if dtype.kind in "biu" else np.float32

@@ -1,13 +1,13 @@
 """Few-shot accuracy: logistic regression on k labels per class, over many draws of the labels.
 
-Features of different encoders, or raw pixels, differ in width, scale and offset; a fixed penalty
-on plain features would favour some of them for that alone. So features are centred by the mean of
-the (unlabelled) train features and each example is divided by its norm. This is invariant to
-rotation, to scale and to a common offset, needs no label and has no parameter. It does not
-equalise the variances of single features: standardising border pixels, or whitening, blows up
-directions that carry nothing but noise, and costs raw digits 4 to 20 points at one label a class.
-On this scale one penalty serves all: accuracies change by less than a point between l2 = 0.1 and
-0.01, for raw pixels, principal components and random networks alike. Nothing is tuned.
+Features of different encoders, or raw pixels, differ in width, scale and offset, so that a fixed
+penalty on plain features would favour some of them. Therefore the mean of the (unlabelled) train
+features is subtracted, and each example is divided by its norm. This is invariant to rotation,
+scale and a common offset, needs no labels and has no parameters. The variances of single features
+are not equalised: standardising border pixels, or whitening, amplifies directions that contain only
+noise, and costs raw digits 4 to 20 points at one label per class. With this scaling one penalty
+suits all features: accuracies change by less than a point between l2 = 0.1 and 0.01, for raw
+pixels, principal components and random networks. Nothing is tuned.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Array = jax.Array
 
 NEEDS = ("label",)
 METRICS = {"{shots:d}": Metric("{shots}-shot", "few-shot accuracy", series="labels a class")}
-_FLOATS = 2**26  # of one batch of draws' examples and logits: 256 MiB
+_FLOATS = 2**26  # float32 numbers of fits that run together, examples and logits: 256 MiB
 _HIGHEST = jax.lax.Precision.HIGHEST
 _LOG = logging.getLogger(__name__)
 
@@ -42,26 +42,30 @@ def evaluate(
     num_classes: int,
     seed: int = 0,
     devices: Sequence[jax.Device] | None = None,
-    shots: Annotated[
-        tuple[int, ...], each(positive), not_empty, "Labels a class; a curve over several."
-    ] = (1, 2, 4, 8),
-    draws: Annotated[int, positive, "Label sets for each number of labels."] = 20,
+    shots: Annotated[tuple[int, ...], each(positive), not_empty, "Numbers of labels per class."] = (
+        1,
+        2,
+        4,
+        8,
+    ),
+    draws: Annotated[int, positive, "Random label sets for each number of labels."] = 20,
     l2: Annotated[float, positive, "Penalty of the classifier, 1/C of scikit-learn."] = 0.1,
-    max_iterations: Annotated[int, positive, "Of each fit."] = 2000,
-    tolerance: Annotated[float, not_negative, "Gradient norm at which a fit ends."] = 1e-5,
+    max_iterations: Annotated[int, positive, "Maximum number of iterations of each fit."] = 2000,
+    tolerance: Annotated[float, not_negative, "Gradient norm at which a fit stops."] = 1e-5,
 ) -> dict[str, float]:
-    """Accuracy on test after fitting k labels a class of train, for each k in shots.
+    """Accuracy on test after fitting k labels per class of train, for each k in `shots`.
 
-    The labels drawn depend on (labels of train, draw, seed) alone, so that all features are
-    compared on the same draws.
+    The label sets depend only on the labels of train, the draw and the seed, so that all features
+    are compared on the same label sets.
 
     Args:
       train, test: `h` float [n d], `label` int [n] in [0, num_classes).
       num_classes: number of classes c.
-      seed: of the label draws.
-      devices: the first one computes.
-      shots: labels a class. A k that some class of train cannot supply is left out, with a warning.
-      draws: label sets for each k.
+      seed: seed of the label sets.
+      devices: the first device is used.
+      shots: numbers k of labels per class. If a class of train has fewer than k labels, this k is
+        left out with a warning.
+      draws: number of label sets for each k.
       l2: penalty of the logistic regression, 1/C of scikit-learn, see `fit`.
       max_iterations, tolerance: see `fit`.
 
@@ -70,7 +74,7 @@ def evaluate(
       (n - 1 in the denominator; absent for a single draw).
 
     Raises:
-      UserError: no k is possible.
+      UserError: every k exceeds the labels of some class.
     """
     label = np.asarray(train["label"])
     classes = np.unique(label[label >= 0])
@@ -80,13 +84,13 @@ def evaluate(
     drawn = np.stack([draw_labels(label, possible[-1], draw, seed) for draw in range(draws)])
 
     index = drawn.reshape(draws, -1)  # [draws classes*most]
-    # All k are fitted in one call, those below the largest with weight 0 on what they leave out.
-    taken = np.arange(drawn.shape[-1]) < np.asarray(possible)[:, None]  # [shots most]
-    weight = np.tile(taken, (1, len(classes))).astype(np.float32)  # [shots classes*most]
+    # All k are fitted in one call: smaller k have weight 0 on the examples they do not use.
+    used = np.arange(drawn.shape[-1]) < np.asarray(possible)[:, None]  # [shots most]
+    weight = np.tile(used, (1, len(classes))).astype(np.float32)  # [shots classes*most]
 
-    # As many fits side by side as their examples and logits leave room for.
+    # The number of fits that run together is limited by the memory of examples and logits.
     floats = index.shape[1] * (train["h"].shape[1] + num_classes) + len(test["h"]) * num_classes
-    side_by_side = int(np.clip(_FLOATS // floats, 1, draws * len(possible)))
+    fits_at_a_time = int(np.clip(_FLOATS // floats, 1, draws * len(possible)))
     with jax.default_device(devices[0] if devices else None):
         mean = np.mean(train["h"], axis=0, dtype=np.float64).astype(np.float32)
         hits, gradient_norm = jax.device_get(
@@ -94,7 +98,7 @@ def evaluate(
                 _normalize(np.asarray(train["h"])[index], mean), label[index], weight,
                 _normalize(test["h"], mean), test["label"], l2, tolerance,
                 num_classes=num_classes, max_iterations=max_iterations,
-                side_by_side=side_by_side,
+                fits_at_a_time=fits_at_a_time,
             )
         )  # fmt: skip
     if gradient_norm.max() > 100 * tolerance:
@@ -110,10 +114,10 @@ def evaluate(
 
 
 def check(known: Known, *, shots: Sequence[int], **options: Any) -> str:
-    """A note on those k of shots that some class cannot supply.
+    """A note about numbers of labels that some class does not have.
 
     Raises:
-      UserError: no k is possible.
+      UserError: every k exceeds the labels of some class.
     """
     del options
     if known.train_counts is None:
@@ -123,14 +127,14 @@ def check(known: Known, *, shots: Sequence[int], **options: Any) -> str:
 
 
 def measures(known: Known, *, shots: Sequence[int], **options: Any) -> tuple[str, ...]:
-    """Names of its metrics: the possible k."""
+    """Names of the metrics: the possible k."""
     del options
     counts = known.train_counts
     return tuple(str(k) for k in (shots if counts is None else _possible(counts, shots)[0]))
 
 
 def _possible(counts: np.ndarray, shots: Sequence[int]) -> tuple[list[int], str]:
-    """Those k that every class with examples can supply, and which are left out, in words."""
+    """Returns the possible k, sorted, and a message about those that are not possible."""
     classes = np.flatnonzero(counts)
     rarest = classes[counts[classes].argmin()]
     possible = sorted({k for k in shots if k <= counts[rarest]})
@@ -148,8 +152,8 @@ def _possible(counts: np.ndarray, shots: Sequence[int]) -> tuple[list[int], str]
 def draw_labels(label: np.ndarray, shots: int, draw: int, seed: int) -> np.ndarray:
     """Indices of `shots` examples of each class that occurs, int64 [classes shots].
 
-    A function of its arguments alone, and nested: the examples for k shots are the first k
-    of those for more. Examples with label -1 are never drawn.
+    The result depends only on the arguments. It is nested: the examples for k shots are the first k
+    examples for a larger number. Examples with label -1 are never drawn.
     """
     order = np.random.default_rng([seed, draw]).permutation(len(label))
     order = order[label[order] >= 0]
@@ -171,9 +175,9 @@ def fit(
     """Multinomial logistic regression: min_W,b sum_i w_i CE(W^T x_i + b, y_i) + (l2 / 2) ||W||^2.
 
     Nesterov's method with restarts (O'Donoghue & Candes 2015), in the metric of a fixed bound on
-    the Hessian: on centred x, with lambda the largest eigenvalue of x^T x, it is at most
-    lambda / 2 + l2 for W and n / 2 for b (Boehning 1992). Steps then need no line search and many
-    problems run side by side under vmap.
+    the Hessian: for centred x, with lambda the largest eigenvalue of x^T x, the bound is
+    lambda / 2 + l2 for W and n / 2 for b (Boehning 1992). So no line search is needed, and many
+    problems can be solved together under vmap.
 
     Args:
       x: float32 [n d].
@@ -181,17 +185,19 @@ def fit(
       weight: float32 [n], 0 or 1.
       l2: penalty, > 0.
       num_classes: number of classes c.
-      max_iterations: at most.
-      tolerance: ends when the norm of the objective's gradient over n falls below it.
+      max_iterations: maximum number of iterations.
+      tolerance: stops when the gradient norm of the objective, divided by n, falls below it.
 
     Returns:
-      kernel [d c], bias [c] and that norm [].
+      kernel [d c], bias [c] and the gradient norm divided by n [].
     """
     n = weight.sum()
     mean = jnp.einsum("nd,n->d", x, weight, precision=_HIGHEST) / n
     x = weight[:, None] * (x - mean)
     target = jax.nn.one_hot(label, num_classes)
-    step_w = 1.0 / (0.5 * 1.05 * _largest_eigenvalue(x) + l2)  # 5% for what the power method lacks
+    step_w = 1.0 / (
+        0.5 * 1.05 * _largest_eigenvalue(x) + l2
+    )  # 5% for the error of the power method
     step_b = 2.0 / n
 
     def gradient(kernel: Array, bias: Array) -> tuple[Array, Array]:
@@ -201,20 +207,20 @@ def fit(
         return kernel_part + l2 * kernel, residual.sum(axis=0)
 
     def improve(state):
-        (kernel, bias), (ahead_w, ahead_b), momentum, _, iteration = state
-        grad_w, grad_b = gradient(ahead_w, ahead_b)
-        new_w, new_b = ahead_w - step_w * grad_w, ahead_b - step_b * grad_b
+        (kernel, bias), (look_w, look_b), momentum, _, iteration = state
+        grad_w, grad_b = gradient(look_w, look_b)
+        new_w, new_b = look_w - step_w * grad_w, look_b - step_b * grad_b
         move_w, move_b = new_w - kernel, new_b - bias
         uphill = jnp.vdot(grad_w, move_w) + jnp.vdot(grad_b, move_b) > 0
         momentum = jnp.where(uphill, 1.0, momentum)
-        following = 0.5 + jnp.sqrt(0.25 + momentum**2)
-        beta = (momentum - 1.0) / following
-        ahead = (new_w + beta * move_w, new_b + beta * move_b)
+        next_momentum = 0.5 + jnp.sqrt(0.25 + momentum**2)
+        beta = (momentum - 1.0) / next_momentum
+        look = (new_w + beta * move_w, new_b + beta * move_b)
         norm = jnp.sqrt(jnp.sum(grad_w**2) + jnp.sum(grad_b**2)) / n
-        # At the tolerance the point whose gradient is known is the one to return.
+        # When done, return the point at which the gradient was computed.
         done = norm < tolerance
-        kept = (jnp.where(done, ahead_w, new_w), jnp.where(done, ahead_b, new_b))
-        return kept, ahead, following, norm, iteration + 1
+        best = (jnp.where(done, look_w, new_w), jnp.where(done, look_b, new_b))
+        return best, look, next_momentum, norm, iteration + 1
 
     def unfinished(state):
         *_, norm, iteration = state
@@ -227,7 +233,7 @@ def fit(
     return kernel, bias, norm
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "max_iterations", "side_by_side"))
+@functools.partial(jax.jit, static_argnames=("num_classes", "max_iterations", "fits_at_a_time"))
 def _hits(
     x: Array,
     label: Array,
@@ -239,11 +245,17 @@ def _hits(
     *,
     num_classes: int,
     max_iterations: int,
-    side_by_side: int,
+    fits_at_a_time: int,
 ) -> tuple[Array, Array]:
-    """Test examples got right and gradient norm, [shots draws], of a fit for each weight and draw.
+    """Correct test predictions and gradient norm, [shots draws], of a fit for each k and draw.
 
-    Takes x [draws n d], label [draws n] and weight [shots n].
+    Args:
+      x: [draws n d].
+      label: [draws n].
+      weight: [shots n].
+      test_x, test_label: [m d] and [m].
+      l2, tolerance, num_classes, max_iterations: see `fit`.
+      fits_at_a_time: number of fits that run together.
     """
 
     def fit_problem(problem: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -257,7 +269,7 @@ def _hits(
 
     grid = weight.shape[0], x.shape[0]
     shot, draw = (index.ravel() for index in jnp.indices(grid))
-    hits, norm = jax.lax.map(fit_problem, (shot, draw), batch_size=side_by_side)
+    hits, norm = jax.lax.map(fit_problem, (shot, draw), batch_size=fits_at_a_time)
     return hits.reshape(grid), norm.reshape(grid)
 
 
@@ -270,7 +282,7 @@ def _normalize(x: Array, mean: Array) -> Array:
 
 
 def _largest_eigenvalue(x: Array, iterations: int = 30) -> Array:
-    """Of x^T x, by the power method; from below, within a few percent."""
+    """A lower bound of the largest eigenvalue of x^T x within a few percent: power method."""
 
     def multiply(_, v: Array) -> Array:
         v = jnp.einsum("nd,d->n", x, v, precision=_HIGHEST)

@@ -46,7 +46,7 @@ def test_rows_without_a_label_do_not_count():
 
 def test_data_of_other_classes_are_refused():
     rows = {"logits": np.eye(6, dtype=np.float32), "label": np.zeros(6, np.int32)}
-    with pytest.raises(UserError, match="tells 6 classes apart and the data have 10"):
+    with pytest.raises(UserError, match="has 6 classes and the data have 10"):
         evals.evaluate(["accuracy"], None, rows, num_classes=10)
 
 

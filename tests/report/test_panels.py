@@ -35,7 +35,7 @@ def test_without_such_a_metric_of_training_it_stands_among_the_evaluations():
     rows = row("eval/held_out/accuracy", "train/loss")
     assert [chart.title for chart in curves.training_charts(rows)] == ["Loss"]
     (chart,) = curves.evaluation_charts(rows, {})
-    assert chart.title == "Accuracy of what is hidden of held-out examples"
+    assert chart.title == "Accuracy on hidden parts of held-out examples"
 
 
 def test_metrics_that_the_table_does_not_name_have_a_chart_of_their_own():

@@ -71,7 +71,7 @@ def test_classes_without_names_are_matched_by_number(tmp_path):
         "accuracy/top1": 1.0
     }
     two = prober_on(colour_folders(tmp_path / "two", {"red": "red", "blue": "blue"}), None)
-    with pytest.raises(UserError, match="tells 3 classes apart and the data have 2"):
+    with pytest.raises(UserError, match="has 3 classes and the data have 2"):
         two.evaluate(classifier(("blue", "green", "red")), ["accuracy"])
 
 
