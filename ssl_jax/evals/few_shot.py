@@ -207,20 +207,20 @@ def fit(
         return kernel_part + l2 * kernel, residual.sum(axis=0)
 
     def improve(state):
-        (kernel, bias), (look_w, look_b), momentum, _, iteration = state
-        grad_w, grad_b = gradient(look_w, look_b)
-        new_w, new_b = look_w - step_w * grad_w, look_b - step_b * grad_b
+        (kernel, bias), (lookahead_w, lookahead_b), momentum, _, iteration = state
+        grad_w, grad_b = gradient(lookahead_w, lookahead_b)
+        new_w, new_b = lookahead_w - step_w * grad_w, lookahead_b - step_b * grad_b
         move_w, move_b = new_w - kernel, new_b - bias
         uphill = jnp.vdot(grad_w, move_w) + jnp.vdot(grad_b, move_b) > 0
         momentum = jnp.where(uphill, 1.0, momentum)
         next_momentum = 0.5 + jnp.sqrt(0.25 + momentum**2)
         beta = (momentum - 1.0) / next_momentum
-        look = (new_w + beta * move_w, new_b + beta * move_b)
+        lookahead = (new_w + beta * move_w, new_b + beta * move_b)
         norm = jnp.sqrt(jnp.sum(grad_w**2) + jnp.sum(grad_b**2)) / n
         # When done, return the point at which the gradient was computed.
         done = norm < tolerance
-        best = (jnp.where(done, look_w, new_w), jnp.where(done, look_b, new_b))
-        return best, look, next_momentum, norm, iteration + 1
+        best = (jnp.where(done, lookahead_w, new_w), jnp.where(done, lookahead_b, new_b))
+        return best, lookahead, next_momentum, norm, iteration + 1
 
     def unfinished(state):
         *_, norm, iteration = state

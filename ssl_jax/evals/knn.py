@@ -1,7 +1,7 @@
 """Weighted nearest neighbours on frozen features: a probe without training.
 
-Each test example takes the k train examples of highest cosine similarity s_j; each of them votes
-for its class with weight exp(s_j / tau) (Wu et al. 2018, "Unsupervised Feature Learning via
+The k train examples with the highest cosine similarities s_j to a test example vote for their
+classes with weights exp(s_j / tau) (Wu et al. 2018, "Unsupervised Feature Learning via
 Non-Parametric Instance Discrimination", Sec. 3.4; k = 200, tau = 0.07).
 """
 
@@ -32,7 +32,7 @@ METRICS = {
     "top5": Metric("kNN top-5", "top-5 accuracy of a kNN classifier", shown=False),
     "k": Metric("neighbours", unit="", better=None, shown=False),
 }
-_SIMILARITIES = 2**27  # float32 of one block of queries x bank rows on a device: 512 MiB
+_SIMILARITIES = 2**27  # similarities in a block on a device: 512 MiB of float32
 
 
 def evaluate(
@@ -41,10 +41,10 @@ def evaluate(
     *,
     num_classes: int,
     devices: Sequence[jax.Device] | None = None,
-    k: Annotated[int, positive, "Neighbours that vote."] = 200,
-    temperature: Annotated[float, positive, "In units of cosine similarity."] = 0.07,
+    k: Annotated[int, positive, "Number of neighbours that vote."] = 200,
+    temperature: Annotated[float, positive, "tau, in units of cosine similarity."] = 0.07,
     exclude_self: Annotated[
-        bool, "The test examples are those of train, and none votes for itself."
+        bool, "Test and train are the same examples; an example does not vote for itself."
     ] = False,
 ) -> dict[str, float]:
     """Accuracy of the weighted vote.
@@ -52,17 +52,17 @@ def evaluate(
     Args:
       train, test: `h` float [n d], `label` int [n] in [0, num_classes).
       num_classes: number of classes.
-      devices: the train features are split over them.
-      k: neighbours that vote; more than the train examples are clipped to them, with a warning.
+      devices: devices over which the train features are split.
+      k: number of neighbours that vote; limited to the train examples, with a warning.
       temperature: tau, in units of cosine similarity.
-      exclude_self: example i of test is example i of train and must not vote for itself.
+      exclude_self: example i of test is example i of train and does not vote for itself.
 
     Returns:
-      `top1`, `top5` (with more than five classes) in [0, 1], and `k` as used. Ties go to the
-      lower class; a class that nobody votes for is never right.
+      `top1`, `top5` (with more than five classes) in [0, 1], and the `k` used. The lower of two
+      classes with equal votes ranks first; a class without votes never counts as predicted.
 
     Raises:
-      UserError: k or exclude_self do not fit the data.
+      UserError: there is no neighbour, or exclude_self is set for splits of different sizes.
     """
     k, note = _possible(len(train["h"]) - exclude_self, k)
     if note:
@@ -72,7 +72,7 @@ def evaluate(
     )
     label = np.asarray(test["label"])
     hits = {"top1": 0, "top5": 0}
-    # Votes are a dense [rows, classes] table: a slice of the test set at a time.
+    # Votes are a dense [rows, classes] table, so process a block of test examples at a time.
     block = max(1, 2**24 // num_classes)
     for first in range(0, len(label), block):
         rows = slice(first, first + block)
@@ -95,8 +95,8 @@ def check(known: Known, *, k: int, exclude_self: bool, **options: Any) -> str:
     del options
     if exclude_self and known.num_train != len(known.test):
         raise UserError(
-            f"eval.knn.exclude_self is for test examples that are those of train, and there are "
-            f"{len(known.test)} and {known.num_train}"
+            f"eval.knn.exclude_self is for equal train and test splits, but there are "
+            f"{len(known.test)} test and {known.num_train} train examples"
         )
     if known.train_counts is None:
         return ""
@@ -104,13 +104,13 @@ def check(known: Known, *, k: int, exclude_self: bool, **options: Any) -> str:
 
 
 def measures(known: Known, **options: Any) -> tuple[str, ...]:
-    """Names of its metrics."""
+    """Names of the metrics that `evaluate` returns."""
     del options
     return measured_ranks(METRICS, known.num_classes)
 
 
 def _possible(available: int, k: int) -> tuple[int, str]:
-    """The number of neighbours that vote, and a note if it is less than k."""
+    """Returns the number of neighbours that vote, and a note if it is less than k."""
     if available < 1:
         raise UserError("kNN needs labelled train examples; with exclude_self two of them")
     if k <= available:
@@ -125,7 +125,7 @@ def vote(
     num_classes: int,
     temperature: float,
 ) -> np.ndarray:
-    """Sums exp(similarity / temperature) by class, each row up to a positive factor.
+    """Sums of exp(similarity / temperature) by class, up to a positive factor for each row.
 
     Args:
       similarity: float [m k] to the k neighbours.
@@ -134,7 +134,7 @@ def vote(
       temperature: tau.
 
     Returns:
-      float64 [m c]. The nearest neighbour's vote is scaled to 1, which no temperature overflows.
+      float64 [m c]. Votes are scaled so that the nearest neighbour's is 1, to avoid overflow.
     """
     scaled = similarity.astype(np.float64) / temperature
     weight = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -153,14 +153,14 @@ def neighbours(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k rows of the bank of highest cosine similarity to each query, best first.
 
-    The bank is split over the devices by rows and stays there; queries go through in blocks.
-    Similarities are float32 at the highest matmul precision. Equal ones are ordered by bank row.
+    The rows of the bank are split over the devices; queries are processed in blocks. Similarities
+    are float32 at the highest matmul precision. Equal similarities are ordered by bank row.
 
     Args:
       queries: float [m d], not necessarily normalised.
       bank: float [n d].
-      k: at most n, with `exclude_self` n - 1.
-      exclude_self: query i is bank row i, which is left out of its neighbours.
+      k: at most n, or n - 1 with `exclude_self`.
+      exclude_self: query i is bank row i, which is not its own neighbour.
       devices: see `row_mesh`.
 
     Returns:
@@ -181,17 +181,17 @@ def neighbours(
         padding = ((0, per_device * mesh.size - n), (0, 0))
         bank = np.pad(bank, padding) if padding[0][1] else bank
         bank = _normalize(jax.device_put(bank, NamedSharding(mesh, P("rows"))))
-        found = []
+        results = []
         for first in range(0, m, block):
-            # Always a full block, so that one compilation serves; surplus rows are cut off below.
+            # Blocks all have the same size, to compile once; surplus rows are dropped below.
             rows = np.minimum(np.arange(first, first + block), m - 1).astype(np.int32)
             search = _search(
                 _normalize(jnp.asarray(queries[rows])), rows, bank, np.int32(n),
                 k=k, exclude_self=exclude_self, mesh=mesh,
             )  # fmt: skip
-            found.append(search)
-        found = jax.device_get(found)
-    similarity, index = (np.concatenate(parts)[:m] for parts in zip(*found, strict=True))
+            results.append(search)
+        results = jax.device_get(results)
+    similarity, index = (np.concatenate(parts)[:m] for parts in zip(*results, strict=True))
     return similarity, index
 
 

@@ -1,8 +1,8 @@
-"""L-BFGS for smooth convex functions that are given by value and gradient.
+"""L-BFGS for smooth convex functions, using gradients only.
 
-A float32 objective stops changing long before its gradient does: near the optimum it differs by the
-square of the distance, and the usual line searches, which compare objectives, give up there. On a
-convex function the slope along a direction only increases, so a step can be judged by slopes.
+Near the optimum the objective depends on the square of the distance, so in float32 it stops
+changing long before its gradient does, and line searches that compare objectives fail. The slope of
+a convex function along a direction never decreases, so this line search compares slopes instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Minimum(NamedTuple):
-    """Where the search ended, its gradient's norm there, and the number of gradients taken."""
+    """The last point, the gradient norm there, and the number of gradient evaluations."""
 
     x: np.ndarray
     gradient_norm: float
@@ -30,18 +30,18 @@ def minimise(
     max_iterations: int,
     memory: int = 10,
 ) -> Minimum:
-    """Follows L-BFGS directions until the gradient's norm falls below the tolerance.
+    """Minimises a convex function until the gradient norm falls below the tolerance.
 
-    A step is accepted when it leaves between -0.9 and 0.5 of the slope it began with: the
-    curvature condition on one side, on the other the "approximate Wolfe" condition, which on a
-    quadratic ensures descent (Hager & Zhang 2005, Sec. 2).
+    A step is accepted if the slope after it is between 0.9 and -0.5 times the slope before it
+    (which is negative): the curvature condition, and the "approximate Wolfe" condition, which
+    ensures descent on a quadratic (Hager & Zhang 2005, Sec. 2).
 
     Args:
-      gradient: float64 [p] -> float64 [p], of a convex function.
-      x: where to begin, float64 [p].
-      tolerance: of the gradient's norm.
-      max_iterations: steps at most.
-      memory: curvature pairs kept.
+      gradient: the gradient of the function, float64 [p] -> float64 [p].
+      x: initial point, float64 [p].
+      tolerance: gradient norm at which to stop.
+      max_iterations: maximum number of steps.
+      memory: number of stored curvature pairs.
     """
     g = gradient(x)
     evaluations = 1
@@ -60,7 +60,7 @@ def minimise(
             slope = new_g @ direction
             if 0.9 * before <= slope <= -0.5 * before:
                 break
-            # The zero of the slope lies between low and high; aim at where the secant puts it.
+            # The zero of the slope is between low and high; estimate it by the secant.
             secant = step - slope * (step - low) / (slope - slope_low) if slope > slope_low else 0.0
             if slope < 0:
                 low, slope_low = step, slope
@@ -70,14 +70,14 @@ def minimise(
                 high = step
                 step = float(np.clip(secant, low + 0.1 * (high - low), low + 0.9 * (high - low)))
         else:
-            break  # rounding rules the slope: this is as far as the precision goes
+            break  # rounding error dominates the slope: the precision is exhausted
         pairs.append((step * direction, new_g - g))
         x, g = x + step * direction, new_g
     return Minimum(x, float(np.linalg.norm(g)), evaluations)
 
 
 def _direction(g: np.ndarray, pairs: deque[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """-H g for the inverse Hessian H that the pairs (step, change of gradient) imply."""
+    """-H g, with H the inverse Hessian estimated from pairs (step, change of gradient)."""
     if not pairs:
         return -g
     g = g.copy()

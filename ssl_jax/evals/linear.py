@@ -4,13 +4,14 @@ The objective, over weights W [d c] and an unpenalised bias b [c], is
 
     sum_i cross_entropy(W^T x_i + b, y_i) + (l2 / 2) ||W||^2
 
-(l2 = 1/C of scikit-learn). As in SimCLR (Chen et al. 2020, App. B.8) l2 is chosen among
-log-spaced values in [1e-6, 1e5], theirs are 45, and the probe is then fitted again on all of the
-train split. The value is chosen by accuracy on examples held out of *train*; the test split is
-scored once, at the end.
+(l2 = 1/C of scikit-learn). As in SimCLR (Chen et al. 2020, App. B.8) l2 is chosen among log-spaced
+values in [1e-6, 1e5] (45 values there), and the probe is then fitted again on the whole train
+split. The value is chosen by accuracy on held-out examples of *train*; the test split is scored
+once, at the end.
 
-The features stay on the devices, split by rows. Each step sends W there and the gradient back to
-the host, where L-BFGS runs in float64. Matmuls are float32 at the highest precision.
+The rows of the features are split over the devices. Each step sends W to the devices and the
+gradient back to the host, where L-BFGS runs in float64. Matmuls are float32 at the highest
+precision.
 """
 
 from __future__ import annotations
@@ -44,25 +45,25 @@ METRICS = {
     "l2_at_edge": Metric("penalty at the end of its grid", unit="", better=None, shown=False),
     "gradient_norm": Metric("gradient norm", unit="", better="lower", shown=False),
 }
-_LOGITS = 2**23  # float32 of one block of rows x classes on a device: 32 MiB
+_LOGITS = 2**23  # logits in a block on a device: 32 MiB of float32
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Rows(NamedTuple):
-    """Examples on the devices, in blocks of r rows; the mesh splits the blocks."""
+    """Examples on the devices, in blocks of r rows; the blocks are split over the mesh."""
 
     x: Array  # [blocks r d] float32
     label: Array  # [blocks r] int32
-    weight: Array  # [blocks r] float32; 0 for padding and for rows left out
+    weight: Array  # [blocks r] float32; 0 for padding and excluded rows
 
 
 class Probe(NamedTuple):
-    """A fitted probe, for features on the scale that it was fitted on."""
+    """A fitted probe, for features rescaled like those it was fitted on."""
 
     kernel: np.ndarray  # [d c] float64
     bias: np.ndarray  # [c] float64
-    gradient_norm: float  # of the objective over the number of rows
-    evaluations: int  # of the objective: passes over the data
+    gradient_norm: float  # of the objective divided by the number of rows
+    evaluations: int  # of the gradient: passes over the data
 
 
 def evaluate(
@@ -75,32 +76,36 @@ def evaluate(
     l2_min: Annotated[float, positive, "Weakest penalty of the grid."] = 1e-6,
     l2_max: Annotated[float, positive, "Strongest penalty of the grid."] = 1e5,
     num_l2: Annotated[int, positive, "Penalties of the grid, log-spaced."] = 12,
-    val_fraction: Annotated[float, open_fraction, "Share of train held out to choose one."] = 0.2,
+    val_fraction: Annotated[
+        float, open_fraction, "Share of train that is held out to choose the penalty."
+    ] = 0.2,
     standardize: Annotated[bool, "Divide features by their standard deviations."] = True,
-    max_iterations: Annotated[int, positive, "Of L-BFGS, for each fit."] = 200,
-    tolerance: Annotated[float, not_negative, "Gradient norm at which the last fit ends."] = 1e-5,
+    max_iterations: Annotated[
+        int, positive, "Maximum number of L-BFGS iterations of each fit."
+    ] = 200,
+    tolerance: Annotated[float, not_negative, "Gradient norm at which the last fit stops."] = 1e-5,
 ) -> dict[str, float]:
     """Fits the probe on train and scores it on test.
 
     Args:
       train, test: `h` float [n d], `label` int [n] in [0, num_classes).
       num_classes: number of classes.
-      seed: of the held-out part of train.
-      devices: the features are split over them, see `row_mesh`.
-      l2_min, l2_max, num_l2: the grid, log-spaced. It is walked from strong to weak
-        regularisation, each fit starting at the one before.
-      val_fraction: share of train held out to choose l2, the same in each class.
-      standardize: divide each feature by its standard deviation over the examples fitted on.
-        Features are centred either way, which the free bias makes good.
-      max_iterations: of L-BFGS, for each fit.
-      tolerance: the last fit ends when `Probe.gradient_norm` falls below it; those that choose l2
-        at ten times as much.
+      seed: seed of the held-out part of train.
+      devices: devices over which the features are split, see `row_mesh`.
+      l2_min, l2_max, num_l2: the log-spaced grid. Fits go from strong to weak regularisation, and
+        each fit starts from the previous one.
+      val_fraction: share of train that is held out to choose l2, the same in each class.
+      standardize: divide each feature by its standard deviation over the examples of the fit.
+        Features are always centred; the bias compensates for this.
+      max_iterations: maximum number of L-BFGS iterations of each fit.
+      tolerance: the last fit stops when `Probe.gradient_norm` falls below it, the other fits at ten
+        times this value.
 
     Returns:
       `top1` and `top5` (with more than five classes) on test; `best_l2`, `val_top1` and
       `l2_at_edge` (1 if the best value is an end of the grid: widen it); `gradient_norm` of the
       last fit. Among values of l2 with equal `val_top1` the one with the lowest cross-entropy on
-      the held-out examples wins.
+      the held-out examples is chosen.
 
     Raises:
       UserError: an option is out of range, or nothing can be held out.
@@ -109,32 +114,32 @@ def evaluate(
     grid = np.geomspace(l2_max, l2_min, num_l2)
     held_out = hold_out(train["label"], val_fraction, seed)
     mesh = row_mesh(len(train["h"]), devices)
-    fit_here = functools.partial(fit, mesh=mesh, max_iterations=max_iterations)
+    fit_on_mesh = functools.partial(fit, mesh=mesh, max_iterations=max_iterations)
 
     with jax.set_mesh(mesh):
         rows = place(train["h"], train["label"], ~held_out, num_classes, mesh)
-        chosen_on = moments(rows, standardize=standardize)
-        rows = rows._replace(x=rescale(rows.x, *chosen_on))
+        selection_moments = moments(rows, standardize=standardize)
+        rows = rows._replace(x=rescale(rows.x, *selection_moments))
         held_out_rows = rows._replace(weight=place_weight(held_out, rows))
         best, probe = None, None
         for l2 in grid:
-            probe = fit_here(rows, num_classes, l2, start=probe, tolerance=10 * tolerance)
+            probe = fit_on_mesh(rows, num_classes, l2, start=probe, tolerance=10 * tolerance)
             val = score(probe, held_out_rows, mesh=mesh)
             value = (val["top1"], -val["cross_entropy"])
             if best is None or value > best[0]:
                 best = (value, l2, probe)
         (val_top1, _), best_l2, probe = best
 
-        # Again on all of train, beginning there. The rescaled features are rescaled once more, so
-        # that one copy of them on the devices does.
+        # Fit again on all of train, starting from the best probe. Rescale the rescaled features, so
+        # that the devices hold only one copy of them.
         rows = rows._replace(weight=place_weight(np.ones(len(held_out)), rows))
-        refitted_on = moments(rows, standardize=standardize)
-        rows = rows._replace(x=rescale(rows.x, *refitted_on))
-        probe = fit_here(rows, num_classes, best_l2, start=probe, tolerance=tolerance)
+        refit_moments = moments(rows, standardize=standardize)
+        rows = rows._replace(x=rescale(rows.x, *refit_moments))
+        probe = fit_on_mesh(rows, num_classes, best_l2, start=probe, tolerance=tolerance)
         del rows, held_out_rows
 
         test_rows = place(test["h"], test["label"], np.ones(len(test["h"])), num_classes, mesh)
-        x = rescale(rescale(test_rows.x, *chosen_on), *refitted_on)
+        x = rescale(rescale(test_rows.x, *selection_moments), *refit_moments)
         measured = score(probe, test_rows._replace(x=x), mesh=mesh)
     if probe.gradient_norm > 1e-3:
         logging.getLogger(__name__).warning(
@@ -160,7 +165,7 @@ def check(known: Known, *, l2_min: float, l2_max: float, **options: Any) -> None
 
 
 def measures(known: Known, **options: Any) -> tuple[str, ...]:
-    """Names of its metrics."""
+    """Names of the metrics that `evaluate` returns."""
     del options
     return measured_ranks(METRICS, known.num_classes)
 
@@ -176,12 +181,12 @@ def _check_counts(counts: np.ndarray) -> None:
 
 
 def hold_out(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Marks about `fraction` of each class, drawn from (label, fraction, seed) alone; bool [n].
+    """Marks about `fraction` of each class at random; bool [n].
 
-    A class of one example stays in the training part.
+    The result depends only on the arguments. A class of one example is not held out.
 
     Raises:
-      UserError: the fraction is outside (0, 1) or leaves nothing held out.
+      UserError: the fraction is outside (0, 1), or no class has two examples.
     """
     if not 0 < fraction < 1:
         raise UserError(f"eval.linear.val_fraction is {fraction}; it must be between 0 and 1")
@@ -189,10 +194,10 @@ def hold_out(label: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(label))
     order = order[np.argsort(label[order], kind="stable")]  # by class, shuffled within
     _, first, count = np.unique(label[order], return_index=True, return_counts=True)
-    place_in_class = np.arange(len(label)) - np.repeat(first, count)
-    taken = np.where(count > 1, np.clip(np.round(fraction * count), 1, count - 1), 0)
+    index_in_class = np.arange(len(label)) - np.repeat(first, count)
+    num_held_out = np.where(count > 1, np.clip(np.round(fraction * count), 1, count - 1), 0)
     held_out = np.zeros(len(label), bool)
-    held_out[order[place_in_class < np.repeat(taken, count)]] = True
+    held_out[order[index_in_class < np.repeat(num_held_out, count)]] = True
     _check_counts(np.bincount(label))
     return held_out
 
@@ -210,12 +215,12 @@ def fit(
     """Minimises the objective of the module's docstring, divided by the sum of the weights.
 
     Args:
-      rows: centred features; the bias and the weights are then nearly independent problems.
+      rows: centred features, for which bias and weights are nearly independent problems.
       num_classes: number of classes c.
-      l2: penalty, l2 = 1/C of scikit-learn.
-      mesh: what the rows are placed on.
-      start: where to begin; default all zero.
-      max_iterations, tolerance: when to end.
+      l2: penalty, 1/C of scikit-learn.
+      mesh: the mesh of the rows.
+      start: initial probe; default: zeros.
+      max_iterations, tolerance: see `minimise`.
     """
     d = rows.x.shape[-1]
     n = float(jnp.sum(rows.weight))
@@ -230,20 +235,20 @@ def fit(
 
     if start is None:
         start = Probe(np.zeros((d, num_classes)), np.zeros(num_classes), np.inf, 0)
-    found = minimise(
+    minimum = minimise(
         gradient,
         np.concatenate([start.kernel.ravel(), start.bias]),
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
-    kernel, bias = np.split(found.x, [d * num_classes])
-    return Probe(kernel.reshape(d, num_classes), bias, found.gradient_norm, found.evaluations)
+    kernel, bias = np.split(minimum.x, [d * num_classes])
+    return Probe(kernel.reshape(d, num_classes), bias, minimum.gradient_norm, minimum.evaluations)
 
 
 def score(probe: Probe, rows: Rows, *, mesh: Mesh) -> dict[str, float]:
     """Weighted mean of `top1`, `top5` (with more than five classes) and `cross_entropy`.
 
-    Equal logits go to the lower class.
+    If logits are equal, the lower class ranks first.
     """
     kernel, bias = probe.kernel.astype(np.float32), probe.bias.astype(np.float32)
     top1, top5, loss, count = (
@@ -259,10 +264,10 @@ def score(probe: Probe, rows: Rows, *, mesh: Mesh) -> dict[str, float]:
 def place(
     h: np.ndarray, label: np.ndarray, weight: np.ndarray, num_classes: int, mesh: Mesh
 ) -> Rows:
-    """Puts examples on the devices of the mesh, padded with weight 0 to whole blocks."""
+    """Puts examples on the devices of the mesh, padded to whole blocks with weight 0."""
     n = len(h)
-    most = int(np.clip(_LOGITS // num_classes, 128, 8192))
-    blocks = mesh.size * -(-n // (mesh.size * most))
+    max_rows = int(np.clip(_LOGITS // num_classes, 128, 8192))
+    blocks = mesh.size * -(-n // (mesh.size * max_rows))
     r = -(-n // blocks)
     sharding = NamedSharding(mesh, P("rows"))
 
@@ -286,8 +291,8 @@ def place_weight(weight: np.ndarray, rows: Rows) -> Array:
 def moments(rows: Rows, *, standardize: bool) -> tuple[Array, Array]:
     """Weighted mean [d] and standard deviation [d] of the features.
 
-    The deviation is 1 without `standardize`. It is infinite, which drops the feature, where it is
-    no more than rounding: divided by that, a constant would turn into noise.
+    Without `standardize` the deviation is 1. For constant features, whose deviation is only
+    rounding error, it is infinite, so that `rescale` sets them to 0 instead of amplifying noise.
     """
     n = jnp.sum(rows.weight)
     weight = rows.weight[..., None]  # [blocks r 1]
@@ -301,7 +306,7 @@ def moments(rows: Rows, *, standardize: bool) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, donate_argnums=0)
 def rescale(x: Array, mean: Array, std: Array) -> Array:
-    """(x - mean) / std, in the place of x."""
+    """(x - mean) / std, in the buffer of x."""
     return (x - mean) / std
 
 
@@ -309,8 +314,8 @@ def rescale(x: Array, mean: Array, std: Array) -> Array:
 def _gradient(kernel: Array, bias: Array, rows: Rows, *, mesh: Mesh) -> tuple[Array, Array]:
     """Gradient of the weighted sum of cross-entropies, [d c] and [c].
 
-    Written out rather than differentiated: one block's logits are alive at a time, and the devices
-    add up their gradients once.
+    The gradient is written out instead of using automatic differentiation, so that only the logits
+    of one block are stored at a time and gradients are summed over devices once.
     """
 
     def local(kernel: Array, bias: Array, rows: Rows) -> tuple[Array, Array]:
@@ -336,14 +341,16 @@ def _gradient(kernel: Array, bias: Array, rows: Rows, *, mesh: Mesh) -> tuple[Ar
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def _hits(kernel: Array, bias: Array, rows: Rows, *, mesh: Mesh) -> tuple[Array, ...]:
-    """Weighted sums by block: right at the first guess, within five, cross-entropy, weight."""
+    """Weighted sums by block: top-1 hits, top-5 hits, cross-entropy, weight."""
 
     def block(rows: Rows):
         logits = jnp.einsum("rd,dc->rc", rows.x, kernel, precision=_HIGHEST) + bias
         label = rows.label[:, None]
-        own = jnp.take_along_axis(logits, label, axis=1)
-        before = (logits > own) | ((logits == own) & (jnp.arange(logits.shape[1]) < label))
-        rank = before.sum(axis=1)
+        at_label = jnp.take_along_axis(logits, label, axis=1)
+        ranks_higher = (logits > at_label) | (
+            (logits == at_label) & (jnp.arange(logits.shape[1]) < label)
+        )
+        rank = ranks_higher.sum(axis=1)
         log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=1)[:, 0]
         values = (rank < 1, rank < 5, -log_p, jnp.ones_like(log_p))
         return tuple(jnp.sum(rows.weight * value) for value in values)

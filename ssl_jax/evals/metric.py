@@ -75,7 +75,7 @@ class Metric:
 
     @property
     def title_with_unit(self) -> str:
-        """The title with the unit, if it is not %: "loss of what is hidden, nats"."""
+        """The title with the unit, if it is not %: "loss on hidden parts, nats"."""
         return self.title if self.unit in ("", "%") else f"{self.title}, {self.unit}"
 
     def best(self, values: Iterable[float]) -> float | None:

@@ -1,12 +1,13 @@
-"""Mutual information gap: does a single code inform about each factor? (Chen et al. 2018, Sec. 4)
+"""Mutual information gap: is each factor encoded in a single code? (Chen et al. 2018, Sec. 4)
 
     MIG = mean over factors v of [I(z_1; v) - I(z_2; v)] / H(v)
 
-z_1 and z_2 are the codes that tell most and second most of v. It is 1 where each factor has a code
-of its own that determines it, and 0 where two codes tell as much, or none anything.
+z_1 and z_2 are the codes with the largest and second largest mutual information with v. MIG is 1 if
+each factor is determined by exactly one code, and 0 if the two codes have equal information.
 
-The estimate is that of disentanglement_lib (Locatello et al. 2019): a code is cut into 20 bins of
-equal width between its least and greatest value, and information is that of the joint histogram.
+The estimate is that of disentanglement_lib (Locatello et al. 2019): a code is divided into 20 bins
+of equal width between its smallest and largest value, and information is that of the joint
+histogram.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ NEEDS = ("factors",)
 METRICS = {
     "score": Metric("MIG", "mutual information gap", unit=""),
     "information": Metric(
-        "information", "share of the factors that the best code tells", shown=False
+        "information", "share of a factor's information in the best code", shown=False
     ),
     "gap_{factor}": Metric("MIG of {factor}", unit="", shown=False),
 }
@@ -43,20 +44,24 @@ def evaluate(
     test: Mapping[str, np.ndarray],
     *,
     factor_names: Sequence[str] = (),
-    max_examples: Annotated[int, positive, "Examples taken, at equal distances."] = 10_000,
-    bins: Annotated[int, at_least(2), "Intervals of equal width of a code."] = 20,
+    max_examples: Annotated[
+        int, positive, "Maximum number of examples, evenly spaced in the split."
+    ] = 10_000,
+    bins: Annotated[int, at_least(2), "Bins of a code, of equal width."] = 20,
     factor_bins: FactorBins = 10,
 ) -> dict[str, float]:
     """The gap on the test split; nothing is fitted.
 
     Args:
-      test: `h` float [n d], a code a column; `factors` float [n f].
-      factor_names: of the factors; the gap of each is returned only if they are known.
-      max_examples, bins, factor_bins: as their annotations say.
+      test: `h` float [n d], one code per column; `factors` float [n f].
+      factor_names: names of the factors; without names the gaps of single factors are left out.
+      max_examples: maximum number of examples, evenly spaced in the split.
+      bins: bins of a code.
+      factor_bins: classes of a continuous factor.
 
     Returns:
-      `score`, the gap; `information`, the mean over factors of I(z_1; v) / H(v); and of each factor
-      by its name `gap_shape` and so on. Factors that never vary are left out.
+      `score`, the gap; `information`, the mean over factors of I(z_1; v) / H(v); and the gap of
+      each factor, such as `gap_shape`. Constant factors are left out.
 
     Raises:
       UserError: no factor varies.
@@ -85,7 +90,7 @@ def check(known: Known, **options: Any) -> None:
 
 
 def measures(known: Known, **options: Any) -> tuple[str, ...]:
-    """Names of its metrics: those of the factors that vary, if the factors have names."""
+    """Names of the metrics: with factor names, one for each factor that varies."""
     del options
     names = getattr(known.test, "factor_names", None) or ()
     return (
@@ -96,16 +101,16 @@ def measures(known: Known, **options: Any) -> tuple[str, ...]:
 
 
 def discretize(codes: Float[np.ndarray, "n l"], bins: int) -> Int[np.ndarray, "n l"]:
-    """Each column of [n d] cut into `bins` intervals of equal width, int [n d] from 0."""
+    """Divides each column into `bins` intervals of equal width: int [n l], from 0."""
     columns = [np.digitize(code, np.histogram(code, bins)[1][:-1]) - 1 for code in codes.T]
     return np.stack(columns, axis=1)
 
 
 def mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " n"]) -> float:
-    """Of two columns of classes int [n], counted from 0, in nats."""
+    """Mutual information of two arrays of classes from 0, nats."""
     size = int(b.max()) + 1
     joint = np.bincount(a * size + b, minlength=(int(a.max()) + 1) * size).reshape(-1, size)
     joint = joint / len(a)
-    apart = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
-    there = joint > 0
-    return float(np.sum(joint[there] * np.log(joint[there] / apart[there])))
+    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    nonzero = joint > 0
+    return float(np.sum(joint[nonzero] * np.log(joint[nonzero] / independent[nonzero])))

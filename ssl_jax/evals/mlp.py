@@ -1,8 +1,8 @@
 """Nonlinear probe: a two-layer perceptron on frozen features (SimCLR, Chen et al. 2020, Table 3).
 
-What a linear probe cannot read out may still be there. Scikit-learn's network, trained by Adam
-until its accuracy on a held-out tenth of the train split has stopped improving. It runs on the
-host: give it a part of a large data set (`eval.max_train_examples`).
+It measures information that a linear probe cannot use. The network is scikit-learn's, trained with
+Adam until its accuracy on a held-out tenth of the train split stops improving. It runs on the host:
+limit the examples of a large data set (`eval.max_train_examples`).
 """
 
 from __future__ import annotations
@@ -35,26 +35,27 @@ def evaluate(
     *,
     seed: int = 0,
     hidden_dim: Annotated[int, positive, "Width of the hidden layer."] = 256,
-    learning_rate: Annotated[float, positive, "Of Adam, batches of 200."] = 1e-3,
+    learning_rate: Annotated[float, positive, "Learning rate of Adam, with batches of 200."] = 1e-3,
     l2: Annotated[float, not_negative, "Penalty on the weights."] = 1e-4,
-    max_epochs: Annotated[int, positive, "Passes over train, at most."] = 200,
-    patience: Annotated[int, positive, "Epochs without improvement after which it ends."] = 10,
+    max_epochs: Annotated[int, positive, "Maximum number of epochs."] = 200,
+    patience: Annotated[int, positive, "Epochs without improvement before training stops."] = 10,
 ) -> dict[str, float]:
     """Fits the network on train and scores it on test.
 
     Features are standardised by their means and deviations on train.
 
     Args:
-      train, test: `h` float [n d], `label` int [n]. Classes that train lacks are never guessed.
-      seed: of the held-out tenth, the weights and the order.
+      train, test: `h` float [n d], `label` int [n]. Classes without train examples are never
+        predicted.
+      seed: seed of the held-out tenth, the weights and the order of the examples.
       hidden_dim: width of the hidden layer.
-      learning_rate: of Adam, batches of 200.
+      learning_rate: learning rate of Adam, with batches of 200.
       l2: penalty on the weights.
-      max_epochs: at most.
-      patience: epochs without improvement of the held-out accuracy after which it ends.
+      max_epochs: maximum number of epochs.
+      patience: epochs without improvement of the held-out accuracy before training stops.
 
     Returns:
-      `top1` on test, and `epochs`, how many it took.
+      `top1` on test, and `epochs`, the number of epochs.
 
     Raises:
       UserError: train has fewer than 10 examples, only one class, or a class of one example, or
@@ -83,8 +84,8 @@ def evaluate(
         logging.getLogger(__name__).warning(
             "mlp probe: still improving after %d epochs; raise eval.mlp.max_epochs", max_epochs
         )
-    guessed = network.predict(scaler.transform(test["h"]))
-    return {"top1": float(np.mean(guessed == test["label"])), "epochs": float(network.n_iter_)}
+    predicted = network.predict(scaler.transform(test["h"]))
+    return {"top1": float(np.mean(predicted == test["label"])), "epochs": float(network.n_iter_)}
 
 
 def check(known: Known, **options: Any) -> None:
@@ -95,28 +96,28 @@ def check(known: Known, **options: Any) -> None:
 
 
 def check_counts(counts: np.ndarray) -> None:
-    """Checks that a part can be held out of train examples.
+    """Checks that some train examples can be held out.
 
     Args:
-      counts: examples by class, int [c]; classes without any do not count.
+      counts: examples of each class, int [c]; classes without examples are ignored.
 
     Raises:
-      UserError: there are too few.
+      UserError: there are too few examples.
     """
     counts = counts[counts > 0]
     check_size(int(counts.sum()), len(counts), int(counts.min(initial=2)))
 
 
 def check_size(examples: int, classes: int, smallest: int = 2) -> None:
-    """Checks that a part with all classes can be held out.
+    """Checks that examples of all classes can be held out.
 
     Args:
-      examples: train examples.
-      classes: number of their classes.
-      smallest: examples of the smallest class.
+      examples: number of train examples.
+      classes: number of classes.
+      smallest: number of examples of the smallest class.
 
     Raises:
-      UserError: there are too few.
+      UserError: there are too few examples.
     """
     has = f"it has {examples} of {classes} classes"
     if examples < 10 or classes < 2 or smallest < 2:

@@ -1,4 +1,4 @@
-"""Runs evaluations on features: selects the arrays that each needs, and checks them."""
+"""Runs evaluations on features: selects and checks the arrays that each evaluation needs."""
 
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ def evaluate(
         [n t d]; and the arrays that the evaluations need: `label` int [n] or [n t], `factors` float
         [n f]. Frames are flattened with their targets. Evaluations that need labels skip rows
         without a label (-1). `train` may be None if no evaluation fits a probe.
-      num_classes: number of classes of `label`; None: one more than the largest label. The classes
-        of other targets are always counted like that.
-      factor_names: of `factors`.
+      num_classes: number of classes of `label`; None: one more than the largest label, as always
+        for other targets.
+      factor_names: names of the columns of `factors`.
       config: the eval section; its sub-section `knn` holds options of `knn`, and so on.
-      seed: of all random numbers (held-out split, label draws).
+      seed: seed of all random numbers (held-out split, label sets).
       feature: the key of the features, e.g. "z" to evaluate a projection head's output.
-      devices: devices to compute on; default: those of this process, fewer for few data.
+      devices: devices to compute on; default: those of this process, or
+        fewer for small data sets.
       on_error: called with the name and the error of an evaluation that fails. Its metrics are then
         missing. None raises the error.
 
@@ -50,8 +51,8 @@ def evaluate(
       Flat metrics, e.g. {"knn/top1": 0.93, "few_shot/1": 0.61, "few_shot/1_std": 0.02}.
 
     Raises:
-      UserError: an unknown name or option, missing or impossible labels, features that are not
-        finite or do not fit together.
+      UserError: an unknown name or option, missing or invalid labels, features that are not finite
+        or have different widths.
     """
     loaded = [
         registry.load(evaluation, config) if isinstance(evaluation, str) else evaluation
@@ -96,7 +97,7 @@ def _prepare(
     feature: str,
     num_classes: int | None,
 ) -> tuple[dict[str, Features], int | None]:
-    """The arrays that the evaluation takes, {split: {"h", "label", ...}}, and the classes."""
+    """Returns the arrays of the evaluation, {split: {"h", "label", ...}}, and num_classes."""
     for split, rows in splits.items():
         if rows is None:
             raise ValueError(f"{evaluation.name} needs features of the {split} split")
@@ -141,7 +142,7 @@ def _check_features(split: str, rows: Features, feature: str) -> None:
 def _rows(
     evaluation: Evaluation, split: str, rows: Features, feature: str
 ) -> dict[str, np.ndarray]:
-    """`h` and the needed arrays of one split, one row an example or a frame."""
+    """`h` and the needed arrays of one split, one row per example or frame."""
     h = np.asarray(rows[feature])
     out = {}
     for name, needed in zip(evaluation.needs, evaluation.module.NEEDS, strict=True):
@@ -156,9 +157,9 @@ def _rows(
             )
         check_frames(evaluation, feature, h.ndim, values.ndim)
         if values.shape[: h.ndim - 1] != h.shape[:-1]:
-            what = "labels" if name == LABEL else name
+            noun = "labels" if name == LABEL else name
             raise UserError(f"the {split} split has {_count(h.shape[:-1])} features and "
-                            f"{_count(values.shape[: h.ndim - 1])} {what}")  # fmt: skip
+                            f"{_count(values.shape[: h.ndim - 1])} {noun}")  # fmt: skip
         out[needed] = values.reshape(-1, *values.shape[h.ndim - 1 :])
     h = h.reshape(-1, h.shape[-1])
     if not evaluation.has_target:
@@ -169,11 +170,11 @@ def _rows(
             raise UserError(f"the {split} split has no {evaluation.target} for {evaluation.name}")
         raise UserError(
             f"the {split} split has no labels and {evaluation.name} needs them; evaluate on a "
-            "labelled data set (eval.data), or take collapse, which needs none"
+            "labelled data set (eval.data), or use collapse, which needs no labels"
         )
     out[LABEL] = out[LABEL].astype(np.int32)
     out = {"h": h, **out}
-    # The common case, everything labelled, must not copy gigabytes.
+    # Do not copy the features if all rows have labels.
     return out if has_label.all() else {name: array[has_label] for name, array in out.items()}
 
 
@@ -187,7 +188,7 @@ def check_features(
 
     Args:
       evaluations: the evaluations to run.
-      outputs: of the method by name, arrays or their shapes.
+      outputs: outputs of the method by name, arrays or their shapes.
       feature: the output to evaluate, for evaluations that do not name one.
       targets: shapes of an example's arrays; if given, their number of dimensions is checked.
 
@@ -199,7 +200,7 @@ def check_features(
         if needed not in outputs:
             where = "--evals, eval.names and eval.final_names"
             raise UserError(
-                f"evaluation {name!r} is of {needed!r}, and this method makes "
+                f"evaluation {name!r} needs the output {needed!r}, but this method has "
                 f"{', '.join(sorted(outputs))}; leave it out of "
                 f"{'eval.features' if needed == feature != 'h' else where}"
             )

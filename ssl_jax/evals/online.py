@@ -1,10 +1,10 @@
 """Online linear probe: a classifier trained during pretraining, without gradient to the encoder.
 
-It sees the batch's features behind a stop-gradient (SimCLR, Chen et al. 2020, App. B.6 trains one
-beside the encoder). Features change in scale and in direction while the encoder learns, so they
-are standardised by the batch's own statistics (batch norm without scale and offset), which makes
-one learning rate serve every encoder: Adam at 0.1 / sqrt(d), so that a step moves a logit, a sum
-over d unit-variance features, by about as much at every width.
+Its inputs are the features of the batch after a stop-gradient (as in SimCLR, Chen et al. 2020,
+App. B.6). Features change in scale and direction while the encoder learns. They are standardised by
+batch statistics (batch norm without scale and offset), so that one learning rate suits all
+encoders: 0.1 / sqrt(d) with Adam. A step then changes a logit, a sum over d features of unit
+variance, by about the same amount for every d.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Array = jax.Array
 State = dict[str, Any]
 
 _EPSILON = 1e-5  # of the variance, as in batch norm
-_MOMENTUM = 0.99  # of the statistics that `predict` standardises with
+_MOMENTUM = 0.99  # of the running statistics, which `predict` uses
 
 
 def init(key: Array, dim: int, num_classes: int) -> State:
-    """The probe's first state, a dict of arrays (and the optimizer's own tuples).
+    """The initial state of the probe, a dict of arrays and the optimizer's state.
 
     Args:
-      key: not used: the weights start at zero, where every class has equal probability.
+      key: not used: initial weights are zero, so that all classes have equal probability.
       dim: width d of the features.
       num_classes: number of classes c.
     """
@@ -43,17 +43,17 @@ def init(key: Array, dim: int, num_classes: int) -> State:
 
 
 def update(state: State, h: Array, labels: Array) -> tuple[State, dict[str, Array]]:
-    """One step on a batch. Pure and jittable; made to run inside the train step.
+    """One training step on a batch; a pure, jittable function for use in the train step.
 
     Args:
-      state: from `init` or the update before.
-      h: features [n d] of any float dtype; no gradient flows back into them.
-      labels: int [n]; -1 = no label, which takes no part.
+      state: from `init` or the previous update.
+      h: features [n d], any float dtype; without gradient.
+      labels: int [n]; examples with -1 (no label) are ignored.
 
     Returns:
       The next state and the metrics `accuracy` in [0, 1] and `loss` (mean cross-entropy, nats),
-      float32 [], over the labelled examples *before* the probe has learnt from them. A batch
-      without labels changes nothing and repeats the metrics of the one before.
+      float32 [], over the labelled examples, *before* the update. If no example has a label, the
+      state does not change and the metrics are those of the previous batch.
     """
     h = jax.lax.stop_gradient(h).astype(jnp.float32)
     mean = h.mean(axis=0)
@@ -70,9 +70,9 @@ def update(state: State, h: Array, labels: Array) -> tuple[State, dict[str, Arra
 
     (loss, accuracy), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
     updates, opt_state = _optimizer(h.shape[1]).update(grads, state["opt_state"], state["params"])
-    # The first batches count in full, later ones by 1 - _MOMENTUM: no start-up bias to correct.
+    # The statistics are plain averages over the first batches: no bias correction is needed.
     rate = jnp.maximum(1.0 / (state["seen"] + 1.0), 1.0 - _MOMENTUM)
-    following = {
+    new_state = {
         "params": optax.apply_updates(state["params"], updates),
         "opt_state": opt_state,
         "mean": state["mean"] + rate * (mean - state["mean"]),
@@ -80,8 +80,8 @@ def update(state: State, h: Array, labels: Array) -> tuple[State, dict[str, Arra
         "seen": state["seen"] + 1,
         "metrics": {"accuracy": accuracy.astype(jnp.float32), "loss": loss},
     }
-    keep = labelled.any()
-    state = jax.tree.map(lambda new, old: jnp.where(keep, new, old), following, state)
+    any_labelled = labelled.any()
+    state = jax.tree.map(lambda new, old: jnp.where(any_labelled, new, old), new_state, state)
     return state, state["metrics"]
 
 

@@ -1,4 +1,4 @@
-"""Loads evaluations by name: a file of this package, or a config section that names one."""
+"""Loads evaluations by name: a module of this package, or a config section that names one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Evaluation:
 
     Attributes:
       name: prefix of its metrics in logs: `name/metric`.
-      module: the file of the evaluation.
+      module: the module of the evaluation.
       options: keyword arguments of its function.
       target: the array that it gets as `label`.
       feature: the output of the method that it evaluates; None: the output that the caller names.
@@ -55,7 +55,7 @@ class Evaluation:
 
     @property
     def of_run_classes(self) -> bool:
-        """Whether it scores what the model says of the classes that it has learned."""
+        """Whether it scores predictions of the classes that the model has learned."""
         return getattr(self.module, "OF_RUN_CLASSES", False)
 
     @property
@@ -103,13 +103,13 @@ class Evaluation:
         return metric_lib.find(self.module.METRICS, name)
 
     def check(self, known: Known) -> str:
-        """Checks before anything is computed that the data suffice.
+        """Checks, before anything is computed, that the evaluation is possible.
 
         Returns:
-          What to know of the evaluation, "" for nothing.
+          A note for the user, or "".
 
         Raises:
-          UserError: it cannot be computed, and why.
+          UserError: it cannot be computed.
         """
         if not hasattr(self.module, "check"):
             return ""
@@ -125,7 +125,7 @@ class Evaluation:
         """Runs the evaluation and returns its metrics, "name/metric" -> value.
 
         Args:
-          arguments: possible arguments; the function gets those that it has, and the options.
+          arguments: available arguments; the function gets those that it declares, and the options.
 
         Raises:
           UserError: as the function.
@@ -142,8 +142,8 @@ class Evaluation:
 
         Args:
           model: the evaluated model.
-          prober: gives the splits.
-          source: the training data of the model; None leaves out baselines that are fitted to them.
+          prober: provides the splits.
+          source: the training data of the model; None: no baselines that are fitted to them.
         """
         if not hasattr(self.module, "baselines"):
             return {}
@@ -178,8 +178,8 @@ def load(name: str, config: Section | None = None) -> Evaluation:
     """Loads an evaluation with the options of its section.
 
     Args:
-      name: a file of this package, or a section of `config` whose key `evaluation` names one. With
-        sections, one evaluation can run on several targets.
+      name: a module of this package, or a section of `config` whose key `evaluation` names one.
+        With sections, one evaluation can run on several targets.
       config: the eval section.
 
     Raises:
@@ -197,7 +197,7 @@ def load(name: str, config: Section | None = None) -> Evaluation:
 
 
 def load_all(names: Sequence[str], config: Section | None = None) -> tuple[Evaluation, ...]:
-    """`load` of each name, once."""
+    """Loads the evaluations with these names, without duplicates."""
     return tuple(load(name, config) for name in dict.fromkeys(names))
 
 
@@ -213,7 +213,7 @@ def declarations(config: Section | None = None) -> dict[str, fields.Section]:
     out = {name: options_of(name) for name in names()}
     for name, section in config.items() if hasattr(config, "items") else ():
         if hasattr(section, "items") and _KIND in section:
-            keys = {_KIND: fields.Key(str, doc="The evaluation that the section is about.")}
+            keys = {_KIND: fields.Key(str, doc="Name of the evaluation.")}
             kind = fields.check(fields.Section(keys, others=Any), section, f"eval.{name}")[_KIND]
             out[name] = fields.Section({**keys, **options_of(kind).keys})
     return out
@@ -229,10 +229,10 @@ def options_of(name: str) -> fields.Section:
     module = _module(name)
     keys = dict(fields.section(_function(module)).keys)
     if LABEL in module.NEEDS:
-        doc = "Array of the data that is learned: one class an example, or one a frame."
+        doc = "Array of the data to predict: one class per example, or one per frame."
         keys[_TARGET] = fields.Key(str, LABEL, doc)
     if hasattr(module, "evaluate") and not hasattr(module, "FEATURE"):
-        doc = "Output of the method to evaluate; None: those of eval.features."
+        doc = "Output of the method to evaluate; None: the outputs of eval.features."
         keys[_FEATURE] = fields.Key(str | None, None, doc)
     return fields.Section(keys)
 
@@ -254,10 +254,10 @@ def describe(key: str, config: Section | None = None) -> Metric | None:
 
 
 def logged_as(key: str, config: Section | None = None) -> str | None:
-    """The key under which training logs what a key of results holds; None if it does not.
+    """The key under which training logs the metric of a key of results; None: it is not logged.
 
-    Of "held_out/accuracy" that is "train/accuracy". The module of such an evaluation says under
-    LOGGED_AS what its metrics have in front in the rows of training.
+    For "held_out/accuracy" it is "train/accuracy": LOGGED_AS of the evaluation's module is the
+    prefix of its metrics in the rows of training.
     """
     _, kind, rest = _parts(key, config)
     prefix = getattr(_module(kind), "LOGGED_AS", None) if kind in names() else None
@@ -265,7 +265,7 @@ def logged_as(key: str, config: Section | None = None) -> str | None:
 
 
 def describe_logged(key: str) -> Metric | None:
-    """What a key of the rows of training is, if an evaluation scores the same: see `logged_as`."""
+    """The metric of a key of training rows, if an evaluation declares it, see `logged_as`."""
     for name in names():
         prefix = getattr(_module(name), "LOGGED_AS", None)
         if prefix is not None and key.startswith(prefix):
@@ -274,7 +274,7 @@ def describe_logged(key: str) -> Metric | None:
 
 
 def _parts(key: str, config: Section | None) -> tuple[str, str, str]:
-    """Name of the evaluation, the file that it is, and the metric of a key of results."""
+    """Splits a key of results: (name of the evaluation, its module, name of the metric)."""
     name, _, rest = key.removeprefix("eval/").partition("/")
     section = (config or {}).get(name)
     kind = section.get(_KIND, name) if hasattr(section, "items") else name

@@ -1,10 +1,10 @@
-"""Separated attribute predictability: does one code predict a factor best by far? (Kumar et al.
-2018, Sec. 3)
+"""Separated attribute predictability: does a single code predict each factor? (Kumar et al. 2018,
+Sec. 3)
 
-The score is the mean over true factors of the distance between the two codes that predict it best.
-How well a code predicts a factor is, of a factor of classes, the accuracy on the test split of a
-linear classifier on that code alone; of a continuous one the squared correlation. Classifier and
-constants are those of disentanglement_lib (Locatello et al. 2019).
+The score is the mean over true factors of the difference between the scores of the two codes that
+predict the factor best. For a factor of classes, the score of a code is the test accuracy of a
+linear classifier on this code only; for a continuous factor it is the squared correlation.
+Classifier and constants are those of disentanglement_lib (Locatello et al. 2019).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ssl_jax.evals.metric import Metric
 
 NEEDS = ("factors",)
 METRICS = {"score": Metric("SAP", "separated attribute predictability", unit="")}
-_NO_VARIANCE = 1e-12  # up to here a code is constant and predicts nothing
+_NO_VARIANCE = 1e-12  # a code with a variance up to this is constant and scores 0
 
 
 def evaluate(
@@ -29,37 +29,37 @@ def evaluate(
     test: Mapping[str, np.ndarray],
     *,
     seed: int = 0,
-    max_train_examples: Annotated[int, positive, "Examples fitted on."] = 10_000,
-    max_test_examples: Annotated[int, positive, "Examples scored on."] = 5_000,
+    max_train_examples: Annotated[int, positive, "Maximum number of examples to fit on."] = 10_000,
+    max_test_examples: Annotated[int, positive, "Maximum number of examples to score on."] = 5_000,
 ) -> dict[str, float]:
-    """The score of the codes; a classifier for each pair of a code and a factor of classes.
+    """The score of the codes. It fits a classifier for each code and factor of classes.
 
     Args:
-      train, test: `h` float [n d], a code a column; `factors` float [n f].
-      seed: of the classifiers.
-      max_train_examples, max_test_examples: as their annotations say.
+      train, test: `h` float [n d], one code per column; `factors` float [n f].
+      seed: seed of the classifiers.
+      max_train_examples, max_test_examples: maximum numbers of examples to fit and score on.
 
     Returns:
-      `score` in [0, 1]. Factors that never vary are left out.
+      `score` in [0, 1]. Constant factors are left out.
 
     Raises:
       UserError: no factor varies.
     """
     rows = evenly(len(train["h"]), max_train_examples), evenly(len(test["h"]), max_test_examples)
     codes, test_codes = (
-        np.asarray(split["h"], np.float64)[taken]
-        for split, taken in zip((train, test), rows, strict=True)
+        np.asarray(split["h"], np.float64)[row_numbers]
+        for split, row_numbers in zip((train, test), rows, strict=True)
     )
     factors, test_factors = (
-        np.asarray(split["factors"], np.float64)[taken]
-        for split, taken in zip((train, test), rows, strict=True)
+        np.asarray(split["factors"], np.float64)[row_numbers]
+        for split, row_numbers in zip((train, test), rows, strict=True)
     )
     both = np.concatenate([factors, test_factors])
     columns = []
     for number in varying(both):
         if is_whole(both[:, number]):
             pair = as_classes([factors[:, [number]], test_factors[:, [number]]], bins=2)
-            columns.append(_accuracies(codes, test_codes, *(one[:, 0] for one in pair), seed))
+            columns.append(_accuracies(codes, test_codes, *(split[:, 0] for split in pair), seed))
         else:
             columns.append(_squared_correlations(codes, factors[:, number]))
     return {"score": float(np.mean(gap(np.stack(columns, axis=1))))}
@@ -74,19 +74,19 @@ def check(known: Known, **options: Any) -> None:
 def _accuracies(
     codes: np.ndarray, test_codes: np.ndarray, label: np.ndarray, test_label: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Of a linear classifier on each code alone, [d]."""
+    """Test accuracies of linear classifiers on single codes, [d]."""
     from sklearn.svm import LinearSVC  # takes a second to import
 
-    found = []
+    accuracies = []
     for code, test_code in zip(codes.T, test_codes.T, strict=True):
         model = LinearSVC(C=0.01, class_weight="balanced", random_state=seed)
         model.fit(code[:, None], label)
-        found.append(np.mean(model.predict(test_code[:, None]) == test_label))
-    return np.array(found)
+        accuracies.append(np.mean(model.predict(test_code[:, None]) == test_label))
+    return np.array(accuracies)
 
 
 def _squared_correlations(codes: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Of each code with the factor, [d]; 0 of a code that never varies."""
+    """Squared correlations of the codes with the factor, [d]; 0 for constant codes."""
     codes, factor = codes - codes.mean(axis=0), factor - factor.mean()
     variance = np.mean(codes**2, axis=0)
     covariance = codes.T @ factor / len(factor)

@@ -1,7 +1,7 @@
 """Scores a method on the task of its labelled texts: classes, numbers, tags or answers.
 
-Nothing is fitted, so the train split is not looked at. The data set says which scores there are,
-see `ssl_jax.tasks`. It is run whenever the run's texts are labelled for a task.
+Nothing is fitted, so the train split is not used. The data set defines the scores, see
+`ssl_jax.tasks`. The evaluation runs whenever the texts of the run are labelled for a task.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ def evaluate_model(
     *,
     null_threshold: Annotated[
         float | None,
-        """Of questions that may have no answer: by how much the score of no answer must exceed that
-        of the best one. None: what is best for F1 on the very split that is scored, as papers do on
-        dev.""",
+        """For questions that may have no answer: the difference by which the score of no answer
+        must exceed that of the best answer. None: the value with the best F1 on the split that is
+        scored, as papers do on dev.""",
     ] = 0.0,
 ) -> dict[str, float]:
     """The scores of the test split.
 
     Raises:
-      UserError: the method does not make what is scored, or the data set is of another task, or has
-        no labels.
+      UserError: the method does not have the outputs that are scored, or the data set has another
+        task or no labels.
     """
     _check_task(prober.test, prober.task)
     task = TASKS[prober.task]
@@ -86,7 +86,7 @@ def check(known: Known, **options: Any) -> None:
 
 
 def measures(known: Known, **options: Any) -> tuple[str, ...]:
-    """Names of its metrics: the scores of the data set, and details that come with some of them."""
+    """Names of the metrics: the scores of the data set, and details of some of them."""
     del options
     details = (name for name, metric in METRICS.items() if not metric.shown)
     return (*known.test.metrics, *details)
@@ -95,15 +95,15 @@ def measures(known: Known, **options: Any) -> tuple[str, ...]:
 def _check_task(source: Any, task: str | None) -> None:
     if source.spec.task != task:
         raise UserError(
-            f"{source.name} is of the task {source.spec.task}, and this run has learned {task}"
+            f"{source.name} has the task {source.spec.task}, but this run has learned {task}"
         )
 
 
 def _check_predictions(task: Task, outputs: Mapping[str, Any]) -> None:
     if not set(task.predictions) <= set(outputs):
         raise UserError(
-            f"the task {task.name!r} is scored by {' and '.join(task.predictions)}, and this "
-            f"method makes {', '.join(sorted(outputs))}"
+            f"the task {task.name!r} needs the outputs {' and '.join(task.predictions)}, but this "
+            f"method has {', '.join(sorted(outputs))}"
         )
 
 

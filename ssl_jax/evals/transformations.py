@@ -1,15 +1,16 @@
-"""Probes which image transformations the features still encode (SimCLR, Chen et al. 2020, Table 3).
+"""Measures which image transformations features encode (SimCLR, Chen et al. 2020, Table 3).
 
-Images are changed at random before they are encoded, and a nonlinear probe (`mlp`) predicts the
-change from the features:
+Images are transformed at random before they are encoded, and a nonlinear probe (`mlp`) predicts the
+transformation from the features:
 
-    color     which images were made grey (a fifth of them)     chance 80%
-    rotation  by which multiple of 90 degrees they were turned  25%
-    noise     which have Gaussian noise on them (half)          50%
-    sobel     of which only the edges are left (half)           50%
+    color     whether the image was converted to grey (20%)   chance 80%
+    rotation  the rotation, a multiple of 90 degrees          25%
+    noise     whether Gaussian noise was added (50%)          50%
+    sobel     whether the image was replaced by edges (50%)   50%
 
-A projection head discards what pretraining makes its views invariant to; h keeps it. Colour is
-among SimCLR's augmentations; the other three have to be added to see it.
+A projection head discards information to which pretraining makes views invariant; h keeps it.
+Colour is one of SimCLR's augmentations. To see the effect for the others, add them to the
+augmentations.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ NOISE_STD = 0.1
 
 
 class Task(NamedTuple):
-    """One change.
+    """The prediction of one transformation.
 
     Attributes:
-      share: of the images, to be changed; of more than two classes all are, uniformly.
-      classes: label classes.
+      share: share of the images to change. Not used with more than two classes, which are equally
+        likely.
+      classes: number of label classes.
       change: (keys [n], float images [n h w c] in [0, 1], label [n]) -> images.
     """
 
@@ -51,8 +53,8 @@ class Task(NamedTuple):
     change: Callable[[Array, Array, Array], Array]
 
 
-def _if_one(op: Callable[..., Array]) -> Callable[[Array, Array, Array], Array]:
-    """An op of the views, which changes every image it is given, on those of label 1."""
+def _where_label_is_one(op: Callable[..., Array]) -> Callable[[Array, Array, Array], Array]:
+    """Applies an op to the images with label 1."""
 
     def change(keys: Array, images: Array, label: Array) -> Array:
         return jnp.where((label == 1)[:, None, None, None], op(keys, images), images)
@@ -60,17 +62,19 @@ def _if_one(op: Callable[..., Array]) -> Callable[[Array, Array, Array], Array]:
     return change
 
 
-def _turn(keys: Array, images: Array, label: Array) -> Array:
+def _rotate(keys: Array, images: Array, label: Array) -> Array:
     del keys
     return rotate90(images, label)
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
-        "color": Task(0.2, 2, _if_one(functools.partial(grayscale, p=1.0))),
-        "rotation": Task(1.0, 4, _turn),
-        "noise": Task(0.5, 2, _if_one(functools.partial(gaussian_noise, std=NOISE_STD, p=1.0))),
-        "sobel": Task(0.5, 2, _if_one(functools.partial(sobel, p=1.0))),
+        "color": Task(0.2, 2, _where_label_is_one(functools.partial(grayscale, p=1.0))),
+        "rotation": Task(1.0, 4, _rotate),
+        "noise": Task(
+            0.5, 2, _where_label_is_one(functools.partial(gaussian_noise, std=NOISE_STD, p=1.0))
+        ),
+        "sobel": Task(0.5, 2, _where_label_is_one(functools.partial(sobel, p=1.0))),
     }
 )
 
@@ -82,7 +86,7 @@ METRICS = {
 
 
 def applies(method: Method, spec: DataSpec) -> bool:
-    """Whether there are images to change."""
+    """Whether the data are images."""
     del method
     return spec.modality == IMAGE.name
 
@@ -93,15 +97,17 @@ def evaluate_model(
     *,
     feature: str = "h",
     changes: Annotated[
-        tuple[Literal["color", "rotation", "noise", "sobel"], ...], not_empty, "What is predicted."
+        tuple[Literal["color", "rotation", "noise", "sobel"], ...],
+        not_empty,
+        "Transformations to predict.",
     ] = ("color",),
 ) -> dict[str, float]:
-    """The accuracy of the probe for each change, and the epochs that it took.
+    """The accuracy of the probe for each transformation, and its number of epochs.
 
     Args:
-      model: whose features are evaluated.
-      prober: of the splits, with the options of `mlp`.
-      feature: the output that the probe is given.
+      model: the model to evaluate.
+      prober: provides the splits and the options of `mlp`.
+      feature: the output that the probe takes.
       changes: keys of `TASKS`.
     """
     out = {}
@@ -120,7 +126,7 @@ def check(known: Known, *, changes: Sequence[str], **options: Any) -> None:
 
 
 def measures(known: Known, *, changes: Sequence[str], **options: Any) -> tuple[str, ...]:
-    """Names of its metrics."""
+    """Names of the metrics that `evaluate_model` returns."""
     del known, options
     return (*changes, *(f"{name}_epochs" for name in changes))
 
@@ -132,21 +138,21 @@ def _changed(name: str, batch: Mapping[str, Array]) -> dict[str, Array]:
 
 @functools.partial(jax.jit, static_argnames="name")
 def transform(name: str, images: Array, index: Array) -> tuple[Array, Array]:
-    """Changes images, each as its number says.
+    """Transforms images at random; the index of an image determines its transformation.
 
     Args:
-      name: of the change.
+      name: a key of `TASKS`.
       images: uint8 [n h w c], or floating in [0, 1].
-      index: int32 [n], the images' numbers.
+      index: int32 [n], indices of the images.
 
     Returns:
-      float32 [n h w c] in [0, 1], and what was done to each, int32 [n].
+      float32 [n h w c] in [0, 1], and the labels int32 [n].
     """
     share, classes, change = TASKS[name]
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(index)
     label_keys, change_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-    drawn = jax.vmap(jax.random.uniform)(label_keys)
-    label = jnp.where(classes > 2, jnp.floor(drawn * classes), drawn < share).astype(jnp.int32)
+    u = jax.vmap(jax.random.uniform)(label_keys)
+    label = jnp.where(classes > 2, jnp.floor(u * classes), u < share).astype(jnp.int32)
     if images.dtype == jnp.uint8:
         images = images.astype(jnp.float32) / 255
     return change(change_keys, images.astype(jnp.float32), label), label

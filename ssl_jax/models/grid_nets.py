@@ -1,7 +1,7 @@
-"""Narrow ViTs over all places of a grid: MAE's decoder and I-JEPA's predictor.
+"""Narrow ViTs on a grid of patches: MAE's decoder and I-JEPA's predictor.
 
-Both take the tokens of visible patches, put a learned mask token at the places of hidden ones, and
-predict numbers there. Positions are fixed ("sincos").
+Both take the tokens of visible patches, add a learned mask token for each masked patch, and predict
+the values of these patches. Positions are fixed ("sincos").
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ssl_jax.models.positions import sincos_positions
 from ssl_jax.models.vit import Layer, layer_norm
 
 Array = jax.Array
-_STD = 0.02  # of the mask token, at the start
+_STD = 0.02  # of the initialiser of the mask token
 
 
 class GridNet(nn.Module):
-    """What both nets share.
+    """The parts that both nets share.
 
     Attributes:
       grid: (rows, columns) of patches.
-      values: numbers that are predicted for a patch.
-      dim, depth, num_heads, mlp_ratio, attention, dtype: as of `ViT`.
+      values: number of predicted values of a patch.
+      dim, depth, num_heads, mlp_ratio, attention, dtype: see `ViT`.
     """
 
     grid: tuple[int, int]
@@ -42,20 +42,20 @@ class GridNet(nn.Module):
     dtype: Any = jnp.float32
 
     def embed(self, tokens: Array) -> Array:
-        """The tokens in the net's own width."""
+        """Maps tokens to width `dim`."""
         return self._dense(self.dim, "embed")(tokens)
 
     def mask_token(self) -> Array:
-        """The token of hidden patches, `[dim]`."""
+        """The token of masked patches, `[dim]`."""
         token = self.param("mask_token", nn.initializers.normal(_STD), (self.dim,), jnp.float32)
         return token.astype(self.dtype)
 
     def positions(self) -> Array:
-        """Of all patches, row by row, `[l dim]`."""
+        """Position embeddings of all patches in row-major order, `[l dim]`."""
         return jnp.asarray(sincos_positions(self.grid, self.dim), self.dtype).reshape(-1, self.dim)
 
     def layers(self, x: Array, segment: Array | None, *, kernel_init: str, train: bool) -> Array:
-        """`x` after all layers."""
+        """Applies all layers to `x`."""
         for i in range(self.depth):
             x = Layer(
                 num_heads=self.num_heads,
@@ -71,7 +71,7 @@ class GridNet(nn.Module):
         return x
 
     def predict(self, x: Array) -> Array:
-        """The numbers of tokens, float32 `[... values]`."""
+        """Predicted values of tokens, float32 `[... values]`."""
         x = layer_norm(self.dtype, name="norm")(x)
         return self._dense(self.values, "pred")(x).astype(jnp.float32)
 
@@ -81,25 +81,25 @@ class GridNet(nn.Module):
 
 
 class ViTDecoder(GridNet):
-    """MAE's decoder: the pixels of all patches from the tokens of some (He et al. 2022)."""
+    """MAE's decoder: predicts the pixels of all patches from the visible ones (He et al. 2022)."""
 
     @nn.compact
     def __call__(self, tokens: Array, order: Array, *, train: bool) -> Array:
         """Predictions for every patch.
 
         Args:
-          tokens: `[n 1+k d]`, of the class token and of the first k patches of `order`.
-          order: int `[n l]`, the numbers of all patches, the visible ones first.
-          train: changes nothing: a decoder has no stochastic depth.
+          tokens: `[n 1+k d]`, the class token and the first k patches of `order`.
+          order: int `[n l]`, the indices of all patches, visible patches first.
+          train: not used: the decoder has no stochastic depth.
 
         Returns:
-          `[n l values]` float32, row by row.
+          `[n l values]` float32, patches in row-major order.
         """
         n, count = order.shape
         x = self.embed(tokens)  # (n, 1 + k, dim)
-        num_hidden = count - (x.shape[1] - 1)
-        hidden = jnp.broadcast_to(self.mask_token(), (n, num_hidden, self.dim))
-        patches = jnp.concatenate([x[:, 1:], hidden], axis=1)
+        num_masked = count - (x.shape[1] - 1)
+        mask_tokens = jnp.broadcast_to(self.mask_token(), (n, num_masked, self.dim))
+        patches = jnp.concatenate([x[:, 1:], mask_tokens], axis=1)
         patches = jnp.take_along_axis(patches, jnp.argsort(order, axis=1)[:, :, None], axis=1)
         x = jnp.concatenate([x[:, :1], patches + self.positions()], axis=1)
         x = self.layers(x, None, kernel_init="xavier", train=train)
@@ -107,7 +107,7 @@ class ViTDecoder(GridNet):
 
 
 class ViTPredictor(GridNet):
-    """I-JEPA's predictor: tokens of hidden blocks from those of a context (Assran et al. 2023)."""
+    """I-JEPA's predictor: predicts target blocks from a context (Assran et al. 2023)."""
 
     @nn.compact
     def __call__(
@@ -128,7 +128,7 @@ class ViTPredictor(GridNet):
           is_context: bool `[n k]`, False for padding.
           targets: int `[n b m]`, the patches of b blocks.
           is_target: bool `[n b m]`, False for padding.
-          train: changes nothing: a predictor has no stochastic depth.
+          train: not used: the predictor has no stochastic depth.
 
         Returns:
           `[n b m values]` float32.
@@ -136,9 +136,9 @@ class ViTPredictor(GridNet):
         n, blocks, m = targets.shape
         k, positions = tokens.shape[1], self.positions()
         x = self.embed(tokens) + positions[places]  # (n, k, dim)
-        hidden = self.mask_token() + positions[targets]  # (n, b, m, dim)
+        mask_tokens = self.mask_token() + positions[targets]  # (n, b, m, dim)
         x = jnp.broadcast_to(x[:, None], (n, blocks, k, self.dim))
-        x = jnp.concatenate([x, hidden], axis=2).reshape(n * blocks, k + m, self.dim)
+        x = jnp.concatenate([x, mask_tokens], axis=2).reshape(n * blocks, k + m, self.dim)
         is_context = jnp.broadcast_to(is_context[:, None], (n, blocks, k))
         is_real = jnp.concatenate([is_context, is_target], axis=2).reshape(n * blocks, k + m)
         x = self.layers(x, is_real.astype(jnp.int32), kernel_init="normal", train=train)
@@ -146,9 +146,9 @@ class ViTPredictor(GridNet):
 
 
 Width = Annotated[Count, "Width of the tokens."]
-Depth = Annotated[Count, "Layers."]
+Depth = Annotated[Count, "Number of layers."]
 Heads = Annotated[Count, "Attention heads."]
-Ratio = Annotated[float, positive, "Width of the MLP over dim."]
+Ratio = Annotated[float, positive, "Hidden width of the MLP divided by dim."]
 
 
 def vit_decoder(
@@ -165,7 +165,7 @@ def vit_decoder(
     """A `ViTDecoder` whose options have been checked.
 
     Raises:
-      UserError: options that do not fit together.
+      UserError: the options contradict each other.
     """
     return _checked(
         ViTDecoder, "decoder", grid, values, dim, depth, num_heads, mlp_ratio, attention, dtype
@@ -186,7 +186,7 @@ def vit_predictor(
     """A `ViTPredictor` whose options have been checked.
 
     Raises:
-      UserError: options that do not fit together.
+      UserError: the options contradict each other.
     """
     return _checked(
         ViTPredictor, "predictor", grid, values, dim, depth, num_heads, mlp_ratio, attention, dtype

@@ -1,7 +1,7 @@
 """Rectangular blocks of patches: I-JEPA's targets and contexts (Assran et al. 2023, Sec. 3).
 
-Sizes are drawn once a batch, so that all images have targets of one size. Places are an image's
-own. The arrays have fixed shapes: blocks are padded to the largest size that can be drawn.
+Sizes are drawn once per batch, so that the targets of all images have the same size. Positions are
+drawn for each image. Arrays have fixed shapes: blocks are padded to the largest possible size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-_ATTEMPTS = 20  # places that are tried for a context before a target is allowed to overlap it
+_ATTEMPTS = 20  # positions tried for a context before a target may overlap it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class BlockSize:
     aspect: tuple[float, float]
 
     def draw(self, share: Array | float) -> tuple[Array, Array]:
-        """(height, width), int32 [], for a number in [0, 1) that decides both area and aspect.
+        """(height, width), int32 [], for a number in [0, 1) that sets both area and aspect.
 
         Blocks are smaller than the grid in both directions, as in the released code.
         """
@@ -44,7 +44,7 @@ class BlockSize:
 
     @property
     def largest(self) -> int:
-        """Patches of the largest block that can be drawn."""
+        """Number of patches of the largest possible block."""
         return _largest(self)
 
 
@@ -62,13 +62,13 @@ def _between(ends: tuple[float, float], share: Array | float) -> Array:
 def block_masks(key: Array, size: tuple[Array, Array], grid: tuple[int, int], count: int) -> Array:
     """Masks of `count` blocks at random places: bool [count rows columns].
 
-    Offsets exclude the last possible one, as in the released code, unless there is no other.
+    As in the released code the last possible offset is excluded, unless it is the only one.
     """
     rows, columns = grid
     height, width = size
-    of_top, of_left = jax.random.uniform(key, (2, count))
-    top = jnp.floor(of_top * jnp.maximum(rows - height, 1)).astype(jnp.int32)
-    left = jnp.floor(of_left * jnp.maximum(columns - width, 1)).astype(jnp.int32)
+    top_share, left_share = jax.random.uniform(key, (2, count))
+    top = jnp.floor(top_share * jnp.maximum(rows - height, 1)).astype(jnp.int32)
+    left = jnp.floor(left_share * jnp.maximum(columns - width, 1)).astype(jnp.int32)
     row, column = jnp.arange(rows), jnp.arange(columns)
     in_rows = (row >= top[:, None]) & (row < top[:, None] + height)
     in_columns = (column >= left[:, None]) & (column < left[:, None] + width)
@@ -76,13 +76,13 @@ def block_masks(key: Array, size: tuple[Array, Array], grid: tuple[int, int], co
 
 
 def context_mask(key: Array, size: tuple[Array, Array], targets: Array, smallest: int) -> Array:
-    """A block without the targets: bool [rows columns].
+    """Mask of a random block without the target blocks: bool [rows columns].
 
-    Places are tried until more than `smallest` patches are left. After 20 failures the last target
-    is allowed to overlap the context, then the one before it, and so on.
+    Random positions are tried until more than `smallest` patches are left. After 20 failures the
+    last target may overlap the context, after 20 more also the one before it, and so on.
 
     Args:
-      key: of the image.
+      key: PRNG key of the image.
       size: (height, width) of the block.
       targets: bool [t rows columns].
       smallest: see above.
@@ -100,11 +100,14 @@ def context_mask(key: Array, size: tuple[Array, Array], targets: Array, smallest
 
 
 def padded_places(mask: Array, length: int) -> tuple[Array, Array]:
-    """The patches of a mask row by row: int32 [length] and bool [length], False for padding.
+    """The patches of a mask in row-major order.
 
     Args:
       mask: bool [rows columns].
-      length: patches after it are left out.
+      length: maximum number of patches; further ones are dropped.
+
+    Returns:
+      Indices int32 [length] and a mask bool [length], False for padding.
     """
     flat = mask.reshape(-1)
     order = jnp.argsort(~flat, stable=True)[:length].astype(jnp.int32)

@@ -94,8 +94,8 @@ def test_a_method_without_logits_is_told_so_before_it_runs():
         with pytest.raises(UserError) as caught:
             check_evaluations(experiment)
         assert str(caught.value) == (
-            "evaluation 'accuracy' is of 'logits', and this method makes h, z; leave it out of "
-            "--evals, eval.names and eval.final_names"
+            "evaluation 'accuracy' needs the output 'logits', but this method has h, z; leave it "
+            "out of --evals, eval.names and eval.final_names"
         )
     config = ROWS["simclr"].load(eval__final_names=("acuracy",))
     with pytest.raises(UserError, match="unknown evaluation 'acuracy'.*Did you mean 'accuracy'"):
@@ -105,5 +105,7 @@ def test_a_method_without_logits_is_told_so_before_it_runs():
 def test_an_encoder_without_logits_is_told_so():
     config = ROWS["supervised"].load()
     prober = Prober(config, parallel.make_mesh())
-    with pytest.raises(UserError, match="'accuracy' is of 'logits', and this method makes h"):
+    with pytest.raises(
+        UserError, match="'accuracy' needs the output 'logits', but this method has h"
+    ):
         prober.evaluate(lambda batch: {"h": np.ones((len(batch["label"]), 3))}, ("accuracy",))

@@ -75,7 +75,10 @@ def test_outputs_to_probe_are_checked_before_the_run():
     for features, message in (
         (("z",), "include 'h'"),
         (("h", "h"), "name each output once"),
-        (("h", "y"), "evaluation 'knn' is of 'y', and this method makes h, z.*eval.features"),
+        (
+            ("h", "y"),
+            "evaluation 'knn' needs the output 'y', but this method has h, z.*eval.features",
+        ),
     ):
         config = ROWS["simclr"].load(eval__features=features)
         experiment = Experiment.build(config, data.spec_from_config(config.data))

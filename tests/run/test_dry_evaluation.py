@@ -89,7 +89,7 @@ def test_limits_are_noted(tmp_path):
         ({"eval__final_names": ("mlp",), "eval__max_train_examples": 40},
          "'mlp' cannot be computed: the mlp probe (holds out a tenth|needs 10)"),
         ({"eval__names": ("knn",), "eval__knn__exclude_self": True},
-         "exclude_self is for test examples that are those of train, and there are 359 and 1438"),
+         "exclude_self is for equal train and test splits, but there are 359 test and 1438 train"),
         ({"eval__data": "digits", "eval__max_train_examples": 1, "eval__names": ()},
          "train_split are of class '.'; a probe needs two classes"),
     ],

@@ -87,5 +87,7 @@ def test_the_dimensions_of_features_and_targets_are_checked():
         probing.check_features([knn], outputs, "frames", targets)
     with pytest.raises(UserError, match="'pixels' has 5 dimensions"):
         probing.check_features([knn], outputs, "pixels", targets)
-    with pytest.raises(UserError, match="evaluation 'accuracy' is of 'logits', and this method"):
+    with pytest.raises(
+        UserError, match="evaluation 'accuracy' needs the output 'logits', but this method"
+    ):
         probing.check_features([evals.load("accuracy")], outputs)
