@@ -12,7 +12,7 @@ from ssl_jax.config import fields
 from ssl_jax.views.ops import Probability, between, image_op, uniforms
 from ssl_jax.views.resample import Size, height_width, triangle
 
-# Numbers an image that the dense form below may keep between its two steps: 1 MiB of float32.
+# Maximum size of the intermediate array of the dense form, per image: 1 MiB of float32.
 MAX_DENSE = 2**18
 
 
@@ -29,9 +29,9 @@ def affine(
     Args:
       lines: float32 `[n h c w]`.
       matrix, shift: `[n 2 2]` and `[n 2]` in (y, x) from the image's centre, in input pixels.
-      size: of the output, which shows the same field as the input: 8x8 to 16x16 also doubles the
+      size: size of the output, which covers the same area as the input: 8x8 to 16x16 doubles the
         resolution.
-      fill: the value outside the input; its border pixels fade into it over one pixel.
+      fill: value outside the input; border pixels are blended with it over one pixel.
 
     Returns:
       float32 `[n size c size]`.
@@ -42,13 +42,13 @@ def affine(
     x = ((jnp.arange(out_width) + 0.5) / out_width - 0.5) * width
     y, x = (target.reshape(-1) for target in jnp.meshgrid(y, x, indexing="ij"))  # [p]
     y, x = y - shift[:, :1], x - shift[:, 1:]  # [n p]
-    # Written out: a TPU would round the positions to bfloat16 in a matrix product.
+    # Written out, because a TPU would round the positions to bfloat16 in a matrix product.
     (a, b), (c, d) = jnp.moveaxis(matrix[..., None], 0, 2)  # [n 1]
     a, b, c, d = (entry / (a * d - b * c) for entry in (a, b, c, d))
     y, x = d * y - b * x + height / 2, a * x - c * y + width / 2  # pixel j covers [j, j + 1)
 
-    # A TPU gathers slowly and multiplies matrices for nothing; elsewhere it is the other way round
-    # (on a CPU 10 to 25 times, for 8x8 to 32x32).
+    # On a TPU gathers are slow and matrix products fast. Elsewhere gathers are faster: on a CPU
+    # by a factor of 10 to 25 for 8x8 to 32x32.
     small = out_height * out_width * channels * width <= MAX_DENSE
     values, covered = jax.lax.platform_dependent(
         lines,
@@ -64,8 +64,8 @@ def affine(
 def interpolate_dense(lines: jax.Array, y: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Bilinear values of lines `[n h c w]` at points y, x `[n p]`: `[n p c]` and `[n p]`.
 
-    The second result is how much of a point's weight fell on the image, 1 inside. Here every point
-    weighs every row, then every column: a matrix product, no gather.
+    The second result is the share of a point's weight that is inside the image, 1 in the interior.
+    It is computed without gathers, as a matrix product with the weights of all rows and columns.
     """
     rows = triangle(jnp.arange(lines.shape[1]) + 0.5 - y[..., None])  # [n p h]
     columns = triangle(jnp.arange(lines.shape[3]) + 0.5 - x[..., None])  # [n p w]
@@ -76,7 +76,7 @@ def interpolate_dense(lines: jax.Array, y: jax.Array, x: jax.Array) -> tuple[jax
 
 
 def interpolate_gather(lines: jax.Array, y: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same from the four neighbours of every point."""
+    """The same as `interpolate_dense`, by gathering the four neighbours of each point."""
     n, height, channels, width = lines.shape
     pixels = lines.swapaxes(2, 3).reshape(n, height * width, channels)
     values, covered = 0.0, 0.0
@@ -132,19 +132,23 @@ def random_affine(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    size: Annotated[Literal[0] | Size, "Of the output; 0: that of the input."] = 0,
-    degrees: Annotated[float, fields.between(0, 180), "Largest rotation either way."] = 15.0,
+    size: Annotated[Literal[0] | Size, "Size of the output; 0: that of the input."] = 0,
+    degrees: Annotated[
+        float, fields.between(0, 180), "Largest rotation in either direction, degrees."
+    ] = 15.0,
     translate: Annotated[
-        float, fields.fraction, "Largest shift either way, over height and width."
+        float,
+        fields.fraction,
+        "Largest shift in either direction, as a fraction of height and width.",
     ] = 0.1,
     scale: Annotated[
         tuple[float, float],
         fields.each(fields.positive),
         fields.increasing,
-        "Enlargement; above 1 what is seen is larger.",
+        "Range of the scale; above 1 enlarges the content.",
     ] = (0.9, 1.1),
     shear: Annotated[
-        float, fields.between(0, 89), "Largest horizontal shear either way, degrees."
+        float, fields.between(0, 89), "Largest horizontal shear in either direction, degrees."
     ] = 0.0,
     p: Probability = 1.0,
     fill: Annotated[float, fields.fraction, "Value outside the image."] = 0.0,
@@ -152,10 +156,10 @@ def random_affine(
     """With probability p, a random affine map about the centre, as torchvision's RandomAffine.
 
     Rotation is uniform in +-`degrees`, horizontal shear in +-`shear` degrees, scale in `scale`
-    (above 1 enlarges what is seen), translation in +-`translate` times the height and the width.
-    Outside the image is `fill`. `size` is that of the output, 0 for that of the input; nothing is
-    smoothed when it is smaller. For small images, where a crop would remove too much: handwritten
-    digits, say.
+    (above 1 enlarges the content), translation in +-`translate` times the height and the width.
+    Pixels outside the image are `fill`. `size` is the size of the output, 0 for that of the input;
+    there is no antialiasing if it is smaller. Use it for small images of which a crop would remove
+    too much, such as handwritten digits.
     """
     canvas = (lines.shape[1], lines.shape[3])
     matrix, shift = sample_affine(

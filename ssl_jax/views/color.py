@@ -118,10 +118,10 @@ def sample_jitter(
     if not 0 <= strength * hue <= 0.5:
         raise UserError(
             f"color_jitter: strength {strength} times hue {hue} is {strength * hue:.3g} turns; "
-            "use 0 to 0.5, all the way round"
+            "use 0 to 0.5, where 0.5 allows every hue"
         )
-    drawn = uniforms(keys, 9)
-    apply, spread, ranks = drawn[0], drawn[1:5], drawn[5:]
+    u = uniforms(keys, 9)
+    apply, spread, ranks = u[0], u[1:5], u[5:]
     neutral = (0.0 if additive else 1.0, 1.0, 1.0, 0.0)
     ranges = [
         (-strength * brightness, strength * brightness)
@@ -143,11 +143,11 @@ def color_jitter(
     keys: jax.Array,
     lines: Float[Array, "n h c w"],
     *,
-    strength: Annotated[float, not_negative, "Factor of the four that follow."] = 1.0,
+    strength: Annotated[float, not_negative, "Factor of the next four parameters."] = 1.0,
     brightness: Annotated[float, not_negative, "Largest change of the factor."] = 0.8,
     contrast: Annotated[float, not_negative, "Largest change of the factor."] = 0.8,
     saturation: Annotated[float, not_negative, "Largest change of the factor."] = 0.8,
-    hue: Annotated[float, fraction, "Largest turn of the hue, of a whole turn."] = 0.2,
+    hue: Annotated[float, fraction, "Largest change of the hue, in turns."] = 0.2,
     p: Probability = 0.8,
     brightness_mode: Annotated[
         Literal["multiplicative", "additive"],
@@ -193,7 +193,7 @@ def solarize(
     keys: jax.Array,
     lines: Float[Array, "n h c w"],
     *,
-    threshold: Annotated[float, fraction, "Values from it on are inverted."] = 0.5,
+    threshold: Annotated[float, fraction, "Values at or above it are inverted."] = 0.5,
     p: Probability = 0.2,
 ) -> Float[Array, "n h c w"]:
     """With probability p, values at or above the threshold are inverted (BYOL, App. B)."""
@@ -220,12 +220,14 @@ def normalize(
     keys: jax.Array,
     lines: Float[Array, "n h c w"],
     *,
-    mean: Annotated[tuple[float, ...], not_empty, "By channel, or one of all."] = (
+    mean: Annotated[tuple[float, ...], not_empty, "By channel, or one value for all channels."] = (
         0.485,
         0.456,
         0.406,
     ),
-    std: Annotated[tuple[float, ...], each(positive), not_empty, "By channel, or one of all."] = (
+    std: Annotated[
+        tuple[float, ...], each(positive), not_empty, "By channel, or one value for all channels."
+    ] = (
         0.229,
         0.224,
         0.225,

@@ -11,13 +11,12 @@ image and many small ones. The top level of the config's section is the recipe o
         count=8, random_resized_crop=dict(size=96, scale=(0.05, 0.4)), gaussian_blur=dict(p=0.5)
     )
 
-A family takes over the ops and parameters of the top level that its section does not set.
-`overrides` belong to the views of their own family, so a family does not take over those of the top
-level.
+A family inherits the ops and parameters of the top level that its section does not set. It does not
+inherit `overrides`, which belong to the views of one family.
 
-Randomness: the main family draws as it would alone; every other one folds its *name* into the keys
-of the examples. So adding, removing or resizing a family leaves the views of the others as they
-were.
+Random numbers: the main family draws the same numbers with and without other families; every other
+family folds its *name* into the keys of the examples. So adding, removing or resizing a family does
+not change the views of the others.
 """
 
 from __future__ import annotations
@@ -46,21 +45,21 @@ def make_families(
     main: str = MAIN,
     dtype: DTypeLike = jnp.float32,
 ) -> Callable[[jax.Array, Images], dict[str, jax.Array]]:
-    """Makes `views(keys, images) -> {family: [n v H W C]}`, each family of its own v, H and W.
+    """Makes `views(keys, images) -> {family: [n v H W C]}`; v, H and W differ between families.
 
     Args:
       views_config: the recipes, a ConfigDict or any mapping (see the module's docstring).
       num_views: views of the main family.
       main: name of the main family, whose recipe is the top level.
-      dtype: of the views; float32 or bfloat16.
+      dtype: dtype of the views; float32 or bfloat16.
 
     Returns:
-      A function to be called under jit. Its `keys` `[n]` are one an image. Its `images` are uint8
-      `[n h w c]` that all families crop from, or {family: [n v h w c]} where the host has cropped
-      (see `family_images`); what either may be is said in `make_views`.
+      A function to call under jit. `keys` `[n]` has one key per image. `images` are uint8
+      `[n h w c]`, from which all families are cropped, or {family: [n v h w c]} if the host has
+      cropped them (see `family_images`); see `make_views` for the allowed shapes.
 
     Raises:
-      UserError: as `make_views`, and for a family without a count or called as the main one.
+      UserError: as `make_views`; or a family has no count, or the name of the main family.
     """
     counts = family_counts(views_config, num_views=num_views, main=main)
     recipes = {
@@ -83,26 +82,26 @@ def make_families(
 def family_counts(
     views_config: Mapping[str, Any], *, num_views: int = 2, main: str = MAIN
 ) -> dict[str, int]:
-    """Views of an image by family, the main family first.
+    """Number of views of an image by family, the main family first.
 
     Raises:
-      UserError: a family has no count, or is called as the main one.
+      UserError: a family has no count, or the name of the main family.
     """
-    others = read_families(views_config)
-    if main in others:
+    other_counts = read_families(views_config)
+    if main in other_counts:
         raise UserError(
             f"views.families.{main}: the recipe of the {main} views is the top level of views; "
-            "call the family something else"
+            "give the family another name"
         )
-    return {main: num_views, **others}
+    return {main: num_views, **other_counts}
 
 
 def family_images(batch: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """What each family is made of: `image/NAME` of a batch where the host has cropped, or `image`.
+    """The source images of each family: `image/NAME` if the host has cropped, else `image`.
 
     Args:
       batch: arrays or shapes by name.
-      names: of the families.
+      names: names of the families.
 
     Raises:
       UserError: the host has cropped some families and not others.
@@ -124,7 +123,7 @@ def family_images(batch: Mapping[str, Any], names: tuple[str, ...]) -> dict[str,
 
 
 def main_images(batch: Mapping[str, Any]) -> Any:
-    """What the views of a method with one family are made of: `image/global`, or `image`.
+    """The source images of a method with one family: `image/global`, or `image`.
 
     Raises:
       UserError: the host has cropped another family.
@@ -133,14 +132,13 @@ def main_images(batch: Mapping[str, Any]) -> Any:
 
 
 class FamiliesAndEval(NamedTuple):
-    """The families for training, and the one view for evaluation that goes with them.
+    """The families of training views, and the matching evaluation view.
 
     Attributes:
-      shapes: of one image's views, (v, h, w, c) by family, the main one first.
+      shapes: (v, h, w, c) of an image's views by family, the main family first.
       recipe: (keys [n], images) -> {family: views [n v h w c]}.
-      eval_view: images -> [n h w c], as large as the views of the main family.
-      normalization: (mean, std) by channel of the views of all families, None where they are in
-        [0, 1].
+      eval_view: images -> [n h w c], of the size of the main family's views.
+      normalization: (mean, std) by channel of the views of all families; None: views are in [0, 1].
     """
 
     shapes: dict[str, tuple[int, int, int, int]]
@@ -161,34 +159,34 @@ def families_and_eval(
 
     Args:
       views_config, num_views, main, dtype: as in `make_families`.
-      batch: shapes of a batch's arrays, by name.
+      batch: shapes of the arrays of a batch, by name.
 
     Raises:
-      UserError: as `make_families`, and where families differ in `normalize`.
+      UserError: as `make_families`; or families differ in `normalize`.
     """
     recipe = make_families(views_config, num_views=num_views, main=main, dtype=dtype)
     counts = family_counts(views_config, num_views=num_views, main=main)
     images = family_images(batch, tuple(counts))
     keys = jax.random.split(jax.random.key(0), images[main].shape[0])
     views = jax.eval_shape(recipe, keys, images)
-    alone: TrainAndEval = train_and_eval(
+    main_views: TrainAndEval = train_and_eval(
         _top_level(views_config), images[main], num_views=num_views, dtype=dtype
     )
-    last = _normalize(read_recipes(_top_level(views_config), num_views)[0])
+    normalize = _normalize(read_recipes(_top_level(views_config), num_views)[0])
     for name, count in counts.items():
         if name != main and any(
-            _normalize(steps) != last for steps in read_recipes(views_config, count, name)
+            _normalize(steps) != normalize for steps in read_recipes(views_config, count, name)
         ):
             raise UserError(
-                f"views.families.{name} has to end in the same normalize as views: one encoder "
-                "sees all of them"
+                f"views.families.{name} must end in the same normalize as views, because one "
+                "encoder gets all of them"
             )
     shapes = {name: views[name].shape[1:] for name in counts}
-    return FamiliesAndEval(shapes, recipe, alone.eval_view, alone.normalization)
+    return FamiliesAndEval(shapes, recipe, main_views.eval_view, main_views.normalization)
 
 
 def _normalize(steps: Recipe) -> dict[str, Any] | None:
-    """The parameters of the `normalize` that a recipe ends in, None where it has none."""
+    """The parameters of `normalize` at the end of a recipe; None: it has no `normalize`."""
     return dict(steps[-1].parameters) if steps and steps[-1].op == "normalize" else None
 
 

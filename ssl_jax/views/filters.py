@@ -16,15 +16,16 @@ from ssl_jax.views.ops import Probability, between, image_op, per_image, uniform
 from ssl_jax.views.resample import MIN_BLOCK, block_edges, resample_columns, resample_rows
 
 odd = Bound("odd, or 0", lambda size: size == 0 or size % 2 == 1)
-# The largest Sobel gradient of an image in [0, 1]: 4 one way and 2 the other, at an oblique edge.
+# The largest Sobel gradient of an image in [0, 1]: at an oblique edge it is 4 along one axis and 2
+# along the other.
 MAX_GRADIENT = 2 * math.sqrt(5)
 
 
 def blur_matrix(sigma: Array, size: int, kernel_size: int) -> Array:
     """Gaussian blur of an axis as banded matrices: sigma `[n]` in pixels -> `[n size size]`.
 
-    The kernel has `kernel_size` taps and is renormalised where it reaches over the border, so that
-    borders neither darken, as with zeros around the image, nor repeat pixels.
+    The kernel has `kernel_size` taps. It is renormalised at the border, so that borders neither
+    become dark, as with zero padding, nor repeat pixels.
     """
     distance = jnp.arange(size)[:, None] - jnp.arange(size)
     weights = jnp.exp(-(distance**2) / (2 * sigma[:, None, None] ** 2))
@@ -33,7 +34,7 @@ def blur_matrix(sigma: Array, size: int, kernel_size: int) -> Array:
 
 
 def blocks(size: int, kernel_size: int) -> list[tuple[slice, slice]]:
-    """(outputs, inputs within the kernel's reach of them) that cover an axis."""
+    """Blocks that cover an axis: (output pixels, input pixels that the kernel reads)."""
     reach = kernel_size // 2
     return [
         (slice(first, last), slice(max(first - reach, 0), min(last + reach, size)))
@@ -44,7 +45,7 @@ def blocks(size: int, kernel_size: int) -> list[tuple[slice, slice]]:
 def blur_dense(
     lines: Float[Array, "n h c w"], rows: Array, columns: Array
 ) -> Float[Array, "n h c w"]:
-    """Lines `[n h c w]` through banded matrices `[n h h]` and `[n w w]` as two plain products."""
+    """Multiplies lines by banded matrices `[n h h]` and `[n w w]`, as two plain products."""
     dtype = lines.dtype
     return resample_columns(columns, resample_rows(rows, lines, dtype), dtype).astype(dtype)
 
@@ -52,7 +53,7 @@ def blur_dense(
 def blur_blocks(
     lines: Float[Array, "n h c w"], rows: Array, columns: Array, *, kernel_size: int
 ) -> Float[Array, "n h c w"]:
-    """The same, block by block."""
+    """The same as `blur_dense`, block by block."""
     dtype = lines.dtype
     down = [
         resample_rows(rows[:, outputs, inputs], lines[:, inputs], dtype)
@@ -71,16 +72,18 @@ def gaussian_blur(
     keys: jax.Array,
     lines: Float[Array, "n h c w"],
     *,
-    kernel_size: Annotated[int, not_negative, odd, "Pixels; 0: a tenth of the height."] = 0,
+    kernel_size: Annotated[
+        int, not_negative, odd, "Kernel size, pixels; 0: a tenth of the height."
+    ] = 0,
     sigma: Annotated[
-        tuple[float, float], each(positive), increasing, "Standard deviation, pixels."
+        tuple[float, float], each(positive), increasing, "Range of the standard deviation, pixels."
     ] = (0.1, 2.0),
     p: Probability = 0.5,
 ) -> Float[Array, "n h c w"]:
     """With probability p, a Gaussian blur of sigma pixels, uniform in `sigma` (SimCLR, App. A).
 
-    `kernel_size` is odd; 0 means a tenth of the height, made odd: 23 at 224. Below 20 pixels that
-    is 1, no blur at all, so give it explicitly there.
+    `kernel_size` is odd; 0 means a tenth of the height, rounded to an odd number: 23 at 224. For
+    images below 20 pixels that is 1, which does not blur: set it explicitly.
     """
     height, width = lines.shape[1], lines.shape[3]
     kernel_size = kernel_size or 2 * (height // 20) + 1
@@ -91,7 +94,7 @@ def gaussian_blur(
     def matrix(size):
         return jnp.where(apply, blur_matrix(spread, size, kernel_size), jnp.eye(size))
 
-    # The same choice as for crops. Blocks cost a TPU v5e 4 MB of traffic a view at 224, not 1.
+    # As for crops. On a TPU v5e blocks need 4 MB of memory traffic per 224-pixel view, dense 1 MB.
     return jax.lax.platform_dependent(
         lines,
         matrix(height),
@@ -138,14 +141,16 @@ def cutout(
     keys: jax.Array,
     lines: Float[Array, "n h c w"],
     *,
-    size: Annotated[float, fraction, "Side over the image's shorter side."] = 0.5,
+    size: Annotated[
+        float, fraction, "Side of the square divided by the image's shorter side."
+    ] = 0.5,
     p: Probability = 0.5,
     fill: Annotated[float, fraction, "Value of the square."] = 0.0,
 ) -> Array:
     """With probability p, fills a random square (DeVries & Taylor 2017).
 
-    Its side is the fraction `size` of the shorter side; its centre is uniform over the image, so
-    that part of it may fall outside.
+    The side is the fraction `size` of the shorter side. The centre is uniform over the image, so
+    part of the square may be outside.
     """
     height, width = lines.shape[1], lines.shape[3]
     apply, y, x = uniforms(keys, 3)

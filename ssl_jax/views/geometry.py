@@ -13,7 +13,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.views.ops import Probability, between, image_op, per_image, uniforms
 from ssl_jax.views.resample import Method, Size, crop_and_resize
 
-CROP_ATTEMPTS = 10  # boxes proposed before falling back, as in the reference implementations
+CROP_ATTEMPTS = 10  # boxes drawn before the fallback, as in the reference implementations
 
 
 # ------------------------------------------------------------------------------------ random crop
@@ -30,11 +30,11 @@ def sample_crops(
     """Boxes of random area and aspect, `[n 4]`: top, left, height, width in pixels of the canvas.
 
     Area is uniform in `scale` times the canvas, aspect (width / height) is log-uniform in `ratio`
-    (uniform with `log_ratio=False`), position is uniform among those inside the canvas. A box that
-    does not fit is drawn again, ten times at most, then the largest central box of admissible
-    aspect is taken: torchvision's RandomResizedCrop. Here the ten are drawn at once and the first
-    that fits is taken, which is the same distribution without a loop. Edges are not rounded to
-    whole pixels: on an 8x8 canvas rounding would leave few distinct crops.
+    (uniform with `log_ratio=False`), position is uniform among those inside the canvas. As in
+    torchvision's RandomResizedCrop, a box that does not fit is drawn again, up to ten times; then
+    the largest central box with an allowed aspect is used. Here ten boxes are drawn at once and the
+    first that fits is used, which gives the same distribution without a loop. Edges are not rounded
+    to whole pixels: on an 8x8 canvas rounding would leave few distinct crops.
     """
     height, width = canvas
     drawn = uniforms(keys, 2 * CROP_ATTEMPTS + 2)
@@ -51,7 +51,7 @@ def sample_crops(
     fallback_height = min(height, width / fallback_aspect)
     fallback = (fallback_height, min(width, fallback_height * fallback_aspect))
 
-    # A chain of selects instead of argmax and a gather: last to first, so the first that fits wins.
+    # Selects from last to first, so that the first box that fits is used; no argmax and gather.
     box_height, box_width = (jnp.full(area.shape[1:], side, jnp.float32) for side in fallback)
     for attempt in reversed(range(CROP_ATTEMPTS)):
         box_height = jnp.where(fits[attempt], heights[attempt], box_height)
@@ -63,14 +63,14 @@ def sample_crops(
 
 
 def mirror_after(boxes: jax.Array, flipped: jax.Array) -> jax.Array:
-    """The boxes whose crops are the mirrored crops of `boxes` where `flipped` `[n]`."""
+    """Boxes whose crops are those of `boxes`, mirrored where `flipped` `[n]` is true."""
     top, left, height, width = boxes.T
     left = jnp.where(flipped, left + width, left)
     return jnp.stack([top, left, height, jnp.where(flipped, -width, width)], axis=1)
 
 
 def mirror_before(boxes: jax.Array, flipped: jax.Array, canvas_width: int) -> jax.Array:
-    """The boxes whose crops are those `boxes` take from the mirrored canvas where `flipped`."""
+    """Boxes whose crops are those of `boxes` on a canvas that is mirrored where `flipped`."""
     top, left, height, width = boxes.T
     left = jnp.where(flipped, canvas_width - left, left)
     return jnp.stack([top, left, height, jnp.where(flipped, -width, width)], axis=1)
@@ -81,21 +81,24 @@ def random_resized_crop(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    size: Annotated[Size, "Of the output: side, or (height, width)."] = 224,
+    size: Annotated[Size, "Size of the output: side, or (height, width)."] = 224,
     scale: Annotated[
-        tuple[float, float], each(positive_fraction), increasing, "Share of the image's area."
+        tuple[float, float],
+        each(positive_fraction),
+        increasing,
+        "Range of the crop's area, as a fraction of the image.",
     ] = (0.08, 1.0),
     ratio: Annotated[
-        tuple[float, float], each(positive), increasing, "Width over height of the crop."
+        tuple[float, float], each(positive), increasing, "Range of the crop's width / height."
     ] = (3 / 4, 4 / 3),
-    log_ratio: Annotated[bool, "Draws the logarithm of the ratio uniformly."] = True,
+    log_ratio: Annotated[bool, "Draw the logarithm of the ratio uniformly."] = True,
     method: Annotated[Method, "Interpolation."] = "bicubic",
-    antialias: Annotated[bool, "Smooths before it shrinks."] = True,
+    antialias: Annotated[bool, "Antialiasing for smaller outputs."] = True,
 ) -> jax.Array:
     """A crop of random area, aspect and position, resized to `size` (SimCLR, App. A).
 
-    See `sample_crops` for what is drawn and `resize_matrix` for the interpolation. The canvas need
-    not be square. SimCLR's text draws the aspect uniformly: `log_ratio=False`.
+    See `sample_crops` for the distribution and `resize_matrix` for the interpolation. The image
+    may be rectangular. In SimCLR's text the aspect is uniform: `log_ratio=False`.
     """
     boxes = sample_crops(
         keys, (lines.shape[1], lines.shape[3]), scale=scale, ratio=ratio, log_ratio=log_ratio
@@ -121,12 +124,12 @@ def center_crop(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    size: Annotated[Size, "Of the output: side, or (height, width)."] = 224,
+    size: Annotated[Size, "Size of the output: side, or (height, width)."] = 224,
     fraction: Annotated[
-        float, positive_fraction, "Side of the square over the image's shorter side."
+        float, positive_fraction, "Side of the square divided by the image's shorter side."
     ] = 0.875,
     method: Annotated[Method, "Interpolation."] = "bicubic",
-    antialias: Annotated[bool, "Smooths before it shrinks."] = True,
+    antialias: Annotated[bool, "Antialiasing for smaller outputs."] = True,
 ) -> jax.Array:
     """The central square of side `fraction` times the shorter side, resized to `size`.
 
@@ -144,9 +147,9 @@ def resize(
     keys: jax.Array,
     lines: jax.Array,
     *,
-    size: Annotated[Size, "Of the output: side, or (height, width)."] = 224,
+    size: Annotated[Size, "Size of the output: side, or (height, width)."] = 224,
     method: Annotated[Method, "Interpolation."] = "bicubic",
-    antialias: Annotated[bool, "Smooths before it shrinks."] = True,
+    antialias: Annotated[bool, "Antialiasing for smaller outputs."] = True,
 ) -> jax.Array:
     """The whole image resized to `size`; a square `size` distorts a canvas that is not square."""
     del keys
@@ -171,7 +174,7 @@ def flip(keys: jax.Array, lines: jax.Array, *, p: Probability = 0.5) -> jax.Arra
 
 
 def rotate90(images: jax.Array, k: jax.Array | int) -> jax.Array:
-    """Images `[n h w c]` turned counter-clockwise by k quarter turns, as `numpy.rot90`.
+    """Rotates images `[n h w c]` counter-clockwise by k quarter turns, as `numpy.rot90`.
 
     Args:
       k: int or `[n]` integers, modulo 4. RotNet (Gidaris et al. 2018) predicts it.
@@ -186,11 +189,11 @@ def rotate90(images: jax.Array, k: jax.Array | int) -> jax.Array:
 def _rotate90(lines: jax.Array, k: jax.Array) -> jax.Array:
     if lines.shape[1] != lines.shape[3]:
         raise UserError(
-            f"quarter turns need square images, got {lines.shape[1]}x{lines.shape[3]}; put a "
-            "random_resized_crop or a resize before them"
+            f"rotations by 90 degrees need square images, got {lines.shape[1]}x{lines.shape[3]}; "
+            "put a random_resized_crop or a resize before them"
         )
     k = per_image(k % 4)
-    # A quarter turn is a transposition and a mirroring: three selects serve all four turns.
+    # A quarter turn is a transposition and a reflection: three selects are enough for all k.
     lines = jnp.where(k % 2 == 1, lines.swapaxes(1, 3), lines)
     lines = jnp.where((k == 1) | (k == 2), lines[:, ::-1], lines)
     return jnp.where((k == 2) | (k == 3), lines[..., ::-1], lines)

@@ -1,19 +1,19 @@
 """Builds one function for the views of images, from a recipe of random ops in the config.
 
-A recipe names its ops in order and gives each a sub-dict of parameters:
+A recipe lists its ops in order, and has a sub-dict of parameters for each op:
 
     views.ops = ("random_resized_crop", "flip", "color_jitter", "grayscale", "gaussian_blur")
     views.random_resized_crop = dict(size=224)
     views.gaussian_blur = dict(p=1.0)
     views.overrides = {"1": {"ops": (..., "solarize"), "gaussian_blur": {"p": 0.1}}}
 
-What a sub-dict leaves out, or one that is missing, means the op's defaults (`default_parameters`).
-`overrides` changes the recipe of single views, named by their index: here the asymmetric second
-view of BYOL. It may set parameters, or the list of ops, or both.
+Parameters that are not set have the defaults of the op (`default_parameters`). `overrides` changes
+the recipe of single views, given by index: here the asymmetric second view of BYOL. It may set
+parameters, the list of ops, or both.
 
-Randomness: every example has a key of its own; view v of it has `fold_in(key, v)`, and an op in it
-folds in its *name*. So taking an op away leaves what the others draw as it was, and so does another
-number of devices or another split into micro-batches.
+Random numbers: each example has its own key, view v uses `fold_in(key, v)`, and each op folds in
+its *name*. So the numbers of an op do not change when other ops are removed, nor with the number of
+devices or the split into micro-batches.
 """
 
 from __future__ import annotations
@@ -92,20 +92,20 @@ def make_views(
 
     Args:
       views_config: the recipe, a ConfigDict or any mapping (see the module's docstring).
-      num_views: how many views of every image.
-      dtype: of the views; float32 or bfloat16.
-      family: the key of `views_config.families` that the views are of; None for the top-level
-        recipe, which then has to be the only one (see `ssl_jax.views.families` for several).
+      num_views: number of views of each image.
+      dtype: dtype of the views; float32 or bfloat16.
+      family: the key of `views_config.families` of these views; None: the top-level recipe, which
+        must then be the only one (see `ssl_jax.views.families` for several).
 
     Returns:
-      A function to be called under jit. Its `keys` `[n]` are one an image; its `images` are uint8
-      `[n h w c]`, or `[n v h w c]` with v >= num_views crops made on the host, of which view j
-      takes the j-th, or with one that all views share. With the batch sharded over devices, images
-      stay where they are.
+      A function to call under jit. `keys` `[n]` has one key per image. `images` are uint8
+      `[n h w c]`, or crops made on the host: `[n v h w c]` with v >= num_views, where view j uses
+      crop j, or with v = 1, where all views use the same crop. If the batch is sharded over
+      devices, images are not moved.
 
     Raises:
-      UserError: an op, parameter, view or value that does not exist; when called, too few
-        host crops, or views of different sizes.
+      UserError: an unknown op, parameter or view, or a bad value; when called, too few host crops,
+        or views of different sizes.
     """
     dtype = jnp.dtype(dtype)
     if family is None and (names := read_families(views_config)):
@@ -113,8 +113,8 @@ def make_views(
             f"views.families.{next(iter(names))}: the views of this method are all of one size; "
             "families are for methods of several crops, such as dino"
         )
-    # Neighbouring views of one recipe run as one batch [n g ...] -> [(n g) ...]: half the program
-    # to compile, and no copy to put them beside each other.
+    # Consecutive views with the same recipe are one batch [n g ...] -> [(n g) ...]: this halves the
+    # program to compile and needs no copy to concatenate them.
     recipes = read_recipes(views_config, num_views, family)
     groups = [
         (_plan(recipe, dtype), [view for view, _ in members])
@@ -123,17 +123,17 @@ def make_views(
 
     def views(keys: jax.Array, images: jax.Array) -> jax.Array:
         _check_images(images, num_views)
-        made = []
+        group_views = []
         for plan, members in groups:
             view_keys = jnp.stack([_fold(keys, view) for view in members], axis=1)  # [n g]
-            made.append(_run(plan, view_keys, _sources(images, members), dtype))
-        shapes = {group.shape[2:] for group in made}
+            group_views.append(_run(plan, view_keys, _sources(images, members), dtype))
+        shapes = {group.shape[2:] for group in group_views}
         if len(shapes) > 1:
             raise UserError(
                 f"the views differ in size, {sorted(shapes)}; make each size a family of its own "
                 "in views.families"
             )
-        return jnp.concatenate(made, axis=1)
+        return jnp.concatenate(group_views, axis=1)
 
     return views
 
@@ -150,7 +150,7 @@ def _check_images(images: jax.Array, num_views: int) -> None:
 
 
 def _sources(images: jax.Array, members: Sequence[int]) -> jax.Array:
-    """What the views `members` (g consecutive ones) are made of: `[n g h w c]`."""
+    """The source images of the g consecutive views `members`: `[n g h w c]`."""
     if images.ndim == 5 and images.shape[1] > 1:
         return images[:, members[0] : members[-1] + 1]
     if images.ndim == 5:
@@ -165,17 +165,17 @@ PlannedStep = Callable[[jax.Array, jax.Array], jax.Array]
 def _run(
     plan: Sequence[PlannedStep], view_keys: jax.Array, images: jax.Array, dtype: jnp.dtype
 ) -> jax.Array:
-    """Images `[n g h w c]` through the plan, each view with its own key `[n g]`."""
+    """Applies the plan to images `[n g h w c]`, with one key for each view `[n g]`."""
     n, g, *example = images.shape
     lines = images.reshape(n * g, *example).swapaxes(2, 3)
     for step in plan:
         lines = step(view_keys, lines)
-    made = _to_float(lines, dtype).swapaxes(2, 3)
-    return made.reshape(n, g, *made.shape[1:])
+    views = _to_float(lines, dtype).swapaxes(2, 3)
+    return views.reshape(n, g, *views.shape[1:])
 
 
 def _plan(recipe: Recipe, dtype: jnp.dtype) -> list[PlannedStep]:
-    """The recipe as functions; a flip beside a crop is folded into it."""
+    """The recipe as functions; a flip next to a crop is merged into the crop."""
     plan, steps = [], list(recipe)
     while steps:
         names = [step.op for step in steps[:2]]
@@ -200,7 +200,7 @@ def _op_step(step: Step, dtype: jnp.dtype) -> PlannedStep:
 
 
 def _crop_step(crop: Step, mirror: Step | None, *, flip_first: bool, dtype) -> PlannedStep:
-    """Crop and flip in one resampling, which takes uint8 lines as they are (`resample_rows`)."""
+    """Crop and flip in one resampling, which accepts uint8 lines (`resample_rows`)."""
     parameters = dict(crop.parameters)
     sampled = {name: parameters.pop(name) for name in ("scale", "ratio", "log_ratio")}
 
@@ -219,7 +219,7 @@ def _crop_step(crop: Step, mirror: Step | None, *, flip_first: bool, dtype) -> P
 
 
 def _op_keys(view_keys: jax.Array, step: Step) -> jax.Array:
-    """A key for each of the (n g) rows of the batch, from the views' keys `[n g]`."""
+    """The op's key for each of the (n g) rows of the batch, from the views' keys `[n g]`."""
     tag = zlib.crc32(f"{step.op}/{step.occurrence}".encode())
     return _fold(view_keys.reshape(-1, *view_keys.shape[2:]), np.uint32(tag))
 
@@ -245,15 +245,15 @@ def eval_view(
     std: tuple[float, ...] | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
-    """The one view that features are computed from: a central crop, resized, nothing random.
+    """The evaluation view, from which features are computed: a central crop, resized.
 
     Args:
       images: uint8 `[n h w c]`, or floating with values in [0, 1].
-      size: of the output.
+      size: size of the output.
       crop_fraction: side of the central square over the shorter side. 0.875 = 224/256 is the usual
         resize to 256 and crop of 224; 1 keeps the whole shorter side; None resizes the whole image,
-        whatever its aspect.
-      mean, std: normalise by channel, where training did (see `normalize`).
+        also if it is not square.
+      mean, std: normalise by channel, as in training (see `normalize`).
 
     Returns:
       `[n size size c]` of `dtype`.
@@ -269,12 +269,13 @@ def eval_view(
 
 
 class TrainAndEval(NamedTuple):
-    """A recipe's views for training, and the one view for evaluation that goes with them.
+    """The training views of a recipe, and the matching evaluation view.
 
     Attributes:
       recipe: (keys [n], images) -> views [n v h w c].
-      eval_view: images -> [n h w c], as large as the training views; keeps the whole shorter side.
-      normalization: the views' (mean, std) by channel, None where they are in [0, 1].
+      eval_view: images -> [n h w c], of the size of the training views; keeps the whole shorter
+        side.
+      normalization: (mean, std) of the views by channel; None: views are in [0, 1].
     """
 
     recipe: Callable[[jax.Array, jax.Array], jax.Array]
@@ -289,7 +290,7 @@ def train_and_eval(
     num_views: int,
     dtype: DTypeLike = jnp.float32,
 ) -> TrainAndEval:
-    """Both kinds of views; a recipe that ends in `normalize` normalises the evaluation view too.
+    """Makes training and evaluation views. If the recipe ends in `normalize`, both are normalised.
 
     Args:
       views_config, num_views, dtype: as in `make_views`.
@@ -304,16 +305,16 @@ def train_and_eval(
     mean = std = None
     if steps and steps[-1].op == "normalize":
         mean, std = (tuple(steps[-1].parameters[name]) for name in ("mean", "std"))
-    whole = functools.partial(
+    evaluation_view = functools.partial(
         eval_view, size=size, crop_fraction=1.0, mean=mean, std=std, dtype=dtype
     )
-    return TrainAndEval(recipe, whole, None if mean is None else (mean, std))
+    return TrainAndEval(recipe, evaluation_view, None if mean is None else (mean, std))
 
 
 def to_show(
     views: jax.Array, normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
 ) -> jax.Array:
-    """Views `[... h w c]` as images in [0, 1], their normalisation undone."""
+    """Undoes the normalisation of views `[... h w c]`: images in [0, 1]."""
     if normalization is None:
         return views
     mean, std = (jnp.array(values, jnp.float32) for values in normalization)

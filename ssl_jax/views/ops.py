@@ -1,15 +1,15 @@
 """The interface of image ops: signature, memory layout and random numbers.
 
-An op is `op(keys, images, **parameters) -> images` with one key an example, images `[n h w c]` of
-a floating dtype with values in [0, 1], and keyword parameters that are plain Python values; their
-annotations are the keys that a config may set. What an op draws for example i depends on `keys[i]`
-alone, so a batch may be spread over any number of devices without changing a bit of the randomness.
+An op is `op(keys, images, **parameters) -> images` with one key per example, images `[n h w c]` of
+a floating dtype with values in [0, 1], and keyword parameters that are plain Python values. The
+annotated parameters are the keys of the config. The random numbers of example i depend only on
+`keys[i]`, so they do not change with the number of devices over which a batch is split.
 
-Inside, an op works on *lines* `[n h c w]`: the three colours of a row stand beside each other as
-runs of w numbers. Both passes of a separable filter are then one matrix product an image without a
-transposition between them, `[s h] @ [h (c w)]` and `[(s c) w] @ [w t]`, and slicing out a channel
-leaves vectors instead of every third number. `image_op` wraps an op on lines as an op on images;
-a chain of ops (`views/image.py`) calls the unwrapped ones and changes the layout only at its ends.
+Internally an op works on *lines* `[n h c w]`: each row of an image has its channels one after
+another, w numbers each. Each pass of a separable filter is then one matrix product per image,
+`[s h] @ [h (c w)]` and `[(s c) w] @ [w t]`, without a transposition between them, and a channel is
+a slice of contiguous vectors. `image_op` wraps an op on lines as an op on images. A chain of ops
+(`views/image.py`) calls the unwrapped ops and changes the layout only at its ends.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Probability = Annotated[float, fraction, "Probability that a view is changed."]
 def image_op(op: Callable | None = None, *, float32: bool = True) -> Callable:
     """Makes `op(keys, lines [n h c w], *, ...)` an op on images `[n h w c]`.
 
-    With `float32` the op computes in float32 and only its result is rounded to the dtype of its
-    input: elementwise ops are bound by memory traffic, so on accelerators the wide arithmetic is
-    free, and a chain of ops in bfloat16 rounds once an op. Ops that are matrix products pass
-    `float32=False` and choose for themselves. The op on lines is kept as `.on_lines`.
+    With `float32` the op computes in float32, and only its result is rounded to the dtype of its
+    input, so a chain of ops in bfloat16 rounds once per op. Elementwise ops are limited by memory
+    bandwidth, so on accelerators float32 arithmetic costs no time. Ops that are matrix products
+    pass `float32=False` and choose their precision. The op on lines is the attribute `.on_lines`.
     """
     if op is None:
         return functools.partial(image_op, float32=float32)
@@ -61,7 +61,7 @@ def uniforms(keys: jax.Array, count: int) -> jax.Array:
 
 
 def between(u: jax.Array, low: float, high: float) -> jax.Array:
-    """Uniforms in [0, 1) stretched to [low, high)."""
+    """Scales uniforms in [0, 1) to [low, high)."""
     return low + u * (high - low)
 
 

@@ -1,4 +1,4 @@
-"""Reads the recipe of the views from a config, and refuses invalid combinations."""
+"""Reads the recipes of views from a config and checks them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPS: Mapping[str, Callable] = MappingProxyType(
         )
     }
 )
-# Every op's parameters as a config may set them, without those that it leaves alone.
+# The parameters of each op that a config may override; only those that it sets.
 _CHANGES = {name: Key(fields.section(op).partial(), LEFT_OUT) for name, op in OPS.items()}
 _OPS = Key(
     Annotated[
@@ -48,11 +48,11 @@ _OPS = Key(
 )
 _RECIPE = Section({"ops": _OPS, **_CHANGES})
 _OVERRIDES = Key(
-    Section({}, others=_RECIPE), LEFT_OUT, "What differs for single views, by their number."
+    Section({}, others=_RECIPE), LEFT_OUT, "Changes for single views, by the index of the view."
 )
 _FAMILY = Section(
     {
-        "count": Key(Annotated[int, between(0, 1_000)], doc="Views of each image."),
+        "count": Key(Annotated[int, between(0, 1_000)], doc="Number of views of each image."),
         **_RECIPE.keys,
         "overrides": _OVERRIDES,
     }
@@ -70,7 +70,8 @@ def declaration(views_config: Mapping[str, Any]) -> Section:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One op of a recipe. `occurrence` counts earlier steps of the same op: they draw anew."""
+    """One op of a recipe. `occurrence`, the number of earlier steps of the same op, is folded into
+    its keys."""
 
     op: str
     occurrence: int
@@ -81,12 +82,12 @@ Recipe = tuple[Step, ...]
 
 
 def default_parameters() -> dict[str, dict[str, Any]]:
-    """Every op's parameters with their defaults, so that a config can list what can be set."""
+    """The parameters of each op with their defaults, for configs that list all of them."""
     return {name: fields.defaults(op) for name, op in OPS.items()}
 
 
 def read_families(views_config: Mapping[str, Any]) -> dict[str, int]:
-    """The families that `views.families` adds to the top-level recipe: name -> views of an image.
+    """The families in `views.families`: name -> number of views of an image.
 
     A family of `count` 0 is left out.
 
@@ -100,16 +101,16 @@ def read_families(views_config: Mapping[str, Any]) -> dict[str, int]:
 def read_recipes(
     views_config: Mapping[str, Any], num_views: int, family: str | None = None
 ) -> tuple[Recipe, ...]:
-    """The recipe of each view, defaults and overrides filled in.
+    """The recipe of each view, with defaults and overrides applied.
 
     Args:
-      views_config: `ops`, one sub-dict an op, `overrides`; a ConfigDict or any mapping.
-      num_views: how many recipes.
-      family: a key of `views_config.families`, whose section says what differs from the top-level
-        recipe: `ops`, parameters, and `overrides` of its own views. None reads the top-level one.
+      views_config: `ops`, one sub-dict for each op, `overrides`; a ConfigDict or any mapping.
+      num_views: number of views.
+      family: a key of `views_config.families`, whose section has the changes to the top-level
+        recipe: `ops`, parameters, and `overrides` of its views. None: the top-level recipe.
 
     Raises:
-      UserError: an unknown op, parameter or view, or a value the parameter cannot take.
+      UserError: an unknown op, parameter or view, or a bad value.
     """
     config = _checked(views_config)
     families, overrides = config.pop("families", {}), config.pop("overrides", {})
@@ -134,7 +135,7 @@ def _checked(views_config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merge(layers: Sequence[Mapping[str, Any]]) -> Recipe:
-    """The recipe that sections describe, of which later ones win."""
+    """Merges sections into one recipe; later sections override earlier ones."""
     parameters, ops = default_parameters(), ()
     for section in layers:
         for name, value in section.items():

@@ -1,18 +1,18 @@
 """Resampling as matrix products: `rows @ image @ columns.T`.
 
-A crop resized to its output size is linear and separable. Row i of `rows` holds the weights with
-which the input's rows enter the output's row i; `columns` does the same for columns. Two plain
-matrix products suit accelerators, where gathering each output pixel's neighbours moves far more
-bytes, and a mirrored crop costs nothing: its column matrix reads the box from right to left.
+Cropping and resizing is linear and separable. Row i of `rows` holds the weights of the input rows
+in output row i; `columns` does the same for columns. Two plain matrix products are fast on
+accelerators; gathering the neighbours of each output pixel would move far more bytes. A mirrored
+crop costs nothing: its column matrix reads the box from right to left.
 
-The matrices are banded: a few weights around a diagonal and zeros elsewhere. A matrix unit
-multiplies zeros for nothing; a CPU does not, so there the products go in blocks of output pixels,
-each from the window of input pixels it needs (a third to a quarter of the arithmetic at 224).
+The matrices are banded: a few weights around a diagonal and zeros elsewhere. On matrix units the
+zeros cost no time. On a CPU they do, so there the products are computed in blocks of output pixels,
+each from the window of input pixels that it needs (a third to a quarter of the arithmetic at 224).
 
-Kernels and windows are Pillow's, and in floating point the results are equal. Of 8-bit images
-Pillow rounds what lies between its two passes and clips it to 0..255, which cuts a cubic's
-overshoots; here only the result is clipped. Crops of photographs differ by 0.3 levels of 255 on
-average and by up to 5 at sharp edges, white noise by up to 13.
+Kernels and windows are Pillow's, and in floating point the results are equal. For 8-bit images
+Pillow rounds and clips to 0..255 between its two passes, which removes overshoots of the cubic
+kernel; here only the result is clipped. Crops of photographs differ by 0.3 levels of 255 on average
+and by up to 5 at sharp edges, white noise by up to 13.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from jax.typing import DTypeLike
 from ssl_jax.config.fields import between
 
 Method = Literal["bicubic", "bilinear"]
-Pixels = Annotated[int, between(1, 32_768)]  # so that an int32 counts the pixels
+Pixels = Annotated[int, between(1, 32_768)]  # so that the number of pixels fits in int32
 Size = Pixels | tuple[Pixels, Pixels]  # a square's side, or (height, width)
 
-MIN_BLOCK = 56  # output pixels; much smaller products waste a CPU's vector registers
+MIN_BLOCK = 56  # output pixels; much smaller products use a CPU's vector registers badly
 
 
 def height_width(size: Size) -> tuple[int, int]:
@@ -47,14 +47,14 @@ def triangle(x: jax.Array) -> jax.Array:
 
 
 def cubic(x: jax.Array) -> jax.Array:
-    """Keys' cubic with a = -1/2, the one of Pillow and of TensorFlow 2."""
+    """Keys' cubic kernel with a = -1/2, as in Pillow and TensorFlow 2."""
     x = jnp.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return jnp.where(x < 1, near, jnp.where(x < 2, far, 0))
 
 
-_KERNELS = {"bicubic": (cubic, 2), "bilinear": (triangle, 1)}  # and how far they reach
+_KERNELS = {"bicubic": (cubic, 2), "bilinear": (triangle, 1)}  # kernel and its radius
 
 
 def resize_matrix(
@@ -72,11 +72,11 @@ def resize_matrix(
       start, extent: `[n]` or scalars, in input pixels (pixel j covers [j, j+1)). A negative extent
         reads the interval backwards, from `start` down to `start + extent`: a mirror image.
       in_size, out_size: pixels along the axis.
-      antialias: where the interval shrinks, widen the kernel by the same factor, as Pillow does.
+      antialias: if the output is smaller, widen the kernel by the same factor, as Pillow does.
 
     Returns:
       float32 `[n out_size in_size]` (`[out_size in_size]` for scalars), rows summing to 1. As in
-      Pillow's `resize(box=...)`, pixels just outside the interval enter if they lie on the canvas.
+      Pillow's `resize(box=...)`, pixels of the canvas just outside the interval are used as well.
     """
     start, extent = jnp.asarray(start)[..., None, None], jnp.asarray(extent)[..., None, None]
     step = extent / out_size
@@ -93,10 +93,9 @@ def resize_matrix(
 def resample_rows(rows: jax.Array, lines: jax.Array, dtype: DTypeLike) -> jax.Array:
     """`rows` `[n s h]`, or `[s h]` for all alike, times lines `[n h c w]`: float32 `[n s c w]`.
 
-    In float32 the product asks for full precision: by default a TPU rounds operands to bfloat16 and
-    an NVIDIA GPU to TF32. In bfloat16 it runs at the full speed of the matrix unit and the error is
-    that of the format: weights and pixels are rounded to 8 bits, 1/512 at white, except that pixels
-    given as integers 0..255 are exact.
+    In float32 the product has full precision: by default a TPU rounds operands to bfloat16 and an
+    NVIDIA GPU to TF32. In bfloat16 it runs at the full speed of the matrix unit. Weights and pixels
+    are then rounded to 8 bits, an error of 1/512 at white; integer pixels 0..255 are exact.
     """
     subscripts = "sh,nhcw->nscw" if rows.ndim == 2 else "nsh,nhcw->nscw"
     return _product(subscripts, rows, lines, dtype)
@@ -159,7 +158,7 @@ def resize_dense(
     antialias: bool,
     dtype: DTypeLike,
 ) -> jax.Array:
-    """The boxes of lines as two plain products, in float32."""
+    """Resizes the boxes by two plain products; returns float32."""
     top, left, height, width = jnp.moveaxis(boxes, -1, 0)
     kernel = {"method": method, "antialias": antialias}
     rows = resize_matrix(top, height, lines.shape[1], size[0], **kernel)
@@ -176,7 +175,7 @@ def resize_in_blocks(
     antialias: bool,
     dtype: DTypeLike,
 ) -> jax.Array:
-    """The same, block by block."""
+    """The same as `resize_dense`, block by block."""
     top, left, height, width = boxes.T
     for axis, start, extent, out_size in ((1, top, height, size[0]), (3, left, width, size[1])):
         product = {1: resample_rows, 3: resample_columns}[axis]
@@ -184,7 +183,7 @@ def resize_in_blocks(
         shrink = max(1, in_size / out_size)  # at most: a box lies inside the canvas
         reach = math.ceil(_KERNELS[method][1] * (shrink if antialias else 1)) + 1
         step = extent / out_size
-        made = []
+        block_outputs = []
         for first, last in block_edges(out_size, MIN_BLOCK):
             # Output pixels [first, last) lie within these input pixels, whatever the box.
             window = min(in_size, math.ceil((last - first) * in_size / out_size) + 2 * reach)
@@ -198,8 +197,8 @@ def resize_in_blocks(
                 method=method,
                 antialias=antialias,
             )
-            made.append(product(matrix, _windows(lines, offset, window, axis), dtype))
-        lines = jnp.concatenate(made, axis)
+            block_outputs.append(product(matrix, _windows(lines, offset, window, axis), dtype))
+        lines = jnp.concatenate(block_outputs, axis)
     return lines
 
 
@@ -207,13 +206,13 @@ def _windows(lines: jax.Array, offset: jax.Array, size: int, axis: int) -> jax.A
     if size == lines.shape[axis]:
         return lines
 
-    def cut(image, first):
+    def slice_window(image, first):
         return jax.lax.dynamic_slice_in_dim(image, first, size, axis - 1)
 
-    return jax.vmap(cut)(lines, offset)
+    return jax.vmap(slice_window)(lines, offset)
 
 
 def block_edges(size: int, at_least: int) -> list[tuple[int, int]]:
-    """[first, last) of the blocks that an axis falls into, all of about the same size."""
+    """Divides an axis into blocks [first, last) of about equal size."""
     count = max(1, size // at_least)
     return list(itertools.pairwise(size * block // count for block in range(count + 1)))
