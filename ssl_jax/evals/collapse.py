@@ -126,7 +126,7 @@ def spread(x: Float[Array, "n d"]) -> Float[Array, ""]:
 def alignment(
     x: Float[Array, "n d"], y: Float[Array, "n d"], alpha: float = 2.0
 ) -> Float[Array, ""]:
-    """Mean ||x_i - y_i||^alpha of unit vectors [n d]: 0 = views of one example agree."""
+    """Mean ||x_i - y_i||^alpha of unit vectors [n d]; 0 if the views of each example are equal."""
     square = jnp.sum(jnp.square(x - y), axis=-1)
     return jnp.mean(square ** (alpha / 2))
 
@@ -134,7 +134,7 @@ def alignment(
 def uniformity(x: Float[Array, "n d"], t: float = 2.0) -> Float[Array, ""]:
     """log of the mean over i < j of exp(-t ||x_i - x_j||^2), of unit vectors [n d], n > 1.
 
-    0 = all equal; lower is more uniform. Works through blocks of rows.
+    0 if all vectors are equal; lower is more uniform. It is computed in blocks of rows.
     """
     x = jnp.asarray(x)
     n = x.shape[0]
@@ -159,18 +159,18 @@ def _unit(x: Array) -> Array:
 
 
 def _ranks(x: Array, name: str) -> dict[str, Array]:
-    # Singular values proper: eigenvalues of the Gram matrix would drown those below 3e-4 of the
-    # largest in float32 rounding, and with them the entropy of a low rank.
+    # Use the SVD: in the eigenvalues of the Gram matrix, singular values below 3e-4 of the largest
+    # are lost in float32 rounding, which changes the entropy of low-rank embeddings.
     s = jnp.linalg.svd(x.astype(jnp.float32), compute_uv=False)
     return {f"rankme_{name}": rankme(s), f"effective_rank_{name}": rankme(s, epsilon=0.0)}
 
 
 class Alarm(NamedTuple):
-    """What the monitor has to say. `active` is False when a cause has passed."""
+    """A report of the monitor. `active` is False when a cause has ended."""
 
     step: int
     cause: str  # "non-finite", "complete" or "dimensional"
-    message: str  # one line: what was seen and what it is likely to come from
+    message: str  # one line: the observation and its likely causes
     active: bool
 
 
@@ -178,18 +178,18 @@ class Alarm(NamedTuple):
 class Monitor:
     """Watches diagnostics during training. Immutable: `update` returns the next monitor.
 
-    A cause is reported once, when it has held for `patience` updates in a row, and again only
-    after it has passed. Low values alone mean little: an untrained network without normalisation
-    starts with a spread of 0.1 and less, and a healthy contrastive run may lose 9/10 of the
-    effective rank that its random head began with. What counts is therefore a fall from the
-    highest value seen, to a level that healthy runs do not reach; a run that was never better is
-    judged after `grace` updates, by stricter limits.
+    A cause is reported once, when it is present in `patience` consecutive updates, and again only
+    after it has ended. Low values alone are no evidence of collapse: an untrained network without
+    normalisation starts with a spread of 0.1 or less, and a healthy contrastive run may lose 9/10
+    of the effective rank of its random head. The monitor therefore looks for a fall from the
+    highest value so far to a level that healthy runs do not reach. For runs without such a fall it
+    applies stricter limits after `grace` updates.
 
-    Resuming needs no checkpoint: feed the logged rows through `update` again.
+    To resume, call `update` again with the logged rows; no checkpoint is needed.
 
     Attributes:
-      patience: updates in a row before a cause is reported, or held to have passed.
-      grace: updates before a run that has not fallen from anywhere is judged.
+      patience: consecutive updates before a cause is reported or has ended.
+      grace: updates before the limits for runs without a fall apply.
       fallen_spread: complete collapse: `std_z` below this and below half its highest value.
       constant_spread: complete collapse: `std_z` below this, after `grace`.
       fallen_rank: dimensional collapse: effective rank over its highest value below this.
@@ -206,45 +206,46 @@ class Monitor:
     updates: int = 0
     highest_spread: float = 0.0
     highest_rank: float = 0.0
-    streaks: tuple[tuple[str, int], ...] = ()  # per cause: updates in a row against its state
+    # For each cause: number of consecutive updates that contradict its state.
+    streaks: tuple[tuple[str, int], ...] = ()
     active: frozenset[str] = frozenset()
 
     def update(self, step: int, values: Mapping[str, float]) -> tuple[Monitor, list[Alarm]]:
-        """Takes in one row of diagnostics.
+        """Processes one row of diagnostics.
 
         Args:
-          step: of the row.
-          values: what `diagnostics` returned; further scalars (the loss) are checked to be finite.
-            Without z the rank of h is watched.
+          step: step of the row.
+          values: the metrics of `diagnostics`, and other scalars (the loss), which must be finite.
+            Without z the monitor uses the rank of h.
 
         Returns:
-          The next monitor, and what is to be reported now: usually nothing.
+          The next monitor and the new alarms, usually none.
         """
         values = {name: float(value) for name, value in values.items()}
-        bad = sorted(name for name, value in values.items() if not math.isfinite(value))
+        non_finite = sorted(name for name, value in values.items() if not math.isfinite(value))
         spread_now = values.get("std_z", math.nan)
         name = "z" if "rankme_z" in values else "h"
         rank_now = values.get(f"rankme_{name}", math.nan)
-        found = {"non-finite": bool(bad)}
+        present_causes = {"non-finite": bool(non_finite)}
         monitor = self
         if math.isfinite(spread_now):
             highest = max(self.highest_spread, spread_now)
             monitor = dataclasses.replace(monitor, highest_spread=highest)
-            found["complete"] = self._below(
+            present_causes["complete"] = self._below(
                 spread_now, min(self.fallen_spread, 0.5 * highest), self.constant_spread, "complete"
             )
         if math.isfinite(rank_now):
             highest = max(self.highest_rank, rank_now)
             monitor = dataclasses.replace(monitor, highest_rank=highest)
-            found["dimensional"] = self._below(
+            present_causes["dimensional"] = self._below(
                 rank_now, self.fallen_rank * highest, self.single_rank, "dimensional"
             )
-            # Complete collapse is of rank one as well: name the graver cause only.
-            if found.get("complete") or "complete" in self.active:
-                found["dimensional"] = "dimensional" in self.active
+            # Complete collapse has a low rank as well: report only complete collapse.
+            if present_causes.get("complete") or "complete" in self.active:
+                present_causes["dimensional"] = "dimensional" in self.active
         text = {
-            "non-finite": f"{', '.join(bad)} not finite. Likely: learning rate too high, warm-up "
-            "too short, or an overflow in low precision.",
+            "non-finite": f"{', '.join(non_finite)} not finite. Likely: learning rate too high, "
+            "warm-up too short, or an overflow in low precision.",
             "complete": f"complete collapse, the spread of z is {spread_now:.3f} (1 = uniform, "
             f"highest so far {monitor.highest_spread:.2f}): all examples get nearly the same "
             "embedding. Likely: a stop-gradient, predictor or other guard against constant "
@@ -254,22 +255,22 @@ class Monitor:
             "only. Likely: too little pressure to spread (temperature too high, decorrelation or "
             "centring too weak) or augmentation stronger than the differences between images.",
         }
-        return monitor._report(step, found, text)
+        return monitor._report(step, present_causes, text)
 
-    def _below(self, value: float, fallen: float, never_better: float, cause: str) -> bool:
-        limit = max(fallen, never_better) if self.updates >= self.grace else fallen
-        # An active cause ends at 1.5 times the limit, so that it does not flicker around it.
+    def _below(self, value: float, fallen: float, constant: float, cause: str) -> bool:
+        limit = max(fallen, constant) if self.updates >= self.grace else fallen
+        # Hysteresis: an active cause ends at 1.5 times the limit.
         return value < (1.5 * limit if cause in self.active else limit)
 
     def _report(
-        self, step: int, found: Mapping[str, bool], text: Mapping[str, str]
+        self, step: int, present_causes: Mapping[str, bool], text: Mapping[str, str]
     ) -> tuple[Monitor, list[Alarm]]:
-        """Moves causes between active and passed, once each has changed for long enough."""
+        """Updates the active causes and returns alarms for those that began or ended."""
         streaks, active, alarms = dict(self.streaks), set(self.active), []
-        for cause, present in found.items():
+        for cause, present in present_causes.items():
             changed = present != (cause in active)
             streaks[cause] = streaks.get(cause, 0) + 1 if changed else 0
-            # What is not finite once will not heal by waiting.
+            # Report non-finite values at once: they do not become finite again.
             needed = 1 if cause == "non-finite" and present else self.patience
             if streaks[cause] < needed:
                 continue

@@ -185,7 +185,7 @@ class Experiment:
 
         @jax.jit
         def apply(w: method_lib.Weights, batch: Any) -> dict[str, jax.Array]:
-            return self.method.held_out(w, question_keys(batch["index"]), batch)
+            return self.method.held_out(w, held_out_keys(batch["index"]), batch)
 
         return apply
 
@@ -206,7 +206,7 @@ def _overrides(method: method_lib.Method, name: str) -> bool:
     return getattr(type(method), name) is not getattr(method_lib.Method, name)
 
 
-def question_keys(index: jax.Array) -> jax.Array:
+def held_out_keys(index: jax.Array) -> jax.Array:
     """The keys [n] that select the hidden parts of examples, from their indices int32 [n]."""
     return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(index)
 

@@ -9,7 +9,7 @@ from ssl_jax import data, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item
 from ssl_jax.core.method import Weights
-from ssl_jax.experiment.build import Experiment, question_keys
+from ssl_jax.experiment.build import Experiment, held_out_keys
 from ssl_jax.run.probing import Prober
 
 _SHOWN_EXAMPLES = 6
@@ -32,7 +32,7 @@ def shown_items(
     examples = _examples(prober, source)
     rows = np.linspace(0, len(examples) - 1, min(_SHOWN_EXAMPLES, len(examples))).astype(int)
     batch = examples.batch(rows)
-    items = jax.jit(experiment.method.show)(w, question_keys(batch["index"]), batch)
+    items = jax.jit(experiment.method.show)(w, held_out_keys(batch["index"]), batch)
     return parallel.gather(items)
 
 

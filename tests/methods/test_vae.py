@@ -11,7 +11,7 @@ import pytest
 from ssl_jax import checkpoint, data, losses, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
-from ssl_jax.experiment.build import Experiment, question_keys
+from ssl_jax.experiment.build import Experiment, held_out_keys
 from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.table import ROWS
 from tests.methods.test_methods import batches, build, run
@@ -275,7 +275,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
 def test_held_out_scores_are_the_bound_of_each_image(case):
     overrides, arguments = CASES[case]
     method, w, batch = start(**overrides)
-    keys = question_keys(batch["index"])
+    keys = held_out_keys(batch["index"])
     rows = method.held_out(w, keys, batch)
     noise = views_of(method, keys, batch)["noise"]
     for number in (0, 3):
