@@ -30,19 +30,19 @@ _METADATA = "http://{host}/computeMetadata/v1/instance/attributes/worker-network
 
 
 def initialize() -> bool:
-    """Joins the other processes of this run, if there are any; call it before any other use of JAX.
+    """Connects the processes of a run; call it before any other use of JAX.
 
-    Processes are found through, in this order: `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
-    `JAX_PROCESS_ID`, as `launch/multiprocess_local.py` sets them; a SLURM step or an Open MPI job
-    of more than one task; a TPU slice of more than one worker (GKE or Compute Engine), or several
-    slices. In anything else nothing happens. A signal handler for SIGTERM that the program has
-    installed stays: `jax.distributed` would replace it by its own.
+    The processes are found by, in this order: `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID`, which `launch/multiprocess_local.py` sets; a SLURM step or an Open MPI job
+    with several tasks; a TPU slice with several workers (GKE or Compute Engine), or several slices.
+    Otherwise the function does nothing. It keeps the program's signal handler for SIGTERM, which
+    `jax.distributed` would replace.
 
     Returns:
         Whether the run has several processes.
 
     Raises:
-        UserError: only some of the three variables are set, or a number among them is none.
+        UserError: only some of the three variables are set, or one of the numbers is invalid.
     """
     if jax.distributed.is_initialized():
         return jax.process_count() > 1
@@ -68,12 +68,12 @@ _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
 def skip_absent_tpu() -> None:
-    """Keeps JAX from looking for TPUs where libtpu is installed but there are none.
+    """Prevents JAX from searching for TPUs on machines with libtpu but without TPUs.
 
-    libtpu is also what `ssl_jax aot` compiles with, so machines without TPUs have it. JAX starts it
-    before any other platform, and it then complains on standard error. A platform cannot be left
-    out, so the others are named; where that might hide one, nothing is done. `JAX_PLATFORMS` stays
-    in force. To be called before the backend starts.
+    `ssl_jax aot` compiles with libtpu, so machines without TPUs may have it. JAX starts libtpu
+    before any other platform, and libtpu then prints errors. JAX has no option to exclude a
+    platform, so this function names the other platforms; if that might hide one, it does nothing.
+    `JAX_PLATFORMS` takes precedence. Call it before the backend starts.
     """
     if jax.config.jax_platforms or not tpu.is_installed() or _has_tpu(os.environ):
         return
@@ -84,7 +84,7 @@ def skip_absent_tpu() -> None:
 
 
 def _has_tpu(environ: dict[str, str] | os._Environ) -> bool:
-    """Whether this machine has TPU chips, or its environment says that it should."""
+    """Whether this machine has TPU chips, or its environment describes some."""
     names = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES",
              "TPU_ACCELERATOR_TYPE", "JAX_FORCE_TPU_INIT")  # fmt: skip
     return _has_tpu_device() or any(environ.get(name) for name in names)
@@ -98,12 +98,12 @@ _CONCURRENT = "--xla_cpu_enable_concurrency_optimized_scheduler="
 
 
 def order_cpu_collectives() -> None:
-    """Makes programs for several CPU devices run their collectives one after the other.
+    """Makes programs for several CPU devices run their collectives in a fixed order.
 
-    XLA's default on CPUs starts whatever is ready. Two collectives of one program that do not
-    depend on each other then meet in different orders on different devices, which share few
-    threads, and wait for each other for ever (seen with 8 virtual devices on 2 cores, jax 0.10).
-    To be called before the backend starts; with one device, or other platforms, it changes nothing.
+    By default, XLA on CPUs starts every operation that is ready. Independent collectives of a
+    program may then start in different orders on different devices, which share few threads, and
+    deadlock (observed with 8 virtual devices on 2 cores, jax 0.10). Call it before the backend
+    starts. With one device or on other platforms it has no effect.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     several = (
@@ -116,10 +116,10 @@ def order_cpu_collectives() -> None:
 
 
 def _explicit_arguments(environ: dict[str, str] | os._Environ) -> dict | None:
-    """Arguments of `jax.distributed.initialize` if the environment spells them out."""
+    """Arguments of `jax.distributed.initialize` from the environment; None if they are not set."""
     address, processes, process = (environ.get(name) for name in _EXPLICIT)
     if processes is None and process is None:
-        return None  # an address alone leaves the rest to be detected
+        return None  # with only an address, JAX detects the other arguments
     if address is None or processes is None or process is None:
         missing = [name for name in _EXPLICIT if name not in environ]
         raise UserError(f"{' and '.join(missing)} not set: set all of {', '.join(_EXPLICIT)}")
@@ -127,9 +127,9 @@ def _explicit_arguments(environ: dict[str, str] | os._Environ) -> dict | None:
         numbers = {"num_processes": int(processes), "process_id": int(process)}
     except ValueError:
         raise UserError(
-            f"JAX_NUM_PROCESSES={processes!r}, JAX_PROCESS_ID={process!r}: both are integers"
+            f"JAX_NUM_PROCESSES={processes!r}, JAX_PROCESS_ID={process!r}: both must be integers"
         ) from None
-    # Otherwise jax would take the local rank of a surrounding SLURM step for a device number.
+    # Otherwise JAX would use the local rank of a surrounding SLURM step as a device number.
     return {
         "coordinator_address": address,
         "cluster_detection_method": "deactivate",
@@ -138,11 +138,11 @@ def _explicit_arguments(environ: dict[str, str] | os._Environ) -> dict | None:
 
 
 def is_multi_process(environ: dict[str, str] | os._Environ) -> bool:
-    """Whether the environment is that of one process among several, as far as JAX can detect."""
+    """Whether the environment is that of a run with several processes that JAX can detect."""
     if "JAX_COORDINATOR_ADDRESS" in environ:
         return True
-    # SLURM_NTASKS is also set inside a batch script or an allocation, where there is one process;
-    # the step's own count is not.
+    # Unlike SLURM_NTASKS, the count of the step is not set in a batch script or an allocation,
+    # which run one process.
     tasks = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
     if any(int(environ.get(name) or 1) > 1 for name in tasks):
         return True
@@ -151,7 +151,7 @@ def is_multi_process(environ: dict[str, str] | os._Environ) -> bool:
 
 
 def _tpu_workers(environ: dict[str, str] | os._Environ) -> int:
-    """Workers in this TPU slice: from the environment (GKE), or from the metadata server."""
+    """Number of workers in this TPU slice, from the environment (GKE) or the metadata server."""
     for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         if environ.get(name):
             return len(environ[name].split(","))
@@ -171,8 +171,8 @@ def _tpu_workers(environ: dict[str, str] | os._Environ) -> int:
 def leave(code: int) -> NoReturn:
     """Ends the program with an exit code, without waiting for other processes of the run.
 
-    After an error on one process the others wait for it in a collective; at a plain `sys.exit` JAX
-    would wait for them in turn, for minutes. Once this process is gone they end too.
+    After an error in one process, the others wait for it in a collective. With `sys.exit`, JAX
+    would wait for them for minutes. When this process is gone, the others end too.
     """
     if jax.process_count() > 1 and code:
         logging.shutdown()
@@ -183,7 +183,7 @@ def leave(code: int) -> NoReturn:
 
 
 LOST_PROCESS = 128 + signal.SIGABRT
-"""Exit code after another process of the run is gone; JAX's heartbeats end a process so, too."""
+"""Exit code after the loss of another process, also used by JAX after missing heartbeats."""
 
 _OF_ANOTHER = re.compile(
     r"\b(gloo|nccl|peer|socket|heartbeats?|coordination|distributed service)|"
@@ -193,11 +193,11 @@ _OF_ANOTHER = re.compile(
 
 
 def lost_process(error: BaseException | None) -> str | None:
-    """Why another process must be gone if this error ended a step or a save here, else None.
+    """The error's message if it shows the loss of another process of the run, else None.
 
-    A process that waits in a collective learns it from the network at once where that tells it
-    (Gloo, NCCL), and otherwise from missing heartbeats. Errors of memory or of the program's own,
-    which would come again, are none of these.
+    A process that waits in a collective learns of the loss from the network (Gloo, NCCL) or from
+    missing heartbeats. Memory errors and errors of the program itself, which would occur again, do
+    not count.
     """
     while error is not None and jax.process_count() > 1:
         if isinstance(error, jax.errors.JaxRuntimeError) and _OF_ANOTHER.search(str(error)):
@@ -209,9 +209,8 @@ def lost_process(error: BaseException | None) -> str | None:
 def any_process(flag: bool) -> bool:
     """True on every process if `flag` is true on one of them.
 
-    Every process must call it at the same point: hosts of one run use it to save and to stop at the
-    same step. It waits for the steps that are already dispatched, so call it every few steps, not
-    at each.
+    Every process must call it at the same point. With it, all processes save and stop at the same
+    step. It waits for the dispatched steps, so do not call it at every step.
     """
     if jax.process_count() == 1:
         return bool(flag)
@@ -219,13 +218,13 @@ def any_process(flag: bool) -> bool:
 
 
 def from_all_processes(numbers: Sequence[int]) -> np.ndarray:
-    """Each process's list of (32-bit) integers, on every process: int32 `[processes numbers]`.
+    """The lists of (32-bit) integers of all processes: int32 `[processes numbers]`.
 
-    As `any_process`, to be called by all at the same point.
+    Every process must call it at the same point.
     """
-    mine = np.asarray(numbers, np.int32)
+    own = np.asarray(numbers, np.int32)
     return np.atleast_2d(
-        mine if jax.process_count() == 1 else multihost_utils.process_allgather(mine)
+        own if jax.process_count() == 1 else multihost_utils.process_allgather(own)
     )
 
 
@@ -245,10 +244,10 @@ _TEXT_SECONDS = 24 * 3600
 
 
 def text_from_first_process(text: str) -> str:
-    """The first process's text, on every process; to be called by all at the same point.
+    """The first process's text, on every process; every process must call it at the same point.
 
-    It goes through the coordination service, so the others may wait for long: collectives have
-    timeouts of seconds on some platforms.
+    It uses the coordination service, because collectives have timeouts of seconds on some
+    platforms, and the other processes may wait for a long time.
     """
     if jax.process_count() == 1:
         return text
@@ -265,6 +264,6 @@ def is_first_process() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has come here; `name` must be the same on all of them."""
+    """Waits until all processes have called it; `name` must be the same in all of them."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

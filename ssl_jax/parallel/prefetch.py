@@ -15,8 +15,8 @@ _END = object()
 class Prefetcher(Iterator[Any]):
     """An iterator whose items are prepared on a background thread.
 
-    `wait_seconds` is the time the consumer has spent waiting so far: its share of the wall clock
-    says whether data or compute holds a run back. Close it, or use it as a context manager, to stop
+    `wait_seconds` is the total time that the consumer has waited; its share of the wall-clock time
+    shows whether data or compute limits a run. Close it, or use it as a context manager, to stop
     the thread.
     """
 
@@ -26,7 +26,7 @@ class Prefetcher(Iterator[Any]):
         self.wait_seconds = 0.0
         self._ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(size)
         self._stop = threading.Event()
-        # A daemon, because an iterator may block for ever and must not keep the program alive.
+        # A daemon, because a blocked iterator must not keep the program alive.
         self._thread = threading.Thread(
             target=self._fill, args=(iterator, put), name="prefetch", daemon=True
         )
@@ -42,7 +42,7 @@ class Prefetcher(Iterator[Any]):
             self._offer(_END, error)
 
     def _offer(self, item: Any, error: BaseException | None) -> bool:
-        """Waits for a free place in the queue; False if closed meanwhile."""
+        """Waits for space in the queue and adds the item; False if the prefetcher is closed."""
         while not self._stop.is_set():
             with contextlib.suppress(queue.Full):
                 self._ready.put((item, error), timeout=0.1)
@@ -66,7 +66,7 @@ class Prefetcher(Iterator[Any]):
         return item
 
     def close(self) -> None:
-        """Stops the thread and drops what it has prepared. May be called again."""
+        """Stops the thread and discards the prepared items. Repeated calls have no effect."""
         self._stop.set()
         with contextlib.suppress(queue.Empty):
             while True:

@@ -50,8 +50,8 @@ def state_shardings(
         abstract_state: tree with entries `params` and `opt_state`, such as `jax.eval_shape` gives.
         mesh: mesh of `make_mesh`.
         rules: placements that replace all others.
-        placement: what the method says of a path, in names of mesh axes.
-        min_size: elements from which on a parameter is split over `fsdp`.
+        placement: path -> placement by the method, in names of mesh axes, or None.
+        min_size: minimum number of elements of a parameter that is split over `fsdp`.
 
     Returns:
         The same tree of `NamedSharding`.
@@ -95,7 +95,7 @@ def state_shardings(
 
 
 def _fsdp_spec(shape: tuple[int, ...], shards: int, min_size: int) -> P:
-    """Splits the largest dimension that divides, the last of equals; P() if there is none."""
+    """Splits the largest divisible dimension, of equal ones the last; P() if there is none."""
     candidates = [axis for axis, size in enumerate(shape) if size % shards == 0]
     if shards == 1 or not candidates or math.prod(shape) < min_size:
         return P()
@@ -106,7 +106,11 @@ def _fsdp_spec(shape: tuple[int, ...], shards: int, min_size: int) -> P:
 def _checked_spec(
     origin: str, spec: Sequence[Any], name: str, shape: tuple[int, ...], mesh: Mesh
 ) -> P:
-    """The spec, if its axes exist and divide the dimensions they are given."""
+    """The spec as a `PartitionSpec`.
+
+    Raises:
+      UserError: an axis does not exist or does not divide its dimension.
+    """
     if len(spec) > len(shape):
         raise UserError(f"{origin} places {len(spec)} dimensions but {name} has shape {shape}")
     for dimension, axes in zip(shape, spec, strict=False):
@@ -146,7 +150,7 @@ def init_sharded(
     rules: Sequence[Rule] = (),
     min_size: int = MIN_SHARDED_SIZE,
 ) -> tuple[Any, Any]:
-    """Builds a training state straight into its shards: no device ever holds the whole of it.
+    """Builds a training state directly in its shards, so that no device holds the whole state.
 
     Args:
         init: function of `args` returning the state; it is traced, and compiled once.

@@ -62,7 +62,7 @@ def test_incomplete_environment(monkeypatch):
         parallel.initialize()
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("JAX_PROCESS_ID", "first")
-    with pytest.raises(UserError, match="JAX_PROCESS_ID='first': both are integers"):
+    with pytest.raises(UserError, match="JAX_PROCESS_ID='first': both must be integers"):
         parallel.initialize()
 
 
