@@ -19,7 +19,7 @@ from ssl_jax.report.panels import Chosen, Panel
 from ssl_jax.report.tables import Summary, summarise
 
 Rows = Sequence[Mapping[str, Any]]
-MAX_POINTS = 300  # of a line; more are averaged in bins
+MAX_POINTS = 300  # maximum number of points in a line; more are averaged in bins
 
 
 class KeyEntry(NamedTuple):
@@ -37,14 +37,14 @@ class KeyEntry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A chart and what the page says with it.
+    """A chart with its texts on the page.
 
     Attributes:
       title: with its unit in brackets.
       svg: the drawing.
-      key: what the lines are; empty for a single line.
-      last: the last or the median value, formatted; empty where there are several lines.
-      note: what a reader must know, e.g. values left out.
+      key: the key of the lines; empty for a single line.
+      last: the last or the median value, formatted; empty for several lines.
+      note: a remark, e.g. on omitted values.
     """
 
     title: str
@@ -71,7 +71,7 @@ def numeric_keys(rows: Rows) -> list[str]:
 
 
 def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most MAX_POINTS of them: means of as many consecutive values each, nan left out."""
+    """At most MAX_POINTS points: means over equal numbers of consecutive values, without nan."""
     if len(x) <= MAX_POINTS:
         return x, y
     size = -(-len(x) // MAX_POINTS)
@@ -88,7 +88,7 @@ def training_charts(rows: Rows, config: Mapping[str, Any] | None = None) -> list
       rows: of the run.
       config: the eval section, where it names evaluations of its own.
     """
-    return _charts(panels.of_training(numeric_keys(rows), config), rows)
+    return _charts(panels.training_panels(numeric_keys(rows), config), rows)
 
 
 def collapse_charts(
@@ -101,7 +101,7 @@ def collapse_charts(
       alerts: steps of the warnings.
       config: as of `training_charts`.
     """
-    return _charts(panels.of_monitor(numeric_keys(rows), config), rows, alerts, size=(520, 230))
+    return _charts(panels.monitor_panels(numeric_keys(rows), config), rows, alerts, size=(520, 230))
 
 
 def _charts(
@@ -151,11 +151,11 @@ def _value(y: np.ndarray, panel: Panel) -> str:
 
 
 def _short_labels(keys: Sequence[str]) -> list[str]:
-    """What tells keys apart: "collapse/rankme_h", "collapse/rankme_z" -> "h", "z"."""
+    """The parts in which keys differ: "collapse/rankme_h", "collapse/rankme_z" -> "h", "z"."""
     words = [re.split(r"[/_]", key) for key in keys]
-    for end, rest in ((0, slice(1, None)), (-1, slice(None, -1))):
+    for end, others in ((0, slice(1, None)), (-1, slice(None, -1))):
         while len(words) > 1 and all(len(w) > 1 and w[end] == words[0][end] for w in words):
-            words = [w[rest] for w in words]
+            words = [w[others] for w in words]
     return [" ".join(w).removeprefix("eval ") for w in words]
 
 
@@ -173,7 +173,7 @@ def evaluation_charts(
       config: the eval section, where it names evaluations of its own.
     """
     known = numeric_keys(rows)
-    elsewhere = {key for chosen in panels.of_training(known, config) for key in chosen.keys}
+    elsewhere = {key for chosen in panels.training_panels(known, config) for key in chosen.keys}
     metrics = {}
     for key in known:
         metric = evals.describe(key, config) if key.startswith(panels.EVAL) else None
@@ -192,7 +192,7 @@ def evaluation_charts(
         for number, (key, metric) in enumerate(metrics.items())
         if metric.unit != "%" and not metric.series
     ]
-    others += panels.undeclared(known, config)
+    others += panels.undeclared_panels(known, config)
     return charts + _charts(others, rows, size=(540, 280))
 
 
@@ -249,9 +249,9 @@ def _capitalised(text: str) -> str:
 
 
 def family_chart(summary: Summary) -> Chart | None:
-    """A family of metrics over its number, a line a representation, bars of one std.
+    """A family of metrics over its number, one line per representation, with bars of one std.
 
-    None where there are not two of them.
+    None if the family has fewer than two metrics.
     """
     family = summary.family()
     names = [name for name, scores in summary.rows.items() if scores.keys() & family.values()]

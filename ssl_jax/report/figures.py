@@ -62,7 +62,7 @@ def class_colour(slot: int) -> str:
 
 
 def class_marker(slot: int) -> str:
-    """Ten colours tell ten classes apart; the next ten have another shape."""
+    """Discs for the first ten classes; triangles for the next ten, whose colours repeat."""
     return "o" if slot < NUM_CLASS_COLOURS else "^"
 
 
@@ -88,7 +88,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """A horizontal line for comparison, e.g. what raw pixels reach."""
+    """A horizontal line for comparison, e.g. the score of raw pixels."""
 
     label: str
     y: float
@@ -222,11 +222,11 @@ def scatter_map(
 
     def draw(axes: Axes) -> None:
         area = float(np.clip(16_000 / max(len(points), 1), 9, 40))
-        rest = np.ones(len(points), bool)
+        is_grey = np.ones(len(points), bool)
         for _, members in classes:
-            rest &= ~members
+            is_grey &= ~members
         colour, alpha = (series_colour(4), 0.4) if classes else (series_colour(0), 0.6)
-        axes.scatter(*points[rest].T, s=area, c=colour, alpha=alpha, lw=0)
+        axes.scatter(*points[is_grey].T, s=area, c=colour, alpha=alpha, lw=0)
         for slot, (_, members) in enumerate(classes):
             group = axes.scatter(*points[members].T, s=area, c=class_colour(slot), lw=0,
                                  marker=class_marker(slot), alpha=0.85)  # fmt: skip
@@ -245,7 +245,7 @@ def scatter_map(
 def _label_classes(
     axes: Axes, points: np.ndarray, classes: Sequence[tuple[str, np.ndarray]]
 ) -> None:
-    """Names in the middle of those classes that keep together, above them where they are small."""
+    """Writes the names of compact classes in their middle, or above them if they are small."""
     extent = float(np.ptp(points, axis=0).max()) or 1.0
     taken: list[tuple[float, float, float]] = []  # x, y and half the width of each name
     for label, members in classes:
@@ -280,7 +280,7 @@ def _svg(name: str, title: str, draw: Callable[[Axes], None], size: tuple[float,
 
 
 def _for_page(svg: str, name: str, title: str) -> Markup:
-    """A stand-alone SVG -> one that lives in the page: its fonts, its colours, unique ids."""
+    """Converts a stand-alone SVG to one inside the page: its fonts and colours, unique ids."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.S)  # would apply to the whole page
     used = set(re.findall(r"(?:href=\"#|url\(#)([^)\"]+)", svg))

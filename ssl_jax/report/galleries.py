@@ -16,13 +16,13 @@ from ssl_jax.report.plain_text import short
 
 NUM_QUERIES = 10
 NUM_NEIGHBOURS = 8
-LEAST_POINTS = 5  # of a map
-TILE_SIDE = 64  # pixels stored of a picture at most
+LEAST_POINTS = 5  # minimum number of points in a map
+TILE_SIDE = 64  # maximum side of a stored picture in pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-    """The examples whose representation is finite; labels are -1 where there are none."""
+    """The examples with finite representations; unlabelled examples have the label -1."""
 
     embedding: np.ndarray  # [n d]
     pixels: np.ndarray | None  # [n h w c]
@@ -30,7 +30,8 @@ class _Examples:
     num_dropped: int
 
     @classmethod
-    def of(cls, inputs: ReportInputs) -> _Examples | None:
+    def from_inputs(cls, inputs: ReportInputs) -> _Examples | None:
+        """The finite examples of a report; None if it has none."""
         if inputs.embedding is None:
             return None
         embedding = np.asarray(inputs.embedding, np.float32)
@@ -45,12 +46,12 @@ class _Examples:
 
     @property
     def dropped(self) -> str:
-        """A sentence on those that are left out, with a blank in front; "" for none."""
+        """A sentence about omitted examples, with a leading blank; "" if there are none."""
         n = self.num_dropped
-        return f" {n} representations are not finite and left out." if n else ""
+        return f" {n} representations are omitted because they are not finite." if n else ""
 
     def in_words(self, inputs: ReportInputs, count: int) -> str:
-        """What `count` of the examples are."""
+        """A description of `count` of the examples."""
         if not inputs.split:
             return f"{count} examples"
         drawn = f", {count} of them drawn at random" if count < len(self.labels) else ""
@@ -91,9 +92,9 @@ class Maps:
     """The section of the maps.
 
     Attributes:
-      maps: none where there are too few examples.
+      maps: empty if there are too few examples.
       caption: the projection and the examples.
-      dropped: a sentence on examples that are left out, or "".
+      dropped: a sentence about omitted examples, or "".
       legend: the classes that have a colour.
     """
 
@@ -103,9 +104,9 @@ class Maps:
     legend: tuple[LegendEntry, ...] = ()
 
 
-def maps_of(inputs: ReportInputs) -> Maps | None:
-    """h and raw pixels, each mapped to the plane, coloured by label; None without examples."""
-    examples = _Examples.of(inputs)
+def map_section(inputs: ReportInputs) -> Maps | None:
+    """Maps of h and of raw pixels to the plane, coloured by label; None without examples."""
+    examples = _Examples.from_inputs(inputs)
     if examples is None:
         return None
     if len(examples.labels) < LEAST_POINTS:
@@ -136,11 +137,12 @@ def maps_of(inputs: ReportInputs) -> Maps | None:
     return Maps(drawn, caption, examples.dropped, legend)
 
 
-def _projection(wanted: str) -> str:
-    if wanted == "umap" and importlib.util.find_spec("umap") is None:
+def _projection(name: str) -> str:
+    """The projection to use: t-SNE instead of UMAP if umap-learn is not installed."""
+    if name == "umap" and importlib.util.find_spec("umap") is None:
         logging.warning("umap-learn is not installed (pip install 'ssl_jax[umap]'); drawing t-SNE")
         return "tsne"
-    return wanted
+    return name
 
 
 # ---------------------------------------------------------------------------------- neighbours
@@ -148,7 +150,7 @@ def _projection(wanted: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Space:
-    """Vectors [n d] of the examples, what they are called, and how their distance is measured."""
+    """Vectors [n d] of the examples, with their name and their distance."""
 
     name: str
     distance: str
@@ -190,9 +192,9 @@ class Agreement:
     """How often the `k` nearest neighbours have the label of the query, in %, as text.
 
     Attributes:
-      k: neighbours of each example.
-      pixels, features: the share in either space.
-      examples: over which the mean is taken, in words.
+      k: number of neighbours of each example.
+      pixels, features: the share in each space.
+      examples: the examples of the mean, in words.
     """
 
     k: int
@@ -207,7 +209,7 @@ class Neighbours:
 
     Attributes:
       agreement: None without labels.
-      dropped: a sentence on examples that are left out, or "".
+      dropped: a sentence about omitted examples, or "".
       spaces: the columns.
       queries: the rows.
     """
@@ -223,7 +225,7 @@ def neighbour_gallery(inputs: ReportInputs) -> Neighbours | None:
 
     None without images or with fewer than two.
     """
-    examples = _Examples.of(inputs)
+    examples = _Examples.from_inputs(inputs)
     if examples is None or examples.pixels is None or len(examples.labels) < 2:
         return None
     labels = examples.labels if examples.labelled else None
@@ -250,7 +252,7 @@ def neighbour_gallery(inputs: ReportInputs) -> Neighbours | None:
 
 
 def _agreement(inputs: ReportInputs, examples: _Examples, spaces: tuple[_Space, ...]) -> Agreement:
-    """Over all examples, or as many as a map has, how often neighbours share a label."""
+    """How often neighbours share a label, over all examples or at most as many as in a map."""
     k = min(NUM_NEIGHBOURS, len(examples.labels) - 1)
     labelled = np.flatnonzero(examples.labels >= 0)
     queries = np.random.default_rng(inputs.seed).permutation(labelled)[: maps.MAX_POINTS]
@@ -272,7 +274,9 @@ class _Thumbnails:
         if index not in self._pictures:
             label = int(self._examples.labels[index])
             name = self._inputs.class_name(label) if self._examples.labelled else "example"
-            self._pictures[index] = Picture.of(self._examples.pixels[index], name, TILE_SIDE)
+            self._pictures[index] = Picture.from_array(
+                self._examples.pixels[index], name, TILE_SIDE
+            )
         return self._pictures[index]
 
     def strip(self, space: str, query: int, nearest: np.ndarray) -> Strip:

@@ -9,7 +9,7 @@ import io
 import numpy as np
 from PIL import Image
 
-LOSSLESS_SIDE = 48  # larger pictures are photographs: JPEG
+LOSSLESS_SIDE = 48  # larger pictures are stored as JPEG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Picture:
 
     Attributes:
       uri: its pixels, `data:image/...`.
-      name: what a screen reader says, and what a pointer shows.
+      name: text for screen readers and tooltips.
       pixelated: whether it is so small that the page enlarges it without smoothing.
     """
 
@@ -27,8 +27,8 @@ class Picture:
     pixelated: bool
 
     @classmethod
-    def of(cls, image: np.ndarray, name: str, max_side: int) -> Picture:
-        """An image [h w c] under a name, its sides at most `max_side` pixels."""
+    def from_array(cls, image: np.ndarray, name: str, max_side: int) -> Picture:
+        """A picture of an image [h w c], scaled down to sides of at most `max_side` pixels."""
         return cls(data_uri(image, max_side), name, max(image.shape[:2]) <= LOSSLESS_SIDE)
 
 

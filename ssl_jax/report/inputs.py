@@ -1,4 +1,4 @@
-"""What a report is made of: plain NumPy arrays, dicts and texts."""
+"""The inputs of a report: NumPy arrays, dicts and texts."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ class ReportInputs:
 
     Attributes:
       config: the run's config, nested mappings of primitives.
-      name: of the run; the workdir's own name if empty.
-      method: as papers write it, e.g. "SimCLR".
-      dataset: what it was trained on, e.g. "digits".
-      date: of the page; today if empty.
-      last_step, total_steps: where the run ended, and where it would have if it did not stop early.
-      best_step: the step whose state the results are of.
+      name: name of the run; if empty, the name of the workdir.
+      method: the method's name in papers, e.g. "SimCLR".
+      dataset: the training data, e.g. "digits".
+      date: date of the page; today if empty.
+      last_step: the step at which the run ended.
+      total_steps: the step at which it would have ended without early stopping.
+      best_step: the step of the state that the results are of.
       rows: metric rows, `{"step": int, "train/loss": float, ...}`, in any order. Texts under
         "warning" become warnings unless `warnings` is given.
       results: representation -> its probe scores, e.g. `{"raw pixels": {"few_shot/1": 0.60,
         "few_shot/1_std": 0.03, "knn/top1": 0.93, "linear/top1": 0.95}, ..., "SimCLR": {...}}`.
-        What a metric is, the evaluations declare. The last row is the trained model.
-      not_computed: representation -> evaluation or metric -> why it has no value.
-      shown: title -> what the method shows of itself, see `ssl_jax.core.items`.
-      pieces: of text, every token as people read it, with a blank before those that begin a word.
-      token_counts: int [v], how often each token occurs.
-      preflight: the text that stood before the first step.
+        Evaluations declare their metrics. The last row is the trained model.
+      not_computed: representation -> evaluation or metric -> the reason why it has no value.
+      shown: title -> item of the method, see `ssl_jax.core.items`.
+      pieces: for text, the text of every token, with a blank before tokens that begin a word.
+      token_counts: int [v], the number of occurrences of each token.
+      preflight: the preflight text.
       warnings: (step, text) of the collapse monitor; None takes them from the rows.
       pixels: uint8 [n h w c], c = 1 or 3: images of the map and the neighbour gallery.
       embedding: float [n d], their representation h by the trained encoder.
@@ -72,7 +73,7 @@ class ReportInputs:
     seed: int = 0
 
     def __post_init__(self):
-        """Raises ValueError where arrays do not belong together."""
+        """Raises ValueError if arrays have a wrong rank or different lengths."""
         self._check_rank("pixels", 4)
         self._check_rank("embedding", 2)
         self._check_rank("labels", 1)
@@ -93,7 +94,7 @@ class ReportInputs:
             raise ValueError(f"these must have one length: {lengths}")
 
     def named(self, name: str) -> ReportInputs:
-        """Itself, with `name` where it has none."""
+        """These inputs, with `name` if they have no name."""
         return self if self.name else dataclasses.replace(self, name=name)
 
     @property
@@ -111,13 +112,13 @@ class ReportInputs:
 
     def all_warnings(self) -> list[tuple[int, str]]:
         """(step, text) of every warning, in order of steps, each once."""
-        found = self.warnings
-        if found is None:
-            found = [(int(r["step"]), str(r["warning"])) for r in self.rows if r.get("warning")]
-        return sorted({(int(step), str(text)) for step, text in found})
+        warnings = self.warnings
+        if warnings is None:
+            warnings = [(int(r["step"]), str(r["warning"])) for r in self.rows if r.get("warning")]
+        return sorted({(int(step), str(text)) for step, text in warnings})
 
     def class_name(self, label: int) -> str:
-        """What to call a label; `unlabelled` for negative ones."""
+        """The name of a label; `unlabelled` for negative labels."""
         if label < 0:
             return "unlabelled"
         return str(self.class_names[label]) if label < len(self.class_names) else str(label)

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-MAX_POINTS = 1500  # of a map
+MAX_POINTS = 1500  # maximum number of points in a map
 MAX_COLOURED_CLASSES = 20
-POPULAR_CLASSES = 10  # coloured where there are more classes than that
-PIXEL_SIDE = 32  # images are compared at this side at most
+POPULAR_CLASSES = 10  # number of coloured classes if there are more than the maximum
+PIXEL_SIDE = 32  # maximum side of images that are compared
 
 
 def pixel_vectors(pixels: np.ndarray) -> np.ndarray:
@@ -68,7 +68,7 @@ def project(x: np.ndarray, *, how: str = "tsne", seed: int = 0) -> np.ndarray:
 
 
 def project_all(spaces: Sequence[np.ndarray], *, how: str, seed: int) -> list[np.ndarray]:
-    """`project` of each of some spaces, side by side."""
+    """`project` of each space, in parallel threads."""
     # Before the threads start: two of them that import the same modules at once can both fail.
     import sklearn.decomposition
     import sklearn.manifold  # noqa: F401
@@ -81,7 +81,7 @@ def project_all(spaces: Sequence[np.ndarray], *, how: str, seed: int) -> list[np
 
 
 def perplexity(n: int) -> float:
-    """t-SNE's for n points: 30, less where they are few."""
+    """The perplexity of t-SNE for n points: 30, or less for few points."""
     return min(30.0, (n - 1) / 3)
 
 
@@ -131,7 +131,7 @@ def neighbours(x: np.ndarray, queries: np.ndarray, k: int, *, cosine: bool) -> N
 
 
 def choose_queries(labels: np.ndarray | None, n: int, count: int, seed: int) -> np.ndarray:
-    """`count` examples drawn at random, one a class as far as classes go, in order of labels."""
+    """`count` random examples; with labels, at most one per class, sorted by label."""
     order = np.random.default_rng(seed + 1).permutation(n)
     if labels is None or not (labels >= 0).any():
         return order[:count]

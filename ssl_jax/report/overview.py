@@ -1,4 +1,4 @@
-"""What stands at the top of the page: name, key facts, where the run ended, the first warning."""
+"""Prepares the top of the page: name, key facts, the end of the run, the first warning."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ssl_jax.report.inputs import ReportInputs
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """Where a run ended, and whose state the results are of.
+    """The end of a run, and the step of its results.
 
     Attributes:
-      last_step, total_steps, best_step: as of `ReportInputs`.
-      metric: by which the best checkpoint is chosen; empty where there is none.
-      patience: evaluations without a better value after which the run stops, if it does.
+      last_step, total_steps, best_step: as in `ReportInputs`.
+      metric: the metric that selects the best checkpoint; empty if there is none.
+      patience: number of evaluations without improvement after which the run stops; may be None.
     """
 
     last_step: int | None
@@ -36,7 +36,7 @@ class Ending:
 
     @property
     def names_best(self) -> bool:
-        """Whether the page says whose state the results are of."""
+        """Whether the page states the step of the results."""
         if self.best_step is None:
             return False
         return self.stopped_early or self.best_step != self.last_step
@@ -47,10 +47,10 @@ class Overview:
     """The top of the page.
 
     Attributes:
-      name: of the run, may be empty.
+      name: name of the run; may be empty.
       subtitle: method, data set and date.
       facts: (label, value) of the main settings.
-      ending: where the run ended.
+      ending: the end of the run.
       warnings: (step, text) of the collapse monitor, in order.
     """
 
@@ -61,7 +61,8 @@ class Overview:
     warnings: tuple[tuple[int, str], ...]
 
     @classmethod
-    def of(cls, inputs: ReportInputs) -> Overview:
+    def from_inputs(cls, inputs: ReportInputs) -> Overview:
+        """The overview of a report."""
         flat = flatten(inputs.config)
         ending = Ending(
             inputs.last_step,
@@ -106,6 +107,6 @@ def _facts(
 
 
 def _rows(flat: Mapping[str, Any]) -> str | None:
-    """Of text: what a row is, and its tokens."""
+    """For text, the format of rows and their number of tokens; otherwise None."""
     kind, length = (flat.get(f"data.options.{key}") for key in ("rows", "sequence_length"))
     return f"{kind}, {length} tokens" if kind and length else None

@@ -1,4 +1,4 @@
-"""The report page: a template filled with sections, each left out where its data are missing."""
+"""Renders the report page; sections without data are omitted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ssl_jax.report.templating import Section
 
 
 def render(inputs: ReportInputs) -> str:
-    """The whole page."""
+    """The whole page as HTML."""
     sections = [
-        Section("results", "Results", "results.html", Results.of(inputs)),
+        Section("results", "Results", "results.html", Results.from_inputs(inputs)),
         Section("training", "Training", "training.html", _training(inputs)),
         Section("evaluations", "Evaluations over time", "evaluations.html", _evaluations(inputs)),
-        Section("map", "Map of the representation", "maps.html", galleries.maps_of(inputs)),
+        Section("map", "Map of the representation", "maps.html", galleries.map_section(inputs)),
         Section(
             "neighbours",
             "Nearest neighbours",
@@ -39,7 +39,7 @@ def render(inputs: ReportInputs) -> str:
     ]
     return templating.render(
         "page.html",
-        overview=Overview.of(inputs),
+        overview=Overview.from_inputs(inputs),
         sections=[section for section in sections if section.content],
         max_classes=maps.MAX_COLOURED_CLASSES,
         version=ssl_jax.__version__,
@@ -53,8 +53,8 @@ class _Training:
     Attributes:
       charts: may be empty.
       note: how to read them.
-      last_step: of the run, None where it is not known.
-      first_due: the step of the first training metrics, None unless the run ended before it.
+      last_step: last step of the run; None if unknown.
+      first_due: the step of the first training metrics; None unless the run ended before it.
     """
 
     charts: list[Chart]
@@ -84,7 +84,7 @@ class _Evaluations:
 
     Attributes:
       charts: at least one.
-      validation_split: the split of these values, None where it is the test split.
+      validation_split: the split of these values; None if it is the test split.
       test_split: the split of the results.
     """
 

@@ -1,8 +1,7 @@
-"""Which metrics of a run share a chart.
+"""Groups the metrics of a run into charts.
 
-A small table says what charts there are and which metrics belong to each, by the metric's name.
-What the table does not name gets a chart of its own. Whether a metric is a fraction, and its unit,
-follow from the METRICS of the evaluation that scores the same thing, see `ssl_jax.evals`.
+A table defines the charts and the names of their metrics. Other metrics get one chart each. The
+METRICS of evaluations define the units of metrics and which are fractions, see `ssl_jax.evals`.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any, NamedTuple
 from ssl_jax import evals
 from ssl_jax.evals.metric import SPREAD
 
-MAX_OTHERS = 12  # charts of metrics that the table does not name
-ONLINE = "train/online/accuracy"  # stands beside the evaluations
+MAX_OTHERS = 12  # maximum number of charts of metrics that are not in the table
+ONLINE = "train/online/accuracy"  # shown beside the evaluations
 TRAIN, MONITOR, EVAL = "train/", "collapse/", "eval/"
 EvalSection = Mapping[str, Any] | None
 
@@ -28,13 +27,13 @@ class Panel:
 
     Attributes:
       title: with the unit.
-      names: of its metrics, without "train/" or "collapse/" in front. Metrics that have one more
-        part, as "lr/encoder" of "lr" and "rankme_h" of "rankme", are lines of the chart too.
-      part: what stands before that part.
-      percent: the values are fractions, shown in %.
-      from_zero: the axis starts at 0.
-      typical: the median says more than the last value.
-      log: the axis is logarithmic.
+      names: names of its metrics without the prefix "train/" or "collapse/". Metrics with a suffix,
+        such as "lr/encoder" for "lr" and "rankme_h" for "rankme", are lines of the chart too.
+      part: the separator before the suffix.
+      percent: whether the values are fractions, shown in %.
+      from_zero: whether the axis starts at 0.
+      typical: whether the median is shown instead of the last value.
+      log: whether the axis is logarithmic.
     """
 
     title: str
@@ -75,7 +74,7 @@ COLLAPSE = (
     Panel("Alignment", ("alignment",), "_", from_zero=True),
     Panel("Uniformity", ("uniformity",), "_"),
 )
-# Not drawn: what another chart says already. RankMe is the effective rank with a small constant.
+# Not drawn, because another chart shows the same. RankMe is the effective rank plus a constant.
 _REDUNDANT = (Panel("", ("steps_per_s", "step", "epoch")), Panel("", ("effective_rank",), "_"))
 
 
@@ -85,7 +84,7 @@ class Chosen(NamedTuple):
     Attributes:
       id: unique on the page.
       panel: how it is drawn.
-      keys: of the rows, a line each.
+      keys: keys of the rows, one line per key.
     """
 
     id: str
@@ -93,7 +92,7 @@ class Chosen(NamedTuple):
     keys: list[str]
 
 
-def of_training(known: Sequence[str], section: EvalSection = None) -> list[Chosen]:
+def training_panels(known: Sequence[str], section: EvalSection = None) -> list[Chosen]:
     """The panels of the training metrics.
 
     An evaluation that scores what training logs too, such as the accuracy on hidden tokens, is a
@@ -117,11 +116,11 @@ def of_training(known: Sequence[str], section: EvalSection = None) -> list[Chose
     return _choose(names, TRAINING, TRAIN)
 
 
-def of_monitor(known: Sequence[str], section: EvalSection = None) -> list[Chosen]:
+def monitor_panels(known: Sequence[str], section: EvalSection = None) -> list[Chosen]:
     """The panels of the collapse monitor, whose measures an evaluation of features may take too.
 
     Args:
-      known, section: as of `of_training`.
+      known, section: as for `training_panels`.
     """
     logged = {key: evals.logged_as(key, section) or key for key in known}
     names = {
@@ -130,11 +129,11 @@ def of_monitor(known: Sequence[str], section: EvalSection = None) -> list[Chosen
     return _choose(names, COLLAPSE, MONITOR)
 
 
-def undeclared(known: Sequence[str], section: EvalSection = None) -> list[Chosen]:
+def undeclared_panels(known: Sequence[str], section: EvalSection = None) -> list[Chosen]:
     """A panel for each metric of evaluations that none declares.
 
     Args:
-      known, section: as of `of_training`.
+      known, section: as for `training_panels`.
     """
     names = {
         key: key.removeprefix(EVAL)

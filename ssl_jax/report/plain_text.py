@@ -1,4 +1,4 @@
-"""Texts of the user's on the page: cleaned, shortened."""
+"""Cleans and shortens the user's texts for the page."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Headline:
     Attributes:
       metric: in words.
       name, score: of the trained model.
-      gap: by how much it is above or below the baseline, "3.1 points above".
+      gap: the difference from the baseline, e.g. "3.1 points above".
       baseline, baseline_score: of the best baseline.
     """
 
@@ -46,14 +46,15 @@ class Cell:
     is_best: bool
 
     @classmethod
-    def of(cls, score: Score, best: float | None) -> Cell:
+    def from_score(cls, score: Score, best: float | None) -> Cell:
+        """The cell of a score in a column with the best mean `best`."""
         mean, _, std = str(score).partition(" ± ")
         return cls(mean, std, score.mean == best)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The scores of a representation, None where it has none in a column."""
+    """The scores of a representation; None in columns without a score."""
 
     name: str
     cells: tuple[Cell | None, ...]
@@ -65,11 +66,11 @@ class Results:
     """The section of the results.
 
     Attributes:
-      headline: None where no baseline has a metric of the trained model.
+      headline: None if no baseline has a metric of the trained model.
       columns, rows: of the table.
       note: below the table.
-      chart: of the first family of metrics, None where there is none.
-      not_computed: evaluations without a value, a line each.
+      chart: the chart of the first family of metrics; None if there is none.
+      not_computed: one line per evaluation without a value.
     """
 
     headline: Headline | None
@@ -80,8 +81,8 @@ class Results:
     not_computed: tuple[str, ...]
 
     @classmethod
-    def of(cls, inputs: ReportInputs) -> Results | None:
-        """The section, None where no metric is shown and none is missing."""
+    def from_inputs(cls, inputs: ReportInputs) -> Results | None:
+        """The section of a report; None without shown metrics and failed evaluations."""
         summary = summarise(inputs.results, inputs.eval_section)
         not_computed = tuple(
             f"{name} of {row}: {reason}"
@@ -112,7 +113,9 @@ def _rows(summary: Summary) -> tuple[Row, ...]:
     return tuple(
         Row(
             name,
-            tuple(Cell.of(scores[key], best[key]) if key in scores else None for key in best),
+            tuple(
+                Cell.from_score(scores[key], best[key]) if key in scores else None for key in best
+            ),
             is_trained=number == last and number > 0,
         )
         for number, (name, scores) in enumerate(summary.rows.items())

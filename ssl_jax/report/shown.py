@@ -103,9 +103,9 @@ def _image_row(
     names = [*item.columns, *(f"{column + 1}" for column in range(len(item.columns), len(images)))]
     return ImageRow(
         _row_caption(item, row),
-        None if originals is None else Picture.of(originals[row], "input", VIEW_SIDE),
+        None if originals is None else Picture.from_array(originals[row], "input", VIEW_SIDE),
         tuple(
-            Picture.of(image, name, VIEW_SIDE)
+            Picture.from_array(image, name, VIEW_SIDE)
             for image, name in zip(images, names, strict=False)
         ),
     )  # fmt: skip

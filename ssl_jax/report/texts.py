@@ -1,4 +1,4 @@
-"""What a language model predicts: hidden words with its guesses, and the neighbours of words."""
+"""Prepares hidden words with a language model's guesses, and the nearest neighbours of words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Word:
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
-    """A token that the model takes a hidden one for, with its probability as text."""
+    """A guess of the model for a hidden token, with its probability as text."""
 
     word: str
     percent: str
@@ -36,7 +36,7 @@ class Guess:
 
 @dataclasses.dataclass(frozen=True)
 class Hidden:
-    """A hidden token and what the model takes it for."""
+    """A hidden token and the model's guesses."""
 
     word: str
     guesses: tuple[Guess, ...]
@@ -59,7 +59,7 @@ class Passages:
 
 
 def passages(item: items.Passages, pieces: Sequence[str]) -> Passages | None:
-    """Text with its hidden tokens, and what the model takes them for; None for no text.
+    """Rows of text with their hidden tokens and the model's guesses; None without text.
 
     Args:
       item: the rows of tokens.
@@ -71,8 +71,8 @@ def passages(item: items.Passages, pieces: Sequence[str]) -> Passages | None:
     note = item.note
     if item.positions is not None:
         note += (
-            " Underlined tokens were hidden. Beside them: what the model takes each for, with the "
-            "probability; the right one is green."
+            " Underlined tokens were hidden. Beside them are the guesses of the model with their "
+            "probabilities; the correct one is green."
         )
     return Passages(note.strip(), tuple(_passage(item, row, pieces) for row in range(count)))
 
@@ -113,7 +113,7 @@ def _word(piece: str) -> str:
 def word_neighbours(
     vectors: np.ndarray, counts: np.ndarray, pieces: Sequence[str]
 ) -> dict[str, list[tuple[str, float]]]:
-    """Frequent words that are not among the most frequent, each with its nearest words.
+    """The nearest words of frequent words; the most frequent words are skipped.
 
     Args:
       vectors: float [v d], of the tokens.

@@ -207,7 +207,7 @@ def test_metrics_that_are_not_finite():
     results = {"raw": {"knn/top1": float("nan")}, "SimCLR": {"knn/top1": 0.5}}
     text = "".join(check(report.render(full_inputs(rows=bad, results=results, **data))).text)
     assert "2 non-finite values left out" in text
-    assert "7 representations are not finite" in text
+    assert "7 representations are omitted because they are not finite" in text
 
 
 def test_metrics_of_which_none_is_finite():

@@ -18,7 +18,7 @@ def row(*keys):
 
 def test_what_an_evaluation_scores_as_training_does_is_a_line_beside_it():
     known = ["eval/held_out/accuracy", "eval/held_out/loss", "train/accuracy", "train/loss"]
-    assert lines(panels.of_training(known)) == {
+    assert lines(panels.training_panels(known)) == {
         "Loss": ["train/loss"],  # the evaluation's is for the log only
         "Accuracy": ["eval/held_out/accuracy", "train/accuracy"],
     }
@@ -27,8 +27,8 @@ def test_what_an_evaluation_scores_as_training_does_is_a_line_beside_it():
     # Under a name that the config gives, too.
     section = {"later": {"evaluation": "held_out"}}
     known = ["eval/later/elbo", "train/elbo"]
-    assert lines(panels.of_training(known, section)) == {"Elbo, nats": known}
-    assert lines(panels.of_training(known)) == {"Elbo, nats": ["train/elbo"]}
+    assert lines(panels.training_panels(known, section)) == {"Elbo, nats": known}
+    assert lines(panels.training_panels(known)) == {"Elbo, nats": ["train/elbo"]}
 
 
 def test_without_such_a_metric_of_training_it_stands_among_the_evaluations():
@@ -62,7 +62,7 @@ def test_evaluations_that_nobody_declares_are_drawn():
 
 def test_the_page_stays_short_where_a_method_logs_much():
     known = sorted(f"train/x{number}" for number in range(40))
-    assert len(panels.of_training(known)) == panels.MAX_OTHERS
+    assert len(panels.training_panels(known)) == panels.MAX_OTHERS
 
 
 def test_every_measure_of_the_collapse_monitor_has_its_place():
@@ -70,11 +70,11 @@ def test_every_measure_of_the_collapse_monitor_has_its_place():
     names = jax.eval_shape(collapse.diagnostics, z, h)
     known = sorted([f"collapse/{name}" for name in names]
                    + [f"eval/collapse/{name}" for name in collapse.METRICS])  # fmt: skip
-    chosen = lines(panels.of_monitor(known))
+    chosen = lines(panels.monitor_panels(known))
     assert list(chosen) == [panel.title for panel in panels.COLLAPSE]
     assert chosen["Effective rank (RankMe)"] == [
         "collapse/rankme_h", "collapse/rankme_z", "eval/collapse/rankme_h",
     ]  # fmt: skip
     drawn = {key for keys in chosen.values() for key in keys}
     assert all("effective_rank" in key for key in set(known) - drawn)
-    assert not panels.of_training(known)
+    assert not panels.training_panels(known)
