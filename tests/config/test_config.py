@@ -199,7 +199,7 @@ def test_the_listing_has_every_key_with_its_meaning():
     config = config_lib.resolve(config_lib.load("simclr:digits"))
     lines = config_lib.listing(config).splitlines()
     temperature = f"method.temperature = {config.method.temperature}"
-    assert f"{temperature}  # Temperature t of all losses but margin_triplet." in lines
+    assert f"{temperature}  # Temperature t; not used by margin_triplet." in lines
     assert "views.gaussian_noise.std = 0.25  # Standard deviation of the noise." in lines
     assert any(line.startswith("model.widths = (16, 32, 64, 128)  # ") for line in lines)
     keys = [line.partition(" = ")[0] for line in lines if line]

@@ -130,7 +130,7 @@ encode = jax.jit(lambda batch: {"h": 2 * batch["image"]})
 try:
     extract(encode, batches)
 except ValueError as error:
-    assert "spread over several processes" in str(error)
+    assert "spans several processes" in str(error)
 else:
     raise AssertionError("no error without gather")
 gather = functools.partial(multihost_utils.process_allgather, tiled=True)
