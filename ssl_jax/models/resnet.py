@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.config.fields import at_least, fraction
+from ssl_jax.config.fields import between, fraction
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.norm import batch_norm
 from ssl_jax.models.options import not_architecture
@@ -272,7 +272,7 @@ def _conv(channels: int, kernel: int, stride: int = 1, **options: Any) -> nn.Con
 def resnet(
     depth: int,
     *,
-    width: Annotated[float, at_least(1 / 64), "Factor of all channel counts."] = 1.0,
+    width: Annotated[float, between(1 / 64, 64), "Factor of all channel counts."] = 1.0,
     stem: Annotated[
         Literal["imagenet", "cifar", "deep"],
         "7x7 and pool (imagenet), 3x3 (cifar), three 3x3 and pool (deep, ResNet-D).",
