@@ -37,8 +37,9 @@ first_and_last = Bound("none, or a first and a last one", lambda items: len(item
 class Data:
     name: Annotated[
         str,
-        "Data set: digits, shapes, folder:PATH, tfds:NAME, tar:PATTERN; of text pydoc, "
-        "text:PATTERN, jsonl:PATTERN, parquet:PATTERN, csv:PATTERN, tfds:NAME, tokens:DIR.",
+        "Data set: digits, shapes, fashion_mnist, idx:DIR, folder:PATH, tfds:NAME, tar:PATTERN; "
+        "of text pydoc, text:PATTERN, jsonl:PATTERN, parquet:PATTERN, csv:PATTERN, tfds:NAME, "
+        "tokens:DIR.",
     ] = "digits"
     split: Annotated[str, "Split to train on; sub-splits as in train[:80%], train[1000:]."] = (
         "train"

@@ -1,0 +1,31 @@
+"""The tables of results/README.md are those of the CSV files beside it."""
+
+import csv
+import decimal
+import pathlib
+
+from tests.docs.test_readme import BASELINES, rows_of
+
+RESULTS = pathlib.Path(__file__).parents[2] / "results"
+SHOTS = (1, 2, 4, 8)
+
+
+def percent(score):
+    tenth = decimal.Decimal("0.1")
+    return str((100 * decimal.Decimal(score)).quantize(tenth, decimal.ROUND_HALF_UP))
+
+
+def cells(run, prefix):
+    """Few-shot accuracies ± their deviation over the draws, then kNN and linear."""
+    few = [run[f"{prefix}few_shot/{n}"] for n in SHOTS]
+    deviations = [run[f"{prefix}few_shot/{n}_std"] for n in SHOTS]
+    shown = [f"{percent(a)} ± {percent(b)}" for a, b in zip(few, deviations, strict=True)]
+    return [*shown, percent(run[f"{prefix}knn/top1"]), percent(run[f"{prefix}linear/top1"])]
+
+
+def test_the_table_of_fashion_mnist_is_that_of_the_recorded_run():
+    with (RESULTS / "simclr_fashion.csv").open(encoding="utf-8") as file:
+        run = next(csv.DictReader(file))
+    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Fashion-MNIST")
+    expected = {label: cells(run, prefix) for label, prefix in BASELINES.items()}
+    assert rows == {**expected, "SimCLR": cells(run, "")}
