@@ -31,7 +31,8 @@ TAKES = {
 # Keys with values that look bad and are not.
 ALLOWED = {
     "negative": {"mesh.data", "mesh.fsdp", "mesh.tensor", "eval.task.null_threshold"},
-    "fraction": {"views.random_affine.degrees", "views.random_affine.shear"},
+    "fraction": {"model.width", "nets.teacher.width", "views.random_affine.degrees",
+                 "views.random_affine.shear"},
     "empty": {"views.ops", "optimizer.milestones", "mesh.rules", "eval.names", "eval.final_names",
               "profile_steps"},
 }  # fmt: skip

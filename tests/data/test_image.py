@@ -251,7 +251,10 @@ def test_bad_canvases(options, message):
     ("section", "message"),
     [
         ({"global": {}}, "data.host_crops.global.count is missing"),
-        ({"global": {"count": 0}}, "data.host_crops.global.count is 0; use a whole number above 0"),
+        (
+            {"global": {"count": 0}},
+            "data.host_crops.global.count is 0; use a whole number from 1 to 1000",
+        ),
         (
             {"global": {"count": 2, "scale": (0.5, 0.2)}},
             r"scale is \(0.5, 0.2\).*increasing",

@@ -91,7 +91,7 @@ def test_it_predicts_texts_in_memory(finetuned):
     pairs = classifier.text_features(texts, texts[::-1])
     assert np.any(pairs["h"] != found["h"])
     for call, message in (
-        (lambda: classifier.text_features([]), "one text or more"),
+        (lambda: classifier.text_features([]), "at least one text"),
         (lambda: classifier.text_features(texts, ["one"]), "got 3 and 1"),
         (lambda: classifier.features(np.zeros((1, 8, 8, 1), np.uint8)), "reads text"),
     ):

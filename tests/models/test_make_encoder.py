@@ -62,7 +62,7 @@ def test_an_option_overrides_what_the_name_means():
         (dict(name="vit_s16", kernel_init="lecun"), r"kernel_init is 'lecun'; use one of xavier"),
         (dict(name="vit_s16", attention="flash"), r"attention is 'flash'; use one of auto, xla"),
         (dict(name="vit_s16", drop_path=1.0), r"drop_path is 1.0; use a number of at least 0"),
-        (dict(name="vit_s16", depth=0), r"model.depth is 0; use a whole number above 0"),
+        (dict(name="vit_s16", depth=0), r"model.depth is 0; use a whole number from 1 to 1000"),
         (dict(name="bert_tiny", activation="gelu_new"), r"'gelu_new'; use one of gelu, gelu_tanh"),
         (dict(name="bert_tiny", remat="dot"), r"remat is 'dot'; .*Did you mean 'dots'\?"),
         (dict(name="bert_tiny", dropout=1.0), r"dropout is 1.0; use a number of at least 0"),
@@ -70,7 +70,7 @@ def test_an_option_overrides_what_the_name_means():
         (dict(name="resnet34", sk_ratio=0.1), r"bottleneck blocks, which ResNet-34 does not have"),
         (dict(name="resnet50", sk_ratio=2), r"sk_ratio is 2; use a number from 0 to 1"),
         (dict(name="resnet18", kernel_init="he"), r"model.kernel_init is 'he'"),
-        (dict(name="resnet18", width=0), r"width is 0; use a number of at least"),
+        (dict(name="resnet18", width=0), r"width is 0; use a number from 0.015625 to 64"),
         (dict(name="resnet18", dtype="bfloat61"), r"Did you mean 'bfloat16'\?"),
     ],
 )

@@ -204,7 +204,7 @@ def test_an_ablation_is_averaged_over_seeds_and_drawn(file, tmp_path, capsys):
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
     # A curve over what the cells do not have is refused at once.
     wrong = dict(measure="few_shot/1", measure_label="top-1", x_label="", x="tau")
-    with pytest.raises(UserError, match="over 'tau', and its cells have the labels l2, t, seed"):
+    with pytest.raises(UserError, match="uses the label 'tau'; the cells have l2, t, seed"):
         grid.Sweep("", cells, curves=(Curve(**wrong),))
     with pytest.raises(UserError, match="has no cells"):
         grid.Sweep("empty", ())
