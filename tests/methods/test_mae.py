@@ -157,7 +157,7 @@ def test_the_page_shows_visible_patches_as_they_are(tiny, given):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"method__mask_ratio": 0.99}, "method.mask_ratio=0.99 of 16 patches leaves 0 to see"),
+        ({"method__mask_ratio": 0.99}, "method.mask_ratio=0.99 of 16 patches leaves 0 visible"),
         ({"model__patch_size": 5}, "views of 16x16 pixels do not divide .*model.patch_size=5"),
         ({"model__pool": "mean"}, "MAE needs a ViT whose h is its class token"),
         ({"nets__decoder__num_heads": 3}, "nets.decoder.dim 16 does not divide into 3 heads"),

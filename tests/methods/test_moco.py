@@ -391,7 +391,7 @@ def test_the_imagenet_recipes_are_the_papers():
     "change, message",
     [
         ({"method__num_negatives": 40}, "num_negatives 40.*batch_size 16.*use 32 or 48"),
-        ({"method__num_negatives": 8}, "num_negatives 8 has to be a multiple.*use 16"),
+        ({"method__num_negatives": 8}, "num_negatives 8 must be a multiple.*use 16"),
         ({"method__bn_groups": 3}, "bn_groups 3 has to cut 16 examples"),
         ({"method__bn_groups": 16}, "bn_groups 16 has to cut 16 examples.*at least two"),
         ({"micro_batch_size": 8}, "bn_groups 8 has to cut 8 examples"),

@@ -65,5 +65,5 @@ def test_the_heads_and_the_queue_are_the_papers():
 
 
 def test_a_queue_that_takes_no_whole_batches_is_refused():
-    with pytest.raises(UserError, match="method.queue_length 40 has to be a multiple"):
+    with pytest.raises(UserError, match="method.queue_length 40 must be a multiple"):
         build("nnclr", method__queue_length=40)

@@ -143,7 +143,7 @@ def test_the_imagenet_recipes_are_the_released_ones(variant):
 
 
 def test_what_does_not_fit_is_named():
-    with pytest.raises(UserError, match=r"method.queue_length 40 has to be a multiple .* 32 or 48"):
+    with pytest.raises(UserError, match=r"method.queue_length 40 must be a multiple .* 32 or 48"):
         build("swav", method__queue_length=40)
     with pytest.raises(UserError, match=r"method.num_prototypes 2,000 is more than the 1,\d+ "):
         build("swav", method__num_prototypes=2000)
