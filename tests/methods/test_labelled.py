@@ -222,7 +222,7 @@ def test_parts_have_groups_and_the_preflight_names_the_head():
          "does not learn the task 'tags' .* use method.name=token_classification"),
         (NAMES[3], {"method__head": "desne"}, "method.head is 'desne'; .*Did you mean 'dense'"),
         (NAMES[1], {"method__head_dropout": 1.0}, "method.head_dropout is 1.0; use a number"),
-        (NAMES[2], {"model__pool": "pooler"}, "model.pool is .pooler., and the head of"),
+        (NAMES[2], {"model__pool": "pooler"}, "model.pool is .pooler., but the head of"),
         (NAMES[2], {"model__name": "resnet18"}, "model 'resnet18' does not read text"),
         (NAMES[2], {"model__max_length": 16}, "rows have 32 tokens but model.max_length is 16"),
         ("supervised", {"method__head": "dense"}, "method.head and method.head_dropout are"),

@@ -8,7 +8,7 @@ from tests.methods.test_methods import build
 
 @pytest.mark.parametrize("row", ["simclr", "simclr-v2", "moco-v3", "barlow-twins", "vicreg"])
 def test_it_is_refused(row):
-    with pytest.raises(UserError, match="batch_size is 1, and .* compares each image with the oth"):
+    with pytest.raises(UserError, match="batch_size is 1, but .* compares each image with the oth"):
         build(row, batch_size=1)
 
 
