@@ -46,7 +46,7 @@ from ssl_jax.core.method import (
 )
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder, make_predictor
-from ssl_jax.models.patches import patchify, unpatchify
+from ssl_jax.models.patches import patch_grid, patchify, unpatchify
 from ssl_jax.models.vit import ViT
 from ssl_jax.optim import linear_ema
 from ssl_jax.views import blocks, to_show
@@ -271,13 +271,7 @@ def make(config: Any, spec: DataSpec, length: Length) -> IJEPA:
             "I-JEPA needs a ViT without a class token; set model.name to vit_..., "
             "model.cls_token=False and model.pool='mean'"
         )
-    height, width, _ = view.shape
-    p = vit.patch_size
-    if height % p or width % p:
-        raise UserError(
-            f"views of {height}x{width} pixels do not divide into patches of model.patch_size={p}"
-        )
-    grid = height // p, width // p
+    grid = patch_grid(view.shape, vit.patch_size)
     method = IJEPA(
         hyper=hyper,
         total_steps=length.total_steps,

@@ -43,7 +43,7 @@ from ssl_jax.core.method import (
 )
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder, make_patch_decoder
-from ssl_jax.models.patches import patch_statistics, patchify, random_order, unpatchify
+from ssl_jax.models.patches import patch_grid, patch_statistics, patchify, random_order, unpatchify
 from ssl_jax.models.vit import ViT
 from ssl_jax.views import to_show
 
@@ -212,19 +212,14 @@ def make(config: Any, spec: DataSpec, length: Length) -> MAE:
     view = make_one_view(config, spec, dtype="float32")  # exact targets; nets cast their inputs
     encoder = make_encoder(**config.model, dtype=config.dtype)
     vit = check_masked_encoder(encoder, "MAE")
-    height, width, channels = view.shape
-    p = vit.patch_size
-    if height % p or width % p:
-        raise UserError(
-            f"views of {height}x{width} pixels do not divide into patches of model.patch_size={p}"
-        )
+    grid = patch_grid(view.shape, vit.patch_size)
     method = MAE(
         hyper=hyper,
         encoder=encoder,
         decoder=make_patch_decoder(
             **config.nets.decoder,
-            grid=(height // p, width // p),
-            values=p * p * channels,
+            grid=grid,
+            values=vit.patch_size**2 * view.shape[-1],
             dtype=config.dtype,
         ),
         view=view,

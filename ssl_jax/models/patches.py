@@ -7,6 +7,22 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ssl_jax.core.arrays import Array
+from ssl_jax.core.errors import UserError
+
+
+def patch_grid(shape: tuple[int, int, int], patch_size: int) -> tuple[int, int]:
+    """The grid (rows, columns) of patches of a view of `shape` (h, w, c).
+
+    Raises:
+      UserError: patches do not tile the view.
+    """
+    height, width, _ = shape
+    p = patch_size
+    if height % p or width % p:
+        raise UserError(
+            f"views of {height}x{width} pixels do not divide into patches of model.patch_size={p}"
+        )
+    return height // p, width // p
 
 
 def patchify(images: Float[Array, "n h w c"], patch_size: int) -> Float[Array, "n l q"]:
