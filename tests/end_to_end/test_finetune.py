@@ -93,7 +93,10 @@ def test_it_predicts_texts_in_memory(finetuned):
     for call, message in (
         (lambda: classifier.text_features([]), "at least one text"),
         (lambda: classifier.text_features(texts, ["one"]), "got 3 and 1"),
-        (lambda: classifier.features(np.zeros((1, 8, 8, 1), np.uint8)), "reads text"),
+        (
+            lambda: classifier.features(np.zeros((1, 8, 8, 1), np.uint8)),
+            "encodes texts, not images",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             call()
