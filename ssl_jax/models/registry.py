@@ -26,7 +26,7 @@ from ssl_jax.models.transformer import (
 from ssl_jax.models.vit import SIZES, vit
 
 # Size and patch of the ViTs with a name; others need `patch_size`, `dim`, `depth` and `num_heads`.
-VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14")
+VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14", "g14")
 
 # Name -> constructor of the module, with keyword options.
 ENCODERS = {
@@ -36,7 +36,7 @@ ENCODERS = {
     "conv_encoder": conv_encoder,
     **{
         f"vit_{name}": functools.partial(
-            vit, **SIZES[name.rstrip("0123456789")], patch_size=int(name.lstrip("bhilst"))
+            vit, **SIZES[name.rstrip("0123456789")], patch_size=int(name.lstrip("bghilst"))
         )
         for name in VITS
     },

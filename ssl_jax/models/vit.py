@@ -2,10 +2,11 @@
 
     patches -> linear -> + positions -> [cls; tokens] -> N x (attention, MLP) -> LayerNorm -> h
 
-Layers are pre-norm with an exact GELU. LayerNorm has epsilon 1e-6 and computes in float32 for every
-dtype of the activations. The differences between self-supervised papers are options: fixed sin-cos
-positions (MoCo v3 and MAE, in different orders) or learned positions (DINO), LayerScale (DINOv2),
-stochastic depth, pooling.
+Layers are pre-norm with an exact GELU, or with a SwiGLU (DINOv2's largest nets). LayerNorm has
+epsilon 1e-6 and computes in float32 for every dtype of the activations. The differences between
+self-supervised papers are options: fixed sin-cos positions (MoCo v3 and MAE, in different orders)
+or learned positions (DINO), LayerScale (DINOv2), stochastic depth, pooling, register tokens (Darcet
+et al. 2024), and a mask token that replaces the embeddings of masked patches (iBOT).
 
 - Learned positions have the grid of the images used in `init`. For other image sizes they are
   resized (bicubic), so DINO's small crops and fine-tuning at a higher resolution need no option.
@@ -14,6 +15,8 @@ stochastic depth, pooling.
 - Parameter names correspond to timm's: `layer3/attn/qkv/kernel` is `blocks.2.attn.qkv.weight`,
   transposed. Positions are stored as a grid [gh gw d] and a vector [d] for the class token; timm's
   `pos_embed` is the vector followed by the grid.
+- Register tokens are between the class token and the patches, without positions. A masked patch
+  keeps its position.
 - Initialisers of kernels: "xavier" is uniform with variance 2 / (fan_in + fan_out), where query,
   key, value and the patch embedding are separate matrices (MoCo v3 and MAE); "normal" is
   N(0, 0.02^2) (DINO, BERT). Biases are initialised with zero.
@@ -30,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.config.fields import below_one, not_negative, positive
+from ssl_jax.config.fields import below_one, between, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.attention import attention
 from ssl_jax.models.options import AttentionOption, Count, LayerCount, not_architecture
@@ -47,8 +50,10 @@ SIZES = {
     "b": dict(dim=768, depth=12, num_heads=12),
     "l": dict(dim=1024, depth=24, num_heads=16),
     "h": dict(dim=1280, depth=32, num_heads=16),
+    "g": dict(dim=1536, depth=40, num_heads=24),  # DINOv2's, not that of Zhai et al. 2022
 }
 _STD = 0.02  # of the initialiser of the class token and of kernels with kernel_init "normal"
+_REGISTER_STD = 1e-6  # of the initialiser of register tokens, as in DINOv2's released code
 
 
 class Attention(nn.Module):
@@ -94,6 +99,30 @@ class FeedForward(nn.Module):
         return dense(x.shape[-1], name="fc2")(y)
 
 
+class SwiGLU(nn.Module):
+    """W3 (silu(W1 x) * (W2 x)), the gated feed-forward of Shazeer 2020.
+
+    As in DINOv2's released code W1 and W2 are one matrix, "w12", and the hidden width is 2/3 of
+    `hidden_dim`, rounded up to a multiple of 8: about as many parameters as `FeedForward`.
+    """
+
+    hidden_dim: int
+    kernel_init: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = -(-(self.hidden_dim * 2 // 3) // 8) * 8
+        init = _kernel_init(self.kernel_init, parts=2)
+        gates = nn.Dense(2 * width, kernel_init=init, dtype=self.dtype, name="w12")(x)
+        y = nn.silu(gates[..., :width]) * gates[..., width:]
+        init = _kernel_init(self.kernel_init)
+        return nn.Dense(x.shape[-1], kernel_init=init, dtype=self.dtype, name="w3")(y)
+
+
+FEED_FORWARDS = {"mlp": FeedForward, "swiglu": SwiGLU}
+
+
 class LayerScale(nn.Module):
     """A learned factor for each channel of a branch (Touvron et al. 2021)."""
 
@@ -112,7 +141,8 @@ class Layer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
-      num_heads, mlp_ratio, layer_scale, qkv_bias, kernel_init, attention, dtype: see `ViT`.
+      num_heads, mlp_ratio, layer_scale, qkv_bias, kernel_init, attention, dtype, feed_forward: see
+        `ViT`.
       drop_path: probability with which an example skips a branch.
     """
 
@@ -124,13 +154,14 @@ class Layer(nn.Module):
     kernel_init: str
     attention: str
     dtype: Any
+    feed_forward: str = "mlp"
 
     @nn.compact
     def __call__(self, x: Array, segment: Array | None = None, *, train: bool) -> Array:
         attend = Attention(
             self.num_heads, self.qkv_bias, self.kernel_init, self.attention, self.dtype, name="attn"
         )
-        mlp = FeedForward(
+        mlp = FEED_FORWARDS[self.feed_forward](
             round(self.mlp_ratio * x.shape[-1]), self.kernel_init, self.dtype, name="mlp"
         )
         for i, branch in enumerate((lambda x: attend(x, segment), mlp), start=1):
@@ -180,13 +211,17 @@ class ViT(nn.Module):
       dim: width of the tokens and of h.
       depth: number of layers.
       num_heads: heads of each layer.
-      mlp_ratio: hidden width of a layer's MLP divided by `dim`.
+      mlp_ratio: hidden width of a layer's MLP divided by `dim`; SwiGLU takes 2/3 of it.
+      feed_forward: "mlp" or "swiglu".
       positions: "learned", or fixed: "sincos" (MAE) or "sincos_row_first" (MoCo v3).
       position_resize: how learned positions are resized, "antialiased" or "dino".
       cls_token: add a class token.
+      num_registers: number of register tokens.
+      mask_token: add a mask token, which `__call__` needs for its argument `mask`.
       pool: h is the class token ("cls") or the mean of the patch tokens ("mean").
       drop_path: probability with which an example skips a branch of the last layer; it increases
         linearly from 0 in the first layer (stochastic depth, Huang et al. 2016).
+      uniform_drop_path: the probability is `drop_path` in all layers.
       layer_scale: initial value of LayerScale; None: no LayerScale.
       qkv_bias: biases of query, key and value.
       kernel_init: "xavier" or "normal".
@@ -199,11 +234,15 @@ class ViT(nn.Module):
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: float = 4.0
+    feed_forward: str = "mlp"
     positions: str = "learned"
     position_resize: str = "antialiased"
     cls_token: bool = True
+    num_registers: int = 0
+    mask_token: bool = False
     pool: str = "cls"
     drop_path: float = 0.0
+    uniform_drop_path: bool = False
     layer_scale: float | None = None
     qkv_bias: bool = True
     kernel_init: str = "xavier"
@@ -216,6 +255,7 @@ class ViT(nn.Module):
         x: Array,
         keep: Array | None = None,
         keep_mask: Array | None = None,
+        mask: Array | None = None,
         *,
         train: bool,
     ) -> tuple[Array, dict[str, Array]]:
@@ -227,19 +267,29 @@ class ViT(nn.Module):
             of a masked autoencoder; default: all, in order.
           keep_mask: bool `[n k]`, False where `keep` is padding; tokens do not attend to padding,
             and `h` excludes it. Default: no padding.
+          mask: bool `[n l]`, True for the patches whose embeddings the mask token replaces, of all
+            patches in row-major order. Default: none.
           train: apply stochastic depth.
 
         Returns:
-          `h` `[n d]` float32; and `out`, a dict of "layer1" to "layerN" (`[n t d]` in `dtype`, the
-          class token first), "patch_tokens" (`[n k d]` float32, after the last LayerNorm) and "h".
+          `h` `[n d]` float32; and `out`, a dict of "layer1" to "layerN" (`[n t d]` in `dtype`:
+          class token, registers, patches), "patch_tokens" (`[n k d]` float32, after the last
+          LayerNorm) and "h".
 
         Raises:
           UserError: a side of the image is not a multiple of `patch_size`.
+          ValueError: there is a mask, but no mask token.
         """
         x = PatchEmbed(self.patch_size, self.dim, self.kernel_init, self.dtype, name="patch_embed")(
             x.astype(self.dtype)
         )  # (n, gh, gw, d)
         n, grid = x.shape[0], x.shape[1:3]
+        if mask is not None and not self.mask_token:
+            raise ValueError("a mask needs a net with a mask token")
+        if self.mask_token:
+            token = self.param("mask_token", nn.initializers.zeros, (1, self.dim), jnp.float32)
+            if mask is not None:
+                x = jnp.where(mask.reshape(n, *grid, 1), token[0].astype(self.dtype), x)
         if self.positions in FIXED_POSITIONS:
             fixed = sincos_positions(grid, self.dim, self.positions)
             positions, cls_position = jnp.asarray(fixed), None
@@ -251,33 +301,43 @@ class ViT(nn.Module):
         x = (x + positions.astype(self.dtype)).reshape(n, -1, self.dim)  # (n, gh gw, d)
         if keep is not None:
             x = jnp.take_along_axis(x, keep[:, :, None], axis=1)
+        prefix = []  # the class token and the registers, each (1, count, d)
         if self.cls_token:
             shape = (1, 1, self.dim)
             cls = self.param("cls_token", nn.initializers.normal(_STD), shape, jnp.float32)
-            cls = cls if cls_position is None else cls + cls_position
-            cls = jnp.broadcast_to(cls.astype(self.dtype), (n, 1, self.dim))
-            x = jnp.concatenate([cls, x], axis=1)  # (n, 1 + k, d)
+            prefix.append(cls if cls_position is None else cls + cls_position)
+        if self.num_registers:
+            init = nn.initializers.normal(_REGISTER_STD)
+            shape = (1, self.num_registers, self.dim)
+            prefix.append(self.param("register_tokens", init, shape, jnp.float32))
+        tokens = [
+            jnp.broadcast_to(token.astype(self.dtype), (n, *token.shape[1:])) for token in prefix
+        ]
+        x = jnp.concatenate([*tokens, x], axis=1)  # (n, first + k, d)
+        first = int(self.cls_token) + self.num_registers  # index of the first patch
 
         segment = None
         if keep_mask is not None:
-            real = jnp.pad(keep_mask, ((0, 0), (int(self.cls_token), 0)), constant_values=True)
+            real = jnp.pad(keep_mask, ((0, 0), (first, 0)), constant_values=True)
             segment = real.astype(jnp.int32)
         out = {}
         for i in range(self.depth):
+            rising = self.drop_path * i / max(self.depth - 1, 1)
             layer = Layer(
                 num_heads=self.num_heads,
                 mlp_ratio=self.mlp_ratio,
-                drop_path=self.drop_path * i / max(self.depth - 1, 1),
+                drop_path=self.drop_path if self.uniform_drop_path else rising,
                 layer_scale=self.layer_scale,
                 qkv_bias=self.qkv_bias,
                 kernel_init=self.kernel_init,
                 attention=self.attention,
                 dtype=self.dtype,
+                feed_forward=self.feed_forward,
                 name=f"layer{i + 1}",
             )
             x = out[f"layer{i + 1}"] = layer(x, segment, train=train)
         x = layer_norm(jnp.float32, name="norm")(x)
-        tokens = out["patch_tokens"] = x[:, int(self.cls_token) :]
+        tokens = out["patch_tokens"] = x[:, first:]
         where = None if keep_mask is None else keep_mask[:, :, None]
         h = out["h"] = x[:, 0] if self.pool == "cls" else jnp.mean(tokens, axis=1, where=where)
         return h, out
@@ -317,6 +377,9 @@ def vit(
     depth: Annotated[LayerCount, "Number of layers."] = 12,
     num_heads: Annotated[Count, "Attention heads."] = 12,
     mlp_ratio: Annotated[float, positive, "Hidden width of the MLP divided by dim."] = 4.0,
+    feed_forward: Annotated[
+        Literal["mlp", "swiglu"], "Feed-forward of a layer; swiglu takes 2/3 of the hidden width."
+    ] = "mlp",
     positions: Annotated[
         Literal["learned", "sincos", "sincos_row_first"],
         "Position embedding; sincos_row_first is MoCo v3's.",
@@ -326,6 +389,10 @@ def vit(
         "How learned positions are resized to another grid: as timm, or as DINO's released code.",
     ] = "antialiased",
     cls_token: Annotated[bool, "Adds a class token."] = True,
+    num_registers: Annotated[int, between(0, 2**10), "Number of register tokens."] = 0,
+    mask_token: Annotated[
+        bool, "Adds a mask token for masked patches; iBOT and DINOv2 need it."
+    ] = False,
     pool: Annotated[
         Literal["cls", "mean"], not_architecture, "h: the class token, or the patches' mean."
     ] = "cls",
@@ -335,6 +402,9 @@ def vit(
         not_architecture,
         "Stochastic depth: probability in the last layer, rising from 0.",
     ] = 0.0,
+    uniform_drop_path: Annotated[
+        bool, not_architecture, "Stochastic depth has the same probability in all layers."
+    ] = False,
     layer_scale: Annotated[
         float | None, not_negative, "Initial value of LayerScale; None: no LayerScale."
     ] = None,
@@ -362,11 +432,15 @@ def vit(
         depth=depth,
         num_heads=num_heads,
         mlp_ratio=mlp_ratio,
+        feed_forward=feed_forward,
         positions=positions,
         position_resize=position_resize,
         cls_token=cls_token,
+        num_registers=num_registers,
+        mask_token=mask_token,
         pool=pool,
         drop_path=drop_path,
+        uniform_drop_path=uniform_drop_path,
         layer_scale=layer_scale,
         qkv_bias=qkv_bias,
         kernel_init=kernel_init,

@@ -14,6 +14,7 @@ from ssl_jax.models.positions import resize_positions, sincos_positions
 from ssl_jax.models.vit import layer_norm
 from tests.marks import slow_unless
 
+DINOV2 = {"layer_scale": 1e-5, "mask_token": True}  # with registers: 4 vectors more
 TINY = dict(patch_size=4, dim=8, depth=3, num_heads=2, mlp_ratio=2.0)
 IMAGES = np.random.default_rng(1).uniform(size=(3, 12, 8, 3)).astype(np.float32)
 
@@ -43,7 +44,7 @@ def apply(net, params, x=IMAGES, *more, train=False, key=None):
 @pytest.mark.parametrize(
     ("name", "options", "classifier", "expected"),
     slow_unless(
-        lambda value: value[0] in ("vit_s16", "vit_ti16") or value[1],
+        lambda value: value[0] in ("vit_s16", "vit_ti16") or (value[1] and value[0] == "vit_b16"),
         [
             ("vit_ti16", {}, 192 * 1000 + 1000, 5_717_416),
             ("vit_s16", {}, 0, 21_665_664),
@@ -59,6 +60,10 @@ def apply(net, params, x=IMAGES, *more, train=False, key=None):
             ("vit_b16", {"layer_scale": 1e-5}, 0, 85_798_656 + 24 * 768),
             ("vit_b16", {"qkv_bias": False}, 0, 85_798_656 - 12 * 3 * 768),
             ("vit_b16", {"cls_token": False, "pool": "mean"}, 0, 85_798_656 - 2 * 768),
+            ("vit_b16", {"num_registers": 4, "mask_token": True}, 0, 85_798_656 + 5 * 768),
+            # 256 positions of 224 pixels: the released DINOv2 nets have 1369, of 518 pixels.
+            ("vit_l14", DINOV2, 0, 304_368_640 - 1113 * 1024),
+            ("vit_g14", {**DINOV2, "feed_forward": "swiglu"}, 0, 1_136_480_768 - 1113 * 1536),
         ],
     ),
 )
@@ -101,6 +106,9 @@ def to_timm(params):
     for name, layer in params.items():
         if name in ("cls_token", "pos_embed"):
             continue
+        if name in ("register_tokens", "mask_token"):
+            state[name] = layer
+            continue
         prefix = f"blocks.{int(name[5:]) - 1}" if name.startswith("layer") else name
         for path, leaf in jax.tree_util.tree_leaves_with_path(layer):
             keys = [entry.key for entry in path]
@@ -136,8 +144,8 @@ def self_attention(x, state, name, heads):
     return linear((weights @ v).swapaxes(1, 2).reshape(n, t, d), state, f"{name}.proj")
 
 
-def oracle(images, state, heads, positions=None):
-    """All tokens after the last LayerNorm. `positions` are the fixed ones, [t d]."""
+def oracle(images, state, heads, positions=None, mask=None):
+    """All tokens after the last LayerNorm. `positions` are the fixed ones, [t d]; mask is [n t]."""
     kernel = state["patch_embed.proj.weight"]  # (d, c, p, p)
     p = kernel.shape[-1]
     images = np.asarray(images, np.float64)
@@ -150,18 +158,26 @@ def oracle(images, state, heads, positions=None):
         axis=1,
     )
     x = x + state["patch_embed.proj.bias"]
+    if mask is not None:
+        x = np.where(mask[:, :, None], state["mask_token"], x)
     if positions is not None:
         x = x + positions
     if "cls_token" in state:
         x = np.concatenate([np.repeat(state["cls_token"], len(x), axis=0), x], axis=1)
     x = x + state.get("pos_embed", 0)
+    if "register_tokens" in state:
+        registers = np.repeat(state["register_tokens"], len(x), axis=0)
+        x = np.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
     for i in range(TINY["depth"]):
         y = self_attention(norm(x, state, f"blocks.{i}.norm1"), state, f"blocks.{i}.attn", heads)
         x = x + y * state.get(f"blocks.{i}.ls1.gamma", 1)
-        y = linear(norm(x, state, f"blocks.{i}.norm2"), state, f"blocks.{i}.mlp.fc1")
-        x = x + linear(gelu(y), state, f"blocks.{i}.mlp.fc2") * state.get(
-            f"blocks.{i}.ls2.gamma", 1
-        )
+        y = norm(x, state, f"blocks.{i}.norm2")
+        if f"blocks.{i}.mlp.w12.weight" in state:
+            gate, value = np.split(linear(y, state, f"blocks.{i}.mlp.w12"), 2, axis=-1)
+            y = linear(gate / (1 + np.exp(-gate)) * value, state, f"blocks.{i}.mlp.w3")
+        else:
+            y = linear(gelu(linear(y, state, f"blocks.{i}.mlp.fc1")), state, f"blocks.{i}.mlp.fc2")
+        x = x + y * state.get(f"blocks.{i}.ls2.gamma", 1)
     return norm(x, state, "norm")
 
 
@@ -188,6 +204,23 @@ def test_the_net_matches_the_oracle(options):
     np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(out["patch_tokens"], tokens[:, first:], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(out["h"], h)
+
+
+def test_registers_a_mask_token_and_swiglu_match_the_oracle():
+    """The hidden width is 2/3 of 16, rounded up to a multiple of 8."""
+    net = tiny(num_registers=2, mask_token=True, feed_forward="swiglu", layer_scale=0.1)
+    params = drawn(net)
+    assert params["layer1"]["mlp"]["w12"]["kernel"].shape == (8, 2 * 16)
+    assert params["layer1"]["mlp"]["w3"]["kernel"].shape == (16, 8)
+    mask = np.random.default_rng(3).random((3, 6)) < 0.5
+    assert 0 < mask.sum() < mask.size
+    for masked in (None, mask):
+        tokens = oracle(IMAGES, to_timm(params), 2, mask=masked)
+        h, out = apply(net, params, IMAGES, None, None, masked)
+        np.testing.assert_allclose(h, tokens[:, 0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(out["patch_tokens"], tokens[:, 3:], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="a mask needs a net with a mask token"):
+        apply(tiny(), drawn(tiny()), IMAGES, None, None, mask)
 
 
 def by_formula(grid, dim, positions):
@@ -357,6 +390,11 @@ def test_drop_path_skips_branches_of_single_examples():
 
     with pytest.raises(Exception, match="dropout"):
         apply(net, params, x, train=True)
+
+    # With the same rate in all layers, layer 1 skips branches too.
+    _, out = apply(tiny(depth=2, drop_path=0.5, uniform_drop_path=True), params, x, train=True,
+                   key=jax.random.key(0))  # fmt: skip
+    assert len(np.unique(np.asarray(out["layer1"]).round(4), axis=0)) == 4
 
 
 def test_drop_path_rises_linearly_over_the_layers():
