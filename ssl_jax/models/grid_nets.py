@@ -54,20 +54,20 @@ class GridNet(nn.Module):
         """Position embeddings of all patches in row-major order, `[l dim]`."""
         return jnp.asarray(sincos_positions(self.grid, self.dim), self.dtype).reshape(-1, self.dim)
 
-    def layers(self, x: Array, segment: Array | None, *, kernel_init: str, train: bool) -> Array:
+    def layers(self, x: Array, segment: Array | None, *, kernel_init: str) -> Array:
         """Applies all layers to `x`."""
         for i in range(self.depth):
             x = Layer(
                 num_heads=self.num_heads,
                 mlp_ratio=self.mlp_ratio,
-                drop_path=0.0,
+                drop_path=False,
                 layer_scale=None,
                 qkv_bias=True,
                 kernel_init=kernel_init,
                 attention=self.attention,
                 dtype=self.dtype,
                 name=f"layer{i + 1}",
-            )(x, segment, train=train)
+            )(x, segment)
         return x
 
     def predict(self, x: Array) -> Array:
@@ -102,7 +102,7 @@ class ViTDecoder(GridNet):
         patches = jnp.concatenate([x[:, 1:], mask_tokens], axis=1)
         patches = jnp.take_along_axis(patches, jnp.argsort(order, axis=1)[:, :, None], axis=1)
         x = jnp.concatenate([x[:, :1], patches + self.positions()], axis=1)
-        x = self.layers(x, None, kernel_init="xavier", train=train)
+        x = self.layers(x, None, kernel_init="xavier")
         return self.predict(x[:, 1:])
 
 
@@ -141,7 +141,7 @@ class ViTPredictor(GridNet):
         x = jnp.concatenate([x, mask_tokens], axis=2).reshape(n * blocks, k + m, self.dim)
         is_context = jnp.broadcast_to(is_context[:, None], (n, blocks, k))
         is_real = jnp.concatenate([is_context, is_target], axis=2).reshape(n * blocks, k + m)
-        x = self.layers(x, is_real.astype(jnp.int32), kernel_init="normal", train=train)
+        x = self.layers(x, is_real.astype(jnp.int32), kernel_init="normal")
         return self.predict(x[:, k:].reshape(n, blocks, m, self.dim))
 
 

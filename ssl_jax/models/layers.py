@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ def run_layers(
     depth: int,
     scan: bool,
     remat: str,
+    each: Sequence[float] | None = None,
 ) -> list[Array]:
     """The outputs of `depth` layers, first to last. Call it in a compact `__call__`.
 
@@ -48,6 +49,7 @@ def run_layers(
       depth: number of layers.
       scan: scan the layers instead of unrolling them.
       remat: "none", "dots" or "full".
+      each: one more input, a number for each layer.
     """
     if remat != "none":
         # CSE cannot undo the recomputation inside a scan.
@@ -55,7 +57,8 @@ def run_layers(
     if not scan:
         outputs = []
         for i in range(1, depth + 1):
-            x = layer(**fields, name=f"layer{i}")(x, *inputs)
+            own = () if each is None else (each[i - 1],)
+            x = layer(**fields, name=f"layer{i}")(x, *inputs, *own)
             outputs.append(x)
         return outputs
 
@@ -63,14 +66,15 @@ def run_layers(
         x = layer(x, *inputs)
         return x, x
 
+    own = () if each is None else (np.asarray(each, np.float32),)
     scanned = nn.scan(
         step,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
+        in_axes=(nn.broadcast,) * len(inputs) + (0,) * len(own),
         length=depth,
     )
-    last, outputs = scanned(layer(**fields, name=STACKED), x, *inputs)
+    last, outputs = scanned(layer(**fields, name=STACKED), x, *inputs, *own)
     return [*(outputs[i] for i in range(depth - 1)), last]
 
 

@@ -27,3 +27,9 @@ AttentionOption = Annotated[
     not_architecture,
     "Implementation of attention; the result is the same. splash is for TPUs.",
 ]
+ScanOption = Annotated[bool, not_architecture, "Compile one layer and run it depth times."]
+RematOption = Annotated[
+    Literal["none", "dots", "full"],
+    not_architecture,
+    "Recomputed in the backward pass: nothing, all but dense layers, everything.",
+]

@@ -33,7 +33,14 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.models.attention import attention
 from ssl_jax.models.functional import Net
 from ssl_jax.models.layers import run_layers
-from ssl_jax.models.options import AttentionOption, Count, LayerCount, not_architecture
+from ssl_jax.models.options import (
+    AttentionOption,
+    Count,
+    LayerCount,
+    RematOption,
+    ScanOption,
+    not_architecture,
+)
 
 Array = jax.Array
 
@@ -358,14 +365,8 @@ def text_encoder(
         not_architecture,
         "h: the mean of the tokens, the first token, or the pooler's output (sentence pairs).",
     ] = "mean",
-    scan_layers: Annotated[
-        bool, not_architecture, "Compile one layer and run it depth times."
-    ] = False,
-    remat: Annotated[
-        Literal["none", "dots", "full"],
-        not_architecture,
-        "Recomputed in the backward pass: nothing, all but dense layers, everything.",
-    ] = "none",
+    scan_layers: ScanOption = False,
+    remat: RematOption = "none",
     attention: AttentionOption = "auto",
     dtype: Any = jnp.float32,
 ) -> TextEncoder:

@@ -36,7 +36,15 @@ from flax import linen as nn
 from ssl_jax.config.fields import below_one, between, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.attention import attention
-from ssl_jax.models.options import AttentionOption, Count, LayerCount, not_architecture
+from ssl_jax.models.layers import run_layers
+from ssl_jax.models.options import (
+    AttentionOption,
+    Count,
+    LayerCount,
+    RematOption,
+    ScanOption,
+    not_architecture,
+)
 from ssl_jax.models.positions import FIXED_POSITIONS, LearnedPositions, sincos_positions
 
 Array = jax.Array
@@ -137,18 +145,32 @@ class LayerScale(nn.Module):
         return x * scale.astype(x.dtype)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: drops a branch for some examples (Huang et al. 2016)."""
+
+    @nn.compact
+    def __call__(self, x: Array, survival: float | Array) -> Array:
+        """x / survival for a share `survival` of the examples, 0 for the others; `[n t d]`."""
+        if isinstance(survival, float) and survival == 1:
+            return x
+        # One random number for each example, broadcast over tokens and channels.
+        shape = (x.shape[0], 1, 1)
+        is_kept = jax.random.bernoulli(self.make_rng("dropout"), survival, shape)
+        return jnp.where(is_kept, x / jnp.asarray(survival, x.dtype), jnp.zeros_like(x))
+
+
 class Layer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
       num_heads, mlp_ratio, layer_scale, qkv_bias, kernel_init, attention, dtype, feed_forward: see
         `ViT`.
-      drop_path: probability with which an example skips a branch.
+      drop_path: whether examples skip branches.
     """
 
     num_heads: int
     mlp_ratio: float
-    drop_path: float
+    drop_path: bool
     layer_scale: float | None
     qkv_bias: bool
     kernel_init: str
@@ -157,7 +179,10 @@ class Layer(nn.Module):
     feed_forward: str = "mlp"
 
     @nn.compact
-    def __call__(self, x: Array, segment: Array | None = None, *, train: bool) -> Array:
+    def __call__(
+        self, x: Array, segment: Array | None = None, survival: float | Array = 1.0
+    ) -> Array:
+        """Tokens `[n t d]`; with `drop_path` a branch counts for a share `survival` of the n."""
         attend = Attention(
             self.num_heads, self.qkv_bias, self.kernel_init, self.attention, self.dtype, name="attn"
         )
@@ -168,9 +193,9 @@ class Layer(nn.Module):
             y = branch(layer_norm(self.dtype, name=f"norm{i}")(x))
             if self.layer_scale is not None:
                 y = LayerScale(self.layer_scale, name=f"ls{i}")(y)
-            # One random number for each example, broadcast over tokens and channels.
-            skip = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)
-            x = x + skip(y)
+            if self.drop_path:  # the name sets the random stream
+                y = DropPath(name=f"Dropout_{i - 1}")(y, survival)
+            x = x + y
         return x
 
 
@@ -225,6 +250,7 @@ class ViT(nn.Module):
       layer_scale: initial value of LayerScale; None: no LayerScale.
       qkv_bias: biases of query, key and value.
       kernel_init: "xavier" or "normal".
+      scan_layers, remat: see `ssl_jax.models.layers`.
       attention: implementation, see `ssl_jax.models.attention`.
       dtype: dtype of activations and arithmetic.
     """
@@ -246,6 +272,8 @@ class ViT(nn.Module):
     layer_scale: float | None = None
     qkv_bias: bool = True
     kernel_init: str = "xavier"
+    scan_layers: bool = False
+    remat: str = "none"
     attention: str = "auto"
     dtype: Any = jnp.float32
 
@@ -320,27 +348,32 @@ class ViT(nn.Module):
         if keep_mask is not None:
             real = jnp.pad(keep_mask, ((0, 0), (first, 0)), constant_values=True)
             segment = real.astype(jnp.int32)
-        out = {}
-        for i in range(self.depth):
-            rising = self.drop_path * i / max(self.depth - 1, 1)
-            layer = Layer(
-                num_heads=self.num_heads,
-                mlp_ratio=self.mlp_ratio,
-                drop_path=self.drop_path if self.uniform_drop_path else rising,
-                layer_scale=self.layer_scale,
-                qkv_bias=self.qkv_bias,
-                kernel_init=self.kernel_init,
-                attention=self.attention,
-                dtype=self.dtype,
-                feed_forward=self.feed_forward,
-                name=f"layer{i + 1}",
-            )
-            x = out[f"layer{i + 1}"] = layer(x, segment, train=train)
+        names = ("num_heads", "mlp_ratio", "layer_scale", "qkv_bias", "kernel_init", "attention",
+                 "dtype", "feed_forward")  # fmt: skip
+        fields = {name: getattr(self, name) for name in names}
+        layers = run_layers(
+            Layer,
+            {**fields, "drop_path": train and self.drop_path > 0},
+            x,
+            segment,
+            depth=self.depth,
+            scan=self.scan_layers,
+            remat=self.remat,
+            each=self._survival(),
+        )
+        out = {f"layer{i}": x for i, x in enumerate(layers, start=1)}
+        x = layers[-1]
         x = layer_norm(jnp.float32, name="norm")(x)
         tokens = out["patch_tokens"] = x[:, first:]
         where = None if keep_mask is None else keep_mask[:, :, None]
         h = out["h"] = x[:, 0] if self.pool == "cls" else jnp.mean(tokens, axis=1, where=where)
         return h, out
+
+    def _survival(self) -> list[float]:
+        """The probability with which an example takes a branch, of each layer."""
+        if self.uniform_drop_path:
+            return [1 - self.drop_path] * self.depth
+        return [1 - self.drop_path * i / max(self.depth - 1, 1) for i in range(self.depth)]
 
 
 def layer_norm(dtype: Any, name: str | None) -> nn.LayerNorm:
@@ -412,6 +445,8 @@ def vit(
     kernel_init: Annotated[
         Literal["xavier", "normal"], not_architecture, "Initialiser of the kernels."
     ] = "xavier",
+    scan_layers: ScanOption = False,
+    remat: RematOption = "none",
     attention: AttentionOption = "auto",
     dtype: Any = jnp.float32,
 ) -> ViT:
@@ -444,6 +479,8 @@ def vit(
         layer_scale=layer_scale,
         qkv_bias=qkv_bias,
         kernel_init=kernel_init,
+        scan_layers=scan_layers,
+        remat=remat,
         attention=attention,
         dtype=dtype,
     )

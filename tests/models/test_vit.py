@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path, is_stacked, replace
 from ssl_jax.models import Net, count_parameters, make_encoder, vit
+from ssl_jax.models.layers import restack
 from ssl_jax.models.positions import resize_positions, sincos_positions
 from ssl_jax.models.vit import layer_norm
 from tests.marks import slow_unless
@@ -407,6 +409,50 @@ def test_drop_path_rises_linearly_over_the_layers():
         change = np.abs(np.asarray(out[f"layer{i}"]) - np.asarray(out[f"layer{i - 1}"]))
         skipped = np.mean(change.max((1, 2)) == 0)
         assert abs(skipped - rate**2) < 4 * math.sqrt(rate**2 / 2000), i
+
+
+@pytest.mark.parametrize(
+    "remat", slow_unless(lambda remat: remat == "full", ["none", "dots", "full"])
+)
+def test_scanned_layers_equal_unrolled_ones(remat):
+    """Outputs and gradients, with registers, masked patches and padding."""
+    options = dict(num_registers=1, mask_token=True, layer_scale=0.5)
+    plain, scanned = tiny(**options), tiny(**options, scan_layers=True, remat=remat)
+    params = drawn(plain)
+    shapes, _ = jax.eval_shape(scanned.init, jax.random.key(0), IMAGES)
+    stacked = replace(shapes, restack(by_path(params), by_path(shapes)))
+    assert all(x.shape[0] == 3 for path, x in by_path(shapes).items() if is_stacked(path))
+    keep_mask = np.array([[1, 1, 0], [1, 1, 1], [1, 0, 0]], bool)
+    inputs = IMAGES, np.array([[0, 3, 5]] * 3), keep_mask, np.eye(3, 6, dtype=bool)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def values_and_gradient(net, params):
+        def loss(params):
+            (h, out), _ = net.apply(params, {}, *inputs, train=True, key=jax.random.key(0))
+            return jnp.sum(jnp.sin(h)) + jnp.sum(out["layer2"] ** 2), out
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    grads, out = values_and_gradient(plain, params)
+    stacked_grads, scanned_out = values_and_gradient(scanned, stacked)
+    for name, x in out.items():
+        np.testing.assert_allclose(scanned_out[name], x, rtol=1e-4, atol=1e-5, err_msg=name)
+    back = restack(by_path(stacked_grads), by_path(grads))
+    assert back.keys() == by_path(grads).keys()
+    for path, grad in by_path(grads).items():
+        np.testing.assert_allclose(back[path], grad, rtol=1e-3, atol=1e-4, err_msg=path)
+
+
+def test_stacked_layers_drop_branches_at_rising_rates():
+    net = tiny(dim=4, num_heads=1, drop_path=0.6, scan_layers=True, remat="full")
+    params = drawn(net)
+    _, out = apply(net, params, np.repeat(IMAGES[:1], 2000, axis=0), train=True,
+                   key=jax.random.key(1))  # fmt: skip
+    for i, rate in ((2, 0.3), (3, 0.6)):
+        change = np.abs(np.asarray(out[f"layer{i}"]) - np.asarray(out[f"layer{i - 1}"]))
+        skipped = np.mean(change.max((1, 2)) == 0)
+        assert abs(skipped - rate**2) < 4 * math.sqrt(rate**2 / 2000), i
+    assert len(np.unique(np.asarray(out["layer1"]).round(4), axis=0)) == 1  # the first drops none
 
 
 def test_bfloat16_stays_close_and_norms_in_float32():

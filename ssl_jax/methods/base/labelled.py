@@ -38,7 +38,7 @@ from ssl_jax.models.classifier import Classifier, TextHead, make_classifier
 from ssl_jax.tasks.registry import TASKS
 
 # Parameters of a ViT in the group "embed".
-_EMBED = ("patch_embed", "cls_token", "pos_embed")
+_EMBED = ("patch_embed", "cls_token", "register_tokens", "mask_token", "pos_embed")
 _DROPOUT = 0.1  # default of the heads of BERT and RoBERTa
 
 
