@@ -36,7 +36,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data", None, "Data set, e.g. folder:/path; default: the run's own.")
     flags.DEFINE_string("split", "all", "Split to embed, e.g. test or train[:1000].")
     flags.DEFINE_string("output", None, "File to write: .npz or .parquet.")
-    flags.DEFINE_list("features", ["h"], "Which features to write, e.g. h,z.")
+    flags.DEFINE_list("features", ["h"], "Which features to write, e.g. h,z,last4/mean.")
 
 
 def main() -> int:
@@ -59,7 +59,10 @@ def main() -> int:
     )
     names = tuple(options.features)
     with jax.set_mesh(experiment.mesh):
-        features = prober.features(lambda batch: _select(encoder.encode(batch), names), source)
+        model = experiment.model(encoder.weights)
+        features = prober.features(
+            lambda batch: _select(model.outputs(batch, names), names), source
+        )
     columns = _columns(features, source, names)
     if jax.process_index() == 0:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,9 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "evals", None, f"Of {', '.join(evals.names())}; default: those of the config."
     )
+    flags.DEFINE_string(
+        "feature", "h", "Output of the method to evaluate, e.g. z, last1/mean or last4/cls_mean."
+    )
     flags.DEFINE_string("train_split", None, "Split to fit on; default: the config's.")
     flags.DEFINE_string("test_split", None, "Split to score; default: the config's.")
 
@@ -74,7 +77,7 @@ def main() -> int:
                 )
         by_number = prober.classes_by_number and any(one.of_run_classes for one in chosen)
         errors: dict[str, Exception] = {}
-        values = prober.evaluate(model, chosen, on_error=errors.__setitem__)
+        values = prober.evaluate(model, chosen, options.feature, on_error=errors.__setitem__)
         if errors and not values:
             raise next(iter(errors.values()))
         for name, error in errors.items():

@@ -30,6 +30,7 @@ import jax
 from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.items import Item
+from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.tree_paths import by_path, replace
 
@@ -232,6 +233,16 @@ class Method(abc.ABC):
         labels also returns its predictions; predicted classes are int32. `batch["image"]` is a
         uint8 canvas [n h w c] as the data source returns it.
         """
+
+    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
+        """The outputs of the encoder's layers in evaluation mode, for probes.
+
+        Optional; the default has none. Names begin with "layer" or "stage" and end with the number
+        of the layer, from 1, see `ssl_jax.core.layer_outputs`. Only the outputs that a probe
+        selects are computed.
+        """
+        del w, batch
+        return {}
 
     def constrain(self, params: PyTree) -> PyTree:
         """Projects parameters onto their constraint set, e.g. prototypes of unit length.

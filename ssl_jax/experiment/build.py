@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import data, optim, parallel
 from ssl_jax.config import Length
+from ssl_jax.core import layer_outputs
 from ssl_jax.core import method as method_lib
 from ssl_jax.evals.model import Model
 from ssl_jax.experiment import evaluated, gradient_cache, train_step
@@ -173,6 +174,7 @@ class Experiment:
             method=self.method,
             weights=w,
             held_out=functools.partial(self.held_out, w),
+            layer_outputs=functools.partial(self.layer_outputs, w),
         )
 
     @functools.cached_property
@@ -199,6 +201,34 @@ class Experiment:
     def features(self) -> Callable[[method_lib.Weights, Any], dict[str, jax.Array]]:
         """(weights, batch) -> the method's features, jitted."""
         return jax.jit(self.method.features)
+
+    @functools.cached_property
+    def layer_outputs(self) -> Callable[..., dict[str, jax.Array]]:
+        """(weights, batch, names) -> the outputs of layers with these names, jitted."""
+
+        @functools.partial(jax.jit, static_argnums=2)
+        def apply(
+            w: method_lib.Weights, batch: Any, names: tuple[str, ...]
+        ) -> dict[str, jax.Array]:
+            layers = self.method.layers(w, batch)
+            return {name: layer_outputs.select(layers, name) for name in names}
+
+        return apply
+
+    def output_shapes(self, spec: method_lib.DataSpec, names: Collection[str]) -> dict[str, Any]:
+        """Shapes of the method's features of one example, and of the named outputs of layers.
+
+        Args:
+          spec: the data to encode.
+          names: outputs; those that are not outputs of layers are ignored.
+
+        Raises:
+          UserError: the encoder lacks a named layer.
+        """
+        w, batch = self.abstract_state.weights, spec.batch(1)
+        names = tuple(sorted(name for name in names if layer_outputs.is_layer_output(name)))
+        shapes = dict(jax.eval_shape(self.method.features, w, batch))
+        return shapes | (self.layer_outputs.eval_shape(w, batch, names) if names else {})
 
 
 def _overrides(method: method_lib.Method, name: str) -> bool:

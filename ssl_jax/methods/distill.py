@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from ssl_jax.config.fields import between, fraction, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item
+from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -37,6 +38,7 @@ from ssl_jax.losses.classification import cross_entropy, distillation
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.classifier import Classifier, make_classifier
+from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.options import MAX_LAYERS
 
 
@@ -120,6 +122,11 @@ class Distill(Method):
         x = self.view.evaluate(batch)
         (h, logits), _ = self.student.apply(w.params, w.buffers, x, train=False)
         return {"h": h, "logits": logits}
+
+    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
+        """The layers of the student."""
+        x = self.view.evaluate(batch)
+        return encoder_layers(self.student.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def nets(self) -> dict[str, Net]:
         """The nets of the student, and the encoder of the teacher, whose weights are buffers."""

@@ -32,6 +32,7 @@ from ssl_jax import losses
 from ssl_jax.config.fields import fraction, not_negative, positive, positive_fraction
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
+from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -46,6 +47,7 @@ from ssl_jax.core.method import (
 )
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder, make_predictor
+from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.patches import patch_grid, patchify, unpatchify
 from ssl_jax.models.vit import ViT
 from ssl_jax.optim import linear_ema
@@ -214,6 +216,10 @@ class IJEPA(Method):
         x = self.view.evaluate(batch)
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         return {"h": h.astype(jnp.float32)}
+
+    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
+        x = self.view.evaluate(batch)
+        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         """The context and the targets of some images."""

@@ -30,6 +30,7 @@ from ssl_jax import losses
 from ssl_jax.config.fields import open_fraction
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
+from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -43,6 +44,7 @@ from ssl_jax.core.method import (
 )
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder, make_patch_decoder
+from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.patches import patch_grid, patch_statistics, patchify, random_order, unpatchify
 from ssl_jax.models.vit import ViT
 from ssl_jax.views import to_show
@@ -159,6 +161,10 @@ class MAE(Method):
         x = self.view.evaluate(batch)
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         return {"h": h.astype(jnp.float32)}
+
+    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
+        x = self.view.evaluate(batch)
+        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         """The visible patches, and the reconstruction by the decoder."""

@@ -134,9 +134,14 @@ def _known(experiment: Experiment, prober: Prober, evaluations: Sequence[Evaluat
       UserError: the model cannot encode the data.
     """
     weights, spec = experiment.abstract_state.weights, prober.test.spec.evaluated
+    names = {
+        evaluation.feature_of(feature)
+        for evaluation in evaluations
+        for feature in experiment.config.eval.features
+    }
     held_out = ()
     try:
-        outputs = jax.eval_shape(experiment.method.features, weights, spec.batch(1))
+        outputs = experiment.output_shapes(spec, names)
         if any(evaluation.name == "held_out" for evaluation in evaluations):
             held_out = tuple(jax.eval_shape(experiment.held_out, weights, spec.batch(1)))
     except Exception as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import jax
 from ml_collections import ConfigDict
 
 from ssl_jax import evals
@@ -32,8 +31,9 @@ def check_evaluations(experiment: Experiment) -> None:
     final = evals.load_all(section.final_names, section)
     for evaluation in all_evaluations:
         evaluation.check_applies(experiment.method, experiment.spec)
-    state, spec = experiment.abstract_state, experiment.spec.evaluated
-    outputs = jax.eval_shape(experiment.method.features, state.weights, spec.batch(1))
+    spec = experiment.spec.evaluated
+    names = {one.feature_of(feature) for one in all_evaluations for feature in features}
+    outputs = experiment.output_shapes(spec, names)
     targets = spec.arrays
     check_features(all_evaluations, outputs, targets=targets)
     for feature in features:

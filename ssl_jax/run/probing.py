@@ -325,7 +325,7 @@ class Prober:
         metrics = {}
         of_features = [evaluation for evaluation in possible if not evaluation.of_model]
         if of_features:
-            metrics = self._evaluate_features(model.features, of_features, feature, on_error)
+            metrics = self._evaluate_features(model, of_features, feature, on_error)
         for evaluation in possible:
             if not evaluation.of_model:
                 continue
@@ -339,7 +339,7 @@ class Prober:
 
     def _evaluate_features(
         self,
-        encode: Encode,
+        model: Model,
         evaluations: Sequence[Evaluation],
         feature: str,
         on_error: Callable[[str, Exception], None],
@@ -347,7 +347,7 @@ class Prober:
         train = None
         if fitted := [evaluation for evaluation in evaluations if evaluation.fits]:
             try:
-                train = self._features_for(encode, fitted, feature, self.train, self.train_subset())
+                train = self._features_for(model, fitted, feature, self.train, self.train_subset())
             except Exception as error:
                 for evaluation in fitted:
                     on_error(evaluation.name, error)
@@ -355,7 +355,7 @@ class Prober:
         if not evaluations:
             return {}
         try:
-            test = self._features_for(encode, evaluations, feature, self.test)
+            test = self._features_for(model, evaluations, feature, self.test)
         except Exception as error:
             for evaluation in evaluations:
                 on_error(evaluation.name, error)
@@ -376,7 +376,7 @@ class Prober:
 
     def _features_for(
         self,
-        encode: Encode,
+        model: Model,
         evaluations: Sequence[Evaluation],
         feature: str,
         source: data.Source,
@@ -384,7 +384,7 @@ class Prober:
     ) -> Features:
         """The features and targets of one split that `evaluations` take."""
         targets = {LABEL}.union(*(evaluation.needs for evaluation in evaluations))
-        encode = _selected(encode, evaluations, feature)
+        encode = _selected(model, evaluations, feature)
         return self.features(encode, source, subset, sorted(targets))
 
     def evaluate_changed(
@@ -407,7 +407,7 @@ class Prober:
         loaded = evals.load_all(evaluations, self.config.eval)
         train, test = (
             features_lib.extract(
-                _selected(model.features, loaded, feature),
+                _selected(model, loaded, feature),
                 map(change, self.batches(source, subset)),
                 gather=parallel.gather,
             )
@@ -444,12 +444,12 @@ def _raise(name: str, error: Exception) -> None:
     raise error
 
 
-def _selected(encode: Encode, evaluations: Sequence[Evaluation], feature: str) -> Encode:
-    """`encode`, limited to the outputs that evaluations take; the others may not fit in memory."""
+def _selected(model: Model, evaluations: Sequence[Evaluation], feature: str) -> Encode:
+    """A function batch -> the outputs that evaluations take; the others may not fit in memory."""
     needed = sorted({evaluation.feature_of(feature) for evaluation in evaluations})
 
     def selected(batch: Any) -> dict[str, jax.Array]:
-        outputs = encode(batch)
+        outputs = model.outputs(batch, needed)
         check_features(evaluations, outputs, feature)
         return {name: outputs[name] for name in needed}
 

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from ssl_jax.config.fields import below_one
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item, TokenVectors
+from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.methods.base.one_text import OneText, make_one_text
 from ssl_jax.methods.base.one_view import OneView, make_one_view
@@ -35,6 +36,7 @@ from ssl_jax.modalities.image import IMAGE
 from ssl_jax.modalities.text import TEXT
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.classifier import Classifier, TextHead, make_classifier
+from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.tasks.registry import TASKS
 
 # Parameters of a ViT in the group "embed".
@@ -109,6 +111,11 @@ class Labelled(Method):
             train=train and not self.hyper.freeze_encoder,
             key=key,
         )
+
+    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
+        params = {**w.params, **w.buffers.get("frozen", {})}
+        x = self.view.evaluate(batch)
+        return encoder_layers(self.classifier.encoder, params["encoder"], w.buffers["encoder"], x)
 
     def nets(self) -> dict[str, Net]:
         return self.classifier.nets()

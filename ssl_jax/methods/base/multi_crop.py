@@ -21,8 +21,10 @@ from ssl_jax import modalities
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.families import MAIN
 from ssl_jax.core.items import Images, Item
+from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.models import Net, make_encoder
+from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.views import FamiliesAndEval, families_and_eval, family_images, to_show
 
 
@@ -108,6 +110,10 @@ class MultiCrop(Method):
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
+
+    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
+        x = self.families.eval_view(batch["image"])
+        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def views_line(self) -> str:
         """Describes, for `preflight`, the views of each family and the number of pairs."""
