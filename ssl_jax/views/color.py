@@ -38,6 +38,11 @@ def _luma(planes: Planes) -> Array:
     return sum(terms)  # type: ignore[return-value]  # never empty
 
 
+def grey(lines: Float[Array, "n h c w"]) -> Float[Array, "n h 1 w"]:
+    """The luma of each pixel of lines with 1 or 3 channels."""
+    return _luma(_planes(lines))[:, :, None]
+
+
 def _unit(x: Array) -> Array:
     return jnp.clip(x, 0, 1)
 
@@ -184,8 +189,7 @@ def grayscale(
 ) -> Float[Array, "n h c w"]:
     """With probability p, all channels become the luma (SimCLR, App. A: colour drop)."""
     apply = per_image(uniforms(keys, 1)[0] < p)
-    grey = _luma(_planes(lines))[:, :, None]  # [n h 1 w]
-    return jnp.where(apply, grey, lines)
+    return jnp.where(apply, grey(lines), lines)
 
 
 @image_op

@@ -33,7 +33,7 @@ from jax.typing import DTypeLike
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.families import MAIN, array_name, host_families
 from ssl_jax.views.image import TrainAndEval, make_views, train_and_eval
-from ssl_jax.views.recipe import Recipe, read_families, read_recipes
+from ssl_jax.views.recipe import normalization, read_families, read_recipes
 
 Images = jax.Array | Mapping[str, jax.Array]
 
@@ -172,22 +172,17 @@ def families_and_eval(
     main_views: TrainAndEval = train_and_eval(
         _top_level(views_config), images[main], num_views=num_views, dtype=dtype
     )
-    normalize = _normalize(read_recipes(_top_level(views_config), num_views)[0])
+    statistics = normalization(read_recipes(_top_level(views_config), num_views)[0])
     for name, count in counts.items():
         if name != main and any(
-            _normalize(steps) != normalize for steps in read_recipes(views_config, count, name)
+            normalization(steps) != statistics for steps in read_recipes(views_config, count, name)
         ):
             raise UserError(
-                f"views.families.{name} must end in the same normalize as views, because one "
+                f"views.families.{name} must have the same normalize as views, because one "
                 "encoder gets all of them"
             )
     shapes = {name: views[name].shape[1:] for name in counts}
     return FamiliesAndEval(shapes, recipe, main_views.eval_view, main_views.normalization)
-
-
-def _normalize(steps: Recipe) -> dict[str, Any] | None:
-    """The parameters of `normalize` at the end of a recipe; None: it has no `normalize`."""
-    return dict(steps[-1].parameters) if steps and steps[-1].op == "normalize" else None
 
 
 def _top_level(views_config: Mapping[str, Any]) -> dict[str, Any]:

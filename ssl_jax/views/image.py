@@ -32,6 +32,7 @@ from jax.typing import DTypeLike
 from ssl_jax.core.errors import UserError
 from ssl_jax.views.affine import random_affine
 from ssl_jax.views.color import color_jitter, grayscale, normalize, solarize, standardize
+from ssl_jax.views.erasing import random_erasing
 from ssl_jax.views.filters import cutout, gaussian_blur, gaussian_noise, sobel
 from ssl_jax.views.geometry import (
     center_crop,
@@ -46,11 +47,13 @@ from ssl_jax.views.geometry import (
     sample_crops,
     sample_flips,
 )
+from ssl_jax.views.rand_augment import rand_augment
 from ssl_jax.views.recipe import (
     OPS,
     Recipe,
     Step,
     default_parameters,
+    normalization,
     read_families,
     read_recipes,
 )
@@ -69,7 +72,9 @@ __all__ = [
     "grayscale",
     "make_views",
     "normalize",
+    "rand_augment",
     "random_affine",
+    "random_erasing",
     "random_resized_crop",
     "random_rotate90",
     "resize",
@@ -290,7 +295,7 @@ def train_and_eval(
     num_views: int,
     dtype: DTypeLike = jnp.float32,
 ) -> TrainAndEval:
-    """Makes training and evaluation views. If the recipe ends in `normalize`, both are normalised.
+    """Makes training and evaluation views. If the recipe has `normalize`, both are normalised.
 
     Args:
       views_config, num_views, dtype: as in `make_views`.
@@ -301,10 +306,10 @@ def train_and_eval(
     """
     recipe = make_views(views_config, num_views=num_views, dtype=dtype)
     size = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), image).shape[2:4]
-    steps = read_recipes(views_config, num_views)[0]
+    statistics = normalization(read_recipes(views_config, num_views)[0])
     mean = std = None
-    if steps and steps[-1].op == "normalize":
-        mean, std = (tuple(steps[-1].parameters[name]) for name in ("mean", "std"))
+    if statistics is not None:
+        mean, std = (tuple(statistics[name]) for name in ("mean", "std"))
     evaluation_view = functools.partial(
         eval_view, size=size, crop_fraction=1.0, mean=mean, std=std, dtype=dtype
     )

@@ -15,13 +15,14 @@ a slice of contiguous vectors. `image_op` wraps an op on lines as an op on image
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.config.fields import fraction
+from ssl_jax.core.batch_axes import ROWS, on_each_device, shards
 
 Probability = Annotated[float, fraction, "Probability that a view is changed."]
 
@@ -68,3 +69,31 @@ def between(u: jax.Array, low: float, high: float) -> jax.Array:
 def per_image(values: jax.Array) -> jax.Array:
     """`[n]` -> `[n 1 1 1]`, to broadcast against images or lines."""
     return values[:, None, None, None]
+
+
+def switch(choice: jax.Array, branches: Sequence[Callable[..., Any]], *rows: jax.Array) -> Any:
+    """Row i of the results is `branches[choice[i]](*row i of each of rows)`.
+
+    A CPU takes one image after the other and computes its branch only. Accelerators compute all
+    branches for all images together, and select.
+
+    Args:
+      choice: int `[n]`.
+      branches: functions of single rows, with results of equal shapes.
+      *rows: arrays `[n ...]`.
+    """
+
+    def run_one(row: tuple[jax.Array, ...]) -> Any:
+        return jax.lax.switch(row[0], branches, *row[1:])
+
+    def run_all(*rows: jax.Array) -> Any:
+        return jax.vmap(lambda *row: run_one(row))(*rows)
+
+    def loop(*rows: jax.Array) -> Any:
+        return jax.lax.map(run_one, rows)
+
+    # A loop over sharded rows would gather them: each device has a loop of its own.
+    if len(choice) % shards():
+        return run_all(choice, *rows)
+    loops = on_each_device(loop, (ROWS,) * (1 + len(rows)), ROWS)
+    return jax.lax.platform_dependent(choice, *rows, cpu=loops, default=run_all)

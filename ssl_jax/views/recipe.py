@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from ssl_jax.config import fields
 from ssl_jax.config.fields import LEFT_OUT, Bound, Key, Section, between
 from ssl_jax.core.errors import UserError
-from ssl_jax.views import affine, color, filters, geometry
+from ssl_jax.views import affine, color, erasing, filters, geometry, rand_augment
 
 OPS: Mapping[str, Callable] = MappingProxyType(
     {
@@ -29,18 +29,31 @@ OPS: Mapping[str, Callable] = MappingProxyType(
             filters.gaussian_noise,
             filters.sobel,
             filters.cutout,
+            rand_augment.rand_augment,
             color.normalize,
+            erasing.random_erasing,
         )
     }
 )
+
+
+def _in_order(names: Sequence[str]) -> bool:
+    """Whether `normalize` and `random_erasing`, if they are there, are the last ops."""
+    names = list(names)
+    for last in ("random_erasing", "normalize"):
+        if names[-1:] == [last]:
+            names.pop()
+    return not {"random_erasing", "normalize"} & set(names)
+
+
 # The parameters of each op that a config may override; only those that it sets.
 _CHANGES = {name: Key(fields.section(op).partial(), LEFT_OUT) for name, op in OPS.items()}
 _OPS = Key(
     Annotated[
         tuple[Literal[tuple(OPS)], ...],  # type: ignore[misc]  # known at run time
         Bound(
-            "normalize last, as the others expect values in [0, 1]",
-            lambda names: "normalize" not in names[:-1],
+            "normalize last, as the others expect values in [0, 1]; random_erasing after it",
+            lambda names: _in_order(names),
         ),
     ],
     LEFT_OUT,
@@ -79,6 +92,11 @@ class Step:
 
 
 Recipe = tuple[Step, ...]
+
+
+def normalization(recipe: Recipe) -> Mapping[str, Any] | None:
+    """The parameters of a recipe's `normalize`; None: it has none, and views are in [0, 1]."""
+    return next((step.parameters for step in recipe if step.op == "normalize"), None)
 
 
 def default_parameters() -> dict[str, dict[str, Any]]:

@@ -124,7 +124,10 @@ def test_the_evaluation_view_is_as_large_as_the_main_family():
             {"count": 2, "overrides": {"2": {}}},
             r"views\.families\.local\.overrides\.2 names no view: there are 2",
         ),
-        ({"count": 2, "ops": ("normalize",)}, r"views\.families\.local must end in the same"),
+        (
+            {"count": 2, "ops": ("normalize",)},
+            r"views\.families\.local must have the same normalize",
+        ),
     ],
 )
 def test_mistakes_are_named_with_their_path(local, message):

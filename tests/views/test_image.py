@@ -158,7 +158,9 @@ EVERY_OP = (  # an order that suits all of them, and not the one they are listed
     "gaussian_noise",
     "resize",
     "center_crop",
+    "rand_augment",
     "normalize",
+    "random_erasing",
 )
 EVERY_CONFIG = {
     "ops": EVERY_OP,
@@ -168,6 +170,8 @@ EVERY_CONFIG = {
     "resize": {"size": 20},
     "center_crop": {"size": 16},
     "normalize": {"mean": (0.5,), "std": (0.25,)},
+    "rand_augment": {"operations": ("rotate", "equalize"), "method": "bilinear"},
+    "random_erasing": {"fill": "zero", "p": 0.5},
 }
 
 
@@ -203,7 +207,8 @@ def compile_on(devices, function, images, **options):
     whole = NamedSharding(mesh, jax.P())
     jitted = jax.jit(function, in_shardings=(whole, batch), out_shardings=batch)
     each = keys(len(images))
-    compiled = jitted.lower(each, images).compile()
+    with jax.set_mesh(mesh):
+        compiled = jitted.lower(each, images).compile()
     return compiled, compiled(jax.device_put(each, whole), jax.device_put(images, batch))
 
 
