@@ -2,8 +2,8 @@
 
 On the training set's own labels, or on another data set with --data; a model of labelled texts is
 scored by what it predicts. Prints a table and writes workdir/evaluations/<step>_<data>.json, with
-_<weights> at the end of the name where --weights are others than those that the run evaluates. An
-evaluation that fails costs its own metrics; the exit code is 1 then.
+_<weights> or _<feature> at the end of the name where --weights or --feature are others than those
+that the run evaluates. An evaluation that fails costs its own metrics; the exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -99,12 +99,15 @@ def main() -> int:
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
         if options.weights not in (None, config.eval.weights):
             name += f"_{options.weights}"
+        if options.feature != "h":
+            name += "_" + options.feature.replace("/", "-")
         path = epath.Path(options.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "step": encoder.step,
             "data": prober.dataset,
             "weights": options.weights or config.eval.weights,
+            "feature": options.feature,
             **values,
         }
         if errors:

@@ -9,8 +9,8 @@
     last4/cls_mean   class tokens of the last four layers, mean of the last   [n 5d]
 
 The layers of convolutional nets are "stage1", "stage2", ...; their patches are the positions of the
-feature map, and they have no class token. The last two rows are the inputs of the linear probes of
-I-JEPA (Assran et al. 2023, App. A) and of DINOv2 (Oquab et al. 2023, App. B.3).
+feature map, and they have no class token. DINO's linear probe takes last4/cls, I-JEPA's last4/mean,
+and DINOv2's the best of last1 and last4 with cls and cls_mean.
 """
 
 from __future__ import annotations

@@ -205,6 +205,13 @@ def check_features(
                 f"{'eval.features' if needed == feature != 'h' else where}"
             )
         rank = len(outputs[needed].shape)
+        if evaluation.takes_tokens:
+            if rank != 3:
+                raise UserError(
+                    f"eval.{name}.feature is {needed!r}, which is no output with one vector a "
+                    "patch; use last1/patches, or layer1/patches, stage1/patches, ..."
+                )
+            continue
         if rank not in (2, 3):
             raise UserError(
                 f"evaluation {name!r} takes features [n d] or frames [n t d], and {needed!r} has "

@@ -69,6 +69,11 @@ class Evaluation:
         return not self.of_model or "feature" in self._parameters
 
     @property
+    def takes_tokens(self) -> bool:
+        """Whether it takes all tokens of an example, [n p d], and one target an example."""
+        return getattr(self.module, "TOKENS", False)
+
+    @property
     def automatic(self) -> bool:
         """Whether it runs without being named, if it applies."""
         return getattr(self.module, "AUTOMATIC", False)
@@ -113,7 +118,8 @@ class Evaluation:
         """
         if not hasattr(self.module, "check"):
             return ""
-        return self.module.check(known, **self.options) or ""
+        feature = {"feature": self.feature} if self.takes_tokens else {}
+        return self.module.check(known, **feature, **self.options) or ""
 
     def measures(self, known: Known) -> tuple[str, ...]:
         """Names of the metrics that it will measure on these data."""
@@ -228,12 +234,14 @@ def options_of(name: str) -> fields.Section:
     """
     module = _module(name)
     keys = dict(fields.section(_function(module)).keys)
-    if LABEL in module.NEEDS:
+    if LABEL in module.NEEDS and hasattr(module, "evaluate"):
         doc = "Array of the data to predict: one class per example, or one per frame."
         keys[_TARGET] = fields.Key(str, LABEL, doc)
     if hasattr(module, "evaluate") and not hasattr(module, "FEATURE"):
         doc = "Output of the method to evaluate; None: the outputs of eval.features."
         keys[_FEATURE] = fields.Key(str | None, None, doc)
+    if getattr(module, "TOKENS", False):
+        keys[_FEATURE] = fields.Key(str, module.FEATURE, "Output of the method with the tokens.")
     return fields.Section(keys)
 
 

@@ -223,9 +223,18 @@ class Prober:
             rows[FACTORS] = factors[rows["index"]]
         return rows
 
-    def batches(self, source: data.Source, subset: np.ndarray | None = None) -> Any:
-        """Every example once as global device batches, the last one padded (`mask` False)."""
-        return device_batches(self.config, source, self.mesh, subset)
+    def batches(
+        self,
+        source: data.Source,
+        subset: np.ndarray | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> Any:
+        """The examples, in the order of `subset`, as global device batches.
+
+        The last batch is padded (`mask` False). Default: all examples, and `eval.batch_size`.
+        """
+        return device_batches(self.config, source, self.mesh, subset, batch_size)
 
     def evaluations(
         self, names: Sequence[str], method: Method | None = None
@@ -331,7 +340,10 @@ class Prober:
                 continue
             try:
                 metrics |= evaluation.call(
-                    model=model, prober=self, feature=feature, seed=self.config.seed
+                    model=model,
+                    prober=self,
+                    feature=evaluation.feature_of(feature),
+                    seed=self.config.seed,
                 )
             except Exception as error:
                 on_error(evaluation.name, error)

@@ -229,12 +229,24 @@ def test_an_evaluation_that_fails_costs_its_own_metrics(finished):
     assert done.returncode == 1 and done.stderr.startswith("error: the mlp probe needs 10")
 
 
+def test_probes_of_layers_and_attentive_probe_by_command(finished):
+    flags = ("--evals=attentive,linear", "--feature=last2/mean")
+    done = run_optimised(finished(1), *flags, module="evaluate")
+    assert "attentive" in done.stdout and "linear" in done.stdout
+    values = json.loads((finished(1) / "evaluations" / "30_digits_last2-mean.json").read_text())
+    assert values["feature"] == "last2/mean" and values["attentive/steps"] == 6  # one epoch
+    assert 0.1 < values["linear/top1"] <= 1 and 0 < values["attentive/top1"] <= 1
+    flags = ("--evals=linear", "--feature=last9/mean")
+    done = run_optimised(finished(1), *flags, module="evaluate", check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: there is no output 'last9/mean'")
+    assert "the encoder has 3 layers" in done.stderr
+
+
 def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     workdir = finished(1)
     done = run_optimised(workdir, "--evals=knn,few_shot", module="evaluate")
     assert "kNN" in done.stdout
-    (record,) = (workdir / "evaluations").glob("*.json")
-    values = json.loads(record.read_text())
+    values = json.loads((workdir / "evaluations" / "30_digits.json").read_text())
     assert values["step"] == 30 and 0.1 < values["knn/top1"] <= 1
     final = json.loads((workdir / "results.json").read_text())["results"]["SimCLR"]
     np.testing.assert_allclose(values["knn/top1"], final["knn/top1"], atol=1e-6)
