@@ -34,9 +34,9 @@ _CHECKED = (
 )  # fmt: skip
 jaxtyping.install_import_hook([f"ssl_jax.{name}" for name in _CHECKED], "beartype.beartype")
 
-from tests import jitted_nets  # noqa: E402  below what has to come before jax
+from tests import jitted  # noqa: E402  below what has to come before jax
 
-jitted_nets.install()
+jitted.install()
 
 # A job in the background ignores SIGINT and hands that on to the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -141,7 +141,7 @@ def test_statistics_tell_the_two_ways_to_collapse_apart():
     ):
         got = losses.target_statistics(jnp.float32(3.0), targets)
         np.testing.assert_allclose(got["target_entropy"], entropy, atol=1e-6)
-        np.testing.assert_allclose(got["kl"], 3 - entropy, rtol=1e-6)
+        np.testing.assert_allclose(got["kl"], 3 - entropy, rtol=3e-6)
         np.testing.assert_allclose(got["prototypes_used"], used, rtol=1e-5)
 
 
