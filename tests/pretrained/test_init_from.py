@@ -1,5 +1,6 @@
 """Runs that start from files as others' training scripts leave them, heads and all."""
 
+import functools
 import json
 
 import numpy as np
@@ -26,7 +27,13 @@ ROW_FIRST = dict(VIT, positions="sincos_row_first")
 
 
 def experiment_of(model, **overrides):
-    """A classifier that is to start from something."""
+    """A classifier that is to start from something; one for all tests that ask for the same."""
+    return _experiment_of(tuple(model.items()), tuple(overrides.items()))
+
+
+@functools.cache
+def _experiment_of(model, overrides):
+    model, overrides = dict(model), dict(overrides)
     config = ROWS["supervised"].load(**overrides)
     config = config_lib.apply(config, {f"model.{option}": value for option, value in model.items()})
     config = config_lib.resolve(config)
@@ -35,6 +42,13 @@ def experiment_of(model, **overrides):
 
 def encoder_of(model):
     """(params, buffers, their names in PyTorch -> array) of an encoder."""
+    params, buffers, state = _encoder_of(tuple(model.items()))
+    return params, buffers, dict(state)
+
+
+@functools.cache
+def _encoder_of(model):
+    model = dict(model)
     _, params, buffers = perturbed(SIDE, channels=1, **model)
     grid = by_formula((4, 4), 16, "sincos_row_first").reshape(4, 4, 16)
     return params, buffers, formats.to_torch(params, buffers, sincos=grid)
