@@ -245,6 +245,7 @@ def test_full_disk(tmp_path):
     assert err == "", "one clear error is enough"
 
 
+@pytest.mark.slow
 def test_kill_during_a_save(tmp_path):
     like = {"params": {f"w{i}": jnp.zeros(20_000) for i in range(20)}}
     rng = random.Random(0)

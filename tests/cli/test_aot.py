@@ -63,6 +63,7 @@ def test_json_is_all_that_is_printed_and_figures_are_of_the_slices():
     assert first["seconds"]["compute"] == first["flops"] / 197e12
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_what_does_not_fit_is_an_answer_with_advice_and_exit_code_2():
     done = run(*TINY, *TOO_LARGE, "--topology=v5e:2x2")
@@ -93,6 +94,7 @@ def test_mistakes_are_one_line(arguments, expected):
     assert line.startswith("error: ") and expected in line
 
 
+@pytest.mark.slow
 def test_without_libtpu_it_says_what_to_install():
     hide = "import ssl_jax.hardware.tpu as tpu; tpu.is_installed = lambda: False"
     code = f"{hide}; from ssl_jax.cli import app; app.main()"

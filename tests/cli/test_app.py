@@ -80,6 +80,7 @@ def test_a_wrong_command_line_is_one_line(arguments, message):
     assert message in lines[0]
 
 
+@pytest.mark.slow
 def test_so_it_is_of_a_new_interpreter():
     command = [sys.executable, "-m", "ssl_jax", "train", "stray"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -88,6 +89,7 @@ def test_so_it_is_of_a_new_interpreter():
     assert line.startswith("error: unexpected argument 'stray'")
 
 
+@pytest.mark.slow
 def test_a_workdir_that_the_locale_cannot_name_is_refused_at_once(tmp_path):
     """In the locale C, checkpoints below it could not be written."""
     workdir, config = tmp_path / "grün", "--config=configs/simclr.py:digits"
@@ -128,6 +130,7 @@ def test_a_workdir_that_is_no_run(module, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_what_takes_seconds_to_import_waits_until_it_is_needed():
     code = (
         "import sys; import ssl_jax.cli.train; from ssl_jax import evals; "

@@ -31,6 +31,7 @@ def content(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.name[0] != "."}
 
 
+@pytest.mark.slow
 def test_from_files_to_batches(tmp_path):
     documents = write_corpus(tmp_path / "a.txt", 50)
     (tmp_path / "vocab.txt").write_text("\n".join(VOCAB))

@@ -339,6 +339,7 @@ def is_alive(pid):
 linux_only = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads /proc")
 
 
+@pytest.mark.slow
 @linux_only
 def test_a_program_may_end_in_the_middle_of_a_stream(tmp_path, folder):
     """Without closing it: no hang, no worker left, no complaint from anyone."""
@@ -350,6 +351,7 @@ def test_a_program_may_end_in_the_middle_of_a_stream(tmp_path, folder):
     assert not is_alive(worker)
 
 
+@pytest.mark.slow
 @linux_only
 def test_workers_outlive_signals_but_not_their_parent(tmp_path, folder):
     """A signal to the whole process group leaves the stream running until the program has saved;
@@ -367,6 +369,7 @@ def test_workers_outlive_signals_but_not_their_parent(tmp_path, folder):
     assert not is_alive(worker)
 
 
+@pytest.mark.slow
 def test_workers_leave_the_accelerators_alone():
     """They set JAX to the CPU before it can look for devices."""
     code = (

@@ -108,6 +108,7 @@ TEXT = (
 )
 
 
+@pytest.mark.slow
 def test_a_language_model_trains_is_scored_on_held_out_text_and_reported(tmp_path):
     arguments = (*TEXT, f"--config.data.options.cache_dir={tmp_path}/cache")
     output = run(tmp_path / "run", *arguments).stdout
@@ -218,6 +219,7 @@ def test_a_non_finite_loss_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_p
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_costs_its_own_metrics(finished):
     few = ("--evals=knn,mlp", "--train_split=train[:5]")
     done = run_optimised(finished(1), *few, module="evaluate", check=False)

@@ -60,6 +60,7 @@ def test_a_language_models_step_is_its_analytic_count(changes):
     assert model_flops(experiment) == asked(experiment, everywhere) + beside(experiment)
 
 
+@pytest.mark.slow
 def test_the_compiled_step_computes_little_else_and_far_less_than_logits_of_all_tokens():
     experiment = bert_tpu.build(None, BATCH, TINY)
     ours = hlo.read(experiment.compiled_train_step)

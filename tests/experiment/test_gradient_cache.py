@@ -116,7 +116,11 @@ def classifier_step(devices, size):
         return jax.jit(step)(state, rows)
 
 
-@pytest.mark.parametrize("devices", [{"data": 1}, {"data": 2, "fsdp": 4}], ids=str)
+@pytest.mark.parametrize(
+    "devices",
+    [{"data": 1}, pytest.param({"data": 2, "fsdp": 4}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_mean_over_examples_accumulates(devices):
     """Micro-batches have different numbers of labels, so that a mean of means would be wrong."""
     whole, expected, outputs = classifier_step({"data": 1}, None)

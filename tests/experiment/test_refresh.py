@@ -101,6 +101,7 @@ def test_refresh_and_its_interval_are_defined_together(defined, missing):
         type("Half", (SimCLR,), functions)
 
 
+@pytest.mark.slow
 def test_a_run_restored_where_a_refresh_is_due_computes_it_again(tmp_path):
     whole = run_to(tmp_path / "whole", 5)
     run_to(tmp_path / "parts", EVERY)

@@ -317,6 +317,7 @@ def test_on_tpus_an_all_gather_is_exact(chips):
     assert (found.bytes, found.wire_bytes) == (4096 * 256 * 4, 4096 * 256 * 4 * 3 // 4)
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_on_tpus_sharded_layers_gather_and_scatter_once_each(chips):
     """Asynchronous collectives, spread over fusions that each name them, count once."""
@@ -340,6 +341,7 @@ def test_on_tpus_sharded_layers_gather_and_scatter_once_each(chips):
     assert layers * size <= scattered <= 1.1 * layers * size  # the compiler pads them
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_on_tpus_loops_products_and_convolutions_cost_what_they_do_elsewhere(chips):
     whole = NamedSharding(chips, P())

@@ -156,6 +156,7 @@ def world(repository, tmp_path):
         world("delete")  # ends the processes of its workers
 
 
+@pytest.mark.slow
 def test_preempted_and_created_again_it_goes_on_and_finishes(world):
     # Looks: the set-up, one that finds it running, then the one during which it is taken away.
     world.plan(ssh=[None, {"until": "continuing"}, {"preempt": True}])

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import parallel
 from ssl_jax.losses import info_nce, margin_triplet, nt_logistic, pairs
 from ssl_jax.losses.contrastive import choose_one_sided
+from tests.marks import slow_unless
 
 # --- The oracle: the whole matrix, in float64 -----------------------------------------------------
 
@@ -189,7 +190,7 @@ def test_every_mesh_gives_the_oracles_value_and_gradient(mesh, n, k, names):
         check(name, arrays, found[name])
 
 
-@pytest.mark.parametrize("mesh", [None, {"data": 2, "fsdp": 4}], ids=str)
+@pytest.mark.parametrize("mesh", slow_unless(bool, [None, {"data": 2, "fsdp": 4}]), ids=str)
 def test_dense(mesh):
     arrays = embeddings(24, 40)
     names = CASES if mesh is None else FEW
@@ -256,7 +257,7 @@ def test_zero_vectors_have_a_finite_gradient():
         check(name, arrays, found[name])
 
 
-@pytest.mark.parametrize("mesh", [None, {"data": 8}], ids=str)
+@pytest.mark.parametrize("mesh", slow_unless(bool, [None, {"data": 8}]), ids=str)
 def test_bfloat16_embeddings(mesh):
     """A float32 loss of the rounded embeddings; the gradient's weights are rounded as well."""
     arrays = [x.astype(jnp.bfloat16) for x in embeddings(64, 64, d=32)]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ssl_jax import data, losses
 from ssl_jax.core.method import Weights
@@ -65,6 +66,7 @@ def test_biases_and_norms_have_their_own_learning_rate_and_the_rest_lars():
     assert seen == {True, False}
 
 
+@pytest.mark.slow
 def test_the_imagenet_recipe_is_the_papers():
     experiment = paper_scale.build("barlow_twins.py:imagenet")
     optimizer, total = experiment.config.optimizer, experiment.length.total_steps
@@ -83,6 +85,7 @@ def test_the_imagenet_recipe_is_the_papers():
     assert "256 MiB" in dict(experiment.method.preflight(2048))["loss"]
 
 
+@pytest.mark.slow
 def test_barlow_twins_does_not_collapse():
     seen = watch(
         "barlow-twins",

@@ -66,6 +66,7 @@ def furthest(packed, padded):
     return max(differences)
 
 
+@pytest.mark.slow
 def test_packing_changes_no_loss(corpus, tmp_path):
     options = dict(table.TEXT_OPTIONS, cache_dir=str(tmp_path / "cache"), vocab_size=120)
     packed, padded = (data.load(corpus, rows=kind, **options) for kind in ("packed", "padded"))

@@ -229,6 +229,7 @@ COLLAPSE = dict(
 )
 
 
+@pytest.mark.slow
 def test_byol_does_not_collapse():
     seen = watch("byol", **COLLAPSE)
     assert seen.causes == []
@@ -236,6 +237,7 @@ def test_byol_does_not_collapse():
     assert seen.losses[-1] < 0.5 * seen.losses[0]
 
 
+@pytest.mark.slow
 def test_without_a_predictor_byol_collapses_and_the_monitor_says_so():
     seen = watch("byol-no-predictor", **COLLAPSE)
     assert seen.causes == ["complete"]

@@ -164,6 +164,7 @@ def test_the_default_temperature_is_constant_and_a_warm_up_of_one_epoch_a_jump(t
     np.testing.assert_allclose(got, [0.04, 0.04, 0.07, 0.07], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_teacher_has_no_stochastic_depth():
     experiment, source = build("dino-vit")
     method = experiment.method

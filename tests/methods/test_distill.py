@@ -88,6 +88,7 @@ def test_the_teacher_is_a_supervised_run_that_stays_as_it_is():
         np.testing.assert_array_equal(leaf, before[path], err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_its_teacher_says_without_labels():
     """After 60 steps it agrees on most images, of which it has seen no label."""
     experiment, source = build(

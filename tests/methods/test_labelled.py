@@ -142,6 +142,7 @@ LEAST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_unless(NAMES[3].__eq__, NAMES))
 def test_it_learns_what_there_is_to_learn(name):
     """By the score of the task, from predictions to text; the metrics that are logged agree."""

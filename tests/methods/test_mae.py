@@ -98,6 +98,7 @@ def imagenet():
     return paper_scale.build("mae.py:imagenet")
 
 
+@pytest.mark.slow
 def test_147_of_196_patches_are_hidden_and_parameters_are_the_released_ones(imagenet):
     method = imagenet.method
     assert (method.num_patches, method.num_patches - method.num_visible) == (196, 147)

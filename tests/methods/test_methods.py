@@ -161,6 +161,7 @@ def test_eight_devices_take_the_step_of_one(name):
                 )
 
 
+@pytest.mark.slow
 def test_parameters_split_over_fsdp_change_nothing():
     """Two groups of four devices, each device holding a quarter of every large kernel."""
     sgd = dict(

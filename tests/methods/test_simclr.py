@@ -76,6 +76,7 @@ def test_features_come_from_before_the_projector(tiny):
     assert not np.array_equal(changed["z"], features["z"])
 
 
+@pytest.mark.slow
 def test_the_imagenet_recipe_is_the_papers():
     config = config_lib.resolve(config_lib.load(f"{CONFIGS}/simclr.py:imagenet"))
     spec = data.spec_from_config(config.data)
@@ -89,6 +90,7 @@ def test_the_imagenet_recipe_is_the_papers():
     assert sum(leaf.size for leaf in jax.tree.leaves(encoder)) == 23_508_032
 
 
+@pytest.mark.slow
 def test_the_fashion_variant_trains_on_idx_files(tmp_path):
     """The whole command, on images that the test writes, with a narrow net."""
     write(tmp_path / "data", zipped=True, sizes=(40, 20), side=(28, 28))

@@ -81,6 +81,7 @@ def test_weight_decay_is_on_all_parameters_as_in_the_released_code():
     assert paper_scale.build("simsiam.py:imagenet").config.optimizer.exclude == ""
 
 
+@pytest.mark.slow
 def test_the_imagenet_recipe_is_the_papers():
     experiment = paper_scale.build("simsiam.py:imagenet")
     assert experiment.length.total_steps == 100 * (1_281_167 // 512)
@@ -107,6 +108,7 @@ COLLAPSE = dict(
 )
 
 
+@pytest.mark.slow
 def test_simsiam_does_not_collapse():
     seen = watch("simsiam", **COLLAPSE)
     assert seen.causes == []
@@ -114,6 +116,7 @@ def test_simsiam_does_not_collapse():
     assert -0.9 < seen.losses[-1] < -0.1
 
 
+@pytest.mark.slow
 def test_without_the_stop_gradient_simsiam_collapses_and_the_monitor_says_so():
     seen = watch("simsiam", method__stop_gradient=False, **COLLAPSE)
     assert seen.causes == ["complete"]

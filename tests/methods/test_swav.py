@@ -116,6 +116,7 @@ RECIPES = {  # batch, epochs, first, peak and last rate, frozen steps, queue, cr
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", RECIPES)
 def test_the_imagenet_recipes_are_the_released_ones(variant):
     batch, epochs, start, peak, last, frozen, queue, scale, small = RECIPES[variant]

@@ -218,6 +218,7 @@ def test_beta_rises_linearly_by_step():
     assert build("vae", method__beta=4.0)[0].method.beta(jnp.int32(0)) == 4
 
 
+@pytest.mark.slow
 def test_a_large_beta_collapses_the_posterior_and_it_is_seen():
     changes = dict(optimizer__name="adamw", optimizer__base_lr=1e-2, optimizer__schedule="constant")
     counts = {}
@@ -238,6 +239,7 @@ def three_steps(devices=1, micro=None):
     return run(*build("vae", devices, micro_batch_size=micro, **options), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "devices, micro", [(1, 4), (8, None), (4, 8)], ids=["micro", "devices", "both"]
 )

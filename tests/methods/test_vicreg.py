@@ -14,6 +14,7 @@ from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.test_methods import build
 
 
+@pytest.mark.slow
 def test_each_view_has_its_own_forward_pass():
     experiment, source = build("vicreg")
     method, state = experiment.method, experiment.init_state()
@@ -46,6 +47,7 @@ def test_the_configs_weights_are_those_of_the_loss():
     np.testing.assert_allclose(loss, total, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "batch_size", "epochs", "peak"),
     [("imagenet", 2048, 1000, 1.6), ("imagenet100", 512, 100, 0.6)],

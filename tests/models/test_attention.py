@@ -89,6 +89,7 @@ def test_dropout_thins_the_weights_and_keeps_their_mean():
         attention(Q, k, v, dropout=0.1, dropout_key=keys[0], implementation="splash")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_tpu_kernel_equals_xla_in_value_and_gradient(devices, causal):

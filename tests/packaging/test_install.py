@@ -79,6 +79,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     assert "ssl_jax/py.typed" in names
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_in_an_empty_folder(installed, tmp_path):
     configs = run(installed / "ssl_jax", "list", "configs", folder=tmp_path)
     for name in ("simclr", "bert", "sweeps/methods", "ablations/simclr_batch_size"):
@@ -109,6 +110,7 @@ def test_an_installed_wheel_trains_and_sweeps_in_an_empty_folder(installed, tmp_
     assert "30 cells" in listing
 
 
+@pytest.mark.slow
 def test_an_editable_installation_follows_the_checkout(tmp_path):
     checkout = tmp_path / "checkout"
     dockerfile = (ROOT / "launch" / "Dockerfile").read_text()

@@ -181,6 +181,7 @@ def test_two_processes(tmp_path):
         np.testing.assert_allclose(leaf, other, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_full_disk_of_one_process_stops_both(tmp_path):
     process = start(
         """
@@ -213,6 +214,7 @@ def test_full_disk_of_one_process_stops_both(tmp_path):
         assert checkpointer.restore_parameters()[1] == 1
 
 
+@pytest.mark.slow
 def test_leaving_does_not_wait_for_the_others():
     process = start(
         """
@@ -230,6 +232,7 @@ def test_leaving_does_not_wait_for_the_others():
     assert time.monotonic() - start_time < 60
 
 
+@pytest.mark.slow
 def test_signal_handlers_of_the_program_stay():
     process = start(
         """

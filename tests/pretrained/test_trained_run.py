@@ -100,6 +100,7 @@ def test_the_names_of_the_classes(images, texts, tmp_path):
     assert trained_run.load(folder).class_names == ("c", "d")  # not what the folders say today
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_is_left_out(images, tmp_path):
     for i in range(3):
         Image.new("L", (16, 16), 80 * i).save(tmp_path / f"{i}.png")

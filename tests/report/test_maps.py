@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 IMPORTED = """
 import sys
 import numpy as np
@@ -15,5 +17,6 @@ assert before == [True, True], before
 """
 
 
+@pytest.mark.slow
 def test_what_threads_need_is_imported_before_they_start():
     subprocess.run([sys.executable, "-c", IMPORTED], check=True, timeout=120)

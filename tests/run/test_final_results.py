@@ -73,6 +73,7 @@ def test_a_net_is_shown_under_the_name_that_people_know(row, changes, name):
     assert list(found) == ["raw pixels", f"{name}, h", name]
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_that_stopped_early(monkeypatch, tmp_path):
     """It says so, and draws what there is; results.json keeps the method's own name."""
     changes = {"init_from": "runs/bert", "log.report": True, "log.every_steps": 10}

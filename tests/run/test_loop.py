@@ -74,6 +74,7 @@ def test_the_best_metric_has_to_be_measured(tmp_path):
     begin(tmp_path, checkpoint__best_metric="eval/linear/top1")  # it is not run, nor needed
 
 
+@pytest.mark.slow
 def test_a_restart_writes_the_report_page_that_a_finished_run_lacks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Image, "report", lambda *_: {})
     monkeypatch.setattr(report_contents, "shown_items", lambda *_: {})
@@ -118,6 +119,7 @@ def test_damaged_files_of_a_workdir_are_one_line(tmp_path):
         begin(tmp_path, seed=3)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
     """In the middle or at the end. A restart has nothing to do and says what is missing."""
     settings = dict(

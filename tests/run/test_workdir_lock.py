@@ -36,6 +36,7 @@ def workdir(tmp_path):
     return epath.Path(tmp_path) / "run"
 
 
+@pytest.mark.slow
 def test_a_second_command_is_refused_until_the_first_is_killed(tmp_path):
     workdir = tmp_path / "run"
     with subprocess.Popen(
@@ -84,6 +85,7 @@ def test_a_workdir_that_is_deleted_or_moved_is_noticed(workdir):
     assert (workdir / "lock.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_workdir_is_deleted_is_no_success(tmp_path):
     process = commands.start(tmp_path / "run", *commands.TINY, "--config.steps=2000")
     try:

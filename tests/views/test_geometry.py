@@ -129,6 +129,7 @@ def test_crops_without_antialiasing_interpolate(method, kernel):
         np.testing.assert_allclose(result, np.clip(expected, 0, 1), atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("canvas", [(150, 520), (64, 200)])

@@ -212,6 +212,7 @@ def compile_on(devices, function, images, **options):
     return compiled, compiled(jax.device_put(each, whole), jax.device_put(images, batch))
 
 
+@pytest.mark.slow
 def test_devices_change_nothing_and_images_stay_where_they_are():
     assert set(EVERY_OP) == set(image.OPS)
     images = make_images(n=16)

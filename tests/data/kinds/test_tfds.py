@@ -123,6 +123,7 @@ def test_host_crops_are_of_the_original(prepared):
     assert batch["image/local"].shape == (4, 3, 4, 4, 3) and "image" not in batch
 
 
+@pytest.mark.slow
 def test_worker_processes_read_the_same(prepared):
     source = load(prepared, "train[2:]")
     streams = [

@@ -301,6 +301,7 @@ def start(tmp_path, pattern, directory, workers, **kwargs):
     return subprocess.Popen(command, env=environment, start_new_session=True, **kwargs)
 
 
+@pytest.mark.slow
 def test_kill_9(tmp_path):
     pattern, _ = write_corpus(tmp_path, num_documents=600)
     expected = tmp_path / "expected"
@@ -325,6 +326,7 @@ def test_kill_9(tmp_path):
     assert sum(again[name] == stamps[name] for name in stamps) >= 20
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies(tmp_path):
     pattern, _ = write_corpus(tmp_path, num_documents=2000)
     process = start(tmp_path, pattern, tmp_path / "cache", 1, stderr=subprocess.PIPE, text=True)
@@ -346,6 +348,7 @@ def _session(leader):
     return [line for line in out.stdout.split() if not line.startswith("Z")]
 
 
+@pytest.mark.slow
 def test_processes_of_one_host_wait_for_each_other(finished, tmp_path):
     pattern, _, directory = finished
     processes = [

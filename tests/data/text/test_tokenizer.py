@@ -59,6 +59,7 @@ for family, size in (("wordpiece", 150), ("bpe", 350)):
 """
 
 
+@pytest.mark.slow
 def test_training_is_the_same_in_every_process(trained):
     # The library alone is not: hash tables decide the ids of WordPiece's continuing letters.
     command = [sys.executable, "-c", TRAIN.format(texts=TEXTS)]
