@@ -314,6 +314,7 @@ ROWS = {
             "method.output_dim": 8,
             "steps": 100,
         },
+        slow=True,
     ),
     "nnclr": Row(
         "nnclr.py:digits",
@@ -325,6 +326,7 @@ ROWS = {
             "method.predictor_dim": 16,
             "steps": 100,
         },
+        slow=True,
     ),
     "lejepa": Row(
         "lejepa.py:digits",
@@ -335,6 +337,7 @@ ROWS = {
             "method.output_dim": 8,
             "steps": 100,
         },
+        slow=True,
     ),
     "mae": Row(
         "mae.py:digits",
@@ -358,6 +361,7 @@ ROWS = {
             "nets.predictor.num_heads": 2,
             "steps": 100,
         },
+        slow=True,
     ),
     "supervised": Row(
         "supervised.py:digits",
