@@ -336,7 +336,7 @@ def test_what_the_documentation_promises_of_the_embedded_text(tmp_path):
     for begin in ("pretrained", "scratch"):
         cell = f"start={begin},labels=tenth,seed=0"
         run_optimised(tmp_path, "--config=configs/sweeps/finetune.py:pydoc_final",
-            f"--set=init_from={bert}", f"--cell={cell}", module="sweep")  # fmt: skip
+            f"--set=init_from={bert}", f"--cell={cell}", module="sweep", timeout=900)  # fmt: skip
         results = json.loads((tmp_path / cell / "results.json").read_text())["results"]
         ((_, found),) = results.items()
         accuracy[begin] = found["task/accuracy"]
