@@ -262,3 +262,17 @@ def test_the_preflight_tells_of_views_teacher_and_prototypes(tiny):
     released = dict(paper_scale.build("dino.py:imagenet_vits16").method.preflight(1024))
     assert "temperature 0.04 to 0.07 in 30 epochs" in released["teacher"]
     assert "256.0 MiB a device" in released["prototypes"]
+
+
+def test_a_vits_attention_maps_are_shown():
+    experiment, source = build("dino-vit")
+    batch, keys = source.batch(np.arange(3)), jax.random.split(jax.random.key(0), 3)
+    items = jax.eval_shape(experiment.method.show, experiment.abstract_state.weights, keys, batch)
+    maps = items["Attention maps"]
+    assert maps.pixels.shape == (3, 2, 16, 16, 1) and maps.columns == ("head 1", "head 2")
+    assert maps.inputs.shape == (3, 16, 16, 1)
+    convnet, source = build("dino")
+    state = convnet.abstract_state
+    assert list(jax.eval_shape(convnet.method.show, state.weights, keys, batch)) == [
+        "Augmented views"
+    ]

@@ -24,6 +24,7 @@ from ssl_jax.core.items import Images, Item
 from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.models import Net, make_encoder
+from ssl_jax.models.attention_maps import attention_maps, has_attention_maps
 from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.views import FamiliesAndEval, families_and_eval, family_images, to_show
 
@@ -124,7 +125,6 @@ class MultiCrop(Method):
         return f"{families} per image; {pairs} pairs of a target and another view"
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
-        del w
         views = self.families.recipe(keys, family_images(batch, tuple(self.families.shapes)))
         pixels = tuple(
             to_show(views[name], self.families.normalization) for name in self.families.shapes
@@ -136,7 +136,23 @@ class MultiCrop(Method):
         )
         note = "Training views, as the encoder sees them."
         item = Images(pixels, inputs=batch.get("image"), columns=columns, note=note)
-        return {"Augmented views": item}
+        return {"Augmented views": item, **self._attention(w, batch)}
+
+    def _attention(self, w: Weights, batch: Batch) -> dict[str, Item]:
+        """Attention maps of the class token; nothing for other encoders and for host crops."""
+        if "image" not in batch or not has_attention_maps(self.encoder):
+            return {}
+        x = self.families.eval_view(batch["image"])
+        maps = attention_maps(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
+        heads = maps.shape[1]
+        item = Images(
+            maps[..., None],
+            inputs=to_show(x[:, None], self.families.normalization)[:, 0],
+            columns=tuple(f"head {head + 1}" for head in range(heads)),
+            note="Attention of the class token over the patches, in each head of the last layer; "
+            "white: the maximum of the map.",
+        )
+        return {"Attention maps": item}
 
 
 def nets_and_families(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[str, Any]:
