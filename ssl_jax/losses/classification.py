@@ -10,21 +10,29 @@ from ssl_jax.core.arrays import Array, Scalar
 
 
 def cross_entropy(
-    logits: Float[Array, "n c"], labels: Int[Array, " n"], *, label_smoothing: float = 0.0
+    logits: Float[Array, "n c"],
+    labels: Int[Array, " n"],
+    *,
+    label_smoothing: float = 0.0,
+    mixed: tuple[Int[Array, " n"], Float[Array, " n"]] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Mean cross-entropy of the labelled examples, with smoothed labels (Szegedy et al. 2016).
 
         l_i = -sum_k q_ik log p_ik,    q_ik = (1 - e) [k = y_i] + e / c
 
+    For mixed examples (mixup, cutmix) [k = y_i] is s_i [k = y_i] + (1 - s_i) [k = y'_i].
+
     Args:
       logits: [n c], any float dtype; the arithmetic is float32.
       labels: int [n]; -1: no label. Means are over the labelled examples, and 0 if there are none.
       label_smoothing: e, 0 to 1.
+      mixed: (y', s), labels and float [n]; a label of -1 needs s = 1. None: s = 1.
 
     Returns:
       (loss, metrics): float32 []; `accuracy`, the share of labelled examples whose class has the
       largest logit; and, with more than five classes, `top5`, the share whose class is among the
-      five largest, both 0 to 1. If logits are equal, the lower class ranks first.
+      five largest, both 0 to 1. A mixed example counts with the shares of its classes. If logits
+      are equal, the lower class ranks first.
 
     Raises:
       ValueError: the shapes do not fit, or `label_smoothing` is out of range.
@@ -37,23 +45,35 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
     logits = logits.astype(jnp.float32)
-    labelled, classes = labels >= 0, jnp.arange(logits.shape[1])
-    label = jnp.maximum(labels, 0)[:, None]
-    at_label = jnp.take_along_axis(logits, label, axis=1)  # (n, 1)
-    target = (1 - label_smoothing) * at_label[:, 0] + label_smoothing * logits.mean(axis=1)
+    labelled = labels >= 0
+    at_label, rank = _logit_and_rank(logits, labels)
+    hits = {"accuracy": rank == 0, "top5": rank < 5}
+    if mixed is not None:
+        partner, share = mixed
+        at_partner, partner_rank = _logit_and_rank(logits, partner)
+        at_label = share * at_label + (1 - share) * at_partner
+        partner_hits = {"accuracy": partner_rank == 0, "top5": partner_rank < 5}
+        hits = jax.tree.map(lambda a, b: share * a + (1 - share) * b, hits, partner_hits)
+    target = (1 - label_smoothing) * at_label + label_smoothing * logits.mean(axis=1)
     losses = jax.nn.logsumexp(logits, axis=1) - target
-
-    ranks_higher = (logits > at_label) | ((logits == at_label) & (classes < label))
-    rank = ranks_higher.sum(axis=1)
     count = jnp.maximum(labelled.sum(), 1)
 
     def mean(x: Array) -> Array:
         return jnp.where(labelled, x, 0).sum() / count
 
-    metrics = {"accuracy": mean(rank == 0)}
+    metrics = {"accuracy": mean(hits["accuracy"])}
     if logits.shape[1] > 5:
-        metrics["top5"] = mean(rank < 5)
+        metrics["top5"] = mean(hits["top5"])
     return mean(losses), metrics
+
+
+def _logit_and_rank(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """The logit of each label, and the number of classes that rank higher: [n] both."""
+    label = jnp.maximum(labels, 0)[:, None]
+    at_label = jnp.take_along_axis(logits, label, axis=1)  # (n, 1)
+    classes = jnp.arange(logits.shape[1])
+    ranks_higher = (logits > at_label) | ((logits == at_label) & (classes < label))
+    return at_label[:, 0], ranks_higher.sum(axis=1)
 
 
 def distillation(

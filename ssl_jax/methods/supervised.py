@@ -3,7 +3,8 @@
     x -> one random view -> h = f(view) -> logits -> cross-entropy with the labels
 
 The loss is the mean over the labelled examples (label not -1) of the global batch. It does not
-depend on how devices and micro-batches split the batch.
+depend on how devices and micro-batches split the batch. With `mix` the images of a batch are mixed
+in pairs, and the loss is that of their mixed labels (`ssl_jax.views.mixing`).
 
 Texts are not augmented. Otherwise images and texts are treated alike, see
 `ssl_jax.methods.base.labelled`.
@@ -11,9 +12,10 @@ Texts are not augmented. Otherwise images and texts are treated alike, see
 Started from a pretrained run (`config.init_from`) it is
 
 - fine-tuning of all parameters: SimCLR, Chen et al. 2020, App. B.5; with `projector_layers`, from
-  the middle of the projection head: SimCLR v2, Chen et al. 2020, section 3.2; for text: BERT,
-  Devlin et al. 2018, section 4.1, and RoBERTa;
-- with `freeze_encoder` a linear probe with augmentation.
+  the middle of the projection head: SimCLR v2, Chen et al. 2020, section 3.2; with `mix` and
+  layer-wise learning rates: MAE, He et al. 2022, App. A.1; for text: BERT, Devlin et al. 2018,
+  section 4.1, and RoBERTa;
+- with `freeze_encoder` a linear probe with augmentation, with `normalize_head` MAE's.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hy
 from ssl_jax.losses.classification import cross_entropy
 from ssl_jax.methods.base import labelled
 from ssl_jax.methods.base.labelled import Labelled, check_task, make_parts
+from ssl_jax.modalities.image import IMAGE
 from ssl_jax.models.options import MAX_LAYERS
+from ssl_jax.views.mixing import Mixing, mix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,12 @@ class HyperParameters(labelled.HyperParameters):
         bool,
         "Initialise the classifier with zeros; the first step then changes only the classifier.",
     ] = False
+    normalize_head: Annotated[
+        bool, "BatchNorm without scale and offset before the classifier (MAE's linear probe)."
+    ] = False
+    mix: Annotated[Mixing, "Mixup and cutmix of the images of a batch."] = dataclasses.field(
+        default_factory=Mixing
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +73,25 @@ class Supervised(Labelled):
 
     hyper: HyperParameters
 
+    def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> PyTree:
+        views = super().views(keys, batch, key=key, step=step)
+        if not self.hyper.mix.on:
+            return views
+        mixed = mix(views["x"], views["label"], self.hyper.mix, key=key, keys=keys)
+        labels = {"partner": mixed.partner, "share": mixed.share}
+        return {**views, "x": mixed.images, **labels}
+
     def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
-        return {"logits": outputs, "label": views["label"]}
+        return {"logits": outputs, **{name: x for name, x in views.items() if name != "x"}}
 
     def objective(
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         loss, metrics = cross_entropy(
-            encoded["logits"], encoded["label"], label_smoothing=self.hyper.label_smoothing
+            encoded["logits"],
+            encoded["label"],
+            label_smoothing=self.hyper.label_smoothing,
+            mixed=(encoded["partner"], encoded["share"]) if self.hyper.mix.on else None,
         )
         num_labelled = jnp.sum(encoded["label"] >= 0, dtype=jnp.float32)
         return loss, Aux(w.buffers, metrics, {"h": encoded["h"]}, num_labelled)
@@ -84,10 +105,14 @@ class Supervised(Labelled):
         hyper = self.hyper
         smoothing = f", label smoothing {hyper.label_smoothing:g}" * bool(hyper.label_smoothing)
         lines = [("loss", f"cross-entropy of the labelled examples{smoothing}")]
+        if hyper.mix.on:
+            lines.append(("mixing", str(hyper.mix)))
         if hyper.projector_layers:
             lines.append(
                 ("classifier", f"on layer {hyper.projector_layers} of the projection head")
             )
+        if hyper.normalize_head:
+            lines.append(("classifier", "after a BatchNorm without scale and offset"))
         return lines + super().preflight(batch_size)
 
 
@@ -100,6 +125,7 @@ def make(config: Any, spec: DataSpec, length: Length) -> Supervised:
             f"{config.data.name} has no labels to learn from; choose another data set, or set "
             "data.num_classes if some of its examples do have one"
         )
+    _check_images(config, spec, hyper)
     parts = make_parts(
         config,
         spec,
@@ -108,5 +134,25 @@ def make(config: Any, spec: DataSpec, length: Length) -> Supervised:
         projector_layers=hyper.projector_layers,
         hidden_dim=hyper.hidden_dim,
         zero_init=hyper.zero_init_head,
+        normalize=hyper.normalize_head,
     )
     return Supervised(**parts)
+
+
+def _check_images(config: Any, spec: DataSpec, hyper: HyperParameters) -> None:
+    """Raises `UserError` for options of images that do not fit the data or the batch."""
+    if spec.modality != IMAGE.name:
+        for name, is_on in (("mix", hyper.mix.on), ("normalize_head", hyper.normalize_head)):
+            if is_on:
+                raise UserError(
+                    f"method.{name} is for images, and {config.data.name} has none; leave it unset"
+                )
+    if not hyper.mix.on:
+        return
+    for name in ("batch_size", "micro_batch_size"):
+        size = config.get(name)
+        if size is not None and size % 2:
+            raise UserError(
+                f"method.mix mixes pairs of images, and {name} is {size}; use an even number, such "
+                f"as {size + 1}"
+            )

@@ -19,6 +19,7 @@ from flax import linen as nn
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.functional import Net
 from ssl_jax.models.heads import MLP
+from ssl_jax.models.norm import batch_norm
 
 Array = jax.Array
 PyTree = Any
@@ -33,12 +34,14 @@ class Classifier:
       head: maps [n d] to logits [n c], or tokens [n l d] to logits [n l c].
       projector: `first_layers` of a projection head, or None.
       reads: name of the encoder output that the head takes: "h", or "tokens" of a text.
+      norm: normalisation without parameters of the head's input, such as `InputNorm`, or None.
     """
 
     encoder: Net
     head: Net
     projector: Net | None = None
     reads: str = "h"
+    norm: Net | None = None
 
     def nets(self) -> dict[str, Net]:
         """The nets by their key in params."""
@@ -60,13 +63,26 @@ class Classifier:
                 lambda *args: self.projector.apply(*args, train=False)[0],
                 params["projector"], buffers["projector"], h,
             )  # fmt: skip
+        if self.norm is not None:
+            _, buffers["norm"] = self.norm.init(head_key, h)
         params["head"], _ = self.head.init(head_key, h)
         return params, buffers
 
     def apply(
-        self, params: PyTree, buffers: PyTree, x: Any, *, train: bool, key: Array | None = None
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        x: Any,
+        *,
+        train: bool,
+        key: Array | None = None,
+        frozen: bool = False,
     ) -> tuple[tuple[Array, Array], PyTree]:
-        """Returns ((h [n d], logits [n c]), changed entries of `buffers`); outputs are float32."""
+        """Returns ((h [n d], logits [n c]), changed entries of `buffers`); outputs are float32.
+
+        With `frozen` only `norm` is in training mode.
+        """
+        train, train_norm = train and not frozen, train
         (h, out), encoder = self.encoder.apply(
             params["encoder"], buffers["encoder"], x, train=train, key=key
         )
@@ -76,9 +92,13 @@ class Classifier:
                 params["projector"], buffers["projector"], features, train=train
             )
             features = nn.relu(features)
+        updates = updates if train else {}
+        if self.norm is not None:
+            features, norm = self.norm.apply({}, buffers["norm"], features, train=train_norm)
+            updates = {**updates, "norm": norm} if train_norm else updates
         head_key = None if key is None else jax.random.fold_in(key, 1)
         logits, _ = self.head.apply(params["head"], {}, features, train=train, key=head_key)
-        return (h.astype(jnp.float32), logits), updates if train else {}
+        return (h.astype(jnp.float32), logits), updates
 
 
 def make_classifier(
@@ -90,6 +110,7 @@ def make_classifier(
     hidden_dim: int | None = None,
     zero_init: bool = False,
     head: Net | None = None,
+    normalize: bool = False,
     dtype: Any = jnp.float32,
 ) -> Classifier:
     """A classifier on an encoder.
@@ -102,6 +123,7 @@ def make_classifier(
       hidden_dim: width of these layers; None: the width of h.
       zero_init: see `LinearHead`.
       head: a head, such as a `TextHead`, to use instead of a `LinearHead`.
+      normalize: an `InputNorm` before the head.
       dtype: dtype of the arithmetic of the projection layers, by name or as a type.
 
     Raises:
@@ -120,7 +142,9 @@ def make_classifier(
                 lambda key, x: encoder.apply(*encoder.init(key, x), x, train=False)[0][0], key, x
             ).shape[1]
         projector = first_layers(projector_layers, hidden_dim, dtype=dtype)
-    return Classifier(encoder, head or Net(LinearHead(num_classes, zero_init)), projector)
+    norm = Net(InputNorm()) if normalize else None
+    head = head or Net(LinearHead(num_classes, zero_init))
+    return Classifier(encoder, head, projector, norm=norm)
 
 
 def first_layers(num_layers: int, hidden_dim: int, *, dtype: Any = jnp.float32) -> Net:
@@ -131,6 +155,16 @@ def first_layers(num_layers: int, hidden_dim: int, *, dtype: Any = jnp.float32) 
     """
     mlp = MLP(num_layers, hidden_dim, hidden_dim, output_norm="affine", dtype=jnp.dtype(dtype))
     return Net(mlp)
+
+
+class InputNorm(nn.Module):
+    """BatchNorm without scale and offset, epsilon 1e-6 (MAE, He et al. 2022, App. A.1)."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """[n d] to [n d] float32."""
+        norm = batch_norm(train=train, epsilon=1e-6, use_scale=False, use_bias=False)
+        return norm(x.astype(jnp.float32))
 
 
 class LinearHead(nn.Module):

@@ -32,8 +32,10 @@ PyTree = Any
 _GROUP = "bn_group"  # axis name of the vmap over groups, by which BatchNorm detects it
 
 
-def batch_norm(*, train: bool, dtype: Any = jnp.float32, **options: Any) -> nn.BatchNorm:
-    """BatchNorm with momentum 0.9 and epsilon 1e-5; statistics in float32.
+def batch_norm(
+    *, train: bool, dtype: Any = jnp.float32, epsilon: float = 1e-5, **options: Any
+) -> nn.BatchNorm:
+    """BatchNorm with momentum 0.9; statistics in float32.
 
     The variance is computed in one pass, E[x^2] - E[x]^2, unless `use_fast_variance` is False.
 
@@ -44,12 +46,13 @@ def batch_norm(*, train: bool, dtype: Any = jnp.float32, **options: Any) -> nn.B
     Args:
       train: use batch statistics; otherwise running statistics.
       dtype: dtype of the output.
+      epsilon: added to the variance.
       **options: further fields of `flax.linen.BatchNorm`.
     """
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
-        epsilon=1e-5,
+        epsilon=epsilon,
         dtype=dtype,
         axis_name=None if _in_group() else batch_axes.manual_axes() or None,
         **options,

@@ -15,7 +15,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.models import registry as models
 
 CONFIGS = ("simclr:digits", "moco_v3:vit_s16", "bert:base", "instdisc:digits",
-           "distill:imagenet_big", "supervised:finetune_vit", "vicreg:digits", "byol:imagenet",
+           "distill:imagenet_big", "supervised:finetune_mae_b", "vicreg:digits", "byol:imagenet",
            "moco_v1:digits")  # fmt: skip
 BAD = {"negative": -1, "huge": 10.0**30, "overflow": 10.0**300, "long": 10**30, "nan": math.nan,
        "infinite": -math.inf, "word": "abc", "fraction": 2.5, "boolean": True, "empty": (),

@@ -43,6 +43,27 @@ def test_cross_entropy_of_the_labelled_examples(smoothing, dtype):
     assert loss.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_mixed_labels(smoothing):
+    """Each example's soft target is built as a vector; unlabelled partners have no share."""
+    partner = np.roll(LABELS, N // 2)
+    share = np.where(partner < 0, 1, RNG.uniform(size=N)).astype(np.float32)
+    losses, first, among_five = [], [], []
+    for row, y, other, s in zip(LOGITS, LABELS, partner, np.float64(share), strict=True):
+        if y < 0:
+            continue
+        q = np.full(C, smoothing / C)
+        q[y] += (1 - smoothing) * s
+        q[other] += (1 - smoothing) * (1 - s)
+        losses.append(-q @ np.log(softmax(row)))
+        order = sorted(range(C), key=lambda k: (-row[k], k))
+        first.append(s * (order[0] == y) + (1 - s) * (order[0] == other))
+        among_five.append(s * (y in order[:5]) + (1 - s) * (other in order[:5]))
+    loss, metrics = cross_entropy(LOGITS, LABELS, label_smoothing=smoothing, mixed=(partner, share))
+    expected = (np.mean(losses), np.mean(first), np.mean(among_five))
+    np.testing.assert_allclose((loss, metrics["accuracy"], metrics["top5"]), expected, rtol=1e-5)
+
+
 def test_an_unlabelled_example_has_no_gradient():
     grad = jax.grad(lambda x: cross_entropy(x, LABELS, label_smoothing=0.1)[0])(LOGITS)
     moved = np.abs(grad).max(axis=1) > 0

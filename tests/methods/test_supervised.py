@@ -152,9 +152,10 @@ def test_fine_tuning_starts_from_the_first_layer_of_the_projection_head(frozen):
     slow_unless(
         lambda value: value[2] == 12,
         [
-            ("finetune_vit", {}, 12, 5e-4, 0.65),
-            ("finetune_vit", {"model.name": "vit_l16", "optimizer.base_lr": 2e-4}, 24, 2e-4, 0.65),
-            ("finetune_vit_large", {}, 24, 1e-3, 0.75),
+            ("finetune_mae_b", {}, 12, 5e-4, 0.65),
+            ("finetune_mae_b", {"model.depth": 24, "optimizer.base_lr": 2e-4}, 24, 2e-4, 0.65),
+            ("finetune_mae_l", {}, 24, 1e-3, 0.75),
+            ("finetune_mae_h", {}, 32, 1e-3, 0.75),
         ],
     ),
 )
@@ -185,7 +186,7 @@ def test_learning_rates_fall_by_layer_whatever_the_models_depth(
 
 def test_a_decay_by_layer_multiplies_the_rate_of_a_group():
     params = {name: jnp.ones(3) for name in ("embed", "layer1", "layer2", "head")}
-    section = {**load("finetune_vit").optimizer.to_dict(), "name": "sgd", "weight_decay": 0.0}
+    section = {**load("finetune_mae_b").optimizer.to_dict(), "name": "sgd", "weight_decay": 0.0}
     section |= {"warmup_steps": 0, "base_lr": 1.0, "lr_scaling": "none"}
     section["groups"] = {"layerwise": {"decay": 0.5}, "layer1": {"base_lr": 3.0}}
     tx = optim.make_optimizer(
@@ -210,7 +211,7 @@ def test_a_decay_by_layer_multiplies_the_rate_of_a_group():
     ],
 )
 def test_a_decay_by_layer_that_does_not_fit_is_named(changes, message):
-    config = config_lib.load(f"{CONFIGS}/supervised.py:finetune_vit")
+    config = config_lib.load(f"{CONFIGS}/supervised.py:finetune_mae_b")
     config.model.update(dim=16, num_heads=2, depth=2)
     with pytest.raises(UserError, match=message):
         config = config_lib.resolve(config_lib.apply(config, changes))
@@ -236,6 +237,116 @@ def test_each_group_moves_at_its_own_rate():
         np.testing.assert_allclose(steps[1][path], factor * change, rtol=1e-2, atol=1e-7)
 
 
+MIXED = dict(model__drop_path=0.0, method__mix={"mixup": 0.8, "cutmix": 1.0, "per": "pair"})
+
+
+@pytest.mark.slow
+def test_a_mixed_batch_is_the_same_however_it_is_split():
+    """One step on one device, in two micro-batches, and on eight devices; two labels missing."""
+    results = []
+    for devices, micro in ((1, None), (1, 8), (8, None)):
+        experiment, source = build(
+            "supervised-vit", devices, micro_batch_size=micro, **MIXED, **SGD
+        )
+        batch = source.batch(np.arange(16))
+        batch["label"][[3, 4]] = -1
+        before = experiment.init_state()
+        state, metrics, _ = step(experiment, batch, before)
+        results.append((by_path(state.params), metrics))
+    (params, metrics), *others = results
+    for other, other_metrics in others:
+        for name in ("loss", "accuracy", "top5"):
+            np.testing.assert_allclose(other_metrics[name], metrics[name], rtol=1e-5)
+        for path, leaf in params.items():
+            np.testing.assert_allclose(other[path], leaf, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_the_loss_is_that_of_mixed_images_and_labels():
+    """Each example's soft target as a vector, with smoothing, in float64."""
+    experiment, source = build("supervised-vit", method__label_smoothing=0.1, **MIXED)
+    method, state = experiment.method, experiment.init_state()
+    batch = source.batch(np.arange(8))
+    batch["label"][2] = -1
+    keys = jax.random.split(jax.random.key(0), 8)
+    views = views_of(method, keys, batch)
+    share = np.asarray(views["share"], np.float64)
+    assert share[2] == share[6] == 1 and (share < 1).sum() > 2
+    loss, _ = loss_and_aux(
+        method, Weights(state.params, state.buffers), views, key=jax.random.key(1), step=state.step
+    )
+    (_, logits), _ = method.classifier.apply(state.params, state.buffers, views["x"], train=False)
+    logits = np.asarray(logits, np.float64)
+    losses = []
+    for i in (0, 1, 3, 4, 5, 6, 7):
+        q = np.full(10, 0.01)
+        q[batch["label"][i]] += 0.9 * share[i]
+        q[batch["label"][(i + 4) % 8]] += 0.9 * (1 - share[i])
+        losses.append(-q @ (logits[i] - np.log(np.exp(logits[i]).sum())))
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+
+
+def test_a_normalised_head_has_statistics_of_the_batch_although_the_encoder_is_frozen():
+    experiment, source = build("supervised-frozen", method__normalize_head=True, **SGD)
+    method, state = experiment.method, experiment.init_state()
+    before = jax.tree.map(np.asarray, state.buffers)
+    assert set(state.params) == {"head"} and set(state.params["head"]) == {"kernel", "bias"}
+    batch = source.batch(np.arange(16))
+    views = views_of(method, jax.random.split(jax.random.key(0), 16), batch)
+    (h, logits), updates = method.forward(
+        state.params, state.buffers, views["x"], train=True, key=jax.random.key(1)
+    )
+    assert set(updates) == {"norm"}
+    h = np.asarray(h, np.float64)
+    mean, variance = h.mean(0), h.var(0)
+    head = {name: np.float64(x) for name, x in state.params["head"].items()}
+    expected = (h - mean) / np.sqrt(variance + 1e-6) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+    running = by_path(updates["norm"])
+    np.testing.assert_allclose(running["batch_stats/BatchNorm_0/mean"], 0.1 * mean, rtol=1e-4)
+    np.testing.assert_allclose(
+        running["batch_stats/BatchNorm_0/var"], 0.9 + 0.1 * variance, rtol=1e-4
+    )
+    state, _, _ = step(experiment, batch, state)
+    for path, leaf in by_path(state.buffers).items():
+        changed = np.any(np.asarray(leaf) != by_path(before)[path])
+        assert changed == path.startswith("norm/"), path
+    features = experiment.features(state.weights, batch)
+    stats = by_path(state.buffers["norm"])
+    h = (np.float64(features["h"]) - stats["batch_stats/BatchNorm_0/mean"]) / np.sqrt(
+        np.float64(stats["batch_stats/BatchNorm_0/var"]) + 1e-6
+    )
+    expected = h @ np.float64(state.params["head"]["kernel"]) + np.float64(
+        state.params["head"]["bias"]
+    )
+    np.testing.assert_allclose(features["logits"], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "message"),
+    [
+        ("supervised-vit", {"method__mix": {"mixup": -1.0}}, r"method\.mix\.mixup is -1\.0; use"),
+        ("supervised-vit", {"method__mix": {"mixupp": 1.0}}, r"method\.mix\.mixupp;.*'mixup'"),
+        ("supervised-vit", {"method__mix": {"per": "image"}}, r"one of batch, pair, example"),
+        (
+            "supervised-vit",
+            {"method__mix": {"mixup": 0.8}, "batch_size": 15},
+            r"method\.mix mixes pairs of images, and batch_size is 15; use .* such as 16",
+        ),
+        (
+            "supervised-vit",
+            {"method__mix": {"cutmix": 0.8}, "batch_size": 18, "micro_batch_size": 9},
+            r"micro_batch_size is 9",
+        ),
+        ("supervised-text", {"method__mix": {"mixup": 0.8}}, r"method\.mix is for images, and csv"),
+        ("supervised-text", {"method__normalize_head": True}, r"normalize_head is for images"),
+    ],
+)
+def test_options_of_images_that_do_not_fit_are_named(row, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        build(row, **changes)
+    assert "\n" not in str(error.value)
+
+
 def test_groups_are_the_parts_of_the_net():
     vit, _ = build("supervised-vit")
     groups = {vit.method.param_group(path) for path in by_path(vit.abstract_state.params)}
@@ -253,8 +364,9 @@ def test_groups_are_the_parts_of_the_net():
             ("imagenet", 1_281_167, 1.6, 90),
             ("finetune", 12_811, 0.8, 60),
             ("finetune_v2", 12_811, 0.16, 60),
-            ("finetune_vit", 1_281_167, 2e-3, 100),
-            ("finetune_vit_large", 1_281_167, 4e-3, 50),
+            ("finetune_mae_b", 1_281_167, 2e-3, 100),
+            ("finetune_mae_l", 1_281_167, 4e-3, 50),
+            ("finetune_mae_h", 1_281_167, 4e-3, 50),
             ("linear", 1_281_167, 1.6, 90),
             ("linear_moco", 1_281_167, 30, 100),
             ("linear_moco_v3", 1_281_167, 0.4, 90),
@@ -263,6 +375,7 @@ def test_groups_are_the_parts_of_the_net():
             ("linear_byol", 1_281_167, 0.8, 80),
             ("linear_barlow_twins", 1_281_167, 0.3, 100),
             ("linear_vicreg", 1_281_167, 0.02, 100),
+            ("linear_mae", 1_281_167, 6.4, 90),
         ],
     ),
 )
@@ -281,6 +394,9 @@ def test_the_recipes_are_the_papers(variant, examples, peak, epochs):
     if variant == "linear_moco":
         at = [rates[round(epoch * length.steps_per_epoch)] for epoch in (0, 59, 61, 79, 81, 99)]
         np.testing.assert_allclose(at, [30, 30, 3, 3, 0.3, 0.3], rtol=1e-3)
+    elif variant == "linear_mae":
+        warm = 10 * length.steps_per_epoch
+        assert rates[0] == 0 and rates.argmax() in (warm - 1, warm) and rates[-1] < 1e-3 * peak
     elif variant.startswith("linear"):  # a cosine from the first step to 0
         assert rates[0] == max(rates) and rates[-1] < 1e-3 * peak
         middle = rates[length.total_steps // 2]
@@ -289,22 +405,28 @@ def test_the_recipes_are_the_papers(variant, examples, peak, epochs):
         assert set(experiment.abstract_state.params) == {"head"}
         assert config.eval.final_names == ("accuracy",)
         batch = {"linear": 4096, "linear_lars": 4096, "linear_moco": 256}
-        batch |= {"linear_barlow_twins": 256, "linear_vicreg": 256}
+        batch |= {"linear_barlow_twins": 256, "linear_vicreg": 256, "linear_mae": 16384}
         assert config.batch_size == batch.get(variant, 1024)
         optimizer = config.optimizer
-        lars = variant == "linear_lars"
+        lars = variant in ("linear_lars", "linear_mae")
         assert optimizer.name == ("lars" if lars else "sgd") and optimizer.momentum == 0.9
         assert not lars or optimizer.momentum_order == "lr_outside"
         assert optimizer.nesterov == (variant in ("linear", "linear_byol"))
         decayed = variant in ("linear_barlow_twins", "linear_vicreg")  # and the bias too
         assert optimizer.weight_decay == (1e-6 if decayed else 0)
         assert not decayed or optimizer.exclude == ""
-    if variant.startswith("finetune_vit"):
+        assert config.method.get("normalize_head", False) == (variant == "linear_mae")
+    if variant.startswith("finetune_mae"):
+        np.testing.assert_allclose(rates[-1], 1e-6, rtol=0.02)
         assert (config.batch_size, config.optimizer.name) == (1024, "adamw")
-        large = variant == "finetune_vit_large"
-        assert config.model.name == ("vit_l16" if large else "vit_b16")
-        assert config.model.drop_path == (0.2 if large else 0.1)
+        name, drop_path = {"b": ("vit_b16", 0.1), "l": ("vit_l16", 0.2), "h": ("vit_h14", 0.3)}[
+            variant[-1]
+        ]
+        assert (config.model.name, config.model.drop_path) == (name, drop_path)
         assert config.optimizer.weight_decay == 0.05 and config.method.label_smoothing == 0.1
+        mixing = experiment.method.hyper.mix
+        assert (mixing.mixup, mixing.cutmix, mixing.p, mixing.cutmix_p) == (0.8, 1.0, 1.0, 0.5)
+        assert config.views.ops == ("flip", "rand_augment", "normalize", "random_erasing")
     if variant == "finetune_v2":  # the classifier is outside of LARS
         mask = optim.path_mask(config.optimizer.exclude)(experiment.abstract_state.params)
         assert not mask["head"]["kernel"] and mask["projector"]["dense1"]["kernel"]
@@ -323,6 +445,9 @@ def test_the_recipes_are_the_papers(variant, examples, peak, epochs):
         ("linear_byol", "byol.py:imagenet"),
         ("linear_barlow_twins", "barlow_twins.py:imagenet"),
         ("linear_vicreg", "vicreg.py:imagenet"),
+        ("linear_mae", "mae.py:imagenet"),
+        ("finetune_mae_b", "mae.py:imagenet"),
+        ("finetune_mae_digits", "mae.py:digits"),
         ("linear_digits", "simclr.py:digits"),
     ],
 )

@@ -108,8 +108,9 @@ class Labelled(Method):
             {**params, **buffers.get("frozen", {})},
             buffers,
             x,
-            train=train and not self.hyper.freeze_encoder,
+            train=train,
             key=key,
+            frozen=self.hyper.freeze_encoder,
         )
 
     def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
@@ -170,6 +171,7 @@ def make_parts(
     projector_layers: int = 0,
     hidden_dim: int | None = None,
     zero_init: bool = False,
+    normalize: bool = False,
 ) -> dict[str, Any]:
     """The fields `hyper`, `classifier` and `view` of a `Labelled` method.
 
@@ -178,7 +180,8 @@ def make_parts(
       spec: the data.
       hyper: the values of the config's section `method`.
       num_outputs: outputs of the head.
-      reads, projector_layers, hidden_dim, zero_init: see `Classifier` and `make_classifier`.
+      reads, projector_layers, hidden_dim, zero_init, normalize: see `Classifier` and
+        `make_classifier`.
 
     Raises:
       UserError: a bad value, or a model for another kind of data.
@@ -205,6 +208,7 @@ def make_parts(
         hidden_dim=hidden_dim,
         zero_init=zero_init,
         head=head,
+        normalize=normalize,
         dtype=config.dtype,
     )
     return dict(hyper=hyper, classifier=dataclasses.replace(classifier, reads=reads), view=view)
