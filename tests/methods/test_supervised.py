@@ -437,6 +437,33 @@ def test_the_recipes_are_the_papers(variant, examples, peak, epochs):
 @pytest.mark.parametrize(
     ("variant", "pretraining"),
     [
+        ("linear_mae", "imagenet"),
+        ("finetune_mae_b", "imagenet"),
+        ("finetune_mae_l", "imagenet_l"),
+        ("finetune_mae_h", "imagenet_h"),
+        ("finetune_mae_digits", "digits"),
+    ],
+)
+def test_mae_s_encoder_is_taken_whole(variant, pretraining):
+    """Every array of the encoder is in the pretrained run, and the other way round."""
+    shapes = []
+    for config in (load(variant), config_lib.load(f"{CONFIGS}/mae.py:{pretraining}")):
+        config = config_lib.resolve(config)
+        experiment = Experiment.build(config, data.spec_from_config(config.data))
+        state = jax.eval_shape(experiment.method.init, jax.random.key(0), experiment.spec.batch(2))
+        paths = by_path({"params": state[0], "buffers": state[1]})
+        origins = {path: experiment.method.origin(path) for path in paths}
+        shapes.append(
+            {at: paths[path].shape for path, at in origins.items() if "params/encoder/" in at}
+        )
+    ours, pretrained = shapes
+    assert ours == pretrained and len(ours) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "pretraining"),
+    [
         ("linear", "simclr.py:imagenet"),
         ("linear_moco", "moco_v2.py:imagenet"),
         ("linear_moco_v3", "moco_v3.py:imagenet"),
@@ -445,9 +472,6 @@ def test_the_recipes_are_the_papers(variant, examples, peak, epochs):
         ("linear_byol", "byol.py:imagenet"),
         ("linear_barlow_twins", "barlow_twins.py:imagenet"),
         ("linear_vicreg", "vicreg.py:imagenet"),
-        ("linear_mae", "mae.py:imagenet"),
-        ("finetune_mae_b", "mae.py:imagenet"),
-        ("finetune_mae_digits", "mae.py:digits"),
         ("linear_digits", "simclr.py:digits"),
     ],
 )
