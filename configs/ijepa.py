@@ -90,6 +90,7 @@ def _digits(config: ConfigDict) -> None:
     config.views.ops = ("random_affine",)
     _small_net(config)
     config.model.patch_size = 2
+    common.attentive(config)
 
 
 def _small_shapes(config: ConfigDict) -> None:

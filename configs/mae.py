@@ -83,6 +83,7 @@ def _digits(config: ConfigDict) -> None:
     common.digits(config, epochs=200.0)
     config.views.ops = ("random_affine",)
     _small_net(config)
+    common.attentive(config)
 
 
 def _small_shapes(config: ConfigDict) -> None:

@@ -25,7 +25,8 @@ An evaluation of the whole model has, instead of `evaluate`,
 `model` is a `ssl_jax.evals.model.Model`: the method, its weights and its outputs. `prober` is a
 `ssl_jax.run.probing.Prober`: the splits as sources, and passes over them. With an argument
 `feature`, the name of an output, it is run on every output that is evaluated, and on raw inputs,
-which have no method. Optional in both kinds:
+which have no method. With TOKENS = True it takes all tokens [n p d] of one output, which FEATURE or
+its option `feature` names. Optional in both kinds:
 
     applies(method, spec) -> bool        whether it applies to the method and the data
     AUTOMATIC = True                     it runs whenever it applies, without being named

@@ -168,7 +168,11 @@ def rescale(x: Array, scaling: Scaling) -> Array:
 def sums(
     x: Float[Array, "n p d"], weight: Float[Array, " n"], shift: Float[Array, " d"]
 ) -> tuple[Array, Array, Array]:
-    """Weighted sums over a batch: of tokens minus `shift` [d], of its square [d], of weights []."""
-    x = x.astype(jnp.float32) - shift
-    total = functools.partial(jnp.einsum, "n,npd->d", weight, precision=_HIGHEST)
-    return total(x), total(jnp.square(x)), jnp.sum(weight) * x.shape[1]
+    """Weighted sums over a batch, of an example's mean token m minus `shift`, and of its square.
+
+    Returns:
+      sum of m - shift [d], of its square [d], and of the weights [].
+    """
+    m = jnp.mean(x.astype(jnp.float32), axis=1) - shift
+    total = functools.partial(jnp.einsum, "n,nd->d", weight, precision=_HIGHEST)
+    return total(m), total(jnp.square(m)), jnp.sum(weight)

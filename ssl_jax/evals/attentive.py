@@ -2,14 +2,15 @@
 
 A linear probe takes the class token or the mean of the tokens, which masked image models do not
 train to separate classes. This probe learns by which tokens to classify: attention with one query,
-then a linear classifier (`ssl_jax.evals.attention_probe`), as in CAPI (Darcet et al. 2025, App. C).
+then a linear classifier (`ssl_jax.evals.attention_probe`), as in CAPI (Darcet et al. 2025).
 The tokens are the patch tokens of a ViT or the positions of a convolutional feature map.
 
 As in CAPI, all learning rates and weight decays are trained together on the same batches, with
 AdamW (b1 .9, b2 .95) and rates in proportion to the batch size. The best of them is chosen on a
 held-out tenth of *train*; the test split is scored once, by the chosen probe. Ours are the cosine
-schedule of the rates, the length of the training and the standardisation of each feature by its
-mean and deviation over the tokens of train.
+schedule of the rates, the length of the training and the standardisation of each feature by mean
+and deviation of the examples' mean tokens: while attention is uniform, the probe is a linear probe
+of the standardised mean.
 
 If the tokens of train fit into `max_gib` of host memory, they are computed once and batches are
 taken from memory. Otherwise the images are encoded again for each batch; the batches are the same.
@@ -46,6 +47,7 @@ METRICS = {
     "val_top1": Metric("attentive, held out of train", shown=False),
     "best_learning_rate": Metric("learning rate", unit="", better=None, shown=False),
     "best_weight_decay": Metric("weight decay", unit="", better=None, shown=False),
+    "rate_at_edge": Metric("rate at the end of its grid", unit="", better=None, shown=False),
     "steps": Metric("steps", unit="", better=None, shown=False),
 }
 
@@ -108,7 +110,8 @@ def evaluate_model(
 
     Returns:
       `top1` and `top5` (with more than five classes) on test, `val_top1` of the chosen probe on the
-      held-out examples, its rate and decay, and the number of steps. Among probes with equal
+      held-out examples, its rate and decay, `rate_at_edge` (1 if the rate is an end of the grid:
+      widen it), and the number of steps. Among probes with equal
       `val_top1` the one with the lowest cross-entropy on the held-out examples is chosen.
 
     Raises:
@@ -146,6 +149,7 @@ def evaluate_model(
         "val_top1": float(val["top1"][best]),
         "best_learning_rate": float(rates[best]),
         "best_weight_decay": float(decays[best]),
+        "rate_at_edge": float(len(learning_rates) > 1 and rates[best] in (rates[0], rates[-1])),
         "steps": float(steps),
     }
     return {name: measured[name] for name in measured_ranks(METRICS, prober.num_classes)}
@@ -258,7 +262,7 @@ def _in_memory(read: Read, examples: np.ndarray, mesh: jax.sharding.Mesh, size: 
 
 
 def _scaling(read: Read, examples: np.ndarray) -> Scaling:
-    """Mean and standard deviation of each feature over the tokens of the examples."""
+    """Mean and standard deviation over the examples of each feature of their mean token."""
     shift, total = None, None
     for batch in read(examples):
         if shift is None:  # a value near the mean, so that the squares do not cancel
