@@ -180,7 +180,9 @@ class Config:
         "Of activations; parameters and statistics are float32.",
     ] = "float32"
     init_from: Annotated[
-        str | None, "A run (RUN or RUN@STEP), or a file or folder of weights, to start from."
+        str | None,
+        "A run (RUN or RUN@STEP), or a file (FILE or FILE@NETWORK) or folder of weights, to start "
+        "from.",
     ] = None
     init_weights: Annotated[
         bool, "False: only the model and the tokenizer of init_from, not its weights."

@@ -108,3 +108,25 @@ def restack(arrays: Mapping[str, Any], target_paths: Collection[str]) -> dict[st
             for i, array in enumerate(np.asarray(result.pop(stack)), start=1):
                 result[f"{layer[1]}layer{i}/{layer[2]}"] = array
     return result
+
+
+def unstack(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Splits the stacks of scanned layers.
+
+    Args:
+      arrays: path -> array, or its shape and dtype.
+
+    Returns:
+      path -> array, with paths such as `layer1/kernel` instead of `layers/kernel`.
+    """
+    result = {}
+    for path, leaf in arrays.items():
+        parent, stacked, child = f"/{path}".partition(f"/{STACKED}/")
+        if not stacked:
+            result[path] = leaf
+            continue
+        for i in range(leaf.shape[0]):
+            is_shape = isinstance(leaf, jax.ShapeDtypeStruct)
+            layer = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) if is_shape else leaf[i]
+            result[f"{parent}/layer{i + 1}/{child}"[1:]] = layer
+    return result

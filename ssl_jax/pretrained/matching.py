@@ -2,7 +2,7 @@
 
 An array is loaded if it has the same path and shape. There are three exceptions:
 
-- position embeddings of patches are resized to the grid of this run's images;
+- position embeddings of patches are resized to the grid of this run's images, and a note says so;
 - of arrays with one row per token the rows that both have are loaded, and of position embeddings
   of text the first rows, if there are enough;
 - the classes of a classification head are matched by name.
@@ -36,6 +36,7 @@ _SHOWN = 4
 _CLASS_ARRAYS = re.compile(r"params/head/(out/)?(kernel|bias)")
 _POSITION_EMBEDDING = "params/encoder/embed/position/embedding"
 _TOKEN_EMBEDDING = "params/encoder/embed/token/embedding"
+MASK_TOKEN = "params/encoder/mask_token"
 # The arrays whose rows are the tokens of the vocabulary.
 _TOKEN_ARRAYS = (_TOKEN_EMBEDDING, "params/token_head/bias")
 
@@ -112,6 +113,9 @@ def match(
                 f"pretrained rows are loaded; this run's vocabulary has {len(leaf)}"
                 + (", of which the others are initialised" if len(pretrained) < len(leaf) else "")
             )
+        if origin.endswith("pos_embed/grid") and pretrained.shape != leaf.shape:
+            (rows, columns), own = pretrained.shape[:2], leaf.shape
+            notes.append(f"positions: resized from {rows}x{columns} to {own[0]}x{own[1]} patches")
         used.add(origin)
         part, _, below = path.partition("/")
         loaded[part][below] = value
@@ -155,6 +159,23 @@ def check_used(unused: Sequence[str], experiment: Experiment, source: str) -> No
         f"{', '.join(unused[:_SHOWN])}{more}; use the pretrained model's settings of model, or "
         "skip these arrays with --config.init_partial=True"
     )
+
+
+def summary(matched: Match, source_note: str) -> list[str]:
+    """The summary of a match for the user.
+
+    Args:
+      matched: the match.
+      source_note: text before the number of arrays, e.g. "step 10, ".
+    """
+    arrays = [x for part in matched.loaded.values() for x in part.values()]
+    numbers = sum(int(np.prod(x.shape)) for x in arrays)
+    lines = [f"{source_note}{len(arrays)} arrays, {numbers:,} numbers", *matched.notes]
+    for label, names in (("not found", matched.missing), ("not used", matched.unused)):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            lines.append(f"{label}: {', '.join(names[:_SHOWN])}{more}")
+    return lines
 
 
 def abstract_weights(experiment: Experiment) -> dict[str, Any]:
@@ -201,10 +222,11 @@ def _fitted(origin: str, value: Any, shape: tuple[int, ...], experiment: Experim
 def _is_required(path: str, origin: str) -> bool:
     """Whether a run needs a pretrained array: it belongs to the encoder or to a frozen net.
 
-    The pooler is optional, because encoders that were not trained on sentence pairs have none.
+    The pooler is optional, because encoders that were not trained on sentence pairs have none. So
+    is the mask token of images, which changes no features.
     """
     is_frozen = path.startswith("buffers/") and origin.startswith("params/")
-    if origin.startswith("params/encoder/pooler/"):
+    if origin.startswith("params/encoder/pooler/") or origin == MASK_TOKEN:
         return is_frozen
     return is_frozen or origin.startswith(("params/encoder/", "buffers/encoder/"))
 

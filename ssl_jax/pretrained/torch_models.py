@@ -212,3 +212,27 @@ def transformers_tokens(folder: str, text: dict[str, np.ndarray]) -> np.ndarray:
             attention_mask=torch.from_numpy((text["segment"] > 0).astype(np.int64)),
         )
     return out.last_hidden_state.numpy()
+
+
+def transformers_patches(folder: str, images: np.ndarray) -> np.ndarray:
+    """The last layer's patch tokens [n l d] of transformers' Vision Transformer in a folder.
+
+    Args:
+      folder: the exported model.
+      images: float32 [n h w c], as the encoder gets them.
+    """
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    options: dict[str, Any] = {}
+    inputs = {"pixel_values": torch.from_numpy(images.transpose(0, 3, 1, 2).copy())}
+    length = (images.shape[1] // config.patch_size) * (images.shape[2] // config.patch_size)
+    if config.model_type == "vit_mae":  # all patches are visible, in order
+        config.mask_ratio = 0.0
+        inputs["noise"] = torch.arange(length).expand(len(images), -1)
+    elif config.model_type in ("vit", "ijepa"):
+        options["add_pooling_layer"] = False
+    net = transformers.AutoModel.from_pretrained(folder, config=config, **options).eval()
+    with torch.no_grad():
+        return net(**inputs).last_hidden_state.numpy()[:, -length:]

@@ -9,7 +9,7 @@ known.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ssl_jax.core.errors import UserError
@@ -25,6 +25,8 @@ _UNSEEN = ("num_heads", "activation", "norm_eps", "shortcut", "strides")
 # Touvron et al. 2021, table 1), and of MoCo v3's, whose ViT-S has 12 (Chen et al. 2021, table 1).
 _HEADS = {size["dim"]: size["num_heads"] for size in SIZES.values()}
 _MOCO_V3_HEADS = {384: 12, 768: 12}
+# Width -> heads of MAE's decoder (He et al. 2022, released code).
+_DECODER_HEADS = {512: 16}
 _MOCO_V3_PREFIXES = ("base_encoder", "momentum_encoder")
 
 
@@ -98,4 +100,23 @@ def check_heads(source: str, prefix: str, experiment: Experiment) -> list[str]:
     return [
         f"the file does not give the number of heads of its layers: published ViTs of {module.dim} "
         f"channels have {heads}, and this run's has {module.num_heads} (model.num_heads)"
+    ]
+
+
+def check_decoder_heads(used: Collection[str], experiment: Experiment) -> list[str]:
+    """A line if MAE's released decoder has this width but another number of heads.
+
+    Args:
+      used: the loaded arrays, by their names in the file.
+      experiment: the run that starts.
+    """
+    if "decoder_embed.weight" not in used:
+        return []
+    decoder = experiment.method.nets()["decoder"].module
+    heads = _DECODER_HEADS.get(decoder.dim, decoder.num_heads)
+    if heads == decoder.num_heads:
+        return []
+    return [
+        f"the file does not give the number of heads of its decoder: MAE's has {heads}, and this "
+        f"run's has {decoder.num_heads} (nets.decoder.num_heads)"
     ]

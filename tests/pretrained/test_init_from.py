@@ -101,27 +101,37 @@ def dino_student(state):
     return {"student": below("module.backbone.", state) | head("module.head.mlp.0.weight")}
 
 
+MOCO_V3_HEAD = "head.0.weight, head.1.running_mean"
+
+
 @pytest.mark.parametrize(
-    "file, model, prefix, unused",
+    "file, model, prefix, other, unused",
     [
-        (moco, RESNET, "module.encoder_q.", "fc.0.weight, fc.2.weight"),
-        (moco_v3, RESNET, "module.base_encoder.", "head.0.weight, head.1.running_mean"),
-        (moco_v3, ROW_FIRST, "module.base_encoder.", "head.0.weight, head.1.running_mean"),
-        (simsiam, RESNET, "module.encoder.", "fc.0.weight, fc.1.running_var, fc.6.bias"),
-        (dino, VIT, "backbone.", None),
-        (dino, RESNET, "backbone.", None),
-        (dino_student, VIT, "module.backbone.", None),
+        (moco, RESNET, "module.encoder_q.", "encoder_k", "fc.0.weight, fc.2.weight"),
+        (moco_v3, RESNET, "module.base_encoder.", "momentum_encoder", MOCO_V3_HEAD),
+        (moco_v3, ROW_FIRST, "module.base_encoder.", "momentum_encoder", MOCO_V3_HEAD),
+        (simsiam, RESNET, "module.encoder.", None, "fc.0.weight, fc.1.running_var, fc.6.bias"),
+        (dino, VIT, "backbone.", "student", None),
+        (dino, RESNET, "backbone.", "student", None),
+        (dino_student, VIT, "module.backbone.", None, None),
     ],
 )
-def test_official_files(file, model, prefix, unused, tmp_path):
+def test_official_files(file, model, prefix, other, unused, tmp_path):
     params, buffers, state = encoder_of(model)
     path = str(tmp_path / "official.pth")
     torch_files.write(path, file(state))
     loaded, lines = init_from.load(path, experiment_of(model))
     count = len(by_path(params)) + len(by_path(buffers))
     numbers = sum(x.size for tree in (params, buffers) for x in by_path(tree).values())
-    expected = [f"{path}: names below {prefix!r}, {count} arrays, {numbers:,} numbers"]
-    assert lines == expected + ([f"not used: {unused}"] if unused else [])
+    name = {"encoder_k": "encoder_q, ", "momentum_encoder": "base_encoder, "}
+    name = name.get(other, "teacher, " if other else "")
+    expected = [f"{path}: {name}names below {prefix!r}, {count} arrays, {numbers:,} numbers"]
+    if other:
+        expected.append(f"the file also has {other}: set init_from=.../official.pth@{other}")
+    expected += [f"not used: {unused}"] if unused else []
+    assert lines[:-1] == expected
+    assert lines[-1].startswith("also in the file and not used: ") and "array" in lines[-1]
+    assert other is None or f"{other} (" in lines[-1]
     for part, tree in (("params", params), ("buffers", buffers)):
         assert loaded[part].keys() == {f"encoder/{below}" for below in by_path(tree)}
         for below, leaf in by_path(tree).items():

@@ -30,8 +30,11 @@ _DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Keys under which training scripts store the weights.
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "teacher", "student", "network")
+# Keys under which training scripts store the weights; the first that a file has is preferred.
+_STATE_KEYS = (
+    "state_dict", "model_state_dict", "model", "teacher", "student", "network", "target_encoder",
+    "encoder",
+)  # fmt: skip
 
 
 def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], **metadata: str) -> None:
@@ -49,13 +52,24 @@ def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], **metadata: s
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """Reads the weights in a safetensors file or a PyTorch file.
+    """Reads the weights in a safetensors file or a PyTorch file, see `read_networks`.
+
+    Returns:
+      name -> array, of the first network if there are several.
+    """
+    return next(iter(read_networks(path).values()))
+
+
+def read_networks(path: str) -> dict[str, dict[str, np.ndarray]]:
+    """Reads all networks in a safetensors file or a PyTorch file.
 
     A PyTorch file is a pickle, which can execute code when it is loaded. This function executes
     none: it rebuilds tensors from their bytes and skips all other objects.
 
     Returns:
-      name -> array.
+      key -> {name: array}. A training script stores several state dicts under keys, such as
+      "teacher", "student" and "dino_loss"; the preferred encoder is the first. The key is "" if
+      there are no keys.
 
     Raises:
       UserError: the file does not exist, has another format, is damaged, or has no weights.
@@ -63,10 +77,10 @@ def read(path: str) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path}")
     if zipfile.is_zipfile(path):
-        return _weights(_read_torch(path), path)
+        return _networks(_read_torch(path), path)
     try:
         _check_dtypes(path)
-        return load_file(path)
+        return {"": load_file(path)}
     except UserError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
@@ -91,20 +105,29 @@ def _check_dtypes(path: str) -> None:
                 )
 
 
-def _weights(tree: Any, path: str) -> dict[str, np.ndarray]:
-    """The state dict in the content of a PyTorch file."""
+def _networks(tree: Any, path: str) -> dict[str, dict[str, np.ndarray]]:
+    """The state dicts in the content of a PyTorch file by their keys, the preferred one first."""
     for _ in range(3):
         if not isinstance(tree, Mapping):
             break
+        members = {str(k): _arrays(v) for k, v in tree.items() if isinstance(v, Mapping)}
+        preferred = next((key for key in _STATE_KEYS if key in members), None)
         # A nested state dict has priority over tensors beside it, such as an accuracy.
-        nested = next((tree[k] for k in _STATE_KEYS if isinstance(tree.get(k), Mapping)), None)
-        arrays = {str(k): v for k, v in tree.items() if isinstance(v, np.ndarray)}
-        if arrays and nested is None:
-            return arrays
-        tree = nested
+        if preferred is None:
+            if arrays := _arrays(tree):
+                return {"": arrays}
+            break
+        if members[preferred]:
+            members = {preferred: members[preferred], **members}
+            return {key: arrays for key, arrays in members.items() if arrays}
+        tree = tree[preferred]
     raise UserError(
         f"{path} holds no state dict, neither at the top nor under {', '.join(_STATE_KEYS)}"
     )
+
+
+def _arrays(tree: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    return {str(k): v for k, v in tree.items() if isinstance(v, np.ndarray)}
 
 
 class _Skipped:

@@ -46,9 +46,9 @@ def test_a_torch_checkpoint_comes_in(tmp_path):
     torch.save(saved, tmp_path / "moco.pth")
 
     net, params, buffers = perturbed(64, name="resnet18")
-    weights, prefix = formats.strip_prefix(formats.read(str(tmp_path / "moco.pth")))
-    assert prefix == "module.encoder_q."
-    found, missing, unused = formats.from_torch(weights, params, buffers)
+    selected = formats.select(formats.read_networks(str(tmp_path / "moco.pth")))
+    assert selected.prefix == "module.encoder_q."
+    found, missing, unused = formats.from_torch(selected.state, params, buffers)
     assert not missing and not unused
     params, buffers = replace(params, found["params"]), replace(buffers, found["buffers"])
     x = images(64)
