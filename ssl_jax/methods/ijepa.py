@@ -212,6 +212,10 @@ class IJEPA(Method):
         weight = jnp.float32(len(image_losses))
         return jnp.mean(image_losses), Aux(w.buffers, metrics, outputs, weight)
 
+    def eval_view(self, images: Array) -> Array:
+        """The evaluation view of each image, [n h w c]."""
+        return self.view.eval_view(images)
+
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         x = self.view.evaluate(batch)
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)

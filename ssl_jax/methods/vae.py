@@ -213,6 +213,10 @@ class VAE(Method):
             metrics["noise_std"] = jnp.exp(self._log_noise_std(w))
         return loss, Aux(w.buffers, metrics, {"h": mean}, count)
 
+    def eval_view(self, images: Array) -> Array:
+        """The evaluation view of each image, [n h w c]."""
+        return self.view.eval_view(images)
+
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n l], the mean of q(z|x), and `log_var` [n l]. Pixels are not binarized."""
         mean, log_var, _ = self._encode_posterior(w, self.view.evaluate(batch), train=False)

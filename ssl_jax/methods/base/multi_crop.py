@@ -106,14 +106,18 @@ class MultiCrop(Method):
         z = z.reshape(*h.shape[:2], -1)  # (n, V, d')
         return h, z, {"encoder": statistics, "projector": projector}
 
+    def eval_view(self, images: Array) -> Array:
+        """The evaluation view of each image, [n h w c]."""
+        return self.families.eval_view(images)
+
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        x = self.families.eval_view(batch["image"])
+        x = self.eval_view(batch["image"])
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
 
     def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = self.families.eval_view(batch["image"])
+        x = self.eval_view(batch["image"])
         return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def views_line(self) -> str:
