@@ -2,8 +2,9 @@
 
     torchvision   a ResNet with torchvision's names
     timm          a ResNet or Vision Transformer with timm's names
-    hf            BERT or RoBERTa with its heads (of pretraining or of fine-tuning), for
-                  from_pretrained of the transformers library
+    hf            for from_pretrained of the transformers library: BERT or RoBERTa with its heads
+                  (of pretraining or of fine-tuning); a Vision Transformer as Dinov2Model,
+                  Dinov2WithRegistersModel, IJepaModel, ViTMAEForPreTraining or ViTModel
     safetensors   any encoder with the names of ssl_jax ("params/...", "buffers/...")
 
 OUT/model.safetensors holds the weights in float32. OUT/config.json describes the architecture and
@@ -12,7 +13,7 @@ text encoder gets the config.json of the transformers library and the files of i
 
 If PyTorch and the library are installed, their model loads the file, and its features are compared
 with those of ssl_jax: on images of the run's data set (on noise if it is not available), or on
-random tokens. A difference above 1e-3 of the features' size fails the command. If the libraries are
+random texts. A difference above 1e-3 of the features' size fails the command. If the libraries are
 not installed or not compatible, or have no such model (a ResNet of another width), the command says
 that it did not compare. `--weights` selects the parameters, their moving average (momentum, target
 or teacher encoder) or their Polyak average; the default is the weights that the run evaluates.

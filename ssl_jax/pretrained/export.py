@@ -16,9 +16,17 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.models import TextEncoder, ViT
+from ssl_jax.models.patches import patch_grid
 from ssl_jax.models.positions import sincos_positions
 from ssl_jax.pretrained import formats, torch_models
-from ssl_jax.pretrained.formats import hugging_face, hugging_face_config, task_heads
+from ssl_jax.pretrained.formats import (
+    hugging_face,
+    hugging_face_config,
+    hugging_face_vit,
+    hugging_face_vit_config,
+    method_nets,
+    task_heads,
+)
 from ssl_jax.pretrained.formats.task_heads import TaskHeads
 from ssl_jax.pretrained.trained_run import TrainedRun
 
@@ -52,7 +60,9 @@ def export(run: TrainedRun, target: str, folder: str) -> Iterator[str]:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={folder} is not a folder: {error.strerror}") from error
-    if target == "hf":
+    if target == "hf" and isinstance(_encoder_module(run), ViT):
+        yield from _export_vit(run, params, folder)
+    elif target == "hf":
         yield from _export_to_transformers(run, params, folder)
     else:
         yield from _export_encoder(run, params, target, folder)
@@ -87,11 +97,26 @@ def _torch_arrays(
         return formats.to_torch(params, buffers)
     if target == "torchvision":
         raise UserError("ssl_jax has only timm's names for Vision Transformers; use --to=timm")
-    positions = None
-    if "pos_embed" not in params:  # fixed positions are no parameters, but timm stores them
-        side = _view_shape(run)[0] // module.patch_size
-        positions = sincos_positions((side, side), module.dim, module.positions)
-    return formats.to_torch(params, buffers, sincos=positions)
+    if module.num_registers or module.feed_forward != "mlp":
+        raise UserError(
+            "timm has other names for register tokens and SwiGLU; use --to=hf or --to=safetensors"
+        )
+    params = {name: x for name, x in params.items() if name != "mask_token"}
+    return _released_vit(run, params)
+
+
+def _released_vit(run: TrainedRun, params: PyTree) -> dict[str, np.ndarray]:
+    """The arrays of a Vision Transformer by their released names.
+
+    Args:
+      run: the run.
+      params: of its encoder.
+    """
+    module, positions = _encoder_module(run), None
+    if "pos_embed" not in params:  # fixed positions are no parameters, but others store them
+        grid = patch_grid(_view_shape(run), module.patch_size)
+        positions = sincos_positions(grid, module.dim, module.positions)
+    return formats.to_torch(params, {}, sincos=positions)
 
 
 def _encoder_module(run: TrainedRun) -> Any:
@@ -134,6 +159,52 @@ def _compare_features(run: TrainedRun, target: str, path: str) -> str:
     return f"compared with {target} on {len(images)} {source}: features differ by {difference:.1g}"
 
 
+def _export_vit(run: TrainedRun, params: PyTree, folder: str) -> Iterator[str]:
+    """The target "hf": a Vision Transformer, with the decoder of a run of MAE."""
+    method, module = run.experiment.method, _encoder_module(run)
+    params = jax.tree.map(np.asarray, params)
+    has_decoder = module.cls_token and "decoder" in params
+    decoder = method.nets()["decoder"].module if has_decoder else None
+    shape = _view_shape(run)
+    hyper = method.hyper if has_decoder else None
+    config = hugging_face_vit_config.description(module, shape, decoder, hyper)
+    state = _released_vit(run, params["encoder"])
+    if config["model_type"].startswith("dinov2"):  # where it always has a mask token
+        state.setdefault("mask_token", np.zeros((1, module.dim), np.float32))
+    else:
+        state.pop("mask_token", None)
+    if has_decoder:
+        state |= method_nets.to_torch(by_path(params), "decoder")
+        positions = sincos_positions(patch_grid(shape, module.patch_size), decoder.dim)
+        positions = positions.reshape(1, -1, decoder.dim)
+        state["decoder_pos_embed"] = np.pad(positions, ((0, 0), (1, 0), (0, 0)))
+    count = hugging_face_vit.write(folder, state, config)
+    yield f"{os.path.join(folder, 'model.safetensors')}: {count} arrays, step {run.step}"
+    left_out = [net for net in params if net != "encoder" and not (net == "decoder" and decoder)]
+    if left_out:
+        architecture = config["architectures"][0]
+        yield f"without {', '.join(left_out)}: {architecture} of transformers has no such nets"
+    yield _compare_patches(run, params["encoder"], folder)
+
+
+def _compare_patches(run: TrainedRun, params: PyTree, folder: str) -> str:
+    """Compares the patch tokens of images with those of transformers; returns the result."""
+    reason = torch_models.missing("torch", "transformers", needed="ViTModel")
+    if reason:
+        return f"not compared with transformers: {reason}"
+    images, source = _images(run)
+    views = np.asarray(run.experiment.method.eval_view(images), np.float32)
+    encoder = run.experiment.method.nets()["encoder"]
+    (_, out), _ = jax.jit(lambda x: encoder.apply(params, {}, x, train=False))(views)
+    theirs = torch_models.transformers_patches(folder, views)
+    ours = np.asarray(out["patch_tokens"])
+    difference = torch_models.check_equal("transformers", folder, "patch tokens", ours, theirs)
+    return (
+        f"compared with transformers on {len(images)} {source}: patch tokens differ by "
+        f"{difference:.1g}"
+    )
+
+
 def _images(run: TrainedRun) -> tuple[np.ndarray, str]:
     """Images of the run's data set, and what they are; noise if the data are not available."""
     name = run.config.data.name
@@ -154,7 +225,10 @@ def _export_to_transformers(run: TrainedRun, params: PyTree, folder: str) -> Ite
     """The target "hf": a text encoder with its heads and its tokenizer."""
     module = _encoder_module(run)
     if not isinstance(module, TextEncoder):
-        raise UserError(f"{run.config.model.name} is not a text encoder; use --to=timm")
+        raise UserError(
+            f"{run.config.model.name} is neither a text encoder nor a Vision Transformer; use "
+            "--to=timm"
+        )
     vocabulary = run.experiment.spec.vocabulary
     params = jax.tree.map(np.asarray, params)
     tokenizer, heads = _tokenizer(run), _task_heads(run, module)
