@@ -32,7 +32,8 @@ TAKES = {
 ALLOWED = {
     "negative": {"mesh.data", "mesh.fsdp", "mesh.tensor", "eval.task.null_threshold"},
     "fraction": {"model.width", "nets.teacher.width", "views.random_affine.degrees",
-                 "views.random_affine.shear"},
+                 "views.random_affine.shear", "views.rand_augment.magnitude",
+                 "views.rand_augment.max_magnitude"},
     "empty": {"views.ops", "optimizer.milestones", "mesh.rules", "eval.names", "eval.final_names",
               "profile_steps"},
 }  # fmt: skip
