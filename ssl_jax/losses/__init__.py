@@ -23,8 +23,10 @@ from ssl_jax.losses.instance import (
     update_bank,
 )
 from ssl_jax.losses.isotropy import invariance, sigreg
+from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.language import token_cross_entropy
 from ssl_jax.losses.masked_images import patch_error, smooth_l1_of_blocks
+from ssl_jax.losses.patch_distillation import masked_distillation, sinkhorn_offset
 from ssl_jax.losses.redundancy import barlow_twins, vicreg
 from ssl_jax.losses.self_distillation import (
     centred_targets,
@@ -60,8 +62,10 @@ __all__ = [
     "init_bank",
     "init_queue",
     "invariance",
+    "koleo",
     "log_normalizer",
     "margin_triplet",
+    "masked_distillation",
     "nce",
     "nearest_keys",
     "negative_elbo",
@@ -73,6 +77,7 @@ __all__ = [
     "sigreg",
     "simsiam",
     "sinkhorn",
+    "sinkhorn_offset",
     "smooth_l1_of_blocks",
     "softmax_over_bank",
     "softmax_over_candidates",

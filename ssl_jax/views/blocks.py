@@ -1,19 +1,24 @@
-"""Rectangular blocks of patches: I-JEPA's targets and contexts (Assran et al. 2023, Sec. 3).
+"""Rectangular blocks of patches, of I-JEPA (Assran et al. 2023) and iBOT (Zhou et al. 2022).
 
-Sizes are drawn once per batch, so that the targets of all images have the same size. Positions are
-drawn for each image. Arrays have fixed shapes: blocks are padded to the largest possible size.
+I-JEPA's targets and contexts: sizes are drawn once per batch, so that the targets of all images
+have the same size. Positions are drawn for each image. Arrays have fixed shapes: blocks are padded
+to the largest possible size.
+
+iBOT's masks are unions of blocks of random sizes and places (`mask_of_blocks`), as in BEiT.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 _ATTEMPTS = 20  # positions tried for a context before a target may overlap it
+_BLOCK_ATTEMPTS = 10  # blocks tried in a row before a mask stays smaller than requested
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +102,57 @@ def context_mask(key: Array, size: tuple[Array, Array], targets: Array, smallest
     tries = block_masks(key, size, grid, len(excluded)) & ~excluded
     enough = tries.sum(axis=(1, 2)) > smallest
     return tries[jnp.where(enough.any(), jnp.argmax(enough), len(tries) - 1)]
+
+
+def mask_of_blocks(
+    key: Array,
+    count: Array | int,
+    grid: tuple[int, int],
+    *,
+    smallest: int = 4,
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+) -> Array:
+    """A union of random blocks with at most `count` patches: bool [rows columns].
+
+    As in the released codes of BEiT, iBOT and DINOv2, blocks are added until there are `count`
+    patches. The area of a block is uniform between `smallest` and the number of missing patches,
+    the logarithm of its aspect ratio is uniform, and it is smaller than the grid in both
+    directions. A block that adds no patch, or too many, is drawn again; after 10 failures in a row
+    the mask stays smaller than requested.
+
+    Args:
+      key: PRNG key of the mask.
+      count: requested number of patches; 0 gives an empty mask.
+      grid: (rows, columns) of patches.
+      smallest: smallest area of a block, patches.
+      aspect: smallest and largest height / width.
+    """
+    rows, columns = grid
+    count = jnp.asarray(count, jnp.int32)
+    row, column = jnp.arange(rows)[:, None], jnp.arange(columns)[None, :]
+    log_aspect = tuple(math.log(end) for end in aspect)
+
+    def is_unfinished(state: tuple[Array, Array, Array]) -> Array:
+        mask, failures, _ = state
+        return (mask.sum() < count) & (failures < _BLOCK_ATTEMPTS)
+
+    def add_block(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        mask, failures, number = state
+        shares = jax.random.uniform(jax.random.fold_in(key, number), (4,))
+        missing = count - mask.sum()
+        area = smallest + shares[0] * (missing - smallest)
+        ratio = jnp.exp(_between(log_aspect, shares[1]))
+        height = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)
+        width = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
+        top = jnp.floor(shares[2] * (rows - height + 1)).astype(jnp.int32)
+        left = jnp.floor(shares[3] * (columns - width + 1)).astype(jnp.int32)
+        block = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
+        added = (block & ~mask).sum()
+        is_valid = (height < rows) & (width < columns) & (added > 0) & (added <= missing)
+        return mask | (block & is_valid), jnp.where(is_valid, 0, failures + 1), number + 1
+
+    start = jnp.zeros(grid, bool), jnp.int32(0), jnp.int32(0)
+    return jax.lax.while_loop(is_unfinished, add_block, start)[0]
 
 
 def padded_places(mask: Array, length: int) -> tuple[Array, Array]:

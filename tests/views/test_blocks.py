@@ -70,3 +70,34 @@ def test_places_are_row_by_row_and_the_last_ones_are_left_out():
     places, real = blocks.padded_places(mask, 2)
     np.testing.assert_array_equal(places, [2, 5])
     assert real.all()
+
+
+def test_masks_of_blocks_have_at_most_the_requested_patches():
+    """And most of them exactly; unions of rectangles of at least 4 patches where these fit."""
+    counts = np.r_[0, 1, np.arange(10, 99)]
+    keys = jax.random.split(jax.random.key(0), len(counts))
+    draw = jax.jit(jax.vmap(lambda key, count: blocks.mask_of_blocks(key, count, GRID)))
+    masks = np.asarray(draw(keys, counts))
+    sizes = masks.sum(axis=(1, 2))
+    assert np.all(sizes <= counts) and sizes[0] == 0
+    assert np.mean(sizes[2:] / counts[2:]) > 0.85 and np.mean(sizes == counts) > 0.3
+    # Blocks: most masked patches have a masked neighbour to the right or left, and above or below.
+    padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
+    beside = padded[:, 1:-1, :-2] | padded[:, 1:-1, 2:]
+    above = padded[:, :-2, 1:-1] | padded[:, 2:, 1:-1]
+    assert (beside & masks).sum() > 0.85 * masks.sum()
+    assert (above & masks).sum() > 0.85 * masks.sum()
+    # Every patch is masked sometimes, those in the middle more often than corners.
+    assert masks.any(axis=0).all() and masks.mean(axis=0).max() < 0.6
+
+
+def test_blocks_of_a_mask_are_smaller_than_the_grid():
+    """An area of 12 and an aspect of 3 are 6 rows and 2 columns: as many rows as the grid has."""
+    draw = jax.jit(
+        lambda key, aspect: blocks.mask_of_blocks(
+            key, 12, (6, 4), smallest=12, aspect=(aspect, aspect)
+        ),
+        static_argnums=1,
+    )
+    assert not np.any(draw(jax.random.key(1), 3.0))
+    assert np.any(draw(jax.random.key(1), 1.0))
