@@ -83,28 +83,56 @@ class MultiCrop(Method):
           (h, z, updates): h [n V d] and z [n V d'], float32, of the V views of all families in the
           order of `families.shapes`, and the changed entries of `buffers`.
         """
+        h, _, statistics = self.encode_families(params, buffers, views, key=key, encoder=encoder)
+        z, projector = self.projector.apply(
+            params["projector"], buffers["projector"], h.reshape(-1, h.shape[-1]), train=True
+        )
+        z = z.reshape(*h.shape[:2], -1)  # (n, V, d')
+        return h, z, {"encoder": statistics, "projector": projector}
+
+    def encode_families(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        views: Mapping[str, Array],
+        *,
+        key: Array,
+        encoder: Net | None = None,
+        masks: Mapping[str, Array] | None = None,
+    ) -> tuple[Array, dict[str, Array], PyTree]:
+        """The encoder's part of `embed`.
+
+        Args:
+          params, buffers, views, key, encoder: as for `embed`.
+          masks: {family: bool [n v l]}, the masked patches of the views of a family; see `ViT`.
+
+        Returns:
+          (h, outputs, statistics): h [n V d]; the encoder's outputs [n v ...] of the main family by
+          name; and the encoder's buffers.
+        """
         encoder = encoder or self.encoder
-        statistics, features = buffers["encoder"], []
+        masks = masks or {}
+        statistics, features, main_outputs = buffers["encoder"], [], {}
         for name in self.families.shapes:
             if name not in views:
                 continue
             x = views[name]
             n, v = x.shape[:2]
             tag = np.uint32(zlib.crc32(name.encode()))
-            (h, _), statistics = encoder.apply(
+            # The encoder's inputs after the images are `keep`, `keep_mask` and `mask`.
+            mask = (None, None, masks[name].reshape(n * v, -1)) if name in masks else ()
+            (h, outputs), statistics = encoder.apply(
                 params["encoder"],
                 statistics,
                 x.reshape(n * v, *x.shape[2:]),
+                *mask,
                 train=True,
                 key=jax.random.fold_in(key, tag),
             )
             features.append(h.reshape(n, v, -1))
-        h = jnp.concatenate(features, axis=1)  # (n, V, d)
-        z, projector = self.projector.apply(
-            params["projector"], buffers["projector"], h.reshape(-1, h.shape[-1]), train=True
-        )
-        z = z.reshape(*h.shape[:2], -1)  # (n, V, d')
-        return h, z, {"encoder": statistics, "projector": projector}
+            if name == MAIN:
+                main_outputs = {k: x.reshape(n, v, *x.shape[1:]) for k, x in outputs.items()}
+        return jnp.concatenate(features, axis=1), main_outputs, statistics
 
     def eval_view(self, images: Array) -> Array:
         """The evaluation view of each image, [n h w c]."""
@@ -177,14 +205,19 @@ def nets_and_families(config: Any, spec: DataSpec, *, num_views: int = 2) -> dic
     return dict(encoder=make_encoder(**config.model, dtype=config.dtype), families=families)
 
 
-def check_prototypes(count: int, spec: DataSpec) -> None:
+def check_prototypes(count: int, spec: DataSpec, where: str = "method.num_prototypes") -> None:
     """Checks that there are not more prototypes than training examples.
+
+    Args:
+      count: number of prototypes.
+      spec: the data.
+      where: the key of `count`, for the message.
 
     Raises:
       UserError: there are more, so that some prototypes would have no examples.
     """
     if count > spec.num_examples:
         raise UserError(
-            f"method.num_prototypes {count:,} is more than the {spec.num_examples:,} training "
+            f"{where} {count:,} is more than the {spec.num_examples:,} training "
             f"examples, which cannot use them all; use {spec.num_examples // 2:,} or fewer"
         )
