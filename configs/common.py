@@ -295,6 +295,103 @@ def byol_cifar10_views() -> ConfigDict:
     )
 
 
+def dino_imagenet(
+    config: ConfigDict,
+    batch_size: int,
+    epochs: float,
+    *,
+    large: tuple[float, float],
+    small: tuple[float, float],
+    count: int,
+    size: int = 96,
+) -> None:
+    """Data and views of DINO's, iBOT's and DINOv2's recipes; the host cuts crops.
+
+    Args:
+      batch_size: global.
+      epochs: length of the run.
+      large: smallest and largest area of the two large crops, as a fraction of the image's.
+      small: the same of the small ones.
+      count: small crops of each image.
+      size: side of the small crops, pixels.
+    """
+    imagenet(config, batch_size=batch_size, epochs=epochs, scale=large)
+    config.data.host_crops.local = dict(count=count, size=size, scale=small)
+    config.views = byol_views()
+    config.views.families = dict(local=dict(count=count, gaussian_blur=dict(p=0.5)))
+    config.eval.knn.k = 20
+
+
+def dino_vit(
+    config: ConfigDict,
+    name: str,
+    *,
+    base_lr: float,
+    last_lr: float,
+    clip: float,
+    frozen_epochs: float,
+) -> None:
+    """Encoder and optimizer of DINO's and iBOT's ViTs.
+
+    Args:
+      name: of the encoder.
+      base_lr: peak learning rate of a batch of 256.
+      last_lr: learning rate at the end.
+      clip: largest norm of a tensor's gradient; 0: no clipping.
+      frozen_epochs: epochs in which the prototypes are frozen.
+    """
+    config.model.update(name=name, kernel_init="normal", drop_path=0.1, position_resize="dino")
+    config.optimizer.update(
+        name="adamw",
+        base_lr=base_lr,
+        lr_scaling="linear",
+        final_lr_factor=last_lr / (base_lr * config.batch_size / 256),
+        warmup_epochs=10.0,
+        weight_decay=0.04,
+        weight_decay_end=0.4,
+        clip=dict(norm=clip, per="tensor"),
+        groups=dict(last_layer=dict(frozen_epochs=frozen_epochs)),
+    )
+
+
+def dino_cifar10(config: ConfigDict) -> None:
+    """The released optimizer and views of DINO for images of 32x32, without blur; not in the paper.
+
+    A ViT-Ti with patches of 4 sees 64 patches of a large crop and 16 of a small one.
+    """
+    cifar10(config, batch_size=512, epochs=300.0)
+    config.method.update(teacher_temperature=0.07, temperature_warmup_epochs=30)
+    config.views = byol_cifar10_views()
+    config.views.random_resized_crop.scale = (0.4, 1.0)
+    config.views.families = dict(
+        local=dict(count=8, random_resized_crop=dict(size=16, scale=(0.1, 0.4)))
+    )
+    dino_vit(config, "vit_ti16", base_lr=5e-4, last_lr=1e-6, clip=3.0, frozen_epochs=1.0)
+    config.model.patch_size = 4
+
+
+def small_masked_vit(config: ConfigDict, *, patch_size: int) -> None:
+    """Encoder, head and optimizer of iBOT's and DINOv2's small variants: a ViT on two cores.
+
+    Args:
+      patch_size: side of a patch, pixels.
+    """
+    del config.model.widths
+    config.model.update(
+        name="vit_ti16", patch_size=patch_size, dim=64, depth=4, num_heads=4, kernel_init="normal",
+        mask_token=True,
+    )  # fmt: skip
+    config.batch_size = 64
+    config.method.update(num_prototypes=128, hidden_dim=256, output_dim=64, teacher_momentum=0.98)
+    config.optimizer.update(
+        base_lr=1e-3,
+        weight_decay=0.04,
+        weight_decay_end=0.4,
+        clip=dict(norm=3.0, per="tensor"),
+        groups=dict(last_layer=dict(frozen_epochs=1.0)),
+    )
+
+
 def pydoc(config: ConfigDict) -> None:
     """Data, length, optimizer and evaluation of a language model on Python's own documentation.
 

@@ -51,26 +51,26 @@ def get_config(variant: str = "digits") -> ConfigDict:
 
 def _imagenet(config: ConfigDict) -> None:
     """The released code's defaults on 8 GPUs."""
-    _photos(config, 512, 100.0, large=(0.4, 1.0), small=(0.05, 0.4), count=8)
-    _vit(config, "vit_s16", base_lr=5e-4, last_lr=1e-6, clip=3.0, frozen_epochs=1.0)
+    common.dino_imagenet(config, 512, 100.0, large=(0.4, 1.0), small=(0.05, 0.4), count=8)
+    common.dino_vit(config, "vit_s16", base_lr=5e-4, last_lr=1e-6, clip=3.0, frozen_epochs=1.0)
 
 
 def _imagenet_vits16(config: ConfigDict) -> None:
     """The arguments that were released with the model: no clipping, prototypes of any length."""
-    _photos(config, 1024, 800.0, large=(0.25, 1.0), small=(0.05, 0.25), count=10)
+    common.dino_imagenet(config, 1024, 800.0, large=(0.25, 1.0), small=(0.05, 0.25), count=10)
     config.dtype = "float32"
     config.method.update(
         unit_prototypes=False, teacher_temperature=0.07, temperature_warmup_epochs=30
     )
-    _vit(config, "vit_s16", base_lr=5e-4, last_lr=1e-5, clip=0.0, frozen_epochs=1.0)
+    common.dino_vit(config, "vit_s16", base_lr=5e-4, last_lr=1e-5, clip=0.0, frozen_epochs=1.0)
 
 
 def _imagenet_vitb16(config: ConfigDict) -> None:
     """The arguments that were released with the model."""
-    _photos(config, 1024, 400.0, large=(0.25, 1.0), small=(0.05, 0.25), count=10)
+    common.dino_imagenet(config, 1024, 400.0, large=(0.25, 1.0), small=(0.05, 0.25), count=10)
     config.dtype = "float32"
     config.method.update(teacher_temperature=0.07, temperature_warmup_epochs=50)
-    _vit(config, "vit_b16", base_lr=7.5e-4, last_lr=2e-6, clip=0.3, frozen_epochs=3.0)
+    common.dino_vit(config, "vit_b16", base_lr=7.5e-4, last_lr=2e-6, clip=0.3, frozen_epochs=3.0)
 
 
 def _imagenet_r50(config: ConfigDict) -> None:
@@ -79,7 +79,7 @@ def _imagenet_r50(config: ConfigDict) -> None:
     The head of the released checkpoint has two layers and 4096 hidden units, not the code's three
     layers and 2048.
     """
-    _photos(config, 4080, 800.0, large=(0.14, 1.0), small=(0.05, 0.14), count=6)
+    common.dino_imagenet(config, 4080, 800.0, large=(0.14, 1.0), small=(0.05, 0.14), count=6)
     config.dtype = "float32"
     config.method.update(
         num_prototypes=60000,
@@ -95,7 +95,7 @@ def _imagenet_r50(config: ConfigDict) -> None:
         name="lars",
         base_lr=base_lr,
         lr_scaling="linear",
-        final_lr_factor=0.0048 / _peak(base_lr, config),
+        final_lr_factor=0.0048 / (base_lr * config.batch_size / 256),
         weight_decay=1e-6,
         warmup_epochs=10.0,
         momentum_order="lr_outside",
@@ -103,76 +103,10 @@ def _imagenet_r50(config: ConfigDict) -> None:
     )
 
 
-def _photos(
-    config: ConfigDict,
-    batch_size: int,
-    epochs: float,
-    *,
-    large: tuple[float, float],
-    small: tuple[float, float],
-    count: int,
-) -> None:
-    """Data and views of all ImageNet variants: the host cuts crops, the device does the rest.
-
-    Args:
-      batch_size: global.
-      epochs: length of the run.
-      large: smallest and largest area of the two large crops, as a fraction of the image's.
-      small: the same of the small ones.
-      count: small crops of each image.
-    """
-    common.imagenet(config, batch_size=batch_size, epochs=epochs, scale=large)
-    config.data.host_crops.local = dict(count=count, size=96, scale=small)
-    config.views = common.byol_views()
-    config.views.families = dict(local=dict(count=count, gaussian_blur=dict(p=0.5)))
-    config.eval.knn.k = 20
-
-
-def _vit(
-    config: ConfigDict,
-    name: str,
-    *,
-    base_lr: float,
-    last_lr: float,
-    clip: float,
-    frozen_epochs: float,
-) -> None:
-    """Encoder and optimizer of the ViTs."""
-    config.model.update(name=name, kernel_init="normal", drop_path=0.1, position_resize="dino")
-    config.optimizer.update(
-        name="adamw",
-        base_lr=base_lr,
-        lr_scaling="linear",
-        final_lr_factor=last_lr / _peak(base_lr, config),
-        warmup_epochs=10.0,
-        weight_decay=0.04,
-        weight_decay_end=0.4,
-        clip=dict(norm=clip, per="tensor"),
-        groups=dict(last_layer=dict(frozen_epochs=frozen_epochs)),
-    )
-
-
-def _peak(base_lr: float, config: ConfigDict) -> float:
-    """The learning rate after its warm-up."""
-    return base_lr * config.batch_size / 256
-
-
 def _cifar10(config: ConfigDict) -> None:
-    """The released code's optimizer and views for images of 32x32, without blur; not in the paper.
-
-    A ViT-Ti with patches of 4 sees 64 patches of a large crop and 16 of a small one.
-    """
-    common.cifar10(config, batch_size=512, epochs=300.0)
-    config.method.update(
-        num_prototypes=4096, teacher_temperature=0.07, temperature_warmup_epochs=30
-    )
-    config.views = common.byol_cifar10_views()
-    config.views.random_resized_crop.scale = (0.4, 1.0)
-    config.views.families = dict(
-        local=dict(count=8, random_resized_crop=dict(size=16, scale=(0.1, 0.4)))
-    )
-    _vit(config, "vit_ti16", base_lr=5e-4, last_lr=1e-6, clip=3.0, frozen_epochs=1.0)
-    config.model.patch_size = 4
+    """ViT-Ti for images of 32x32; not in the paper."""
+    common.dino_cifar10(config)
+    config.method.num_prototypes = 4096
 
 
 def _digits(config: ConfigDict) -> None:

@@ -31,7 +31,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Contrastive": ("simclr", "simclr_v2", "instdisc", "moco", "moco_v3", "nnclr"),
     "Without negatives": ("byol", "simsiam", "barlow_twins", "vicreg", "lejepa"),
-    "Teachers and clusters": ("dino", "swav", "deepcluster_v2"),
+    "Teachers and clusters": ("dino", "ibot", "dinov2", "swav", "deepcluster_v2"),
     "Masked images and autoencoders": ("mae", "ijepa", "vae"),
     "Language models": ("bert",),
     "Learning from labels": (

@@ -22,6 +22,8 @@ from ssl_jax.optim.section import LAYERWISE
 
 PyTree = Any
 _LAYER = re.compile(r"layer([1-9]\d*)")
+# Groups before the first layer; a method may give the patch embedding a group of its own (DINOv2).
+EMBEDDINGS = ("embed", "patch_embed")
 
 
 def scale_by_layer(decay: float, group_of: Callable[[str], str]) -> optax.GradientTransformation:
@@ -29,8 +31,9 @@ def scale_by_layer(decay: float, group_of: Callable[[str], str]) -> optax.Gradie
 
     Args:
       decay: learning rate of a layer divided by that of the next layer.
-      group_of: path of a parameter -> its group: "embed", "layer1", "layer2" and so on, or "layers"
-        for arrays of layers stacked along their first axis. Other groups keep their rate.
+      group_of: path of a parameter -> its group: "embed" or "patch_embed", "layer1", "layer2" and
+        so on, or "layers" for arrays of layers stacked along their first axis. Other groups keep
+        their rate.
 
     Returns:
       A transform. Its `init` raises UserError if there are no layers.
@@ -76,6 +79,6 @@ def layer_factors(params: PyTree, decay: float, group_of: Callable[[str], str]) 
         )
     depth = depths.pop() if depths else len(numbers)
     factors = {f"layer{i}": decay ** (depth + 1 - i) for i in numbers}
-    factors["embed"] = decay ** (depth + 1)
+    factors |= dict.fromkeys(EMBEDDINGS, decay ** (depth + 1))
     factors[STACKED] = decay ** np.arange(depth, 0, -1.0)
     return jax.tree.map(lambda group: factors.get(group, 1.0), groups)

@@ -291,6 +291,36 @@ ROWS = {
         },
         slow=True,
     ),
+    "ibot": Row(
+        "ibot.py:digits",
+        {
+            "model.patch_size": 4,
+            "model.dim": 16,
+            "model.depth": 1,
+            "model.num_heads": 2,
+            "method.num_prototypes": 24,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "steps": 100,
+        },
+        slow=True,
+    ),
+    "dinov2": Row(
+        "dinov2.py:digits",
+        {
+            "model.patch_size": 4,
+            "model.dim": 16,
+            "model.depth": 1,
+            "model.num_heads": 2,
+            "method.num_prototypes": 24,
+            "method.num_patch_prototypes": 20,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "method.patch_output_dim": 6,
+            "method.koleo_chunk": 8,
+            "steps": 100,
+        },
+    ),
     "swav": Row(
         "swav.py:digits",
         {

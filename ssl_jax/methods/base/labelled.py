@@ -30,6 +30,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item, TokenVectors
 from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
+from ssl_jax.methods.base.layer_groups import layer_group
 from ssl_jax.methods.base.one_text import OneText, make_one_text
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.modalities.image import IMAGE
@@ -39,8 +40,6 @@ from ssl_jax.models.classifier import Classifier, TextHead, make_classifier
 from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.tasks.registry import TASKS
 
-# Parameters of a ViT in the group "embed".
-_EMBED = ("patch_embed", "cls_token", "register_tokens", "mask_token", "pos_embed")
 _DROPOUT = 0.1  # default of the heads of BERT and RoBERTa
 
 
@@ -136,8 +135,7 @@ class Labelled(Method):
         net, _, path_in_net = path.partition("/")
         if net != "encoder":
             return net
-        part = path_in_net.partition("/")[0]
-        return "embed" if part in _EMBED else part
+        return layer_group(path_in_net)
 
     def origin(self, path: str) -> str | None:
         """The path in the state of the pretrained run of the array at `path` in this state.
