@@ -78,7 +78,8 @@ def _digits(config: ConfigDict) -> None:
 
     Measured on train[80%:] after training on the rest (one seed): 51.6 with one label a class
     (untrained encoder 24.6), 73.6 with kNN (44.4), 94.1 with a linear probe (93.1). Raw pixels are
-    better in all three: 65.5, 94.8, 95.8.
+    better in all three: 65.5, 94.8, 95.8. The attentive probe reaches 94.1 (93.1), and a linear
+    probe of last4/cls_mean 96.5 (95.1). One of the 288 scored images is 0.35.
     """
     common.digits(config, epochs=200.0)
     config.views.ops = ("random_affine",)
