@@ -39,7 +39,8 @@ ACCEPTED = (
      "scales without an upper end that all recipes share; a loss that is not finite ends the run"),
     ("huge", "method.temperature method.*_temperature method.margin method.beta method.free_nats "
              "method.noise_std method.epsilon method.covariance method.invariance method.variance "
-             "method.off_diagonal_weight method.proximal model.norm_eps model.layer_scale",
+             "method.off_diagonal_weight method.proximal method.patch_weight "
+             "method.koleo_weight model.norm_eps model.layer_scale",
      "temperatures, weights and scales of losses and layers, as above"),
     ("huge", "views.color_jitter.brightness views.color_jitter.contrast "
              "views.color_jitter.saturation views.gaussian_noise.std",

@@ -253,6 +253,7 @@ def test_the_heads_are_the_released_ones():
         ("ibot", dict(method__mask_ratio=(0.0, 0.05)),
          r"mask_ratio \(0.0, 0.05\) and mask_probability 0.5 mask no patch of a grid of 4x4"),
         ("ibot", dict(method__mask_probability=0.0), r"mask_probability 0 mask no patch"),
+        ("ibot", dict(method__min_block=9), r"min_block 9 is larger .* of 4x4, 8 patches"),
         ("ibot", dict(method__mask_ratio=(0.5, 0.1)), r"mask_ratio \(0.5, 0.1\) is not"),
         ("ibot", dict(model__mask_token=False), r"method ibot needs a ViT with .* a mask token"),
         ("ibot", dict(model__pool="mean"), r"needs a ViT with a class token"),

@@ -283,6 +283,12 @@ def _check_masks(grid: tuple[int, int], hyper: MaskedParameters) -> None:
             f"mask no patch of a grid of {grid[0]}x{grid[1]}; use higher ones, or "
             "method.patch_weight=0"
         )
+    if hyper.min_block > largest_mask(grid, hyper.mask_ratio):
+        raise UserError(
+            f"method.min_block {hyper.min_block} is larger than the largest mask of a grid of "
+            f"{grid[0]}x{grid[1]}, {largest_mask(grid, hyper.mask_ratio)} patches; use a smaller "
+            "one, or a higher method.mask_ratio"
+        )
     if min(grid) < 2:
         raise UserError(
             f"a grid of {grid[0]}x{grid[1]} patches has no block to mask; use smaller patches, or "
