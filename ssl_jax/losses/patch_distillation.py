@@ -125,7 +125,7 @@ def sinkhorn_offset(
         chunks = _chunks((t, counts), k, max_outputs)  # padding has counts of False
 
         def iteration(offset: Array, is_first: bool) -> Array:
-            def add(total: Array, rows: tuple[Array, Array]) -> tuple[Array, None]:
+            def add(total: Array, rows: tuple[Array, ...]) -> tuple[Array, None]:
                 scores = prototype_logits(rows[0], w) / epsilon
                 if not is_first:
                     scores = scores - jax.nn.logsumexp(scores + offset, axis=1, keepdims=True)

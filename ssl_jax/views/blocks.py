@@ -130,7 +130,7 @@ def mask_of_blocks(
     rows, columns = grid
     count = jnp.asarray(count, jnp.int32)
     row, column = jnp.arange(rows)[:, None], jnp.arange(columns)[None, :]
-    log_aspect = tuple(math.log(end) for end in aspect)
+    log_aspect = math.log(aspect[0]), math.log(aspect[1])
 
     def is_unfinished(state: tuple[Array, Array, Array]) -> Array:
         mask, failures, _ = state
