@@ -2,10 +2,13 @@
 
 Complete collapse: every example gets the same embedding, the spread `std_z` goes to 0.
 Dimensional collapse: embeddings differ, but along a few directions only; the effective rank is low.
+Collapse of targets: a teacher or an assignment gives all images the same distribution over
+prototypes, either one prototype or all equally; the information of the targets goes to 0.
 
 Sources: RankMe, Garrido et al. 2023, Eq. 1; effective rank, Roy & Vetterli 2007; alignment and
 uniformity, Wang & Isola 2020, Sec. 4; spread of normalised outputs, Chen & He 2021 (SimSiam),
-Fig. 2; dimensional collapse, Jing et al. 2022.
+Fig. 2; dimensional collapse, Jing et al. 2022; both collapses of targets, Caron et al. 2021 (DINO),
+Sec. 5.3.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ METRICS = {
         "uniformity", "uniformity of the features", unit="", better="lower", shown=False
     ),
 }
+# Metrics of training that the monitor reads besides `diagnostics`, of methods with prototypes.
+TARGETS = ("prototypes_used", "target_entropy")
 _PAIRS = 2**22  # squared distances in a block: 16 MiB of float32
 
 
@@ -169,7 +174,7 @@ class Alarm(NamedTuple):
     """A report of the monitor. `active` is False when a cause has ended."""
 
     step: int
-    cause: str  # "non-finite", "complete" or "dimensional"
+    cause: str  # "non-finite", "complete", "dimensional" or "targets"
     message: str  # one line: the observation and its likely causes
     active: bool
 
@@ -194,6 +199,9 @@ class Monitor:
       constant_spread: complete collapse: `std_z` below this, after `grace`.
       fallen_rank: dimensional collapse: effective rank over its highest value below this.
       single_rank: dimensional collapse: effective rank below this, after `grace`.
+      fallen_information: collapse of targets: their information (nats) below this and below half
+        its highest value.
+      no_information: collapse of targets: information below this, after `grace`.
     """
 
     patience: int = 3
@@ -202,10 +210,13 @@ class Monitor:
     constant_spread: float = 0.02
     fallen_rank: float = 0.05
     single_rank: float = 1.2
+    fallen_information: float = 0.05
+    no_information: float = 0.02
 
     updates: int = 0
     highest_spread: float = 0.0
     highest_rank: float = 0.0
+    highest_information: float = 0.0
     # For each cause: number of consecutive updates that contradict its state.
     streaks: tuple[tuple[str, int], ...] = ()
     active: frozenset[str] = frozenset()
@@ -215,8 +226,8 @@ class Monitor:
 
         Args:
           step: step of the row.
-          values: the metrics of `diagnostics`, and other scalars (the loss), which must be finite.
-            Without z the monitor uses the rank of h.
+          values: the metrics of `diagnostics`, those of `TARGETS` if the method has them, and other
+            scalars (the loss), which must be finite. Without z the monitor uses the rank of h.
 
         Returns:
           The next monitor and the new alarms, usually none.
@@ -243,6 +254,16 @@ class Monitor:
             # Complete collapse has a low rank as well: report only complete collapse.
             if present_causes.get("complete") or "complete" in self.active:
                 present_causes["dimensional"] = "dimensional" in self.active
+        used, entropy = (values.get(name, math.nan) for name in TARGETS)
+        # H(mean q) - mean H(q): how much a target says of its image.
+        information = math.log(used) - entropy if used > 0 else math.nan
+        if math.isfinite(information):
+            highest = max(self.highest_information, information)
+            monitor = dataclasses.replace(monitor, highest_information=highest)
+            present_causes["targets"] = self._below(
+                information, min(self.fallen_information, 0.5 * highest), self.no_information,
+                "targets",
+            )  # fmt: skip
         text = {
             "non-finite": f"{', '.join(non_finite)} not finite. Likely: learning rate too high, "
             "warm-up too short, or an overflow in low precision.",
@@ -254,6 +275,14 @@ class Monitor:
             f"(highest so far {monitor.highest_rank:.1f}): embeddings differ along few directions "
             "only. Likely: too little pressure to spread (temperature too high, decorrelation or "
             "centring too weak) or augmentation stronger than the differences between images.",
+            "targets": "collapse of the targets: all images get nearly the same one, with an "
+            f"entropy of {entropy:.2f} nats over {used:.1f} prototypes in use. Likely: "
+            + (
+                "nothing makes the targets use all prototypes (centring or Sinkhorn is off or too "
+                "weak)."
+                if used < 2
+                else "the targets are too flat (the teacher's temperature is too high)."
+            ),
         }
         return monitor._report(step, present_causes, text)
 

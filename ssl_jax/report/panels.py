@@ -60,6 +60,8 @@ TRAINING = (
     Panel("Accuracy", ("accuracy",)),
     Panel("Perplexity", ("perplexity",), log=True),
     Panel("Next sentence told from a random one", ("next_accuracy",)),
+    Panel("Prototypes used by the targets of a batch", ("prototypes_used",), from_zero=True),
+    Panel("Entropy of the targets (nats)", ("target_entropy",), from_zero=True),
     Panel("Learning rate", ("lr", "learning_rate")),
     Panel("Weight decay", ("weight_decay",)),
     _speed("Tokens a second", "tokens_per_s"),

@@ -96,7 +96,7 @@ class StepLogger:
             self._reported_problems = len(self._source.problems)
             self._bar.message(f"warning: {self._source.problem_summary()}")
         if diagnostics:
-            self._monitor, alarms = self._monitor.update(step, diagnostics)
+            self._monitor, alarms = self._monitor.update(step, _monitored(row))
             for alarm in alarms:
                 self._writer.write(step, {"warning": alarm.message})
                 self._bar.message(f"warning: {alarm.message}")
@@ -136,10 +136,16 @@ def _restored_monitor(rows: list[metrics.Row]) -> collapse.Monitor:
     """The collapse monitor after the rows of an earlier start."""
     monitor = collapse.Monitor()
     for row in rows:
-        values = {k.removeprefix(_COLLAPSE): v for k, v in row.items() if k.startswith(_COLLAPSE)}
-        if values:
-            monitor, _ = monitor.update(int(row["step"]), values)
+        if any(key.startswith(_COLLAPSE) for key in row):
+            monitor, _ = monitor.update(int(row["step"]), _monitored(row))
     return monitor
+
+
+def _monitored(row: metrics.Row) -> dict[str, float]:
+    """What the collapse monitor reads of a row."""
+    targets = {name: row[f"train/{name}"] for name in collapse.TARGETS if f"train/{name}" in row}
+    prefix = _COLLAPSE
+    return targets | {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
 
 
 def _to_host(values: dict[str, jax.Array]) -> dict[str, float]:

@@ -221,6 +221,31 @@ def test_features_alone_are_watched():
     assert [a.cause for a in alarms] == ["dimensional"] and "rank of h" in alarms[0].message
 
 
+def _target_rows(used, entropies):
+    return [
+        (i, {"std_z": 0.9, "rankme_z": 9.0, "prototypes_used": u, "target_entropy": e})
+        for i, (u, e) in enumerate(zip(used, entropies, strict=True))
+    ]
+
+
+def test_targets_that_do_not_depend_on_the_image():
+    """One prototype for all, or all prototypes equally; not a dip as real runs of SwAV have."""
+    k, n = 64, 30
+    healthy = np.full(n, 0.5 * k), np.full(n, 1.5)
+    dip = np.full(n, 60.0), np.where(np.arange(n) == 7, 3.9, 1.5)
+    assert _watch(_target_rows(*healthy))[1] == _watch(_target_rows(*dip))[1] == []
+    begin = np.arange(n) < 5
+    one = np.where(begin, 30, 1.001), np.where(begin, 1.5, 0.0005)
+    (alarm,) = _watch(_target_rows(*one))[1]
+    assert (alarm.cause, alarm.step) == ("targets", 7)
+    assert "0.00 nats over 1.0 prototypes" in alarm.message and "centring" in alarm.message
+    flat = np.where(begin, 60, k), np.where(begin, 1.5, np.log(k) - 0.001)
+    (alarm,) = _watch(_target_rows(*flat))[1]
+    assert alarm.cause == "targets" and "temperature is too high" in alarm.message
+    from_the_start = np.full(n, float(k)), np.full(n, np.log(k))
+    assert [a.step for a in _watch(_target_rows(*from_the_start))[1]] == [12]
+
+
 def test_monitor_is_pure_and_replays():
     rows = _rows(np.concatenate([np.full(5, 0.8), np.full(10, 0.01)]), np.full(15, 9.0))
     start = collapse.Monitor()

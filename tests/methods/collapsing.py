@@ -45,7 +45,8 @@ def watch(row: str, *, steps: int, every: int = 2, **overrides: Any) -> Watched:
             losses.append(float(metrics["loss"]))
             if i % every == 0:
                 values = {k: float(v) for k, v in diagnose(outputs["z"], outputs["h"]).items()}
-                monitor, alarms = monitor.update(i, values)
+                targets = {k: float(metrics[k]) for k in collapse.TARGETS if k in metrics}
+                monitor, alarms = monitor.update(i, values | targets)
                 causes += [alarm.cause for alarm in alarms if alarm.active]
                 rows.append(values)
     return Watched(

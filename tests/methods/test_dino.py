@@ -14,6 +14,7 @@ from ssl_jax.models import count_parameters
 from ssl_jax.models.prototypes import prototype_matrix
 from ssl_jax.views.recipe import read_recipes
 from tests.methods import paper_scale
+from tests.methods.collapsing import watch
 from tests.methods.contract import encode, loss_and_aux, views_of
 from tests.methods.multi_crop import forward
 from tests.methods.test_methods import batches, build
@@ -276,3 +277,15 @@ def test_a_vits_attention_maps_are_shown():
     assert list(jax.eval_shape(convnet.method.show, state.weights, keys, batch)) == [
         "Augmented views"
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("centred", [True, False])
+def test_without_centring_one_prototype_gets_all_images_and_the_monitor_says_so(centred):
+    changes = {} if centred else {"method__centre_momentum": 1.0}  # a centre of 0 for ever
+    seen = watch("dino", steps=300, **changes)
+    assert ("targets" in seen.causes) == (not centred)
+    if centred:
+        assert seen.causes == [] and seen.metrics["prototypes_used"] > 10
+    else:
+        assert seen.metrics["prototypes_used"] < 1.1 and seen.std[-1] < 0.1 * seen.std[0]

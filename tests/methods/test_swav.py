@@ -12,6 +12,7 @@ from ssl_jax.core.tree_paths import by_path
 from ssl_jax.models import count_parameters
 from tests.losses.test_sinkhorn import oracle as sinkhorn_oracle
 from tests.methods import paper_scale
+from tests.methods.collapsing import watch
 from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.multi_crop import forward
 from tests.methods.test_methods import batches, build
@@ -177,3 +178,9 @@ def test_without_equal_use_of_the_prototypes_one_gets_all_images():
                 state, metrics, *_ = experiment.compiled_train_step(state, batch)
         used[iterations] = float(by_path(metrics)["prototypes_used"])
     assert used[3] > 20 and used[0] < 6, used
+
+
+@pytest.mark.slow
+def test_without_sinkhorn_one_prototype_gets_all_images_and_the_monitor_says_so():
+    seen = watch("swav", steps=80, method__sinkhorn_iterations=0, method__queue_length=0)
+    assert seen.causes == ["targets"] and seen.metrics["prototypes_used"] < 1.1
