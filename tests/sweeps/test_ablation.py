@@ -155,7 +155,7 @@ def test_a_table_that_does_not_exist_is_named():
 def test_published_tables_say_where_they_are_from():
     for name, table in ablation.published().items():
         assert table.paper and table.place and table.setting, name
-        assert table.url.startswith("https://arxiv.org/abs/"), name
+        assert table.url.startswith(("https://arxiv.org/abs/", "https://github.com/")), name
         assert table.rows or table.claim, name
 
 
