@@ -320,6 +320,7 @@ ROWS = {
             "method.koleo_chunk": 8,
             "steps": 100,
         },
+        slow=True,
     ),
     "swav": Row(
         "swav.py:digits",

@@ -40,6 +40,18 @@ def test_masks_hide_a_part_of_some_large_views():
     np.testing.assert_allclose(weights.sum(axis=2), (counts > 0) / 2, rtol=1e-6)
 
 
+def test_the_report_shows_what_the_masks_hide():
+    method, source = method_of("ibot"), build("ibot")[1]
+    keys, batch = jax.random.split(jax.random.key(0), N), source.batch(np.arange(N))
+    assert method.encoder.module.depth == 1  # no attention maps, which need weights
+    items = jax.jit(lambda keys, batch: method.show(None, keys, batch))(keys, batch)
+    masked, whole = items["Masked views"].pixels, items["Augmented views"].pixels[0]
+    mask = np.asarray(method.masks(keys)["mask"]).reshape(N, 2, 8, 8)
+    hidden = mask.repeat(2, axis=2).repeat(2, axis=3)
+    np.testing.assert_allclose(masked[~hidden], np.clip(whole, 0, 1)[~hidden], atol=1e-6)
+    assert len(np.unique(np.asarray(masked)[hidden])) == 1
+
+
 def given(method, seed=0):
     """A state and outputs of the nets, drawn at random: views have 0 to 5 masked patches."""
     rng = np.random.default_rng(seed)

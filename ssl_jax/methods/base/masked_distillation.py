@@ -16,6 +16,7 @@ from ssl_jax import losses
 from ssl_jax.config.fields import each, fraction, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.families import MAIN
+from ssl_jax.core.items import Images, Item
 from ssl_jax.core.method import TEACHER, Array, Batch, DataSpec, PyTree, Weights
 from ssl_jax.methods.base.layer_groups import layer_group
 from ssl_jax.methods.base.self_distillation import (
@@ -24,10 +25,10 @@ from ssl_jax.methods.base.self_distillation import (
     distillation_nets,
 )
 from ssl_jax.models import Net
-from ssl_jax.models.patches import patch_grid
+from ssl_jax.models.patches import patch_grid, patchify, unpatchify
 from ssl_jax.models.prototypes import prototype_matrix
 from ssl_jax.models.vit import ViT
-from ssl_jax.views import blocks
+from ssl_jax.views import blocks, family_images, to_show
 
 PATCH_EMBEDDING = "patch_embed"  # the optimizer group of the patch embedding
 _MASKS = 3  # folded into an example's key
@@ -230,6 +231,27 @@ class MaskedDistillation(SelfDistillation):
         share = is_masked.sum() / (n * large_views * self.grid[0] * self.grid[1])
         metrics |= {"patch_loss": patch_loss, "patch_target_entropy": entropy, "masked": share}
         return loss + self.hyper.patch_weight * patch_loss, metrics, buffers
+
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        items = super().show(w, keys, batch)
+        if not self.hyper.patch_weight:
+            return items
+        images = family_images(batch, tuple(self.families.shapes))
+        views = self.families.recipe(keys, images)[MAIN]  # (n, g, h, w, c)
+        n, large_views, *shape = views.shape
+        views = to_show(views, self.families.normalization).reshape(n * large_views, *shape)
+        patches = patchify(views.astype(jnp.float32), self.encoder.module.patch_size)
+        mask = self.masks(keys)["mask"].reshape(n * large_views, -1, 1)
+        patches = jnp.where(mask, jnp.mean(patches), patches)
+        pixels = unpatchify(patches, (shape[0], shape[1], shape[2]), self.encoder.module.patch_size)
+        item = Images(
+            jnp.clip(pixels, 0, 1).reshape(n, large_views, *shape),
+            inputs=batch.get("image"),
+            columns=tuple(f"{MAIN} {view + 1}" for view in range(large_views)),
+            note="The large views as the student sees them: grey patches are masked. The teacher "
+            "sees the whole views.",
+        )
+        return {**items, "Masked views": item}
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, (rows, columns) = self.hyper, self.grid
