@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import parallel
-from ssl_jax.config.fields import each, not_empty, not_negative, open_fraction, positive
+from ssl_jax.config.fields import between, each, not_empty, not_negative, open_fraction, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.evals import attention_probe
@@ -83,7 +83,7 @@ def evaluate_model(
         tuple[float, ...], each(not_negative), not_empty, "Weight decays of AdamW."
     ] = (5e-4, 1e-3, 5e-2),
     batch_size: Annotated[int, positive, "Examples of a step."] = 256,
-    epochs: Annotated[float, positive, "Passes over train."] = 20.0,
+    epochs: Annotated[float, between(0, 1e6), "Passes over train."] = 20.0,
     min_steps: Annotated[int, positive, "Number of steps, if the epochs are fewer."] = 500,
     head_dim: Annotated[int, positive, "Width of an attention head."] = 64,
     val_fraction: Annotated[

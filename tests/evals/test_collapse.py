@@ -296,7 +296,7 @@ def _pretrain(loss, steps=300, batch=128, every=10):
 
     values = jax.device_get(run(params))
     return [
-        (i * every, {name: value[i] for name, value in values.items()})
+        (i * every, {name: float(value[i]) for name, value in values.items()})
         for i in range(steps // every)
     ]
 
