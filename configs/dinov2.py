@@ -3,7 +3,7 @@
     ssl_jax train --config=dinov2:VARIANT --workdir=runs/dinov2
 
 Variants:
-  digits        8x8 handwritten digits that come with scikit-learn: minutes on two CPU cores
+  digits        8x8 handwritten digits that come with scikit-learn: half an hour on two CPU cores
   small_shapes  2048 generated shapes of 32x32
   cifar10       ViT-Ti with patches of 4; not in the paper (tfds:cifar10 prepared)
   imagenet      the released default: ViT-L/16, batch 2048, 125,000 steps (tfds:imagenet2012)

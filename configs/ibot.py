@@ -3,7 +3,7 @@
     ssl_jax train --config=ibot:VARIANT --workdir=runs/ibot
 
 Variants:
-  digits        8x8 handwritten digits that come with scikit-learn: minutes on two CPU cores
+  digits        8x8 handwritten digits that come with scikit-learn: half an hour on two CPU cores
   small_shapes  2048 generated shapes of 32x32
   cifar10       ViT-Ti with patches of 4; not in the paper (tfds:cifar10 prepared)
   imagenet      the released recipe: ViT-S/16, batch 1024, 800 epochs (tfds:imagenet2012)
