@@ -69,18 +69,16 @@ def said(name):
 
 @functools.cache
 def traced_as():
-    """Variant -> the first one of its file that differs from it in numbers only."""
+    """Variant -> the first one of its file with the same method and family of nets.
+
+    The rows of test_methods.py cover the options of a method.
+    """
     first, same = {}, {}
     for name in VARIANTS:
         config = config_lib.apply(config_lib.load(f"{CONFIGS}/{name}"), said(name))
         net = re.match("[a-z]+(_encoder)?", config.model.name)[0]  # of any depth and width
-        choices = [
-            (key, value)
-            for section in (config.method, config.model)
-            for key, value in section.items()
-            if isinstance(value, (str, bool)) and value != config.model.name
-        ]
-        same[name] = first.setdefault((name.partition(":")[0], net, *choices), name)
+        key = name.partition(":")[0], config.method.name, net
+        same[name] = first.setdefault(key, name)
     return same
 
 
