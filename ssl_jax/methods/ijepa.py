@@ -48,7 +48,7 @@ from ssl_jax.core.method import (
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder, make_predictor
 from ssl_jax.models.encoder_layers import encoder_layers
-from ssl_jax.models.patches import patch_grid, patchify, unpatchify
+from ssl_jax.models.patches import hide_patches, patch_grid
 from ssl_jax.models.vit import ViT
 from ssl_jax.optim import linear_ema
 from ssl_jax.views import blocks, to_show
@@ -230,14 +230,12 @@ class IJEPA(Method):
         del w
         x = self.view.evaluate(batch)
         masks = self._masks(keys, keys[0])
-        patches = patchify(x.astype(jnp.float32), self._patch_size)
-        grey = jnp.full_like(patches, jnp.mean(patches))
-        patch_index = jnp.arange(patches.shape[1])
+        rows, columns = self.grid
+        patch_index = jnp.arange(rows * columns)
 
         def hide_others(places: Array, mask: Array) -> Array:  # [n k] -> [n h w c]
             shown = jnp.any((places[:, :, None] == patch_index) & mask[:, :, None], axis=1)
-            parts = jnp.where(shown[:, :, None], patches, grey)
-            return unpatchify(parts, self.view.shape, self._patch_size)
+            return hide_patches(x, ~shown, self._patch_size)
 
         images = [hide_others(masks["context"], masks["is_context"])] + [
             hide_others(masks["targets"][:, block], masks["is_target"][:, block])

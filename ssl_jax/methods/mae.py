@@ -45,7 +45,14 @@ from ssl_jax.core.method import (
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder, make_patch_decoder
 from ssl_jax.models.encoder_layers import encoder_layers
-from ssl_jax.models.patches import patch_grid, patch_statistics, patchify, random_order, unpatchify
+from ssl_jax.models.patches import (
+    hide_patches,
+    patch_grid,
+    patch_statistics,
+    patchify,
+    random_order,
+    unpatchify,
+)
 from ssl_jax.models.vit import ViT
 from ssl_jax.views import to_show
 
@@ -180,11 +187,14 @@ class MAE(Method):
             mean, deviation = patch_statistics(patches)
             predicted = predicted * deviation + mean
         rank = jnp.argsort(order, axis=1)  # position of each patch in `order`
-        visible = (rank < self.num_visible)[:, :, None]
-        grey = jnp.full_like(patches, jnp.mean(patches))
-        shown = [jnp.where(visible, patches, replacement) for replacement in (grey, predicted)]
+        hidden = rank >= self.num_visible  # (n, l)
+        completed = jnp.where(hidden[:, :, None], predicted, patches)
         images = jnp.stack(
-            [unpatchify(parts, self.view.shape, self.patch_size) for parts in shown], axis=1
+            [
+                hide_patches(x, hidden, self.patch_size),
+                unpatchify(completed, self.view.shape, self.patch_size),
+            ],
+            axis=1,
         )
         normalised = " Each masked patch has the mean and contrast of the original."
         note = (

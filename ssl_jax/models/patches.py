@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
@@ -53,6 +53,15 @@ def unpatchify(
     (h, w, c), p = shape, patch_size
     x = patches.reshape(-1, h // p, w // p, p, p, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, c)
+
+
+def hide_patches(
+    images: Float[Array, "n h w c"], hidden: Bool[Array, "n l"], patch_size: int
+) -> Float[Array, "n h w c"]:
+    """Replaces hidden patches by the mean of all pixels, to show which ones a net does not see."""
+    patches = patchify(images.astype(jnp.float32), patch_size)
+    shown = jnp.where(hidden[:, :, None], jnp.mean(patches), patches)
+    return unpatchify(shown, images.shape[1:], patch_size)
 
 
 def patch_statistics(

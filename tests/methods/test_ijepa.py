@@ -127,3 +127,19 @@ def test_the_imagenet_recipe_is_the_released_one():
 def test_what_does_not_fit_is_named(overrides, message):
     with pytest.raises(UserError, match=message):
         build("ijepa", **overrides)
+
+
+def test_the_report_shows_the_context_and_the_targets():
+    """Patches outside of a block are grey; a target is no part of the context."""
+    experiment, source = build("ijepa")
+    method, batch = experiment.method, source.batch(np.arange(3))
+    keys = jax.random.split(jax.random.key(0), 3)
+    item = jax.jit(lambda keys, batch: method.show(None, keys, batch))(keys, batch)
+    item = item["Contexts and targets"]
+    images = np.asarray(item.pixels)  # (n, 1 + targets, h, w, c)
+    assert images.shape[:2] == (3, 1 + method.hyper.num_targets) == (3, len(item.columns))
+    whole = np.asarray(item.inputs)[:, None]
+    grey = np.isclose(images, whole.mean(), atol=1e-6)
+    assert (np.isclose(images, whole, atol=1e-6) | grey).all() and grey.any()
+    context, targets = ~grey[:, :1], ~grey[:, 1:]
+    assert context.any() and targets.any() and not (context & targets).any()

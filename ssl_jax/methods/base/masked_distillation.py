@@ -25,10 +25,10 @@ from ssl_jax.methods.base.self_distillation import (
     distillation_nets,
 )
 from ssl_jax.models import Net
-from ssl_jax.models.patches import patch_grid, patchify, unpatchify
+from ssl_jax.models.patches import hide_patches, patch_grid
 from ssl_jax.models.prototypes import prototype_matrix
 from ssl_jax.models.vit import ViT
-from ssl_jax.views import blocks, family_images, to_show
+from ssl_jax.views import blocks
 
 PATCH_EMBEDDING = "patch_embed"  # the optimizer group of the patch embedding
 _MASKS = 3  # folded into an example's key
@@ -236,14 +236,13 @@ class MaskedDistillation(SelfDistillation):
         items = super().show(w, keys, batch)
         if not self.hyper.patch_weight:
             return items
-        images = family_images(batch, tuple(self.families.shapes))
-        views = self.families.recipe(keys, images)[MAIN]  # (n, g, h, w, c)
-        n, large_views, *shape = views.shape
-        views = to_show(views, self.families.normalization).reshape(n * large_views, *shape)
-        patches = patchify(views.astype(jnp.float32), self.encoder.module.patch_size)
-        mask = self.masks(keys)["mask"].reshape(n * large_views, -1, 1)
-        patches = jnp.where(mask, jnp.mean(patches), patches)
-        pixels = unpatchify(patches, (shape[0], shape[1], shape[2]), self.encoder.module.patch_size)
+        # The views of each family, (n, v, h, w, c).
+        pixels = items["Augmented views"].pixels[tuple(self.families.shapes).index(MAIN)]
+        n, large_views, *shape = pixels.shape
+        mask = self.masks(keys)["mask"].reshape(n * large_views, -1)
+        pixels = hide_patches(
+            pixels.reshape(n * large_views, *shape), mask, self.encoder.module.patch_size
+        )
         item = Images(
             jnp.clip(pixels, 0, 1).reshape(n, large_views, *shape),
             inputs=batch.get("image"),
