@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from flax import traverse_util
 
 from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
@@ -177,8 +178,8 @@ def _match_released(
     try:
         encoder_arrays, problems, unused = formats.from_torch(
             state,
-            _nested(encoder["params"]),
-            _nested(encoder["buffers"]),
+            traverse_util.unflatten_dict(encoder["params"], sep="/"),
+            traverse_util.unflatten_dict(encoder["buffers"], sep="/"),
             positions=module.positions if isinstance(module, ViT) else None,
         )
     except UserError as error:
@@ -240,15 +241,3 @@ def _load_own_file(
         unused=[names[path] for path in matched.unused],
     )
     return matched.loaded, summary(matched, "")
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Path -> leaf as nested dicts."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *above, name = path.split("/")
-        node = tree
-        for key in above:
-            node = node.setdefault(key, {})
-        node[name] = leaf
-    return tree
