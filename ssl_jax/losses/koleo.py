@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ssl_jax.core.arrays import Array
+from ssl_jax.losses.contrastive import unit_length
 from ssl_jax.losses.tiles import product
 
 _EPSILON = 1e-8
@@ -35,9 +36,7 @@ def koleo(x: Float[Array, "n d"], *, chunk: int) -> Float[Array, ""]:
     n, d = x.shape
     if chunk < 2 or n % chunk:
         raise ValueError(f"got chunks of {chunk} of {n} rows; use at least 2, and a divisor of {n}")
-    x = x.astype(jnp.float32)
-    x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), _EPSILON)
-    x = x.reshape(-1, chunk, d)
+    x = unit_length(x.astype(jnp.float32), eps=_EPSILON).reshape(-1, chunk, d)
     cosines = jax.lax.stop_gradient(product("cid,cjd->cij", x, x))
     nearest = jnp.argmax(jnp.where(jnp.eye(chunk, dtype=bool), -2.0, cosines), axis=-1)
     neighbours = jnp.take_along_axis(x, nearest[:, :, None], axis=1)

@@ -13,9 +13,6 @@ stored: they are computed for a chunk of patches at a time, and again in the bac
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
@@ -75,7 +72,9 @@ def masked_distillation(
             return loss, jnp.sum(jax.scipy.special.entr(target), axis=-1)
 
         chunks = _chunks((u, t), w.shape[1], max_outputs)
-        return jax.tree.map(lambda x: x.reshape(-1)[: n * m].reshape(n, m), _map(chunk, chunks))
+        return jax.tree.map(
+            lambda x: x.reshape(-1)[: n * m].reshape(n, m), jax.lax.map(chunk, chunks)
+        )
 
     teacher, teacher_prototypes, weights, offset = jax.lax.stop_gradient(
         (teacher, teacher_prototypes, weights, offset)
@@ -158,8 +157,3 @@ def _chunks(arrays: tuple[Array, ...], k: int, max_outputs: int) -> tuple[Array,
         return x.reshape(-1, size, *x.shape[1:])
 
     return tuple(map(split, arrays))
-
-
-def _map(function: Callable[[Any], Any], chunks: Any) -> Any:
-    _, outputs = jax.lax.scan(lambda _, rows: (None, function(rows)), None, chunks)
-    return outputs
