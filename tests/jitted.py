@@ -49,7 +49,7 @@ def _loss_modules():
     )
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # a gradient is a new function at every call
 def _program(function, structure, static, constants):
     """`function` jitted over the leaves that are arrays; `static` holds the others by position."""
 

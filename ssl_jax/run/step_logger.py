@@ -144,8 +144,8 @@ def _restored_monitor(rows: list[metrics.Row]) -> collapse.Monitor:
 def _monitored(row: metrics.Row) -> dict[str, float]:
     """What the collapse monitor reads of a row."""
     targets = {name: row[f"train/{name}"] for name in collapse.TARGETS if f"train/{name}" in row}
-    prefix = _COLLAPSE
-    return targets | {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+    values = {k.removeprefix(_COLLAPSE): v for k, v in row.items() if k.startswith(_COLLAPSE)}
+    return targets | values
 
 
 def _to_host(values: dict[str, jax.Array]) -> dict[str, float]:
