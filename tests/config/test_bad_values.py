@@ -23,7 +23,12 @@ BAD = {"negative": -1, "huge": 10.0**30, "overflow": 10.0**300, "long": 10**30, 
 # What the words of a type say that it takes: reviewed by type, not by key.
 TAKES = {
     "huge": ("a number above 0", "a number of at least 0", "a number or None"),
-    "fraction": ("a number above 0", "a number of at least 0", "a number or None"),
+    "fraction": (
+        "a number above 0",
+        "a number of at least 0",
+        "a number or None",
+        "a number from 0 to 1000000.0",
+    ),
     "word": ("a text",),
     "boolean": ("True or False",),
     "none": ("None",),
