@@ -12,10 +12,12 @@ import jax.numpy as jnp
 from ssl_jax.config import fields
 from ssl_jax.config.fields import Key, Section
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.models.alexnet import alexnet
 from ssl_jax.models.autoencoders import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
 from ssl_jax.models.convnet import convnet
 from ssl_jax.models.functional import Net
 from ssl_jax.models.grid_nets import vit_decoder, vit_predictor
+from ssl_jax.models.nin import nin
 from ssl_jax.models.options import not_architecture
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, resnet
 from ssl_jax.models.transformer import (
@@ -32,6 +34,8 @@ VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14", "g1
 ENCODERS = {
     **{f"resnet{depth}": functools.partial(resnet, depth) for depth in BLOCKS_PER_STAGE},
     "convnet": convnet,
+    "alexnet": alexnet,
+    "nin": nin,
     "mlp_encoder": mlp_encoder,
     "conv_encoder": conv_encoder,
     **{

@@ -10,8 +10,8 @@ from tests.marks import slow_unless
 
 # Deeper and wider ones are traced with the slow tests.
 QUICK = {
-    "resnet18", "resnet50", "convnet", "mlp_encoder", "conv_encoder", "vit_s14", "vit_s16",
-    "bert_tiny", "roberta_tiny",
+    "resnet18", "resnet50", "convnet", "alexnet", "nin", "mlp_encoder", "conv_encoder",
+    "vit_s14", "vit_s16", "bert_tiny", "roberta_tiny",
 }  # fmt: skip
 
 
