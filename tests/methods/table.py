@@ -382,6 +382,11 @@ ROWS = {
         },
         embeds=False,
     ),
+    "rotnet": Row(
+        "rotnet.py:digits",
+        {"model.widths": (4, 8), "steps": 100},
+        embeds=False,
+    ),
     "ijepa": Row(
         "ijepa.py:digits",
         {
