@@ -9,6 +9,8 @@ import signal
 import socket
 import sys
 
+import jax
+
 
 def requests(connection):
     """The descriptors and the content of each request, until the other end closes."""
@@ -65,6 +67,8 @@ def run(request):
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
     sys.path[0] = os.getcwd()
+    # JAX has read it at its import, from the environment of another command.
+    jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS"))
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)
     sys.argv = ["ssl_jax", *request["argv"]]

@@ -50,7 +50,6 @@ _FIXED = (
     "GLIBC_TUNABLES",
     "JAX_COMPILATION_CACHE_DIR",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
-    "JAX_PLATFORMS",
 )
 _SERVER = pathlib.Path(__file__).with_name("command_server.py")
 _servers: dict[tuple[str | None, ...], socket.socket] = {}

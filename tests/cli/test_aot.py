@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import types
@@ -31,7 +30,8 @@ TOO_LARGE = ("--config.batch_size=4194304", "--config.data.num_examples=10000000
 
 
 # JAX is left to choose its platform.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+ENVIRONMENT = commands.environment(devices=8)
+del ENVIRONMENT["JAX_PLATFORMS"]
 
 
 def run(*arguments):

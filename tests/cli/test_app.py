@@ -10,7 +10,7 @@ from tests import commands
 
 
 def run(*arguments, module="train"):
-    return commands.finish(module, *arguments, environment=os.environ)
+    return commands.finish(module, *arguments, environment=commands.environment())
 
 
 WRONG = [

@@ -15,7 +15,7 @@ VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "##s", "."]
 
 def run(*arguments):
     """(exit code, lines of output, lines of errors)"""
-    done = commands.finish("prepare_text", *arguments, environment=os.environ)
+    done = commands.finish("prepare_text", *arguments, environment=commands.environment())
     return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
 
@@ -95,7 +95,7 @@ def test_killed_and_started_again(tmp_path):
     for signum, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
         before = len(list(cache.glob("*.safetensors")))
         process = commands.launch(
-            "prepare_text", *arguments, f"--output={cache}", environment=os.environ
+            "prepare_text", *arguments, f"--output={cache}", environment=commands.environment()
         )
         deadline = time.monotonic() + 60
         while len(list(cache.glob("*.safetensors"))) < before + 10 and time.monotonic() < deadline:

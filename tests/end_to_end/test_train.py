@@ -56,11 +56,13 @@ def finished(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
-def test_kill_9_and_the_same_command_again_is_bit_identical(devices, finished, tmp_path):
+# 22 steps an epoch: the first kill is in the first epoch, the second in the second.
+@pytest.mark.parametrize(
+    ("devices", "steps"), [(1, (25,)), pytest.param(8, (9, 25), marks=pytest.mark.slow)]
+)
+def test_kill_9_and_the_same_command_again_is_bit_identical(devices, steps, finished, tmp_path):
     whole = finished(devices)
-    # 22 steps an epoch: the first kill is in the first epoch, the second in the second.
-    for step in (9, 25):
+    for step in steps:
         kill_9(tmp_path, *TINY, step=step, devices=devices)
     run_optimised(tmp_path, *TINY, devices=devices)
     assert losses(tmp_path) == losses(whole)
@@ -181,12 +183,16 @@ def test_a_signal_saves_and_the_next_start_goes_on(signum, code, finished, tmp_p
     assert losses(tmp_path) == losses(finished(1))
 
 
-def test_a_finished_run_is_a_no_op_and_more_steps_extend_it(finished, tmp_path):
+def test_a_finished_run_is_a_no_op(finished):
+    before = (finished(1) / "metrics.jsonl").read_bytes()
+    assert "nothing to do" in run_optimised(finished(1), *TINY).stdout
+    assert (finished(1) / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_more_steps_extend_a_finished_run(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished(1), workdir)
-    before = (workdir / "metrics.jsonl").read_bytes()
-    assert "nothing to do" in run_optimised(workdir, *TINY).stdout
-    assert (workdir / "metrics.jsonl").read_bytes() == before
     longer = [a.replace("steps=30", "steps=34") if ".steps=" in a else a for a in TINY]
     assert "continuing from step 30 of 34" in run_optimised(workdir, *longer).stdout
     assert json.loads((workdir / "results.json").read_text())["step"] == 34
@@ -230,6 +236,7 @@ def test_an_evaluation_that_fails_costs_its_own_metrics(finished):
     assert done.returncode == 1 and done.stderr.startswith("error: the mlp probe needs 10")
 
 
+@pytest.mark.slow
 def test_probes_of_layers_and_attentive_probe_by_command(finished):
     flags = ("--evals=attentive,linear", "--feature=last2/mean")
     done = run_optimised(finished(1), *flags, module="evaluate")
