@@ -18,17 +18,18 @@ from ssl_jax.core.tree_paths import by_path
 from ssl_jax.pretrained import trained_run
 from ssl_jax.run import metrics
 from tests.commands import ROOT, TINY, environment, losses, run, start, wait_for_step
-from tests.xla_flags import OPTIMISED
+from tests.xla_flags import OPTIMISED, QUICK
 
-# For runs that are compared bit by bit, and for what goes on from them.
+# For runs that are compared bit by bit, and those of full length.
 run_optimised = functools.partial(run, flags=OPTIMISED)
-start_optimised = functools.partial(start, flags=OPTIMISED)
+# By number of devices; one is also for the tests that are not slow.
+FLAGS = {1: QUICK, 8: OPTIMISED}
 COMMAND = (sys.executable, "-m", "ssl_jax", "train")
 
 
-def kill_9(workdir, *arguments, step, devices=1):
+def kill_9(workdir, *arguments, step, devices=1, flags=OPTIMISED):
     """Starts a run and kills it once it has logged `step`."""
-    process = start_optimised(workdir, *arguments, devices=devices)
+    process = start(workdir, *arguments, devices=devices, flags=flags)
     wait_for_step(process, workdir, step)
     process.kill()
     process.wait()
@@ -50,7 +51,7 @@ def finished(tmp_path_factory):
     def get(devices):
         if devices not in runs:
             runs[devices] = tmp_path_factory.mktemp(f"whole{devices}")
-            run_optimised(runs[devices], *TINY, devices=devices)
+            run(runs[devices], *TINY, devices=devices, flags=FLAGS[devices])
         return runs[devices]
 
     return get
@@ -63,8 +64,8 @@ def finished(tmp_path_factory):
 def test_kill_9_and_the_same_command_again_is_bit_identical(devices, steps, finished, tmp_path):
     whole = finished(devices)
     for step in steps:
-        kill_9(tmp_path, *TINY, step=step, devices=devices)
-    run_optimised(tmp_path, *TINY, devices=devices)
+        kill_9(tmp_path, *TINY, step=step, devices=devices, flags=FLAGS[devices])
+    run(tmp_path, *TINY, devices=devices, flags=FLAGS[devices])
     assert losses(tmp_path) == losses(whole)
     expected = final_leaves(whole)
     for path, leaf in final_leaves(tmp_path).items():
@@ -163,7 +164,7 @@ def test_kill_9_of_a_language_model_is_bit_identical(language_run, tmp_path):
 def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_path):
     kill_9(tmp_path, *TINY, step=9, devices=8)
     kill_9(tmp_path, *TINY, step=17, devices=4)
-    run_optimised(tmp_path, *TINY, devices=1)
+    run(tmp_path, *TINY, devices=1)
     whole, pieces = losses(finished(1)), losses(tmp_path)
     assert whole.keys() == pieces.keys()
     np.testing.assert_allclose(list(pieces.values()), list(whole.values()), rtol=2e-3)
@@ -173,19 +174,19 @@ def test_a_run_from_eight_devices_goes_on_with_four_and_with_one(finished, tmp_p
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_next_start_goes_on(signum, code, finished, tmp_path):
     arguments = (*TINY, "--config.checkpoint.every_steps=1000")
-    process = start_optimised(tmp_path, *arguments)
+    process = start(tmp_path, *arguments)
     wait_for_step(process, tmp_path, 7)
     process.send_signal(signum)
     assert process.wait(timeout=60) == code, process.output()
     assert "saved; the same command continues" in process.output()
-    again = run_optimised(tmp_path, *arguments)
+    again = run(tmp_path, *arguments)
     assert "continuing from step" in again.stdout
     assert losses(tmp_path) == losses(finished(1))
 
 
 def test_a_finished_run_is_a_no_op(finished):
     before = (finished(1) / "metrics.jsonl").read_bytes()
-    assert "nothing to do" in run_optimised(finished(1), *TINY).stdout
+    assert "nothing to do" in run(finished(1), *TINY).stdout
     assert (finished(1) / "metrics.jsonl").read_bytes() == before
 
 
@@ -194,7 +195,7 @@ def test_more_steps_extend_a_finished_run(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished(1), workdir)
     longer = [a.replace("steps=30", "steps=34") if ".steps=" in a else a for a in TINY]
-    assert "continuing from step 30 of 34" in run_optimised(workdir, *longer).stdout
+    assert "continuing from step 30 of 34" in run(workdir, *longer).stdout
     assert json.loads((workdir / "results.json").read_text())["step"] == 34
 
 
@@ -227,32 +228,32 @@ def test_a_non_finite_loss_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_p
 @pytest.mark.slow
 def test_an_evaluation_that_fails_costs_its_own_metrics(finished):
     few = ("--evals=knn,mlp", "--train_split=train[:5]")
-    done = run_optimised(finished(1), *few, module="evaluate", check=False)
+    done = run(finished(1), *few, module="evaluate", check=False)
     assert done.returncode == 1 and "kNN" in done.stdout
     assert "warning: evaluation 'mlp' failed: the mlp probe needs 10" in done.stderr
     values = json.loads((finished(1) / "evaluations" / "30_digits.json").read_text())
     assert "knn/top1" in values and list(values["not_computed"]) == ["mlp"]
-    done = run_optimised(finished(1), "--evals=mlp", few[1], module="evaluate", check=False)
+    done = run(finished(1), "--evals=mlp", few[1], module="evaluate", check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: the mlp probe needs 10")
 
 
 @pytest.mark.slow
 def test_probes_of_layers_and_attentive_probe_by_command(finished):
     flags = ("--evals=attentive,linear", "--feature=last2/mean")
-    done = run_optimised(finished(1), *flags, module="evaluate")
+    done = run(finished(1), *flags, module="evaluate")
     assert "attentive" in done.stdout and "linear" in done.stdout
     values = json.loads((finished(1) / "evaluations" / "30_digits_last2-mean.json").read_text())
     assert values["feature"] == "last2/mean" and values["attentive/steps"] == 6  # one epoch
     assert 0.1 < values["linear/top1"] <= 1 and 0 < values["attentive/top1"] <= 1
     flags = ("--evals=linear", "--feature=last9/mean")
-    done = run_optimised(finished(1), *flags, module="evaluate", check=False)
+    done = run(finished(1), *flags, module="evaluate", check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: there is no output 'last9/mean'")
     assert "the encoder has 3 layers" in done.stderr
 
 
 def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     workdir = finished(1)
-    done = run_optimised(workdir, "--evals=knn,few_shot", module="evaluate")
+    done = run(workdir, "--evals=knn,few_shot", module="evaluate")
     assert "kNN" in done.stdout
     values = json.loads((workdir / "evaluations" / "30_digits.json").read_text())
     assert values["step"] == 30 and 0.1 < values["knn/top1"] <= 1
@@ -262,7 +263,7 @@ def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     output = tmp_path / "features.npz"
     # On three devices, over which the run's own batch of 64 would not divide.
     arguments = (f"--output={output}", "--data=digits", "--split=test")
-    run_optimised(workdir, *arguments, devices=3, module="embed")
+    run(workdir, *arguments, devices=3, module="embed")
     with np.load(output) as stored:
         h, label = stored["h"], stored["label"]
     source = data.load("digits", "test", channels=1)
@@ -283,7 +284,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, tmp_
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
-    done = run_optimised(workdir, *TINY)
+    done = run(workdir, *TINY)
     assert "30" in done.stderr and f"continuing from step {saved[-2].name}" in done.stdout
     assert "Traceback" not in done.stderr
     assert losses(workdir) == losses(finished(1))
