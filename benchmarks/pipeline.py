@@ -22,7 +22,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,6 +35,14 @@ from ssl_jax.data.image import Canvas
 NUM_FILES = 256
 CANVAS = 224
 BATCH = 128
+# Random crops by family, as `config.data.host_crops`; without any, the whole image.
+WHOLE: dict[str, dict[str, Any]] = {}
+TWO = {"global": dict(count=2)}
+# DINO's and SwAV's multi-crop: all ten from one decoded image.
+MULTI = {
+    "global": dict(count=2, scale=(0.4, 1.0)),
+    "local": dict(count=8, size=96, scale=(0.05, 0.4)),
+}
 
 TFDS_BUILDER = """
 import pathlib
@@ -117,34 +126,39 @@ def take(images: np.ndarray, batch_size: int) -> Iterator[int]:
         yield batch_size
 
 
-def decode_loop(encoded: list[bytes], views: int, seconds: float) -> float:
+def decode_loop(encoded: list[bytes], families: Mapping[str, Any], seconds: float) -> float:
     """Bound of JPEG files: one thread that decodes and resizes."""
-
-    canvas = Canvas(CANVAS, crops={"global": HostCrops(views)} if views else {})
+    crops = {name: HostCrops(**options) for name, options in families.items()}
+    canvas = Canvas(CANVAS, crops=crops)
+    sides = [CANVAS]
+    if crops:
+        sides = [family.size or CANVAS for family in crops.values() for _ in range(family.count)]
     sizes = [Image.open(io.BytesIO(content)).size for content in encoded]
     boxes = [canvas.boxes(0, 0, row)(*size) for row, size in enumerate(sizes)]
 
     def loop() -> Iterator[int]:
-        for content, crops in itertools.cycle(zip(encoded, boxes, strict=True)):
+        for content, cut in itertools.cycle(zip(encoded, boxes, strict=True)):
             image = Image.open(io.BytesIO(content)).convert("RGB")
-            for box in crops:
-                np.asarray(image.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC, box))
+            for box, side in zip(cut, sides, strict=True):
+                np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box))
             yield 1
 
     return rate(loop(), seconds)
 
 
-def decode_bound(encoded: list[bytes], views: int, workers: int, seconds: float) -> float:
+def decode_bound(
+    encoded: list[bytes], families: Mapping[str, Any], workers: int, seconds: float
+) -> float:
     """The sum over as many loops as the pipeline has threads (workers 0) or processes."""
     if workers:
         context = multiprocessing.get_context("spawn")
         pool = concurrent.futures.ProcessPoolExecutor(workers, context)
-        list(pool.map(decode_loop, [encoded] * workers, [views] * workers, [0.2] * workers))
+        list(pool.map(decode_loop, [encoded] * workers, [families] * workers, [0.2] * workers))
     else:
         pool = concurrent.futures.ThreadPoolExecutor(cores())
     count = workers or cores()
     with pool:
-        return sum(pool.map(decode_loop, [encoded] * count, [views] * count, [seconds] * count))
+        return sum(pool.map(decode_loop, [encoded] * count, [families] * count, [seconds] * count))
 
 
 def cores() -> int:
@@ -182,11 +196,11 @@ def main() -> None:
         f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
     )
-    print(f"{'source':<34}{'workers':>8}{'img/s':>12}{'bound img/s':>14}{'ratio':>8}")
+    print(f"{'source':<40}{'workers':>8}{'img/s':>12}{'bound img/s':>14}{'ratio':>8}")
 
     def line(name: str, workers: int | str, figures: tuple[float, float, float]) -> None:
         ours, theirs, ratio = figures
-        print(f"{name:<34}{workers:>8}{ours:>12,.0f}{theirs:>14,.0f}{ratio:>8.2f}", flush=True)
+        print(f"{name:<40}{workers:>8}{ours:>12,.0f}{theirs:>14,.0f}{ratio:>8.2f}", flush=True)
 
     for source, size in ((data.load("digits"), 256), (data.load("shapes"), 1024)):
         name = f"{source.name} {source.canvas.size}x{source.canvas.size}, batch {size}"
@@ -200,21 +214,23 @@ def main() -> None:
         root = pathlib.Path(temporary)
         encoded = write_folder(root / "photos")
         prepare_tfds(root, root / "photos")
-        for name, views, options in (
-            (f"folder:{root}/photos", 0, {}),
-            (f"folder:{root}/photos", 2, {}),
-            ("tfds:bench_photos", 0, {"data_dir": str(root)}),
+        for name, families, options in (
+            (f"folder:{root}/photos", WHOLE, {}),
+            (f"folder:{root}/photos", TWO, {}),
+            (f"folder:{root}/photos", MULTI, {}),
+            ("tfds:bench_photos", WHOLE, {"data_dir": str(root)}),
         ):
-            crops = {"global": {"count": views}} if views else {}
-            source = data.load(name, image_size=CANVAS, host_crops=crops, **options)
+            source = data.load(name, image_size=CANVAS, host_crops=families, **options)
+            sides = [crops.get("size", CANVAS) for crops in families.values()]
+            counts = " + ".join(str(crops["count"]) for crops in families.values())
+            kind = name.partition(":")[0] + (f", {counts} random crops" if families else "")
             for workers in (0, args.workers):
-                kind = name.partition(":")[0] + (f", {views} random crops" if views else "")
-                line(f"{kind}, JPEG to {CANVAS}", workers, measure(
+                line(f"{kind}, to {' and '.join(map(str, sides or [CANVAS]))}", workers, measure(
                     lambda source=source, workers=workers: data.batches(
                         source, batch_size=BATCH, seed=0, workers=workers
                     ),
-                    lambda seconds, views=views, workers=workers: decode_bound(
-                        encoded, views, workers, seconds
+                    lambda seconds, families=families, workers=workers: decode_bound(
+                        encoded, families, workers, seconds
                     ),
                     args,
                 ))  # fmt: skip
