@@ -387,6 +387,21 @@ ROWS = {
         {"model.widths": (4, 8), "steps": 100},
         embeds=False,
     ),
+    "context-prediction": Row(
+        "context_prediction.py:small_shapes",
+        {
+            "data.options.num_generated": 64,
+            "model.widths": (4, 8),
+            "method.code_dim": 8,
+            "method.hidden_dims": (8, 8),
+            "method.color": "drop",
+            "method.downsample": 0.5,
+            "method.smallest_side": 3,
+            "steps": 100,
+        },
+        embeds=False,
+        slow=True,
+    ),
     "ijepa": Row(
         "ijepa.py:digits",
         {

@@ -21,10 +21,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.layer_outputs import LayerOutput
-from ssl_jax.core.method import Array, Aux, Batch, Method, PyTree, Weights
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.losses.classification import cross_entropy
-from ssl_jax.methods.base.one_view import OneView
+from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net
 from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.fully_connected import last_map
@@ -166,3 +167,18 @@ class PretextTask(Method):
             "loss": -jnp.sum(at_target, axis=1),
             "hits": jnp.sum(hits, axis=1, dtype=jnp.float32),
         }
+
+
+def make_piece_view(config: Any, spec: DataSpec) -> OneView:
+    """The view of a method that cuts pieces and normalises each of them; float32 in [0, 1].
+
+    Raises:
+      UserError: the data are not images, the section views has a bad value or normalises views.
+    """
+    view = make_one_view(config, spec, dtype="float32")
+    if view.normalization is not None:
+        raise UserError(
+            f"method {config.method.name} normalises each piece of a view itself; remove normalize "
+            "from views.ops"
+        )
+    return view
