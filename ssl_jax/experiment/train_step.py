@@ -71,7 +71,8 @@ def make_init(
 
     Only the shapes of `batch` are used. `loaded` is {"params": {path: array}, "buffers": {path:
     array}}, weights that replace random ones; an array with fewer rows replaces the first ones.
-    They are set before the optimizer is initialised, so a moving average starts from them.
+    They are set before the optimizer is initialised, so a moving average starts from them, unless
+    `loaded` has an entry "ema", {path of a parameter: array}.
 
     Args:
       method: the method; its loss is traced, to get the width of its outputs.
@@ -88,6 +89,8 @@ def make_init(
             buffers = replace(buffers, _with_all_rows(loaded["buffers"], buffers))
         params = method.constrain(params)
         opt_state = tx.init(params)
+        if loaded and loaded.get("ema"):
+            opt_state = optim.replace_ema(opt_state, loaded["ema"])
         probe = None
         if probe_classes:
             outputs = _output_shapes(method, params, buffers, opt_state, batch)

@@ -15,6 +15,7 @@ from ssl_jax.optim.ema import (
     PolyakState,
     ema_params,
     polyak_params,
+    replace_ema,
     track_ema,
     track_polyak,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "path_mask",
     "polyak_params",
     "read_groups",
+    "replace_ema",
     "scale_by_adam",
     "scale_by_layer",
     "scale_by_learning_rate",

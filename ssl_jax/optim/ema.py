@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssl_jax.core.tree_paths import path_string
+from ssl_jax.core.tree_paths import path_string, replace
 
 PyTree = Any
 
@@ -128,6 +128,27 @@ def polyak_params(opt_state: PyTree) -> PyTree | None:
     """The average of `track_polyak` in an optimizer state, as `ema_params`."""
     state = _only_state(opt_state, PolyakState)
     return None if state is None else state.average
+
+
+def replace_ema(opt_state: PyTree, arrays: Mapping[str, Any]) -> PyTree:
+    """An optimizer state with new values in the average of `track_ema`.
+
+    Args:
+      opt_state: the state, with one average.
+      arrays: path of a parameter -> its average; they are cast to float32.
+
+    Raises:
+      ValueError: the state has no average, or none of a parameter.
+    """
+    state = _only_state(opt_state, EmaState)
+    if state is None:
+        raise ValueError("the optimizer state holds no moving average")
+    new = state._replace(ema=replace(state.ema, arrays))
+    return jax.tree.map(
+        lambda node: new if isinstance(node, EmaState) else node,
+        opt_state,
+        is_leaf=lambda node: isinstance(node, EmaState),
+    )
 
 
 def _only_state(opt_state: PyTree, kind: type) -> Any | None:

@@ -76,7 +76,8 @@ def load(
 
     Returns:
       (loaded, lines): {"params": {path: array}, "buffers": {path: array}} for
-      `Experiment.init_state`; and a summary of the matched and unmatched arrays for the user.
+      `Experiment.init_state`, and "ema" if a file has a moving average beside the network that was
+      selected; and a summary of the matched and unmatched arrays for the user.
 
     Raises:
       UserError: `source` does not exist, nothing in it fits, or its settings or tokens differ.

@@ -17,6 +17,8 @@ from flax import traverse_util
 
 from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import TEACHER
+from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import ViT
 from ssl_jax.models.layers import unstack
@@ -82,9 +84,26 @@ def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
         example = f"{os.path.basename(path)}@{selected.others[0]}"
         notes.append(f"the file also has {', '.join(selected.others)}: set init_from=.../{example}")
     loaded, lines, used = _match_released(path, selected, experiment, notes, source_note)
-    if groups := networks.groups(selected.remaining, used):
+    average = networks.average_of(selected) if experiment.method.ema_decay is not None else None
+    if average is not None:
+        _load_average(path, formats.select(stored, average), experiment, loaded)
+        lines.append(f"the moving average starts from {average} of the file")
+    if groups := networks.groups(selected.remaining, used, average):
         lines.append(f"also in the file and not used: {', '.join(groups)}")
     return loaded, lines
+
+
+def _load_average(
+    path: str, selected: formats.Selected, experiment: Experiment, loaded: Loaded
+) -> None:
+    """Adds a network of a file to `loaded` as the moving average of the parameters."""
+    averaged, _, _ = _match_released(path, selected, experiment, (), "")
+    own = by_path(experiment.abstract_state.weights.ema)
+    loaded["ema"] = {path: x for path, x in averaged["params"].items() if path in own}
+    statistics = {
+        path: x for path, x in averaged["buffers"].items() if path.startswith(f"{TEACHER}/")
+    }
+    loaded["buffers"].update(statistics)
 
 
 def load_transformers(

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from ssl_jax.models import Net, projection_head
-from ssl_jax.optim import EmaState, cosine_ema, ema_params, track_ema
+from ssl_jax.optim import EmaState, cosine_ema, ema_params, replace_ema, track_ema
 
 PARAMS = {
     "encoder": {"dense": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}},
@@ -196,3 +196,16 @@ def test_needs_the_parameters():
     tx = track_ema(0.9)
     with pytest.raises(ValueError, match="track_ema needs params"):
         tx.update(grads(0), tx.init(PARAMS))
+
+
+def test_values_of_the_average_are_replaced_below_other_transforms():
+    tx = optax.MultiSteps(optax.chain(optax.sgd(0.5), track_ema(0.9)), 2).gradient_transformation()
+    state = tx.init(PARAMS)
+    new = replace_ema(state, {"encoder/dense/bias": np.array([3.0, 4.0, 5.0])})
+    np.testing.assert_array_equal(ema_params(new)["encoder"]["dense"]["bias"], [3, 4, 5])
+    chex.assert_trees_all_equal(ema_params(new)["predictor"], PARAMS["predictor"])
+    chex.assert_trees_all_equal_structs(new, state)
+    with pytest.raises(ValueError, match="no such leaf: encoder/dense/scale"):
+        replace_ema(state, {"encoder/dense/scale": np.ones(3)})
+    with pytest.raises(ValueError, match="holds no moving average"):
+        replace_ema(optax.sgd(0.5).init(PARAMS), {})

@@ -74,7 +74,26 @@ def test_dino_continues_from_the_named_network(network, tmp_path):
     other = {"teacher": "student", "student": "teacher"}[network]
     assert lines[0].startswith(f"{source}: {network}, names below '{prefix}backbone.', ")
     assert lines[1] == f"the file also has {other}: set init_from=.../released.pth@{other}"
-    assert lines[2:] == [f"also in the file and not used: {other} ({len(tree[other])} arrays)"]
+    if network == "teacher":  # both start from it
+        assert lines[2:] == [f"also in the file and not used: student ({len(tree[other])} arrays)"]
+        return
+    assert lines[2:] == ["the moving average starts from teacher of the file"]
+    assert {path.partition("/")[0] for path in arrays} == {"params", "buffers", "ema"}
+    averaged = {n.removeprefix("backbone."): x for n, x in tree["teacher"].items()}
+    average = {p.replace("ema/", "params/"): x for p, x in arrays.items() if p.startswith("ema/")}
+    assert_encoder(average, averaged)
+    np.testing.assert_array_equal(
+        average["params/projector/dense3/kernel"], averaged["head.mlp.4.weight"].T
+    )
+    assert average.keys() == {
+        f"params/{path}" for path in by_path(experiment.abstract_state.weights.ema)
+    }
+    # The first state of the run.
+    loaded, _ = init_from.load(source, experiment)
+    weights = experiment.init_state(loaded).weights
+    for tree, prefix in ((weights.params, "params"), (weights.ema, "ema")):
+        for path, leaf in by_path(tree).items():
+            np.testing.assert_array_equal(leaf, arrays[f"{prefix}/{path}"], err_msg=path)
 
 
 def test_a_network_that_the_file_does_not_have(tmp_path):
@@ -131,6 +150,13 @@ def test_ijepa_continues_with_its_predictor(tmp_path):
     np.testing.assert_array_equal(
         arrays["params/predictor/mask_token"], tree["predictor"]["module.mask_token"][0, 0]
     )
+    arrays, lines = load(f"{tmp_path}/released.pth@encoder", experiment)
+    context = {n.removeprefix("module."): x for n, x in tree["encoder"].items()}
+    assert_encoder(arrays, context)
+    average = {p.replace("ema/", "params/"): x for p, x in arrays.items() if p.startswith("ema/")}
+    assert_encoder(average, target)
+    assert lines[-1] == "the moving average starts from target_encoder of the file"
+    assert whole(experiment, arrays)
 
 
 DINOV2 = dict(VIT, layer_scale=1e-5)

@@ -25,6 +25,13 @@ State = Mapping[str, np.ndarray]
 _PREFERRED = ("teacher", "encoder_q", "base_encoder", "backbone", "encoder")
 _ANCHORS = ("conv1.weight", "patch_embed.proj.weight")
 _WRAPPERS = ("module", "backbone")  # parts of a prefix that name no network
+# The trained network of a pair -> the moving average of it.
+_AVERAGE_OF = {
+    "student": "teacher",
+    "encoder_q": "encoder_k",
+    "base_encoder": "momentum_encoder",
+    "encoder": "target_encoder",
+}
 # DINOv2's training code stores the blocks of a large net in chunks: blocks.CHUNK.BLOCK.
 _CHUNK = re.compile(r"\bblocks\.\d+\.(\d+)\.")
 
@@ -121,18 +128,27 @@ def select(networks: Mapping[str, State], name: str | None = None) -> Selected:
     )
 
 
-def groups(remaining: Mapping[str, str], used: Collection[str]) -> list[str]:
+def average_of(selected: Selected) -> str | None:
+    """The name of the file's moving average of the selected encoder; None if it has none."""
+    average = _AVERAGE_OF.get(selected.name)
+    return average if average in selected.others else None
+
+
+def groups(
+    remaining: Mapping[str, str], used: Collection[str], average: str | None = None
+) -> list[str]:
     """The unused arrays outside of the encoder by network, such as "head (8 arrays)".
 
     Args:
       remaining: `Selected.remaining`.
       used: names in `Selected.beside` that are used.
+      average: a network that is used.
     """
     counts: Counter[str] = Counter()
     for name, short in remaining.items():
         if short not in used and not name.endswith("num_batches_tracked"):
             counts[next(part for part in name.split(".") if part not in _WRAPPERS)] += 1
-    return [f"{part} ({n} array{'s' * (n > 1)})" for part, n in counts.items()]
+    return [f"{part} ({n} array{'s' * (n > 1)})" for part, n in counts.items() if part != average]
 
 
 def _prefixes(state: State) -> list[str]:
