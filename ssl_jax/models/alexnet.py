@@ -1,14 +1,16 @@
-"""AlexNet and CaffeNet up to the last pooling, with the variants of pretext tasks.
+"""AlexNet and CaffeNet, whole or up to the last pooling, with the variants of pretext tasks.
 
 Krizhevsky et al. 2012: convolutions of 11x11, 5x5, 3x3, 3x3 and 3x3, each with ReLU, and max
 pooling of 3x3 windows with stride 2 after the first, second and fifth. The fully connected layers
-depend on the size of the images and are part of a method's head
-(`ssl_jax.models.fully_connected`).
+fc6 and fc7 fit images of one size. In a supervised net they are layers of the encoder
+(`fully_connected`); in a pretext task they belong to its head (`ssl_jax.models.fully_connected`).
 
 The nets of the papers, in options of `alexnet`:
 
     RotNet             the defaults: the widths of Krizhevsky 2014 (arXiv:1404.5997), BatchNorm
     Context prediction widths=(96, 256, 384, 384, 256), norm="lrn_batch", conv1_padding=5
+    supervised         widths=(96, 256, 384, 384, 256), norm="lrn", groups=2,
+                       fully_connected=(4096, 4096), dropout=0.5
     Jigsaw             widths=(96, 256, 384, 384, 256), norm="lrn", groups=2, conv1_stride=2,
                        conv1_padding=0
 
@@ -26,8 +28,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.config.fields import between
+from ssl_jax.config.fields import below_one, between
 from ssl_jax.core.errors import UserError
+from ssl_jax.models.fully_connected import FullyConnected
 from ssl_jax.models.norm import batch_norm
 from ssl_jax.models.options import Count
 
@@ -79,6 +82,8 @@ class AlexNet(nn.Module):
         without scale and offset. "none".
       groups: groups of the convolutions 2, 4 and 5.
       conv1_stride, conv1_padding: of the first convolution.
+      fully_connected: widths of the layers with ReLU on the last pooling, fc6 and fc7; (): none.
+      dropout: rate of their outputs.
       dtype: dtype of activations and arithmetic.
     """
 
@@ -87,6 +92,8 @@ class AlexNet(nn.Module):
     groups: int = 1
     conv1_stride: int = 4
     conv1_padding: int = 2
+    fully_connected: tuple[int, ...] = ()
+    dropout: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -98,9 +105,9 @@ class AlexNet(nn.Module):
           train: BatchNorm uses batch statistics.
 
         Returns:
-          `h`, the mean over the positions of the last convolution, `[n d]` float32; and `out`, a
-          dict of "stage1" to "stage5", the convolutions after ReLU `[n h' w' c']`, "map", the last
-          pooling, and "h".
+          `h` `[n d]` float32, the last fully connected layer, or without one the mean over the
+          positions of the last convolution; and `out`, a dict of "stage1" to "stage5", the
+          convolutions after ReLU `[n h' w' c']`, "map", the last pooling, and "h".
 
         Raises:
           UserError: the images are too small.
@@ -136,7 +143,14 @@ class AlexNet(nn.Module):
             if i in (1, 2) and self.norm.startswith("lrn"):
                 x = local_response_norm(x)
         out["map"] = x
-        h = out["h"] = jnp.mean(out["stage5"], axis=(1, 2), dtype=jnp.float32)  # [n d]
+        if self.fully_connected:
+            layers = FullyConnected(
+                self.fully_connected, dropout=self.dropout, dtype=self.dtype, name="fc"
+            )
+            h = layers(x, train=train).astype(jnp.float32)  # [n d]
+        else:
+            h = jnp.mean(out["stage5"], axis=(1, 2), dtype=jnp.float32)  # [n d]
+        out["h"] = h
         return h, out
 
 
@@ -162,6 +176,12 @@ def alexnet(
     groups: Annotated[Literal[1, 2], "Groups of the convolutions 2, 4 and 5."] = 1,
     conv1_stride: Annotated[Literal[2, 4], "Stride of the first convolution."] = 4,
     conv1_padding: Annotated[int, between(0, 5), "Padding of the first convolution, pixels."] = 2,
+    fully_connected: Annotated[
+        tuple[Count, ...],
+        "Widths of the layers with ReLU on the last pooling (fc6, fc7), whose output is h; (): h "
+        "is the mean over the positions of the last convolution.",
+    ] = (),
+    dropout: Annotated[float, below_one, "Dropout rate of the fully connected layers."] = 0.0,
     dtype: Any = jnp.float32,
 ) -> AlexNet:
     """Makes an AlexNet and checks its options, which `AlexNet` describes.
@@ -174,4 +194,6 @@ def alexnet(
             f"model.groups={groups} does not divide model.widths={widths}; use even widths, or "
             "model.groups=1"
         )
-    return AlexNet(widths, norm, groups, conv1_stride, conv1_padding, dtype)
+    return AlexNet(
+        widths, norm, groups, conv1_stride, conv1_padding, fully_connected, dropout, dtype
+    )

@@ -53,6 +53,31 @@ def test_parameters_and_the_last_map_are_the_papers(options, side, count, side_o
     assert out["h"] == (256,)
 
 
+def test_the_supervised_net_has_the_papers_parameters():
+    """60,965,224 with a classifier of 1000 classes."""
+    options = dict(CAFFENET, norm="lrn", groups=2, fully_connected=(4096, 4096), dropout=0.5)
+    parameters, out = shapes(options, 224)
+    assert parameters + 4096 * 1000 + 1000 == 60_965_224
+    assert out["h"] == (4096,) and out["map"] == (6, 6, 256)
+
+
+def test_h_is_the_last_fully_connected_layer_and_dropout_is_of_training():
+    net = make_encoder(
+        name="alexnet", widths=(4,) * 5, norm="lrn", conv1_stride=2, fully_connected=(8, 6),
+        dropout=0.5,
+    )  # fmt: skip
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
+    params, buffers = net.init(jax.random.key(0), x)
+    (h, out), _ = net.apply(params, buffers, x, train=False)
+    y = np.asarray(out["map"]).reshape(2, -1)
+    for name in ("dense1", "dense2"):
+        layer = params["fc"][name]
+        y = np.maximum(y @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]), 0)
+    np.testing.assert_allclose(h, y, rtol=1e-4, atol=1e-5)
+    (dropped, _), _ = net.apply(params, buffers, x, train=True, key=jax.random.key(1))
+    assert np.any((np.asarray(dropped) == 0) & (y > 0))
+
+
 def test_the_net_of_rotnet_has_three_to_five_blocks():
     """Convolutions without bias, and two numbers per channel of BatchNorm."""
     first = (3 * 25 * 192 + 192 * 160 + 160 * 96) + 2 * (192 + 160 + 96)
