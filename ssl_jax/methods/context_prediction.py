@@ -110,9 +110,9 @@ class ContextPrediction(PretextTask):
         made = raw.reshape(-1, *raw.shape[2:])
         patch_keys = jax.vmap(lambda key: jax.random.split(key, patches.COUNT))(keys).reshape(-1)
         if hyper.downsample:
-            made = patches.lower_resolution(made, self._sides(_fold(patch_keys, _SIDES)))
+            made = patches.lower_resolution(made, self._sides(patches.fold_in(patch_keys, _SIDES)))
         if hyper.color == "drop":
-            made = aberration.drop_colors(_fold(patch_keys, _COLORS), made)
+            made = aberration.drop_colors(patches.fold_in(patch_keys, _COLORS), made)
         elif hyper.color == "project":
             made = aberration.project_colors(made)
         position = np.arange(len(NEIGHBOURS), dtype=np.int32)
@@ -128,9 +128,11 @@ class ContextPrediction(PretextTask):
         hyper = self.hyper
         slack = np.array(size) - hyper.grid_side - 2 * hyper.jitter
         origin = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, slack + 1))(
-            _fold(keys, _CORNERS)
+            patches.fold_in(keys, _CORNERS)
         )
-        shifts = patches.integers(_fold(keys, _SHIFTS), (patches.COUNT, 2), 0, 2 * hyper.jitter)
+        shifts = patches.integers(
+            patches.fold_in(keys, _SHIFTS), (patches.COUNT, 2), 0, 2 * hyper.jitter
+        )
         return origin[:, None] + patches.grid_corners(hyper.patch_size + hyper.gap) + shifts
 
     def _sides(self, keys: Array) -> Array:
@@ -179,10 +181,6 @@ class ContextPrediction(PretextTask):
                 f"{hyper.gap}, shifts up to {hyper.jitter}, colours {hyper.color}",
             )
         ]
-
-
-def _fold(keys: Array, number: int) -> Array:
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def _unit_power(images: Array) -> Array:

@@ -402,6 +402,20 @@ ROWS = {
         embeds=False,
         slow=True,
     ),
+    "jigsaw": Row(
+        "jigsaw.py:small_shapes",
+        {
+            "data.options.num_generated": 64,
+            "model.widths": (4, 8),
+            "method.num_permutations": 10,
+            "method.code_dim": 8,
+            "method.hidden_dims": (8,),
+            "method.dropout": 0.1,
+            "steps": 100,
+        },
+        embeds=False,
+        slow=True,
+    ),
     "ijepa": Row(
         "ijepa.py:digits",
         {

@@ -100,6 +100,7 @@ def test_patches_have_one_channel_and_unit_contrast(step):
     assert np.all(deviations[:, 1] < 0.05 * deviations[:, 2])
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_patches(tiny, step):
     experiment, source = tiny
     keys = jax.random.split(jax.random.key(0), 2)
