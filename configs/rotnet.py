@@ -66,6 +66,7 @@ def _cifar10(config: ConfigDict) -> None:
     It moves images by up to 4 whole pixels; here the shift has fractions of a pixel.
     """
     common.cifar10(config, batch_size=128, epochs=200.0)
+    config.eval.features = ("h", "stage2/mean")
     config.model.update(name="nin", num_blocks=4)
     config.views = ConfigDict(
         dict(

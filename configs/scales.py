@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from ssl_jax import config as config_lib
 from ssl_jax.configs import common
 
 
@@ -41,6 +42,11 @@ class Scale:
         """The same at another length."""
         overrides = {**self.overrides, "epochs": epochs, "checkpoint.every_epochs": epochs}
         return dataclasses.replace(self, overrides=overrides, epochs=epochs)
+
+    def measure_of(self, method: str) -> str:
+        """The measure, taken from the last of the outputs that the method's config evaluates."""
+        feature = config_lib.load(self.config(method)).eval.features[-1]
+        return self.measure if feature == "h" else f"{feature}/{self.measure}"
 
     def config(self, method: str) -> str:
         """The config of a method at this size."""
@@ -96,6 +102,14 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             20.0,
         ),
         # The papers'.
+        "cifar10": Scale(
+            "cifar10",
+            {"eval.every_epochs": 0.0},
+            (0,),
+            "linear/top1",
+            "top-1, linear probe, %",
+            "CIFAR-10, network in network",
+        ),
         "imagenet": Scale(
             "imagenet",
             {"eval.every_epochs": 0.0},

@@ -279,6 +279,8 @@ def test_small_settings_stand_for_published_ones():
 SMALL = {
     "moco_negatives": ("digits", "dictionary=bank,K=64,m=0.99,seed=0"),
     "moco_v2": ("small_shapes", "recipe=MLP,_aug+,_cos,seed=0"),
+    "rotnet_epochs": ("digits", "epochs=5.0,seed=0"),
+    "rotnet_rotations": ("digits", "rotations=0_180,seed=0"),
     "simclr_augmentations": ("small_shapes", "first=crop,second=color,seed=0"),
     "simclr_batch_size": ("digits", "scaling=sqrt,epochs=20,batch=32,seed=0"),
     "simclr_color": ("small_shapes", "training=SimCLR,strength=1_+_blur,seed=0"),
@@ -316,14 +318,14 @@ def test_a_cell_of_each_ablation_measures_what_is_drawn(name):
     (cell,) = (cell for cell in swept.cells if cell.name == cell_name)
     config = cell.load()
     names = (*config.eval.names, *config.eval.final_names)
-    known = {evaluation.name: evaluation for evaluation in evals.load_all(names, config.eval)}
+    evaluations = (*evals.load_all(names, config.eval), *evals.automatic(config.eval))
+    known = {evaluation.name: evaluation for evaluation in evaluations}
     for curve in swept.curves:
         measure = curve.measure.format(**cell.labels)
         if measure.startswith("train/"):  # of the log
             continue
-        feature, _, rest = measure.partition("/")
-        if feature in config.eval.features:
-            measure = rest
+        for feature in config.eval.features:
+            measure = measure.removeprefix(f"{feature}/")
         evaluation, _, metric = measure.partition("/")
         assert known[evaluation].metric(metric) is not None, measure
 

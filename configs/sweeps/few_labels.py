@@ -1,0 +1,70 @@
+"""Accuracy against labelled examples a class, pretrained or not (Gidaris et al. 2018, Figure 5b)
+
+    ssl_jax train --config=rotnet:digits --workdir=runs/rotnet
+    ssl_jax sweep --config=sweeps/few_labels:digits --workdir=runs/few \
+        --set=init_from=runs/rotnet
+
+Variants:
+  digits   the embedded digits: 8 to 144 examples a class, three seeds; minutes on two CPU cores
+  cifar10  the paper's numbers, 20 to 5000 examples a class, for a run of rotnet:cifar10
+
+Both lines train the net of the pretrained run on the labelled examples alone and for the same
+number of steps: one starts from the pretrained weights, the other from random ones. Any pretrained
+run will do, of any method that trains an encoder of images.
+
+The paper keeps the first two blocks of its pretrained net as they are and trains a convolutional
+classifier on them; here all layers are trained. Its curve lies above that of the supervised net up
+to 1000 examples of each class.
+"""
+
+from ssl_jax.configs import common
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
+
+VARIANTS = ("digits", "cifar10")
+STARTS = {"pretrained": True, "scratch": False}  # -> init_weights
+# Variant -> examples of each class, of how many, seeds, and steps of each cell.
+GRIDS = {
+    "digits": ((8, 16, 48, 144), 144, (0, 1, 2), 400),
+    "cifar10": ((20, 100, 400, 1000, 5000), 5000, (0,), 20_000),
+}
+NEEDS = {"init_from": "the pretrained run, e.g. --set=init_from=runs/rotnet"}
+
+
+def get_sweep(variant: str = "digits") -> Sweep:
+    """The grid of one variant."""
+    common.check_variant("sweeps/few_labels", variant, VARIANTS)
+    numbers, all_examples, seeds, steps = GRIDS[variant]
+    net = {"model.name": "nin", "model.num_blocks": 4} if variant == "cifar10" else {}
+    cells = [
+        Cell(
+            labels,
+            f"supervised:{variant}",
+            {
+                "init_weights": STARTS[labels["start"]],
+                "data.labelled_fraction": labels["labels"] / all_examples,
+                "data.labels_seed": labels["seed"],
+                "seed": labels["seed"],
+                "steps": steps,
+                "epochs": None,
+                "eval.every_epochs": 0.0,
+                "eval.final_names": ("accuracy",),
+                "eval.baselines": False,
+                "log.tensorboard": False,
+                "log.report": False,
+                **net,
+            },
+        )
+        for labels in product(start=STARTS, labels=numbers, seed=seeds)
+    ]
+    curve = Curve(
+        measure="accuracy/top1",
+        measure_label="top-1, %",
+        x="labels",
+        x_label="labelled examples a class",
+        series="start",
+        names={"pretrained": "pretrained", "scratch": "supervised alone"},
+    )
+    return Sweep(
+        "Few labels: pretrained and from scratch", by_seed(cells), needs=NEEDS,
+        metric="accuracy/top1", setting=f"{variant}, {steps:,} steps", curves=(curve,),
+    )  # fmt: skip
