@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssl_jax import parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import loss_and_aux
 from tests.methods import paper_scale
 from tests.methods.contract import views_of
-from tests.methods.test_methods import build
+from tests.methods.test_methods import build, fresh_build
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +136,44 @@ def test_the_imagenet_recipe_is_the_papers():
     assert shapes == {"dense1": (8192, 4096), "dense2": (4096, 4096), "out": (4096, 8)}
     assert params["branch"]["dense1"]["kernel"].shape == (3 * 3 * 256, 4096)
     assert 9 * experiment.config.batch_size == 513
+
+
+def aberrated_dots(count, strength):
+    """Images of white dots at random places, whose green channel is enlarged about the centre.
+
+    uint8 [n 32 32 3]. A patch has no content in common with another; only the colours at the edges
+    of its dots tell where in the image it lies.
+    """
+    places = np.random.default_rng(0).uniform(-4, 36, size=(count, 40, 2))
+    images = np.empty((count, 32, 32, 3))
+    for channel, scale in enumerate((1, 1 + strength, 1)):
+        at = 15.5 + scale * (places - 15.5)
+        rows, columns = (np.exp(-((np.arange(32) - at[..., i, None]) ** 2) / 2) for i in (0, 1))
+        images[..., channel] = np.einsum("ndh,ndw->nhw", rows, columns)
+    return (255 * np.clip(0.1 + 0.9 * images, 0, 1)).astype(np.uint8)
+
+
+def accuracy_on_dots(color, steps=60, n=64):
+    """Share of right positions in the last ten of `steps` steps on images with aberration."""
+    experiment, _ = fresh_build(
+        "context-prediction", method__color=color, method__downsample=0.0, batch_size=n,
+        model__widths=(16, 32), method__code_dim=32, method__hidden_dims=(64, 32), steps=steps,
+        optimizer__warmup_steps=5, eval__online=False,
+    )  # fmt: skip
+    images = aberrated_dots(1024, 0.12)
+    state, accuracies = experiment.init_state(), []
+    with jax.set_mesh(experiment.mesh):
+        for step in range(steps):
+            rows = (step * n + np.arange(n, dtype=np.int32)) % len(images)
+            batch = {"image": images[rows], "label": np.zeros_like(rows), "index": rows}
+            batch = parallel.to_global(batch, experiment.mesh, np.arange(n), n)
+            state, metrics, _ = experiment.compiled_train_step(state, batch)
+            accuracies.append(float(metrics["accuracy"]))
+    return np.mean(accuracies[-10:])
+
+
+@pytest.mark.slow
+def test_chromatic_aberration_solves_the_task_unless_colours_are_dropped():
+    """One of eight is chance."""
+    assert accuracy_on_dots("keep") > 0.4
+    assert accuracy_on_dots("drop") < 0.16
