@@ -38,8 +38,8 @@ Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Array]
 Schedule = Callable[[Array], Array]
-# (w, keys [n], batch) -> arrays by name  ->  the same of every training example.
-EncodeAll = Callable[[Callable[..., dict[str, Array]]], dict[str, Array]]
+# (w, keys [n], batch) -> arrays by name  ->  the same of every training example, or their sums.
+EncodeAll = Callable[..., dict[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +272,8 @@ class Method(abc.ABC):
           encode_all: takes a function (w, keys, batch) -> {name: [n ...]} and returns its results
             for all examples: global arrays in the order of the examples' indices, padded and
             sharded over the batch axes, and `mask` bool, False where padded. The key of an example
-            is `fold_in(key, index)`.
+            is `fold_in(key, index)`. With `total=True` it returns the sums of the results over all
+            examples [...], which need no memory for each example.
           key: key of this refresh.
           step: number of updates done.
 

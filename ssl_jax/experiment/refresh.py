@@ -67,14 +67,16 @@ class Refresher:
             buffers=jax.device_put(buffers, self._experiment.state_shardings.buffers)
         )
 
-    def _encode_all(self, w: Weights, example_key: Array, function: Function) -> dict[str, Array]:
+    def _encode_all(
+        self, w: Weights, example_key: Array, function: Function, *, total: bool = False
+    ) -> dict[str, Array]:
         """Applies `function` to every training example, see `Method.refresh`."""
 
         @jax.jit
         def apply(w: Weights, batch: Any) -> dict[str, Array]:
             fold_in = functools.partial(jax.random.fold_in, example_key)
             rows = function(w, jax.vmap(fold_in)(batch["index"]), batch)
-            return {**rows, "mask": batch["mask"]}
+            return _sums(rows, batch["mask"]) if total else {**rows, "mask": batch["mask"]}
 
         experiment, source = self._experiment, self._source
         sharding = parallel.batch_sharding(experiment.mesh)
@@ -83,12 +85,29 @@ class Refresher:
         batches = device_batches(experiment.config, source, experiment.mesh)
         for number, batch in enumerate(batches):
             part = apply(w, batch)
+            if total:
+                results = part if results is None else _add(results, part)
+                continue
             size = len(part["mask"])
             if results is None:
                 allocate = functools.partial(_zeros, part, -(-len(source) // size))
                 results = jax.jit(allocate, out_shardings=sharding)()
             results = place(results, part, number * size)
         return results
+
+
+def _sums(rows: dict[str, Array], mask: Array) -> dict[str, Array]:
+    """Sums of rows [n ...] where the mask is true."""
+
+    def total(x: Array) -> Array:
+        return jnp.sum(x, axis=0, where=mask.reshape(-1, *(1,) * (x.ndim - 1)))
+
+    return jax.tree.map(total, rows)
+
+
+@jax.jit
+def _add(a: dict[str, Array], b: dict[str, Array]) -> dict[str, Array]:
+    return jax.tree.map(jnp.add, a, b)
 
 
 def _zeros(part: dict[str, Array], count: int) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """Objectives as pure functions of arrays."""
 
 from ssl_jax.losses.clusters import cluster_cross_entropy
+from ssl_jax.losses.colorization import rebalancing_weights, soft_cross_entropy
 from ssl_jax.losses.contrastive import (
     choose_implementation,
     choose_one_sided,
@@ -73,12 +74,14 @@ __all__ = [
     "nt_xent",
     "patch_error",
     "prototype_logits",
+    "rebalancing_weights",
     "self_distillation",
     "sigreg",
     "simsiam",
     "sinkhorn",
     "sinkhorn_offset",
     "smooth_l1_of_blocks",
+    "soft_cross_entropy",
     "softmax_over_bank",
     "softmax_over_candidates",
     "target_statistics",

@@ -8,6 +8,7 @@ from ssl_jax.models.registry import (
     ENCODERS,
     make_decoder,
     make_encoder,
+    make_map_decoder,
     make_patch_decoder,
     make_predictor,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "count_parameters",
     "make_decoder",
     "make_encoder",
+    "make_map_decoder",
     "make_patch_decoder",
     "make_predictor",
     "projection_head",

@@ -14,6 +14,7 @@ from ssl_jax.config.fields import Key, Section
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.models.alexnet import alexnet
 from ssl_jax.models.autoencoders import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
+from ssl_jax.models.colorization_net import color_decoder, colorization_net
 from ssl_jax.models.convnet import convnet
 from ssl_jax.models.functional import Net
 from ssl_jax.models.grid_nets import vit_decoder, vit_predictor
@@ -36,6 +37,7 @@ ENCODERS = {
     "convnet": convnet,
     "alexnet": alexnet,
     "nin": nin,
+    "colorization_net": colorization_net,
     "mlp_encoder": mlp_encoder,
     "conv_encoder": conv_encoder,
     **{
@@ -53,7 +55,8 @@ ENCODERS = {
 DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}
 PATCH_DECODERS = {"vit_decoder": vit_decoder}
 PREDICTORS = {"vit_predictor": vit_predictor}
-NETS = {**ENCODERS, **DECODERS, **PATCH_DECODERS, **PREDICTORS}
+MAP_DECODERS = {"color_decoder": color_decoder}
+NETS = {**ENCODERS, **DECODERS, **PATCH_DECODERS, **PREDICTORS, **MAP_DECODERS}
 DTYPES = ("float32", "bfloat16")
 
 
@@ -166,6 +169,27 @@ def make_predictor(
       UserError: as `make_encoder`.
     """
     return _make(name, PREDICTORS, dtype, where, {**options, "grid": grid, "values": values})
+
+
+def make_map_decoder(
+    name: str | None,
+    *,
+    values: int,
+    dtype: str = "float32",
+    where: str = "nets.decoder",
+    **options: Any,
+) -> Net:
+    """Makes a decoder of maps: `[n h w c]` to `[n 2h 2w values]` float32.
+
+    Args:
+      name: a key of `MAP_DECODERS`.
+      values: numbers of a position of the output.
+      dtype, where, options: as in `make_encoder`.
+
+    Raises:
+      UserError: as `make_encoder`.
+    """
+    return _make(name, MAP_DECODERS, dtype, where, {**options, "values": values})
 
 
 def _make(

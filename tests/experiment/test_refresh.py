@@ -61,6 +61,14 @@ def test_all_examples_arrive_in_order_on_any_number_of_devices():
             rows = refresh._encode_all(
                 state.weights, jax.random.key(0), lambda w, keys, batch: {"i": batch["index"]}
             )
+            sums = refresh._encode_all(
+                state.weights,
+                jax.random.key(0),
+                lambda w, keys, batch: {"i": batch["index"], "row": 1 + batch["image"][:, 0, 0]},
+                total=True,
+            )
+        assert int(sums["i"]) == len(source) * (len(source) - 1) // 2
+        assert sums["row"].shape == (1,)
         index, mask = (np.asarray(parallel.gather(rows[name])) for name in ("i", "mask"))
         assert len(index) >= len(source) and mask.sum() == len(source)
         np.testing.assert_array_equal(index[mask], np.arange(len(source)))

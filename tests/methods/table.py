@@ -428,6 +428,19 @@ ROWS = {
         },
         slow=True,
     ),
+    "colorization": Row(
+        "colorization.py:small_shapes",
+        {
+            "data.image_size": 16,
+            "data.options.num_generated": 64,
+            "views.random_resized_crop.size": 16,
+            "model.width": 2,
+            "nets.decoder.channels": 4,
+            "nets.decoder.depth": 0,
+            "steps": 100,
+        },
+        embeds=False,
+    ),
     "supervised": Row(
         "supervised.py:digits",
         {
