@@ -1,0 +1,52 @@
+"""Where the stages of a convolutional net are active: the power of activations at each position.
+
+For a feature map F of c channels the map is the mean over channels of F^2 (Zagoruyko & Komodakis
+2017, section 3.1, with p = 2). Gidaris et al. 2018, Figure 3, show such maps of RotNet and of a
+supervised net.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.arrays import Array
+from ssl_jax.core.layer_outputs import LayerOutput
+
+
+def stages(layers: Mapping[str, LayerOutput]) -> list[str]:
+    """The names of the stages of a convolutional net, the first one first; empty for a ViT."""
+    names = [name for name in layers if name.startswith("stage")]
+    return sorted(names, key=lambda name: int(re.sub(r"\D", "", name)))
+
+
+def activation_maps(layers: Mapping[str, LayerOutput], shape: tuple[int, int]) -> dict[str, Array]:
+    """Maps of the stages, of the size of the images.
+
+    Each map is divided by its maximum. Pixels have the value of the nearest position. A stage whose
+    positions do not form a grid with the images' aspect ratio is left out.
+
+    Args:
+      layers: `Method.layers` of n images.
+      shape: height and width of the images.
+
+    Returns:
+      name of the stage -> float32 [n h w] in [0, 1].
+    """
+    height, width = shape
+    maps = {}
+    for name in stages(layers):
+        patches = layers[name].patches  # (n, p, c)
+        n, count = patches.shape[:2]
+        rows = round(math.sqrt(count * height / width))
+        if rows == 0 or count % rows or abs(rows / (count // rows) / (height / width) - 1) > 0.2:
+            continue
+        power = jnp.mean(jnp.square(patches.astype(jnp.float32)), axis=2)
+        power = power / jnp.maximum(power.max(axis=1, keepdims=True), 1e-12)
+        grid = power.reshape(n, rows, count // rows)
+        maps[name] = jax.image.resize(grid, (n, height, width), "nearest")
+    return maps
