@@ -27,8 +27,9 @@ def stages(layers: Mapping[str, LayerOutput]) -> list[str]:
 def activation_maps(layers: Mapping[str, LayerOutput], shape: tuple[int, int]) -> dict[str, Array]:
     """Maps of the stages, of the size of the images.
 
-    Each map is divided by its maximum. Pixels have the value of the nearest position. A stage whose
-    positions do not form a grid with the images' aspect ratio is left out.
+    Each map is divided by its maximum. Pixels have the value of the nearest position. A stage is
+    left out if it has a single position, or if its positions form no grid with the aspect ratio of
+    the images.
 
     Args:
       layers: `Method.layers` of n images.
@@ -42,6 +43,8 @@ def activation_maps(layers: Mapping[str, LayerOutput], shape: tuple[int, int]) -
     for name in stages(layers):
         patches = layers[name].patches  # (n, p, c)
         n, count = patches.shape[:2]
+        if count == 1:
+            continue
         rows = round(math.sqrt(count * height / width))
         if rows == 0 or count % rows or abs(rows / (count // rows) / (height / width) - 1) > 0.2:
             continue

@@ -27,6 +27,7 @@ def test_dead_units_are_black_and_other_layers_are_left_out():
         "layer1": LayerOutput(np.ones((1, 4, 3), np.float32)),  # of a ViT
         "stage1": LayerOutput(np.zeros((1, 4, 3), np.float32)),
         "stage2": LayerOutput(np.ones((1, 5, 3), np.float32)),  # no grid of a square image
+        "stage3": LayerOutput(np.ones((1, 1, 3), np.float32)),
     }
     maps = activation_maps(layers, (4, 4))
     assert list(maps) == ["stage1"]
