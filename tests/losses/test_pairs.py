@@ -178,7 +178,7 @@ def check(name, arrays, got, rtol=1e-5, **options):
     [
         (None, 37, 29, CASES),
         ({"data": 8}, 72, 88, CASES),
-        ({"data": 2, "fsdp": 4}, 64, 64, FEW),  # whole tiles only
+        pytest.param({"data": 2, "fsdp": 4}, 64, 64, FEW, marks=pytest.mark.slow),  # whole tiles
         pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, 36, 44, FEW, marks=pytest.mark.slow),
     ],
     ids=["one", "data 8", "data 2, fsdp 4", "data 2, fsdp 2, tensor 2"],
