@@ -33,7 +33,8 @@ def run(config, source=None, **options):
 
 
 def test_each_family_has_its_number_of_views_and_their_size():
-    views = run(ml_collections.ConfigDict(CONFIG), dtype="bfloat16")
+    make = make_families(ml_collections.ConfigDict(CONFIG), dtype="bfloat16")
+    views = jax.eval_shape(make, jax.random.split(jax.random.key(7), 6), images())
     assert {name: view.shape for name, view in views.items()} == {
         "global": (6, 2, 16, 16, 3),
         "local": (6, 3, 8, 8, 3),
@@ -54,27 +55,35 @@ def test_a_family_takes_over_what_it_does_not_set_but_not_the_overrides():
     assert [recipe[0].parameters["p"] for recipe in local] == [0.5, 0.5, 0.0]
 
 
-def test_the_main_family_draws_as_without_families():
-    views = run(CONFIG)
+@pytest.fixture(scope="module")
+def views():
+    return run(CONFIG)
+
+
+def test_the_main_family_draws_as_without_families(views):
     alone = jax.jit(make_views(TOP))(jax.random.split(jax.random.key(7), 6), images())
     np.testing.assert_allclose(views["global"], alone, atol=1e-5)
 
 
-def test_a_familys_draws_depend_on_its_name_alone():
-    views = run(CONFIG)
-    more = {**TOP, "families": {"tiny": {"count": 1}, "local": {**LOCAL, "count": 4}}}
-    np.testing.assert_allclose(run(more)["local"][:, :3], views["local"], atol=1e-5)
-    renamed = run({**TOP, "families": {"small": LOCAL}})["small"]
-    assert np.abs(renamed - views["local"]).mean() > 0.05
+def test_a_familys_draws_depend_on_its_name_alone(views):
+    again = {"count": 2, "overrides": TOP["overrides"]}
+    more = run(
+        {**TOP, "families": {"small": LOCAL, "local": {**LOCAL, "count": 4}, "again": again}}
+    )
+    np.testing.assert_allclose(more["local"][:, :3], views["local"], atol=1e-5)
+    assert np.abs(more["small"] - views["local"]).mean() > 0.05
     # Neither are they those of the main family, which has the same ops.
-    same = run({**TOP, "families": {"again": {"count": 2, "overrides": TOP["overrides"]}}})
-    assert np.abs(same["global"] - same["again"]).mean() > 0.05
+    assert np.abs(more["global"] - more["again"]).mean() > 0.05
 
 
 def test_no_other_family_or_one_without_views():
-    assert list(run(TOP)) == ["global"]
-    assert list(run({**TOP, "families": {"local": {**LOCAL, "count": 0}}})) == ["global"]
-    assert list(run(TOP, main="large", num_views=4)) == ["large"]
+    keys = jax.random.split(jax.random.key(7), 6)
+    for config, options, expected in (
+        (TOP, {}, "global"),
+        ({**TOP, "families": {"local": {**LOCAL, "count": 0}}}, {}, "global"),
+        (TOP, dict(main="large", num_views=4), "large"),
+    ):
+        assert list(jax.eval_shape(make_families(config, **options), keys, images())) == [expected]
 
 
 def test_host_crops_come_by_family():
@@ -102,14 +111,15 @@ def test_host_crops_come_by_family():
 def test_the_evaluation_view_is_as_large_as_the_main_family():
     config = {**CONFIG, "ops": (*TOP["ops"], "normalize"), "normalize": {"mean": (0.5,) * 3}}
     made = families_and_eval(config, BATCH)
+    plain = families_and_eval(CONFIG, BATCH)
+    normal, evaluated = jax.jit(lambda x: (made.eval_view(x), plain.eval_view(x)))(images())
     assert made.shapes == {"global": (2, 16, 16, 3), "local": (3, 8, 8, 3)}
     assert list(made.shapes) == ["global", "local"]
-    assert made.eval_view(images()).shape == (6, 16, 16, 3)
+    assert normal.shape == (6, 16, 16, 3)
     assert made.normalization[0] == (0.5,) * 3
-    plain = families_and_eval(CONFIG, BATCH)
     assert plain.normalization is None
-    expected = (np.asarray(plain.eval_view(images())) - 0.5) / made.normalization[1]
-    np.testing.assert_allclose(made.eval_view(images()), expected, atol=1e-5)
+    expected = (np.asarray(evaluated) - 0.5) / made.normalization[1]
+    np.testing.assert_allclose(normal, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
