@@ -81,7 +81,10 @@ def test_pillow_rounds_and_clips_bytes_between_its_two_passes():
     )
     expected = np.asarray(expected, np.float64)
     columns, rows = (
-        np.asarray(resample.resize_matrix(start, extent, size, 24), np.float64)
+        np.asarray(
+            jax.jit(resample.resize_matrix, static_argnums=(2, 3))(start, extent, size, 24),
+            np.float64,
+        )
         for start, extent, size in ((left, width, 56), (top, height, 48))
     )
     between = np.einsum("tw,hwc->htc", columns, noise)
@@ -247,7 +250,7 @@ def test_crops_are_distributed_as_in_the_loop(canvas, options):
 )
 def test_crop_that_never_fits_falls_back_to_the_largest_central_box(canvas, expected):
     keys = jax.random.split(jax.random.key(0), 50)
-    ours = geometry.sample_crops(keys, canvas, scale=(1.0, 1.0))
+    ours = jax.jit(lambda k: geometry.sample_crops(k, canvas, scale=(1.0, 1.0)))(keys)
     aspects = np.asarray(ours[:, 3] / ours[:, 2])
     if canvas[0] != canvas[1]:
         np.testing.assert_allclose(ours, np.tile(expected, (50, 1)), atol=1e-3)
@@ -260,7 +263,7 @@ def test_random_resized_crop_draws_its_boxes_from_the_keys():
     images = make_images().astype(np.float32) / 255
     keys = jax.random.split(jax.random.key(3), len(images))
     made = jax.jit(lambda k, x: image.random_resized_crop(k, x, size=16, scale=(0.3, 1.0)))
-    boxes = geometry.sample_crops(keys, images.shape[1:3], scale=(0.3, 1.0))
+    boxes = jax.jit(lambda k: geometry.sample_crops(k, images.shape[1:3], scale=(0.3, 1.0)))(keys)
     np.testing.assert_allclose(made(keys, images), crop(images, boxes, size=16), atol=1e-6)
     # Example i depends on its own key alone.
     shuffled = made(keys[::-1], images[::-1])[::-1]
@@ -305,20 +308,24 @@ def test_flip():
     n = 4000
     images = np.arange(n * 6, dtype=np.float32).reshape(n, 1, 6, 1)
     keys = jax.random.split(jax.random.key(0), n)
-    flipped = np.asarray(image.flip(keys, images, p=0.3))
+    flipped, never, always = jax.jit(lambda k, x: [image.flip(k, x, p=p) for p in (0.3, 0.0, 1.0)])(
+        keys, images
+    )
+    flipped = np.asarray(flipped)
     is_flipped = (flipped == images[:, :, ::-1]).all((1, 2, 3))
     assert (is_flipped | (flipped == images).all((1, 2, 3))).all()
     assert abs(is_flipped.mean() - 0.3) < 0.03
-    np.testing.assert_array_equal(image.flip(keys, images, p=0.0), images)
-    np.testing.assert_array_equal(image.flip(keys, images, p=1.0), images[:, :, ::-1])
+    np.testing.assert_array_equal(never, images)
+    np.testing.assert_array_equal(always, images[:, :, ::-1])
 
 
 def test_rotate90_equals_numpy():
     images = make_images(n=6, height=5, width=5)
     turns = np.array([0, 1, 2, 3, 4, -1])
-    for pixels, k, rotated in zip(images, turns, image.rotate90(images, turns), strict=True):
+    each, same = jax.jit(lambda x, k: (image.rotate90(x, k), image.rotate90(x, 3)))(images, turns)
+    for pixels, k, rotated in zip(images, turns, each, strict=True):
         np.testing.assert_array_equal(rotated, np.rot90(pixels, k))
-    np.testing.assert_array_equal(image.rotate90(images, 3), np.rot90(images, 3, axes=(1, 2)))
+    np.testing.assert_array_equal(same, np.rot90(images, 3, axes=(1, 2)))
     with pytest.raises(UserError, match="square"):
         image.rotate90(images[:, :4], 1)
 
@@ -327,12 +334,16 @@ def test_random_rotate90_draws_every_turn():
     n = 4000
     images = np.broadcast_to(np.arange(4.0, dtype=np.float32).reshape(1, 2, 2, 1), (n, 2, 2, 1))
     keys = jax.random.split(jax.random.key(0), n)
-    corners = np.asarray(image.random_rotate90(keys, images))[:, 0, 0, 0]
+    corners, fewer = (
+        np.asarray(turned)[:, 0, 0, 0]
+        for turned in jax.jit(
+            lambda k, x: (image.random_rotate90(k, x), image.random_rotate90(k, x, p=0.4))
+        )(keys, images)
+    )
     # The upper left corner of 0 1 / 2 3 after 0, 1, 2, 3 quarter turns.
     shares = [(corners == corner).mean() for corner in (0, 1, 3, 2)]
     np.testing.assert_allclose(shares, 0.25, atol=0.03)
-    corners = np.asarray(image.random_rotate90(keys, images, p=0.4))[:, 0, 0, 0]
-    assert abs((corners == 0).mean() - (0.6 + 0.1)) < 0.03
+    assert abs((fewer == 0).mean() - (0.6 + 0.1)) < 0.03
 
 
 def test_ops_refuse_bytes():
