@@ -14,8 +14,12 @@ from tests.methods.table import CONFIGS
 
 @functools.cache
 def build(name, devices=8, **overrides):
-    """The experiment of "file.py:variant"; keyword arguments are overrides, with __ for dots."""
-    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    """The experiment of "file.py:variant"; keyword arguments are overrides, with __ for dots.
+
+    Without an online probe, whose width is found by tracing the loss.
+    """
+    changes = {"eval.online": False}
+    changes |= {key.replace("__", "."): value for key, value in overrides.items()}
     config = config_lib.load(f"{CONFIGS}/{name}")
     config = config_lib.apply(config, changes)
     config = config_lib.resolve(config, changes)

