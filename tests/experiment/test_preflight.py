@@ -82,13 +82,13 @@ class Banked(SimCLR):
 @pytest.mark.parametrize(
     ("devices", "overrides", "placement"),
     [
-        (1, {}, "bank 256.0 KiB, encoder 160 B, projector 192 B whole on every device"),
-        (8, {}, "bank 256.0 KiB split over data; encoder 160 B, projector 192 B whole on every "
+        (1, {}, "bank 256.0 KiB, encoder 96 B, projector 192 B whole on every device"),
+        (8, {}, "bank 256.0 KiB split over data; encoder 96 B, projector 192 B whole on every "
                 "device"),
-        (8, {"mesh__fsdp": 2}, "bank 256.0 KiB split over data x fsdp; encoder 160 B, projector "
+        (8, {"mesh__fsdp": 2}, "bank 256.0 KiB split over data x fsdp; encoder 96 B, projector "
                                "192 B whole on every device"),
         (8, {"mesh__rules": (("buffers/bank", (None,)),)},
-         "bank 256.0 KiB, encoder 160 B, projector 192 B whole on every device"),
+         "bank 256.0 KiB, encoder 96 B, projector 192 B whole on every device"),
     ],
 )  # fmt: skip
 def test_buffers_are_listed_with_size_and_placement(devices, overrides, placement):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ssl_jax.evals import collapse
+from tests.methods.table import LEARNING
 from tests.methods.test_methods import batches, build
 
 BATCH = 64
@@ -35,6 +36,7 @@ class Watched:
 
 def watch(row: str, *, steps: int, every: int = 2, **overrides: Any) -> Watched:
     """Trains the tiny method of that row for `steps` and asks the monitor every few of them."""
+    overrides = LEARNING | overrides
     experiment, source = build(row, batch_size=BATCH, steps=steps, eval__online=False, **overrides)
     state, step = experiment.init_state(), experiment.compiled_train_step
     diagnose, monitor = jax.jit(collapse.diagnostics), collapse.Monitor()

@@ -12,7 +12,7 @@ from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.experiment.build import Experiment
 from tests.methods import paper_scale
 from tests.methods.contract import encode, views_of
-from tests.methods.table import ROWS
+from tests.methods.table import LEARNING, ROWS
 
 
 def build(row="distill", **overrides):
@@ -92,8 +92,8 @@ def test_the_teacher_is_a_supervised_run_that_stays_as_it_is():
 def test_a_student_learns_what_its_teacher_says_without_labels():
     """After 60 steps it agrees on most images, of which it has seen no label."""
     experiment, source = build(
-        model__widths=(8, 16, 32), method__distill_weight=1.0, batch_size=128, steps=60,
-        optimizer__warmup_steps=5, optimizer__base_lr=1e-2,
+        method__distill_weight=1.0, batch_size=128, steps=60, optimizer__warmup_steps=5,
+        optimizer__base_lr=1e-2, **LEARNING | dict(model__widths=(8, 16, 32)),
     )  # fmt: skip
     state = experiment.init_state()
     # A teacher whose classes are far apart: the head of the random one, enlarged.

@@ -147,8 +147,9 @@ LEAST = {
 def test_it_learns_what_there_is_to_learn(name):
     """By the score of the task, from predictions to text; the metrics that are logged agree."""
     experiment, source = build(
-        name, steps=120, optimizer__base_lr=5e-3, optimizer__warmup_steps=10, batch_size=32, **PLAIN
-    )
+        name, steps=120, batch_size=32, optimizer__name="adamw", optimizer__base_lr=5e-3,
+        optimizer__warmup_steps=10, **PLAIN,
+    )  # fmt: skip
     state, step = experiment.init_state(), experiment.train_step
     with data.batches(source, batch_size=32, seed=0, num_steps=120) as stream:
         for batch in stream:

@@ -11,6 +11,7 @@ from ssl_jax import losses
 from tests.methods import paper_scale
 from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.multi_crop import forward
+from tests.methods.table import LEARNING
 from tests.methods.test_methods import batches, build
 
 
@@ -60,8 +61,9 @@ def test_without_the_regulariser_embeddings_collapse():
     spread = {}
     for share in (0.0, 0.2):
         experiment, source = build(
-            "lejepa", method__sigreg=share, optimizer__warmup_steps=0, optimizer__base_lr=0.01
-        )
+            "lejepa", method__sigreg=share, optimizer__warmup_steps=0, optimizer__base_lr=0.01,
+            **LEARNING,
+        )  # fmt: skip
         state = experiment.init_state()
         with jax.set_mesh(experiment.mesh):
             for batch in batches(experiment, source, 60):

@@ -45,8 +45,9 @@ def test_the_report_shows_what_the_masks_hide():
     keys, batch = jax.random.split(jax.random.key(0), N), source.batch(np.arange(N))
     assert method.encoder.module.depth == 1  # no attention maps, which need weights
     items = jax.jit(lambda keys, batch: method.show(None, keys, batch))(keys, batch)
+    items = jax.device_get(items)
     masked, whole = items["Masked views"].pixels, items["Augmented views"].pixels[0]
-    mask = np.asarray(method.masks(keys)["mask"]).reshape(N, 2, 8, 8)
+    mask = np.asarray(jax.jit(method.masks)(keys)["mask"]).reshape(N, 2, 8, 8)
     hidden = mask.repeat(2, axis=2).repeat(2, axis=3)
     np.testing.assert_allclose(masked[~hidden], np.clip(whole, 0, 1)[~hidden], atol=1e-6)
     assert len(np.unique(np.asarray(masked)[hidden])) == 1
@@ -271,7 +272,7 @@ def test_the_heads_are_the_released_ones():
         ("ibot", dict(model__pool="mean"), r"needs a ViT with a class token"),
         ("ibot", dict(model__patch_size=5), r"views of 16x16 .* patches of model.patch_size=5"),
         ("ibot", dict(model__patch_size=8, method__patch_weight=0.0,
-                      views__families__local__random_affine__size=12),
+                      views__families__local__center_crop__size=12),
          r"views of 12x12 .* patches of model.patch_size=8"),
         ("ibot", dict(method__num_prototypes=5000), r"num_prototypes 5,000 is more than the"),
         ("dinov2", dict(method__num_patch_prototypes=5000), r"num_patch_prototypes 5,000 is more"),

@@ -201,7 +201,7 @@ def test_end_to_end_has_one_encoder_and_a_gradient_through_the_keys():
         got = by_path(found_grads)[path]
         np.testing.assert_allclose(got, leaf, rtol=1e-3, atol=1e-5, err_msg=path)
     _, queries_only = gradient(state.params, False)
-    kernel = "encoder/stage3/kernel"
+    kernel = "encoder/stage2/kernel"
     assert np.abs(by_path(queries_only)[kernel] - by_path(grads)[kernel]).max() > 1e-3
 
 

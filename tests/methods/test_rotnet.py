@@ -94,7 +94,7 @@ def test_other_rotations_are_other_classes():
         ({"method__rotations": (0, 45)}, r"method.rotations is \(0, 45\); use .*0, 90, 180, 270"),
         ({"method__rotations": (90,)}, r"method.rotations is \(90,\); .*at least two different"),
         ({"method__rotations": (0, 0)}, r"method.rotations is \(0, 0\); .*at least two different"),
-        ({"views__random_affine__size": (16, 12)}, "views have 16x12 pixels; .*make them square"),
+        ({"views__center_crop__size": (16, 12)}, "views have 16x12 pixels; .*make them square"),
     ],
 )
 def test_what_does_not_fit_is_named(overrides, message):

@@ -15,6 +15,7 @@ from tests.methods import paper_scale
 from tests.methods.collapsing import watch
 from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.multi_crop import forward
+from tests.methods.table import LEARNING
 from tests.methods.test_methods import batches, build
 
 
@@ -171,6 +172,7 @@ def test_without_equal_use_of_the_prototypes_one_gets_all_images():
             method__queue_length=0,
             optimizer__warmup_steps=0,
             optimizer__base_lr=0.01,
+            **LEARNING,
         )
         state = experiment.init_state()
         with jax.set_mesh(experiment.mesh):
