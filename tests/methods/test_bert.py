@@ -90,7 +90,9 @@ def begun(**overrides):
     params, buffers = jax.jit(method.init)(jax.random.key(0), pairs())
     assert buffers == {}
     rng = np.random.default_rng(0)
-    return method, jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape), params)
+    return method, jax.tree.map(
+        lambda p: np.asarray(p) + np.float32(0.1 * rng.normal(size=p.shape)), params
+    )
 
 
 def test_the_loss_is_that_of_the_hidden_tokens_and_the_pairs():
@@ -99,6 +101,7 @@ def test_the_loss_is_that_of_the_hidden_tokens_and_the_pairs():
     views = mask(method, keys(), batch)
     value, aux = loss(method, params, views)
     (h, out), _ = method.encoder.apply(params["encoder"], {}, views["text"], train=False)
+    views = jax.tree.map(np.asarray, views)
     exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     tokens, table = np.float64(out["tokens"]), exact["encoder"]["embed"]["token"]["embedding"]
     head = exact["token_head"]
@@ -159,15 +162,22 @@ def test_logits_of_all_tokens_change_nothing():
         np.testing.assert_allclose(aux.metrics[name], metric, rtol=1e-5, err_msg=name)
 
 
+@functools.cache
+def start_of_descent():
+    """A method, plain descent, and the first state."""
+    method, tx = make(), optax.sgd(1.0)
+    return method, tx, jax.device_get(jax.jit(train_step.make_init(method, tx))(0, pairs()))
+
+
+@functools.cache
 def descend(devices, micro_batch_size):
     """Metrics and parameters after a step of plain descent."""
-    method, tx = make(), optax.sgd(1.0)
-    init = train_step.make_init(method, tx)
+    method, tx, first = start_of_descent()
     mesh = parallel.make_mesh(devices=jax.devices()[:devices])
     batch = parallel.to_global(pairs(), mesh, np.arange(BATCH), BATCH)
     step = train_step.make_train_step(method, tx, micro_batch_size=micro_batch_size)
     with jax.set_mesh(mesh):
-        state = jax.device_put(jax.jit(init)(0, pairs()), parallel.replicated(mesh))
+        state = jax.device_put(first, parallel.replicated(mesh))
         state, metrics, _ = jax.jit(step)(state, batch)
     return metrics, by_path(state.params)
 
