@@ -307,23 +307,15 @@ def test_a_full_disk_stops_with_one_line_and_leaves_the_older_checkpoint(finishe
 
 @pytest.mark.slow
 def test_what_the_readme_promises_of_the_digits_recipe(tmp_path):
-    """Three seeds of the demo: one label a class, at least 10 points above raw pixels, and 75%."""
-    gains, scores = [], []
-    for seed in range(3):
-        workdir = tmp_path / str(seed)
-        run_optimised(
-            workdir,
-            "--config=configs/simclr.py:digits",
-            f"--config.seed={seed}",
-            "--config.eval.every_epochs=0",
-            "--config.eval.final_names=('few_shot',)",
-            "--config.log.report=False",
-        )
-        results = json.loads((workdir / "results.json").read_text())["results"]
-        scores.append(results["SimCLR"]["few_shot/1"])
-        gains.append(scores[-1] - results["raw pixels"]["few_shot/1"])
-        assert not [row for row in metrics.read_metrics(workdir) if "warning" in row]
-    assert np.mean(gains) >= 0.10 and np.mean(scores) >= 0.75
+    """One label a class: at least 10 points above raw pixels, and 75%."""
+    run_optimised(
+        tmp_path, "--config=simclr:digits", "--config.eval.every_epochs=0",
+        "--config.eval.final_names=('few_shot',)", "--config.log.report=False", timeout=900,
+    )  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    score, raw = (results[name]["few_shot/1"] for name in ("SimCLR", "raw pixels"))
+    assert score >= max(0.75, raw + 0.10)
+    assert not [row for row in metrics.read_metrics(tmp_path) if "warning" in row]
 
 
 @pytest.mark.slow
