@@ -81,15 +81,24 @@ def test_the_config_has_every_key():
 
 
 def run(tx, dtype=jnp.float32):
-    """Parameters after every step, and the last state."""
-    params = jax.tree.map(lambda p: jnp.asarray(p, dtype), PARAMS)
-    state, history, update = tx.init(params), [], jax.jit(tx.update)
-    for grads in GRADS:
-        grads = jax.tree.map(lambda g: jnp.asarray(g, dtype), grads)
-        updates, state = update(grads, state, params)
+    """Parameters after every step, and the last state, in one program."""
+    params = jax.tree.map(lambda p: p.astype(dtype), PARAMS)
+    stacked = jax.tree.map(lambda *grads: np.stack(grads).astype(dtype), *GRADS)
+
+    def step(carry, grads):
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-        history.append(params)
-    return history, state
+        return (params, state), params
+
+    @jax.jit
+    def steps(params, stacked):
+        (_, state), history = jax.lax.scan(step, (params, tx.init(params)), stacked)
+        return history, state
+
+    history, state = steps(params, stacked)
+    history = jax.device_get(history)
+    return [jax.tree.map(lambda x, i=i: x[i], history) for i in range(STEPS)], state
 
 
 def assert_close(actual, expected, rtol=1e-4):
@@ -194,10 +203,10 @@ def test_lamb_ignores_the_scale_of_gradients_and_points_where_adamw_does():
     for name in ("lamb", "adamw"):
         for scale in (1.0, 1e3):
             tx = make_optimizer(config(name=name, **steady), **RUN)
-            grads = jax.tree.map(lambda g, s=scale: jnp.float32(s * g), GRADS[0])
-            params = jax.tree.map(jnp.float32, PARAMS)
-            updates, _ = tx.update(grads, tx.init(params), params)
-            moved[name, scale] = updates["encoder"]["kernel"]
+            grads = jax.tree.map(lambda g, s=scale: np.float32(s * g), GRADS[0])
+            params = jax.tree.map(np.float32, PARAMS)
+            first = jax.jit(lambda grads, params, tx=tx: tx.update(grads, tx.init(params), params))
+            moved[name, scale] = first(grads, params)[0]["encoder"]["kernel"]
     np.testing.assert_allclose(moved["lamb", 1e3], moved["lamb", 1.0], rtol=1e-4)
     ratio = moved["lamb", 1.0] / moved["adamw", 1.0]
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-4)
@@ -221,13 +230,19 @@ def test_stacked_layers_move_as_they_do_apart(name):
     results = []
     for tree in (apart, stacked):
         tx = make_optimizer(c, **RUN)
-        params = jax.tree.map(jnp.float32, {"net": tree})
-        state = tx.init(params)
-        for step in range(STEPS):
+
+        def step(carry, number, tx=tx):
+            params, state = carry
             # A function of the parameters, so that one error leads to others.
-            grads = jax.tree.map(lambda p, s=step: jnp.sin(3 * p + s), params)
+            grads = jax.tree.map(lambda p: jnp.sin(3 * p + number), params)
             updates, state = tx.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
+            return (optax.apply_updates(params, updates), state), None
+
+        @jax.jit
+        def steps(params, tx=tx, step=step):
+            return jax.lax.scan(step, (params, tx.init(params)), jnp.arange(STEPS))[0][0]
+
+        params = steps(jax.tree.map(np.float32, {"net": tree}))
         results.append(params["net"])
     expected = jax.tree.map(lambda *x: np.stack(x), *results[0].values())
     for leaf in ("kernel", "bias"):
