@@ -13,20 +13,13 @@ from tests.methods.table import CONFIGS
 
 # A second or two each. All others are slow tests, also those of which test_methods.py trains a row.
 QUICK = {
-    "barlow_twins.py:digits",
-    "byol.py:digits",
-    "dino.py:digits",
     "distill.py:digits",
     "finetune.py:pydoc",
-    "moco_v1.py:digits",
     "moco_v3.py:digits",
     "roberta.py:pydoc",
     "simclr.py:fashion",
-    "simclr.py:small_shapes",
-    "simclr_v2.py:digits",
     "supervised.py:linear_digits",
     "vae.py:digits",
-    "vicreg.py:digits",
 }
 # What the command line or the data would say, by the start of a variant's name.
 PYDOC = {"data.num_examples": 10_000}
