@@ -106,7 +106,7 @@ def test_shares_and_boxes_have_the_papers_law():
     assert abs((share < 1).mean() - 0.6 * 0.75) < 0.03 and not (is_cut & (share < 1)).any()
 
 
-@pytest.mark.parametrize("per", ["batch", "example"])
+@pytest.mark.parametrize("per", slow_unless("example".__eq__, ["batch", "example"]))
 def test_examples_without_a_label_are_not_mixed(per):
     images, labels = batch()
     labels[[1, 5]] = -1
