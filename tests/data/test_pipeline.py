@@ -21,6 +21,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data import pipeline
 from ssl_jax.data.samplers.pk import PK
 from ssl_jax.data.samplers.shuffle import Shuffle
+from tests.marks import slow_unless
 
 CROPS = {"global": {"count": 2}, "local": {"count": 3, "size": 5, "scale": (0.05, 0.4)}}
 
@@ -177,7 +178,7 @@ def test_the_order_of_a_stream_is_no_order_of_the_data():
         assert (np.diff(batch["index"]) < 0).mean() > 0.3
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", slow_unless((0).__eq__, [0, 1]))
 def test_an_epoch_in_order_for_evaluation(folder, workers, monkeypatch):
     # As in a container whose /dev/shm is too small for the chunks.
     monkeypatch.setattr(pipeline, "_shared_memory_left", lambda: 1000)
