@@ -21,6 +21,9 @@ def dense(x, p):
     return x @ p["kernel"] + p["bias"]
 
 
+jitted = jax.jit(attention_maps, static_argnums=0)
+
+
 def last_class_token(tokens, weights, p):
     """The last layer's output at the class token, given its attention weights; float64."""
     n, t, d = tokens.shape
@@ -39,11 +42,11 @@ def test_the_weights_make_the_output_of_the_last_layer(registers):
     _, out = apply(net, params)
     weights = np.asarray(jax.jit(class_attention, static_argnums=0)(net, params, {}, IMAGES))
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
-    tokens = np.asarray(out["layer2"], np.float64)
+    tokens = np.asarray(out["layer1"], np.float64)
     assert weights.shape == (3, 2, 1 + registers + 6)
-    output = last_class_token(tokens, weights, jax.tree.map(np.float64, params["layer3"]))
-    np.testing.assert_allclose(output, out["layer3"][:, 0], rtol=1e-4, atol=1e-5)
-    maps = attention_maps(net, params, {}, IMAGES)
+    output = last_class_token(tokens, weights, jax.tree.map(np.float64, params["layer2"]))
+    np.testing.assert_allclose(output, out["layer2"][:, 0], rtol=1e-4, atol=1e-5)
+    maps = jitted(net, params, {}, IMAGES)
     patches = weights[..., 1 + registers :].reshape(3, 2, 3, 2)
     assert maps.shape == (3, 2, 12, 8)
     scale = patches.max((2, 3), keepdims=True)
@@ -57,8 +60,8 @@ def test_scanned_layers_give_the_same_maps():
     shapes, _ = jax.eval_shape(scanned.init, jax.random.key(0), IMAGES)
     arrays = restack({k: np.asarray(v) for k, v in by_path(params).items()}, list(by_path(shapes)))
     np.testing.assert_allclose(
-        attention_maps(scanned, replace(shapes, arrays), {}, IMAGES),
-        attention_maps(unrolled, params, {}, IMAGES),
+        jitted(scanned, replace(shapes, arrays), {}, IMAGES),
+        jitted(unrolled, params, {}, IMAGES),
         rtol=1e-5,
     )
 
