@@ -18,6 +18,8 @@ SLOW = pytest.mark.slow
         ("simclr", "last1/mean"),
         pytest.param("ijepa", "last1/mean", marks=SLOW),
         pytest.param("instdisc", "last1/mean", marks=SLOW),
+        pytest.param("rotnet", "last1/mean", marks=SLOW),
+        pytest.param("jigsaw", "last1/mean", marks=SLOW),
         pytest.param("dino", "last1/mean", marks=SLOW),
         pytest.param("supervised-vit", "last1/cls", marks=SLOW),
         pytest.param("distill", "last1/mean", marks=SLOW),

@@ -5,7 +5,7 @@ import pytest
 from ssl_jax import modalities
 from tests.pretrained.formats.vits import experiment_of
 
-ROWS = ("dino", "swav", "deepcluster-v2", "lejepa", "mae", "ijepa", "vae")
+ROWS = ("dino", "swav", "deepcluster-v2", "lejepa", "mae", "ijepa", "rotnet", "vae")
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -142,16 +142,16 @@ class PretextTask(Method):
         return loss, Aux(w.buffers, {"accuracy": metrics["accuracy"]}, {"h": h}, weight)
 
     def eval_view(self, images: Array) -> Array:
-        """The evaluation view of each image, [n h w c]."""
-        return self.view.eval_view(images)
+        """The input of the encoder in evaluation, [n h w c]: the prepared view of each image."""
+        return self.prepare(self.view.eval_view(images))
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        x = self.prepare(self.view.evaluate(batch))
+        x = self.eval_view(batch["image"])
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         return {"h": h.astype(jnp.float32)}
 
     def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = self.prepare(self.view.evaluate(batch))
+        x = self.eval_view(batch["image"])
         return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
