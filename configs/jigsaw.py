@@ -30,7 +30,11 @@ def get_config(variant: str = "small_shapes") -> ConfigDict:
 
 
 def _small_shapes(config: ConfigDict) -> None:
-    """Crops of 60% and more. Tiles of the ground look alike: not every puzzle has one solution."""
+    """Crops of 60% and more. Tiles of the ground look alike: not every puzzle has one solution.
+
+    Measured on train[80%:] after 40 epochs on the rest (one seed): 85.1% of the puzzles are solved,
+    and kNN with h recognises 30.0% of the shapes, no more than with an untrained encoder (29.8%).
+    """
     common.small_shapes(config)
     config.batch_size = 128
     config.views.ops = ("random_resized_crop", "flip")
