@@ -33,7 +33,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Without negatives": ("byol", "simsiam", "barlow_twins", "vicreg", "lejepa"),
     "Teachers and clusters": ("dino", "ibot", "dinov2", "swav", "deepcluster_v2"),
     "Masked images and autoencoders": ("mae", "ijepa", "vae"),
-    "Pretext tasks": ("rotnet", "context_prediction", "jigsaw", "colorization"),
+    "Pretext tasks": ("rotnet", "context_prediction", "jigsaw", "colorization", "context_encoder"),
     "Language models": ("bert",),
     "Learning from labels": (
         "supervised", "distill", "regression", "token_classification", "question_answering",

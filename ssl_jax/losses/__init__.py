@@ -11,6 +11,12 @@ from ssl_jax.losses.contrastive import (
     nt_xent,
     unit_length,
 )
+from ssl_jax.losses.inpainting import (
+    discriminator_loss,
+    generator_loss,
+    psnr,
+    weighted_squared_error,
+)
 from ssl_jax.losses.instance import (
     bank_logits,
     enqueue,
@@ -56,9 +62,11 @@ __all__ = [
     "choose_implementation",
     "choose_one_sided",
     "cluster_cross_entropy",
+    "discriminator_loss",
     "enqueue",
     "gaussian_kl",
     "gaussian_log_likelihood",
+    "generator_loss",
     "info_nce",
     "init_bank",
     "init_queue",
@@ -74,6 +82,7 @@ __all__ = [
     "nt_xent",
     "patch_error",
     "prototype_logits",
+    "psnr",
     "rebalancing_weights",
     "self_distillation",
     "sigreg",
@@ -90,4 +99,5 @@ __all__ = [
     "update_bank",
     "update_centre",
     "vicreg",
+    "weighted_squared_error",
 ]

@@ -53,6 +53,7 @@ from ssl_jax.core.method import (
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder, make_map_decoder
 from ssl_jax.models.encoder_layers import encoder_layers
+from ssl_jax.models.stages import last_stage, last_stage_shape
 from ssl_jax.views.color_bins import NUM_BINS, decode, in_gamut_bins, soft_encode
 from ssl_jax.views.lab import lab_to_rgb, rgb_to_lab
 
@@ -105,7 +106,7 @@ class Colorization(Method):
         params, buffers = {}, {}
         x = _lightness(self.view)
         params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
-        last = _last_stage(_stages(self.encoder, x))
+        last = last_stage_shape(self.encoder, x, method=self.title, name="")
         params["decoder"], buffers["decoder"] = self.decoder.init(decoder_key, last)
         buffers["color_frequencies"] = jnp.full(NUM_BINS, 1 / NUM_BINS)  # until `refresh`
         return params, buffers
@@ -163,7 +164,7 @@ class Colorization(Method):
             w.params["encoder"], w.buffers["encoder"], lightness - _MIDDLE, train=train, key=key
         )
         logits, decoder = self.decoder.apply(
-            w.params["decoder"], w.buffers["decoder"], _last_stage(out), train=train
+            w.params["decoder"], w.buffers["decoder"], last_stage(out), train=train
         )
         return h, logits, {"encoder": encoder, "decoder": decoder}
 
@@ -258,21 +259,6 @@ def _lightness(view: OneView) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *view.shape[:2], 1), jnp.float32)
 
 
-def _stages(encoder: Net, x: jax.ShapeDtypeStruct) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of the encoder's outputs for `x`."""
-
-    def outputs(key: Array, x: Array) -> dict[str, Array]:
-        return encoder.apply(*encoder.init(key, x), x, train=False)[0][1]
-
-    return jax.eval_shape(outputs, jax.random.key(0), x)
-
-
-def _last_stage(out: dict[str, Any]) -> Any:
-    """The map of the encoder's last stage, [n h w c]."""
-    number = max(int(name[5:]) for name in out if name.startswith("stage"))
-    return out[f"stage{number}"]
-
-
 def make(config: Any, spec: DataSpec, length: Length) -> Colorization:
     """Builds the method from the config's sections method, model, nets and views.
 
@@ -296,23 +282,19 @@ def make(config: Any, spec: DataSpec, length: Length) -> Colorization:
         encoder=encoder,
         decoder=make_map_decoder(**config.nets.decoder, values=NUM_BINS, dtype=config.dtype),
         view=view,
-        stride=_stride(_stages(encoder, _lightness(view)), view.shape, config.model.name),
+        stride=_stride(encoder, view, config.model.name),
     )
 
 
-def _stride(out: dict[str, Any], shape: tuple[int, int, int], name: str) -> int:
-    """Pixels of a view [h w c] for each position of a map with twice the side of the last stage."""
-    if not any(key.startswith("stage") for key in out):
+def _stride(encoder: Net, view: OneView, name: str) -> int:
+    """Pixels of a view for each position of a map with twice the side of the last stage."""
+    last = last_stage_shape(encoder, _lightness(view), method="colorization", name=name)
+    height, width = (2 * side for side in last.shape[1:3])
+    stride = view.shape[0] // height
+    if view.shape[:2] != (stride * height, stride * width):
         raise UserError(
-            f"colorization needs an encoder with stages of maps; model.name={name} has none; use "
-            "colorization_net, convnet or a ResNet"
-        )
-    height, width = (2 * side for side in _last_stage(out).shape[1:3])
-    stride = shape[0] // height
-    if shape[:2] != (stride * height, stride * width):
-        raise UserError(
-            f"the predicted map of {height}x{width} does not tile views of {shape[0]}x{shape[1]} "
-            f"pixels; use sides that are multiples of the product of the strides of {name}, and "
-            "strides with a product of at least 2"
+            f"the predicted map of {height}x{width} does not tile views of "
+            f"{view.shape[0]}x{view.shape[1]} pixels; use sides that are multiples of the product "
+            f"of the strides of {name}, and strides with a product of at least 2"
         )
     return stride

@@ -141,18 +141,23 @@ class ConvDecoder(nn.Module):
 
 
 class Double(nn.Module):
-    """4x4 transposed convolution of stride 2 with a bias: twice the height and width."""
+    """4x4 transposed convolution of stride 2: twice the height and width."""
 
     channels: int
     dtype: Any
+    kernel_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[n h w c]` to `[n 2h 2w channels]`."""
         shape = (4, 4, x.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        x = double(x, kernel.astype(self.dtype))
+        if not self.use_bias:
+            return x
         bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
-        return double(x, kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        return x + bias.astype(self.dtype)
 
 
 def mlp_encoder(

@@ -18,6 +18,11 @@ from ssl_jax.models.colorization_net import color_decoder, colorization_net
 from ssl_jax.models.convnet import convnet
 from ssl_jax.models.functional import Net
 from ssl_jax.models.grid_nets import vit_decoder, vit_predictor
+from ssl_jax.models.inpainting import (
+    inpainting_decoder,
+    inpainting_discriminator,
+    inpainting_encoder,
+)
 from ssl_jax.models.nin import nin
 from ssl_jax.models.options import not_architecture
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, resnet
@@ -38,6 +43,7 @@ ENCODERS = {
     "alexnet": alexnet,
     "nin": nin,
     "colorization_net": colorization_net,
+    "inpainting_encoder": inpainting_encoder,
     "mlp_encoder": mlp_encoder,
     "conv_encoder": conv_encoder,
     **{
@@ -55,8 +61,16 @@ ENCODERS = {
 DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}
 PATCH_DECODERS = {"vit_decoder": vit_decoder}
 PREDICTORS = {"vit_predictor": vit_predictor}
-MAP_DECODERS = {"color_decoder": color_decoder}
-NETS = {**ENCODERS, **DECODERS, **PATCH_DECODERS, **PREDICTORS, **MAP_DECODERS}
+MAP_DECODERS = {"color_decoder": color_decoder, "inpainting_decoder": inpainting_decoder}
+DISCRIMINATORS = {"inpainting_discriminator": inpainting_discriminator}
+NETS = {
+    **ENCODERS,
+    **DECODERS,
+    **PATCH_DECODERS,
+    **PREDICTORS,
+    **MAP_DECODERS,
+    **DISCRIMINATORS,
+}
 DTYPES = ("float32", "bfloat16")
 
 
@@ -179,7 +193,7 @@ def make_map_decoder(
     where: str = "nets.decoder",
     **options: Any,
 ) -> Net:
-    """Makes a decoder of maps: `[n h w c]` to `[n 2h 2w values]` float32.
+    """Makes a decoder of maps: `[n h w c]` to a larger map `[n h' w' values]` float32.
 
     Args:
       name: a key of `MAP_DECODERS`.
@@ -190,6 +204,25 @@ def make_map_decoder(
       UserError: as `make_encoder`.
     """
     return _make(name, MAP_DECODERS, dtype, where, {**options, "values": values})
+
+
+def make_discriminator(
+    name: str | None,
+    *,
+    dtype: str = "float32",
+    where: str = "nets.discriminator",
+    **options: Any,
+) -> Net:
+    """Makes a discriminator: images `[n h w c]` to logits `[n]` float32, positive for real ones.
+
+    Args:
+      name: a key of `DISCRIMINATORS`.
+      dtype, where, options: as in `make_encoder`.
+
+    Raises:
+      UserError: as `make_encoder`.
+    """
+    return _make(name, DISCRIMINATORS, dtype, where, options)
 
 
 def _make(

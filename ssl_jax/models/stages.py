@@ -1,0 +1,52 @@
+"""The map of an encoder's last stage, which decoders of images take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.models.functional import Net
+
+
+def last_stage(out: Mapping[str, Any]) -> Any:
+    """The map [n h w c] of the stage with the highest number, from an encoder's outputs."""
+    return out[f"stage{max(_numbers(out))}"]
+
+
+def last_stage_shape(
+    encoder: Net, x: jax.ShapeDtypeStruct, *, method: str, name: str
+) -> jax.ShapeDtypeStruct:
+    """The shape of `last_stage` for images like `x` [n h w c].
+
+    Args:
+      encoder: f.
+      x: shape and dtype of the images.
+      method, name: of the method and of the encoder, for the error message.
+
+    Raises:
+      UserError: the encoder has no stages, or the images are too small for them.
+    """
+
+    def outputs(key: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        return encoder.apply(*encoder.init(key, x), x, train=False)[0][1]
+
+    out = jax.eval_shape(outputs, jax.random.key(0), x)
+    if not _numbers(out):
+        raise UserError(
+            f"{method} needs an encoder with stages of maps; model.name={name} has none; use a "
+            "convolutional net"
+        )
+    last = last_stage(out)
+    if not last.size:
+        raise UserError(
+            f"views of {x.shape[1]}x{x.shape[2]} pixels are too small for the {len(_numbers(out))} "
+            f"stages of {name}; use larger views or fewer strides"
+        )
+    return last
+
+
+def _numbers(out: Mapping[str, Any]) -> list[int]:
+    return [int(name.removeprefix("stage")) for name in out if name.startswith("stage")]
