@@ -161,7 +161,7 @@ def test_the_imagenet_recipe_is_the_released_one():
     ("overrides", "message"),
     [
         ({"data__channels": 1}, "needs images with 3 channels; those of shapes have 1"),
-        ({"views__random_resized_crop__size": 20}, "map of 6x6 does not tile views of 20x20"),
+        ({"views__center_crop__size": 20}, "map of 6x6 does not tile views of 20x20"),
         ({"views__ops": ("normalize",)}, "remove normalize from views.ops"),
         ({"method__neighbours": 314}, "method.neighbours"),
     ],
