@@ -232,7 +232,7 @@ class Colorization(Method):
         lightness = lab[..., :1]
         _, logits, _ = self._predict(w, lightness, train=False)
         ab = decode(logits, in_gamut_bins(), temperature=self.hyper.temperature)
-        ab = jax.image.resize(ab, (*lab.shape[:3], 2), "bilinear")
+        ab = _enlarge(ab, self.stride)
         grey = jnp.concatenate([lightness, jnp.zeros_like(ab)], axis=-1)
         decoded = jnp.concatenate([lightness, ab], axis=-1)
         images = jnp.stack([lab_to_rgb(grey), lab_to_rgb(decoded), rgb], axis=1)
@@ -253,6 +253,20 @@ class Colorization(Method):
                 "before the first step",
             )
         ]
+
+
+def _enlarge(x: Array, stride: int) -> Array:
+    """Interpolates values [n h w c] of every `stride`-th pixel: [n h*stride w*stride c]."""
+    n, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")  # for the last pixels
+    return jax.image.scale_and_translate(
+        x,
+        (n, height * stride, width * stride, channels),
+        (1, 2),
+        jnp.full(2, stride, jnp.float32),
+        jnp.full(2, (1 - stride) / 2),  # value i is at pixel stride * i, not in a cell's middle
+        "linear",
+    )
 
 
 def _lightness(view: OneView) -> jax.ShapeDtypeStruct:

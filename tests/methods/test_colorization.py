@@ -10,6 +10,7 @@ import pytest
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.refresh import Refresher
+from ssl_jax.methods import colorization
 from ssl_jax.models import count_parameters, make_encoder, make_map_decoder
 from ssl_jax.models.stages import last_stage_shape
 from ssl_jax.views.color_bins import in_gamut_bins
@@ -109,6 +110,15 @@ def test_the_page_shows_lightness_and_colours(tiny, state):
     )
     assert np.abs(decoded - grey).max() > 0.01
     assert decoded.min() >= 0 and decoded.max() <= 1
+
+
+def test_enlarged_colours_stay_at_the_pixels_they_are_targets_of():
+    x = np.random.default_rng(0).normal(size=(1, 3, 2, 2)).astype(np.float32)
+    large = np.asarray(jax.jit(colorization._enlarge, static_argnums=1)(x, 4))
+    assert large.shape == (1, 12, 8, 2)
+    np.testing.assert_allclose(large[:, ::4, ::4], x, atol=1e-6)
+    np.testing.assert_allclose(large[0, 2, 0], (x[0, 0, 0] + x[0, 1, 0]) / 2, atol=1e-6)
+    np.testing.assert_allclose(large[0, 11, 7], x[0, 2, 1], atol=1e-6)
 
 
 def test_held_out_scores_count_positions_of_coloured_images(tiny, state):
