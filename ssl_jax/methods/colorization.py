@@ -202,16 +202,16 @@ class Colorization(Method):
         return jnp.mean(encoded["loss"]), Aux(w.buffers, metrics, outputs, weight)
 
     def eval_view(self, images: Array) -> Array:
-        """The evaluation view of each image, [n h w 3]."""
-        return self.view.eval_view(images)
+        """The input of the encoder in evaluation, L - 50 of each image, [n h w 1]."""
+        return rgb_to_lab(self.view.eval_view(images))[..., :1] - _MIDDLE
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        x = rgb_to_lab(self.view.evaluate(batch))[..., :1] - _MIDDLE
+        x = self.eval_view(batch["image"])
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         return {"h": h.astype(jnp.float32)}
 
     def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = rgb_to_lab(self.view.evaluate(batch))[..., :1] - _MIDDLE
+        x = self.eval_view(batch["image"])
         return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:

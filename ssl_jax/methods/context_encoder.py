@@ -223,16 +223,16 @@ class ContextEncoder(Method):
         return loss, Aux(w.buffers, metrics, {"h": h}, jnp.float32(len(h)))
 
     def eval_view(self, images: Array) -> Array:
-        """The evaluation view of each image, [n h w c]."""
-        return self.view.eval_view(images)
+        """The input of the encoder in evaluation, [n h w c] in [-1, 1]."""
+        return 2 * self.view.eval_view(images) - 1
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        x = 2 * self.view.evaluate(batch) - 1
+        x = self.eval_view(batch["image"])
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         return {"h": h.astype(jnp.float32)}
 
     def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = 2 * self.view.evaluate(batch) - 1
+        x = self.eval_view(batch["image"])
         return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
