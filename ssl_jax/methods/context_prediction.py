@@ -107,18 +107,20 @@ class ContextPrediction(PretextTask):
         """Patches [n 9 s s c], `target` int32 [n 16], and `raw`, the patches in their colours."""
         hyper = self.hyper
         raw = patches.cut(images, self._corners(keys, images.shape[1:3]), hyper.patch_size)
-        made = raw.reshape(-1, *raw.shape[2:])
+        views = raw.reshape(-1, *raw.shape[2:])
         patch_keys = jax.vmap(lambda key: jax.random.split(key, patches.COUNT))(keys).reshape(-1)
         if hyper.downsample:
-            made = patches.lower_resolution(made, self._sides(patches.fold_in(patch_keys, _SIDES)))
+            views = patches.lower_resolution(
+                views, self._sides(patches.fold_in(patch_keys, _SIDES))
+            )
         if hyper.color == "drop":
-            made = aberration.drop_colors(patches.fold_in(patch_keys, _COLORS), made)
+            views = aberration.drop_colors(patches.fold_in(patch_keys, _COLORS), views)
         elif hyper.color == "project":
-            made = aberration.project_colors(made)
+            views = aberration.project_colors(views)
         position = np.arange(len(NEIGHBOURS), dtype=np.int32)
         target = np.concatenate([position, 7 - position])
         return {
-            "pieces": _unit_power(made).reshape(raw.shape),
+            "pieces": _unit_power(views).reshape(raw.shape),
             "target": jnp.broadcast_to(target, (len(images), len(target))),
             "raw": raw,
         }
@@ -156,13 +158,13 @@ class ContextPrediction(PretextTask):
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         """The patches of evaluation views, and the predicted positions of the neighbours."""
-        made = self.pieces(keys, self.view.evaluate(batch))
-        _, logits, _ = self.predict(w, made["pieces"], train=False)
+        parts = self.pieces(keys, self.view.evaluate(batch))
+        _, logits, _ = self.predict(w, parts["pieces"], train=False)
         positions = jnp.argmax(logits[:, : len(NEIGHBOURS)], axis=2)
-        span = jnp.max(jnp.abs(made["pieces"]), axis=(1, 2, 3, 4), keepdims=True)
-        seen = (made["pieces"] / jnp.maximum(span, 1e-6) + 1) / 2  # (n, 9, s, s, c)
+        span = jnp.max(jnp.abs(parts["pieces"]), axis=(1, 2, 3, 4), keepdims=True)
+        seen = (parts["pieces"] / jnp.maximum(span, 1e-6) + 1) / 2  # (n, 9, s, s, c)
         item = Images(
-            jnp.stack([patches.assemble(made["raw"]), patches.assemble(seen)], axis=1),
+            jnp.stack([patches.assemble(parts["raw"]), patches.assemble(seen)], axis=1),
             inputs=self.view.evaluate(batch),
             row_values=positions,
             rows=("predicted " + " ".join(["{:.0f}"] * len(NEIGHBOURS)),) * len(positions),

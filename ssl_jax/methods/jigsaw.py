@@ -102,8 +102,8 @@ class Jigsaw(PretextTask):
         target = patches.integers(patches.fold_in(keys, _ORDER), (), 0, len(self.permutations) - 1)
         order = jnp.array(self.permutations, jnp.int32)[target]  # (n, 9)
         raw = jnp.take_along_axis(tiles, order[:, :, None, None, None], axis=1)
-        made = normalize_each(raw) if self.hyper.normalize else raw
-        return {"pieces": made, "target": target[:, None], "raw": raw}
+        tiles = normalize_each(raw) if self.hyper.normalize else raw
+        return {"pieces": tiles, "target": target[:, None], "raw": raw}
 
     def _change_colors(self, keys: Array, images: Array) -> Array:
         hyper = self.hyper
@@ -138,13 +138,13 @@ class Jigsaw(PretextTask):
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         """Puzzles of evaluation views, and the tiles at the predicted places."""
         images = self.view.evaluate(batch)
-        made = self.pieces(keys, images)
-        _, logits, _ = self.predict(w, made["pieces"], train=False)
+        parts = self.pieces(keys, images)
+        _, logits, _ = self.predict(w, parts["pieces"], train=False)
         predicted = jnp.argmax(logits[:, 0], axis=1)
         # Cell k gets the piece j with order[j] = k.
         places = jnp.argsort(jnp.array(self.permutations, jnp.int32)[predicted], axis=1)
-        solved = jnp.take_along_axis(made["raw"], places[:, :, None, None, None], axis=1)
-        pictures = [patches.assemble(tiles) for tiles in (made["raw"], solved)]
+        solved = jnp.take_along_axis(parts["raw"], places[:, :, None, None, None], axis=1)
+        pictures = [patches.assemble(tiles) for tiles in (parts["raw"], solved)]
         item = Images(
             jnp.clip(jnp.stack(pictures, axis=1), 0, 1),
             inputs=images,

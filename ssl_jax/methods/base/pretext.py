@@ -95,8 +95,8 @@ class PretextTask(Method):
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
         """`pieces` [n k h w c] of the training view of each image, and `target` int32 [n m]."""
         del key, step
-        made = self.pieces(keys, self.view.train(keys, batch))
-        return {name: made[name] for name in ("pieces", "target")}
+        parts = self.pieces(keys, self.view.train(keys, batch))
+        return {name: parts[name] for name in ("pieces", "target")}
 
     def encode(
         self, w: Weights, views: dict[str, Array], *, key: Array, step: Array
@@ -156,11 +156,11 @@ class PretextTask(Method):
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
         """`count` of questions about pieces of the evaluation view, their `loss` and `hits`."""
-        made = self.pieces(keys, self.view.evaluate(batch))
-        _, logits, _ = self.predict(w, made["pieces"], train=False)
+        parts = self.pieces(keys, self.view.evaluate(batch))
+        _, logits, _ = self.predict(w, parts["pieces"], train=False)
         log_p = jax.nn.log_softmax(logits.astype(jnp.float32))  # (n, m, c)
-        at_target = jnp.take_along_axis(log_p, made["target"][..., None], axis=2)[..., 0]
-        hits = jnp.argmax(logits, axis=2) == made["target"]
+        at_target = jnp.take_along_axis(log_p, parts["target"][..., None], axis=2)[..., 0]
+        hits = jnp.argmax(logits, axis=2) == parts["target"]
         count = jnp.full(len(hits), hits.shape[1], jnp.float32)
         return {
             "count": count,
