@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import losses
-from ssl_jax.config.fields import between, fraction, not_negative, positive
+from ssl_jax.config.fields import between, fraction, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
 from ssl_jax.core.layer_outputs import LayerOutput
@@ -67,13 +67,15 @@ class HyperParameters:
     neighbours: Annotated[
         int, between(1, NUM_BINS), "Bins of a target: those nearest to the colour."
     ] = 10
-    sigma: Annotated[float, positive, "Standard deviation of a target, in units of a and b."] = 5.0
+    sigma: Annotated[
+        float, between(1e-3, 1e3), "Standard deviation of a target, in units of a and b."
+    ] = 5.0
     uniform_share: Annotated[
         float, fraction,
         "lambda; smaller values give rare colours more weight, 1 gives all colours weight 1.",
     ] = 0.5  # fmt: skip
     smallest_color: Annotated[
-        float, not_negative, "Images whose |a| and |b| are all at most this have no loss."
+        float, between(0, 128), "Images whose |a| and |b| are all at most this have no loss."
     ] = 5.0
     temperature: Annotated[
         float, positive, "Of the annealed mean; towards 0: the most probable bin, 1: the mean."

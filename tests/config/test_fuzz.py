@@ -39,14 +39,14 @@ ACCEPTED = (
      "scales without an upper end that all recipes share; a loss that is not finite ends the run"),
     ("huge", "method.temperature method.*_temperature method.margin method.beta method.free_nats "
              "method.noise_std method.epsilon method.covariance method.invariance method.variance "
-             "method.off_diagonal_weight method.proximal method.patch_weight "
+             "method.off_diagonal_weight method.proximal method.patch_weight method.overlap_weight "
              "method.koleo_weight model.norm_eps model.layer_scale",
      "temperatures, weights and scales of losses and layers, as above"),
     ("huge", "method.mix.mixup method.mix.cutmix", "all shares are 1/2"),
     ("huge", "views.rand_augment.magnitude_std", "magnitudes are clipped"),
     ("huge", "eval.attentive.max_gib", "no limit: the tokens are computed once"),
-    ("huge", "views.color_jitter.brightness views.color_jitter.contrast "
-             "views.color_jitter.saturation views.gaussian_noise.std",
+    ("huge", "views.color_jitter.strength views.color_jitter.brightness "
+             "views.color_jitter.contrast views.color_jitter.saturation views.gaussian_noise.std",
      "images are clipped to [0, 1]"),
     ("huge", "eval.knn.temperature eval.few_shot.* eval.linear.l2_max eval.linear.tolerance "
              "eval.mlp.* eval.active_units.threshold eval.task.null_threshold",
@@ -64,7 +64,8 @@ ACCEPTED = (
     ("none", "eval.task.null_threshold", "the best one is looked for"),
     ("empty", "eval.names eval.final_names", "no evaluations"),
     ("empty", "views.ops", "images as they are"),
-    ("empty", "model.widths nets.decoder.widths", "no hidden layers: a linear map"),
+    ("empty", "model.widths nets.decoder.widths method.hidden_dims",
+     "no hidden layers: a linear map"),
 )  # fmt: skip
 TEACHER = "runs/teacher"  # of the method table; there is no such run
 TEXTS = ("", "nan", "1e999", "'", '"a', "(1, 2", "(1, 2)", "{", "{'a': 1}", "None")
