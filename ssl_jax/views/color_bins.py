@@ -11,6 +11,7 @@ corners of grid cells that contain one.)
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def in_gamut_bins() -> np.ndarray:
     squared = np.full(len(grid), np.inf)
     for channel in range(3):
         for value in (0.0, 1.0):
-            rgb = np.insert(np.stack([u, v], axis=-1), channel, value, axis=-1)
+            rgb: Any = np.insert(np.stack([u, v], axis=-1), channel, value, axis=-1)
             ab = rgb_to_lab(rgb, xp=np)[:, 1:]
             to_face = np.sum((grid[:, None] - ab) ** 2, axis=-1).min(axis=1)
             squared = np.minimum(squared, to_face)
