@@ -37,7 +37,6 @@ from ssl_jax import losses
 from ssl_jax.config.fields import between, fraction, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
-from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -45,14 +44,13 @@ from ssl_jax.core.method import (
     Batch,
     DataSpec,
     EncodeAll,
-    Method,
     PyTree,
     Weights,
     hyper_parameters,
 )
+from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder, make_map_decoder
-from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.stages import last_stage, last_stage_shape
 from ssl_jax.views.color_bins import NUM_BINS, decode, in_gamut_bins, soft_encode
 from ssl_jax.views.lab import lab_to_rgb, rgb_to_lab
@@ -83,7 +81,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class Colorization(Method):
+class Colorization(EncoderFeatures):
     """Classification of the colour of pixels.
 
     Attributes:
@@ -206,15 +204,6 @@ class Colorization(Method):
     def eval_view(self, images: Array) -> Array:
         """The input of the encoder in evaluation, L - 50 of each image, [n h w 1]."""
         return rgb_to_lab(self.view.eval_view(images))[..., :1] - _MIDDLE
-
-    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        x = self.eval_view(batch["image"])
-        (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
-        return {"h": h.astype(jnp.float32)}
-
-    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = self.eval_view(batch["image"])
-        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
         """Cross-entropy, not rebalanced, and hits at the positions of images with colours."""

@@ -39,21 +39,19 @@ from ssl_jax import losses
 from ssl_jax.config.fields import below_one, each, fraction, not_empty, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
-from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
     Aux,
     Batch,
     DataSpec,
-    Method,
     PyTree,
     Weights,
     hyper_parameters,
 )
+from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_discriminator, make_encoder, make_map_decoder
-from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.stages import last_stage, last_stage_shape
 from ssl_jax.views import holes
 
@@ -85,7 +83,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class ContextEncoder(Method):
+class ContextEncoder(EncoderFeatures):
     """A generator that fills holes, and its discriminator.
 
     Attributes:
@@ -225,15 +223,6 @@ class ContextEncoder(Method):
     def eval_view(self, images: Array) -> Array:
         """The input of the encoder in evaluation, [n h w c] in [-1, 1]."""
         return 2 * self.view.eval_view(images) - 1
-
-    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        x = self.eval_view(batch["image"])
-        (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
-        return {"h": h.astype(jnp.float32)}
-
-    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = self.eval_view(batch["image"])
-        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
         """`psnr` of the filled holes of each image, dB."""

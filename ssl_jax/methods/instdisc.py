@@ -26,21 +26,19 @@ from ssl_jax import losses
 from ssl_jax.config.fields import below_one, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item, augmented_views
-from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
     Aux,
     Batch,
     DataSpec,
-    Method,
     PyTree,
     Weights,
     hyper_parameters,
 )
+from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.methods.base.two_views import check_unique_examples, nets_and_views
 from ssl_jax.models import Net
-from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.views import main_images, to_show
 
@@ -71,7 +69,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class InstDisc(Method):
+class InstDisc(EncoderFeatures):
     title: ClassVar[str] = "InstDisc"
 
     hyper: HyperParameters
@@ -151,10 +149,6 @@ class InstDisc(Method):
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": losses.unit_length(z)}
-
-    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = self.eval_view(batch["image"])
-        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         del w

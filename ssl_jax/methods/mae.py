@@ -30,21 +30,19 @@ from ssl_jax import losses
 from ssl_jax.config.fields import open_fraction
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
-from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
     Aux,
     Batch,
     DataSpec,
-    Method,
     PyTree,
     Weights,
     hyper_parameters,
 )
+from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_encoder, make_patch_decoder
-from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.patches import (
     hide_patches,
     patch_grid,
@@ -68,7 +66,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class MAE(Method):
+class MAE(EncoderFeatures):
     """A masked autoencoder.
 
     Attributes:
@@ -167,15 +165,6 @@ class MAE(Method):
     def eval_view(self, images: Array) -> Array:
         """The evaluation view of each image, [n h w c]."""
         return self.view.eval_view(images)
-
-    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        x = self.view.evaluate(batch)
-        (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
-        return {"h": h.astype(jnp.float32)}
-
-    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = self.view.evaluate(batch)
-        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         """The visible patches, and the reconstruction by the decoder."""

@@ -21,16 +21,15 @@ from ssl_jax import modalities
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.families import MAIN
 from ssl_jax.core.items import Images, Item
-from ssl_jax.core.layer_outputs import LayerOutput
-from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
+from ssl_jax.core.method import Array, Batch, DataSpec, PyTree, Weights
+from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.attention_maps import attention_maps, has_attention_maps
-from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.views import FamiliesAndEval, families_and_eval, family_images, to_show
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiCrop(Method):
+class MultiCrop(EncoderFeatures):
     """Families of views, with one forward pass of the encoder for each family.
 
     The encoder gets all views of a family together: [n v h w c] as n v images. Batch statistics are
@@ -143,10 +142,6 @@ class MultiCrop(Method):
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
-
-    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = self.eval_view(batch["image"])
-        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def views_line(self) -> str:
         """Describes, for `preflight`, the views of each family and the number of pairs."""

@@ -22,17 +22,16 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.layer_outputs import LayerOutput
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, Method, PyTree, Weights
+from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights
 from ssl_jax.losses.classification import cross_entropy
+from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net
-from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.fully_connected import last_map
 
 
 @dataclasses.dataclass(frozen=True)
-class PretextTask(Method):
+class PretextTask(EncoderFeatures):
     """Classification of how pieces of an image were made.
 
     Attributes:
@@ -144,15 +143,6 @@ class PretextTask(Method):
     def eval_view(self, images: Array) -> Array:
         """The input of the encoder in evaluation, [n h w c]: the prepared view of each image."""
         return self.prepare(self.view.eval_view(images))
-
-    def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        x = self.eval_view(batch["image"])
-        (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
-        return {"h": h.astype(jnp.float32)}
-
-    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = self.eval_view(batch["image"])
-        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
         """`count` of questions about pieces of the evaluation view, their `loss` and `hits`."""

@@ -18,15 +18,14 @@ import jax.numpy as jnp
 from ssl_jax import modalities
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item, augmented_views
-from ssl_jax.core.layer_outputs import LayerOutput
-from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
+from ssl_jax.core.method import Array, Batch, DataSpec, PyTree, Weights
+from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.models import Net, make_encoder
-from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.views import main_images, to_show, train_and_eval
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TwoViews(Method):
+class TwoViews(EncoderFeatures):
     """Two views of each image, with one forward pass for each view.
 
     Batch statistics are those of the n images of one view over all devices, and running statistics
@@ -102,10 +101,6 @@ class TwoViews(Method):
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
-
-    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        x = self.eval_view(batch["image"])
-        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         del w
