@@ -54,6 +54,7 @@ from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_discriminator, make_encoder, make_map_decoder
 from ssl_jax.models.stages import last_stage, last_stage_shape
 from ssl_jax.views import holes
+from ssl_jax.views.ops import fold_in
 
 _HOLE = 0x686F6C65  # folded into an example's key to draw its hole
 DISCRIMINATOR = "discriminator"
@@ -137,8 +138,7 @@ class ContextEncoder(EncoderFeatures):
             hole = holes.center_hole(shape, self.region[0] - 2 * self.hyper.overlap)
             return jnp.broadcast_to(hole, (len(keys), *shape))
         draw = getattr(holes, self.hyper.mask)
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, _HOLE))(keys)
-        return jax.vmap(lambda key: draw(key, shape))(keys)
+        return jax.vmap(lambda key: draw(key, shape))(fold_in(keys, _HOLE))
 
     def _weights(self, hole: Array) -> Array:
         """W, float32 [n h w]: 1 in the hole, `overlap_weight` in the band, 0 elsewhere."""

@@ -48,6 +48,7 @@ from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.fully_connected import FullyConnected
 from ssl_jax.models.options import Count
 from ssl_jax.views import aberration, patches
+from ssl_jax.views.ops import fold_in
 
 _CENTRE = patches.COUNT // 2
 NEIGHBOURS = tuple(i for i in range(patches.COUNT) if i != _CENTRE)
@@ -110,11 +111,9 @@ class ContextPrediction(PretextTask):
         views = raw.reshape(-1, *raw.shape[2:])
         patch_keys = jax.vmap(lambda key: jax.random.split(key, patches.COUNT))(keys).reshape(-1)
         if hyper.downsample:
-            views = patches.lower_resolution(
-                views, self._sides(patches.fold_in(patch_keys, _SIDES))
-            )
+            views = patches.lower_resolution(views, self._sides(fold_in(patch_keys, _SIDES)))
         if hyper.color == "drop":
-            views = aberration.drop_colors(patches.fold_in(patch_keys, _COLORS), views)
+            views = aberration.drop_colors(fold_in(patch_keys, _COLORS), views)
         elif hyper.color == "project":
             views = aberration.project_colors(views)
         position = np.arange(len(NEIGHBOURS), dtype=np.int32)
@@ -130,11 +129,9 @@ class ContextPrediction(PretextTask):
         hyper = self.hyper
         slack = np.array(size) - hyper.grid_side - 2 * hyper.jitter
         origin = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, slack + 1))(
-            patches.fold_in(keys, _CORNERS)
+            fold_in(keys, _CORNERS)
         )
-        shifts = patches.integers(
-            patches.fold_in(keys, _SHIFTS), (patches.COUNT, 2), 0, 2 * hyper.jitter
-        )
+        shifts = patches.integers(fold_in(keys, _SHIFTS), (patches.COUNT, 2), 0, 2 * hyper.jitter)
         return origin[:, None] + patches.grid_corners(hyper.patch_size + hyper.gap) + shifts
 
     def _sides(self, keys: Array) -> Array:

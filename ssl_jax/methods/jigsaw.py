@@ -42,7 +42,7 @@ from ssl_jax.models.fully_connected import FullyConnected
 from ssl_jax.models.options import Count
 from ssl_jax.views import aberration, patches
 from ssl_jax.views.color import grey
-from ssl_jax.views.ops import per_image, uniforms
+from ssl_jax.views.ops import fold_in, per_image, uniforms
 from ssl_jax.views.permutations import TOTAL, distant_permutations, hamming_distances
 
 _ORDER, _PLACES, _CHANNELS, _COLORS = range(4)  # folded into an example's key
@@ -97,9 +97,9 @@ class Jigsaw(PretextTask):
 
     def pieces(self, keys: Array, images: Array) -> dict[str, Array]:
         """Tiles [n 9 s s c], `target` int32 [n 1], and `raw`, the tiles before normalisation."""
-        images = self._change_colors(patches.fold_in(keys, _COLORS), images)
+        images = self._change_colors(fold_in(keys, _COLORS), images)
         tiles = self._cut(keys, images)
-        target = patches.integers(patches.fold_in(keys, _ORDER), (), 0, len(self.permutations) - 1)
+        target = patches.integers(fold_in(keys, _ORDER), (), 0, len(self.permutations) - 1)
         order = jnp.array(self.permutations, jnp.int32)[target]  # (n, 9)
         raw = jnp.take_along_axis(tiles, order[:, :, None, None, None], axis=1)
         tiles = normalize_each(raw) if self.hyper.normalize else raw
@@ -121,13 +121,13 @@ class Jigsaw(PretextTask):
         hyper, channels = self.hyper, images.shape[-1]
         cell = min(images.shape[1:3]) // patches.SIDE
         places = patches.integers(
-            patches.fold_in(keys, _PLACES), (patches.COUNT, 2), 0, cell - hyper.tile_size
+            fold_in(keys, _PLACES), (patches.COUNT, 2), 0, cell - hyper.tile_size
         )
         corners = patches.grid_corners(cell) + places
         if not hyper.channel_jitter:
             return patches.cut(images, corners, hyper.tile_size)
         shifts = patches.integers(
-            patches.fold_in(keys, _CHANNELS), (patches.COUNT, channels, 2), 0, hyper.channel_jitter
+            fold_in(keys, _CHANNELS), (patches.COUNT, channels, 2), 0, hyper.channel_jitter
         )
         return patches.cut(images, corners, hyper.tile_size, shifts)
 

@@ -53,6 +53,7 @@ from ssl_jax.models.patches import (
 )
 from ssl_jax.models.vit import ViT
 from ssl_jax.views import to_show
+from ssl_jax.views.ops import fold_in
 
 _MASK = 1  # folded into an example's key to draw the order of its patches
 
@@ -120,8 +121,7 @@ class MAE(EncoderFeatures):
         return {"x": self.view.train(keys, batch), "order": self._orders(keys)}
 
     def _orders(self, keys: Array) -> Array:
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, _MASK))(keys)
-        return jax.vmap(lambda key: random_order(key, self.num_patches))(keys)
+        return jax.vmap(lambda key: random_order(key, self.num_patches))(fold_in(keys, _MASK))
 
     def encode(
         self, w: Weights, views: dict[str, Array], *, key: Array, step: Array

@@ -50,6 +50,7 @@ from ssl_jax.core.method import (
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.models import Net, make_decoder, make_encoder
 from ssl_jax.models.heads import mlp_head
+from ssl_jax.views.ops import fold_in
 
 # Folded into an example's key; views fold in small integers.
 _NOISE, _PIXELS = 0x6E6F6973, 0x70697865
@@ -257,7 +258,7 @@ class VAE(Method):
         unit = jax.nn.one_hot(order, self.hyper.num_latents)  # (k, l)
         traversals = mean[0] + unit[:, None] * jnp.array(_OFFSETS)[:, None]  # (k, 7, l)
         prior_latents = jax.vmap(lambda key: jax.random.normal(key, self._grid))(
-            jax.vmap(lambda key: jax.random.fold_in(key, _PRIOR))(keys)
+            fold_in(keys, _PRIOR)
         )  # (n, 8, l)
         return {
             "Reconstructions": Images(

@@ -33,6 +33,7 @@ from jax.typing import DTypeLike
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.families import MAIN, array_name, host_families
 from ssl_jax.views.image import TrainAndEval, make_views, train_and_eval
+from ssl_jax.views.ops import fold_in
 from ssl_jax.views.recipe import normalization, read_families, read_recipes
 
 Images = jax.Array | Mapping[str, jax.Array]
@@ -191,4 +192,4 @@ def _top_level(views_config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _family_keys(keys: jax.Array, name: str) -> jax.Array:
     tag = np.uint32(zlib.crc32(f"family/{name}".encode()))
-    return jax.vmap(lambda key: jax.random.fold_in(key, tag))(keys)
+    return fold_in(keys, tag)

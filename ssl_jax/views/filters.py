@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from ssl_jax.config.fields import Bound, each, fraction, increasing, not_negative, positive
 from ssl_jax.core.arrays import Array
-from ssl_jax.views.ops import Probability, between, image_op, per_image, uniforms
+from ssl_jax.views.ops import Probability, between, fold_in, image_op, per_image, uniforms
 from ssl_jax.views.resample import MIN_BLOCK, block_edges, resample_columns, resample_rows
 
 odd = Bound("odd, or 0", lambda size: size == 0 or size % 2 == 1)
@@ -131,7 +131,7 @@ def gaussian_noise(
 ) -> Float[Array, "n h c w"]:
     """With probability p, adds independent normal noise and clips to [0, 1]."""
     apply = per_image(uniforms(keys, 1)[0] < p)
-    noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    noise_keys = fold_in(keys, 1)
     noise = jax.vmap(lambda key: jax.random.normal(key, lines.shape[1:]))(noise_keys)
     return jnp.where(apply, jnp.clip(lines + std * noise, 0, 1), lines)
 

@@ -47,6 +47,7 @@ from ssl_jax.views.geometry import (
     sample_crops,
     sample_flips,
 )
+from ssl_jax.views.ops import fold_in
 from ssl_jax.views.rand_augment import rand_augment
 from ssl_jax.views.recipe import (
     OPS,
@@ -130,7 +131,7 @@ def make_views(
         _check_images(images, num_views)
         group_views = []
         for plan, members in groups:
-            view_keys = jnp.stack([_fold(keys, view) for view in members], axis=1)  # [n g]
+            view_keys = jnp.stack([fold_in(keys, view) for view in members], axis=1)  # [n g]
             group_views.append(_run(plan, view_keys, _sources(images, members), dtype))
         shapes = {group.shape[2:] for group in group_views}
         if len(shapes) > 1:
@@ -226,11 +227,7 @@ def _crop_step(crop: Step, mirror: Step | None, *, flip_first: bool, dtype) -> P
 def _op_keys(view_keys: jax.Array, step: Step) -> jax.Array:
     """The op's key for each of the (n g) rows of the batch, from the views' keys `[n g]`."""
     tag = zlib.crc32(f"{step.op}/{step.occurrence}".encode())
-    return _fold(view_keys.reshape(-1, *view_keys.shape[2:]), np.uint32(tag))
-
-
-def _fold(keys: jax.Array, data: int | np.uint32) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
+    return fold_in(view_keys.reshape(-1, *view_keys.shape[2:]), np.uint32(tag))
 
 
 def _to_float(images: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.config.fields import fraction
 from ssl_jax.core.batch_axes import ROWS, on_each_device, shards
@@ -54,6 +55,11 @@ def image_op(op: Callable | None = None, *, float32: bool = True) -> Callable:
 
     on_images.on_lines = on_lines  # type: ignore[attr-defined]
     return on_images
+
+
+def fold_in(keys: jax.Array, data: int | np.uint32 | jax.Array) -> jax.Array:
+    """`jax.random.fold_in(key, data)` of each key [n]."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
 
 
 def uniforms(keys: jax.Array, count: int) -> jax.Array:

@@ -28,11 +28,6 @@ def grid_corners(pitch: int) -> np.ndarray:
     return pitch * np.stack([rows, columns], axis=1)
 
 
-def fold_in(keys: Array, number: int) -> Array:
-    """`jax.random.fold_in` of each key [n]."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-
 def integers(keys: Array, shape: tuple[int, ...], low: int, high: int) -> Int[Array, "n ..."]:
     """Uniform integers from `low` to `high`, both included, for each key."""
     return jax.vmap(lambda key: jax.random.randint(key, shape, low, high + 1))(keys)

@@ -26,7 +26,7 @@ from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
 from ssl_jax.views import intensity
 from ssl_jax.views.color import grey
-from ssl_jax.views.ops import image_op, per_image, switch, uniforms
+from ssl_jax.views.ops import fold_in, image_op, per_image, switch, uniforms
 from ssl_jax.views.resample import Method
 from ssl_jax.views.warp import warp
 
@@ -193,7 +193,7 @@ def rand_augment(
     """
 
     def layer(lines: Array, number: Array) -> tuple[Array, None]:
-        op_keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+        op_keys = fold_in(keys, number)
         choice, apply, direction = uniforms(op_keys, 3)
         noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1)))(op_keys)
         lines = apply_operations(
