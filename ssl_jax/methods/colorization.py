@@ -49,7 +49,7 @@ from ssl_jax.core.method import (
     hyper_parameters,
 )
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
-from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.models import Net, make_encoder, make_map_decoder
 from ssl_jax.models.stages import last_stage, last_stage_shape
 from ssl_jax.views.color_bins import NUM_BINS, decode, in_gamut_bins, soft_encode
@@ -273,9 +273,7 @@ def make(config: Any, spec: DataSpec, length: Length) -> Colorization:
     """
     del length
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    if "normalize" in config.views.ops:
-        raise UserError("colorization needs pixels from 0 to 1; remove normalize from views.ops")
-    view = make_one_view(config, spec, dtype="float32")  # exact targets; nets cast their inputs
+    view = make_pixel_view(config, spec, "colorization needs pixels from 0 to 1")
     if view.shape[2] != 3:
         raise UserError(
             f"colorization needs images with 3 channels; those of {config.data.name} have "

@@ -50,7 +50,7 @@ from ssl_jax.core.method import (
     hyper_parameters,
 )
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
-from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.models import Net, make_discriminator, make_encoder, make_map_decoder
 from ssl_jax.models.stages import last_stage, last_stage_shape
 from ssl_jax.views import holes
@@ -280,11 +280,7 @@ def make(config: Any, spec: DataSpec, length: Length) -> ContextEncoder:
     """
     del length
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    if "normalize" in config.views.ops:
-        raise UserError(
-            "context encoders predict pixels from 0 to 1; remove normalize from views.ops"
-        )
-    view = make_one_view(config, spec, dtype="float32")  # exact targets; nets cast their inputs
+    view = make_pixel_view(config, spec, "context encoders predict pixels from 0 to 1")
     channels = view.shape[-1]
     if len(hyper.fill) not in (1, channels):
         raise UserError(

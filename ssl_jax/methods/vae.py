@@ -47,7 +47,7 @@ from ssl_jax.core.method import (
     Weights,
     hyper_parameters,
 )
-from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.models import Net, make_decoder, make_encoder
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.views.ops import fold_in
@@ -315,9 +315,7 @@ def make(config: Any, spec: DataSpec, length: Length) -> VAE:
     """
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     _check(hyper)
-    if "normalize" in config.views.ops:
-        raise UserError("a VAE models pixels from 0 to 1; remove normalize from views.ops")
-    view = make_one_view(config, spec, dtype="float32")  # exact targets; nets cast their inputs
+    view = make_pixel_view(config, spec, "a VAE models pixels from 0 to 1")
     return VAE(
         hyper=hyper,
         warmup_steps=hyper.beta_warmup_epochs * length.steps_per_epoch,

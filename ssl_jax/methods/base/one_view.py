@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from ssl_jax import modalities
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item, augmented_views
 from ssl_jax.core.method import Array, Batch, DataSpec
 from ssl_jax.views import main_images, to_show, train_and_eval
@@ -66,3 +67,19 @@ def make_one_view(config: Any, spec: DataSpec, *, dtype: str | None = None) -> O
     views = train_and_eval(config.views, image, num_views=1, dtype=dtype or config.dtype)
     keys = jax.random.split(jax.random.key(0), 1)
     return OneView(shape=jax.eval_shape(views.recipe, keys, image).shape[2:], **views._asdict())
+
+
+def make_pixel_view(config: Any, spec: DataSpec, reason: str) -> OneView:
+    """The view of a method whose targets are pixels: float32 in [0, 1]; nets cast their inputs.
+
+    Args:
+      config: the whole config.
+      spec: the data.
+      reason: why views must not be normalised, the start of the error message.
+
+    Raises:
+      UserError: the data are not images, or the section views has a bad value or normalises views.
+    """
+    if "normalize" in config.views.ops:
+        raise UserError(f"{reason}; remove normalize from views.ops")
+    return make_one_view(config, spec, dtype="float32")

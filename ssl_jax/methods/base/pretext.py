@@ -21,11 +21,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights
 from ssl_jax.losses.classification import cross_entropy
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
-from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.models import Net
 from ssl_jax.models.fully_connected import last_map
 
@@ -163,12 +162,7 @@ def make_piece_view(config: Any, spec: DataSpec) -> OneView:
     """The view of a method that cuts pieces and normalises each of them; float32 in [0, 1].
 
     Raises:
-      UserError: the data are not images, the section views has a bad value or normalises views.
+      UserError: as `make_pixel_view`.
     """
-    view = make_one_view(config, spec, dtype="float32")
-    if view.normalization is not None:
-        raise UserError(
-            f"method {config.method.name} normalises each piece of a view itself; remove normalize "
-            "from views.ops"
-        )
-    return view
+    reason = f"method {config.method.name} normalises each piece of a view itself"
+    return make_pixel_view(config, spec, reason)
