@@ -8,7 +8,6 @@ supervised net.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 
 import jax
@@ -16,12 +15,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.layer_outputs import LayerOutput
-
-
-def stages(layers: Mapping[str, LayerOutput]) -> list[str]:
-    """The names of the stages of a convolutional net, the first one first; empty for a ViT."""
-    names = [name for name in layers if name.startswith("stage")]
-    return sorted(names, key=lambda name: int(re.sub(r"\D", "", name)))
+from ssl_jax.models.stages import stage_names
 
 
 def activation_maps(layers: Mapping[str, LayerOutput], shape: tuple[int, int]) -> dict[str, Array]:
@@ -40,7 +34,7 @@ def activation_maps(layers: Mapping[str, LayerOutput], shape: tuple[int, int]) -
     """
     height, width = shape
     maps = {}
-    for name in stages(layers):
+    for name in stage_names(layers):
         patches = layers[name].patches  # (n, p, c)
         n, count = patches.shape[:2]
         if count == 1:

@@ -12,6 +12,7 @@ from flax import linen as nn
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.classifier import LinearHead
 from ssl_jax.models.norm import batch_norm
+from ssl_jax.models.stages import last_stage, stage_names
 
 
 def last_map(out: Mapping[str, jax.Array]) -> jax.Array:
@@ -22,13 +23,12 @@ def last_map(out: Mapping[str, jax.Array]) -> jax.Array:
     """
     if "map" in out:
         return out["map"]
-    stages = [name for name in out if name.startswith("stage")]
-    if not stages:
+    if not stage_names(out):
         raise UserError(
             "this method takes the feature map of a convolutional net; set model.name to convnet, "
             "alexnet, nin or resnet..."
         )
-    return out[max(stages, key=lambda name: int(name.removeprefix("stage")))]
+    return last_stage(out)
 
 
 class FullyConnected(nn.Module):

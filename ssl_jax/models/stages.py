@@ -1,4 +1,4 @@
-"""The map of an encoder's last stage, which decoders of images take."""
+"""The stages of a convolutional encoder, and the map of the last one, which decoders take."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.models.functional import Net
 
 
+def stage_names(out: Mapping[str, Any]) -> list[str]:
+    """The names of the stages in an encoder's outputs, the first one first; empty for a ViT."""
+    names = [name for name in out if name.startswith("stage")]
+    return sorted(names, key=lambda name: int(name.removeprefix("stage")))
+
+
 def last_stage(out: Mapping[str, Any]) -> Any:
     """The map [n h w c] of the stage with the highest number, from an encoder's outputs."""
-    return out[f"stage{max(_numbers(out))}"]
+    return out[stage_names(out)[-1]]
 
 
 def last_stage_shape(
@@ -34,7 +40,8 @@ def last_stage_shape(
         return encoder.apply(*encoder.init(key, x), x, train=False)[0][1]
 
     out = jax.eval_shape(outputs, jax.random.key(0), x)
-    if not _numbers(out):
+    names = stage_names(out)
+    if not names:
         raise UserError(
             f"{method} needs an encoder with stages of maps; model.name={name} has none; use a "
             "convolutional net"
@@ -42,11 +49,7 @@ def last_stage_shape(
     last = last_stage(out)
     if not last.size:
         raise UserError(
-            f"views of {x.shape[1]}x{x.shape[2]} pixels are too small for the {len(_numbers(out))} "
+            f"views of {x.shape[1]}x{x.shape[2]} pixels are too small for the {len(names)} "
             f"stages of {name}; use larger views or fewer strides"
         )
     return last
-
-
-def _numbers(out: Mapping[str, Any]) -> list[int]:
-    return [int(name.removeprefix("stage")) for name in out if name.startswith("stage")]
