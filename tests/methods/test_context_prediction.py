@@ -1,15 +1,13 @@
 """Context prediction's own facts: pairs, positions, patches, loss, recipe, the shortcut."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ssl_jax import parallel
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import loss_and_aux
 from tests.methods import paper_scale
-from tests.methods.contract import views_of
+from tests.methods.pretext import first_step
 from tests.methods.test_methods import build, fresh_build
 
 
@@ -21,18 +19,7 @@ def tiny():
 @pytest.fixture(scope="module")
 def step(tiny):
     """Weights, views of 4 images, and the loss of a new net with the logits before it."""
-    experiment, source = tiny
-    method, w = experiment.method, experiment.init_state().weights
-    keys = jax.random.split(jax.random.key(0), 4)
-    views = views_of(method, keys, source.batch(range(4)))
-
-    @jax.jit
-    def both(w, views):
-        key, step = jax.random.key(1), jnp.int32(0)
-        loss, aux = loss_and_aux(method, w, views, key=key, step=step)
-        return loss, aux, method.predict(w, views["pieces"], train=True)[1]
-
-    return w, views, *both(w, views)
+    return first_step(*tiny, 4)
 
 
 def test_the_classes_are_the_positions_of_the_second_patch(tiny, step):

@@ -1,14 +1,12 @@
 """Jigsaw's own facts: tiles, orders, loss, shared codes, pictures, recipe."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import loss_and_aux
 from tests.methods import paper_scale
-from tests.methods.contract import views_of
+from tests.methods.pretext import first_step
 from tests.methods.test_methods import build
 
 PLAIN = dict(
@@ -28,18 +26,7 @@ def tiny():
 @pytest.fixture(scope="module")
 def step(tiny):
     """Weights, views of 8 images, and the loss of a new net with the logits before it."""
-    experiment, source = tiny
-    method, w = experiment.method, experiment.init_state().weights
-    keys = jax.random.split(jax.random.key(0), 8)
-    views = views_of(method, keys, source.batch(range(8)))
-
-    @jax.jit
-    def both(w, views):
-        key, step = jax.random.key(1), jnp.int32(0)
-        loss, aux = loss_and_aux(method, w, views, key=key, step=step)
-        return loss, aux, method.predict(w, views["pieces"], train=False)[1]
-
-    return w, views, *both(w, views)
+    return first_step(*tiny, 8, train=False)
 
 
 @pytest.fixture(scope="module")
