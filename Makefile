@@ -35,8 +35,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# Three workers for two cores: many of these tests wait for other processes.
 slow: $(VENV)/.installed-slow
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(INSTALL) '.[docs]'

@@ -20,6 +20,16 @@ METHODS = (
     "simsiam",
     "barlow_twins",
     "vicreg",
+    "nnclr",
+    "swav",
+    "deepcluster_v2",
+    "dino",
+    "ibot",
+    "dinov2",
+    "lejepa",
+    "mae",
+    "ijepa",
+    "rotnet",
 )
 VARIANTS = ("digits", "validation")
 

