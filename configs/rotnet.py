@@ -61,12 +61,14 @@ def _small_shapes(config: ConfigDict) -> None:
 
 
 def _cifar10(config: ConfigDict) -> None:
-    """The released config of the net with four blocks, and its views.
+    """The released config of the net with four blocks, its views, and both classifiers of conv2.
 
     It moves images by up to 4 whole pixels; here the shift has fractions of a pixel.
     """
     common.cifar10(config, batch_size=128, epochs=200.0)
     config.eval.features = ("h", "stage2/mean")
+    config.eval.connected = ConfigDict(dict(evaluation="feature_map", classifier="connected"))
+    config.eval.final_names = (*config.eval.final_names, "feature_map", "connected")
     config.model.update(name="nin", num_blocks=4)
     config.views = ConfigDict(
         dict(

@@ -19,6 +19,7 @@ from ssl_jax.cli import app
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
+from ssl_jax.run import report_contents
 from ssl_jax.run.evaluation_checks import check_evaluations
 from ssl_jax.run.loop import Run
 
@@ -57,5 +58,6 @@ def dry_run(config: ConfigDict) -> str:
     """
     experiment = Experiment.build(config, data.spec_from_config(config.data))
     check_evaluations(experiment)
+    report_contents.check_beside(experiment)
     parallel.check_batch_size(config.batch_size, experiment.mesh)
     return f"{preflight.text(preflight.lines(experiment))}\n\n{config_lib.listing(config)}"

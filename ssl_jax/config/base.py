@@ -164,6 +164,9 @@ class Log:
     wandb: Annotated[bool, "Logs to Weights & Biases."] = False
     wandb_project: Annotated[str, "Its project."] = "ssl_jax"
     report: Annotated[bool, "Writes report.html at the end."] = True
+    beside: Annotated[
+        str | None, "Another run of images, whose activation maps the report shows beside its own."
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ and DINOv2's the best of last1 and last4 with cls and cls_mean.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -37,6 +38,17 @@ class LayerOutput(NamedTuple):
 
     patches: Array
     cls: Array | None = None
+
+
+def grid_shape(count: int, height: int, width: int) -> tuple[int, int] | None:
+    """Rows and columns of `count` positions on images of `height` x `width`.
+
+    None if the positions form no grid with about the aspect ratio of the images.
+    """
+    rows = round(math.sqrt(count * height / width))
+    if rows == 0 or count % rows or abs(rows / (count // rows) / (height / width) - 1) > 0.2:
+        return None
+    return rows, count // rows
 
 
 def is_layer_output(name: str) -> bool:

@@ -25,6 +25,7 @@ import optax
 from jaxtyping import Float, Int
 
 from ssl_jax.core.arrays import Array
+from ssl_jax.evals.scores import of_logits
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.95)
@@ -149,12 +150,7 @@ def score(
     x = rescale(x, scaling)
 
     def of_probe(probe: Probe) -> tuple[Array, Array, Array]:
-        outputs, true = logits(probe, x), jnp.maximum(label, 0)[:, None]
-        at_label = jnp.take_along_axis(outputs, true, axis=1)
-        lower_class = jnp.arange(outputs.shape[1]) < true
-        rank = jnp.sum((outputs > at_label) | ((outputs == at_label) & lower_class), axis=1)
-        log_p = jnp.take_along_axis(jax.nn.log_softmax(outputs), true, axis=1)[:, 0]
-        return tuple(jnp.sum(weight * value) for value in (rank < 1, rank < 5, -log_p))
+        return of_logits(logits(probe, x), label, weight)
 
     return Scores(*jax.vmap(of_probe)(probes), jnp.sum(weight))
 

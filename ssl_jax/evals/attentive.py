@@ -3,7 +3,7 @@
 A linear probe takes the class token or the mean of the tokens, which masked image models do not
 train to separate classes. This probe learns by which tokens to classify: attention with one query,
 then a linear classifier (`ssl_jax.evals.attention_probe`), as in CAPI (Darcet et al. 2025).
-The tokens are the patch tokens of a ViT or the positions of a convolutional feature map.
+How tokens are read and kept in memory is in `ssl_jax.evals.tokens`.
 
 As in CAPI, all learning rates and weight decays are trained together on the same batches, with
 AdamW (b1 .9, b2 .95) and rates in proportion to the batch size. The best of them is chosen on a
@@ -11,16 +11,12 @@ held-out tenth of *train*; the test split is scored once, by the chosen probe. O
 schedule of the rates, the length of the training and the standardisation of each feature by mean
 and deviation of the examples' mean tokens: while attention is uniform, the probe is a linear probe
 of the standardised mean.
-
-If the tokens of train fit into `max_gib` of host memory, they are computed once and batches are
-taken from memory. Otherwise the images are encoded again for each batch; the batches are the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +26,13 @@ from ssl_jax import parallel
 from ssl_jax.config.fields import between, each, not_empty, not_negative, open_fraction, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Method
-from ssl_jax.evals import attention_probe
+from ssl_jax.evals import attention_probe, tokens
 from ssl_jax.evals.attention_probe import Fit, Scaling
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.scores import measured_ranks
-from ssl_jax.modalities.image import IMAGE
+from ssl_jax.evals.tokens import Read
 
 NEEDS = ("label",)
 FEATURE = "last1/patches"
@@ -52,22 +48,9 @@ METRICS = {
 }
 
 
-class Tokens(NamedTuple):
-    """A batch: tokens float [b p d], labels int32 [b], weights float32 [b]."""
-
-    x: jax.Array
-    label: jax.Array
-    weight: jax.Array
-
-
-# Indices of examples, a multiple of the batch size or filled up -> batches in this order.
-Read = Callable[[np.ndarray], Iterator[Tokens]]
-
-
 def applies(method: Method, spec: DataSpec) -> bool:
     """Whether the data are images."""
-    del method
-    return spec.modality == IMAGE.name
+    return tokens.applies(method, spec)
 
 
 def evaluate_model(
@@ -122,12 +105,10 @@ def evaluate_model(
     fitted, held_out = hold_out(examples, val_fraction, seed)
     shards = parallel.batch_shards(prober.mesh)
     size = -(-min(batch_size, len(fitted)) // shards) * shards
-    encode = _encoder(model, prober, feature, size)
-    read_test = lambda indices: encode(prober.test, indices)  # noqa: E731
-    read_train = lambda indices: encode(prober.train, indices)  # noqa: E731
-    shape = next(read_train(examples[:1])).x.shape[1:]  # (p, d)
-    if _gib(len(examples), shape) <= max_gib:
-        read_train = _in_memory(read_train, examples, prober.mesh, size)
+    read_train, read_test, shape = tokens.readers(
+        model, prober, feature,
+        examples=examples, size=size, max_gib=max_gib, evaluation="attentive",
+    )  # fmt: skip
 
     scaling = _scaling(read_train, fitted)
     steps = max(min_steps, math.ceil(epochs * len(fitted) / size))
@@ -137,7 +118,8 @@ def evaluate_model(
     heads = attention_probe.num_heads(shape[1], head_dim)
     probe = attention_probe.init(jax.random.key(seed), shape[1], prober.num_classes, heads)
     fit = attention_probe.start(probe, len(rates))
-    fit = _train(fit, read_train, scaling, _order(fitted, steps * size, seed), rates, decays, size)
+    order = tokens.endless_passes(fitted, steps * size, seed)
+    fit = _train(fit, read_train, scaling, order, rates, decays, size)
 
     val = _score(fit, read_train, scaling, held_out)
     best = max(range(len(rates)), key=lambda i: (val["top1"][i], -val["cross_entropy"][i]))
@@ -165,14 +147,7 @@ def check(
     """
     del options
     _check_counts(known.num_train, val_fraction)
-    gib = _gib(known.num_train, known.outputs[feature].shape[1:])
-    if gib <= max_gib:
-        return ""
-    return (
-        f"attentive: the tokens of {known.num_train:,} train examples take {gib:,.1f} GiB, more "
-        f"than eval.attentive.max_gib={max_gib:g}; the images are encoded again in every epoch of "
-        "the probe (eval.max_train_examples takes fewer)"
-    )
+    return tokens.memory_note(known, feature, max_gib, "attentive")
 
 
 def measures(known: Known, **options: Any) -> tuple[str, ...]:
@@ -199,66 +174,6 @@ def _check_counts(num_train: int, fraction: float) -> None:
             f"eval.attentive.val_fraction={fraction:g} of {num_train} train examples leaves none "
             "to fit on or none to choose on"
         )
-
-
-def _gib(examples: int, shape: Sequence[int]) -> float:
-    return examples * math.prod(shape) * 4 / 2**30
-
-
-def _order(examples: np.ndarray, length: int, seed: int) -> np.ndarray:
-    """The first `length` of endless random passes over the examples."""
-    rng = np.random.default_rng(seed)
-    passes = -(-length // len(examples))
-    return np.concatenate([rng.permutation(examples) for _ in range(passes)])[:length]
-
-
-def _encoder(
-    model: Model, prober: Any, feature: str, size: int
-) -> Callable[[Any, np.ndarray], Iterator[Tokens]]:
-    """(source, indices) -> batches of tokens, encoded as they are read."""
-
-    def encode(source: Any, indices: np.ndarray) -> Iterator[Tokens]:
-        for batch in prober.batches(source, indices, batch_size=size):
-            inputs = {name: array for name, array in batch.items() if name != "mask"}
-            outputs = model.outputs(inputs, (feature,))
-            if feature not in outputs or outputs[feature].ndim != 3:
-                raise UserError(
-                    f"eval.attentive.feature is {feature!r}, which is no output with one vector a "
-                    "patch; use last1/patches, or layer1/patches, stage1/patches, ..."
-                )
-            label = batch["label"]
-            yield Tokens(outputs[feature], label, _weight(label, batch["mask"]))
-
-    return encode
-
-
-@jax.jit
-def _weight(label: jax.Array, mask: jax.Array) -> jax.Array:
-    return (mask & (label >= 0)).astype(jnp.float32)
-
-
-def _in_memory(read: Read, examples: np.ndarray, mesh: jax.sharding.Mesh, size: int) -> Read:
-    """Reads the examples once, and returns a function that takes batches from host memory."""
-    arrays: list[np.ndarray] = []
-    for first, batch in zip(range(0, len(examples), size), read(examples), strict=True):
-        batch = parallel.gather(batch)
-        arrays = arrays or [np.empty((len(examples), *a.shape[1:]), a.dtype) for a in batch]
-        for array, part in zip(arrays, batch, strict=True):
-            array[first : first + size] = part[: len(examples) - first]
-    x, label, weight = arrays
-    local = parallel.local_rows(mesh, size)
-
-    def take(indices: np.ndarray) -> Iterator[Tokens]:
-        rows = np.searchsorted(examples, indices)
-        for first in range(0, len(rows), size):
-            batch_rows = rows[first : first + size]
-            padding = size - len(batch_rows)
-            chosen = np.pad(batch_rows, (0, padding))[local]
-            real = (np.arange(size) < size - padding)[local]
-            batch = Tokens(x[chosen], label[chosen], weight[chosen] * real)
-            yield parallel.to_global(batch, mesh, local, size)
-
-    return take
 
 
 def _scaling(read: Read, examples: np.ndarray) -> Scaling:

@@ -32,7 +32,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.lbfgs import minimise
 from ssl_jax.evals.metric import Metric
-from ssl_jax.evals.scores import measured_ranks, row_mesh
+from ssl_jax.evals.scores import measured_ranks, of_logits, row_mesh
 
 Array = jax.Array
 
@@ -345,15 +345,8 @@ def _hits(kernel: Array, bias: Array, rows: Rows, *, mesh: Mesh) -> tuple[Array,
 
     def block(rows: Rows):
         logits = jnp.einsum("rd,dc->rc", rows.x, kernel, precision=_HIGHEST) + bias
-        label = rows.label[:, None]
-        at_label = jnp.take_along_axis(logits, label, axis=1)
-        ranks_higher = (logits > at_label) | (
-            (logits == at_label) & (jnp.arange(logits.shape[1]) < label)
-        )
-        rank = ranks_higher.sum(axis=1)
-        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=1)[:, 0]
-        values = (rank < 1, rank < 5, -log_p, jnp.ones_like(log_p))
-        return tuple(jnp.sum(rows.weight * value) for value in values)
+        sums = of_logits(logits, rows.label, rows.weight)
+        return (*sums, jnp.sum(rows.weight))
 
     return jax.shard_map(
         lambda rows: jax.lax.map(block, rows), mesh=mesh, in_specs=P("rows"), out_specs=P("rows")

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
+
+from ssl_jax.core.arrays import Array
 
 # Minimum number of rows per device, for which computation outweighs the cost of dispatch.
 _ROWS_PER_DEVICE = 4096
@@ -21,6 +25,24 @@ def rank_of_label(votes: np.ndarray, label: np.ndarray) -> np.ndarray:
     at_label = np.take_along_axis(votes, label[:, None], axis=1)  # [m 1]
     lower_class = np.arange(votes.shape[1])[None, :] < label[:, None]
     return ((votes > at_label) | ((votes == at_label) & lower_class)).sum(axis=1)
+
+
+def of_logits(
+    logits: Float[Array, "n c"], label: Int[Array, " n"], weight: Float[Array, " n"]
+) -> tuple[Array, Array, Array]:
+    """Weighted sums over a batch of top-1 hits, top-5 hits and cross-entropy, float32 [] each.
+
+    Args:
+      logits: the lower of two classes with equal logits ranks first.
+      label: the classes; a negative one counts as 0 and should have no weight.
+      weight: of the examples.
+    """
+    true = jnp.maximum(label, 0)[:, None]
+    at_label = jnp.take_along_axis(logits, true, axis=1)
+    lower_class = jnp.arange(logits.shape[1]) < true
+    rank = jnp.sum((logits > at_label) | ((logits == at_label) & lower_class), axis=1)
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), true, axis=1)[:, 0]
+    return tuple(jnp.sum(weight * value) for value in (rank < 1, rank < 5, -log_p))
 
 
 def measured_ranks(names: Iterable[str], num_classes: int | None) -> tuple[str, ...]:

@@ -7,14 +7,13 @@ supervised net.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.arrays import Array
-from ssl_jax.core.layer_outputs import LayerOutput
+from ssl_jax.core.layer_outputs import LayerOutput, grid_shape
 from ssl_jax.models.stages import stage_names
 
 
@@ -37,13 +36,10 @@ def activation_maps(layers: Mapping[str, LayerOutput], shape: tuple[int, int]) -
     for name in stage_names(layers):
         patches = layers[name].patches  # (n, p, c)
         n, count = patches.shape[:2]
-        if count == 1:
-            continue
-        rows = round(math.sqrt(count * height / width))
-        if rows == 0 or count % rows or abs(rows / (count // rows) / (height / width) - 1) > 0.2:
+        grid = grid_shape(count, height, width)
+        if count == 1 or grid is None:
             continue
         power = jnp.mean(jnp.square(patches.astype(jnp.float32)), axis=2)
         power = power / jnp.maximum(power.max(axis=1, keepdims=True), 1e-12)
-        grid = power.reshape(n, rows, count // rows)
-        maps[name] = jax.image.resize(grid, (n, height, width), "nearest")
+        maps[name] = jax.image.resize(power.reshape(n, *grid), (n, height, width), "nearest")
     return maps

@@ -168,18 +168,20 @@ def _report(
     title = f"method {config.method.name}"
 
     modality, model = modalities.of(experiment.spec), experiment.model(w)
+    examples = (experiment, prober, w, source)
     parts = {
-        f"Method.show of {title}": lambda: {
-            "shown": report_contents.shown_items(experiment, prober, w, source)
-        },
+        f"Method.show of {title}": lambda: report_contents.shown_items(*examples),
+        "the activation maps": lambda: report_contents.activation_items(*examples),
         f"the report of {modality.unit}": lambda: modality.report(prober, model.features),
     }
-    contents: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, part in parts.items():
         try:
-            contents |= part()
+            found[name] = part()
         except Exception as error:
             failures.warn(name, error)
+            found[name] = {}
+    shown, maps, contents = found.values()
     if jax.process_index() != 0:
         return
     try:
@@ -195,6 +197,7 @@ def _report(
             not_computed=not_computed,
             preflight=preflight.text(lines),
             environment=environment(),
+            shown=shown | maps,
             **contents,
         )
         print(f"report: {report.write(workdir, inputs)}", flush=True)

@@ -23,7 +23,14 @@ from ssl_jax.experiment.flops import model_flops
 from ssl_jax.experiment.refresh import Refresher
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.pretrained import init_from
-from ssl_jax.run import failures, final_results, metrics, progress, workdir_lock
+from ssl_jax.run import (
+    failures,
+    final_results,
+    metrics,
+    progress,
+    report_contents,
+    workdir_lock,
+)
 from ssl_jax.run.dry_evaluation import dry_evaluation
 from ssl_jax.run.early_stopping import EarlyStopping
 from ssl_jax.run.evaluation_checks import check_evaluations
@@ -56,6 +63,7 @@ class Run:
         )
         self.experiment = Experiment.build(self.config, self.source.spec)
         check_evaluations(self.experiment)
+        report_contents.check_beside(self.experiment)
         preflight.check_memory(self.experiment)
         parallel.check_batch_size(config.batch_size, self.experiment.mesh)
         self.stopping = EarlyStopping.of(self.config)

@@ -7,15 +7,18 @@ images.
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from ssl_jax import data, parallel
+from ssl_jax.checkpoint import steps
+from ssl_jax.checkpoint.choice import folder_and_step
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
 from ssl_jax.core.method import Batch, Method, Weights
 from ssl_jax.experiment.build import Experiment, held_out_keys
 from ssl_jax.models.activation_maps import activation_maps
+from ssl_jax.pretrained import trained_run
 from ssl_jax.run.probing import Prober
 
 _SHOWN_EXAMPLES = 6
@@ -35,32 +38,91 @@ def shown_items(
       w: the weights.
       source: the training data.
     """
-    examples = _examples(prober, source)
-    rows = np.linspace(0, len(examples) - 1, min(_SHOWN_EXAMPLES, len(examples))).astype(int)
-    batch = examples.batch(rows)
-    method = experiment.method
-
-    def show(w: Weights, keys: jax.Array, batch: Batch) -> dict[str, Item]:
-        return {**method.show(w, keys, batch), **_activations(method, w, batch)}
-
-    return parallel.gather(jax.jit(show)(w, held_out_keys(batch["index"]), batch))
+    batch = _batch(prober, source)
+    show = jax.jit(experiment.method.show)
+    return parallel.gather(show(w, held_out_keys(batch["index"]), batch))
 
 
-def _activations(method: Method, w: Weights, batch: Batch) -> dict[str, Item]:
-    """Activation maps of the stages of a convolutional net; nothing for others and host crops."""
+def activation_items(
+    experiment: Experiment, prober: Prober, w: Weights, source: data.Source
+) -> dict[str, Item]:
+    """Activation maps of a few examples by the stages of a convolutional net, as NumPy arrays.
+
+    Beside them are those of the run `log.beside`, if there is one, on the same images. Nothing for
+    other nets and for host crops.
+
+    Args:
+      experiment, prober, w, source: as of `shown_items`.
+    """
+    batch = _batch(prober, source)
     if "image" not in batch:
         return {}
-    maps = activation_maps(method.layers(w, batch), batch["image"].shape[1:3])
+    images = {"image": batch["image"]}
+    maps = _maps(experiment.method, w, images)
     if not maps:
         return {}
-    item = Images(
-        jnp.stack(list(maps.values()), axis=1)[..., None],
-        inputs=batch["image"],
-        columns=tuple(maps),
-        note="Power of the activations of each stage, the mean of their squares over channels; "
-        "white: the maximum of the map.",
+    note = (
+        "Power of the activations of each stage, the mean of their squares over channels; white: "
+        "the maximum of the map."
     )
+    beside = experiment.config.log.beside
+    if beside is not None:
+        other = trained_run.load(beside)
+        other_maps = _maps(other.experiment.method, other.weights, images)
+        if other_maps:
+            note += f" Left: this run; right, marked by a star: {beside}, step {other.step:,}."
+        else:
+            note += f" {beside} has no stages of maps to show beside."
+        maps |= {f"{name} *": pixels for name, pixels in other_maps.items()}
+    pixels = np.stack(list(maps.values()), axis=1)[..., None]
+    item = Images(pixels, inputs=batch["image"], columns=tuple(maps), note=note)
     return {"Activation maps": item}
+
+
+def check_beside(experiment: Experiment) -> None:
+    """Checks that the run `log.beside` is there and encodes images like those of this run.
+
+    Raises:
+      UserError: it is not a run, it has no checkpoint, or it encodes texts or images with another
+        number of channels.
+    """
+    beside = experiment.config.log.beside
+    if beside is None:
+        return
+    folder, _ = folder_and_step(beside)
+    config = trained_run.read_config(folder)
+    if not steps.committed(epath.Path(folder) / "checkpoints"):
+        raise UserError(f"log.beside={beside} has no checkpoint yet")
+    own, other = (
+        spec.evaluated.arrays.get("image")
+        for spec in (experiment.spec, data.spec_from_config(config.data))
+    )
+    if own is None or other is None or own.shape[-1] != other.shape[-1]:
+        raise UserError(
+            f"log.beside={beside} encodes {_inputs(other)}, and this run {_inputs(own)}; "
+            "activation maps are compared on the same images"
+        )
+
+
+def _inputs(image: jax.ShapeDtypeStruct | None) -> str:
+    if image is None:
+        return "texts"
+    channels = image.shape[-1]
+    return f"images with {channels} channel{'' if channels == 1 else 's'}"
+
+
+def _batch(prober: Prober, source: data.Source) -> dict[str, np.ndarray]:
+    """The examples that the report shows."""
+    examples = _examples(prober, source)
+    rows = np.linspace(0, len(examples) - 1, min(_SHOWN_EXAMPLES, len(examples))).astype(int)
+    return examples.batch(rows)
+
+
+def _maps(method: Method, w: Weights, images: Batch) -> dict[str, np.ndarray]:
+    """Stage -> activation maps [n h w] as NumPy arrays; empty without stages of maps."""
+    shape = images["image"].shape[1:3]
+    maps = jax.jit(lambda w, images: activation_maps(method.layers(w, images), shape))
+    return parallel.gather(maps(w, images))
 
 
 def _examples(prober: Prober, source: data.Source) -> data.Source:

@@ -274,6 +274,20 @@ def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_page_of_a_finished_run_shows_the_maps_of_another_beside_its_own(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished(1), workdir)
+    report = ("--config.log.report=True", f"--config.log.beside={finished(1)}")
+    assert "report: " in run(workdir, *TINY, *report).stdout
+    page = (workdir / "report.html").read_text()
+    assert "Activation maps" in page and "stage1 *" in page
+    assert f"marked by a star: {finished(1)}, step 30" in page
+    (workdir / "report.html").unlink()
+    done = run(workdir, *TINY, report[0], f"--config.log.beside={tmp_path}", check=False)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path} is not a run")
+
+
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished(1), workdir)

@@ -9,7 +9,7 @@ import pytest
 
 from ssl_jax import evals, parallel
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import attentive
+from ssl_jax.evals import attentive, tokens
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.model import Model
 from ssl_jax.run.dry_evaluation import dry_evaluation
@@ -136,12 +136,15 @@ def test_moments_are_those_of_numpy(splits):
     train, test = splits
     moved = Source(train.x * 0.01 + 100, train.label)  # squares in float32 would cancel
     prober = StubProber(moved, test)
-    encode = attentive._encoder(MODEL, prober, attentive.FEATURE, 32)
     with jax.set_mesh(prober.mesh):
-        scaling = attentive._scaling(lambda indices: encode(moved, indices), np.arange(400))
-    tokens = moved.x.mean(axis=1, dtype=np.float64)
-    np.testing.assert_allclose(scaling.mean, tokens.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(scaling.deviation, tokens.std(axis=0), rtol=1e-3)
+        read, _, _ = tokens.readers(
+            MODEL, prober, attentive.FEATURE,
+            examples=np.arange(400), size=32, max_gib=0.0, evaluation="attentive",
+        )  # fmt: skip
+        scaling = attentive._scaling(read, np.arange(400))
+    means = moved.x.mean(axis=1, dtype=np.float64)
+    np.testing.assert_allclose(scaling.mean, means.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(scaling.deviation, means.std(axis=0), rtol=1e-3)
 
 
 def test_a_note_about_tokens_that_do_not_fit():

@@ -1,0 +1,57 @@
+"""What the report page shows of a few examples."""
+
+import types
+
+import numpy as np
+import pytest
+
+from ssl_jax import config as config_lib
+from ssl_jax.core.errors import UserError
+from ssl_jax.pretrained import trained_run
+from ssl_jax.run import report_contents
+from ssl_jax.run.probing import Prober
+from tests.run.test_final_results import built
+
+
+def test_maps_of_another_net_are_beside_those_of_the_same_images(monkeypatch):
+    experiment, source = built("simclr", **{"log.beside": "runs/other@7"})
+    prober = Prober(experiment.config, experiment.mesh)
+    w, other = experiment.init_state().weights, built("simclr", seed=3)[0]
+    weights = other.init_state().weights
+    loaded = types.SimpleNamespace(experiment=other, weights=weights, step=7)
+    monkeypatch.setattr(trained_run, "load", lambda path: {"runs/other@7": loaded}[path])
+    (item,) = report_contents.activation_items(experiment, prober, w, source).values()
+    half = len(item.columns) // 2
+    assert item.columns[half:] == tuple(f"{name} *" for name in item.columns[:half])
+    assert item.note.endswith("marked by a star: runs/other@7, step 7.")
+    own, right = np.split(np.asarray(item.pixels), 2, axis=1)
+    assert np.abs(own - right).max() > 0.01
+    # Alone, either net has the same maps.
+    alone, _ = built("simclr")
+    for maps, weights_of in ((own, w), (right, weights)):
+        (item,) = report_contents.activation_items(alone, prober, weights_of, source).values()
+        np.testing.assert_allclose(item.pixels, maps, atol=1e-6)
+        assert "star" not in item.note
+
+
+@pytest.mark.parametrize(
+    ("row", "other", "message"),
+    [
+        ("simclr", None, "is not a run: it has no config.json"),
+        ("simclr", {}, "has no checkpoint yet"),
+        ("bert", {"checkpoint": True}, "images with 1 channel, and this run texts"),
+        ("simclr", {"checkpoint": True, "data.channels": 3}, "images with 3 channels, and this"),
+    ],
+)
+def test_what_cannot_be_shown_beside_is_said_before_a_run(row, other, message, tmp_path):
+    if other is not None:
+        has_checkpoint = other.pop("checkpoint", False)
+        experiment, _ = built("simclr", **other)
+        (tmp_path / "config.json").write_text(config_lib.to_json(experiment.config))
+        if has_checkpoint:
+            (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+            (tmp_path / "checkpoints" / "3" / "manifest.json").write_text("{}")
+    experiment, _ = built(row, **{"log.beside": str(tmp_path)})
+    with pytest.raises(UserError, match=message) as told:
+        report_contents.check_beside(experiment)
+    assert "\n" not in str(told.value)
