@@ -15,8 +15,8 @@ from ssl_jax.config.schema import INIT_FROM, schema
 def apply(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     """Sets dotted keys in a copy of `config`.
 
-    Another method or net (`method.name`, `model.name`, `nets.ROLE.name`) keeps those keys of its
-    section that it knows.
+    Another method, net or evaluation (`method.name`, `model.name`, `nets.ROLE.name`,
+    `eval.NAME.evaluation`) keeps those keys of its section that it knows.
 
     Args:
       config: what `load` returned, not yet resolved.
@@ -63,14 +63,14 @@ def _set(config: ConfigDict, path: str, value: Any) -> Any:
 
 
 def _drop_unknown(config: ConfigDict, path: str) -> None:
-    """Drops the keys that the section of another method or net does not have."""
-    where, _, _ = path.rpartition(".")
+    """Drops the keys that the section of another method, net or evaluation does not have."""
+    where, _, decider = path.rpartition(".")
     section = config
     for name in where.split("."):
         section = section[name]
     before = dict(section.items())
-    for key in before.keys() - {"name"}:
+    for key in before.keys() - {decider}:
         del section[key]
-    if section.name != INIT_FROM:
+    if section[decider] != INIT_FROM:
         known = fields.section(fields.find(schema(config), where).type).keys
         section.update({key: value for key, value in before.items() if key in known})

@@ -204,3 +204,12 @@ def test_the_listing_has_every_key_with_its_meaning():
     assert any(line.startswith("model.widths = (16, 32, 64, 128)  # ") for line in lines)
     keys = [line.partition(" = ")[0] for line in lines if line]
     assert keys[0] == "seed" and len(keys) == len(set(keys)) > 100
+
+
+def test_another_evaluation_under_the_same_name_keeps_what_it_knows():
+    config = config_lib.load("rotnet:cifar10")  # eval.connected is a `feature_map`
+    changes = {"eval.connected.evaluation": "attentive", "eval.connected.head_dim": "32"}
+    section = config_lib.apply(config, changes).eval.connected
+    assert section.to_dict() == {"evaluation": "attentive", "head_dim": 32}
+    with pytest.raises(UserError, match="unknown evaluation 'linaer'.*Did you mean 'linear'"):
+        config_lib.apply(config, {"eval.connected.evaluation": "linaer"})

@@ -44,19 +44,21 @@ ACCEPTED = (
      "temperatures, weights and scales of losses and layers, as above"),
     ("huge", "method.mix.mixup method.mix.cutmix", "all shares are 1/2"),
     ("huge", "views.rand_augment.magnitude_std", "magnitudes are clipped"),
-    ("huge", "eval.attentive.max_gib", "no limit: the tokens are computed once"),
+    ("huge", "eval.attentive.max_gib eval.feature_map.max_gib", "no limit: the tokens are computed once"),
     ("huge", "views.color_jitter.strength views.color_jitter.brightness "
              "views.color_jitter.contrast views.color_jitter.saturation views.gaussian_noise.std",
      "images are clipped to [0, 1]"),
     ("huge", "eval.knn.temperature eval.few_shot.* eval.linear.l2_max eval.linear.tolerance "
-             "eval.mlp.* eval.active_units.threshold eval.task.null_threshold",
+             "eval.mlp.* eval.active_units.threshold eval.task.null_threshold "
+             "eval.feature_map.learning_rate eval.feature_map.weight_decay",
      "scales of one evaluation, and its results show them"),
     ("huge", "early_stopping.min_delta", "no improvement is that large: it stops after `patience`"),
     ("word", "compilation_cache data.options.cache_dir", "a folder, made where it is missing"),
     ("word", "data.options.label_key", "a column, looked for when the file is read"),
     ("word", "log.wandb_project", "a name in another service"),
     ("word", "optimizer.exclude", "a pattern; the numbers of excluded parameters are printed"),
-    ("word", "eval.accuracy.target eval.active_units.feature eval.attentive.feature",
+    ("word", "eval.accuracy.target eval.active_units.feature eval.attentive.feature "
+             "eval.feature_map.feature",
      "of an evaluation that the config does not name"),
     ("none", "data.options.text_pair_key", "texts alone, not in pairs"),
     ("none", "data.options.vocab_size", "the size of the published tokenizers"),
