@@ -44,7 +44,8 @@ ACCEPTED = (
      "temperatures, weights and scales of losses and layers, as above"),
     ("huge", "method.mix.mixup method.mix.cutmix", "all shares are 1/2"),
     ("huge", "views.rand_augment.magnitude_std", "magnitudes are clipped"),
-    ("huge", "eval.attentive.max_gib eval.feature_map.max_gib", "no limit: the tokens are computed once"),
+    ("huge", "eval.attentive.max_gib eval.feature_map.max_gib",
+     "no limit: the tokens are computed once"),
     ("huge", "views.color_jitter.strength views.color_jitter.brightness "
              "views.color_jitter.contrast views.color_jitter.saturation views.gaussian_noise.std",
      "images are clipped to [0, 1]"),
@@ -57,8 +58,7 @@ ACCEPTED = (
     ("word", "data.options.label_key", "a column, looked for when the file is read"),
     ("word", "log.wandb_project", "a name in another service"),
     ("word", "optimizer.exclude", "a pattern; the numbers of excluded parameters are printed"),
-    ("word", "eval.accuracy.target eval.active_units.feature eval.attentive.feature "
-             "eval.feature_map.feature",
+    ("word", "eval.accuracy.target eval.active_units.feature eval.attentive.feature",
      "of an evaluation that the config does not name"),
     ("none", "data.options.text_pair_key", "texts alone, not in pairs"),
     ("none", "data.options.vocab_size", "the size of the published tokenizers"),
