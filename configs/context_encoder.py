@@ -3,9 +3,10 @@
     ssl_jax train --config=context_encoder:VARIANT --workdir=runs/context_encoder
 
 Variants:
-  small_shapes  2048 generated shapes of 32x32: a few minutes on two CPU cores
-  cifar10       random regions, channel-wise layer; not in the paper (tfds:cifar10 prepared)
-  imagenet      the released nets and losses at 128 pixels, centre hole (tfds:imagenet2012)
+  small_shapes      2048 generated shapes of 32x32: a few minutes on two CPU cores
+  cifar10           random regions, channel-wise layer; not in the paper (tfds:cifar10 prepared)
+  imagenet          the released nets and losses at 128 pixels, centre hole (tfds:imagenet2012)
+  imagenet_alexnet  AlexNet on random regions, squared error alone, for its features
 
 The sweep sweeps/context_encoder compares the squared error alone with the joint loss. Published, of
 AlexNets trained on random regions and fine-tuned on PASCAL VOC: classification 56.5, detection
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 from ssl_jax.config import base_config
 from ssl_jax.configs import common
 
-VARIANTS = ("small_shapes", "cifar10", "imagenet")
+VARIANTS = ("small_shapes", "cifar10", "imagenet", "imagenet_alexnet")
 
 
 def get_config(variant: str = "small_shapes") -> ConfigDict:
@@ -27,7 +28,12 @@ def get_config(variant: str = "small_shapes") -> ConfigDict:
     config.method = ConfigDict(dict(name="context_encoder"))
     config.nets.decoder = ConfigDict(dict(name="inpainting_decoder"))
     config.nets.discriminator = ConfigDict(dict(name="inpainting_discriminator"))
-    {"small_shapes": _small_shapes, "cifar10": _cifar10, "imagenet": _imagenet}[variant](config)
+    {
+        "small_shapes": _small_shapes,
+        "cifar10": _cifar10,
+        "imagenet": _imagenet,
+        "imagenet_alexnet": _imagenet_alexnet,
+    }[variant](config)
     return config
 
 
@@ -42,6 +48,29 @@ def _imagenet(config: ConfigDict) -> None:
     config.views = ConfigDict(dict(ops=("flip",), flip=dict(p=0.5)))
     config.model.name = "inpainting_encoder"
     _adam(config)
+
+
+def _imagenet_alexnet(config: ConfigDict) -> None:
+    """AlexNet and random regions, for features (Sec. 5.2).
+
+    Squared error alone, because the paper's adversarial loss did not converge with AlexNet, and its
+    rate of 1e-4 for random regions. Five transposed convolutions follow the channel-wise layer.
+    Ours are the length, the range of areas, the fine details of AlexNet and the channels of the
+    decoder. With a padding of 5 the last pooling of images of 224 has 7x7 positions, not 6x6, so
+    that five doublings end at 224 again.
+    """
+    common.imagenet(config, batch_size=64, epochs=20.0, crops=1, scale=(0.2, 1.0))
+    config.method.update(mask="random_region", overlap=0, adversarial_weight=0.0)
+    config.views = ConfigDict(dict(ops=("flip",), flip=dict(p=0.5)))
+    config.model.update(
+        name="alexnet", widths=(96, 256, 384, 384, 256), norm="lrn", groups=2, conv1_padding=5
+    )
+    config.nets.decoder.update(link="channel_wise", channels=(256, 128, 64, 64, 32))
+    del config.nets.discriminator
+    config.optimizer.update(
+        name="adamw", base_lr=1e-4, lr_scaling="none", schedule="constant", warmup_epochs=0.0,
+        weight_decay=0.0, b1=0.5,
+    )  # fmt: skip
 
 
 def _cifar10(config: ConfigDict) -> None:

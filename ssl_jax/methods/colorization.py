@@ -51,7 +51,7 @@ from ssl_jax.core.method import (
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.models import Net, make_encoder, make_map_decoder
-from ssl_jax.models.stages import last_stage, last_stage_shape
+from ssl_jax.models.stages import last_map, last_map_shape
 from ssl_jax.views.color_bins import NUM_BINS, decode, in_gamut_bins, soft_encode
 from ssl_jax.views.lab import lab_to_rgb, rgb_to_lab
 
@@ -106,7 +106,7 @@ class Colorization(EncoderFeatures):
         params, buffers = {}, {}
         x = _lightness(self.view)
         params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
-        last = last_stage_shape(self.encoder, x, method=self.title, name="")
+        last = last_map_shape(self.encoder, x, method=self.title, name="")
         params["decoder"], buffers["decoder"] = self.decoder.init(decoder_key, last)
         buffers["color_frequencies"] = jnp.full(NUM_BINS, 1 / NUM_BINS)  # until `refresh`
         return params, buffers
@@ -164,7 +164,7 @@ class Colorization(EncoderFeatures):
             w.params["encoder"], w.buffers["encoder"], lightness - _MIDDLE, train=train, key=key
         )
         logits, decoder = self.decoder.apply(
-            w.params["decoder"], w.buffers["decoder"], last_stage(out), train=train
+            w.params["decoder"], w.buffers["decoder"], last_map(out), train=train
         )
         return h, logits, {"encoder": encoder, "decoder": decoder}
 
@@ -291,7 +291,7 @@ def make(config: Any, spec: DataSpec, length: Length) -> Colorization:
 
 def _stride(encoder: Net, view: OneView, name: str) -> int:
     """Pixels of a view for each position of a map with twice the side of the last stage."""
-    last = last_stage_shape(encoder, _lightness(view), method="colorization", name=name)
+    last = last_map_shape(encoder, _lightness(view), method="colorization", name=name)
     height, width = (2 * side for side in last.shape[1:3])
     stride = view.shape[0] // height
     if view.shape[:2] != (stride * height, stride * width):

@@ -52,7 +52,7 @@ from ssl_jax.core.method import (
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.models import Net, make_discriminator, make_encoder, make_map_decoder
-from ssl_jax.models.stages import last_stage, last_stage_shape
+from ssl_jax.models.stages import last_map, last_map_shape
 from ssl_jax.views import holes
 from ssl_jax.views.ops import fold_in
 
@@ -116,7 +116,7 @@ class ContextEncoder(EncoderFeatures):
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         keys = jax.random.split(key, 3)
         x = jax.ShapeDtypeStruct((1, *self.view.shape), jnp.float32)
-        last = last_stage_shape(self.encoder, x, method=self.title, name="")
+        last = last_map_shape(self.encoder, x, method=self.title, name="")
         region = jax.ShapeDtypeStruct((1, *self.region, x.shape[-1]), jnp.float32)
         inputs = {"encoder": x, "decoder": last, DISCRIMINATOR: region}
         params, buffers = {}, {}
@@ -162,7 +162,7 @@ class ContextEncoder(EncoderFeatures):
             w.params["encoder"], w.buffers["encoder"], visible, train=train, key=key
         )
         predicted, decoder = self.decoder.apply(
-            w.params["decoder"], w.buffers["decoder"], last_stage(out), train=train
+            w.params["decoder"], w.buffers["decoder"], last_map(out), train=train
         )
         return h, predicted, {"encoder": encoder, "decoder": decoder}
 
@@ -311,7 +311,7 @@ def _check_sizes(method: ContextEncoder, config: Any) -> None:
             f"{height}x{width} has {smallest} pixels; use at most {(smallest - 1) // 2}"
         )
     x = jax.ShapeDtypeStruct((1, *method.view.shape), jnp.float32)
-    last = last_stage_shape(method.encoder, x, method="context_encoder", name=config.model.name)
+    last = last_map_shape(method.encoder, x, method="context_encoder", name=config.model.name)
 
     def decode(key: Array, last: Array) -> Array:
         return method.decoder.apply(*method.decoder.init(key, last), last, train=False)[0]

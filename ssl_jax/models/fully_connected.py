@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.core.errors import UserError
 from ssl_jax.models.classifier import LinearHead
 from ssl_jax.models.norm import batch_norm
-from ssl_jax.models.stages import last_stage, stage_names
-
-
-def last_map(out: Mapping[str, jax.Array]) -> jax.Array:
-    """The last feature map [n h w c] of a convolutional net, from its outputs by name.
-
-    Raises:
-      UserError: the net has none.
-    """
-    if "map" in out:
-        return out["map"]
-    if not stage_names(out):
-        raise UserError(
-            "this method takes the feature map of a convolutional net; set model.name to convnet, "
-            "alexnet, nin or resnet..."
-        )
-    return last_stage(out)
 
 
 class FullyConnected(nn.Module):

@@ -1,4 +1,4 @@
-"""The stages of a convolutional encoder, and the map of the last one, which decoders take."""
+"""The stages of a convolutional encoder, and its last map, which decoders take."""
 
 from __future__ import annotations
 
@@ -17,15 +17,29 @@ def stage_names(out: Mapping[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: int(name.removeprefix("stage")))
 
 
-def last_stage(out: Mapping[str, Any]) -> Any:
-    """The map [n h w c] of the stage with the highest number, from an encoder's outputs."""
-    return out[stage_names(out)[-1]]
+def last_map(out: Mapping[str, Any]) -> Any:
+    """The last feature map [n h w c] of a convolutional net, from its outputs by name.
+
+    It is "map", the last pooling of AlexNet, or else the stage with the highest number.
+
+    Raises:
+      UserError: the net has none.
+    """
+    if "map" in out:
+        return out["map"]
+    names = stage_names(out)
+    if not names:
+        raise UserError(
+            "this method takes the feature map of a convolutional net; set model.name to convnet, "
+            "alexnet, nin or resnet..."
+        )
+    return out[names[-1]]
 
 
-def last_stage_shape(
+def last_map_shape(
     encoder: Net, x: jax.ShapeDtypeStruct, *, method: str, name: str
 ) -> jax.ShapeDtypeStruct:
-    """The shape of `last_stage` for images like `x` [n h w c].
+    """The shape of `last_map` for images like `x` [n h w c].
 
     Args:
       encoder: f.
@@ -46,7 +60,7 @@ def last_stage_shape(
             f"{method} needs an encoder with stages of maps; model.name={name} has none; use a "
             "convolutional net"
         )
-    last = last_stage(out)
+    last = last_map(out)
     if not last.size:
         raise UserError(
             f"views of {x.shape[1]}x{x.shape[2]} pixels are too small for the {len(names)} "

@@ -12,7 +12,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.refresh import Refresher
 from ssl_jax.methods import colorization
 from ssl_jax.models import count_parameters, make_encoder, make_map_decoder
-from ssl_jax.models.stages import last_stage_shape
+from ssl_jax.models.stages import last_map_shape
 from ssl_jax.views.color_bins import in_gamut_bins
 from ssl_jax.views.lab import lab_to_rgb, rgb_to_lab
 from tests.methods import paper_scale
@@ -184,4 +184,4 @@ def test_what_does_not_fit_is_named(overrides, message):
 def test_an_encoder_without_maps_is_named():
     x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     with pytest.raises(UserError, match="colorization needs .* model.name=mlp_encoder has none"):
-        last_stage_shape(make_encoder("mlp_encoder"), x, method="colorization", name="mlp_encoder")
+        last_map_shape(make_encoder("mlp_encoder"), x, method="colorization", name="mlp_encoder")

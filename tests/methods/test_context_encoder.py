@@ -174,6 +174,17 @@ def test_the_two_players_have_their_own_rates():
     assert groups == {"default"} and method.param_group("discriminator/x") == "discriminator"
 
 
+def test_alexnet_fills_random_regions_without_a_discriminator():
+    experiment = paper_scale.build("context_encoder.py:imagenet_alexnet")
+    method, params = experiment.method, experiment.abstract_state.params
+    assert set(params) == {"encoder", "decoder"} and method.region == (224, 224)
+    # m channels of n x n positions, here 7x7: m n^4 weights.
+    assert params["decoder"]["channel_wise"]["kernel"].size == 256 * 7**4
+    stages = [name for name in params["decoder"] if name.startswith("stage") and "_" not in name]
+    assert len(stages) + 1 == 5  # transposed convolutions, with that of the pixels
+    assert experiment.groups.rates(1000)["learning_rate"] == pytest.approx(1e-4)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

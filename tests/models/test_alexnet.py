@@ -8,7 +8,8 @@ import pytest
 from ssl_jax.core.errors import UserError
 from ssl_jax.models import Net, count_parameters, make_encoder
 from ssl_jax.models.alexnet import local_response_norm, max_pool_ceil
-from ssl_jax.models.fully_connected import FullyConnected, last_map
+from ssl_jax.models.fully_connected import FullyConnected
+from ssl_jax.models.stages import last_map
 
 CAFFENET = dict(name="alexnet", widths=(96, 256, 384, 384, 256))
 JIGSAW = dict(CAFFENET, norm="lrn", groups=2, conv1_stride=2, conv1_padding=0)

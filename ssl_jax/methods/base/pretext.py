@@ -26,7 +26,7 @@ from ssl_jax.losses.classification import cross_entropy
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.models import Net
-from ssl_jax.models.fully_connected import last_map
+from ssl_jax.models.stages import last_map
 
 
 @dataclasses.dataclass(frozen=True)
