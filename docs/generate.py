@@ -32,7 +32,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Contrastive": ("simclr", "simclr_v2", "instdisc", "moco", "moco_v3", "nnclr"),
     "Without negatives": ("byol", "simsiam", "barlow_twins", "vicreg", "lejepa"),
     "Teachers and clusters": ("dino", "ibot", "dinov2", "swav", "deepcluster_v2"),
-    "Masked images and autoencoders": ("mae", "ijepa", "vae"),
+    "Masked images": ("mae", "ijepa"),
+    "Autoencoders": ("autoencoder", "denoising_autoencoder", "vae"),
     "Pretext tasks": ("rotnet", "context_prediction", "jigsaw", "colorization", "context_encoder"),
     "Language models": ("bert",),
     "Learning from labels": (

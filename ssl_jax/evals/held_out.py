@@ -36,6 +36,9 @@ METRICS = {
         "reconstruction", "negative log likelihood given the latents", "nats", "lower", shown=False
     ),
     "kl": Metric("KL", "KL of the posterior from the prior", "nats", None, shown=False),
+    "squared_error": Metric(
+        "squared error", "squared error of reconstructed images, summed over pixels", "", "lower"
+    ),
     "psnr": Metric("PSNR", "peak signal-to-noise ratio of filled holes", "dB"),
     "next_accuracy": Metric("next sentence", "accuracy of next-sentence prediction"),
     "{task}_accuracy": Metric("{task} accuracy"),

@@ -34,6 +34,7 @@ from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.language import token_cross_entropy
 from ssl_jax.losses.masked_images import patch_error, smooth_l1_of_blocks
 from ssl_jax.losses.patch_distillation import masked_distillation, sinkhorn_offset
+from ssl_jax.losses.reconstruction import squared_error
 from ssl_jax.losses.redundancy import barlow_twins, vicreg
 from ssl_jax.losses.self_distillation import (
     centred_targets,
@@ -93,6 +94,7 @@ __all__ = [
     "soft_cross_entropy",
     "softmax_over_bank",
     "softmax_over_candidates",
+    "squared_error",
     "target_statistics",
     "token_cross_entropy",
     "unit_length",

@@ -48,6 +48,7 @@ from ssl_jax.core.method import (
     hyper_parameters,
 )
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
+from ssl_jax.methods.base.paths_between import interpolations
 from ssl_jax.models import Net, make_decoder, make_encoder
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.views.ops import fold_in
@@ -249,7 +250,7 @@ class VAE(Method):
         return jnp.clip(self._pixel_mean(decoded), 0, 1)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
-        """Reconstructions, traversals of latents, and images decoded from draws of the prior."""
+        """Reconstructions, lines between images, traversals of latents, and draws of the prior."""
         x = self.view.evaluate(batch)  # (n, h, w, c)
         mean, log_var, _ = self._encode_posterior(w, x, train=False)
         kl = jnp.mean(losses.gaussian_kl(mean, log_var), axis=0)  # (l,)
@@ -267,6 +268,7 @@ class VAE(Method):
                 columns=("reconstruction",),
                 note="Images, and the images decoded from the means of their posteriors.",
             ),
+            **interpolations(lambda z: self.decode(w, z), mean, x),
             "Latent traversals": Images(
                 self._decode_grid(w, traversals),
                 row_values=jnp.stack([order.astype(jnp.float32), kl[order]], axis=1),

@@ -586,6 +586,23 @@ ROWS = {
         embeds=False,
         slow=True,
     ),
+    "autoencoder": Row(
+        "autoencoder.py:digits",
+        {
+            "model.widths": (16,),
+            "nets.decoder.widths": (16,),
+            "method.num_latents": 4,
+            "method.activation": "relu",
+            "method.l1": 0.01,
+            **_QUICK,
+        },
+        embeds=False,
+    ),
+    "denoising-autoencoder": Row(
+        "denoising_autoencoder.py:digits",
+        {"method.num_latents": 8, **_QUICK},
+        embeds=False,
+    ),
     "bert": Row(
         "bert.py:pydoc",
         {
