@@ -11,8 +11,8 @@ Variants:
   celeba        beta-VAE with the nets of Higgins et al. 2017, Table 1 (needs tfds:celeb_a prepared)
 
 Published: minus the log likelihood of MNIST's test images 86.76 nats, estimated with 5000 samples
-of z, and 19 active latents of 50 (Burda et al. 2015, Table 1, one layer, k = 1). The bound that is
-reported here has one sample and is looser.
+of z, and 19 active latents of 50 (Burda et al. 2015, Table 1, one layer, k = 1). `mnist` ends with
+the same estimate (`iwae`); the ELBO has one sample and is looser.
 """
 
 from ml_collections import ConfigDict
@@ -110,7 +110,8 @@ def _mnist(config: ConfigDict) -> None:
     config.nets.decoder = ConfigDict(dict(name="mlp_decoder", widths=(200, 200), activation="tanh"))
     config.optimizer.update(base_lr=1e-3, schedule="cosine", final_lr_factor=0.1, eps=1e-4)
     config.eval.update(every_epochs=20.0, batch_size=1000)
-    config.eval.final_names = (*config.eval.final_names, "active_units")
+    config.eval.final_names = (*config.eval.final_names, "active_units", "iwae")
+    config.eval.iwae.num_samples = 5000
     config.checkpoint.every_epochs = 20.0
 
 

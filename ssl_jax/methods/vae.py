@@ -56,6 +56,7 @@ from ssl_jax.views.ops import fold_in
 # Folded into an example's key; views fold in small integers.
 _NOISE, _PIXELS = 0x6E6F6973, 0x70697865
 _PRIOR = 0x7072696F
+_SAMPLE = 0x73616D70
 _TRAVERSED = 16  # number of latents on the report page, those with the largest KL
 _OFFSETS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 _GREY_LEVELS = 255  # steps between black and white of the stored images
@@ -243,6 +244,34 @@ class VAE(Method):
             "kl": kl,
             "bits_per_dim": bits,
         }
+
+    def log_weights(
+        self, w: Weights, keys: Array, batch: Batch, first: int, *, count: int
+    ) -> Array:
+        """log p(x, z) - log q(z|x) of samples z of each image's posterior, float32 [count n].
+
+        Args:
+          w: the weights.
+          keys: [n], one key an image.
+          batch: the images.
+          first: number of the first sample; a sample has its own noise.
+          count: number of samples.
+        """
+        x = self._add_noise(keys, self.view.evaluate(batch))["x"]
+        mean, log_var, _ = self._encode_posterior(w, x, train=False)
+
+        def of_sample(number: Array) -> Array:
+            sample_keys = fold_in(fold_in(keys, _SAMPLE), first + number)
+            noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(sample_keys)
+            z = mean + jnp.exp(log_var / 2) * noise
+            decoded, _ = self.decoder.apply(
+                w.params["decoder"], w.buffers["decoder"], z, train=False
+            )
+            # The terms of log 2 pi of prior and posterior cancel.
+            ratio = jnp.sum(jnp.square(noise) + log_var - jnp.square(z), axis=1) / 2
+            return self._log_likelihood(w, decoded, x) + ratio
+
+        return jax.lax.map(of_sample, jnp.arange(count))
 
     def decode(self, w: Weights, z: Array) -> Array:
         """The expected images of latents [n l], [n h w c] in [0, 1], in evaluation mode."""

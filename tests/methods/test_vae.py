@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from ssl_jax import checkpoint, data, losses, parallel
 from ssl_jax.core.errors import UserError
@@ -168,6 +169,40 @@ def test_a_linear_vae_reaches_the_likelihood_of_probabilistic_pca():
     assert abs(float(grads["noise"]["log_scale"])) < 0.1
     for path, grad in by_path(grads).items():
         assert np.abs(grad).max() < 0.5, path
+    # The posterior is exact: each importance weight is the likelihood.
+    images = np.round(255 * x[:4].reshape(4, 8, 8, 1)).astype(np.uint8)
+    pixels = images.reshape(4, 64) / 255 - centre
+    squares = np.einsum("ni,ij,nj->n", pixels, np.linalg.inv(covariance), pixels)
+    constant = 64 * math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1]
+    weights = log_weights(method, w._replace(params=params), images, count=5)
+    np.testing.assert_allclose(weights, np.tile(-(constant + squares) / 2, (5, 1)), rtol=1e-3)
+
+
+def log_weights(method, w, images, *, first=0, count):
+    keys = jax.random.split(jax.random.key(0), len(images))
+    run = jax.jit(method.log_weights, static_argnames="count")
+    return np.asarray(run(w, keys, {"image": images}, first, count=count))
+
+
+def test_samples_have_their_numbers_noise_and_the_bound_rises_with_them():
+    method, w, batch = start()
+    params = jax.tree.map(lambda p: 1.5 * p, w.params)  # a posterior that is not the prior
+    w, images = w._replace(params=params), np.asarray(batch["image"])
+    weights = log_weights(method, w, images, count=64)
+    np.testing.assert_allclose(
+        log_weights(method, w, images, first=60, count=4), weights[60:], rtol=1e-5
+    )
+    assert len(np.unique(weights)) == weights.size
+    bounds = [
+        np.mean(scipy.special.logsumexp(weights.reshape(-1, k, len(images)), axis=1) - math.log(k))
+        for k in (1, 4, 16, 64)
+    ]
+    assert np.all(np.diff(bounds) > 0)
+    # With one sample it is the bound of a VAE, in expectation.
+    keys = jax.random.split(jax.random.key(0), len(images))
+    terms, _ = method._terms(w, method._add_noise(keys, images / np.float32(255)), train=False)
+    elbo = terms["log_likelihood"] - terms["kl"].sum(axis=1)
+    np.testing.assert_allclose(bounds[0], elbo.mean(), atol=4 * weights.std(axis=0).max() / 8)
 
 
 # ---------------------------------------------------------------------------------------- the noise
