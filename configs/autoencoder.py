@@ -53,7 +53,12 @@ def start(config: ConfigDict) -> None:
 
 
 def digits(config: ConfigDict, *, widths: tuple[int, ...], num_latents: int) -> None:
-    """The embedded digits, with hidden layers of these widths on both sides of the code."""
+    """The embedded digits, with hidden layers of these widths on both sides of the code.
+
+    Measured with 200 units and a code of 16 (one seed): with one label a class the code reaches
+    64.0, as raw pixels do (64.1); the untrained encoder 49.2. With kNN 94.4 (95.8, 80.5). The
+    squared error of test images is 0.43.
+    """
     config.batch_size = 64
     config.epochs = 120.0
     config.data.name = "digits"

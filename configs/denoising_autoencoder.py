@@ -10,7 +10,9 @@ Variants:
 
 For other noise: --config.method.corruption=salt_and_pepper or gaussian, --config.method.amount=0.3.
 
-Published (MNIST, three stacked layers, fine-tuned): an error of 1.28%.
+Published (MNIST, three stacked layers, fine-tuned): an error of 1.28%. Measured with `digits` (one
+seed): 67.0 with one label a class (raw pixels 64.1, untrained encoder 62.0), 91.6 with kNN (95.8,
+89.4).
 """
 
 from ml_collections import ConfigDict

@@ -166,7 +166,9 @@ class Autoencoder(EncoderFeatures):
         code = encoded["code"]
         error = jnp.mean(encoded["error"])
         size = jnp.mean(jnp.sum(jnp.abs(code), axis=1))
-        loss, metrics = error + self.hyper.l1 * size, {"reconstruction": error, "code_l1": size}
+        # In the units that the held-out scores have: nats for a cross-entropy.
+        name = "squared_error" if self.hyper.error == "squared" else "reconstruction"
+        loss, metrics = error + self.hyper.l1 * size, {name: error, "code_l1": size}
         if self.hyper.l2:
             squares = sum(jnp.sum(jnp.square(kernel)) for kernel in self._factors(w))
             loss = loss + self.hyper.l2 * squares
