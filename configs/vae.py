@@ -92,7 +92,15 @@ def _factors(config: ConfigDict, *, num_generated: int, epochs: float) -> None:
     config.eval.update(
         every_epochs=epochs / 4,
         batch_size=256,
-        final_names=("mig", "dci", "sap", "active_units", "linear"),
+        final_names=(
+            "mig",
+            "dci",
+            "sap",
+            "beta_vae_metric",
+            "factor_vae_metric",
+            "active_units",
+            "linear",
+        ),
     )
     config.checkpoint.every_epochs = epochs / 4
 

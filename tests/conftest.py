@@ -29,7 +29,8 @@ _CHECKED = (
     "clustering.kmeans", "losses.classification", "losses.clusters", "losses.contrastive",
     "losses.instance", "losses.isotropy", "losses.labels", "losses.language",
     "losses.masked_images", "losses.redundancy", "losses.siamese", "losses.sinkhorn",
-    "models.patches", "evals.collapse", "evals.dci", "evals.knn", "evals.mig", "views.color",
+    "models.patches", "evals.beta_vae_metric", "evals.collapse", "evals.dci",
+    "evals.factor_vae_metric", "evals.knn", "evals.mig", "evals.shared_factor", "views.color",
     "views.filters",
 )  # fmt: skip
 jaxtyping.install_import_hook([f"ssl_jax.{name}" for name in _CHECKED], "beartype.beartype")

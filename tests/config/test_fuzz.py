@@ -51,7 +51,8 @@ ACCEPTED = (
      "images are clipped to [0, 1]"),
     ("huge", "eval.knn.temperature eval.few_shot.* eval.linear.l2_max eval.linear.tolerance "
              "eval.mlp.* eval.active_units.threshold eval.task.null_threshold "
-             "eval.feature_map.learning_rate eval.feature_map.weight_decay",
+             "eval.feature_map.learning_rate eval.feature_map.weight_decay "
+             "eval.factor_vae_metric.min_std",
      "scales of one evaluation, and its results show them"),
     ("huge", "early_stopping.min_delta", "no improvement is that large: it stops after `patience`"),
     ("word", "compilation_cache data.options.cache_dir", "a folder, made where it is missing"),

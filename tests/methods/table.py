@@ -581,6 +581,7 @@ ROWS = {
             "method.num_latents": 3,
             "method.likelihood": "gaussian",
             "method.learn_noise": True,
+            "eval.factor_vae_metric": ConfigDict(dict(batch_size=2)),
             **_QUICK,
         },
         embeds=False,
