@@ -66,7 +66,7 @@ def digits(config: ConfigDict, *, widths: tuple[int, ...], num_latents: int) -> 
     config.model.widths = widths
     config.nets.decoder.widths = widths[::-1]
     config.optimizer.update(base_lr=2e-3, warmup_epochs=5.0)
-    config.eval.update(every_epochs=30.0, batch_size=512, baselines=True)
+    config.eval.update(every_epochs=30.0, batch_size=512, baselines=("pixels", "untrained"))
     config.checkpoint.every_epochs = 30.0
 
 

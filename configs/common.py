@@ -43,7 +43,7 @@ def digits(config: ConfigDict, *, epochs: float = 120.0, noise_p: float = 1.0) -
     config.optimizer.update(
         name="adamw", base_lr=3e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=5.0
     )
-    config.eval.update(every_epochs=30.0, batch_size=512, baselines=True)
+    config.eval.update(every_epochs=30.0, batch_size=512, baselines=("pixels", "untrained"))
     config.checkpoint.every_epochs = 30.0
 
 

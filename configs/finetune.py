@@ -96,7 +96,7 @@ def _pydoc(config: ConfigDict) -> None:
     config.model.update(name="bert_tiny", pool="mean", dropout=0.1)
     _optimizer(config, 3e-4)
     config.optimizer.schedule = "linear"
-    config.eval.update(baselines=True, batch_size=256)
+    config.eval.update(baselines=("majority", "tf_idf"), batch_size=256)
 
 
 def _csv(config: ConfigDict) -> None:
@@ -108,7 +108,11 @@ def _csv(config: ConfigDict) -> None:
     config.data.options.text_pair_key = placeholder(str)
     config.data.options.sequence_length = 128
     _bert(config, base_lr=2e-5)
-    config.eval.update(validation_split="train[80%:90%]", test_split="train[90%:]", baselines=True)
+    config.eval.update(
+        validation_split="train[80%:90%]",
+        test_split="train[90%:]",
+        baselines=("majority", "tf_idf"),
+    )
     config.early_stopping.patience = 3
 
 

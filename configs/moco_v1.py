@@ -151,7 +151,9 @@ def _shapes(config: ConfigDict) -> None:
         weight_decay=1e-4,
         exclude="",
     )
-    config.eval.update(every_epochs=20.0, max_train_examples=20_000, baselines=True)
+    config.eval.update(
+        every_epochs=20.0, max_train_examples=20_000, baselines=("pixels", "untrained")
+    )
 
 
 def _shapes_views(config: ConfigDict, *, size: int) -> None:

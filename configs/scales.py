@@ -58,7 +58,7 @@ _SPARE = {
     "eval.every_epochs": 0.0,
     "eval.online": False,
     "eval.collapse_every_steps": 0,
-    "eval.baselines": False,
+    "eval.baselines": (),
     "log.tensorboard": False,
     "log.report": False,
 }

@@ -128,7 +128,7 @@ def _fashion(config: ConfigDict) -> None:
     config.optimizer.update(
         name="adamw", base_lr=2e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=1.0
     )
-    config.eval.update(every_epochs=5.0, batch_size=500, baselines=True)
+    config.eval.update(every_epochs=5.0, batch_size=500, baselines=("pixels", "untrained"))
     config.eval.linear.num_l2 = 6
     config.checkpoint.every_epochs = 1.0
 
@@ -143,7 +143,9 @@ def _shapes(config: ConfigDict) -> None:
     config.method.update(temperature=0.2, hidden_dim=512)
     config.model.update(name="resnet18", stem="cifar")
     _small_photos(config, size=64, scale=(0.3, 1.0))
-    config.eval.update(every_epochs=20.0, max_train_examples=20_000, baselines=True)
+    config.eval.update(
+        every_epochs=20.0, max_train_examples=20_000, baselines=("pixels", "untrained")
+    )
 
 
 def _folder(config: ConfigDict) -> None:

@@ -302,7 +302,7 @@ def _finetune_mae_digits(config: ConfigDict) -> None:
     config.views.random_erasing = dict(p=0.25, area=(0.02, 0.1), fill="zero")
     _mae_adamw(config, base_lr=1e-3, lr_scaling="none")
     config.optimizer.groups.layerwise.decay = 0.75
-    config.eval.update(online=False, baselines=False)
+    config.eval.update(online=False, baselines=())
 
 
 def _linear(config: ConfigDict) -> None:
@@ -399,7 +399,7 @@ def _linear_digits(config: ConfigDict) -> None:
     common.digits(config, epochs=60.0, noise_p=0.5)
     _linear_probe(config)
     config.optimizer.update(base_lr=0.3, lr_scaling="none", nesterov=True)
-    config.eval.update(every_epochs=0.0, baselines=False)
+    config.eval.update(every_epochs=0.0, baselines=())
 
 
 def _linear_imagenet(config: ConfigDict, *, epochs: float, batch_size: int) -> None:

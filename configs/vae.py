@@ -55,7 +55,7 @@ def _digits(config: ConfigDict) -> None:
     config.model.update(name="mlp_encoder", widths=(200,), activation="tanh")
     config.nets.decoder = ConfigDict(dict(name="mlp_decoder", widths=(200,), activation="tanh"))
     config.optimizer.update(base_lr=2e-3, schedule="cosine", warmup_epochs=5.0)
-    config.eval.update(every_epochs=30.0, batch_size=512, baselines=True)
+    config.eval.update(every_epochs=30.0, batch_size=512, baselines=("pixels", "untrained"))
     config.checkpoint.every_epochs = 30.0
 
 

@@ -48,7 +48,7 @@ def get_sweep(variant: str = "digits") -> Sweep:
                 "epochs": None,
                 "eval.every_epochs": 0.0,
                 "eval.final_names": ("accuracy",),
-                "eval.baselines": False,
+                "eval.baselines": (),
                 "log.tensorboard": False,
                 "log.report": False,
                 **net,

@@ -30,7 +30,7 @@ VARIANTS = ("pydoc", "pydoc_final", *(f"glue_{task}" for task in GLUE))
 NEEDS = {"init_from": "the pretrained run, e.g. --set=init_from=runs/bert"}
 _SHORT = {
     "eval.every_epochs": 0.0,
-    "eval.baselines": False,
+    "eval.baselines": (),
     "log.tensorboard": False,
     "log.report": False,
 }

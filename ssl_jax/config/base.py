@@ -29,6 +29,10 @@ from ssl_jax.config.fields import (
 )
 
 seed_bound = between(0, 2**32 - 1)
+Baseline = Literal[
+    "pixels", "untrained", "pca", "ica", "dictionary", "rbm", "dominant_color", "rgb", "hsv", "lab",
+    "majority", "bag_of_words", "tf_idf",
+]  # fmt: skip
 AxisSize = Literal[-1] | Annotated[int, positive]
 first_and_last = Bound("none, or a first and a last one", lambda items: len(items) in (0, 2))
 
@@ -131,10 +135,21 @@ class Eval:
     online: Annotated[bool, "Trains a linear probe along, without gradient to the encoder."] = True
     collapse_every_steps: Annotated[int, not_negative, "Collapse monitor; 0: off."] = 50
     baselines: Annotated[
-        bool,
-        "Evaluates what needs no training too: raw pixels and the untrained encoder; of labelled "
-        "text the most frequent class and logistic regression on TF-IDF.",
-    ] = False
+        tuple[Baseline, ...],
+        "What is evaluated besides, at the end: raw pixels, the untrained encoder, representations "
+        "of scikit-learn and colours; of texts with classes the most frequent class, and logistic "
+        "regression on a bag of words or on TF-IDF.",
+    ] = ()
+    baseline_components: Annotated[
+        int | None,
+        between(1, 4096),
+        "Numbers of pca, ica, dictionary and rbm; None: 64, or as many as there can be.",
+    ] = None
+    baseline_fit_examples: Annotated[
+        int,
+        between(2, 1_000_000),
+        "Train examples, at most, that baselines are fitted to, drawn at random.",
+    ] = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)

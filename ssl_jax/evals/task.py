@@ -110,6 +110,9 @@ def _check_predictions(task: Task, outputs: Mapping[str, Any]) -> None:
 def baselines(model: Model, prober: Any, source: Any) -> dict[str, dict[str, float]]:
     """Classifiers that need no pretraining, fitted to the training data of the model."""
     del model
-    if source is None or not prober.config.eval.baselines:
+    if source is None:
         return {}
-    return TASKS[prober.task].baselines(source, prober.test, seed=prober.config.seed)
+    section = prober.config.eval
+    return TASKS[prober.task].baselines(
+        source, prober.test, section.baselines, seed=prober.config.seed
+    )

@@ -2,8 +2,8 @@
 
 A `DataSpec` names its modality; `ssl_jax.modalities.of(spec)` returns the object. The object
 defines everything that differs between images and text: the unit of throughput, the spec of data
-that are not loaded, the features of raw inputs, the facts that a run's config stores, how
-evaluation reads the data, and what an export and the report page say of them.
+that are not loaded, the facts that a run's config stores, how evaluation reads the data, and what
+an export and the report page say of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ssl_jax.core.method import Batch, DataSpec, Method
+from ssl_jax.core.method import DataSpec, Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +25,12 @@ class Modality(abc.ABC):
       unit: the unit of throughput, plural: "images", "tokens".
       short_unit: the unit in a progress bar.
       batch: the arrays of a batch that only this modality has, name -> dtype, shape and meaning.
-      raw_title: name of the baseline that uses the raw inputs as features; "" without a baseline.
     """
 
     name: str
     unit: str
     short_unit: str
     batch: Mapping[str, str]
-    raw_title: str = ""
 
     @property
     def throughput_metric(self) -> str:
@@ -42,10 +40,6 @@ class Modality(abc.ABC):
     @abc.abstractmethod
     def units(self, spec: DataSpec) -> int:
         """Number of units in an example, padding included."""
-
-    def raw_features(self, batch: Batch) -> dict[str, Any]:
-        """The raw inputs as features: `h` float32 [n d]. Called only if `raw_title` is set."""
-        raise NotImplementedError(f"{self.name} has no raw features")
 
     @abc.abstractmethod
     def facts(self, spec: DataSpec) -> dict[str, Any]:

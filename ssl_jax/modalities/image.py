@@ -49,7 +49,7 @@ class Image(Modality):
         return 1
 
     def raw_features(self, batch: Batch) -> dict[str, Any]:
-        """Pixels in [0, 1], flattened: the baseline that every encoder should beat."""
+        """Pixels in [0, 1], flattened, as `h` float32 [n d]: every encoder should beat them."""
         image = batch["image"]
         return {"h": image.reshape(image.shape[0], -1).astype(np.float32) / 255.0}
 
@@ -118,5 +118,4 @@ IMAGE = Image(
         "image": "uint8 [n h w c], the whole image on a square canvas",
         "image/FAMILY": "uint8 [n v h w c], instead of `image`: host crops of a family of views",
     },
-    raw_title="raw pixels",
 )

@@ -14,10 +14,12 @@ import numpy as np
 
 from ssl_jax import data
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.evals import decompositions
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.run import baselines
 from ssl_jax.run.evaluation_checks import during_training
 from ssl_jax.run.probing import Prober
 
@@ -49,6 +51,10 @@ def dry_evaluation(experiment: Experiment, prober: Prober) -> list[str]:
     if not planned:
         return []
     notes = _check(experiment, prober, planned, "test_split")
+    baselines.check(section.baselines, prober.test.spec.evaluated)
+    if decompositions.are_fitted(section.baselines):
+        _opened(prober, "train_split")
+        notes += baselines.check_fits(prober)
     training = _possible(prober, during_training(experiment))
     if section.validation_split is not None and training:
         validator = prober.scored_on(section.validation_split)

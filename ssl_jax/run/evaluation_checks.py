@@ -12,6 +12,7 @@ from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.run import baselines
 from ssl_jax.run.early_stopping import takes_best
 
 
@@ -20,8 +21,8 @@ def check_evaluations(experiment: Experiment) -> None:
 
     Raises:
       UserError: an evaluation or option does not exist; an evaluation takes an output that the
-        method does not have, or one of another rank; no evaluation measures
-        `checkpoint.best_metric`.
+        method does not have, or one of another rank; the data do not have a baseline; no
+        evaluation measures `checkpoint.best_metric`.
     """
     section = experiment.config.eval
     features = tuple(section.features)
@@ -38,6 +39,7 @@ def check_evaluations(experiment: Experiment) -> None:
     check_features(all_evaluations, outputs, targets=targets)
     for feature in features:
         check_features(final, outputs, feature, targets)
+    baselines.check(section.baselines, spec)
     check_best_metric(experiment.config, during_training(experiment))
 
 

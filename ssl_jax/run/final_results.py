@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +24,9 @@ from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.methods.base.labelled import Labelled
-from ssl_jax.run import failures, metrics, report_contents, results_file
+from ssl_jax.run import baselines, failures, metrics, report_contents, results_file
 from ssl_jax.run.probing import Prober
 
-_UNTRAINED = "untrained encoder"
 _T = TypeVar("_T")
 
 
@@ -222,7 +221,18 @@ def _evaluate(
     except Exception as error:
         failures.warn("the evaluation", error)
         return results, {title: {"evaluation": failures.reason(error)}}
-    for row, model, feature in representations(experiment, state):
+
+    def without_features(row: str, error: Exception) -> None:
+        failures.warn(f"the features of {row}", error)
+        not_computed[row] = {"features": failures.reason(error)}
+
+    names = experiment.config.eval.baselines
+    if not any(
+        evaluation.of_features and evaluation.feature_of("h") == "h" for evaluation in chosen
+    ):
+        names = tuple(name for name in names if name == baselines.UNTRAINED)
+    rows = representations(experiment, prober, state, names, without_features)
+    for row, model, feature in rows:
 
         def on_error(name: str, error: Exception, row: str = row) -> None:
             failures.warn(f"evaluation {name!r} of {row}", error)
@@ -298,25 +308,45 @@ def _as_shown(experiment: Experiment, results: dict[str, _T]) -> dict[str, _T]:
     return {names.get(name, name): scores for name, scores in results.items()}
 
 
-def representations(experiment: Experiment, state: TrainState) -> Iterator[tuple[str, Model, str]]:
-    """Yields (row, model, feature) of each evaluated representation; the trained h comes last."""
+def representations(
+    experiment: Experiment,
+    prober: Prober,
+    state: TrainState,
+    names: Sequence[str],
+    on_error: Callable[[str, Exception], None],
+) -> Iterator[tuple[str, Model, str]]:
+    """Yields (row, model, feature) of each evaluated representation; the trained h comes last.
+
+    Args:
+      experiment: of the run.
+      prober: gives what baselines are fitted to.
+      state: the trained state.
+      names: baselines, see `eval.baselines`; those of texts have no row here.
+      on_error: called with the row and the error of a baseline that fails, which is left out.
+    """
     features = sorted(experiment.config.eval.features, key=lambda feature: feature == "h")
 
     def rows_of(title: str, model: Model) -> Iterator[tuple[str, Model, str]]:
         for feature in features:
             yield title if feature == "h" else f"{title}, {feature}", model, feature
 
-    if experiment.config.eval.baselines:
-        modality = modalities.of(experiment.spec)
-        if modality.raw_title:
-            yield modality.raw_title, Model(modality.raw_features), "h"
+    for name in names:
+        if name not in baselines.TITLES:
+            continue  # of texts, see `Evaluation.baselines`
+        title = baselines.TITLES[name]
         try:
-            untrained = experiment.model(experiment.init_state().weights)
-        except Exception as error:  # two states may not fit in memory
-            failures.warn(f"the {_UNTRAINED}", error)
+            if name == baselines.UNTRAINED:
+                model = experiment.model(experiment.init_state().weights)
+            else:
+                model = baselines.model(name, prober)
+        except Exception as error:  # such as two states that do not fit in memory
+            on_error(title, error)
+            continue
+        if name == baselines.UNTRAINED:
+            yield from rows_of(title, model)
         else:
-            yield from rows_of(_UNTRAINED, untrained)
-            del untrained
+            yield title, model, "h"
+        del model
     yield from rows_of(experiment.method.title, experiment.model(state.weights))
 
 

@@ -16,6 +16,7 @@ from ssl_jax import data, evals, modalities, parallel
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import Method
 from ssl_jax.data import class_names
+from ssl_jax.evals import decompositions
 from ssl_jax.evals import features as features_lib
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.on_features import check_features
@@ -133,7 +134,8 @@ class Prober:
             if self.may_have_labels or LABEL not in evaluation.needs
         ]
         keys = ["test_split", "validation_split"] if planned else []
-        if any(evaluation.fits for evaluation in planned):
+        fitted = any(evaluation.fits for evaluation in planned)
+        if planned and (fitted or decompositions.are_fitted(section.baselines)):
             keys.insert(0, "train_split")
         keys = [key for key in keys if section[key] is not None]
         if not keys:

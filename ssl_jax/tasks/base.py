@@ -106,14 +106,17 @@ class Task(abc.ABC):
           ValueError: the predictions do not fit the source.
         """
 
-    def baselines(self, train: Any, test: Any, *, seed: int = 0) -> dict[str, dict[str, float]]:
+    def baselines(
+        self, train: Any, test: Any, names: Sequence[str], *, seed: int = 0
+    ) -> dict[str, dict[str, float]]:
         """Title -> scores of baselines without a neural net; empty if there are none.
 
         Args:
           train, test: a `TaskSource` each.
+          names: of baselines, see `eval.baselines`; those of other tasks are left out.
           seed: seed of random choices.
         """
-        del train, test, seed
+        del train, test, names, seed
         return {}
 
 

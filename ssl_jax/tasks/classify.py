@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,11 @@ import numpy as np
 from ssl_jax.tasks.base import Arrays, Predictions, Task, check_labelled, prediction
 from ssl_jax.tasks.labels import class_name
 
-_BASELINES = {"majority": "most frequent class", "tfidf": "TF-IDF, logistic"}
+_BASELINES = {
+    "majority": "most frequent class",
+    "bag_of_words": "bag of words, logistic",
+    "tf_idf": "TF-IDF, logistic",
+}
 
 
 def accuracy(predicted: np.ndarray, label: np.ndarray) -> float:
@@ -68,10 +73,15 @@ class Classify(Task):
         predicted, label = np.argmax(logits, axis=1)[known], source.encoded.label[known]
         return {name: SCORES[name](predicted, label) for name in source.metrics}
 
-    def baselines(self, train: Any, test: Any, *, seed: int = 0) -> dict[str, dict[str, float]]:
+    def baselines(
+        self, train: Any, test: Any, names: Sequence[str], *, seed: int = 0
+    ) -> dict[str, dict[str, float]]:
+        names = [name for name in names if name in _BASELINES]
+        if not names:
+            return {}
         from ssl_jax.tasks import text_baselines
 
-        values = text_baselines.baselines(train, test, seed=seed)
+        values = text_baselines.baselines(train, test, names, seed=seed)
         return {_BASELINES[name]: {"accuracy": value} for name, value in values.items()}
 
 

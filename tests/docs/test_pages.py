@@ -32,7 +32,7 @@ COPIED = (
 )  # fmt: skip
 # Options that make a training command quick.
 SHORT = (
-    "eval.every_epochs=0", "eval.baselines=False", "eval.final_names=('knn',)", "log.report=False",
+    "eval.every_epochs=0", "eval.baselines=()", "eval.final_names=('knn',)", "log.report=False",
 )  # fmt: skip
 DIGITS = ("steps=12", "model.widths=(4,8)", "method.hidden_dim=16", "method.output_dim=8")
 TINY_BERT = (

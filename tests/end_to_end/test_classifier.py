@@ -17,7 +17,7 @@ TINY_CLASSIFIER = (
     "--config.batch_size=32",
     "--config.steps=12",
     "--config.eval.every_epochs=1",
-    "--config.eval.baselines=True",
+    "--config.eval.baselines=('pixels','untrained')",
     "--config.eval.final_names=('accuracy','knn')",
 )
 

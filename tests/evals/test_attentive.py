@@ -182,7 +182,8 @@ def test_a_run_ends_with_it(tmp_path):
     experiment, training = built(
         "mae",
         **{
-            "eval.final_names": ("attentive", "linear"), "eval.baselines": True,
+            "eval.final_names": ("attentive", "linear"),
+            "eval.baselines": ("pixels", "untrained"),
             "eval.features": ("h", "last1/mean"), "log.report": True,
             "eval.linear": dict(num_l2=1, max_iterations=2),
             "eval.attentive": dict(learning_rates=(1e-2,), epochs=1.0, min_steps=1),

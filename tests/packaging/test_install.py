@@ -96,7 +96,7 @@ def test_an_installed_wheel_in_an_empty_folder(installed, tmp_path):
 
 @pytest.mark.slow
 def test_an_installed_wheel_trains_and_sweeps_in_an_empty_folder(installed, tmp_path):
-    tiny = ("model.widths=(4,8)", "eval.final_names=('knn',)", "eval.baselines=False")
+    tiny = ("model.widths=(4,8)", "eval.final_names=('knn',)", "eval.baselines=()")
     flags = [f"--config.{setting}" for setting in tiny]
     run(
         installed / "ssl_jax", "train", "--config=simclr:digits", "--workdir=runs/x",

@@ -25,12 +25,14 @@ LINES = [("a", "b")]
 
 
 def test_every_output_asked_for_has_a_row_and_h_is_the_last():
-    config = ROWS["simclr"].load(eval__features=("h", "z"), eval__baselines=True)
+    config = ROWS["simclr"].load(eval__features=("h", "z"), eval__baselines=("pixels", "untrained"))
     source = data.from_config(config.data, seed=0)
     experiment = Experiment.build(config, source.spec)
     state, apply = experiment.init_state(), experiment.features
     batch = source.batch(np.arange(4))
-    found = list(final_results.representations(experiment, state))
+    prober = Prober(config, experiment.mesh)
+    names = config.eval.baselines
+    found = list(final_results.representations(experiment, prober, state, names, pytest.fail))
     assert [(name, feature) for name, _, feature in found] == [
         ("raw pixels", "h"),
         ("untrained encoder, z", "z"),
@@ -47,7 +49,7 @@ def test_every_output_asked_for_has_a_row_and_h_is_the_last():
 
 def built(row, **changes):
     """An experiment, as if its config said `changes` too, and its source."""
-    config = ROWS[row].load(eval__baselines=False)
+    config = ROWS[row].load(eval__baselines=())
     source = data.from_config(config.data, seed=0)
     with config.unlocked():
         config.update_from_flattened_dict(changes)
@@ -184,7 +186,7 @@ def without_features(monkeypatch, prober, split):
 
 @pytest.mark.parametrize("lost", ["train", "test"])
 def test_features_that_cannot_be_computed_cost_what_needs_them(monkeypatch, lost):
-    changes = {"eval.final_names": ("knn", "accuracy"), "eval.baselines": True}
+    changes = {"eval.final_names": ("knn", "accuracy"), "eval.baselines": ("pixels", "untrained")}
     experiment, source = built("supervised", **changes)
     prober = Prober(experiment.config, experiment.mesh)
     without_features(monkeypatch, prober, lost)
@@ -241,7 +243,7 @@ def test_damaged_results_are_those_of_a_run_that_is_not_finished(tmp_path, conte
 
 def test_results_that_cannot_be_written_are_one_line(tmp_path):
     (tmp_path / "results.json.tmp").mkdir()  # as little writable as a full disk
-    config = ROWS["simclr"].load(eval__final_names=(), eval__baselines=False, log__report=False)
+    config = ROWS["simclr"].load(eval__final_names=(), eval__baselines=(), log__report=False)
     source = data.from_config(config.data, seed=0)
     experiment = Experiment.build(config, source.spec)
     state = experiment.init_state()

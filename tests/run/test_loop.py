@@ -124,7 +124,7 @@ def test_an_evaluation_that_fails_does_not_end_the_run(tmp_path, monkeypatch, ca
     """In the middle or at the end. A restart has nothing to do and says what is missing."""
     settings = dict(
         steps=4, batch_size=32, eval__every_epochs=2 / 44, eval__names=("knn", "collapse"),
-        eval__final_names=("knn", "collapse"), eval__baselines=False, log__report=False,
+        eval__final_names=("knn", "collapse"), eval__baselines=(), log__report=False,
         data__split="train[:90%]", eval__validation_split="train[90%:]",
         eval__final_checkpoint="best",
     )  # fmt: skip

@@ -29,7 +29,7 @@ from ssl_jax.sweeps.grid import Cell, Sweep, product
 
 OVERRIDES = {{key: eval(value) if value[0] in "(0123456789TF" else value
               for key, value in {OVERRIDES!r}.items()}}
-OVERRIDES |= {{"eval.baselines": True}}
+OVERRIDES |= {{"eval.baselines": ("pixels", "untrained")}}
 
 def get_sweep(variant="good"):
     cells = [
@@ -373,13 +373,13 @@ def test_settings_reach_every_cell_as_text():
     wanting = grid.Sweep("", cells, needs={"init_from": "the run to start from"})
     given = {
         "init_from": "runs/t=0.1,seed=0", "model.widths": "(4, 8)", "steps": "7", "batch_size": "8",
-        "eval.baselines": "False", "method.l2_normalize": "true", "optimizer.base_lr": "1e-2",
+        "eval.baselines": "()", "method.l2_normalize": "true", "optimizer.base_lr": "1e-2",
     }  # fmt: skip
     for cell, t in zip(wanting.with_overrides(given).cells, (0.1, 0.5), strict=True):
         config = cell.load()
         assert config.init_from == "runs/t=0.1,seed=0" and config.model.widths == (4, 8)
         assert (config.steps, config.epochs, config.batch_size) == (7, None, 8)
-        assert config.eval.baselines is False and config.method.l2_normalize is True
+        assert config.eval.baselines == () and config.method.l2_normalize is True
         assert config.optimizer.base_lr == 0.01 and config.method.temperature == t
         assert cell.name == f"t={t}"
     # A length given for all takes the place of the other kind in the cells.

@@ -292,7 +292,9 @@ def test_baselines(tmp_path):
     counts = collections.Counter(train.labels.tolist())
     majority = counts.most_common(1)[0][0]
     assert scores["majority"] == (test.labels == majority).mean()
-    assert scores["majority"] + 0.2 < scores["tfidf"] <= 1
+    for name in ("bag_of_words", "tf_idf"):
+        assert scores["majority"] + 0.2 < scores[name] <= 1
+        assert text_baselines.baselines(train, test, (name,)) == {name: scores[name]}
     assert scores == text_baselines.baselines(train, test)
     with pytest.raises(UserError, match="has no classes"):
         text_baselines.baselines(train, csv(tmp_path, [1.5, 2], task="regress"))
@@ -305,4 +307,4 @@ def test_the_embedded_task_is_neither_trivial_nor_hopeless(tmp_path):
     options |= {"sequence_length": 64, "cache_dir": str(tmp_path)}
     train, test = (data.load("pydoc", split, **options) for split in ("train", "test"))
     scores = text_baselines.baselines(train, test)
-    assert scores["majority"] < 0.3 and 0.4 < scores["tfidf"] < 0.85
+    assert scores["majority"] < 0.3 and 0.4 < scores["tf_idf"] < 0.85

@@ -59,5 +59,7 @@ def test_scores_depend_on_the_classes_of_tags():
 
 
 def test_tasks_without_baselines_have_none():
-    assert REGRESS.baselines(None, None) == TAGS.baselines(None, None) == {}
+    assert (
+        REGRESS.baselines(None, None, ("tf_idf",)) == TAGS.baselines(None, None, ("tf_idf",)) == {}
+    )
     assert REGRESS.padding["target"] is np.nan and CLASSIFY.labels_examples
