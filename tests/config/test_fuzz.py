@@ -40,7 +40,7 @@ ACCEPTED = (
     ("huge", "method.temperature method.*_temperature method.margin method.beta method.free_nats "
              "method.noise_std method.epsilon method.covariance method.invariance method.variance "
              "method.off_diagonal_weight method.proximal method.patch_weight method.overlap_weight "
-             "method.koleo_weight model.norm_eps model.layer_scale",
+             "method.koleo_weight method.l1 model.norm_eps model.layer_scale",
      "temperatures, weights and scales of losses and layers, as above"),
     ("huge", "method.mix.mixup method.mix.cutmix", "all shares are 1/2"),
     ("huge", "views.rand_augment.magnitude_std", "magnitudes are clipped"),
