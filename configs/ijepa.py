@@ -85,9 +85,18 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 without noise, in patches of 2."""
-    common.digits(config, epochs=100.0)
-    config.views.ops = ("random_affine",)
+    """Affine views of 16x16 without noise, in patches of 2, of the digits' mean and deviation.
+
+    Measured after 400 steps (one seed): 69.4 with kNN and 94.2 with a linear probe, below raw
+    pixels (95.8 and 96.4). Images have to differ more than positions do: with unnormalised images
+    and kernels of N(0, 0.02), whose patches of four pixels are small beside the fixed positions,
+    the predictor learned to go by position alone, and kNN fell to 17.3. The monitor named that
+    collapse.
+    """
+    common.digits(config, epochs=20.0)
+    config.batch_size = 64
+    config.views.ops = ("random_affine", "normalize")
+    config.views.normalize = ConfigDict(dict(mean=(0.3,), std=(0.38,)))
     _small_net(config)
     config.model.patch_size = 2
     common.attentive(config)
@@ -96,7 +105,8 @@ def _digits(config: ConfigDict) -> None:
 def _small_shapes(config: ConfigDict) -> None:
     """Crops of 32x32 in patches of 4. Its scores were not measured."""
     common.small_shapes(config)
-    config.views.ops = ("random_resized_crop",)
+    config.views.ops = ("random_resized_crop", "normalize")
+    config.views.normalize = ConfigDict(dict(mean=(0.5,), std=(0.25,)))
     _small_net(config)
     config.model.patch_size = 4
 
@@ -106,7 +116,7 @@ def _small_net(config: ConfigDict) -> None:
     del config.model.widths
     config.model.update(
         name="vit_ti16", dim=64, depth=4, num_heads=4, positions="sincos", cls_token=False,
-        pool="mean", kernel_init="normal",
+        pool="mean",
     )  # fmt: skip
     config.nets.predictor.update(dim=32, depth=2, num_heads=2)
     config.method.update(min_context=5, momentum=0.99)
