@@ -30,9 +30,13 @@ def shown(values):
     tenth = decimal.Decimal("0.1")
     mean, deviation = (
         str(value.quantize(tenth, decimal.ROUND_HALF_UP))
-        for value in (statistics.mean(values), statistics.stdev(values))
+        for value in (statistics.mean(values), _deviation(values))
     )
     return mean if deviation == "0.0" else f"{mean} ± {deviation}"
+
+
+def _deviation(values):
+    return statistics.stdev(values) if len(values) > 1 else decimal.Decimal(0)
 
 
 def rows_of(text, heading):

@@ -4,7 +4,7 @@ import csv
 import decimal
 import pathlib
 
-from tests.docs.test_readme import BASELINES, rows_of
+from tests.docs.test_readme import BASELINES, expected, rows_of
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results"
 SHOTS = (1, 2, 4, 8)
@@ -29,3 +29,16 @@ def test_the_table_of_fashion_mnist_is_that_of_the_recorded_run():
     rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Fashion-MNIST")
     expected = {label: cells(run, prefix) for label, prefix in BASELINES.items()}
     assert rows == {**expected, "SimCLR": cells(run, "")}
+
+
+def test_the_table_of_newer_methods_is_that_of_the_recorded_runs():
+    with (RESULTS / "methods_digits_newer.csv").open(encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Newer methods")
+    del rows["method"]
+    columns = ["few_shot/1", "few_shot/8", "knn/top1", "linear/top1"]
+    columns.append("untrained encoder/few_shot/1")
+    names = list(dict.fromkeys(run["method"] for run in runs))
+    for cells, name in zip(rows.values(), names, strict=True):
+        own = [run for run in runs if run["method"] == name]
+        assert cells == [*expected(own, name, columns), str(len(own))], name
