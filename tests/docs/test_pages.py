@@ -176,7 +176,7 @@ def test_resume(tmp_path):
 def test_ablations(tmp_path):
     sweep = ("--cell=2", "--set=eval.final_names=('few_shot',)", "--set=model.widths=(8,16)")
     output = run(tmp_path, "ablations.md", sweep=sweep)
-    assert "30 cells" in output and "48 cells" in output
+    assert "60 cells" in output and "48 cells" in output
     assert (tmp_path / "runs" / "figure9" / "results.csv").read_text().count("\n") == 2
 
 
