@@ -107,7 +107,7 @@ def test_an_installed_wheel_trains_and_sweeps_in_an_empty_folder(installed, tmp_
         installed / "python", "-m", "ssl_jax", "sweep", "--config=sweeps/methods:digits",
         "--workdir=runs/m", "--dry_run", folder=tmp_path,
     )  # fmt: skip
-    assert "30 cells" in listing
+    assert "60 cells" in listing
 
 
 @pytest.mark.slow
