@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import parallel
 from ssl_jax.config.fields import between, each, not_empty, not_negative, open_fraction, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Method
@@ -100,11 +99,9 @@ def evaluate_model(
     Raises:
       UserError: the model has no such output, or train has too few examples.
     """
-    subset = prober.train_subset()
-    examples = np.arange(len(prober.train)) if subset is None else subset
+    examples = tokens.train_examples(prober)
     fitted, held_out = hold_out(examples, val_fraction, seed)
-    shards = parallel.batch_shards(prober.mesh)
-    size = -(-min(batch_size, len(fitted)) // shards) * shards
+    size = tokens.whole_batch(batch_size, len(fitted), prober.mesh)
     read_train, read_test, shape = tokens.readers(
         model, prober, feature,
         examples=examples, size=size, max_gib=max_gib, evaluation="attentive",
@@ -223,10 +220,6 @@ def _score(fit: Fit, read: Read, scaling: Scaling, examples: np.ndarray) -> dict
         jax.device_get(attention_probe.score(fit.probe, *batch, scaling))
         for batch in read(examples)
     ]
-    *totals, weight = (
-        np.sum(values, axis=0, dtype=np.float64) for values in zip(*parts, strict=True)
-    )
-    if not weight:
-        raise UserError("the attentive probe needs labelled examples in every part of the data")
     names = attention_probe.Scores._fields[:-1]
-    return {name: total / weight for name, total in zip(names, totals, strict=True)}
+    no_label = "the attentive probe needs labelled examples in every part of the data"
+    return dict(zip(names, tokens.means(parts, no_label), strict=True))

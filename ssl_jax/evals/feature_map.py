@@ -25,7 +25,6 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from ssl_jax import parallel
 from ssl_jax.config.fields import between, not_negative, positive
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
@@ -126,10 +125,8 @@ def evaluate_model(
     Raises:
       UserError: the model has no such output, its positions form no grid, or a split has no label.
     """
-    subset = prober.train_subset()
-    examples = np.arange(len(prober.train)) if subset is None else subset
-    shards = parallel.batch_shards(prober.mesh)
-    size = -(-min(batch_size, len(examples)) // shards) * shards
+    examples = tokens.train_examples(prober)
+    size = tokens.whole_batch(batch_size, len(examples), prober.mesh)
     read_train, read_test, shape = tokens.readers(
         model, prober, feature,
         examples=examples, size=size, max_gib=max_gib, evaluation="feature_map",
@@ -233,10 +230,6 @@ def _score(fit: Fit, read: Read, count: int, net: Net, grid: tuple[int, int]) ->
     parts = [
         jax.device_get(_sums(fit, batch, net=net, grid=grid)) for batch in read(np.arange(count))
     ]
-    *totals, weight = (
-        np.sum(values, axis=0, dtype=np.float64) for values in zip(*parts, strict=True)
-    )
-    if not weight:
-        raise UserError("eval.feature_map needs labelled examples in the test split")
-    names = ("top1", "top5", "loss")
-    return {name: float(total / weight) for name, total in zip(names, totals, strict=True)}
+    no_label = "eval.feature_map needs labelled examples in the test split"
+    means = tokens.means(parts, no_label)
+    return {name: float(m) for name, m in zip(("top1", "top5", "loss"), means, strict=True)}

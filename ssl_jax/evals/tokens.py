@@ -42,6 +42,18 @@ def applies(method: Method, spec: DataSpec) -> bool:
     return spec.modality == IMAGE.name
 
 
+def train_examples(prober: Any) -> np.ndarray:
+    """Indices of the train examples that probes are fitted on, increasing int [n]."""
+    subset = prober.train_subset()
+    return np.arange(len(prober.train)) if subset is None else subset
+
+
+def whole_batch(batch_size: int, count: int, mesh: jax.sharding.Mesh) -> int:
+    """At most `batch_size` of `count` examples, rounded up to divide over the devices."""
+    shards = parallel.batch_shards(mesh)
+    return -(-min(batch_size, count) // shards) * shards
+
+
 def readers(
     model: Model,
     prober: Any,
@@ -141,3 +153,21 @@ def memory_note(known: Known, feature: str, max_gib: float, evaluation: str) -> 
         f"more than eval.{evaluation}.max_gib={max_gib:g}; the images are encoded again in every "
         "epoch of the probe (eval.max_train_examples takes fewer)"
     )
+
+
+def means(parts: Sequence[tuple[jax.Array, ...]], no_label: str) -> list[np.ndarray]:
+    """Means over all examples from sums over batches, float64.
+
+    Args:
+      parts: for each batch weighted sums, and as the last one the sum of the weights.
+      no_label: the message if no example has a weight.
+
+    Raises:
+      UserError: no example has a weight.
+    """
+    *totals, weight = (
+        np.sum(values, axis=0, dtype=np.float64) for values in zip(*parts, strict=True)
+    )
+    if not weight:
+        raise UserError(no_label)
+    return [total / weight for total in totals]

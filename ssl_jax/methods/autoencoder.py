@@ -38,17 +38,17 @@ from ssl_jax.core.method import (
     Weights,
     hyper_parameters,
 )
+from ssl_jax.methods.base.coder import Coder
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.methods.base.paths_between import interpolations
-from ssl_jax.models import Net, make_decoder, make_encoder
+from ssl_jax.models import Net, autoencoders, make_decoder, make_encoder
 from ssl_jax.models.heads import mlp_head
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    **autoencoders.ACTIVATIONS,
     "linear": lambda x: x,
-    "relu": jax.nn.relu,
     "sigmoid": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
 }
 
 
@@ -94,18 +94,15 @@ class Autoencoder(EncoderFeatures):
     decoder: Net | None
     view: OneView
 
+    @property
+    def _coder(self) -> Coder:
+        return Coder(self.encoder, self.code, "code")
+
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, code_key, decoder_key = jax.random.split(key, 3)
         x = jax.ShapeDtypeStruct((1, *self.view.shape), jnp.float32)
         z = jax.ShapeDtypeStruct((1, self.hyper.num_latents), jnp.float32)
-        params, buffers = {}, {}
-        params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
-        (h, _), _ = jax.eval_shape(
-            lambda *state: self.encoder.apply(*state, jnp.zeros(x.shape), train=False),
-            params["encoder"],
-            buffers["encoder"],
-        )
-        params["code"], buffers["code"] = self.code.init(code_key, h)
+        params, buffers, h = self._coder.init(encoder_key, code_key, x)
         if self.decoder is None:
             params["decoder"], buffers["decoder"] = {"bias": jnp.zeros(h.shape[1:])}, {}
         else:
@@ -136,11 +133,7 @@ class Autoencoder(EncoderFeatures):
         self, w: Weights, x: Array, *, train: bool, key: Array | None = None
     ) -> tuple[Array, dict[str, PyTree]]:
         """The code [n k] and the updated buffers."""
-        updates = {}
-        (h, _), updates["encoder"] = self.encoder.apply(
-            w.params["encoder"], w.buffers["encoder"], x, train=train, key=key
-        )
-        z, updates["code"] = self.code.apply(w.params["code"], w.buffers["code"], h, train=train)
+        z, updates = self._coder.apply(w, x, train=train, key=key)
         return ACTIVATIONS[self.hyper.activation](z), updates
 
     def _decoded(

@@ -47,6 +47,7 @@ from ssl_jax.core.method import (
     Weights,
     hyper_parameters,
 )
+from ssl_jax.methods.base.coder import Coder
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.methods.base.paths_between import interpolations
 from ssl_jax.models import Net, make_decoder, make_encoder
@@ -113,18 +114,15 @@ class VAE(Method):
     decoder: Net
     view: OneView
 
+    @property
+    def _coder(self) -> Coder:
+        return Coder(self.encoder, self.posterior, "posterior")
+
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, posterior_key, decoder_key = jax.random.split(key, 3)
         x = jax.ShapeDtypeStruct((1, *self.view.shape), jnp.float32)
         z = jax.ShapeDtypeStruct((1, self.hyper.num_latents), jnp.float32)
-        params, buffers = {}, {}
-        params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
-        (h, _), _ = jax.eval_shape(
-            lambda *state: self.encoder.apply(*state, jnp.zeros(x.shape), train=False),
-            params["encoder"],
-            buffers["encoder"],
-        )
-        params["posterior"], buffers["posterior"] = self.posterior.init(posterior_key, h)
+        params, buffers, _ = self._coder.init(encoder_key, posterior_key, x)
         params["decoder"], buffers["decoder"] = self.decoder.init(decoder_key, z)
         if self.hyper.learn_noise:
             params["noise"] = {"log_scale": jnp.log(jnp.float32(self.hyper.noise_std))}
@@ -168,13 +166,7 @@ class VAE(Method):
         self, w: Weights, x: Array, *, train: bool, key: Array | None = None
     ) -> tuple[Array, Array, dict[str, PyTree]]:
         """Mean [n l] and log variance [n l] of q(z|x), and the updated buffers."""
-        updates = {}
-        (h, _), updates["encoder"] = self.encoder.apply(
-            w.params["encoder"], w.buffers["encoder"], x, train=train, key=key
-        )
-        out, updates["posterior"] = self.posterior.apply(
-            w.params["posterior"], w.buffers["posterior"], h, train=train
-        )
+        out, updates = self._coder.apply(w, x, train=train, key=key)
         mean, log_var = jnp.split(out, 2, axis=-1)
         return mean, log_var, updates
 
