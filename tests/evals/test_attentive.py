@@ -1,21 +1,22 @@
 """The protocol of the attentive probe, on tokens of which one tells the class."""
 
 import dataclasses
+import functools
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from ssl_jax import evals, parallel
+from ssl_jax import evals
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import attentive, tokens
 from ssl_jax.evals.known import Known
-from ssl_jax.evals.model import Model
 from ssl_jax.run.dry_evaluation import dry_evaluation
 from ssl_jax.run.evaluation_checks import check_evaluations
 from ssl_jax.run.final_results import evaluate_and_report
 from ssl_jax.run.probing import Prober
+from tests.evals.stub_prober import MODEL, StubProber
 from tests.run.test_final_results import LINES, built
 
 P, D, CLASSES = 6, 8, 3
@@ -44,31 +45,7 @@ def source(n, seed):
     return Source(x.astype(np.float32), label.astype(np.int32))
 
 
-class StubProber:
-    """Gives the batches of a `Prober`, and records the indices that are read."""
-
-    num_classes = CLASSES
-
-    def __init__(self, train, test, devices=1):
-        self.train, self.test = train, test
-        self.mesh = parallel.make_mesh(devices=jax.devices()[:devices])
-        self.read = []
-
-    def train_subset(self):
-        return None
-
-    def batches(self, source, indices, *, batch_size):
-        self.read.append(("test" if source is self.test else "train", np.asarray(indices)))
-        local = np.arange(batch_size)
-        for first in range(0, len(indices), batch_size):
-            rows = indices[first : first + batch_size]
-            mask = np.arange(batch_size) < len(rows)
-            rows = np.pad(rows, (0, batch_size - len(rows)))
-            batch = {"x": source.x[rows], "label": source.label[rows], "mask": mask}
-            yield parallel.to_global(batch, self.mesh, local, batch_size)
-
-
-MODEL = Model(None, layer_outputs=lambda batch, names: dict.fromkeys(names, batch["x"]))
+stub = functools.partial(StubProber, num_classes=CLASSES)
 
 
 def evaluate(prober, **options):
@@ -83,7 +60,7 @@ def splits():
 
 @pytest.fixture(scope="module")
 def measured(splits):
-    return evaluate(StubProber(*splits))
+    return evaluate(stub(*splits))
 
 
 def test_it_finds_the_token_that_a_mean_hides(splits, measured):
@@ -96,12 +73,12 @@ def test_it_finds_the_token_that_a_mean_hides(splits, measured):
 
 
 def test_streamed_tokens_give_the_same(splits, measured):
-    assert evaluate(StubProber(*splits), max_gib=0.0) == measured
+    assert evaluate(stub(*splits), max_gib=0.0) == measured
 
 
 @pytest.mark.slow
 def test_eight_devices_give_the_same(splits, measured):
-    got = evaluate(StubProber(*splits, devices=8))
+    got = evaluate(stub(*splits, devices=8))
     assert got["top1"] == pytest.approx(measured["top1"], abs=0.0134)  # two test examples
     assert {**got, "top1": 0, "val_top1": 0} == {**measured, "top1": 0, "val_top1": 0}
 
@@ -109,11 +86,11 @@ def test_eight_devices_give_the_same(splits, measured):
 def test_the_choice_sees_held_out_train_only(splits, measured):
     train, test = splits
     shuffled = Source(test.x[::-1], np.random.default_rng(0).permutation(test.label))
-    other = evaluate(StubProber(train, shuffled))
+    other = evaluate(stub(train, shuffled))
     assert other["top1"] < measured["top1"] - 0.2
     assert {**other, "top1": measured["top1"]} == measured
     # Streamed, every read of examples shows: moments and training see the same 90%.
-    prober = StubProber(train, test)
+    prober = stub(train, test)
     evaluate(prober, max_gib=0.0)
     (_, first), (_, moments), (_, trained), (_, chosen), (last, scored) = prober.read
     assert len(first) == 1 and last == "test" and len(scored) == len(test)
@@ -127,15 +104,15 @@ def test_examples_without_a_label_do_not_count(splits, measured):
         np.concatenate([test.x, 9 * test.x]),
         np.append(test.label, np.full(len(test), -1, np.int32)),
     )
-    assert evaluate(StubProber(train, unlabelled)) == measured
+    assert evaluate(stub(train, unlabelled)) == measured
     with pytest.raises(UserError, match="needs labelled train examples"):
-        evaluate(StubProber(Source(train.x, np.full(400, -1, np.int32)), test))
+        evaluate(stub(Source(train.x, np.full(400, -1, np.int32)), test))
 
 
 def test_moments_are_those_of_numpy(splits):
     train, test = splits
     moved = Source(train.x * 0.01 + 100, train.label)  # squares in float32 would cancel
-    prober = StubProber(moved, test)
+    prober = stub(moved, test)
     with jax.set_mesh(prober.mesh):
         read, _, _ = tokens.readers(
             MODEL, prober, attentive.FEATURE,

@@ -1,19 +1,20 @@
 """Classifiers of feature maps, on maps whose positions tell the class and whose mean does not."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import evals, parallel
+from ssl_jax import evals
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import feature_map
 from ssl_jax.evals.known import Known
-from ssl_jax.evals.model import Model
 from ssl_jax.models.functional import Net, count_parameters
 from ssl_jax.run.evaluation_checks import check_evaluations
+from tests.evals.stub_prober import MODEL, StubProber
 from tests.run.test_final_results import built
 
 D = 3
@@ -49,29 +50,7 @@ def source(n, seed):
     return Source(x.reshape(n, 6, D).astype(np.float32), label.astype(np.int32))
 
 
-class StubProber:
-    """Gives the batches of a `Prober`."""
-
-    num_classes = 2
-
-    def __init__(self, train, test, devices=1):
-        self.train, self.test = train, test
-        self.mesh = parallel.make_mesh(devices=jax.devices()[:devices])
-
-    def train_subset(self):
-        return None
-
-    def batches(self, source, indices, *, batch_size):
-        local = np.arange(batch_size)
-        for first in range(0, len(indices), batch_size):
-            rows = indices[first : first + batch_size]
-            mask = np.arange(batch_size) < len(rows)
-            rows = np.pad(rows, (0, batch_size - len(rows)))
-            batch = {"x": source.x[rows], "label": source.label[rows], "mask": mask}
-            yield parallel.to_global(batch, self.mesh, local, batch_size)
-
-
-MODEL = Model(None, layer_outputs=lambda batch, names: dict.fromkeys(names, batch["x"]))
+stub = functools.partial(StubProber, num_classes=2)
 
 
 def evaluate(prober, **options):
@@ -87,7 +66,7 @@ def splits():
 
 @pytest.fixture(scope="module")
 def measured(splits):
-    return evaluate(StubProber(*splits))
+    return evaluate(stub(*splits))
 
 
 @pytest.mark.parametrize("classifier", ["convolutional", "connected"])
@@ -95,19 +74,19 @@ def test_it_finds_what_the_mean_over_positions_hides(classifier, splits, measure
     rows = [{"h": split.x.mean(axis=1), "label": split.label} for split in splits]
     linear = evals.evaluate(["linear"], *rows, config={"linear": {"num_l2": 3}})["linear/top1"]
     if classifier == "connected":
-        measured = evaluate(StubProber(*splits), classifier=classifier)
+        measured = evaluate(stub(*splits), classifier=classifier)
     assert measured["top1"] > 0.95 and linear < 0.7
     assert measured["steps"] == 80 and measured["loss"] < 0.3
     assert set(measured) == set(feature_map.measures(Known(None, None, 0, num_classes=2)))
 
 
 def test_streamed_maps_give_the_same(splits, measured):
-    assert evaluate(StubProber(*splits), max_gib=0.0) == measured
+    assert evaluate(stub(*splits), max_gib=0.0) == measured
 
 
 @pytest.mark.slow
 def test_eight_devices_normalise_over_the_global_batch(splits, measured):
-    got = evaluate(StubProber(*splits, devices=8))
+    got = evaluate(stub(*splits, devices=8))
     assert got["steps"] == measured["steps"]
     assert got["loss"] == pytest.approx(measured["loss"], rel=1e-3)
 
@@ -118,11 +97,11 @@ def test_examples_without_a_label_do_not_count(splits, measured):
         np.concatenate([test.x, 9 * test.x]),
         np.append(test.label, np.full(len(test), -1, np.int32)),
     )
-    assert evaluate(StubProber(train, unlabelled)) == measured
+    assert evaluate(stub(train, unlabelled)) == measured
     none = Source(train.x, np.full(len(train), -1, np.int32))
     for splits_without, name in (((none, test), "train"), ((train, none), "test")):
         with pytest.raises(UserError, match=f"needs labelled examples in the {name} split"):
-            evaluate(StubProber(*splits_without), classifier="connected", epochs=1.0)
+            evaluate(stub(*splits_without), classifier="connected", epochs=1.0)
 
 
 @pytest.mark.parametrize(
