@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -119,7 +121,8 @@ class Evaluation:
         if not hasattr(self.module, "check"):
             return ""
         feature = {"feature": self.feature} if self.takes_tokens else {}
-        return self.module.check(known, **feature, **self.options) or ""
+        with self._own_name():
+            return self._renamed(self.module.check(known, **feature, **self.options) or "")
 
     def measures(self, known: Known) -> tuple[str, ...]:
         """Names of the metrics that it will measure on these data."""
@@ -139,7 +142,24 @@ class Evaluation:
         """
         parameters = self._parameters
         accepted = {name: value for name, value in arguments.items() if name in parameters}
-        return self._named(_function(self.module)(**accepted, **self.options))
+        with self._own_name():
+            return self._named(_function(self.module)(**accepted, **self.options))
+
+    @contextlib.contextmanager
+    def _own_name(self) -> Iterator[None]:
+        """Errors of the module name the section of this evaluation."""
+        try:
+            yield
+        except UserError as error:
+            message = self._renamed(str(error))
+            if message == str(error):
+                raise
+            raise UserError(message) from error
+
+    def _renamed(self, message: str) -> str:
+        """A message of the module, which names the section of the module's own name."""
+        own = self.module.__name__.rpartition(".")[2]
+        return re.sub(rf"\beval\.{own}\b", f"eval.{self.name}", message)
 
     def baselines(
         self, model: Model, prober: Any, source: Any = None

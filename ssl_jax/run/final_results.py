@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import subprocess
@@ -167,10 +168,10 @@ def _report(
     title = f"method {config.method.name}"
 
     modality, model = modalities.of(experiment.spec), experiment.model(w)
-    examples = (experiment, prober, w, source)
+    examples = functools.cache(lambda: report_contents.examples(prober, source))
     parts = {
-        f"Method.show of {title}": lambda: report_contents.shown_items(*examples),
-        "the activation maps": lambda: report_contents.activation_items(*examples),
+        f"Method.show of {title}": lambda: report_contents.shown_items(experiment, w, examples()),
+        "the activation maps": lambda: report_contents.activation_items(experiment, w, examples()),
         f"the report of {modality.unit}": lambda: modality.report(prober, model.features),
     }
     found: dict[str, dict[str, Any]] = {}

@@ -24,37 +24,44 @@ from ssl_jax.run.probing import Prober
 _SHOWN_EXAMPLES = 6
 
 
-def shown_items(
-    experiment: Experiment, prober: Prober, w: Weights, source: data.Source
-) -> dict[str, Item]:
-    """The items of a few examples, as NumPy arrays.
+def examples(prober: Prober, source: data.Source) -> dict[str, np.ndarray]:
+    """A batch of a few examples.
 
-    The examples come from the test split if it has the arrays that the method trains on, else from
-    the training data. They are masked as in the held-out evaluation.
+    They come from the test split if it has the arrays that the method trains on, else from the
+    training data.
+
+    Args:
+      prober: gives the test split.
+      source: the training data.
+    """
+    chosen = _split(prober, source)
+    rows = np.linspace(0, len(chosen) - 1, min(_SHOWN_EXAMPLES, len(chosen))).astype(int)
+    return chosen.batch(rows)
+
+
+def shown_items(experiment: Experiment, w: Weights, batch: Batch) -> dict[str, Item]:
+    """The items of `Method.show`, as NumPy arrays.
+
+    The examples are masked as in the held-out evaluation.
 
     Args:
       experiment: the experiment that ran.
-      prober: gives the test split.
       w: the weights.
-      source: the training data.
+      batch: the examples, see `examples`.
     """
-    batch = _batch(prober, source)
     show = jax.jit(experiment.method.show)
     return parallel.gather(show(w, held_out_keys(batch["index"]), batch))
 
 
-def activation_items(
-    experiment: Experiment, prober: Prober, w: Weights, source: data.Source
-) -> dict[str, Item]:
-    """Activation maps of a few examples by the stages of a convolutional net, as NumPy arrays.
+def activation_items(experiment: Experiment, w: Weights, batch: Batch) -> dict[str, Item]:
+    """Activation maps of the examples by the stages of a convolutional net, as NumPy arrays.
 
     Beside them are those of the run `log.beside`, if there is one, on the same images. Nothing for
     other nets and for host crops.
 
     Args:
-      experiment, prober, w, source: as of `shown_items`.
+      experiment, w, batch: as of `shown_items`.
     """
-    batch = _batch(prober, source)
     if "image" not in batch:
         return {}
     images = {"image": batch["image"]}
@@ -83,16 +90,22 @@ def check_beside(experiment: Experiment) -> None:
     """Checks that the run `log.beside` is there and encodes images like those of this run.
 
     Raises:
-      UserError: it is not a run, it has no checkpoint, or it encodes texts or images with another
-        number of channels.
+      UserError: it is not a run, it has no checkpoint or not that of the step, or it encodes texts
+        or images with another number of channels.
     """
     beside = experiment.config.log.beside
     if beside is None:
         return
-    folder, _ = folder_and_step(beside)
+    folder, step = folder_and_step(beside)
     config = trained_run.read_config(folder)
-    if not steps.committed(epath.Path(folder) / "checkpoints"):
+    saved = steps.committed(epath.Path(folder) / "checkpoints")
+    if not saved:
         raise UserError(f"log.beside={beside} has no checkpoint yet")
+    if step is not None and step not in saved:
+        raise UserError(
+            f"log.beside={beside}: the run has no checkpoint of step {step:,}; it has those of "
+            f"steps {', '.join(map(str, sorted(saved)))}"
+        )
     own, other = (
         spec.evaluated.arrays.get("image")
         for spec in (experiment.spec, data.spec_from_config(config.data))
@@ -111,13 +124,6 @@ def _inputs(image: jax.ShapeDtypeStruct | None) -> str:
     return f"images with {channels} channel{'' if channels == 1 else 's'}"
 
 
-def _batch(prober: Prober, source: data.Source) -> dict[str, np.ndarray]:
-    """The examples that the report shows."""
-    examples = _examples(prober, source)
-    rows = np.linspace(0, len(examples) - 1, min(_SHOWN_EXAMPLES, len(examples))).astype(int)
-    return examples.batch(rows)
-
-
 def _maps(method: Method, w: Weights, images: Batch) -> dict[str, np.ndarray]:
     """Stage -> activation maps [n h w] as NumPy arrays; empty without stages of maps."""
     shape = images["image"].shape[1:3]
@@ -125,7 +131,7 @@ def _maps(method: Method, w: Weights, images: Batch) -> dict[str, np.ndarray]:
     return parallel.gather(maps(w, images))
 
 
-def _examples(prober: Prober, source: data.Source) -> data.Source:
+def _split(prober: Prober, source: data.Source) -> data.Source:
     try:
         test = prober.test
     except UserError:  # the test split does not exist

@@ -146,5 +146,8 @@ def test_positions_that_form_no_grid_are_refused():
     known = Known(source(4, 0), None, 4, outputs=shape)
     with pytest.raises(UserError, match="the 7 positions of .* form no grid on images of 4x6"):
         evals.load("feature_map").check(known)
+    section = {"connected": {"evaluation": "feature_map", "classifier": "connected"}}
+    with pytest.raises(UserError, match=r"of eval\.connected\.feature='stage2/patches' form no"):
+        evals.load("connected", section).check(known)
     six = {"stage2/patches": jax.ShapeDtypeStruct((1, 6, 8), "float32")}
     assert evals.load("feature_map").check(known._replace(outputs=six)) == ""

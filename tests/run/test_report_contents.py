@@ -20,7 +20,8 @@ def test_maps_of_another_net_are_beside_those_of_the_same_images(monkeypatch):
     weights = other.init_state().weights
     loaded = types.SimpleNamespace(experiment=other, weights=weights, step=7)
     monkeypatch.setattr(trained_run, "load", lambda path: {"runs/other@7": loaded}[path])
-    (item,) = report_contents.activation_items(experiment, prober, w, source).values()
+    batch = report_contents.examples(prober, source)
+    (item,) = report_contents.activation_items(experiment, w, batch).values()
     half = len(item.columns) // 2
     assert item.columns[half:] == tuple(f"{name} *" for name in item.columns[:half])
     assert item.note.endswith("marked by a star: runs/other@7, step 7.")
@@ -29,7 +30,7 @@ def test_maps_of_another_net_are_beside_those_of_the_same_images(monkeypatch):
     # Alone, either net has the same maps.
     alone, _ = built("simclr")
     for maps, weights_of in ((own, w), (right, weights)):
-        (item,) = report_contents.activation_items(alone, prober, weights_of, source).values()
+        (item,) = report_contents.activation_items(alone, weights_of, batch).values()
         np.testing.assert_allclose(item.pixels, maps, atol=1e-6)
         assert "star" not in item.note
 
@@ -39,19 +40,23 @@ def test_maps_of_another_net_are_beside_those_of_the_same_images(monkeypatch):
     [
         ("simclr", None, "is not a run: it has no config.json"),
         ("simclr", {}, "has no checkpoint yet"),
+        ("simclr", {"checkpoint": True, "step": 4}, "no checkpoint of step 4; it has .* steps 3$"),
         ("bert", {"checkpoint": True}, "images with 1 channel, and this run texts"),
         ("simclr", {"checkpoint": True, "data.channels": 3}, "images with 3 channels, and this"),
     ],
 )
 def test_what_cannot_be_shown_beside_is_said_before_a_run(row, other, message, tmp_path):
+    beside = str(tmp_path)
     if other is not None:
-        has_checkpoint = other.pop("checkpoint", False)
+        other = dict(other)
+        has_checkpoint, step = other.pop("checkpoint", False), other.pop("step", None)
+        beside += "" if step is None else f"@{step}"
         experiment, _ = built("simclr", **other)
         (tmp_path / "config.json").write_text(config_lib.to_json(experiment.config))
         if has_checkpoint:
             (tmp_path / "checkpoints" / "3").mkdir(parents=True)
             (tmp_path / "checkpoints" / "3" / "manifest.json").write_text("{}")
-    experiment, _ = built(row, **{"log.beside": str(tmp_path)})
+    experiment, _ = built(row, **{"log.beside": beside})
     with pytest.raises(UserError, match=message) as told:
         report_contents.check_beside(experiment)
     assert "\n" not in str(told.value)
