@@ -44,6 +44,7 @@ def in_memory(source: ImageSource, *, workers: int = 0) -> ArraySource:
         names=source.names,
         factors=source.factors,
         factor_names=source.factor_names,
+        renderer=source.renderer,
         problems=dict(source.problems),
         earlier_notes=tuple(source.notes()),
         images=images,

@@ -18,6 +18,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
 from ssl_jax.data.image import Canvas, largest_wide_value
 from ssl_jax.data.names import Names
+from ssl_jax.data.renderer import Renderer
 from ssl_jax.modalities.image import IMAGE
 
 _LOOKED_AT = 64  # images of a source, to note what is unusual about them
@@ -185,11 +186,13 @@ class ImageSource(Source):
     Attributes:
       canvas: size and channels of the images it delivers.
       factors: ground-truth factors float32 [len f], named by `factor_names`, or None.
+      renderer: renders images from other factors, or None.
     """
 
     canvas: Canvas = dataclasses.field(kw_only=True)
     factors: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
     factor_names: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
+    renderer: Renderer | None = dataclasses.field(default=None, kw_only=True)
 
     unit: ClassVar[str] = "image"
     examples_are_labelled: ClassVar[bool] = True
@@ -360,6 +363,7 @@ class Concatenated(ImageSource):
         shared = {
             "name": first.name, "canvas": first.canvas, "num_classes": first.num_classes,
             "class_names": first.class_names, "factor_names": first.factor_names,
+            "renderer": first.renderer,
             "labels": _joined([part.labels for part in parts]),
             "factors": _joined([part.factors for part in parts]),
         }  # fmt: skip

@@ -11,8 +11,10 @@ Numbers of points, and the classifier, scikit-learn's logistic regression with d
 those of disentanglement_lib (Locatello et al. 2019). Codes are not scaled, so that its penalty
 depends on their scale.
 
-The pairs are drawn from the examples of a finite split, see `ssl_jax.evals.shared_factor`: two
-different examples form a pair, and a value that only one example has is never shared.
+The images are rendered if the data set can do that: a value of the factor is drawn for each pair,
+and everything else for each image. Otherwise the pairs are drawn from the examples of a finite
+split, see `ssl_jax.evals.shared_factor`: two different examples form a pair, and a value that only
+one example has is never shared.
 """
 
 from __future__ import annotations
@@ -53,17 +55,22 @@ def evaluate(
         int, between(1, 256), "Pairs of examples that are averaged to one point."
     ] = 64,
     factor_bins: FactorBins = 10,
+    rendered: shared_factor.Rendered | None = None,
+    rendered_images: shared_factor.RenderedImages = 100_000,
 ) -> dict[str, float]:
     """Fits the classifier to points of train and scores it on points of test.
 
-    It takes about two seconds on one core for 10 codes, and up to a minute for 512.
+    It takes about two seconds on one core for 10 codes, and up to a minute for 512. Images to
+    render and encode take longer.
 
     Args:
       train, test: `h` float [n d], one code per column; `factors` float [n f].
       seed: seed of the pairs.
       train_points, test_points: numbers of points.
       pairs: pairs of examples of a point.
-      factor_bins: classes of a continuous factor.
+      factor_bins: classes of a continuous factor, in a finite split.
+      rendered: draws and encodes new examples; None: the points are those of the splits.
+      rendered_images: maximum number of images to render.
 
     Returns:
       `score` and `score_train`, accuracies.
@@ -74,16 +81,26 @@ def evaluate(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression  # takes a second to import
 
-    splits = train, test
-    factors = [np.asarray(split["factors"]) for split in splits]
-    groups, _ = shared_factor.grouped(_NAME, factors, factor_bins, smallest=2)
+    splits, counts = (train, test), (train_points, test_points)
+    if rendered is None:
+        factors = [np.asarray(split["factors"]) for split in splits]
+        groups, _ = shared_factor.grouped(_NAME, factors, factor_bins, smallest=2)
+        num_factors = len(groups[0].count)
+    else:
+        groups, num_factors = (None, None), rendered.num_factors()
+        counts = shared_factor.affordable(counts, 2 * pairs, rendered_images)
     inputs, labels = [], []
     generators = np.random.default_rng(seed).spawn(2)
-    for split, group, count, rng in zip(
-        splits, groups, (train_points, test_points), generators, strict=True
-    ):
-        factor = rng.integers(0, len(group.count), count)
-        inputs.append(mean_difference(np.asarray(split["h"]), *group.pairs(factor, pairs, rng)))
+    for split, group, count, rng in zip(splits, groups, counts, generators, strict=True):
+        factor = rng.integers(0, num_factors, count)
+        if rendered is None:
+            means = mean_difference(np.asarray(split["h"]), *group.pairs(factor, pairs, rng))
+        else:
+            blocks = rendered.pairs(factor, pairs, rng)
+            means = np.concatenate([
+                np.abs(first.astype(np.float64) - second).mean(axis=1) for first, second in blocks
+            ])  # fmt: skip
+        inputs.append(means)
         labels.append(factor)
     model = LogisticRegression()
     with warnings.catch_warnings():
@@ -96,13 +113,25 @@ def evaluate(
     return {"score": accuracy, "score_train": train_accuracy}
 
 
-def check(known: Known, *, factor_bins: int, **options: Any) -> str:
-    """A note about factors that are left out, or "".
+def check(
+    known: Known,
+    *,
+    factor_bins: int,
+    train_points: int,
+    test_points: int,
+    pairs: int,
+    rendered_images: int,
+    **options: Any,
+) -> str:
+    """A note on where the pairs come from, and on factors that are left out.
 
     Raises:
       UserError: fewer than two factors vary, or have a value that two examples share.
     """
     del options
+    if known.test.renderer is not None:
+        counts = train_points, test_points
+        return shared_factor.rendering_note(_NAME, counts, 2 * pairs, rendered_images, "points")
     return shared_factor.check(_NAME, known, factor_bins, smallest=2)
 
 

@@ -10,8 +10,10 @@ factors for codes without information. Numbers of votes, and the exclusion of co
 deviation below 0.05, are those of disentanglement_lib (Locatello et al. 2019). The limit is meant
 for latents with a prior of variance 1. For other features set `min_std` to their scale.
 
-The votes are drawn from the examples of a finite split, see `ssl_jax.evals.shared_factor`: a value
-that fewer than 64 examples have is never the fixed one.
+The images are rendered if the data set can do that: the value of the factor is drawn for each vote,
+and everything else for each image. Otherwise the votes are drawn from the examples of a finite
+split, see `ssl_jax.evals.shared_factor`: a value that fewer than 64 examples have is never the
+fixed one.
 """
 
 from __future__ import annotations
@@ -60,10 +62,13 @@ def evaluate(
         float, positive, "Codes with a smaller standard deviation are left out."
     ] = 0.05,
     factor_bins: FactorBins = 10,
+    rendered: shared_factor.Rendered | None = None,
+    rendered_images: shared_factor.RenderedImages = 100_000,
 ) -> dict[str, float]:
     """Collects the votes of both splits, and fits the classifier to those of train.
 
-    It takes about half a second on one core for 10 codes, and ten seconds for 512.
+    It takes about half a second on one core for 10 codes, and ten seconds for 512. Images to render
+    and encode take longer.
 
     Args:
       train, test: `h` float [n d], one code per column; `factors` float [n f].
@@ -72,7 +77,9 @@ def evaluate(
       batch_size: examples of a vote.
       variance_examples: maximum number of train examples for the variances over all examples.
       min_std: smallest standard deviation of a code that is used.
-      factor_bins: classes of a continuous factor.
+      factor_bins: classes of a continuous factor, in a finite split.
+      rendered: draws and encodes new examples; None: the votes are those of the splits.
+      rendered_images: maximum number of images to render.
 
     Returns:
       `score` and `score_train`, accuracies; `codes`, the number of codes that are used.
@@ -81,9 +88,14 @@ def evaluate(
       UserError: no code has the standard deviation `min_std`; fewer than two factors vary, or have
         a value that `batch_size` examples of each split share.
     """
-    splits = train, test
-    factors = [np.asarray(split["factors"]) for split in splits]
-    groups, _ = shared_factor.grouped(_NAME, factors, factor_bins, batch_size, _WAY_OUT)
+    splits, counts = (train, test), (train_votes, test_votes)
+    if rendered is None:
+        factors = [np.asarray(split["factors"]) for split in splits]
+        groups, _ = shared_factor.grouped(_NAME, factors, factor_bins, batch_size, _WAY_OUT)
+        num_factors = len(groups[0].count)
+    else:
+        groups, num_factors = (None, None), rendered.num_factors()
+        counts = shared_factor.affordable(counts, batch_size, rendered_images)
     rows = evenly(len(train["h"]), variance_examples)
     variance = np.var(np.asarray(train["h"])[rows], axis=0, ddof=1, dtype=np.float64)
     used = np.sqrt(variance) >= min_std
@@ -92,14 +104,16 @@ def evaluate(
             f"{_NAME}: all {len(used)} codes have a standard deviation below "
             f"min_std={min_std:g}; the largest is {np.sqrt(variance.max()):.3g}"
         )
-    num_factors, votes = len(groups[0].count), []
+    votes = []
     generators = np.random.default_rng(seed).spawn(2)
-    for split, group, count, rng in zip(
-        splits, groups, (train_votes, test_votes), generators, strict=True
-    ):
+    for split, group, count, rng in zip(splits, groups, counts, generators, strict=True):
         factor = rng.integers(0, num_factors, count)
-        batches = group.batches(factor, batch_size, rng)
-        code = least_varying(np.asarray(split["h"])[:, used], variance[used], batches)
+        if rendered is None:
+            batches = group.batches(factor, batch_size, rng)
+            code = least_varying(np.asarray(split["h"])[:, used], variance[used], batches)
+        else:
+            blocks = rendered.batches(factor, batch_size, rng)
+            code = np.concatenate([_least(codes[..., used], variance[used]) for codes in blocks])
         votes.append(_counts(code, factor, int(used.sum()), num_factors))
     predicted = np.argmax(votes[0], axis=1)  # [d], the factor of each code
     train_accuracy, accuracy = (
@@ -108,13 +122,25 @@ def evaluate(
     return {"score": accuracy, "score_train": train_accuracy, "codes": float(used.sum())}
 
 
-def check(known: Known, *, batch_size: int, factor_bins: int, **options: Any) -> str:
-    """A note about factors that are left out, or "".
+def check(
+    known: Known,
+    *,
+    batch_size: int,
+    factor_bins: int,
+    train_votes: int,
+    test_votes: int,
+    rendered_images: int,
+    **options: Any,
+) -> str:
+    """A note on where the votes come from, and on factors that are left out.
 
     Raises:
       UserError: fewer than two factors vary, or have a value that `batch_size` examples share.
     """
     del options
+    if known.test.renderer is not None:
+        counts = train_votes, test_votes
+        return shared_factor.rendering_note(_NAME, counts, batch_size, rendered_images, "votes")
     return shared_factor.check(_NAME, known, factor_bins, batch_size, _WAY_OUT)
 
 
@@ -134,14 +160,14 @@ def least_varying(
       Numbers of codes; the first one of those with equal variances.
     """
     parts = shared_factor.blocks(len(batches), batches.shape[1] * codes.shape[1])
-    return np.concatenate(
-        [
-            np.argmin(
-                np.var(codes[batches[part]], axis=1, ddof=1, dtype=np.float64) / variance, axis=1
-            )
-            for part in parts
-        ]
-    )
+    return np.concatenate([_least(codes[batches[part]], variance) for part in parts])
+
+
+def _least(
+    codes: Float[np.ndarray, "c b d"], variance: Float[np.ndarray, " d"]
+) -> Int[np.ndarray, " c"]:
+    """As `least_varying`, from the codes of the examples of each batch."""
+    return np.argmin(np.var(codes, axis=1, ddof=1, dtype=np.float64) / variance, axis=1)
 
 
 def _counts(

@@ -11,6 +11,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.evals import registry
 from ssl_jax.evals.registry import LABEL, Evaluation
+from ssl_jax.evals.shared_factor import Rendered
 
 Features = Mapping[str, np.ndarray]
 
@@ -27,6 +28,7 @@ def evaluate(
     feature: str = "h",
     devices: Sequence[jax.Device] | None = None,
     on_error: Callable[[str, Exception], None] | None = None,
+    rendered: Callable[[str], Rendered] | None = None,
 ) -> dict[str, float]:
     """Runs evaluations on features of a train and a test split.
 
@@ -46,6 +48,8 @@ def evaluate(
         fewer for small data sets.
       on_error: called with the name and the error of an evaluation that fails. Its metrics are then
         missing. None raises the error.
+      rendered: name of an output -> new examples of the data set with this output as codes; None:
+        it does not render any.
 
     Returns:
       Flat metrics, e.g. {"knn/top1": 0.93, "few_shot/1": 0.61, "few_shot/1_std": 0.02}.
@@ -71,7 +75,8 @@ def evaluate(
             _report(evaluation, error, on_error)
         else:
             arrays, classes = prepared[key]
-            calls.append((evaluation, {**arrays, "num_classes": classes}))
+            examples = rendered and rendered(key[0])
+            calls.append((evaluation, {**arrays, "num_classes": classes, "rendered": examples}))
     metrics: dict[str, float] = {}
     for evaluation, arguments in calls:
         try:

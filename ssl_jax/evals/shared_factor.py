@@ -1,8 +1,9 @@
 """Draws examples that share the value of one factor, for the beta-VAE and the FactorVAE metric.
 
 Both metrics were published for data that are generated during the evaluation: a value of one factor
-is drawn, all other factors are drawn freely, and the images are rendered. Here the examples come
-from a finite split, and are drawn among those that have the value:
+is drawn, all other factors are drawn freely, and the images are rendered. So it is done here if the
+data set renders images (`ssl_jax.data.renderer`), see `Rendered`. Otherwise the examples come from
+a finite split, and are drawn among those that have the value, see `Groups`:
 
 - A continuous factor is shared if it lies in the same interval, see `ssl_jax.evals.factors`.
 - The other factors follow the examples that share the value. This is the published distribution
@@ -14,16 +15,25 @@ from a finite split, and are drawn among those that have the value:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
+from ssl_jax.config.fields import positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.factors import as_classes, evenly, varying
 from ssl_jax.evals.known import Known
 
 MORE_EXAMPLES = "evaluate on more examples"
+_ENCODED_AT_A_TIME = 8192
+
+RenderedImages = Annotated[
+    int,
+    positive,
+    "Maximum number of images to render, for data that can: fewer points if they need more.",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +98,107 @@ class Groups:
         return self.order[factor, position], self.order[factor, other]
 
 
+class Rendered(NamedTuple):
+    """New examples of a data set that renders them, as an encoder sees them.
+
+    Attributes:
+      draw: (source of random numbers, n) -> the factors of n new examples, float32 [n f].
+      encode: factors [n f] -> codes of the images with these factors, float32 [n d].
+    """
+
+    draw: Callable[[np.random.Generator, int], np.ndarray]
+    encode: Callable[[np.ndarray], np.ndarray]
+
+    def num_factors(self) -> int:
+        """Number of factors f."""
+        return self.draw(np.random.default_rng(0), 1).shape[1]
+
+    def batches(
+        self, factor: Int[np.ndarray, " c"], size: int, rng: np.random.Generator
+    ) -> Iterator[Float[np.ndarray, "c2 b d"]]:
+        """Codes of a batch of new examples for each of `factor`, which share a value of it.
+
+        Args:
+          factor: numbers of factors.
+          size: examples b of a batch.
+          rng: source of random numbers.
+
+        Yields:
+          The batches in order, some of them at a time.
+        """
+        for part in self._parts(factor, size):
+            factors = self._drawn(rng, len(part), size)
+            rows = np.arange(len(part))
+            factors[rows, :, part] = factors[rows, :1, part]
+            yield self._encoded(factors)
+
+    def pairs(
+        self, factor: Int[np.ndarray, " c"], size: int, rng: np.random.Generator
+    ) -> Iterator[tuple[Float[np.ndarray, "c2 b d"], Float[np.ndarray, "c2 b d"]]]:
+        """Codes of pairs of new examples for each of `factor`, which share a value of it.
+
+        Args:
+          factor: numbers of factors.
+          size: number b of pairs.
+          rng: source of random numbers.
+
+        Yields:
+          Codes of the first and of the second examples, some of the c batches at a time.
+        """
+        for part in self._parts(factor, 2 * size):
+            first, second = (self._drawn(rng, len(part), size) for _ in range(2))
+            rows = np.arange(len(part))
+            second[rows, :, part] = first[rows, :, part]
+            yield self._encoded(first), self._encoded(second)
+
+    @staticmethod
+    def _parts(factor: np.ndarray, images: int) -> list[np.ndarray]:
+        step = max(1, _ENCODED_AT_A_TIME // images)
+        return [factor[start : start + step] for start in range(0, len(factor), step)]
+
+    def _drawn(self, rng: np.random.Generator, count: int, size: int) -> np.ndarray:
+        return self.draw(rng, count * size).reshape(count, size, -1)
+
+    def _encoded(self, factors: np.ndarray) -> np.ndarray:
+        codes = self.encode(factors.reshape(-1, factors.shape[-1]))
+        return codes.reshape(*factors.shape[:2], -1)
+
+
+def affordable(points: tuple[int, int], images: int, limit: int) -> tuple[int, int]:
+    """The numbers of train and test points whose images may be rendered.
+
+    Args:
+      points: requested numbers.
+      images: images of a point.
+      limit: maximum number of images.
+
+    Returns:
+      `points`, or both in the same ratio if they need more images than `limit`; at least 2 and 1.
+    """
+    share = min(1.0, limit / (images * sum(points)))
+    return max(2, int(share * points[0])), max(1, int(share * points[1]))
+
+
+def rendering_note(
+    evaluation: str, points: tuple[int, int], images: int, limit: int, unit: str
+) -> str:
+    """What an evaluation renders, for the user.
+
+    Args:
+      evaluation: its name.
+      points, images, limit: as of `affordable`.
+      unit: what a point is called, in the plural.
+    """
+    train, test = affordable(points, images, limit)
+    text = f"{evaluation}: renders {images * (train + test):,} images, all factors but one drawn"
+    if (train, test) == points:
+        return text
+    return (
+        f"{text}, for {train:,} and {test:,} {unit}; for {points[0]:,} and {points[1]:,} set "
+        f"eval.{evaluation}.rendered_images={images * sum(points)}"
+    )
+
+
 def grouped(
     evaluation: str,
     splits: Sequence[np.ndarray],
@@ -133,7 +244,7 @@ def grouped(
 def check(
     evaluation: str, known: Known, bins: int, smallest: int, way_out: str = MORE_EXAMPLES
 ) -> str:
-    """A note about factors that are left out, or "".
+    """A note about the split, and about factors that are left out.
 
     Args:
       evaluation: name of the evaluation.
@@ -147,11 +258,13 @@ def check(
     """
     train = known.train.factors[evenly(len(known.train), known.num_train)]
     _, left_out = grouped(evaluation, (train, known.test.factors), bins, smallest, way_out)
+    note = f"{evaluation}: draws from the examples of the splits, since {known.test.name} cannot "
+    note += "render others"
     if not left_out:
-        return ""
+        return note
     names = known.test.factor_names or [str(number) for number in range(train.shape[1])]
     return (
-        f"{evaluation}: factors without a value that {smallest} examples of each split share are "
+        f"{note}; factors without a value that {smallest} examples of each split share are "
         f"left out: {', '.join(names[number] for number in left_out)}"
     )
 

@@ -21,6 +21,7 @@ from ssl_jax.evals import features as features_lib
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
+from ssl_jax.evals.shared_factor import Rendered
 from ssl_jax.experiment.epoch import device_batches
 from ssl_jax.tasks import TASKS
 
@@ -386,7 +387,25 @@ class Prober:
             seed=self.config.seed,
             feature=feature,
             on_error=on_error,
+            rendered=self._rendered(model),
         )
+
+    def _rendered(self, model: Model) -> Callable[[str], Rendered] | None:
+        """Name of an output -> new examples of the data set, encoded; None if it renders none."""
+        renderer = getattr(self.test, "renderer", None)
+        if renderer is None:
+            return None
+
+        def of_output(name: str) -> Rendered:
+            def selected(batch: Any) -> dict[str, jax.Array]:
+                return {name: model.outputs(batch, (name,))[name]}
+
+            return Rendered(
+                renderer.draw,
+                lambda factors: self.features(selected, renderer.source(factors), targets=())[name],
+            )
+
+        return of_output
 
     def _features_for(
         self,

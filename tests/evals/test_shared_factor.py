@@ -190,6 +190,69 @@ def test_the_seed_decides_the_score():
         assert first == again != other
 
 
+# --------------------------------------------------------------------------------------- rendered
+
+
+def drawn(rng, n):
+    return rng.random((n, 3), np.float32)
+
+
+def test_rendered_examples_share_one_value_and_draw_the_others_anew():
+    new = shared_factor.Rendered(drawn, lambda factors: factors)
+    factor = np.repeat([0, 1, 2], 50)
+    rng = np.random.default_rng(0)
+    batches = np.concatenate(list(new.batches(factor, 100, rng)))
+    assert batches.shape == (150, 100, 3)
+    first, second = map(np.concatenate, zip(*new.pairs(factor, 70, rng), strict=True))
+    for row, shared in enumerate(factor):
+        distinct = [len(np.unique(batches[row, :, column])) for column in range(3)]
+        assert distinct == [1 if column == shared else 100 for column in range(3)]
+        equal = (first[row] == second[row]).all(axis=0)
+        assert equal.tolist() == [column == shared for column in range(3)]
+        assert len(np.unique(first[row, :, shared])) == 70  # each pair has its own value
+    assert len(np.unique(batches[factor == 1][:, 0, 1])) == 50
+
+
+@both
+def test_rendered_codes_score_like_codes_of_a_split(metric):
+    train, test = splits(lambda values: values, continuous, (300, 200))
+    exact = shared_factor.Rendered(drawn, lambda factors: factors[:, ::-1])
+    assert metric.evaluate(train, test, rendered=exact, **FEW[metric])["score"] >= 0.99
+    noise = shared_factor.Rendered(drawn, lambda factors: noise_of(3)(factors).astype(np.float32))
+    got = metric.evaluate(train, test, rendered=noise, rendered_images=200_000)
+    assert got["score"] == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_images_to_render_are_limited():
+    assert shared_factor.affordable((10_000, 5_000), 64, 960_000) == (10_000, 5_000)
+    assert shared_factor.affordable((10_000, 5_000), 64, 96_000) == (1000, 500)
+    assert shared_factor.affordable((10_000, 5_000), 64, 1) == (2, 1)
+    rendered = []
+
+    def encode(factors):
+        rendered.append(len(factors))
+        return factors
+
+    train, test = splits(lambda values: values, continuous, (300, 200))
+    new = shared_factor.Rendered(drawn, encode)
+    factor_vae_metric.evaluate(train, test, rendered=new, rendered_images=6400)
+    assert sum(rendered) == 64 * (66 + 33)
+
+
+def test_notes_say_what_is_rendered():
+    evaluation = evals.load("beta_vae_metric")
+    sources = known(grid(40, 0), grid(40, 1))
+    sources.test.renderer = object()
+    assert evaluation.check(sources) == (
+        "beta_vae_metric: renders 99,840 images, all factors but one drawn, for 520 and 260 "
+        "points; for 10,000 and 5,000 set eval.beta_vae_metric.rendered_images=1920000"
+    )
+    few = evals.load("beta_vae_metric", {"beta_vae_metric": FEW[beta_vae_metric] | {"pairs": 5}})
+    assert few.check(sources) == (
+        "beta_vae_metric: renders 9,000 images, all factors but one drawn"
+    )
+
+
 # -------------------------------------------------------------------------------------- what fails
 
 
@@ -201,7 +264,7 @@ def known(train, test, num_train=None):
 
 class _Source(types.SimpleNamespace):
     def __init__(self, factors, names):
-        super().__init__(factors=factors, factor_names=names)
+        super().__init__(name="toy", factors=factors, factor_names=names, renderer=None)
 
     def __len__(self):
         return len(self.factors)
@@ -245,13 +308,15 @@ def test_a_factor_without_a_frequent_value_is_left_out_with_a_note():
     factors = grid(400, 0)
     factors[:, 1] = np.arange(400) // 40  # 10 values of 40 examples
     evaluation = evals.load("factor_vae_metric")
+    split = (
+        "factor_vae_metric: draws from the examples of the splits, since toy cannot render others"
+    )
     assert evaluation.check(known(factors, factors)) == (
-        "factor_vae_metric: factors without a value that 64 examples of each split share are left "
-        "out: b"
+        f"{split}; factors without a value that 64 examples of each split share are left out: b"
     )
     rows = {"h": factors[:, [0, 2]], "factors": factors}
     assert factor_vae_metric.evaluate(rows, rows, **FEW[factor_vae_metric])["score"] == 1
-    assert evaluation.check(known(grid(400, 0), grid(400, 1))) == ""
+    assert evaluation.check(known(grid(400, 0), grid(400, 1))) == split
     # The note is about the examples that are encoded.
     with pytest.raises(UserError, match=r"there is 0 \(50 and 400 examples\)"):
         evaluation.check(known(factors, factors, num_train=50))

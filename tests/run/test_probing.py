@@ -58,6 +58,24 @@ def test_true_factors_stand_beside_the_features(devices):
         np.testing.assert_allclose(seen[split]["h"], image.mean(axis=(1, 2)), rtol=1e-5)
 
 
+def test_new_images_are_rendered_and_encoded():
+    prober = shapes()
+    seen = {}
+
+    def evaluate(test, *, rendered):
+        factors = rendered.draw(np.random.default_rng(0), 21)
+        seen.update(factors=factors, codes=rendered.encode(factors))
+        return {"score": 0.5}
+
+    def encode(batch):
+        return {"h": batch["image"].astype(np.float32).mean(axis=(1, 2))}
+
+    prober.evaluate(encode, [factor_evaluation(evaluate)])
+    image = prober.test.renderer.source(seen["factors"]).batch(np.arange(21))["image"]
+    assert image.shape == (21, 16, 16, 3)
+    np.testing.assert_allclose(seen["codes"], image.mean(axis=(1, 2), dtype=np.float32), rtol=1e-5)
+
+
 def test_evaluations_that_the_data_set_allows(monkeypatch):
     prober = shapes()
     assert [one.name for one in prober.evaluations(["knn", "collapse"])] == ["knn", "collapse"]

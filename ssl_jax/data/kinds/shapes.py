@@ -82,17 +82,36 @@ class Shapes:
     def source(self, split: str) -> ImageSource:
         indices = np.arange(sizes(self.num_generated)[split])
         factors = draw_factors(self.seed, split, indices)
-        labels = label_of(factors, self.label)
-        described = {
-            "name": f"shapes[{split}]", "canvas": self.canvas, "labels": labels,
-            "num_classes": num_classes(self.label),
-            "class_names": SHAPES if self.label == "shape" else None,
-            "factors": factors, "factor_names": tuple(FACTORS),
-        }  # fmt: skip
+        described = self._described(split, factors)
         if len(indices) * np.prod(self.canvas.shapes["image"]) > _IN_MEMORY_BYTES:
             return DrawnSource(**described)
         images = render(factors, self.canvas.size, self.canvas.channels)
         return ArraySource(images=images, **described)
+
+    def rendered(self, factors: np.ndarray) -> DrawnSource:
+        """The images with these factors, float [n f] in the order of FACTORS."""
+        return DrawnSource(**self._described("rendered", np.asarray(factors, np.float32)))
+
+    def _described(self, name: str, factors: np.ndarray) -> dict[str, Any]:
+        return {
+            "name": f"shapes[{name}]", "canvas": self.canvas,
+            "labels": label_of(factors, self.label), "num_classes": num_classes(self.label),
+            "class_names": SHAPES if self.label == "shape" else None,
+            "factors": factors, "factor_names": tuple(FACTORS), "renderer": ShapeRenderer(self),
+        }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeRenderer:
+    """Renders shapes with any factors, see `ssl_jax.data.renderer`."""
+
+    shapes: Shapes
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        return _in_ranges(rng.random((count, len(FACTORS))))
+
+    def source(self, factors: np.ndarray) -> DrawnSource:
+        return self.shapes.rendered(factors)
 
 
 @dataclasses.dataclass
@@ -115,8 +134,13 @@ def draw_factors(seed: int, split: str, indices: np.ndarray) -> np.ndarray:
     """The factors of examples, float32 [n f] in the order of FACTORS."""
     stream = counter.key(seed, SPLITS.index(split))
     counters = np.asarray(indices)[:, None] * len(FACTORS) + np.arange(len(FACTORS))  # [n f]
+    return _in_ranges(counter.uniform(stream, counters))
+
+
+def _in_ranges(uniform: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1) to values of the factors, [n f] to float32 [n f]."""
     low, high = np.array(list(FACTORS.values())).T
-    factors = low + counter.uniform(stream, counters) * (high - low)
+    factors = low + uniform * (high - low)
     factors[:, 0] = np.floor(factors[:, 0])
     return factors.astype(np.float32)
 

@@ -66,6 +66,23 @@ def test_shapes_render_from_their_factors():
         assert values.std() > 0.2 * (high - low)
 
 
+def test_shapes_render_from_other_factors():
+    for source in (
+        data.load("shapes", "train[2:9]+test", num_generated=20, label="hue"),
+        data.load("shapes", num_generated=20, label="hue").take(np.array([3, 5])),
+    ):
+        factors = source.renderer.draw(np.random.default_rng(1), 500)
+        assert factors.dtype == np.float32 and factors.shape == (500, 7)
+        for column, (low, high) in enumerate(shapes.FACTORS.values()):
+            values = factors[:, column]
+            assert low <= values.min() and values.max() <= high
+            assert values.std() > 0.2 * (high - low)
+        rendered = source.renderer.source(factors)
+        batch = rendered.batch(np.array([7, 400]))
+        np.testing.assert_array_equal(batch["image"], shapes.render(factors[[7, 400]], 32))
+        np.testing.assert_array_equal(batch["label"], np.floor(8 * factors[[7, 400], 1]))
+
+
 @pytest.mark.parametrize("shape", range(len(shapes.SHAPES)))
 def test_a_shape_is_where_and_as_large_as_its_factors_say(shape):
     size = 128
