@@ -26,7 +26,10 @@ from ssl_jax.cli import streams
 from ssl_jax.core.errors import RunError, UserError, nearest
 
 # In the order in which --help lists them.
-COMMANDS = ("train", "evaluate", "embed", "export", "sweep", "aot", "prepare_text", "list")
+COMMANDS = (
+    "train", "evaluate", "embed", "traverse", "interpolate", "export", "sweep", "aot",
+    "prepare_text", "list",
+)  # fmt: skip
 TAKES_ARGUMENTS = {"list"}
 _HELP = ("--help", "-h", "-help", "--helpshort", "--helpfull", "help")
 
@@ -50,7 +53,7 @@ def main() -> None:
     command = importlib.import_module(f"ssl_jax.cli.{name}")
     if any(argument in _HELP for argument in sys.argv[1:]):
         command.define_flags()
-        print(f"{command.__doc__.strip()}\n\nOptions:\n{_flags_help(command.__name__)}")
+        print(f"{command.__doc__.strip()}\n\nOptions:\n{_flags_help()}")
         return
     run(command.main, command.define_flags)
 
@@ -77,9 +80,11 @@ def summary(command: str) -> str:
     return docstring.partition("\n")[0].partition(": ssl_jax ")[0].rstrip(".:")
 
 
-def _flags_help(module: str) -> str:
+def _flags_help() -> str:
+    """The flags of the one command that was imported, and of what it shares with others."""
     known = flags.FLAGS.flags_by_module_dict()
-    shown = [*known.get(module, []), *known.get(__name__, [])]
+    own = [module for module in known if module.startswith(f"{__package__}.") if module != __name__]
+    shown = [flag for module in [*own, __name__] for flag in known.get(module, [])]
     return "\n".join(
         f"  --{flag.name}  {flag.help or ''}".rstrip()
         + (f" (default: {flag.default})" if flag.default not in (None, False, []) else "")

@@ -40,6 +40,7 @@ from ssl_jax.core.method import (
 )
 from ssl_jax.methods.base.coder import Coder
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
+from ssl_jax.methods.base.latents import Latents, traversals
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.methods.base.paths_between import interpolations
 from ssl_jax.models import Net, autoencoders, make_decoder, make_encoder
@@ -199,20 +200,38 @@ class Autoencoder(EncoderFeatures):
         """The images of codes [n k], [n h w c] in [0, 1], in evaluation mode."""
         return jnp.clip(self.pixels(w, z), 0, 1)
 
-    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
-        """Reconstructions, and lines between images."""
+    def latents(self, w: Weights, batch: Batch) -> Latents:
+        """The codes of images, and the standard deviation of each value of them."""
         x = self.view.evaluate(batch)
+        z, _ = self._code(w, x, train=False)
+        spread = jnp.std(z, axis=0)
+        return Latents(
+            z=z,
+            x=x,
+            size=spread,
+            unit=spread,
+            caption="latent {:.0f}, std {:.2f}",
+            note=(
+                "One image, decoded after adding to one value of its code the given number of its "
+                f"standard deviations over {len(x)} images. Values that vary most come first."
+            ),
+        )
+
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        """Reconstructions, lines between images, and traversals of latents."""
+        latents = self.latents(w, batch)
+        codes, x = latents.z, latents.x
         seen = self.corrupted(keys, x)
         images, columns = [self.decode(w, self._code(w, seen, train=False)[0])], ["reconstruction"]
         if seen is not x:
             images, columns = [jnp.clip(seen, 0, 1), *images], ["corrupted", *columns]
-        codes, _ = self._code(w, x, train=False)
         return {
             "Reconstructions": Images(
                 jnp.stack(images, axis=1), inputs=x, columns=tuple(columns),
                 note="Images, and what is decoded from their codes.",
             ),
             **interpolations(lambda z: self.decode(w, z), codes, x),
+            "Latent traversals": traversals(lambda z: self.decode(w, z), latents),
         }  # fmt: skip
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:

@@ -48,6 +48,7 @@ from ssl_jax.core.method import (
     hyper_parameters,
 )
 from ssl_jax.methods.base.coder import Coder
+from ssl_jax.methods.base.latents import Latents, traversals
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.methods.base.paths_between import interpolations
 from ssl_jax.models import Net, make_decoder, make_encoder
@@ -58,8 +59,6 @@ from ssl_jax.views.ops import fold_in
 _NOISE, _PIXELS = 0x6E6F6973, 0x70697865
 _PRIOR = 0x7072696F
 _SAMPLE = 0x73616D70
-_TRAVERSED = 16  # number of latents on the report page, those with the largest KL
-_OFFSETS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 _GREY_LEVELS = 255  # steps between black and white of the stored images
 
 
@@ -270,15 +269,27 @@ class VAE(Method):
         decoded, _ = self.decoder.apply(w.params["decoder"], w.buffers["decoder"], z, train=False)
         return jnp.clip(self._pixel_mean(decoded), 0, 1)
 
-    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
-        """Reconstructions, lines between images, traversals of latents, and draws of the prior."""
+    def latents(self, w: Weights, batch: Batch) -> Latents:
+        """The means of the posteriors of images, and the KL of each latent, nats."""
         x = self.view.evaluate(batch)  # (n, h, w, c)
         mean, log_var, _ = self._encode_posterior(w, x, train=False)
-        kl = jnp.mean(losses.gaussian_kl(mean, log_var), axis=0)  # (l,)
-        order = jnp.argsort(-kl)[:_TRAVERSED]
-        # The latents of the first image; each row changes one latent.
-        unit = jax.nn.one_hot(order, self.hyper.num_latents)  # (k, l)
-        traversals = mean[0] + unit[:, None] * jnp.array(_OFFSETS)[:, None]  # (k, 7, l)
+        return Latents(
+            z=mean,
+            x=x,
+            size=jnp.mean(losses.gaussian_kl(mean, log_var), axis=0),
+            unit=jnp.ones(self.hyper.num_latents),
+            caption="latent {:.0f}, KL {:.2f}",
+            note=(
+                "One image, decoded after adding to one of its latents the given number of "
+                "standard deviations of the prior. Latents with the largest KL (nats, mean "
+                f"over {len(x)} images) come first; a latent without KL has no effect."
+            ),
+        )
+
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        """Reconstructions, lines between images, traversals of latents, and draws of the prior."""
+        latents = self.latents(w, batch)
+        mean, x = latents.z, latents.x
         prior_latents = jax.vmap(lambda key: jax.random.normal(key, self._grid))(
             fold_in(keys, _PRIOR)
         )  # (n, 8, l)
@@ -290,17 +301,7 @@ class VAE(Method):
                 note="Images, and the images decoded from the means of their posteriors.",
             ),
             **interpolations(lambda z: self.decode(w, z), mean, x),
-            "Latent traversals": Images(
-                self._decode_grid(w, traversals),
-                row_values=jnp.stack([order.astype(jnp.float32), kl[order]], axis=1),
-                rows=("latent {:.0f}, KL {:.2f}",) * len(order),
-                columns=tuple(f"{offset:+g}" for offset in _OFFSETS),
-                note=(
-                    "One image, decoded after adding to one of its latents the given number of "
-                    "standard deviations of the prior. Latents with the largest KL (nats, mean "
-                    "over these images) come first; a latent without KL has no effect."
-                ),
-            ),
+            "Latent traversals": traversals(lambda z: self.decode(w, z), latents),
             "Samples": Images(
                 self._decode_grid(w, prior_latents),
                 note="Expected images of latents drawn from the prior.",

@@ -60,7 +60,7 @@ class ImageGrid:
       note: a line above.
       captions: of the columns, or empty.
       rows: the images.
-      has_row_captions, has_originals: whether rows have a caption, and an image that enters.
+      hasrow_captions, has_originals: whether rows have a caption, and an image that enters.
       columns: how many rows stand beside each other, as a CSS grid.
       row_columns: the columns of every row, as a CSS grid.
     """
@@ -68,7 +68,7 @@ class ImageGrid:
     note: str
     captions: tuple[str, ...]
     rows: tuple[ImageRow, ...]
-    has_row_captions: bool
+    hasrow_captions: bool
     has_originals: bool
     columns: str
     row_columns: str
@@ -88,7 +88,7 @@ def _images(item: Images, inputs: ReportInputs) -> tuple[str, ImageGrid | None]:
         note=f"{item.note}{framed}",
         captions=tuple(short(name, 24) for name in item.columns[:num_images]),
         rows=tuple(_image_row(item, blocks, originals, row) for row in range(len(blocks[0]))),
-        has_row_captions=bool(item.rows),
+        hasrow_captions=bool(item.rows),
         has_originals=originals is not None,
         columns=_grid_columns(item, num_images, originals is not None),
         row_columns=_row_columns(item, blocks, originals is not None),
@@ -102,7 +102,7 @@ def _image_row(
     images = [image for block in blocks for image in block[row]]
     names = [*item.columns, *(f"{column + 1}" for column in range(len(item.columns), len(images)))]
     return ImageRow(
-        _row_caption(item, row),
+        row_caption(item, row),
         None if originals is None else Picture.from_array(originals[row], "input", VIEW_SIDE),
         tuple(
             Picture.from_array(image, name, VIEW_SIDE)
@@ -131,7 +131,8 @@ def _row_columns(item: Images, blocks: list[np.ndarray], has_originals: bool) ->
     return " ".join(widths)
 
 
-def _row_caption(item: Images, row: int) -> str:
+def row_caption(item: Images, row: int) -> str:
+    """The caption of a row with its values; "" if it has none."""
     if row >= len(item.rows):
         return ""
     if item.row_values is None:

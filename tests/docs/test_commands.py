@@ -73,9 +73,11 @@ def _flat(section, prefix=""):
 
 @functools.cache
 def options(command):
-    """The flags that a command's module and `app.py` define."""
+    """The flags that a command's module, what it imports from `cli`, and `app.py` define."""
     folder = ROOT / "ssl_jax" / "cli"
     text = (folder / f"{command}.py").read_text() + (folder / "app.py").read_text()
+    for module in re.findall(r"^from ssl_jax.cli import (\w+)$", text, re.MULTILINE):
+        text += (folder / f"{module}.py").read_text()
     return set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text)) | {"help"}
 
 

@@ -209,6 +209,7 @@ def test_the_page_shows_lines_between_codes_beside_lines_between_pixels():
     method, w = experiment.method, experiment.init_state().weights
     batch = source.batch(np.arange(3))
     items = jax.jit(method.show)(w, jax.random.split(jax.random.key(0), 3), batch)
+    traversals = items.pop("Latent traversals")
     assert set(items) == {"Reconstructions", "Interpolations", "Interpolations of pixels"}
     shown = items["Reconstructions"]
     assert shown.columns == ("corrupted", "reconstruction") and shown.pixels.shape[:2] == (3, 2)
@@ -220,6 +221,11 @@ def test_the_page_shows_lines_between_codes_beside_lines_between_pixels():
     middle = (codes[2] + codes[0]) / 2
     np.testing.assert_allclose(path[2, 3], method.decode(w, middle[None])[0], atol=1e-5)
     np.testing.assert_allclose(mixed[2, 3], (x[2] + x[0]) / 2, atol=1e-5)
+    number, spread = np.asarray(traversals.row_values).T
+    np.testing.assert_allclose(spread, np.sort(np.std(codes, axis=0))[::-1][:12], rtol=1e-4)
+    moved = np.array(codes[:1])
+    moved[0, int(number[1])] -= 3 * spread[1]
+    np.testing.assert_allclose(traversals.pixels[1, 0], method.decode(w, moved)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
