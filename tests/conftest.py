@@ -4,11 +4,17 @@ import collections
 import gc
 import os
 import signal
+import sys
 import tempfile
 
-import jaxtyping
+# Tests start hundreds of interpreters, here and in other processes. Where nothing keeps what Python
+# compiles, each compiles all that it imports again, which takes seven seconds.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-from tests.xla_flags import QUICK
+import jaxtyping  # noqa: E402
+
+from tests.xla_flags import QUICK  # noqa: E402
 
 # Before jax is imported: the number of devices is fixed when its backend starts.
 os.environ["JAX_PLATFORMS"] = "cpu"

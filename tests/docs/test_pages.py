@@ -81,9 +81,8 @@ def run(folder, *names, replaced=(), train=(), sweep=(), devices=1):
     """
     commands = script(text_of(*names), replaced)
     for name in COPIED:
-        if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored, symlinks=True)
+        if (ROOT / name).is_dir():  # with the bytecode, which Python would compile again
+            shutil.copytree(ROOT / name, folder / name, symlinks=True)
         else:
             shutil.copy(ROOT / name, folder)
     programs = folder / ".bin"
