@@ -14,7 +14,8 @@ from ssl_jax.models.registry import (
     make_predictor,
 )
 from ssl_jax.models.resnet import ResNet, resnet
-from ssl_jax.models.transformer import PairHead, TextEncoder, text_encoder, token_head
+from ssl_jax.models.text_heads import PairHead, token_head
+from ssl_jax.models.transformer import TextEncoder, text_decoder, text_encoder
 from ssl_jax.models.vit import ViT, vit
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "make_predictor",
     "projection_head",
     "resnet",
+    "text_decoder",
     "text_encoder",
     "token_head",
     "vit",

@@ -40,6 +40,7 @@ def attention(
     mask: Array | None = None,
     segment: Array | None = None,
     causal: bool = False,
+    window: int | None = None,
     dropout: float = 0.0,
     dropout_key: Array | None = None,
     implementation: str = "auto",
@@ -52,6 +53,7 @@ def attention(
       mask: bool, broadcastable to [n heads t s]: False where a query must not attend to a key.
       segment: int [n t], with s = t: a query attends only to keys of its own segment.
       causal: query i attends only to keys 0 to i.
+      window: with `causal`: query i attends only to keys i - window + 1 to i.
       dropout: probability with which an attention weight is set to 0; the other weights are divided
         by 1 - dropout. Only "xla" supports it.
       dropout_key: random key, required with `dropout`.
@@ -64,6 +66,8 @@ def attention(
       UserError: the implementation is unknown, or does not support the arguments.
     """
     check_implementation(implementation)
+    if window is not None and not causal:
+        raise ValueError("a window needs causal attention")
     if dropout and implementation in ("cudnn", "splash"):
         raise UserError(
             f"attention {implementation!r} has no dropout; set model.attention_dropout to 0, or "
@@ -73,19 +77,27 @@ def attention(
         implementation = "xla"
     elif implementation == "auto":
         implementation = choose_implementation(
-            query, key, masked=mask is not None, segmented=segment is not None
+            query, key, masked=mask is not None, segmented=segment is not None, causal=causal
         )
     if implementation == "splash" and query.shape[0] % batch_axes.shards():
         implementation = "xla"  # the single row used to initialise a net is not split over devices
     if implementation == "splash":
-        return _splash(query, key, value, mask=mask, segment=segment, causal=causal)
+        return _splash(
+            query, key, value, mask=mask, segment=segment, causal=causal, window=window
+        )
     if segment is not None:
         same = segment[:, None, :, None] == segment[:, None, None, :]  # (n, 1, t, t)
         mask = same if mask is None else mask & same
     if dropout:
-        return _with_dropout(query, key, value, mask, causal, dropout, dropout_key)
+        return _with_dropout(query, key, value, mask, causal, window, dropout, dropout_key)
     return jax.nn.dot_product_attention(
-        query, key, value, mask=mask, is_causal=causal, implementation=implementation
+        query,
+        key,
+        value,
+        mask=mask,
+        is_causal=causal,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation=implementation,
     )
 
 
@@ -99,7 +111,13 @@ def check_implementation(name: str) -> None:
 
 
 def choose_implementation(
-    query: Array, key: Array, *, masked: bool, segmented: bool = False, device: Any | None = None
+    query: Array,
+    key: Array,
+    *,
+    masked: bool,
+    segmented: bool = False,
+    causal: bool = False,
+    device: Any | None = None,
 ) -> str:
     """The fused kernel that supports these arguments on the device, else "xla".
 
@@ -107,6 +125,7 @@ def choose_implementation(
       query, key: [n t heads d] and [n s heads d]; only shapes and dtypes are read.
       masked: whether there is a mask other than the causal one.
       segmented: whether there are segments.
+      causal: whether attention is causal.
       device: default: the first device of the ambient mesh, or of the default backend.
     """
     if device is None:
@@ -115,7 +134,7 @@ def choose_implementation(
     if device.device_kind.startswith("TPU"):
         fits = (
             not masked
-            and segmented
+            and (segmented or causal)
             and lengths[0] == lengths[1]
             and lengths[0] % _TILES[0] == 0
             and query.dtype == jnp.bfloat16
@@ -160,6 +179,7 @@ def _with_dropout(
     value: Array,
     mask: Array | None,
     causal: bool,
+    window: int | None,
     dropout: float,
     dropout_key: Array | None,
 ) -> Array:
@@ -169,6 +189,8 @@ def _with_dropout(
     logits = logits * query.shape[-1] ** -0.5
     if causal:
         causal_mask = jnp.tril(jnp.ones(logits.shape[-2:], bool))
+        if window is not None:
+            causal_mask &= ~jnp.tril(causal_mask, -window)
         mask = causal_mask if mask is None else mask & causal_mask
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
@@ -186,6 +208,7 @@ def _splash(
     mask: Array | None,
     segment: Array | None,
     causal: bool,
+    window: int | None = None,
     interpret: bool = False,
 ) -> Array:
     """JAX's differentiable TPU kernel, applied to each device's own rows.
@@ -202,7 +225,9 @@ def _splash(
         )
     if segment is None:
         segment = jnp.zeros(query.shape[:2], jnp.int32)
-    local = functools.partial(_splash_local, tile=tile, causal=causal, interpret=interpret)
+    local = functools.partial(
+        _splash_local, tile=tile, causal=causal, window=window, interpret=interpret
+    )
     return batch_axes.on_each_device(local, (ROWS,) * 4, ROWS)(query, key, value, segment)
 
 
@@ -214,6 +239,7 @@ def _splash_local(
     *,
     tile: int,
     causal: bool,
+    window: int | None,
     interpret: bool,
 ) -> Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -222,9 +248,15 @@ def _splash_local(
     )
 
     _, length, heads, head_dim = query.shape
-    mask = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
+    shape = (length, length)
+    if window is not None:
+        mask = splash_attention_mask.LocalMask(shape, window_size=(window - 1, 0), offset=0)
+    elif causal:
+        mask = splash_attention_mask.CausalMask(shape)
+    else:
+        mask = splash_attention_mask.FullMask(shape)
     kernel = splash_attention_kernel.make_splash_mha_single_device(
-        splash_attention_mask.MultiHeadMask([mask((length, length))] * heads),
+        splash_attention_mask.MultiHeadMask([mask] * heads),
         block_sizes=splash_attention_kernel.BlockSizes(
             block_q=tile,
             block_kv=tile,

@@ -26,11 +26,7 @@ from ssl_jax.models.inpainting import (
 from ssl_jax.models.nin import nin
 from ssl_jax.models.options import not_architecture
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, resnet
-from ssl_jax.models.transformer import (
-    TEXT_FAMILIES,
-    TEXT_SIZES,
-    text_encoder,
-)
+from ssl_jax.models.text_models import TEXT_DECODERS, TEXT_ENCODERS
 from ssl_jax.models.vit import SIZES, vit
 
 # Size and patch of the ViTs with a name; others need `patch_size`, `dim`, `depth` and `num_heads`.
@@ -52,11 +48,8 @@ ENCODERS = {
         )
         for name in VITS
     },
-    **{
-        f"{family}_{size}": functools.partial(text_encoder, **TEXT_SIZES[size], **options)
-        for family, options in TEXT_FAMILIES.items()
-        for size in TEXT_SIZES
-    },
+    **TEXT_ENCODERS,
+    **TEXT_DECODERS,
 }
 DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}
 PATCH_DECODERS = {"vit_decoder": vit_decoder}

@@ -229,6 +229,11 @@ def _export_to_transformers(run: TrainedRun, params: PyTree, folder: str) -> Ite
             f"{run.config.model.name} is neither a text encoder nor a Vision Transformer; use "
             "--to=timm"
         )
+    if module.causal:
+        raise UserError(
+            f"{run.config.model.name} is a decoder, which is not exported to the transformers "
+            "library; use --to=safetensors"
+        )
     vocabulary = run.experiment.spec.vocabulary
     params = jax.tree.map(np.asarray, params)
     tokenizer, heads = _tokenizer(run), _task_heads(run, module)

@@ -133,6 +133,11 @@ def _load_transformers(
 ) -> tuple[Loaded, list[str]]:
     module, kind = encoder_module(experiment), config["model_type"]
     is_text = isinstance(module, TextEncoder)
+    if is_text and module.causal:
+        raise UserError(
+            f"init_from={folder}: {experiment.config.model.name} is a decoder, which starts from "
+            "runs of this library only"
+        )
     if not is_text and kind in hugging_face_vit_config.FAMILIES:
         return weight_files.load_transformers(folder, config, experiment)
     if not is_text and kind in hugging_face_config.FAMILIES:

@@ -43,6 +43,9 @@ def test_causal_and_masked():
     causal = oracle(Q, K[:, :T], V[:, :T], lambda n, head, t, s: s <= t)
     actual = attention(Q, K[:, :T], V[:, :T], causal=True)
     np.testing.assert_allclose(actual, causal, rtol=1e-5, atol=1e-6)
+    banded = oracle(Q, K[:, :T], V[:, :T], lambda n, head, t, s: t - 2 < s <= t)
+    actual = attention(Q, K[:, :T], V[:, :T], causal=True, window=2)
+    np.testing.assert_allclose(actual, banded, rtol=1e-5, atol=1e-6)
 
     mask = RNG.uniform(size=(N, 1, T, S)) < 0.6
     mask[..., 0] = True  # every query sees something
@@ -90,14 +93,16 @@ def test_dropout_thins_the_weights_and_keeps_their_mean():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("devices", [1, 2])
-def test_the_tpu_kernel_equals_xla_in_value_and_gradient(devices, causal):
+@pytest.mark.parametrize(
+    ("devices", "causal", "window"),
+    [(1, False, None), (2, False, None), (1, True, None), (2, True, None), (1, True, 50)],
+)
+def test_the_tpu_kernel_equals_xla_in_value_and_gradient(devices, causal, window):
     """Interpreted, in float32; two tiles, of two texts and padding."""
     rng = np.random.default_rng(0)
     q, k, v, weight = rng.normal(size=(4, 2, 256, 2, 8)).astype(np.float32)
     segment = np.repeat([[1, 2, 0], [1, 1, 2]], (100, 93, 63), axis=1).astype(np.int32)
-    options = dict(segment=segment, causal=causal)
+    options = dict(segment=segment, causal=causal, window=window)
 
     def loss(which, q, k, v):
         if which == "splash":
@@ -205,6 +210,7 @@ def test_the_fused_kernel_runs_where_it_can(changes, expected):
         (None, {}, "xla"),  # eight devices, and no word of how rows are split over them
         ({"data": 8}, {"masked": True}, "xla"),
         ({"data": 8}, {"segmented": False}, "xla"),
+        ({"data": 8}, {"segmented": False, "causal": True}, "splash"),
         ({"data": 8}, {"dtype": jnp.float32}, "xla"),
         ({"data": 8}, {"lengths": (128, 128)}, "xla"),
         ({"data": 8}, {"lengths": (512, 1024)}, "xla"),
@@ -213,14 +219,14 @@ def test_the_fused_kernel_runs_where_it_can(changes, expected):
 )
 def test_the_tpu_kernel_runs_where_it_can(mesh, changes, expected):
     case = dict(
-        dtype=jnp.bfloat16, lengths=(512, 512), masked=False, segmented=True, rows=8
+        dtype=jnp.bfloat16, lengths=(512, 512), masked=False, segmented=True, causal=False, rows=8
     )  # fmt: skip
     case |= changes
     query, key = (
         jax.ShapeDtypeStruct((case["rows"], length, 12, 64), case["dtype"])
         for length in case["lengths"]
     )
-    flags = {name: case[name] for name in ("masked", "segmented")}
+    flags = {name: case[name] for name in ("masked", "segmented", "causal")}
     with jax.set_mesh(parallel.make_mesh(**mesh)) if mesh else contextlib.nullcontext():
         assert choose_implementation(query, key, **flags, device=TPU) == expected
 
@@ -228,7 +234,7 @@ def test_the_tpu_kernel_runs_where_it_can(mesh, changes, expected):
 def test_the_choice_reaches_jax(monkeypatch):
     taken = []
     monkeypatch.setattr(
-        lib, "choose_implementation", lambda *_, masked, segmented: f"chosen {masked}"
+        lib, "choose_implementation", lambda *_, masked, segmented, causal: f"chosen {masked}"
     )
     monkeypatch.setattr(
         jax.nn,

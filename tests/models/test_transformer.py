@@ -13,7 +13,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path, is_stacked, replace
 from ssl_jax.models import Net, PairHead, count_parameters, make_encoder, token_head
 from ssl_jax.models.layers import restack
-from ssl_jax.models.transformer import Layer, mean_over_text
+from ssl_jax.models.transformer import mean_over_text
+from ssl_jax.models.transformer_layers import Layer
 from tests.marks import slow_unless
 
 TINY = dict(

@@ -12,7 +12,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item
 from ssl_jax.core.method import Array, Batch, DataSpec
 from ssl_jax.models import Net, TextEncoder, make_encoder
-from ssl_jax.models.transformer import TEXT_FAMILIES, text_inputs
+from ssl_jax.models.text_models import TEXT_ENCODERS
+from ssl_jax.models.transformer import text_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,7 @@ def make_one_text(config: Any, spec: DataSpec) -> tuple[OneText, Net, dict[str, 
 def check_text_model(config: Any, spec: DataSpec) -> None:
     """Raises `UserError` unless the data are text and the model is a text encoder."""
     modalities.require(config, spec, "text")
-    family = (config.model.name or "").partition("_")[0]
-    if family not in TEXT_FAMILIES:
+    if config.model.name not in TEXT_ENCODERS:
         raise UserError(
             f"model {config.model.name!r} does not read text; use a text encoder such as bert_base "
             "or roberta_base"

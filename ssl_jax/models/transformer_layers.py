@@ -1,0 +1,276 @@
+"""Layers of text transformers: self-attention and an MLP, and the embeddings of a text.
+
+A layer is post-norm, x <- norm(x + branch(x)), or pre-norm, x <- x + branch(norm(x)). Attention is
+within a text, and may be causal, banded (Child et al. 2019) and cached.
+
+With a cache, the keys and values of a row are stored by position: those of position p are in slot
+p. A query at position p attends to slots 0 to p, so slots of later positions may hold anything.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ssl_jax.models.attention import attention
+
+Array = jax.Array
+Text = Mapping[str, Array]
+
+ACTIVATIONS = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+}
+STD = 0.02  # of matrices and embeddings at initialisation
+CACHE = "cache"  # the collection of cached keys and values
+
+
+def kernel_init(truncated: bool = True, std: float = STD) -> Any:
+    """N(0, std^2), by default truncated at two standard deviations."""
+    draw = nn.initializers.truncated_normal if truncated else nn.initializers.normal
+    return draw(std)
+
+
+def make_norm(kind: str, eps: float, dtype: Any, name: str) -> nn.Module:
+    """LayerNorm ("layer") or RMS norm ("rms") in float32; its output has `dtype`."""
+    norm = nn.LayerNorm if kind == "layer" else nn.RMSNorm
+    return norm(epsilon=eps, dtype=dtype, name=name)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one matrix for query, key and value.
+
+    Attributes:
+      num_heads: number of heads.
+      causal: a token attends only to itself and the tokens before it.
+      dropout: dropout rate of the attention weights.
+      implementation: see `ssl_jax.models.attention`.
+      dtype: dtype of activations and arithmetic.
+      truncated, output_std: initialisation of the matrices, see `Layer`.
+      window: number of keys a query of a banded layer attends to, itself included.
+      cache_length: positions of the cache; 0: no cache.
+    """
+
+    num_heads: int
+    causal: bool
+    dropout: float
+    implementation: str
+    dtype: Any
+    truncated: bool = True
+    output_std: float = STD
+    window: int | None = None
+    cache_length: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        segment: Array | None,
+        position: Array | None = None,
+        banded: Array | float | None = None,
+    ) -> Array:
+        n, t, dim = x.shape
+        dense = functools.partial(nn.Dense, dtype=self.dtype)
+        init = kernel_init(self.truncated)
+        qkv = dense(3 * dim, kernel_init=init, name="qkv")(x).reshape(n, t, 3, self.num_heads, -1)
+        q, k, v = (qkv[:, :, i] for i in range(3))  # (n, t, heads, d)
+        if self.cache_length:
+            x = self._attend_to_cache(q, k, v, position, banded)
+        else:
+            x = self._attend(q, k, v, segment, banded)
+        init = kernel_init(self.truncated, self.output_std)
+        return dense(dim, kernel_init=init, name="proj")(x.reshape(n, t, dim))
+
+    def _attend(
+        self, q: Array, k: Array, v: Array, segment: Array | None, banded: Array | float | None
+    ) -> Array:
+        attend = functools.partial(
+            attention,
+            segment=segment,
+            causal=self.causal,
+            dropout=self.dropout,
+            dropout_key=self.make_rng("dropout") if self.dropout else None,
+            implementation=self.implementation,
+        )
+        if self.window is None:
+            return attend(q, k, v)
+        in_band = functools.partial(attend, window=self.window)
+        if isinstance(banded, jax.Array):  # of a scanned layer: one program for both kinds
+            return jax.lax.cond(banded > 0, in_band, attend, q, k, v)
+        return (in_band if banded else attend)(q, k, v)
+
+    def _attend_to_cache(
+        self, q: Array, k: Array, v: Array, position: Array, banded: Array | float | None
+    ) -> Array:
+        """Stores keys and values [n t heads d] at `position` [n t], and attends to all slots."""
+        n, _, *shape = k.shape
+        row = jnp.arange(n)[:, None]
+        slots = []
+        for name, x in (("key", k), ("value", v)):
+            cached = self.variable(CACHE, name, jnp.zeros, (n, self.cache_length, *shape), x.dtype)
+            cached.value = cached.value.at[row, position].set(x)
+            slots.append(cached.value)
+        slot = jnp.arange(self.cache_length)
+        mask = slot <= position[:, :, None]  # (n, t, s)
+        if self.window is not None:
+            is_near = slot > position[:, :, None] - self.window
+            mask &= is_near | (jnp.asarray(banded) == 0)
+        return attention(q, *slots, mask=mask[:, None], implementation="xla")
+
+
+class FeedForward(nn.Module):
+    """Two dense layers with a GELU between them."""
+
+    hidden_dim: int
+    activation: str
+    dtype: Any
+    truncated: bool = True
+    output_std: float = STD
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dense = functools.partial(nn.Dense, dtype=self.dtype)
+        init = kernel_init(self.truncated)
+        y = dense(self.hidden_dim, kernel_init=init, name="fc1")(x)
+        init = kernel_init(self.truncated, self.output_std)
+        return dense(x.shape[-1], kernel_init=init, name="fc2")(ACTIVATIONS[self.activation](y))
+
+
+class Layer(nn.Module):
+    """Attention, then an MLP, each with a norm and a residual connection.
+
+    Attributes:
+      num_heads, mlp_ratio, activation, norm_eps, dropout, attention_dropout, attention, dtype: see
+        `ssl_jax.models.transformer.TextEncoder`.
+      train: apply dropout.
+      pre_norm: x + branch(norm(x)) instead of norm(x + branch(x)).
+      causal: a token attends only to itself and the tokens before it.
+      norm: "layer" or "rms".
+      truncated: draw matrices from a normal distribution truncated at two standard deviations.
+      output_std: standard deviation of the last matrix of each branch.
+      window: keys that a query of a banded layer attends to; None: no layer is banded.
+      cache_length: positions of the cache of keys and values; 0: no cache.
+    """
+
+    num_heads: int
+    mlp_ratio: float
+    activation: str
+    norm_eps: float
+    dropout: float
+    attention_dropout: float
+    attention: str
+    train: bool
+    dtype: Any
+    pre_norm: bool = False
+    causal: bool = False
+    norm: str = "layer"
+    truncated: bool = True
+    output_std: float = STD
+    window: int | None = None
+    cache_length: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        segment: Array | None,
+        position: Array | None = None,
+        banded: Array | float | None = None,
+    ) -> Array:
+        """Applies the layer.
+
+        Args:
+          x: [n t d] in `dtype`.
+          segment: int [n t]; a token attends only to tokens of its own segment. None: to all.
+          position: int [n t], slots of the cache; used only with a cache.
+          banded: 1 for a banded layer, 0 for a dense one; used only with `window`.
+
+        Returns:
+          [n t d] in `dtype`.
+        """
+        attend = SelfAttention(
+            self.num_heads,
+            self.causal,
+            self.attention_dropout if self.train else 0.0,
+            self.attention,
+            self.dtype,
+            self.truncated,
+            self.output_std,
+            self.window,
+            self.cache_length,
+            name="attn",
+        )
+        mlp = FeedForward(
+            round(self.mlp_ratio * x.shape[-1]),
+            self.activation,
+            self.dtype,
+            self.truncated,
+            self.output_std,
+            name="mlp",
+        )
+        drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        branches = (lambda x: attend(x, segment, position, banded), mlp)
+        for i, branch in enumerate(branches, start=1):
+            norm = make_norm(self.norm, self.norm_eps, self.dtype, name=f"norm{i}")
+            x = x + drop(branch(norm(x))) if self.pre_norm else norm(x + drop(branch(x)))
+        return x
+
+
+class Embeddings(nn.Module):
+    """The sum of the token, position and type embeddings, by default with a LayerNorm.
+
+    Attributes:
+      vocab_size, dim: size of the token table.
+      num_positions: rows of the position table.
+      position_offset: row of position 0.
+      num_types: rows of the type table; 0: no such table.
+      norm_eps: epsilon of the LayerNorm; None: no norm.
+      dtype: dtype of the result.
+      truncated, position_std: initialisation; see `Layer`.
+    """
+
+    vocab_size: int
+    dim: int
+    num_positions: int
+    position_offset: int
+    num_types: int
+    norm_eps: float | None
+    dtype: Any
+    truncated: bool = True
+    position_std: float = STD
+
+    @nn.compact
+    def __call__(self, tokens: Array, position: Array, types: Array | None = None) -> Array:
+        """int32 [n t] each to [n t d] in `dtype`; without `types` all tokens have type 0."""
+
+        def embed(count: int, name: str, std: float = STD) -> nn.Embed:
+            init = kernel_init(self.truncated, std)
+            return nn.Embed(count, self.dim, embedding_init=init, dtype=self.dtype, name=name)
+
+        position = position + self.position_offset
+        x = embed(self.vocab_size, "token")(tokens)
+        x = x + embed(self.num_positions, "position", self.position_std)(position)
+        if self.num_types:
+            types = jnp.zeros_like(tokens) if types is None else types
+            x = x + embed(self.num_types, "type")(types)
+        if self.norm_eps is None:
+            return x
+        return make_norm("layer", self.norm_eps, self.dtype, name="norm")(x)
+
+
+class OutputTable(nn.Module):
+    """The table of an untied output, [v d] float32: logits are products with its rows."""
+
+    vocab_size: int
+    dim: int
+    truncated: bool = True
+
+    @nn.compact
+    def __call__(self) -> Array:
+        shape = (self.vocab_size, self.dim)
+        return self.param("embedding", kernel_init(self.truncated), shape, jnp.float32)
