@@ -96,6 +96,10 @@ class Source(abc.ABC):
         """The tokenizer of a text, in the format of the `tokenizers` library; None of images."""
         return None
 
+    def token_sizes(self) -> np.ndarray | None:
+        """The bytes of text of each token, int32 [v]; None if tokens do not determine the text."""
+        return None
+
     @property
     def units_per_example(self) -> float:
         """Units of an example on average, padding left out: 1 of images, else tokens."""

@@ -82,9 +82,7 @@ def attention(
     if implementation == "splash" and query.shape[0] % batch_axes.shards():
         implementation = "xla"  # the single row used to initialise a net is not split over devices
     if implementation == "splash":
-        return _splash(
-            query, key, value, mask=mask, segment=segment, causal=causal, window=window
-        )
+        return _splash(query, key, value, mask=mask, segment=segment, causal=causal, window=window)
     if segment is not None:
         same = segment[:, None, :, None] == segment[:, None, None, :]  # (n, 1, t, t)
         mask = same if mask is None else mask & same

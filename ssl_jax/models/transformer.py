@@ -174,9 +174,7 @@ class TextEncoder(nn.Module):
         out["h"] = self._pooled(x, text["segment"], out)
         return out["h"], out
 
-    def _layers(
-        self, x: Array, segment: Array | None, position: Array, train: bool
-    ) -> list[Array]:
+    def _layers(self, x: Array, segment: Array | None, position: Array, train: bool) -> list[Array]:
         names = ("num_heads", "mlp_ratio", "activation", "norm_eps", "dropout",
                  "attention_dropout", "attention", "dtype", "pre_norm", "causal", "norm",
                  "truncated", "window", "cache_length")  # fmt: skip

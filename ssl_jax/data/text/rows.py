@@ -6,6 +6,8 @@
     full_sentences  whole sentences that follow each other until the row is full, across the ends of
                     documents, where an extra sep stands (RoBERTa, Liu et al. 2019, section 4.2)
     pairs           cls A sep B sep, B being the text after A or a random one (BERT; see `pairs`)
+    stream          documents one after the other, cut every sequence_length tokens, with the next
+                    token of each token (GPT; see `token_stream`)
 
 A plan says of each row which runs of tokens it consists of. It is made once, from the lengths of
 documents and sentences alone; the tokens are read when a row is.
@@ -26,7 +28,7 @@ from ssl_jax.data.ragged import ragged_arange
 from ssl_jax.data.text import packing, pairs
 from ssl_jax.data.text.token_cache import TokenCache
 
-KINDS = ("packed", "padded", "full_sentences", "pairs")
+KINDS = ("packed", "padded", "full_sentences", "pairs", "stream")
 _CHAIN = 1024  # rows that are filled one after the other; chains are filled side by side
 
 
@@ -35,9 +37,9 @@ class RowOptions:
     """What rows are like."""
 
     rows: Annotated[
-        Literal["packed", "padded", "full_sentences", "pairs"],
+        Literal["packed", "padded", "full_sentences", "pairs", "stream"],
         "How documents become rows: packed (chunks, as many as fit), padded (one chunk a row), "
-        "full_sentences (RoBERTa) or pairs (BERT).",
+        "full_sentences (RoBERTa), pairs (BERT) or stream (GPT).",
     ] = "packed"
     sequence_length: Annotated[
         int, at_least(8), "Tokens of a row, special tokens and padding included."
@@ -83,7 +85,7 @@ class Plan:
 
 
 def plan(cache: TokenCache, chosen: np.ndarray, options: RowOptions, seed: int) -> Plan:
-    """Plans the rows of documents.
+    """Plans the rows of documents, except for a stream.
 
     Args:
       cache: the tokens.

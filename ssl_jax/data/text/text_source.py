@@ -3,8 +3,9 @@
 A batch has `tokens` int32 [n l]; `segment` int32 [n l], the number of the packed text a token
 belongs to, from 1, and 0 for padding; `position` int32 [n l], within that text. Pairs also have
 `type` int32 [n l], 0 for cls A sep and 1 for B sep, and `next` int32 [n], 0 where B follows A and 1
-where it is random. With the option `word_start` there is `word_start` bool [n l]. All have `index`
-and `label`, that of the document where each row has one document (rows=padded), else -1.
+where it is random. Rows of a stream have `next_token` int32 [n l], -1 for padding. With the option
+`word_start` there is `word_start` bool [n l]. All have `index` and `label`, that of the document
+where each row has one document (rows=padded), else -1.
 
 The cache of a corpus is prepared when it is first needed. A sub-split such as `train[:90%]` cuts
 between documents, drawn at random: no document is on both sides.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -27,7 +28,9 @@ from ssl_jax.data.source import Arrays, Problem, Source
 from ssl_jax.data.text import prepare
 from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.rows import Plan, Reader, RowOptions, plan
+from ssl_jax.data.text.token_bytes import token_bytes
 from ssl_jax.data.text.token_cache import TokenCache
+from ssl_jax.data.text.token_stream import NO_TOKEN, TokenStream
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 from ssl_jax.modalities.text import TEXT
 
@@ -166,13 +169,18 @@ class TextSource(Source):
                 self.labels = self.cache.documents.label[self.plan.document]
 
     @functools.cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> Plan | TokenStream:
         """Which tokens each row consists of."""
+        if self.options.rows == "stream":
+            return TokenStream.of(self.cache, self.chosen, self.options.sequence_length)
         return plan(self.cache, self.chosen, self.options, self.seed)
 
     @functools.cached_property
-    def _reader(self) -> Reader:
-        return Reader(self.cache, self.plan, self.options)
+    def _reader(self) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        if isinstance(self.plan, TokenStream):
+            starts = self.cache.tokenizer.word_starts() if self.options.word_start else None
+            return functools.partial(self.plan.read, self.cache, starts)
+        return Reader(self.cache, self.plan, self.options).read
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -191,6 +199,10 @@ class TextSource(Source):
 
     def token_texts(self) -> list[str]:
         return self.cache.tokenizer.token_texts()
+
+    def token_sizes(self) -> np.ndarray | None:
+        contents = token_bytes(self.cache.tokenizer)
+        return None if contents is None else np.array([len(x) for x in contents], np.int32)
 
     @property
     def units_per_example(self) -> float:
@@ -211,13 +223,15 @@ class TextSource(Source):
     def padding(self, key: str) -> int:
         if key == "tokens":
             return self.cache.vocabulary.pad
+        if key == "next_token":
+            return NO_TOKEN
         return -1 if key == "next" else super().padding(key)
 
     def read(
         self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
         del positions, seed, step  # nothing random
-        arrays = self._reader.read(indices)
+        arrays = self._reader(indices)
         if self.labels is None:
             arrays["label"] = np.full(len(indices), -1, np.int32)
         else:
@@ -245,6 +259,8 @@ def text_spec(
     more: dict[str, tuple[tuple[int, ...], Any]] = {}
     if options.rows == "pairs":
         more |= {"type": ((options.sequence_length,), np.int32), "next": ((), np.int32)}
+    if options.rows == "stream":
+        more["next_token"] = ((options.sequence_length,), np.int32)
     if options.word_start:
         more["word_start"] = ((options.sequence_length,), np.bool_)
     classes = num_classes if options.rows == "padded" else None
