@@ -59,6 +59,7 @@ from ssl_jax.views.ops import fold_in
 _NOISE, _PIXELS = 0x6E6F6973, 0x70697865
 _PRIOR = 0x7072696F
 _SAMPLE = 0x73616D70
+_LOGGED = 64  # latents whose KL is logged, the first ones
 _GREY_LEVELS = 255  # steps between black and white of the stored images
 
 
@@ -196,6 +197,7 @@ class VAE(Method):
     def objective(
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
+        """The loss; logged are its terms, the active latents of the batch and the KL of each."""
         mean, count = encoded["mean"], jnp.float32(len(encoded["mean"]))
         beta = self.beta(step)
         loss, metrics = losses.negative_elbo(
@@ -203,6 +205,8 @@ class VAE(Method):
         )
         active = jnp.sum(losses.active_latents(mean), dtype=jnp.float32)
         metrics |= {"beta": beta, "active_latents": active}
+        of_latents = jnp.mean(encoded["kl"], axis=0)[:_LOGGED]
+        metrics |= {f"latent_kl/{number}": kl for number, kl in enumerate(of_latents)}
         if self.hyper.learn_noise:
             metrics["noise_std"] = jnp.exp(self._log_noise_std(w))
         return loss, Aux(w.buffers, metrics, {"h": mean}, count)

@@ -121,22 +121,41 @@ def _chart(
     alerts: Sequence[float],
     size: tuple[float, float],
 ) -> Chart:
-    labels = _short_labels(keys)
+    if panel.ranked:
+        keys = _ranked(rows, keys)
+        labels = [f"{panel.ranked} {key.rpartition('/')[2]}" for key in keys]
+    else:
+        labels = _short_labels(keys)
     lines, broken = [], 0
     for slot, (key, label) in enumerate(zip(keys, labels, strict=True)):
         x, y = series(rows, key)
         broken += int((~np.isfinite(y)).sum())
         y = np.where(np.isfinite(y), y, np.nan)
+        slot = min(slot, figures.GREY) if panel.ranked else slot
         lines.append(Line(label, *thin(x, y), slot=slot))
     svg = figures.line_chart(
         name, panel.title, lines, alerts=alerts, percent=panel.percent,
         from_zero=panel.from_zero, log=panel.log, size=size,
     )  # fmt: skip
     single = len(lines) == 1
-    key = () if single else tuple(KeyEntry(line.label, line.slot) for line in lines)
+    key = () if single else _key(lines, panel)
     last = _value(series(rows, keys[0])[1], panel) if single else ""
     note = f"{broken} non-finite value{'s' * (broken > 1)} left out" if broken else ""
     return Chart(panel.title, svg, key, last, note)
+
+
+def _ranked(rows: Rows, keys: Sequence[str]) -> list[str]:
+    """The keys by their last values, the largest first; values that are not finite come last."""
+    last = {key: series(rows, key)[1][-1] for key in keys}
+    return sorted(keys, key=lambda key: -last[key] if np.isfinite(last[key]) else np.inf)
+
+
+def _key(lines: Sequence[Line], panel: Panel) -> tuple[KeyEntry, ...]:
+    """The key of a chart; of a ranked one the coloured lines, and how many others there are."""
+    coloured = [line for line in lines if not panel.ranked or line.slot < figures.GREY]
+    key = tuple(KeyEntry(line.label, line.slot) for line in coloured)
+    others = len(lines) - len(coloured)
+    return (*key, KeyEntry(f"{others} others", figures.GREY)) if others else key
 
 
 def _value(y: np.ndarray, panel: Panel) -> str:

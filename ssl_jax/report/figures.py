@@ -24,6 +24,7 @@ from ssl_jax.report.plain_text import plain, short
 INK, MUTED, RULE, PAPER, ALERT = "#010101", "#010102", "#010103", "#010104", "#010105"
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", ALERT: "alert"}
 NUM_SERIES, NUM_CLASS_COLOURS = 6, 10
+GREY = 4  # the slot of lines without a colour of their own
 _VARIABLES |= {f"#0102{i:02x}": f"s{i}" for i in range(NUM_SERIES)}
 _VARIABLES |= {f"#0103{i:02x}": f"c{i}" for i in range(NUM_CLASS_COLOURS)}
 
@@ -128,7 +129,8 @@ def line_chart(
             axes.axhline(level.y, color=series_colour(level.slot), lw=1.1, ls=(0, (4, 3)))
         for alert in alerts:
             axes.axvline(alert, color=ALERT, lw=1, alpha=0.5)
-        for line in sorted(lines, key=lambda line: -len(line.x)):  # sparse ones on top
+        # Sparse lines and those with a colour of their own are on top.
+        for line in sorted(lines, key=lambda line: (line.slot != GREY, -len(line.x))):
             _draw_line(axes, line, error_bars)
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)

@@ -34,6 +34,9 @@ class Panel:
       from_zero: whether the axis starts at 0.
       typical: whether the median is shown instead of the last value.
       log: whether the axis is logarithmic.
+      ranked: what a line is, e.g. "latent", if there may be many, numbered by the end of their
+        names: those with the largest last values have a colour and stand in the key, and the others
+        are grey. "" for a few lines with names.
     """
 
     title: str
@@ -43,6 +46,7 @@ class Panel:
     from_zero: bool = False
     typical: bool = False
     log: bool = False
+    ranked: str = ""
 
     def shows(self, name: str) -> bool:
         """Whether the metric is one of its lines."""
@@ -62,6 +66,10 @@ TRAINING = (
     Panel("Next sentence told from a random one", ("next_accuracy",)),
     Panel("Prototypes used by the targets of a batch", ("prototypes_used",), from_zero=True),
     Panel("Entropy of the targets (nats)", ("target_entropy",), from_zero=True),
+    Panel("ELBO (nats)", ("elbo",)),
+    Panel("KL (nats)", ("kl",), from_zero=True),
+    Panel("Active latents in a batch", ("active_latents",), from_zero=True),
+    Panel("KL of each latent (nats)", ("latent_kl",), from_zero=True, ranked="latent"),
     Panel("Learning rate", ("lr", "learning_rate")),
     Panel("Weight decay", ("weight_decay",)),
     _speed("Tokens a second", "tokens_per_s"),

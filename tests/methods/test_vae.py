@@ -230,6 +230,10 @@ def test_the_features_have_no_noise_and_are_the_posteriors_mean():
     np.testing.assert_allclose(features["h"], encoded["mean"], rtol=1e-6)
     kl = losses.gaussian_kl(features["h"], features["log_var"])
     np.testing.assert_allclose(kl, encoded["kl"], rtol=1e-5, atol=1e-7)
+    logged = loss_of(method, w, views)[1].metrics  # the KL of each latent, and their sum
+    of_latents = [logged[f"latent_kl/{number}"] for number in range(4)]
+    np.testing.assert_allclose(of_latents, np.mean(np.asarray(kl), axis=0), rtol=1e-5)
+    np.testing.assert_allclose(np.sum(of_latents), logged["kl"], rtol=1e-5)
 
 
 def test_binarized_pixels_are_black_or_white_with_the_grey_value_as_probability():

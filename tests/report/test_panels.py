@@ -27,8 +27,8 @@ def test_what_an_evaluation_scores_as_training_does_is_a_line_beside_it():
     # Under a name that the config gives, too.
     section = {"later": {"evaluation": "held_out"}}
     known = ["eval/later/elbo", "train/elbo"]
-    assert lines(panels.training_panels(known, section)) == {"Elbo, nats": known}
-    assert lines(panels.training_panels(known)) == {"Elbo, nats": ["train/elbo"]}
+    assert lines(panels.training_panels(known, section)) == {"ELBO (nats)": known}
+    assert lines(panels.training_panels(known)) == {"ELBO (nats)": ["train/elbo"]}
 
 
 def test_without_such_a_metric_of_training_it_stands_among_the_evaluations():
@@ -42,11 +42,26 @@ def test_metrics_that_the_table_does_not_name_have_a_chart_of_their_own():
     rows = row("train/kl", "train/teacher_accuracy", "train/lr/body", "train/lr/head",
                "memory/used", "train/steps_per_s", "train/epoch")  # fmt: skip
     charts = {chart.title: chart for chart in curves.training_charts(rows)}
-    assert list(charts) == ["Learning rate", "Memory used", "Kl, nats", "Teacher accuracy"]
-    assert charts["Teacher accuracy"].last == "50.0%" and charts["Kl, nats"].last == "0.5"
+    assert list(charts) == ["KL (nats)", "Learning rate", "Memory used", "Teacher accuracy"]
+    assert charts["Teacher accuracy"].last == "50.0%" and charts["KL (nats)"].last == "0.5"
     assert [entry.label for entry in charts["Learning rate"].key] == ["body", "head"]
     (chart,) = curves.collapse_charts(row("collapse/new_measure"))
     assert chart.title == "New measure"
+
+
+def test_of_many_latents_those_with_the_largest_kl_have_a_colour():
+    rows = [
+        {"step": step, **{f"train/latent_kl/{n}": step * kl for n, kl in enumerate(values)}}
+        for step in (1, 2)
+        for values in ([0.1, 3.0, 0.2, 5.0, float("nan"), 1.0, 0.7, 4.0, 0.3, 0.0, 0.5],)
+    ]
+    (chart,) = curves.training_charts(rows)
+    assert chart.title == "KL of each latent (nats)"
+    labels = [entry.label for entry in chart.key]
+    assert labels == ["latent 3", "latent 7", "latent 1", "latent 5", "7 others"]
+    assert [entry.slot for entry in chart.key] == [0, 1, 2, 3, 4]
+    (few,) = curves.training_charts([{"step": 1, "train/latent_kl/0": 1.0, "train/latent_kl/1": 2}])
+    assert [entry.label for entry in few.key] == ["latent 1", "latent 0"]
 
 
 def test_evaluations_that_nobody_declares_are_drawn():
