@@ -60,7 +60,7 @@ class ImageGrid:
       note: a line above.
       captions: of the columns, or empty.
       rows: the images.
-      hasrow_captions, has_originals: whether rows have a caption, and an image that enters.
+      has_row_captions, has_originals: whether rows have a caption, and an image that enters.
       columns: how many rows stand beside each other, as a CSS grid.
       row_columns: the columns of every row, as a CSS grid.
     """
@@ -68,7 +68,7 @@ class ImageGrid:
     note: str
     captions: tuple[str, ...]
     rows: tuple[ImageRow, ...]
-    hasrow_captions: bool
+    has_row_captions: bool
     has_originals: bool
     columns: str
     row_columns: str
@@ -88,7 +88,7 @@ def _images(item: Images, inputs: ReportInputs) -> tuple[str, ImageGrid | None]:
         note=f"{item.note}{framed}",
         captions=tuple(short(name, 24) for name in item.columns[:num_images]),
         rows=tuple(_image_row(item, blocks, originals, row) for row in range(len(blocks[0]))),
-        hasrow_captions=bool(item.rows),
+        has_row_captions=bool(item.rows),
         has_originals=originals is not None,
         columns=_grid_columns(item, num_images, originals is not None),
         row_columns=_row_columns(item, blocks, originals is not None),
