@@ -9,8 +9,8 @@ PACKAGE = pathlib.Path(ssl_jax.__file__).parent
 # A package may import those before it. The file formats of other libraries know nothing of runs.
 ORDER = (
     "core", "hardware", "losses", "clustering", "optim", "models", "views", "pretrained.formats",
-    "parallel", "hlo", "checkpoint", "modalities", "tasks", "data", "methods", "evals", "config",
-    "report", "experiment", "pretrained", "run", "sweeps", "cli",
+    "parallel", "hlo", "checkpoint", "modalities", "tasks", "data", "methods", "adapt", "evals",
+    "config", "report", "experiment", "pretrained", "run", "sweeps", "cli",
 )  # fmt: skip
 # The reader of config sections stands on core alone and serves every package.
 LOW = "config.fields"

@@ -214,6 +214,7 @@ class Config:
     method: Annotated[Mapping[str, Any], "The method and its hyper-parameters."]
     model: Annotated[Mapping[str, Any], "The encoder and its options."]
     nets: Annotated[Mapping[str, Mapping[str, Any]], "Other nets by role, each with its options."]
+    adapt: Annotated[Mapping[str, Any], "Adapters beside frozen weights, and their options."]
     views: Annotated[Mapping[str, Any], "Augmentations: ops, and the options of each."]
     optimizer: Annotated[Mapping[str, Any], "Optimizer and learning rate."]
     mesh: Annotated[Mesh, "How devices divide the work."]
@@ -252,7 +253,9 @@ def shared_keys(config: Mapping[str, Any]) -> Section:
     from ssl_jax.optim import section as optimizer
 
     sampler = Section({"name": Key(str, "shuffle", "The sampler.")}, others=Any)
+    adapters = Section({"name": Key(str | None, None, "The adapters; None: none.")}, others=Any)
     return fields.section(Config).replace(
+        adapt=adapters,
         data=fields.section(Data).replace(
             host_crops=Section({}, others=HostCrops), sampler=sampler
         ),

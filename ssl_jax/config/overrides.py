@@ -15,8 +15,8 @@ from ssl_jax.config.schema import INIT_FROM, schema
 def apply(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     """Sets dotted keys in a copy of `config`.
 
-    Another method, net or evaluation (`method.name`, `model.name`, `nets.ROLE.name`,
-    `eval.NAME.evaluation`) keeps those keys of its section that it knows.
+    Another method, net, adapter or evaluation (`method.name`, `model.name`, `nets.ROLE.name`,
+    `adapt.name`, `eval.NAME.evaluation`) keeps those keys of its section that it knows.
 
     Args:
       config: what `load` returned, not yet resolved.
@@ -30,6 +30,7 @@ def apply(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     names = {path: value for path, value in values.items() if _decides(path)}
     with config.unlocked():
         for path, value in names.items():
+            value = None if value == "None" else value
             before = _set(config, path, value)
             if before not in (None, value) and path != "data.name":
                 _drop_unknown(config, path)
@@ -44,8 +45,8 @@ def apply(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
 
 def _decides(path: str) -> bool:
     """Whether other keys depend on the key."""
-    return re.fullmatch(r"(method|model|nets\.\w+|data|data\.sampler)\.name|eval\.\w+\.evaluation",
-                        path) is not None  # fmt: skip
+    sections = r"(method|model|nets\.\w+|adapt|data|data\.sampler)\.name"
+    return re.fullmatch(rf"{sections}|eval\.\w+\.evaluation", path) is not None
 
 
 def _set(config: ConfigDict, path: str, value: Any) -> Any:
@@ -63,7 +64,7 @@ def _set(config: ConfigDict, path: str, value: Any) -> Any:
 
 
 def _drop_unknown(config: ConfigDict, path: str) -> None:
-    """Drops the keys that the section of another method, net or evaluation does not have."""
+    """Drops the keys that the section of another method, net and so on does not have."""
     where, _, decider = path.rpartition(".")
     section = config
     for name in where.split("."):

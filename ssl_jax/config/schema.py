@@ -1,9 +1,9 @@
 """The declaration of a whole config: the shared keys, and those that names in the config decide.
 
 `method.name` decides the keys of `method`, `model.name` those of `model`, `nets.ROLE.name` those of
-that net, `data.name` those of `data.options`, `data.sampler.name` those of `data.sampler`, and
-`views.ops` which ops have all their parameters. The declarations stand beside the code that reads
-them.
+that net, `adapt.name` those of `adapt`, `data.name` those of `data.options`, `data.sampler.name`
+those of `data.sampler`, and `views.ops` which ops have all their parameters. The declarations stand
+beside the code that reads them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def schema(config: Mapping[str, Any]) -> Section:
       UserError: there is no method or net of a name, or a key that all configs share is unknown or
         has a bad value.
     """
+    from ssl_jax import adapt
     from ssl_jax.core import method
     from ssl_jax.data import catalog
     from ssl_jax.data.samplers import registry as samplers
@@ -61,6 +62,7 @@ def schema(config: Mapping[str, Any]) -> Section:
     return shared.replace(
         method=_ANY_NAME if name is None else method.declaration(name),
         model=net("model", config["model"]["name"], models.ENCODERS),
+        adapt=adapt.declaration(config["adapt"]["name"]),
         nets=Section(nets, others=_ANY_NAME),
         views=recipe.declaration(config["views"]),
         data=fields.section(data).replace(sampler=sampler, options=options),

@@ -112,6 +112,8 @@ class DataSpec:
 
 # The entry of `buffers` for the statistics of nets that are a moving average.
 TEACHER = "teacher"
+# The entry of `buffers` for frozen weights beside which adapters are trained, see `ssl_jax.adapt`.
+BASE = "base"
 
 
 class Weights(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,3 +42,30 @@ def replace(tree: Any, arrays: Mapping[str, Any]) -> Any:
         for path, leaf in leaves.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(tree), new)
+
+
+def select(tree: Any, keep: Callable[[str], bool]) -> Any:
+    """The leaves of a nested dict whose paths `keep` accepts; dicts that become empty are left out.
+
+    The whole tree is `{}` if no leaf is kept.
+    """
+
+    def below(node: Any, path: str) -> Any:
+        if not isinstance(node, Mapping):
+            return node if keep(path) else None
+        kept = {name: below(x, f"{path}/{name}" if path else name) for name, x in node.items()}
+        return {name: x for name, x in kept.items() if x is not None} or None
+
+    return below(tree, "") or {}
+
+
+def join(first: Any, second: Any) -> Any:
+    """The nested dict with the leaves of both nested dicts, which have no path in common.
+
+    Raises:
+      ValueError: both have a leaf at the same path.
+    """
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        raise ValueError("both trees have a leaf at the same path")
+    common = {name: join(first[name], second[name]) for name in first if name in second}
+    return {**first, **second, **common}

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ssl_jax import data, optim, parallel
+from ssl_jax import adapt, data, optim, parallel
 from ssl_jax.config import Length
 from ssl_jax.core import layer_outputs
 from ssl_jax.core import method as method_lib
@@ -75,7 +75,7 @@ class Experiment:
         sampler.check(spec.num_classes, config.batch_size)
         spec = dataclasses.replace(spec, unique_examples=sampler.unique)
         length = Length.of(config, sampler.steps_per_epoch(spec.num_examples, config.batch_size))
-        method = method_lib.load(config, spec, length)
+        method = adapt.adapted(method_lib.load(config, spec, length), config, spec)
         lengths = dict(
             batch_size=config.batch_size,
             total_steps=length.total_steps,
@@ -89,6 +89,7 @@ class Experiment:
             ema_filter=method.ema_filter,
             param_group=method.param_group,
             constrain=method.constrain if _overrides(method, "constrain") else None,
+            empty_groups=adapt.frozen_groups(method),
         )
         evaluated.check(config, method, groups)
         return cls(config, spec, length, mesh, method, groups, tx)

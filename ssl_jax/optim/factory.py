@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ def make_optimizer(
     ema_filter: Callable[[str], bool] | None = None,
     param_group: Callable[[str], str] | None = None,
     constrain: Callable[[PyTree], PyTree] | None = None,
+    empty_groups: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """Makes the transform of gradients to updates that the config describes.
 
@@ -59,6 +60,7 @@ def make_optimizer(
       param_group: path of a parameter ("encoder/stem/conv/kernel") -> its group. The optimizer of
         groups without an entry in `config.groups` is that of the section itself.
       constrain: see `ssl_jax.optim.constrain`; the caller applies it to the initial parameters.
+      empty_groups: groups that may have no parameters.
 
     Returns:
       The transform. Apply its updates with `optax.apply_updates`. Its `init` raises UserError if a
@@ -75,7 +77,11 @@ def make_optimizer(
     zero_frozen = [zero_before(_first_steps(groups, group_of))] if any_frozen else []
 
     clips = _clips(groups, group_of)
-    transforms = [*(zero_frozen if clips else []), *clips, _optimizers(groups, group_of)]
+    transforms = [
+        *(zero_frozen if clips else []),
+        *clips,
+        _optimizers(groups, group_of, empty_groups),
+    ]
     if groups.layer_decay is not None:
         transforms.append(scale_by_layer(groups.layer_decay, group_of))
     if constrain is not None:
@@ -88,7 +94,9 @@ def make_optimizer(
     return count_steps(optax.named_chain(*chain))
 
 
-def _optimizers(groups: Groups, group_of: Callable[[str], str]) -> optax.GradientTransformation:
+def _optimizers(
+    groups: Groups, group_of: Callable[[str], str], empty_groups: Collection[str]
+) -> optax.GradientTransformation:
     default = _optimizer(groups.default)
     if not groups.named:
         return default
@@ -99,7 +107,7 @@ def _optimizers(groups: Groups, group_of: Callable[[str], str]) -> optax.Gradien
     def init(params: PyTree) -> optax.OptState:
         present = set(jax.tree.leaves(_by_path(group_of)(params)))
         for name in named:
-            if name not in present:
+            if name not in present and name not in empty_groups:
                 raise UserError(
                     f"optimizer.groups.{name}: no parameter is in this group; the method's groups "
                     f"are {', '.join(sorted(present))}.{nearest(name, present)}"

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import BASE
 from ssl_jax.core.tree_paths import path_string
 
 # A regular expression, and for each dimension an axis of the mesh, several of them, or None.
@@ -38,9 +39,9 @@ def state_shardings(
 
     A rule `(regex, spec)` applies to the first-level entries other than `opt_state`: the first
     whose regex is found in the array's path (`params/encoder/conv1/kernel`, `buffers/queue`)
-    decides. Without a match `placement` decides, unless it returns None. Else parameters of at
-    least `min_size` elements are split along their largest dimension that divides by the mesh's
-    `fsdp` axis, and everything else is replicated.
+    decides. Without a match `placement` decides, unless it returns None. Else parameters and the
+    frozen weights of adapters, of at least `min_size` elements, are split along their largest
+    dimension that divides by the mesh's `fsdp` axis, and everything else is replicated.
 
     A leaf of `opt_state` (momentum, accumulated gradient, averaged parameter; at any nesting of
     transforms) belongs to the parameter whose path ends its own, and is placed like it if also the
@@ -74,7 +75,7 @@ def state_shardings(
             placed[name] = _checked_spec(f"mesh.rules: {pattern!r}", spec, name, array.shape, mesh)
         elif placement is not None and (spec := placement(name)) is not None:
             placed[name] = _checked_spec("the method", spec, name, array.shape, mesh)
-        elif name.startswith("params/"):
+        elif name.startswith(("params/", f"buffers/{BASE}/")):
             placed[name] = _fsdp_spec(array.shape, mesh.shape["fsdp"], min_size)
         else:
             placed[name] = P()

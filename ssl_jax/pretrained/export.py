@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import flax.traverse_util
 import jax
 import numpy as np
 from etils import epath
 
 from ssl_jax import data, modalities
+from ssl_jax.adapt.lora import is_adapter
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.tree_paths import by_path
+from ssl_jax.core.method import BASE
+from ssl_jax.core.tree_paths import by_path, join
 from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.models import TextEncoder, ViT
 from ssl_jax.models.patches import patch_grid
@@ -25,6 +28,7 @@ from ssl_jax.pretrained.formats import (
     hugging_face_vit,
     hugging_face_vit_config,
     method_nets,
+    peft,
     task_heads,
 )
 from ssl_jax.pretrained.formats.task_heads import TaskHeads
@@ -32,7 +36,7 @@ from ssl_jax.pretrained.trained_run import TrainedRun
 
 PyTree = Any
 
-TARGETS = ("torchvision", "timm", "hf", "safetensors")
+TARGETS = ("torchvision", "timm", "hf", "safetensors", "peft")
 _COMPARED_IMAGES = 8
 
 
@@ -52,6 +56,7 @@ def export(run: TrainedRun, target: str, folder: str) -> Iterator[str]:
         created.
       RunError: the other library computes different features.
     """
+    adapted, run = run, run.merged()
     # A frozen encoder is in the buffers.
     params = {**run.weights.buffers.get("frozen", {}), **run.weights.params}
     if "encoder" not in params:
@@ -60,12 +65,46 @@ def export(run: TrainedRun, target: str, folder: str) -> Iterator[str]:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={folder} is not a folder: {error.strerror}") from error
-    if target == "hf" and isinstance(_encoder_module(run), ViT):
+    if target == "peft":
+        yield from _export_adapters(adapted, folder)
+    elif target == "hf" and isinstance(_encoder_module(run), ViT):
         yield from _export_vit(run, params, folder)
     elif target == "hf":
         yield from _export_to_transformers(run, params, folder)
     else:
         yield from _export_encoder(run, params, target, folder)
+
+
+def _export_adapters(run: TrainedRun, folder: str) -> Iterator[str]:
+    """The target "peft": the base model in a folder `base`, and the adapters beside it."""
+    method, module = run.experiment.method, _encoder_module(run)
+    if run.config.adapt.name != "lora" or not isinstance(module, TextEncoder):
+        raise UserError(
+            f"--to=peft writes the LoRA adapters of BERT and RoBERTa, and {run.workdir} has none; "
+            "use --to=hf"
+        )
+    heads, vocabulary = _task_heads(run, module), run.experiment.spec.vocabulary
+    params = flax.traverse_util.flatten_dict(run.weights.params, sep="/")
+    params = {path: np.asarray(x) for path, x in params.items()}
+    adapters = {path: x for path, x in params.items() if is_adapter(path)}
+    trained = {path: x for path, x in params.items() if not is_adapter(path)}
+    base = jax.tree.map(lambda x: np.asarray(x, np.float32), run.weights.buffers[BASE])
+    trained_tree = flax.traverse_util.unflatten_dict(trained, sep="/")
+    base_folder = os.path.join(folder, "base")
+    whole = join(base, trained_tree)
+    hugging_face.write(base_folder, whole, module, vocabulary, _tokenizer(run), heads)
+    own = peft.write(
+        folder,
+        adapters,
+        hugging_face.to_hugging_face(trained_tree, module, vocabulary, heads),
+        hugging_face.names_of_arrays(module, heads and heads.modules),
+        rank=method.adapters.hyper.rank,
+        alpha=method.adapters.hyper.alpha,
+        dropout=method.adapters.hyper.dropout,
+        base=base_folder,
+    )
+    yield f"{os.path.join(folder, 'adapter_model.safetensors')}: {own} arrays, step {run.step}"
+    yield f"{base_folder}: the model without the adapters"
 
 
 def _export_encoder(run: TrainedRun, params: PyTree, target: str, folder: str) -> Iterator[str]:

@@ -7,6 +7,7 @@
     exported/                   a folder with model.safetensors, written by the export command
     dino_full.pth@student       one of the networks of a PyTorch file
     exported/                   a folder with model.safetensors, written by the export command
+    adapter/                    a folder with an adapter of the peft library for BERT or RoBERTa
     bert-base-uncased/          a folder of BERT or RoBERTa of the transformers library
     dinov2-small/               a folder of ViT, ViT-MAE, I-JEPA or DINOv2 (with or without
                                 registers) of the transformers library
@@ -17,6 +18,9 @@ and the heads if the method is the same. The weights are those that the run eval
 for labelled texts must have the same task. The classes of a head are matched by name, see
 `matching`. From a file the encoder is loaded, and the decoder, predictor or head of its method if
 the run has the same, see `weight_files`.
+
+The adapters of a run or folder (`config.adapt`) are loaded if the new run has the same ones, else
+they are merged into the weights.
 
 Scanned and unscanned layers are converted. Settings that change the features but not the arrays,
 such as the number of heads or a Vision Transformer's fixed positions, must be equal, see
@@ -30,22 +34,31 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import flax.traverse_util
+import jax
+import numpy as np
 from etils import epath
 
 from ssl_jax import checkpoint, data, parallel
+from ssl_jax.adapt import lora
+from ssl_jax.adapt.lora import is_adapter
 from ssl_jax.checkpoint.choice import folder_and_step
 from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.method import BASE, Weights
+from ssl_jax.core.tree_paths import join
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.data.text.tokenizer import load as load_tokenizer
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.models.layers import unstack
 from ssl_jax.models.transformer import TextEncoder
 from ssl_jax.pretrained import formats, trained_run, weight_files
 from ssl_jax.pretrained.formats import (
     hugging_face,
     hugging_face_config,
     hugging_face_vit_config,
+    peft,
     task_heads,
 )
 from ssl_jax.pretrained.matching import (
@@ -89,6 +102,8 @@ def load(
         epath.Path(folder) / "checkpoints"
     ).exists():
         loaded, lines = _load_run(folder, step, experiment)
+    elif peft.is_adapter_folder(source):
+        loaded, lines = _load_peft(source, experiment)
     elif (config := _transformers_config(source)) is not None:
         loaded, lines = _load_transformers(source, config, experiment)
     else:
@@ -111,12 +126,42 @@ def _load_run(folder: str, step: int | None, experiment: Experiment) -> tuple[Lo
         raise UserError(f"init_from={folder}: the run has no checkpoint yet")
     parts, saved_step = restored
     w = evaluated.from_parts(parts, choice)
-    arrays = flat({"params": w.params, "buffers": w.buffers})
+    arrays = flat(_without_base(w))
+    if config.adapt.name is not None:
+        arrays = _adapted(arrays, config.adapt.alpha / config.adapt.rank, experiment)
     check_settings(folder, config.model, experiment)
     head = Head(config.data.class_names, data.spec_from_config(config.data).task)
     matched = match(arrays, experiment, folder, head)
     average = {"params": "", "ema": "moving average, ", "polyak": "Polyak average, "}[choice]
     return matched.loaded, summary(matched, f"step {saved_step}, {average}")
+
+
+def _without_base(w: Weights) -> dict[str, Any]:
+    """{"params": ..., "buffers": ...} with the frozen weights of adapters among the parameters."""
+    buffers = {name: x for name, x in w.buffers.items() if name != BASE}
+    base = jax.tree.map(lambda x: np.asarray(x, np.float32), w.buffers.get(BASE, {}))
+    return {"params": join(w.params, base), "buffers": buffers}
+
+
+def _adapted(arrays: Mapping[str, Any], scale: float, experiment: Experiment) -> dict[str, Any]:
+    """Arrays with adapters as they are if this run has the same adapters, else merged.
+
+    Args:
+      arrays: path -> array, "params/LAYER/kernel" and "params/LAYER/lora/MAP/a" and so on.
+      scale: alpha / rank of the adapters.
+      experiment: the run that starts.
+    """
+    own = {path: x for path, x in abstract_weights(experiment).items() if is_adapter(path)}
+    stored = {path: x for path, x in arrays.items() if is_adapter(path)}
+    shapes = [{path: x.shape for path, x in unstack(tree).items()} for tree in (own, stored)]
+    if (
+        own
+        and shapes[0] == shapes[1]
+        and experiment.config.adapt.alpha == scale * (experiment.config.adapt.rank)
+    ):
+        return dict(arrays)
+    params = flax.traverse_util.unflatten_dict(arrays, sep="/")
+    return flat({part: lora.merge(tree, scale) for part, tree in params.items()})
 
 
 def _transformers_config(folder: str) -> dict[str, Any] | None:
@@ -128,8 +173,20 @@ def _transformers_config(folder: str) -> dict[str, Any] | None:
     return config if "model_type" in config else None
 
 
+def _load_peft(folder: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
+    settings = peft.read_config(folder)
+    config = _transformers_config(settings["base"])
+    module = encoder_module(experiment)
+    if not isinstance(module, TextEncoder) or config is None:
+        raise UserError(
+            f"init_from={folder}: adapters are read for BERT and RoBERTa, and "
+            f"{experiment.config.model.name} is neither"
+        )
+    return _load_transformers(settings["base"], config, experiment, adapter=folder)
+
+
 def _load_transformers(
-    folder: str, config: Mapping[str, Any], experiment: Experiment
+    folder: str, config: Mapping[str, Any], experiment: Experiment, adapter: str | None = None
 ) -> tuple[Loaded, list[str]]:
     module, kind = encoder_module(experiment), config["model_type"]
     is_text = isinstance(module, TextEncoder)
@@ -150,6 +207,14 @@ def _load_transformers(
             "transformers library, and image encoders with timm's or torchvision's names"
         )
     state = formats.read(weight_files.weights_path(folder))
+    adapters: dict[str, Any] = {}
+    if adapter is not None:
+        heads = task_heads.stored(config, kind, experiment.spec.task, module.pooler)
+        names = hugging_face.names_of_arrays(module, heads)
+        adapters, saved, unknown = peft.read_adapter(adapter, names)
+        if unknown:
+            raise UserError(f"init_from={adapter}: {unknown[0]} belongs to no dense layer here")
+        state |= saved
     arrays, unused = hugging_face.from_hugging_face(state, config, module, experiment.spec.task)
     difference = hugging_face.token_head_difference(state, config)
     has_token_head = any(
@@ -160,7 +225,10 @@ def _load_transformers(
             f"init_from={folder}: {difference}; initialise the token head with "
             "--config.init_partial=True"
         )
-    arrays = {f"params/{path}": x for path, x in arrays.items()}
+    arrays = {f"params/{path}": x for path, x in (arrays | adapters).items()}
+    if adapter is not None:
+        settings = peft.read_config(adapter)
+        arrays = _adapted(arrays, settings["lora_alpha"] / settings["r"], experiment)
     names = task_heads.class_names(config)
     matched = match(arrays, experiment, folder, Head(names, experiment.spec.task))
     check_used([name for name in unused if _HUGGING_FACE_ENCODER.match(name)], experiment, folder)

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ssl_jax.adapt.lora import is_adapter
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import STACKED, by_path, is_stacked
 from ssl_jax.data import class_names
@@ -223,8 +224,10 @@ def _is_required(path: str, origin: str) -> bool:
     """Whether a run needs a pretrained array: it belongs to the encoder or to a frozen net.
 
     The pooler is optional, because encoders that were not trained on sentence pairs have none. So
-    is the mask token of images, which changes no features.
+    are the mask token of images, which changes no features, and adapters.
     """
+    if is_adapter(path):
+        return False
     is_frozen = path.startswith("buffers/") and origin.startswith("params/")
     if origin.startswith("params/encoder/pooler/") or origin == MASK_TOKEN:
         return is_frozen

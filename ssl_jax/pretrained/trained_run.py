@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from ssl_jax import checkpoint, data, parallel
+from ssl_jax import adapt, checkpoint, data, parallel
 from ssl_jax import config as config_lib
 from ssl_jax.checkpoint.choice import folder_and_step, takes_best
 from ssl_jax.core import storage
@@ -61,6 +61,17 @@ class TrainedRun:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         return self.config.data.class_names
+
+    def merged(self) -> TrainedRun:
+        """The run without adapters (`config.adapt`), with weights that compute the same."""
+        if self.config.adapt.name is None:
+            return self
+        config = self.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.adapt = ConfigDict({"name": None})
+        experiment = Experiment.build(config, self.experiment.spec, self.experiment.mesh)
+        weights = adapt.merged(self.experiment.method, self.weights)
+        return dataclasses.replace(self, config=config, experiment=experiment, weights=weights)
 
     def encode(self, batch: Any) -> dict[str, jax.Array]:
         """Features of a device batch: {"h": [n d], "z": [n d']}, float32."""

@@ -639,6 +639,23 @@ ROWS = {
         embeds=False,
         slow=True,
     ),
+    "supervised-text-lora": Row(
+        "finetune.py:csv",
+        {
+            **LABELLED,
+            "adapt.name": "lora",
+            "adapt.rank": 2,
+            "adapt.dropout": 0.1,
+            "data.name": f"csv:{labelled_texts.path('reviews.csv')}",
+            "data.options": ConfigDict(LABELLED_OPTIONS),
+            "model.depth": 2,
+            "model.scan_layers": True,
+            "model.pool": "pooler",
+        },
+        embeds=False,
+        slow=True,
+        untrained=("lora/.*/a$",),  # in the first step, where b is 0
+    ),
     "regression": Row(
         "finetune.py:roberta_stsb",
         {

@@ -109,6 +109,19 @@ def _entries(
         yield from module(path, name)
 
 
+def names_of_arrays(
+    module: TextEncoder, heads: Mapping[str, str] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Our path -> names in transformers of the arrays of an encoder and its heads.
+
+    Args:
+      module: the encoder.
+      heads: our path -> name in transformers of the modules of the head for labelled texts; None
+        for the heads of pretraining.
+    """
+    return dict(_entries(family(module), module.depth, heads))
+
+
 def to_hugging_face(
     params: PyTree,
     module: TextEncoder,
