@@ -22,7 +22,9 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from ssl_jax import adapt
 from ssl_jax import config as config_lib
+from ssl_jax.adapt.registry import ADAPTERS
 from ssl_jax.config import base, fields
 from ssl_jax.core import method as method_lib
 
@@ -268,7 +270,11 @@ def config_keys_page() -> str:
         "the [methods](methods/index.md). On the command line: `--config.batch_size=512`.",
         "",
     ]
-    return "\n".join(lines + key_table(fields.describe(base.shared_keys({})))) + "\n"
+    lines += key_table(fields.describe(base.shared_keys({})))
+    for name in ADAPTERS:
+        keys = fields.describe(adapt.declaration(name), "adapt")
+        lines += ["", f"## `adapt.name={name}`", "", *key_table(keys)]
+    return "\n".join(lines) + "\n"
 
 
 def key_table(keys: Iterable[fields.Field]) -> list[str]:

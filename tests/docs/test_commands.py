@@ -6,7 +6,9 @@ import re
 
 import pytest
 
+from ssl_jax import adapt
 from ssl_jax import config as config_lib
+from ssl_jax.adapt.registry import ADAPTERS
 from ssl_jax.cli.app import COMMANDS
 from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError
@@ -61,6 +63,8 @@ def all_keys():
                 keys |= set(_flat(load(name, variant).to_dict()))
     for sampler in SAMPLERS.values():  # no config need use each of them
         keys |= {field.path for field in fields.describe(sampler, "data.sampler")}
+    for name in ADAPTERS:
+        keys |= {field.path for field in fields.describe(adapt.declaration(name), "adapt")}
     return keys
 
 
