@@ -35,7 +35,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Without negatives": ("byol", "simsiam", "barlow_twins", "vicreg", "lejepa"),
     "Teachers and clusters": ("dino", "ibot", "dinov2", "swav", "deepcluster_v2"),
     "Masked images": ("mae", "ijepa"),
-    "Autoencoders": ("autoencoder", "denoising_autoencoder", "vae"),
+    "Autoencoders": (
+        "autoencoder", "denoising_autoencoder", "stacked_denoising_autoencoder", "vae",
+    ),
     "Pretext tasks": ("rotnet", "context_prediction", "jigsaw", "colorization", "context_encoder"),
     "Language models": ("bert",),
     "Learning from labels": (

@@ -49,7 +49,6 @@ from ssl_jax.models.heads import mlp_head
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     **autoencoders.ACTIVATIONS,
     "linear": lambda x: x,
-    "sigmoid": jax.nn.sigmoid,
 }
 
 

@@ -6,8 +6,8 @@ The rest is `ssl_jax.methods.autoencoder`. Each image is corrupted anew in each 
 key. Evaluation encodes images as they are. With little Gaussian noise, x' - x is about the variance
 of the noise times the gradient of log p(x) (Alain & Bengio 2014).
 
-The paper's nets have one hidden layer of sigmoid units and tied weights, and stack several such
-layers, each trained on the codes of the one before; here one is trained.
+The paper's nets have one hidden layer of sigmoid units and tied weights. To stack such layers, see
+`ssl_jax.methods.stacked_denoising_autoencoder`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import dataclasses
 from typing import Annotated, Any, ClassVar
 
 from ssl_jax.config.fields import not_negative
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, DataSpec, hyper_parameters
 from ssl_jax.methods import autoencoder
@@ -62,9 +61,5 @@ def make(config: Any, spec: DataSpec, length: Length) -> DenoisingAutoencoder:
     """
     del length
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    if hyper.corruption in ("masking", "salt_and_pepper") and hyper.amount > 1:
-        raise UserError(
-            f"method.amount={hyper.amount:g} is the share of values that {hyper.corruption} "
-            "changes; use at most 1"
-        )
+    corruption.check_amount(hyper.corruption, hyper.amount)
     return autoencoder.build(DenoisingAutoencoder, hyper, config, spec)

@@ -2,6 +2,7 @@
 
 The options of the papers' nets:
 
+    Vincent et al. 2010               mlp_encoder(widths=(1000,) * 3, activation="sigmoid")
     Kingma & Welling 2014, App. C     mlp_encoder(widths=(500,), activation="tanh")
                                       mlp_decoder(widths=(500,), activation="tanh")
     Burda et al. 2015, Sec. 5         mlp_*(widths=(200, 200), activation="tanh")
@@ -33,12 +34,16 @@ from ssl_jax.config.fields import each, not_empty, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.upsample import double
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "tanh": nn.tanh}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": nn.relu,
+    "sigmoid": nn.sigmoid,
+    "tanh": nn.tanh,
+}
 
 Shape = tuple[int, int, int]  # (h, w, c) of an image
 Widths = Annotated[tuple[int, ...], each(positive), "Widths of the hidden dense layers."]
 Channels = tuple[Annotated[int, positive], ...]
-Activation = Annotated[Literal["relu", "tanh"], "Activation after each hidden layer."]
+Activation = Annotated[Literal["relu", "sigmoid", "tanh"], "Activation after each hidden layer."]
 
 
 class DenseLayers(nn.Module):

@@ -9,8 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ssl_jax.core.arrays import Array
+from ssl_jax.core.errors import UserError
 
 Corruption = Literal["none", "masking", "salt_and_pepper", "gaussian"]
+
+
+def check_amount(kind: Corruption, amount: float) -> None:
+    """Raises UserError if a share of changed values is above 1."""
+    if kind in ("masking", "salt_and_pepper") and amount > 1:
+        raise UserError(
+            f"method.amount={amount:g} is the share of values that {kind} changes; use at most 1"
+        )
 
 
 def corrupt(

@@ -604,6 +604,13 @@ ROWS = {
         {"method.num_latents": 8, **_QUICK},
         embeds=False,
     ),
+    "stacked-denoising-autoencoder": Row(
+        "denoising_autoencoder.py:digits_stack",
+        {"model.widths": (8, 4), **_QUICK},
+        untrained=("encoder/mlp/dense1/.*", "decoder/layer1/.*"),
+        embeds=False,
+        slow=True,
+    ),
     "bert": Row(
         "bert.py:pydoc",
         {
