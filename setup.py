@@ -61,6 +61,7 @@ setup(
         "gcs": ["gcsfs"],
         "wandb": ["wandb"],
         "umap": ["umap-learn"],
+        "h5": ["h5py"],  # reads shapes3d
         "docs": [
             "mkdocs>=1.6",
             "mkdocs-material>=9.5",

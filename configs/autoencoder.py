@@ -8,6 +8,7 @@ Variants:
   small_shapes  drawn shapes of 32x32 with convolutions
   mnist         layers of 1000, 500, 250 and 30 units, as in the paper (tfds:mnist prepared)
   fashion       the same on Fashion-MNIST (see the docs on data)
+  celeba        the nets of vae:celeba and a code of 128 (needs tfds:celeb_a prepared); ours
 
 For sparse codes: --config.method.activation=relu --config.method.l1=0.1.
 
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 from ssl_jax.config import base_config
 from ssl_jax.configs import common
 
-VARIANTS = ("digits", "small_shapes", "mnist", "fashion")
+VARIANTS = ("digits", "small_shapes", "mnist", "fashion", "celeba")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -34,6 +35,8 @@ def get_config(variant: str = "digits") -> ConfigDict:
         digits(config, widths=(200,), num_latents=16)
     elif variant == "small_shapes":
         _small_shapes(config)
+    elif variant == "celeba":
+        _celeba(config)
     else:
         images_of_28(config, variant)
         config.method.update(num_latents=30, error="cross_entropy")
@@ -52,7 +55,7 @@ def start(config: ConfigDict) -> None:
     )
 
 
-def digits(config: ConfigDict, *, widths: tuple[int, ...], num_latents: int) -> None:
+def digits(config: ConfigDict, *, widths: tuple[int, ...], num_latents: int | None = None) -> None:
     """The embedded digits, with hidden layers of these widths on both sides of the code.
 
     Measured with 200 units and a code of 16 (one seed): with one label a class the code reaches
@@ -62,7 +65,8 @@ def digits(config: ConfigDict, *, widths: tuple[int, ...], num_latents: int) -> 
     config.batch_size = 64
     config.epochs = 120.0
     config.data.name = "digits"
-    config.method.num_latents = num_latents
+    if num_latents is not None:
+        config.method.num_latents = num_latents
     config.model.widths = widths
     config.nets.decoder.widths = widths[::-1]
     config.optimizer.update(base_lr=2e-3, warmup_epochs=5.0)
@@ -94,3 +98,16 @@ def _small_shapes(config: ConfigDict) -> None:
     )
     config.eval.update(every_epochs=3.0, batch_size=256, final_names=("mig", "sap", "linear"))
     config.checkpoint.every_epochs = 3.0
+
+
+def _celeba(config: ConfigDict) -> None:
+    config.batch_size = 64
+    config.epochs = 20.0
+    config.data.update(name="tfds:celeb_a", image_size=64, workers=8)
+    config.method.num_latents = 128
+    del config.model.widths, config.nets.decoder.widths
+    config.model.name = "conv_encoder"
+    config.nets.decoder.name = "conv_decoder"
+    config.optimizer.base_lr = 5e-4
+    config.eval.update(online=False, every_epochs=5.0, batch_size=1000)
+    config.checkpoint.every_epochs = 5.0

@@ -7,6 +7,9 @@ Variants:
   digits        8x8 handwritten digits that come with scikit-learn: half a minute on two CPU cores
   small_shapes  beta-VAE on drawn shapes of 32x32 pixels with known factors, on two CPU cores
   shapes        the same at 64x64 pixels with the nets of Burgess et al. 2018, for an accelerator
+  dsprites      beta-VAE on dSprites with the nets of Burgess et al. 2018 (needs tfds:dsprites
+                prepared, or its file, see the docs on data)
+  shapes3d      beta-VAE on Shapes3D with the nets of Kim & Mnih 2018 (tfds:shapes3d, or its file)
   mnist         a VAE as Burda et al. 2015 compare with (needs tfds:mnist prepared)
   celeba        beta-VAE with the nets of Higgins et al. 2017, Table 1 (needs tfds:celeb_a prepared)
 
@@ -20,7 +23,7 @@ from ml_collections import ConfigDict
 from ssl_jax.config import base_config
 from ssl_jax.configs import common
 
-VARIANTS = ("digits", "small_shapes", "shapes", "mnist", "celeba")
+VARIANTS = ("digits", "small_shapes", "shapes", "dsprites", "shapes3d", "mnist", "celeba")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -41,6 +44,8 @@ def get_config(variant: str = "digits") -> ConfigDict:
         "digits": _digits,
         "small_shapes": _small_shapes,
         "shapes": _shapes,
+        "dsprites": _dsprites,
+        "shapes3d": _shapes3d,
         "mnist": _mnist,
         "celeba": _celeba,
     }[variant](config)
@@ -60,7 +65,7 @@ def _digits(config: ConfigDict) -> None:
 
 
 def _small_shapes(config: ConfigDict) -> None:
-    _factors(config, num_generated=8192, epochs=12.0)
+    _generated(config, num_generated=8192, epochs=12.0)
     config.data.image_size = 32
     config.model.update(name="conv_encoder", channels=(32, 32, 32), widths=(128,))
     config.nets.decoder = ConfigDict(
@@ -71,9 +76,28 @@ def _small_shapes(config: ConfigDict) -> None:
 
 
 def _shapes(config: ConfigDict) -> None:
-    """Burgess et al. 2018, Sec. 5: four convolutions of 32 channels, Adam at 5e-4."""
-    _factors(config, num_generated=200_000, epochs=100.0)
+    _generated(config, num_generated=200_000, epochs=100.0)
     config.data.image_size = 64
+    _burgess(config)
+
+
+def _dsprites(config: ConfigDict) -> None:
+    """The loss of Higgins et al. 2017, whose nets are dense; 29 epochs are about 300,000 steps."""
+    _factors(config, epochs=29.0)
+    _published(config, "tfds:dsprites")
+    _burgess(config)
+
+
+def _shapes3d(config: ConfigDict) -> None:
+    """Kim & Mnih 2018, App. A: the nets of `celeba`, Adam at 1e-4. 44 epochs: 300,000 steps."""
+    _factors(config, epochs=44.0)
+    _published(config, "tfds:shapes3d")
+    config.model.name = "conv_encoder"
+    config.optimizer.base_lr = 1e-4
+
+
+def _burgess(config: ConfigDict) -> None:
+    """Burgess et al. 2018, Sec. 5: four convolutions of 32 channels, Adam at 5e-4."""
     config.model.update(name="conv_encoder", channels=(32,) * 4, widths=(256, 256))
     config.nets.decoder = ConfigDict(
         dict(name="conv_decoder", channels=(32,) * 4, widths=(256, 256))
@@ -82,12 +106,26 @@ def _shapes(config: ConfigDict) -> None:
     config.eval.max_train_examples = 10_000
 
 
-def _factors(config: ConfigDict, *, num_generated: int, epochs: float) -> None:
-    """Drawn shapes, the loss of a beta-VAE, scores of disentanglement."""
-    config.batch_size = 64
-    config.epochs = epochs
+def _published(config: ConfigDict, name: str) -> None:
+    """All images but a tenth, which is for testing: the published sets have one split."""
+    config.data.update(name=name, image_size=64, split="train[10%:]", workers=8)
+    config.eval.update(
+        train_split="train[10%:]", test_split="train[:10%]", max_train_examples=10_000,
+        batch_size=1000,
+    )  # fmt: skip
+
+
+def _generated(config: ConfigDict, *, num_generated: int, epochs: float) -> None:
+    """Drawn shapes."""
+    _factors(config, epochs=epochs)
     config.data.name = "shapes"
     config.data.options = ConfigDict(dict(num_generated=num_generated))
+
+
+def _factors(config: ConfigDict, *, epochs: float) -> None:
+    """The loss of a beta-VAE, and scores of disentanglement."""
+    config.batch_size = 64
+    config.epochs = epochs
     config.method.beta = 4.0
     config.eval.update(
         every_epochs=epochs / 4,

@@ -21,7 +21,7 @@ from typing import IO
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.image import Canvas
+from ssl_jax.data.image import Canvas, on_canvas
 from ssl_jax.data.source import ArraySource
 
 _FILE = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
@@ -171,7 +171,7 @@ class IdxImages:
         return ArraySource(
             name=f"{self._where}[{split}]",
             canvas=self._canvas,
-            images=_on_canvas(images[..., None], self._canvas),
+            images=on_canvas(images[..., None], self._canvas),
             labels=labels.astype(np.int32),
             num_classes=self._num_classes,
             class_names=self._class_names,
@@ -200,11 +200,3 @@ def image_size(path: str) -> int | None:
     with _opened(path) as file:
         _, height, width = _shape(path, file.read(16), 3)
     return height if height == width else None
-
-
-def _on_canvas(images: np.ndarray, canvas: Canvas) -> np.ndarray:
-    """uint8 [n h w 1] to [n s s c]."""
-    if canvas.shapes["image"] == images.shape[1:] and canvas.center == 1:
-        return np.ascontiguousarray(images)
-    boxes = canvas.boxes(0, 0, 0)
-    return np.stack([canvas.render(image, boxes)["image"] for image in images])

@@ -125,6 +125,14 @@ class Canvas:
         }
 
 
+def on_canvas(images: np.ndarray, canvas: Canvas) -> np.ndarray:
+    """Images in memory uint8 [n h w c] on a canvas without crops, uint8 [n s s c']."""
+    if canvas.shapes["image"] == images.shape[1:] and canvas.center == 1:
+        return np.ascontiguousarray(images)
+    boxes = canvas.boxes(0, 0, 0)
+    return np.stack([canvas.render(image, boxes)["image"] for image in images])
+
+
 def decode(
     encoded: bytes | np.ndarray, channels: int, boxes: Boxes, sides: Sequence[int]
 ) -> tuple[Image.Image, list[Box]]:

@@ -189,7 +189,9 @@ class ImageSource(Source):
 
     Attributes:
       canvas: size and channels of the images it delivers.
-      factors: ground-truth factors float32 [len f], named by `factor_names`, or None.
+      factors: ground-truth factors float32 [len f]; None where there are none, or they are unknown
+        without reading the data.
+      factor_names: their names; None without factors.
       renderer: renders images from other factors, or None.
     """
 
@@ -204,6 +206,14 @@ class ImageSource(Source):
     @property
     def spec(self) -> DataSpec:
         return image_spec(self.canvas, len(self), self.num_classes)
+
+    def read_factors(self) -> np.ndarray | None:
+        """`factors`, read from the data where they are not known yet; None where there are none.
+
+        Raises:
+          UserError: the data cannot be read.
+        """
+        return self.factors
 
     def select(self, start: int, stop: int) -> ImageSource:
         rows = self._rows(slice(start, stop))
@@ -399,6 +409,11 @@ class Concatenated(ImageSource):
                 for part, labels in zip(self.parts, read, strict=True)
             ])  # fmt: skip
         return self.labels
+
+    def read_factors(self) -> np.ndarray | None:
+        if self.factors is None:
+            self.factors = _joined([part.read_factors() for part in self.parts])
+        return self.factors
 
     def relabelled(self, labels: np.ndarray) -> ImageSource:
         own = np.split(labels, np.cumsum([len(part) for part in self.parts])[:-1])

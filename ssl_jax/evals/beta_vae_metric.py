@@ -87,7 +87,8 @@ def evaluate(
         groups, _ = shared_factor.grouped(_NAME, factors, factor_bins, smallest=2)
         num_factors = len(groups[0].count)
     else:
-        groups, num_factors = (None, None), rendered.num_factors()
+        groups, columns = (None, None), rendered.varying()
+        num_factors = len(columns)
         counts = shared_factor.affordable(counts, 2 * pairs, rendered_images)
     inputs, labels = [], []
     generators = np.random.default_rng(seed).spawn(2)
@@ -96,7 +97,7 @@ def evaluate(
         if rendered is None:
             means = mean_difference(np.asarray(split["h"]), *group.pairs(factor, pairs, rng))
         else:
-            blocks = rendered.pairs(factor, pairs, rng)
+            blocks = rendered.pairs(columns[factor], pairs, rng)
             means = np.concatenate([
                 np.abs(first.astype(np.float64) - second).mean(axis=1) for first, second in blocks
             ])  # fmt: skip

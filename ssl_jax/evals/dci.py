@@ -94,7 +94,7 @@ def evaluate(
 def check(known: Known, **options: Any) -> None:
     """Raises UserError if there are fewer than two codes or two factors that vary."""
     del options
-    factors = varying(np.concatenate([known.train.factors, known.test.factors]))
+    factors = varying(np.concatenate([known.train.read_factors(), known.test.read_factors()]))
     _check_two(known.outputs["h"].shape[-1], len(factors))
 
 

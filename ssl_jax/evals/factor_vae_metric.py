@@ -94,7 +94,8 @@ def evaluate(
         groups, _ = shared_factor.grouped(_NAME, factors, factor_bins, batch_size, _WAY_OUT)
         num_factors = len(groups[0].count)
     else:
-        groups, num_factors = (None, None), rendered.num_factors()
+        groups, columns = (None, None), rendered.varying()
+        num_factors = len(columns)
         counts = shared_factor.affordable(counts, batch_size, rendered_images)
     rows = evenly(len(train["h"]), variance_examples)
     variance = np.var(np.asarray(train["h"])[rows], axis=0, ddof=1, dtype=np.float64)
@@ -112,7 +113,7 @@ def evaluate(
             batches = group.batches(factor, batch_size, rng)
             code = least_varying(np.asarray(split["h"])[:, used], variance[used], batches)
         else:
-            blocks = rendered.batches(factor, batch_size, rng)
+            blocks = rendered.batches(columns[factor], batch_size, rng)
             code = np.concatenate([_least(codes[..., used], variance[used]) for codes in blocks])
         votes.append(_counts(code, factor, int(used.sum()), num_factors))
     predicted = np.argmax(votes[0], axis=1)  # [d], the factor of each code

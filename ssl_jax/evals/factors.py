@@ -54,7 +54,7 @@ def varying(factors: np.ndarray) -> np.ndarray:
 
 def check_varying(*sources: Any) -> None:
     """Raises UserError if no factor varies in the examples of the sources together."""
-    varying(np.concatenate([source.factors for source in sources]))
+    varying(np.concatenate([source.read_factors() for source in sources]))
 
 
 def is_whole(values: np.ndarray) -> bool:

@@ -96,7 +96,7 @@ def measures(known: Known, **options: Any) -> tuple[str, ...]:
     return (
         "score",
         "information",
-        *(f"gap_{names[number]}" for number in varying(known.test.factors) if names),
+        *(f"gap_{names[number]}" for number in varying(known.test.read_factors()) if names),
     )
 
 

@@ -28,6 +28,7 @@ from ssl_jax.evals.known import Known
 
 MORE_EXAMPLES = "evaluate on more examples"
 _ENCODED_AT_A_TIME = 8192
+_DRAWN_TO_COUNT = 1024  # examples from which it is told which factors vary
 
 RenderedImages = Annotated[
     int,
@@ -109,9 +110,9 @@ class Rendered(NamedTuple):
     draw: Callable[[np.random.Generator, int], np.ndarray]
     encode: Callable[[np.ndarray], np.ndarray]
 
-    def num_factors(self) -> int:
-        """Number of factors f."""
-        return self.draw(np.random.default_rng(0), 1).shape[1]
+    def varying(self) -> Int[np.ndarray, " k"]:
+        """The numbers of the factors that vary."""
+        return varying(self.draw(np.random.default_rng(0), _DRAWN_TO_COUNT))
 
     def batches(
         self, factor: Int[np.ndarray, " c"], size: int, rng: np.random.Generator
@@ -256,8 +257,8 @@ def check(
     Raises:
       UserError: fewer than two factors vary, or can be shared.
     """
-    train = known.train.factors[evenly(len(known.train), known.num_train)]
-    _, left_out = grouped(evaluation, (train, known.test.factors), bins, smallest, way_out)
+    train = known.train.read_factors()[evenly(len(known.train), known.num_train)]
+    _, left_out = grouped(evaluation, (train, known.test.read_factors()), bins, smallest, way_out)
     note = f"{evaluation}: draws from the examples of the splits, since {known.test.name} cannot "
     note += "render others"
     if not left_out:

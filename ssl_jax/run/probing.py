@@ -221,9 +221,8 @@ class Prober:
         rows = features_lib.extract(
             encode, self.batches(source, subset), targets=tuple(targets), gather=parallel.gather
         )
-        factors = getattr(source, FACTORS, None)
-        if FACTORS in targets and factors is not None:
-            rows[FACTORS] = factors[rows["index"]]
+        if FACTORS in targets and FACTORS in self._arrays_of(source):
+            rows[FACTORS] = source.read_factors()[rows["index"]]
         return rows
 
     def batches(
@@ -292,7 +291,7 @@ class Prober:
 
     @staticmethod
     def _arrays_of(source: data.Source) -> set[str]:
-        has_factors = getattr(source, FACTORS, None) is not None
+        has_factors = getattr(source, "factor_names", None) is not None
         return {*source.spec.arrays, *([FACTORS] if has_factors else [])}
 
     def evaluate(

@@ -269,6 +269,9 @@ class _Source(types.SimpleNamespace):
     def __len__(self):
         return len(self.factors)
 
+    def read_factors(self):
+        return self.factors
+
 
 def message_of(name, factors, test_factors):
     """The one line with which both the check and the evaluation refuse these factors."""

@@ -17,7 +17,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import EncodedSource
 from ssl_jax.data.tfds import records as records_lib
-from ssl_jax.data.tfds.facts import FACTS
+from ssl_jax.data.tfds.facts import FACTORS, FACTS
 
 _LABELS_AT_ONCE = 256  # records that a thread reads before it takes up others
 
@@ -36,6 +36,8 @@ class TfdsDataset:
     ):
         self._tfds, self._location, self._builder = tfds, location, builder
         features = builder.info.features
+        self._factor_keys, factor = FACTORS.get(builder.name, ((), None))
+        label_key = label_key or factor
         self._image_key = records_lib.key(
             location, features, "image_key", image_key, tfds.features.Image
         )
@@ -78,6 +80,8 @@ class TfdsDataset:
             rows=range(len(records)),
             image_key=self._image_key,
             label_key=self._label_key,
+            factor_names=tuple(key.removeprefix("label_") for key in self._factor_keys) or None,
+            factor_keys=self._factor_keys,
         )
 
 
@@ -95,12 +99,14 @@ class TfdsSource(EncodedSource):
       records: TFDS's data source, which leaves images encoded.
       rows: the records this source consists of.
       image_key, label_key: features of a record.
+      factor_keys: features of a record that are its factors.
     """
 
     records: Any = dataclasses.field(kw_only=True)
     rows: Sequence[int] = dataclasses.field(kw_only=True)
     image_key: str = dataclasses.field(kw_only=True)
     label_key: str | None = dataclasses.field(kw_only=True)
+    factor_keys: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -121,24 +127,37 @@ class TfdsSource(EncodedSource):
         Raises:
           UserError: a record cannot be read.
         """
-        if self.labels is not None or self.label_key is None:
-            return self.labels
+        if self.labels is None and self.label_key is not None:
+            self.labels = self._read_numbers((self.label_key,), "labels")[:, 0]
+        return self.labels
 
-        def labels(start: int) -> list[int]:
+    def read_factors(self) -> np.ndarray | None:
+        """As `read_labels`, for the factors.
+
+        Raises:
+          UserError: a record cannot be read.
+        """
+        if self.factors is None and self.factor_keys:
+            self.factors = self._read_numbers(self.factor_keys, "factors").astype(np.float32)
+        return self.factors
+
+    def _read_numbers(self, keys: tuple[str, ...], noun: str) -> np.ndarray:
+        """Features of all records that are whole numbers, int32 [len k]."""
+
+        def numbers(start: int) -> list[list[int]]:
             rows = self.rows[start : start + _LABELS_AT_ONCE]
-            return [int(self.records[row][self.label_key]) for row in rows]
+            records = (self.records[row] for row in rows)
+            return [[int(record[key]) for key in keys] for record in records]
 
         try:
             with futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-                parts = list(pool.map(labels, range(0, len(self), _LABELS_AT_ONCE)))
+                parts = list(pool.map(numbers, range(0, len(self), _LABELS_AT_ONCE)))
         except Exception as error:  # readers of records raise all kinds on broken files
             raise UserError(
-                f"the labels of {self.name} cannot be read: {type(error).__name__}: {error}"
+                f"the {noun} of {self.name} cannot be read: {type(error).__name__}: {error}"
             ) from error
-        self.labels = np.array([label for part in parts for label in part], np.int32)
-        return self.labels
+        return np.array([row for part in parts for row in part], np.int32).reshape(-1, len(keys))
 
     def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
-        if isinstance(rows, np.ndarray):
-            return super()._rows(rows) | {"rows": np.asarray(self.rows)[rows]}
-        return super()._rows(rows) | {"rows": self.rows[rows]}
+        own = np.asarray(self.rows) if isinstance(rows, np.ndarray) else self.rows
+        return super()._rows(rows) | {"rows": own[rows]}
