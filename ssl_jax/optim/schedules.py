@@ -147,8 +147,8 @@ def make_schedule(
 
     Args:
       section: the keys read are base_lr, lr_scaling, lr_factor, schedule, warmup_epochs,
-        warmup_steps (overrides warmup_epochs), warmup_start, final_lr_factor, milestones and
-        decay_factor.
+        warmup_steps (overrides warmup_epochs), warmup_start, final_lr_factor, decay_until,
+        milestones and decay_factor.
       batch_size: global batch, examples.
       total_steps: length of the run, steps.
       steps_per_epoch: steps in an epoch.
@@ -167,13 +167,14 @@ def make_schedule(
     warmup = min(warmup_length(section, steps_per_epoch), total_steps)
     if section.schedule == "constant":
         return warmup_constant(peak, warmup, start_factor=start)
+    decay_end = round(section.decay_until * total_steps)
     if section.schedule == "cosine":
-        return warmup_cosine(peak, total_steps, warmup, end, start_factor=start)
+        return warmup_cosine(peak, decay_end, warmup, end, start_factor=start)
     if section.schedule == "step":
         milestones = [round(fraction * total_steps) for fraction in section.milestones]
         return warmup_step(peak, milestones, section.decay_factor, warmup, start_factor=start)
     return warmup_linear(
-        peak, total_steps, warmup, end, start_factor=start, shifted=section.schedule == "linear"
+        peak, decay_end, warmup, end, start_factor=start, shifted=section.schedule == "linear"
     )
 
 

@@ -65,6 +65,12 @@ class GroupSection:
     final_lr_factor: Annotated[
         float, not_negative, "Learning rate at the end of the run divided by the peak."
     ] = 0.0
+    decay_until: Annotated[
+        float,
+        positive_fraction,
+        "For schedules cosine and linear: fraction of the run after which the learning rate stays "
+        "at its last value (GPT-3: 0.87).",
+    ] = 1.0
     milestones: Annotated[
         tuple[float, ...],
         each(open_fraction),

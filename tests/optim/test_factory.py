@@ -48,6 +48,7 @@ def config(**overrides):
             warmup_epochs=1.0,
             warmup_steps=None,
             final_lr_factor=0.1,
+            decay_until=1.0,
             milestones=(),
             decay_factor=0.1,
             weight_decay=0.2,

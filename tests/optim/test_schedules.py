@@ -141,6 +141,19 @@ def test_make_schedule_reads_the_config():
     assert notes({}, **run) == []
 
 
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_a_schedule_may_end_before_the_run(name):
+    """GPT-3's rate is 10% of its peak from token 260 billion of 300 on."""
+    section = config(
+        schedule=name, base_lr=6e-4, lr_scaling="none", warmup_steps=3, final_lr_factor=0.1,
+        decay_until=260 / 300,
+    )  # fmt: skip
+    schedule = make_schedule(section, batch_size=8, total_steps=300, steps_per_epoch=10)
+    np.testing.assert_allclose(schedule(3), 6e-4, rtol=1e-6)
+    np.testing.assert_allclose([schedule(step) for step in (260, 280, 300)], 6e-5, rtol=1e-5)
+    assert schedule(250) > 6.01e-5
+
+
 def test_the_unshifted_line_is_berts():
     """A million steps, 10,000 of them warm-up: after it the rate falls by 1% at once."""
     section = config(
