@@ -305,7 +305,8 @@ class Method(abc.ABC):
           Sums over each example, float32 [n]: `count` of predictions, their `loss` (nats) and
           `hits`; the same with a prefix for a second task ("next_count"); and other metrics that
           `ssl_jax.evals.held_out` declares, such as `elbo`. Methods of text also return `targets`
-          int32 [n p] and `weights` float32 [n p], 0 for unused places.
+          int32 [n p] and `weights` float32 [n p], 0 for unused places; methods that predict each
+          next token also return `previous` int32 [n p], the token before each target.
         """
         del w, keys, batch
         return None
