@@ -415,6 +415,11 @@ def pydoc(config: ConfigDict) -> None:
     config.checkpoint.update(every_epochs=3.0, best_metric="eval/held_out/accuracy")
 
 
+def next_token(config: ConfigDict) -> None:
+    """Selects checkpoints of models of the next token by their loss."""
+    config.checkpoint.update(best_metric="eval/held_out/loss", best_mode="min")
+
+
 def text_at_scale(config: ConfigDict) -> None:
     """Logging, evaluation and saves of runs of weeks; 1% of the documents is held out."""
     config.data.split, config.eval.test_split = "train[1%:]", "train[:1%]"

@@ -209,6 +209,13 @@ def text_inputs(module: TextEncoder, batch: Mapping[str, Any]) -> dict[str, Any]
     return {name: batch[name] for name in names if name in batch}
 
 
+def output_table(params: Mapping[str, Any]) -> Array:
+    """The table [v d] whose products with tokens are the logits, from the encoder's parameters."""
+    if "output" in params:
+        return params["output"]["embedding"]
+    return params["embed"]["token"]["embedding"]
+
+
 def mean_over_text(x: Array, segment: Array) -> Array:
     """Mean over the tokens that are not padding, [n l d] to [n d] float32; 0 for an empty row."""
     is_text = segment > 0  # (n, l)

@@ -633,6 +633,14 @@ ROWS = {
         embeds=False,
         slow=True,
     ),
+    "gpt": Row(
+        "gpt.py:pydoc",
+        {
+            **TEXT,
+            "data.options": ConfigDict(dict(TEXT_OPTIONS, tokenizer="bpe", rows="stream")),
+        },
+        embeds=False,
+    ),
     "supervised-text": Row(
         "finetune.py:csv",
         {

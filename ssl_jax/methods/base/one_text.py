@@ -8,11 +8,11 @@ from typing import Any
 import jax
 
 from ssl_jax import modalities
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.items import Item
 from ssl_jax.core.method import Array, Batch, DataSpec
 from ssl_jax.models import Net, TextEncoder, make_encoder
-from ssl_jax.models.text_models import TEXT_ENCODERS
+from ssl_jax.models.text_models import TEXT_DECODERS, TEXT_ENCODERS
 from ssl_jax.models.transformer import text_inputs
 
 
@@ -72,6 +72,17 @@ def check_text_model(config: Any, spec: DataSpec) -> None:
         raise UserError(
             f"model {config.model.name!r} does not read text; use a text encoder such as bert_base "
             "or roberta_base"
+        )
+
+
+def check_text_decoder(config: Any, spec: DataSpec) -> None:
+    """Raises `UserError` unless the data are text and the model predicts the next token."""
+    modalities.require(config, spec, "text")
+    name = config.model.name
+    if name not in TEXT_DECODERS:
+        raise UserError(
+            f"model {name!r} does not predict the next token; use a decoder: "
+            f"{', '.join(TEXT_DECODERS)}.{nearest(name or '', TEXT_DECODERS)}"
         )
 
 

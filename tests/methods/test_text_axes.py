@@ -1,4 +1,4 @@
-"""BERT over all axes of a mesh, its matrices split by rules: the same values and gradients."""
+"""Text models over all axes of a mesh, matrices split by rules: the same values and gradients."""
 
 import math
 
@@ -35,7 +35,7 @@ def one_step(row, mesh, rules=()):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("row", "rules"), [("bert", RULES), ("roberta", SCANNED)])
+@pytest.mark.parametrize(("row", "rules"), [("bert", RULES), ("roberta", SCANNED), ("gpt", RULES)])
 def test_every_axis_of_the_mesh_changes_nothing(row, rules):
     one = parallel.make_mesh(devices=jax.devices()[:1])
     expected, params = one_step(row, one)
