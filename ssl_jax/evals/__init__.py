@@ -38,6 +38,8 @@ its option `feature` names. Optional in both kinds:
                                          data that are known then, see `ssl_jax.evals.known`
     measures(known, **options) -> names  the metrics that it will measure, if they are not all of
                                          METRICS; required if METRICS has families
+    outputs(**options) -> names          further outputs of layers that its options name, which are
+                                         checked before a run
     FITS = False                         for evaluate_model: it does not use the train split
     LOGGED_AS = "train/"                 training logs the same metrics with this prefix
 """

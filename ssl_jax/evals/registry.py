@@ -86,6 +86,13 @@ class Evaluation:
         return getattr(self.module, "FITS", True) if self.of_model else "train" in self._parameters
 
     @property
+    def other_outputs(self) -> tuple[str, ...]:
+        """Outputs that its options name, in addition to the evaluated one."""
+        if not hasattr(self.module, "outputs"):
+            return ()
+        return self.module.outputs(**self.options)
+
+    @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(_function(self.module)).parameters
 

@@ -28,6 +28,7 @@ from ssl_jax import losses
 from ssl_jax.config.fields import not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
+from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -44,6 +45,7 @@ from ssl_jax.methods.base.latents import Latents, traversals
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.methods.base.paths_between import interpolations
 from ssl_jax.models import Net, autoencoders, make_decoder, make_encoder
+from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.heads import mlp_head
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -181,6 +183,11 @@ class Autoencoder(EncoderFeatures):
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n k], the code."""
         return {"h": self._code(w, self.view.evaluate(batch), train=False)[0]}
+
+    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
+        """The stages of a convolutional encoder."""
+        x = self.view.evaluate(batch)
+        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
         """`squared_error` of each image, summed over pixels; whole images are encoded."""

@@ -36,6 +36,7 @@ from ssl_jax import losses
 from ssl_jax.config.fields import not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
+from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -52,6 +53,7 @@ from ssl_jax.methods.base.latents import Latents, traversals
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
 from ssl_jax.methods.base.paths_between import interpolations
 from ssl_jax.models import Net, make_decoder, make_encoder
+from ssl_jax.models.encoder_layers import encoder_layers
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.views.ops import fold_in
 
@@ -219,6 +221,11 @@ class VAE(Method):
         """`h` [n l], the mean of q(z|x), and `log_var` [n l]. Pixels are not binarized."""
         mean, log_var, _ = self._encode_posterior(w, self.view.evaluate(batch), train=False)
         return {"h": mean, "log_var": log_var}
+
+    def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
+        """The stages of a convolutional encoder."""
+        x = self.view.evaluate(batch)
+        return encoder_layers(self.encoder, w.params["encoder"], w.buffers["encoder"], x)
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
         """`elbo`, `reconstruction` and `kl` of each image with one z, nats; and `bits_per_dim`.

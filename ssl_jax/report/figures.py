@@ -108,6 +108,9 @@ def line_chart(
     log: bool = False,
     x_label: str = "step",
     x_ticks: Sequence[float] | None = None,
+    x_names: Sequence[str] | None = None,
+    y_limits: tuple[float, float] | None = None,
+    number_x: bool = False,
     error_bars: bool = False,
     size: tuple[float, float] = (360, 210),
 ) -> Markup:
@@ -118,6 +121,9 @@ def line_chart(
       title: what a screen reader says.
       alerts: x of vertical marks.
       percent: y is a fraction and is shown in %.
+      x_names: of the places x = 0, 1, 2, ..., instead of numbers.
+      y_limits: ends of the y axis, so that several charts can be compared.
+      number_x: x takes fractions; else it counts steps.
       from_zero: the y axis starts at 0.
       log: the y axis is logarithmic, if all values are positive.
       error_bars: draw `spread` as bars rather than a band.
@@ -142,6 +148,12 @@ def line_chart(
         top = axes.dataLim.y1
         if from_zero and np.isfinite(top) and top > 0:
             axes.set_ylim(min(0.0, axes.dataLim.y0), 1.06 * top)
+        if y_limits is not None:
+            axes.set_ylim(*y_limits)
+        if number_x:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+        if x_names is not None:
+            axes.set_xticks(range(len(x_names)), list(x_names))
         if x_ticks is not None:
             axes.set_xscale("log", base=2)
             axes.set_xticks(list(x_ticks), [f"{tick:g}" for tick in x_ticks])
@@ -200,6 +212,66 @@ def _log_y(axes: Axes, lines: Sequence[Line]) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
     axes.yaxis.set_major_formatter(formatter)
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """One polygon of a radar.
+
+    Attributes:
+      label: its name in the key.
+      values: float [a] in [0, 1], one for each axis; nan where it has no value.
+      slot: its colour.
+      filled: whether its area is tinted.
+    """
+
+    label: str
+    values: np.ndarray
+    slot: int = 0
+    filled: bool = False
+
+
+def radar(
+    name: str,
+    title: str,
+    axis_names: Sequence[str],
+    outlines: Sequence[Outline],
+    *,
+    size: tuple[float, float] = (470, 380),
+) -> Markup:
+    """An SVG chart with one axis from the middle for each name; values run from 0 to 1.
+
+    Args:
+      name: unique on the page.
+      title: what a screen reader says.
+      axis_names: clockwise from the top.
+      outlines: the polygons; a missing value leaves a gap.
+      size: in pixels.
+    """
+    angle = np.pi / 2 - 2 * np.pi * np.arange(len(axis_names)) / len(axis_names)
+    x, y = np.cos(angle), np.sin(angle)
+    closed = np.append(np.arange(len(axis_names)), 0)
+
+    def draw(axes: Axes) -> None:
+        for level in (0.25, 0.5, 0.75, 1.0):
+            axes.plot(level * x[closed], level * y[closed], color=RULE, lw=0.8)
+        for to_x, to_y, label in zip(x, y, axis_names, strict=True):
+            axes.plot([0, to_x], [0, to_y], color=RULE, lw=0.8)
+            side = "center" if abs(to_x) < 0.1 else "left" if to_x > 0 else "right"
+            axes.text(1.07 * to_x, 1.09 * to_y, label, ha=side, va="center", color=INK)
+        for outline in outlines:
+            colour = series_colour(outline.slot)
+            on_x, on_y = (outline.values * part for part in (x, y))
+            if outline.filled and np.isfinite(outline.values).all():
+                axes.fill(on_x, on_y, color=colour, alpha=0.12, lw=0)
+            axes.plot(on_x[closed], on_y[closed], color=colour, lw=1.8, marker="o",
+                      markersize=3.6, markeredgewidth=0)  # fmt: skip
+        axes.set_aspect("equal")
+        axes.set_xlim(-1.75, 1.75)
+        axes.set_ylim(-1.2, 1.2)
+        axes.set_axis_off()
+
+    return _svg(name, title, draw, size)
 
 
 def scatter_map(

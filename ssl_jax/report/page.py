@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import ssl_jax
-from ssl_jax.report import config_values, curves, galleries, maps, shown, templating
+from ssl_jax.report import config_values, curves, galleries, maps, properties, shown, templating
 from ssl_jax.report.curves import Chart
 from ssl_jax.report.inputs import ReportInputs
 from ssl_jax.report.overview import Overview
+from ssl_jax.report.properties import Desiderata
 from ssl_jax.report.results import Results
 from ssl_jax.report.templating import Section
 
@@ -17,6 +18,10 @@ def render(inputs: ReportInputs) -> str:
     """The whole page as HTML."""
     sections = [
         Section("results", "Results", "results.html", Results.from_inputs(inputs)),
+        Section(
+            "properties", "Desiderata", "properties.html", Desiderata.from_results(inputs.results)
+        ),
+        *_units(inputs),
         Section("training", "Training", "training.html", _training(inputs)),
         Section("evaluations", "Evaluations over time", "evaluations.html", _evaluations(inputs)),
         Section("map", "Map of the representation", "maps.html", galleries.map_section(inputs)),
@@ -44,6 +49,15 @@ def render(inputs: ReportInputs) -> str:
         max_classes=maps.MAX_COLOURED_CLASSES,
         version=ssl_jax.__version__,
     )
+
+
+def _units(inputs: ReportInputs) -> list[Section]:
+    """What excites the units, if the desiderata have been measured."""
+    item = properties.gallery(inputs)
+    if item is None:
+        return []
+    template, content = shown.content(item, inputs)
+    return [Section("units", "What excites a unit most", template, content)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,7 @@ def check_evaluations(experiment: Experiment) -> None:
         evaluation.check_applies(experiment.method, experiment.spec)
     spec = experiment.spec.evaluated
     names = {one.feature_of(feature) for one in all_evaluations for feature in features}
+    names.update(*(one.other_outputs for one in all_evaluations))
     outputs = experiment.output_shapes(spec, names)
     targets = spec.arrays
     check_features(all_evaluations, outputs, targets=targets)
