@@ -94,6 +94,8 @@ def main() -> int:
             print("classes are matched by number: the run or the data know no names of theirs")
         rows = {**baselines, shown_name(experiment): values}
         make_console().print(report.summary_table(rows, config=config.eval))
+        if (properties := report.properties_table(rows)) is not None:
+            make_console().print(properties)
         if baselines:
             values = values | {"baselines": baselines}
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")

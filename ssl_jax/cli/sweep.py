@@ -12,10 +12,11 @@ reported and the other cells run.
 
 At the end DIR/results.csv holds the results of all finished cells, one row per cell: its labels,
 its steps and its scores. Means over seeds are printed. An ablation is drawn beside its published
-curve in DIR/results.png, and its agreement with the published order is printed. A sweep that
-selects something prints the best cell. Exit codes: 0 all requested cells are finished, 1 a cell
-failed, 143 and 130 after SIGTERM and SIGINT (the running cell saves its state). With --cell the
-exit code is that of the cell, 128 + n if signal n killed it.
+curve in DIR/results.png, and its agreement with the published order is printed. Desiderata of all
+cells (`eval.properties`) stand side by side in DIR/properties.html. A sweep that selects something
+prints the best cell. Exit codes: 0 all requested cells are finished, 1 a cell failed, 143 and 130
+after SIGTERM and SIGINT (the running cell saves its state). With --cell the exit code is that of
+the cell, 128 + n if signal n killed it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from ssl_jax.sweeps.grid import Cell, Curve, Sweep
 
 RESULTS = "results.csv"
 FIGURE = "results.png"
+PROPERTIES = "properties.html"
 
 
 def define_flags() -> None:
@@ -110,6 +112,10 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     make_console().print(_means(sweep, rows, sections))
     if sweep.curves:
         _draw(sweep, rows, workdir)
+    compared = results.representations_of(sweep, workdir)
+    if report.write_comparison(workdir / PROPERTIES, sweep.title, compared):
+        make_console().print(report.properties_table(compared))
+        print(f"desiderata side by side: {workdir / PROPERTIES}", flush=True)
     scored = [row for row in rows if sweep.metric in row]
     if scored:
         best = max(scored, key=lambda row: row[sweep.metric])

@@ -6,13 +6,15 @@ console.print(report.summary_table(results))
 
 from ssl_jax.report.inputs import ReportInputs
 from ssl_jax.report.tables import summarise, summary_table
-from ssl_jax.report.write import PAGE_NAME, render, write
+from ssl_jax.report.write import PAGE_NAME, properties_table, render, write, write_comparison
 
 __all__ = [
     "PAGE_NAME",
     "ReportInputs",
+    "properties_table",
     "render",
     "summarise",
     "summary_table",
     "write",
+    "write_comparison",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import ssl_jax
 from ssl_jax.report import config_values, curves, galleries, maps, properties, shown, templating
@@ -42,6 +43,22 @@ def render(inputs: ReportInputs) -> str:
         ),
         Section("config", "Configuration", "config.html", config_values.groups(inputs.config)),
     ]
+    return _page(inputs, sections)
+
+
+def render_comparison(name: str, results: Mapping[str, Mapping[str, float]]) -> str:
+    """A page with the desiderata of the representations of several runs side by side.
+
+    Args:
+      name: heading of the page.
+      results: representation -> its metrics.
+    """
+    content = Desiderata.from_results(results, of_run=False)
+    section = Section("properties", "Desiderata", "properties.html", content)
+    return _page(ReportInputs(config={}, name=name, results=results), [section])
+
+
+def _page(inputs: ReportInputs, sections: Sequence[Section]) -> str:
     return templating.render(
         "page.html",
         overview=Overview.from_inputs(inputs),

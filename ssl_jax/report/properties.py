@@ -60,7 +60,8 @@ class Desiderata:
     """The section.
 
     Attributes:
-      names: the representations, in columns; the last one is the trained model.
+      names: the representations, in columns.
+      trained: the column of the trained model; "" if several are compared.
       rows: those with a value.
       radar: None with fewer than three axes.
       strengths: cosine over the strength of each perturbation.
@@ -69,6 +70,7 @@ class Desiderata:
     """
 
     names: tuple[str, ...]
+    trained: str
     rows: tuple[Row, ...]
     radar: Chart | None
     strengths: tuple[Chart, ...]
@@ -76,14 +78,26 @@ class Desiderata:
     depth_note: str
 
     @classmethod
-    def from_results(cls, results: Results) -> Desiderata | None:
-        """The section of these results; None if no desideratum has been measured."""
+    def from_results(cls, results: Results, *, of_run: bool = True) -> Desiderata | None:
+        """The section of these results; None if no desideratum has been measured.
+
+        Args:
+          results: representation -> its metrics.
+          of_run: whether the last representation is the trained model of a run.
+        """
         values = select(results)
         if not values:
             return None
+        names = tuple(values)
         depths, note = _depth_charts(values)
         return cls(
-            tuple(values), _rows(values), _radar(values), _strength_charts(values), depths, note
+            names,
+            names[-1] if of_run and len(names) > 1 else "",
+            _rows(values),
+            _radar(values),
+            _strength_charts(values),
+            depths,
+            note,
         )
 
 
@@ -147,7 +161,7 @@ def _slots(names: Sequence[str]) -> dict[str, int]:
     """Colours: greys for raw pixels and untrained encoders, the others for the rest."""
     last = figures.NUM_SERIES - 1
     slots, free = {}, 0
-    for name in reversed(names):  # the trained model has the first one
+    for name in reversed(names):  # a trained model is the last one and has the first colour
         if name == _PIXELS or name.startswith(_UNTRAINED):
             slots[name] = last if name == _PIXELS else last - 1
         else:

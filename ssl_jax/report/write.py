@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from etils import epath
+from rich.table import Table
 
 from ssl_jax.core.storage import write_whole
 from ssl_jax.report.inputs import ReportInputs
@@ -28,3 +31,31 @@ def write(workdir: epath.PathLike, inputs: ReportInputs) -> epath.Path:
     path = workdir / PAGE_NAME
     write_whole(path, render(inputs.named(workdir.name)))
     return path
+
+
+def write_comparison(
+    path: epath.PathLike, name: str, results: Mapping[str, Mapping[str, float]]
+) -> bool:
+    """Writes a page with the desiderata of several representations side by side.
+
+    Args:
+      path: of the file.
+      name: heading of the page.
+      results: representation -> its metrics.
+
+    Returns:
+      Whether desiderata have been measured; without any, nothing is written.
+    """
+    from ssl_jax.report import page, properties
+
+    if not properties.select(results):
+        return False
+    write_whole(epath.Path(path), page.render_comparison(name, results))
+    return True
+
+
+def properties_table(results: Mapping[str, Mapping[str, float]]) -> Table | None:
+    """The desiderata of representations for the console; None if none has been measured."""
+    from ssl_jax.report import properties
+
+    return properties.table(results)

@@ -104,7 +104,9 @@ def evaluate_and_report(
     if jax.process_index() == 0:
         if any(results.values()):
             table = report.summary_table(shown_results, config=experiment.config.eval)
-            make_console().print(table)
+            for part in (table, report.properties_table(shown_results)):
+                if part is not None:
+                    make_console().print(part)
         record = {"step": last_step, "results": results}
         if not_computed:
             record["not_computed"] = not_computed

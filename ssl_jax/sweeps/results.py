@@ -78,6 +78,31 @@ def rows_of(sweep: Sweep, workdir: epath.Path) -> list[Row]:
     return rows
 
 
+def representations_of(sweep: Sweep, workdir: epath.Path) -> dict[str, dict[str, float]]:
+    """The representations of all finished cells and their metrics, baselines first.
+
+    A baseline that is the same in all cells, such as raw pixels, is taken from the first cell that
+    has it. Other names get the method, and the labels of the cell if cells share a method.
+    """
+    finished = [(cell, results_of(cell, workdir)) for cell in sweep.cells]
+    finished = [(cell, found["results"]) for cell, found in finished if found and found["results"]]
+    titles = [list(rows)[-1] for _, rows in finished]
+    shared: dict[str, dict[str, float]] = {}
+    untrained: dict[str, dict[str, float]] = {}
+    trained: dict[str, dict[str, float]] = {}
+    for (cell, rows), title in zip(finished, titles, strict=True):
+        labels = ", ".join(map(str, cell.labels.values()))
+        name = title if titles.count(title) == 1 else f"{title}, {labels}"
+        for row, values in rows.items():
+            if row == title or row.startswith(f"{title}, "):
+                trained[name + row.removeprefix(title)] = values
+            elif row.startswith("untrained encoder"):
+                untrained[f"untrained {name}" + row.removeprefix("untrained encoder")] = values
+            else:
+                shared.setdefault(row, values)
+    return {**shared, **untrained, **trained}
+
+
 def write_csv(path: epath.Path, rows: list[Row]) -> None:
     """Writes the rows as a CSV file; the columns are all keys, in the order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
