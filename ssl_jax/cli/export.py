@@ -5,13 +5,15 @@
     hf            for from_pretrained of the transformers library: BERT or RoBERTa with its heads
                   (of pretraining or of fine-tuning); a Vision Transformer as Dinov2Model,
                   Dinov2WithRegistersModel, IJepaModel, ViTMAEForPreTraining or ViTModel
+    word2vec      the vectors of words, OUT/vectors.txt and OUT/vectors.bin in the formats of
+                  word2vec.c, for gensim's KeyedVectors.load_word2vec_format
     peft          the LoRA adapters of a BERT or RoBERTa, and its base model in OUT/base
     safetensors   any encoder with the names of ssl_jax ("params/...", "buffers/...")
 
-OUT/model.safetensors holds the weights in float32. OUT/config.json describes the architecture and
-its inputs: RGB images with values in [0, 1], standardised only if the recipe of the run does so. A
-text encoder gets the config.json of the transformers library and the files of its tokenizer. Except
-for peft, adapters are merged into the weights.
+All but word2vec write OUT/model.safetensors, the weights in float32, and OUT/config.json, which
+describes the architecture and its inputs: RGB images with values in [0, 1], standardised only if
+the recipe of the run does so. A text encoder gets the config.json of the transformers library and
+the files of its tokenizer. Except for peft, adapters are merged into the weights.
 
 If PyTorch and the library are installed, their model loads the file, and its features are compared
 with those of ssl_jax: on images of the run's data set (on noise if it is not available), or on

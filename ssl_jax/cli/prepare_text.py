@@ -5,10 +5,11 @@ tokenizer or uses a published one (--tokenizer=bert/vocab.txt), and writes the t
 memory-mapped shards. Runs read them with --config.data.name=tokens:DIR. After an interruption the
 same command continues; the result is equal to the byte.
 
-    --tokenizer=wordpiece   BERT's; bpe: RoBERTa's and GPT-2's; or the path of vocab.txt,
+    --tokenizer=wordpiece   BERT's; bpe: RoBERTa's and GPT-2's; words: all that occur --min_count=5
+                            times (word2vec); or the path of vocab.txt,
                             vocab.json (with merges.txt) or tokenizer.json, or their folder
     --vocab_size=30522      of a tokenizer to be trained; 50265 by default for bpe
-    --document=paragraph    what a document of a text file is: between blank lines, or the file
+    --document=paragraph    what a document of a text file is: between blank lines, line or file
     --sequence_length=512   says how many rows there are of each kind, and how much of them pads
 """
 
@@ -34,14 +35,15 @@ CORPUS_FLAGS = ("document", "errors", "text_key", "label_key", "data_dir")
 def define_flags() -> None:
     flags.DEFINE_string("data", None, "The corpus, e.g. text:/path/*.txt.")
     flags.DEFINE_string("output", None, "Folder of the cache.")
-    flags.DEFINE_string("tokenizer", "wordpiece", "wordpiece, bpe, or a path of a tokenizer.")
+    flags.DEFINE_string("tokenizer", "wordpiece", "wordpiece, bpe, words, or a path.")
+    flags.DEFINE_integer("min_count", 5, "Of words: how often a word must occur.")
     flags.DEFINE_integer("vocab_size", None, "Tokens of a tokenizer to be trained.")
-    flags.DEFINE_bool("lowercase", None, "Of WordPiece: lower case without accents.")
+    flags.DEFINE_bool("lowercase", None, "Of WordPiece and words: lower case.")
     flags.DEFINE_float("tokenizer_fraction", 1.0, "Share of the documents it is trained on.")
     flags.DEFINE_integer("workers", None, "Processes; 0: this one alone; default one a core.")
     flags.DEFINE_integer("shard_characters", prepare.SHARD, "Characters of a shard, at least.")
     flags.DEFINE_integer("sequence_length", None, "Report rows of so many tokens.")
-    flags.DEFINE_string("document", None, "Of text:, what a document is: paragraph or file.")
+    flags.DEFINE_string("document", None, "Of text:, what a document is: paragraph, line or file.")
     flags.DEFINE_string("errors", None, "Bytes that are no UTF-8: strict or replace.")
     flags.DEFINE_string("text_key", None, "Key, column or feature of the text.")
     flags.DEFINE_string("label_key", None, "Key, column or feature of the label.")
@@ -72,7 +74,7 @@ def main() -> int:
             raise UserError(
                 f"--{name} is not an option of {kind.usage}; options: {', '.join(known) or 'none'}"
             )
-    names = ("tokenizer", "vocab_size", "lowercase", "tokenizer_fraction")
+    names = ("tokenizer", "vocab_size", "min_count", "lowercase", "tokenizer_fraction")
     tokenizer = fields.read(TokenizerOptions, {name: options[name].value for name in names}, "")
     directory = os.path.expanduser(options.output)
     try:

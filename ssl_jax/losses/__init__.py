@@ -52,6 +52,13 @@ from ssl_jax.losses.variational import (
     gaussian_log_likelihood,
     negative_elbo,
 )
+from ssl_jax.losses.word_vectors import (
+    negative_sampling,
+    sampled,
+    scale_row_gradients,
+    shared_negatives,
+    word_softmax,
+)
 
 __all__ = [
     "active_latents",
@@ -79,13 +86,17 @@ __all__ = [
     "nce",
     "nearest_keys",
     "negative_elbo",
+    "negative_sampling",
     "nt_logistic",
     "nt_xent",
     "patch_error",
     "prototype_logits",
     "psnr",
     "rebalancing_weights",
+    "sampled",
+    "scale_row_gradients",
     "self_distillation",
+    "shared_negatives",
     "sigreg",
     "simsiam",
     "sinkhorn",
@@ -102,4 +113,5 @@ __all__ = [
     "update_centre",
     "vicreg",
     "weighted_squared_error",
+    "word_softmax",
 ]

@@ -17,6 +17,7 @@ from ssl_jax.models.resnet import ResNet, resnet
 from ssl_jax.models.text_heads import PairHead, token_head
 from ssl_jax.models.transformer import TextEncoder, text_decoder, text_encoder
 from ssl_jax.models.vit import ViT, vit
+from ssl_jax.models.word_vectors import WordVectors
 
 __all__ = [
     "DECODERS",
@@ -28,6 +29,7 @@ __all__ = [
     "ResNet",
     "TextEncoder",
     "ViT",
+    "WordVectors",
     "convnet",
     "count_parameters",
     "make_decoder",

@@ -28,6 +28,7 @@ from ssl_jax.models.options import not_architecture
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, resnet
 from ssl_jax.models.text_models import TEXT_DECODERS, TEXT_ENCODERS
 from ssl_jax.models.vit import SIZES, vit
+from ssl_jax.models.word_vectors import word_vectors
 
 # Size and patch of the ViTs with a name; others need `patch_size`, `dim`, `depth` and `num_heads`.
 VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14", "g14")
@@ -50,6 +51,7 @@ ENCODERS = {
     },
     **TEXT_ENCODERS,
     **TEXT_DECODERS,
+    "word_vectors": word_vectors,
 }
 DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}
 PATCH_DECODERS = {"vit_decoder": vit_decoder}

@@ -17,6 +17,7 @@ from ssl_jax.adapt.lora import is_adapter
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import BASE
 from ssl_jax.core.tree_paths import by_path, join
+from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.models import TextEncoder, ViT
 from ssl_jax.models.patches import patch_grid
@@ -30,13 +31,14 @@ from ssl_jax.pretrained.formats import (
     method_nets,
     peft,
     task_heads,
+    word2vec,
 )
 from ssl_jax.pretrained.formats.task_heads import TaskHeads
 from ssl_jax.pretrained.trained_run import TrainedRun
 
 PyTree = Any
 
-TARGETS = ("torchvision", "timm", "hf", "safetensors", "peft")
+TARGETS = ("torchvision", "timm", "hf", "word2vec", "safetensors", "peft")
 _COMPARED_IMAGES = 8
 
 
@@ -71,6 +73,8 @@ def export(run: TrainedRun, target: str, folder: str) -> Iterator[str]:
         yield from _export_vit(run, params, folder)
     elif target == "hf":
         yield from _export_to_transformers(run, params, folder)
+    elif target == "word2vec":
+        yield from _export_word_vectors(run, folder)
     else:
         yield from _export_encoder(run, params, target, folder)
 
@@ -286,6 +290,27 @@ def _export_to_transformers(run: TrainedRun, params: PyTree, folder: str) -> Ite
     if tokenizer is None:
         yield f"without the tokenizer: {run.workdir} and {run.config.data.name} have none"
     yield torch_models.compare_tokens(folder, params["encoder"], module, vocabulary.size)
+
+
+def _export_word_vectors(run: TrainedRun, folder: str) -> Iterator[str]:
+    """The target "word2vec": the vector of each word, in both formats of word2vec.c."""
+    method = run.experiment.method
+    if not hasattr(method, "token_vectors"):
+        raise UserError(f"method {run.config.method.name} has no word vectors; use --to=hf")
+    content = _tokenizer(run)
+    if content is None:
+        raise UserError(f"{run.workdir} and {run.config.data.name} have no tokenizer: no words")
+    special = run.experiment.spec.vocabulary.special
+    vectors = np.asarray(method.token_vectors(run.weights.params), np.float32)
+    tokens, words = [], []
+    for token, text in enumerate(Tokenizer.from_json(content).token_texts()):
+        if token not in special and text.startswith(" "):
+            tokens.append(token)
+            words.append(text.strip())
+    for name, binary in (("vectors.txt", False), ("vectors.bin", True)):
+        path = os.path.join(folder, name)
+        word2vec.write(path, words, vectors[tokens], binary=binary)
+        yield f"{path}: {len(words):,} words of {vectors.shape[1]} dimensions, step {run.step}"
 
 
 def _task_heads(run: TrainedRun, module: TextEncoder) -> TaskHeads | None:

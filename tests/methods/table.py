@@ -33,6 +33,14 @@ TEXT = {
     "optimizer.base_lr": 1e-3,
     "eval.online": False,
 }
+WORDS = {
+    "data.name": TEXT["data.name"],
+    "data.num_examples": None,
+    "data.options": ConfigDict({**TEXT_OPTIONS, "tokenizer": "words", "min_count": 2}),
+    "model.dim": 8,
+    "method.window": 3,
+    "steps": 100,
+}
 # What most rows do not test, in few operations, so that a step compiles in half the time: SGD, no
 # probe, and views that draw no random numbers. The row "simclr" has all that the config has; so has
 # "dinov2", whose KoLeo term has huge gradients where images look alike, and "dino-vit", which is
@@ -640,6 +648,19 @@ ROWS = {
             "data.options": ConfigDict(dict(TEXT_OPTIONS, tokenizer="bpe", rows="stream")),
         },
         embeds=False,
+    ),
+    "word2vec": Row(
+        "word2vec.py:pydoc",
+        {**WORDS, "method.loss": "shared_negatives", "method.block_size": 8},
+        untrained=("encoder",),  # at first: the output vectors are 0
+        embeds=False,
+    ),
+    "word2vec-cbow": Row(
+        "word2vec.py:text8",
+        {**WORDS, "method.loss": "negative_sampling", "method.num_negatives": 3},
+        untrained=("encoder",),
+        embeds=False,
+        slow=True,
     ),
     "supervised-text": Row(
         "finetune.py:csv",

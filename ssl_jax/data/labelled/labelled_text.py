@@ -111,7 +111,7 @@ class Labelled(Task):
             return options.load()
         return tokenizer.train(
             lambda: _texts(self._examples), options.tokenizer, options.vocab_size,
-            lowercase=options.lowercase is not False,
+            lowercase=options.lowercase is not False, min_count=options.min_count,
         )  # fmt: skip
 
     def find_classes(self) -> tuple[str, ...]:

@@ -242,6 +242,8 @@ class _Preparation:
 
     def _notes(self, splits: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         """Where the tokenizer is not what was asked for, or does not suit the text."""
+        if self._options.tokenizer == "words":  # rare words are meant to be unknown
+            return
         vocabulary, asked = self._tokenizer.vocabulary, self._options.wanted_size
         if asked is not None and vocabulary.size < asked:
             yield (

@@ -1,4 +1,4 @@
-"""Text to token ids and back: WordPiece (BERT) and byte-level BPE (RoBERTa, GPT-2).
+"""Text to token ids and back: WordPiece (BERT), byte-level BPE (RoBERTa, GPT-2), whole words.
 
 A tokenizer is trained on the corpus, or comes from the files that are published beside a model. The
 algorithms are those of the `tokenizers` library; what is here makes training repeatable, finds the
@@ -30,8 +30,12 @@ from ssl_jax.data.text.tokenizer_files import read_settings
 FAMILIES = {
     "wordpiece": {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
     "bpe": {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"},
+    "words": {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
 }
 VOCAB_SIZES = {"wordpiece": 30_522, "bpe": 50_265}  # of the published models
+VOCAB_SIZES["words"] = 1_000_000  # at most: `min_count` decides
+# Letters, digits and _, and what joins them within a word. All else separates words.
+_WORD = r"\w+(?:['’-]\w+)*"
 _CONTINUES = "##"  # begins a WordPiece token that continues a word
 _MAX_ALPHABET = 1000  # characters of a trained WordPiece vocabulary; Wikipedia has many thousands
 _BLANKS = "ĠĊĉč"  # space, newline, tab and carriage return as byte-level BPE writes them
@@ -125,6 +129,8 @@ class Tokenizer:
         if parts["model"]["type"] == "WordPiece":
             prefix = parts["model"]["continuing_subword_prefix"]
             starts = {i for i, token in tokens.items() if not token.startswith(prefix)}
+        elif parts["model"]["type"] == "WordLevel":
+            starts = set(tokens)
         elif "ByteLevel" in marks or "Metaspace" in marks:
             blanks = tuple(_BLANKS if "ByteLevel" in marks else "▁")
             starts = {i for i, token in tokens.items() if token.startswith(blanks)}
@@ -145,6 +151,7 @@ def _ids(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]
 # Pieces of a text whose tokens do not depend on the others. BERT's words end at blanks and at ASCII
 # punctuation, whatever else ends them.
 _BERT_PIECES = re.compile(r"[^ \t\r\n!-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]")
+_BLANK_PIECES = re.compile(r"\S+")  # no word has a blank
 # GPT-2's words as its regular expression has them, where they and what follows are ASCII. All else
 # is taken with the blanks in front of it, up to the next blank of which Python and the library
 # agree that it is one.
@@ -168,6 +175,8 @@ def _independent(parts: dict[str, Any]) -> re.Pattern[str] | None:
     words = parts["pre_tokenizer"] or {}
     if kind == "WordPiece" and normalizer in (None, "BertNormalizer"):
         return _BERT_PIECES if words.get("type") == "BertPreTokenizer" else None
+    if kind == "WordLevel" and normalizer in (None, "Lowercase"):
+        return _BLANK_PIECES if words.get("type") == "Split" else None
     if kind == "BPE" and normalizer is None and not parts["model"]["dropout"]:
         plain = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
         return _GPT2_PIECES if plain.items() <= words.items() else None
@@ -230,18 +239,26 @@ def family_vocabulary(family: str, size: int | None = None) -> Vocabulary:
 
 
 def train(
-    texts: Texts, family: str, vocab_size: int | None = None, *, lowercase: bool = True
+    texts: Texts,
+    family: str,
+    vocab_size: int | None = None,
+    *,
+    lowercase: bool = True,
+    min_count: int = 5,
 ) -> Tokenizer:
     """Trains a tokenizer. The same texts give the same tokenizer, whatever the threads do.
 
     Args:
       texts: called for every pass over the corpus.
-      family: "wordpiece" (BERT's normaliser and words) or "bpe" (GPT-2's words, all bytes known).
-      vocab_size: default 30,522 and 50,265. A small corpus gives fewer.
-      lowercase: of WordPiece: lower case without accents, as BERT's uncased models have it.
+      family: "wordpiece" (BERT's normaliser and words), "bpe" (GPT-2's words, all bytes known) or
+        "words" (every word is a token; punctuation is left out).
+      vocab_size: default 30,522, 50,265 and 1,000,000. A small corpus gives fewer.
+      lowercase: of WordPiece: lower case without accents, as BERT's uncased models have it; of
+        words: lower case.
+      min_count: of words: how often a word must occur; rarer ones are unknown.
 
     Raises:
-      UserError: no such family, or too small a vocabulary.
+      UserError: no such family, too small a vocabulary, or no word occurs often enough.
     """
     _check_family(family)
     special = list(FAMILIES[family].values())
@@ -256,6 +273,8 @@ def train(
             vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
         backend.train_from_iterator(texts(), trainer)
+    elif family == "words":
+        backend = _train_words(texts, special, size, lowercase, min_count)
     else:
         backend = _train_wordpiece(texts, special, size, lowercase)
     return _with_special(backend, family)
@@ -286,6 +305,27 @@ def _train_wordpiece(
     learner.train_from_iterator(texts(), trainer)
     vocab = learner.get_vocab(with_added_tokens=True)
     return _wordpiece(models.WordPiece(vocab, unk_token=special[1]), lowercase)
+
+
+def _train_words(
+    texts: Texts, special: list[str], size: int, lowercase: bool, min_count: int
+) -> tokenizers.Tokenizer:
+    """The most frequent words, in the order of their frequency and the alphabet."""
+    backend = tokenizers.Tokenizer(models.WordLevel(unk_token=special[1]))
+    if lowercase:
+        backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Split(
+        tokenizers.Regex(_WORD), behavior="removed", invert=True
+    )
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=size, min_frequency=min_count, special_tokens=special, show_progress=False
+    )
+    backend.train_from_iterator(texts(), trainer)
+    if backend.get_vocab_size() == len(special):
+        raise UserError(
+            f"no word of the text occurs {min_count} times; set a smaller data.options.min_count"
+        )
+    return backend
 
 
 def load(path: str, *, lowercase: bool | None = None) -> Tokenizer:

@@ -23,14 +23,19 @@ class TokenizerOptions:
 
     tokenizer: Annotated[
         str,
-        "wordpiece or bpe, trained on the split `train`; or the path of a tokenizer's files; or "
-        "init_from: that of the run or folder that the run starts from.",
+        "wordpiece, bpe or words, trained on the split `train`; or the path of a tokenizer's "
+        "files; or init_from: that of the run or folder that the run starts from.",
     ] = "wordpiece"
     vocab_size: Annotated[
-        int | None, positive, "Tokens of a trained tokenizer; None: 30,522 or 50,265."
-    ] = None
+        int | None, positive,
+        "Tokens of a trained tokenizer; None: 30,522 (wordpiece), 50,265 (bpe) or all words that "
+        "occur min_count times.",
+    ] = None  # fmt: skip
+    min_count: Annotated[
+        int, positive, "Of tokenizer=words: how often a word must occur; rarer ones are unknown."
+    ] = 5
     lowercase: Annotated[
-        bool | None, "Whether WordPiece lower-cases; None: a trained one does."
+        bool | None, "Whether WordPiece or words are lower-cased; None: trained ones are."
     ] = None
     tokenizer_fraction: Annotated[
         float, positive_fraction, "Share of the documents that a tokenizer is trained on."
@@ -42,7 +47,7 @@ class TokenizerOptions:
 
     @property
     def unknown_size(self) -> bool:
-        """Whether nothing says how many tokens a trained tokenizer has."""
+        """Whether no option says how many tokens a trained tokenizer has."""
         return self.trained and self.vocab_size is None
 
     @property
@@ -71,12 +76,14 @@ class TokenizerOptions:
           UserError: as `load`, or a bad value.
         """
         if self.lowercase is not None and self.tokenizer == "bpe":
-            raise UserError("lowercase is an option of WordPiece; leave it out for tokenizer=bpe")
+            raise UserError("lowercase is no option of tokenizer=bpe; leave it out")
         if not self.trained:
             return {"hash": self.load().digest}
         values = dataclasses.asdict(self)
         values["vocab_size"] = self.wanted_size
-        values["lowercase"] = self.tokenizer == "wordpiece" and self.lowercase is not False
+        values["lowercase"] = self.tokenizer != "bpe" and self.lowercase is not False
+        if self.tokenizer != "words":
+            del values["min_count"]
         return values
 
     def vocabulary(self) -> Vocabulary:
@@ -112,7 +119,13 @@ class TokenizerOptions:
                     yield part.text
 
         lowercase = self.lowercase is not False
-        made = tokenizer.train(texts, self.tokenizer, self.vocab_size, lowercase=lowercase)
+        made = tokenizer.train(
+            texts,
+            self.tokenizer,
+            self.vocab_size,
+            lowercase=lowercase,
+            min_count=self.min_count,
+        )
         if not found:
             raise UserError(f"{corpus.title}[{split}] has no text to train a tokenizer on")
         return made

@@ -424,7 +424,7 @@ def test_bad_corpora(tmp_path):
         make(f"{tmp_path}/a.txt", tmp_path / "two", published)
     with pytest.raises(UserError, match="vocab_size is 7, but tokenizer .* has 6 tokens"):
         make(f"{tmp_path}/a.txt", tmp_path / "two", TokenizerOptions(str(tmp_path), 7))
-    with pytest.raises(UserError, match="lowercase is an option of WordPiece"):
+    with pytest.raises(UserError, match="lowercase is no option of tokenizer=bpe"):
         make(f"{tmp_path}/a.txt", tmp_path / "two", TokenizerOptions("bpe", lowercase=True))
 
 

@@ -304,3 +304,37 @@ def test_bad_values(tmp_path):
         tokenizer.train(lambda: iter(TEXTS), "bpe", 100)
     with pytest.raises(UserError, match="holds no tokenizer"):
         tokenizer.load(str(tmp_path))
+
+
+WORDS = ["The cat's new_york, re-read: the CAT (cat) don’t!", "the cat's 42 ünïts; the\tcat’s"]
+
+
+def test_words_are_tokens_in_the_order_of_their_frequency():
+    made = tokenizer.train(lambda: WORDS, "words", min_count=2)
+    assert [made.backend.id_to_token(i) for i in range(5, made.vocabulary.size)] == [
+        "the", "cat", "cat's",
+    ]  # fmt: skip
+    assert made.vocabulary.special == (0, 1, 2, 3, 4)
+    ids, lengths = made.encode(WORDS)
+    known = [made.backend.id_to_token(i) for i in ids]
+    unk = "[UNK]"
+    assert known[:8] == ["the", "cat's", unk, unk, "the", "cat", "cat", unk]
+    assert known[8:] == ["the", "cat's", unk, unk, "the", unk]
+    assert lengths.tolist() == [8, 6]
+    assert made.token_texts()[5:] == [" the", " cat", " cat's"]
+    assert made.word_starts().all()
+
+
+def test_words_do_not_depend_on_what_is_remembered_and_keep_capitals_if_asked():
+    made = tokenizer.train(lambda: WORDS, "words", min_count=1, lowercase=False)
+    assert {"The", "the", "CAT", "new_york", "re-read", "42", "ünïts", "don’t"} <= set(
+        made.backend.get_vocab()
+    )
+    ids, _ = made.encode(WORDS)
+    alone = [i for text in WORDS for i in made.backend.encode(text, add_special_tokens=False).ids]
+    assert ids.tolist() == alone
+
+
+def test_no_word_that_is_frequent_enough_is_one_line():
+    with pytest.raises(UserError, match=r"no word of the text occurs 9 times; .*min_count"):
+        tokenizer.train(lambda: WORDS, "words", min_count=9)
