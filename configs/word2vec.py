@@ -11,9 +11,10 @@ text8 takes one file of words, --config.data.name=text:/data/text8; news takes f
 a line, e.g. `text:/data/news/*.txt`, or tokens of `ssl_jax prepare_text --tokenizer=words`.
 
 --config.method.loss=shared_negatives is the fast approximation, negative_sampling the exact loss.
-Analogies: --config.eval.analogies.path=questions-words.txt; similarity of words:
---config.eval.word_similarity.path=wordsim353.tsv. Both are named in `eval.final_names` or by
-`ssl_jax evaluate --evals=analogies,word_similarity`.
+Analogies and similarity of words are evaluated afterwards, or by `eval.final_names`:
+
+    ssl_jax evaluate --workdir=runs/word2vec --evals=analogies,word_similarity \
+        --set=analogies.path=questions-words.txt --set=word_similarity.path=wordsim353.tsv
 
 Published: 61% of the questions (skip-gram, NEG-15, 300 dimensions, sub-sampling 1e-5, 1 billion
 words of news; Mikolov et al. 2013b, Table 1).

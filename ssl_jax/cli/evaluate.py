@@ -3,19 +3,23 @@
 On the training set's own labels, or on another data set with --data; a model of labelled texts is
 scored by what it predicts. Prints a table and writes workdir/evaluations/<step>_<data>.json, with
 _<weights> or _<feature> at the end of the name where --weights or --feature are others than those
-that the run evaluates. An evaluation that fails costs its own metrics; the exit code is 1 then.
+that the run evaluates. --set=knn.k=20 sets an option of an evaluation. An evaluation that fails
+costs its own metrics; the exit code is 1 then.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from absl import flags
 from etils import epath
 
 from ssl_jax import data, evals, parallel, report
+from ssl_jax.config import apply
 from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment import evaluated
@@ -38,6 +42,9 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "evals", None, f"Of {', '.join(evals.names())}; default: those of the config."
     )
+    flags.DEFINE_multi_string(
+        "set", [], "Option of an evaluation, repeatable, e.g. analogies.path=questions-words.txt."
+    )
     flags.DEFINE_string(
         "feature", "h", "Output of the method to evaluate, e.g. z, last1/mean or last4/cls_mean."
     )
@@ -45,12 +52,26 @@ def define_flags() -> None:
     flags.DEFINE_string("test_split", None, "Split to score; default: the config's.")
 
 
+def _with_options(config: Any, settings: Sequence[str]) -> Any:
+    """The config with options of evaluations, each as text such as "knn.k=20".
+
+    Raises:
+      UserError: a text has no value, or names no option.
+    """
+    bad = [text for text in settings if "=" not in text]
+    if bad:
+        raise UserError(f"--set={bad[0]} has no value, e.g. --set=knn.k=20")
+    return apply(config, {f"eval.{key}": value for key, _, value in (
+        text.partition("=") for text in settings
+    )})  # fmt: skip
+
+
 def main() -> int:
     options = flags.FLAGS
     if not options.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/demo")
     parallel.initialize()
-    config = trained_run.read_config(options.workdir)
+    config = _with_options(trained_run.read_config(options.workdir), options["set"].value)
     use_compilation_cache(config.compilation_cache)
     if options.train_split:
         config.eval.train_split = options.train_split
