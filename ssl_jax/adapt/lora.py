@@ -24,7 +24,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -33,6 +32,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ssl_jax.adapt.adapters import LORA, insert, net_and_groups
 from ssl_jax.config.fields import below_one, not_empty, positive, regex
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec, Method
@@ -41,8 +41,6 @@ from ssl_jax.core.tree_paths import by_path, is_stacked
 Array = jax.Array
 PyTree = Any
 
-# Below a layer: its adapters by the map that they adapt.
-LORA = "lora"
 # The adapter of all outputs of a layer.
 WHOLE = "whole"
 # Layers that hold several maps of the same width, side by side in their outputs.
@@ -75,25 +73,16 @@ class HyperParameters:
     def scale(self) -> float:
         return self.alpha / self.rank
 
-    def freezes(self, path: str) -> bool:
-        """Whether the parameter of the method at `path` is frozen."""
-        net, _, below = path.partition("/")
-        return net == self.net and not (self.train and re.search(self.train, below))
-
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """The adapters of a method's net.
-
-    Attributes:
-      hyper: the config's section.
-      layers: the adapted layers, ((path, names of the maps), ...).
-      groups: the optimizer groups of frozen parameters.
-    """
+    """The adapters of a method's net; see `Adapters`. Those of a layer are named after its maps."""
 
     hyper: HyperParameters
     layers: tuple[tuple[str, tuple[str, ...]], ...]
     groups: frozenset[str]
+
+    name = LORA
 
     def init(self, key: Array, params: PyTree) -> PyTree:
         """The initial adapters, a nested dict like the parameters.
@@ -111,8 +100,8 @@ class Lora:
                 own_key = jax.random.fold_in(key, zlib.crc32(f"{path}/{name}".encode()))
                 bound = 1 / math.sqrt(inputs)
                 a = jax.random.uniform(own_key, (*stack, inputs, rank), minval=-bound, maxval=bound)
-                _insert(adapters, f"{path}/{LORA}/{name}/a", a)
-                _insert(adapters, f"{path}/{LORA}/{name}/b", jnp.zeros((*stack, rank, width)))
+                insert(adapters, f"{path}/{LORA}/{name}/a", a)
+                insert(adapters, f"{path}/{LORA}/{name}/b", jnp.zeros((*stack, rank, width)))
         return adapters
 
     @contextlib.contextmanager
@@ -143,16 +132,6 @@ class Lora:
         )
 
 
-def is_adapter(path: str) -> bool:
-    """Whether the array at `path` belongs to an adapter."""
-    return LORA in path.split("/")
-
-
-def layer_of(path: str) -> str:
-    """The path of the kernel that the adapter at `path` adapts; other paths are unchanged."""
-    return f"{path.partition(f'/{LORA}/')[0]}/kernel" if is_adapter(path) else path
-
-
 def make(method: Method, hyper: HyperParameters, spec: DataSpec) -> Lora:
     """The adapters of a method.
 
@@ -164,15 +143,8 @@ def make(method: Method, hyper: HyperParameters, spec: DataSpec) -> Lora:
     Raises:
       UserError: there is no such net or layer, or the rank is too large.
     """
-    batch = spec.batch(1)
-    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
-    if hyper.net not in params:
-        raise UserError(
-            f"adapt.net is {hyper.net!r}; nets with parameters: {', '.join(sorted(params))}."
-            f"{nearest(hyper.net, params)}"
-        )
-    layers = find_layers(params[hyper.net], hyper)
-    groups = frozenset(method.param_group(path) for path in by_path(params) if hyper.freezes(path))
+    params, groups = net_and_groups(method, hyper, spec)
+    layers = find_layers(params, hyper)
     return Lora(
         hyper, tuple((f"{hyper.net}/{path}", maps) for path, maps in layers.items()), groups
     )
@@ -322,10 +294,3 @@ def _dense_layers(params: PyTree) -> dict[str, tuple[int, ...]]:
 def _count(path: str, name: str) -> int:
     """The number of maps side by side in the layer at `path`, if `name` is one of them; else 1."""
     return 1 if name == WHOLE else len(PARTS[path.rpartition("/")[2]])
-
-
-def _insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
-    *parents, last = path.split("/")
-    for name in parents:
-        tree = tree.setdefault(name, {})
-    tree[last] = leaf

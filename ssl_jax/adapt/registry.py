@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssl_jax.adapt import lora
+from ssl_jax.adapt import lora, prompt
 from ssl_jax.adapt.wrap import wrap
 from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec, Method
 
-ADAPTERS = {"lora": lora}
-_NAME = fields.Key(str | None, None, "Adapters: lora; None: train the weights themselves.")
+ADAPTERS = {"lora": lora, "prompt": prompt}
+_NAME = fields.Key(str | None, None, "Adapters: lora or prompt; None: none.")
 
 
 def declaration(name: str | None) -> fields.Section:

@@ -18,13 +18,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.adapt.lora import Lora, layer_of
+from ssl_jax.adapt.adapters import Adapters, freezes, layer_of
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import BASE, Array, Aux, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.core.tree_paths import join, select
 
 
-def wrap(method: Method, adapters: Lora, spec: DataSpec) -> Method:
+def wrap(method: Method, adapters: Adapters, spec: DataSpec) -> Method:
     """The method with adapters.
 
     Args:
@@ -51,7 +51,7 @@ def wrap(method: Method, adapters: Lora, spec: DataSpec) -> Method:
     }
     adapted = dataclasses.make_dataclass(
         kind.__name__,
-        [("adapters", Lora, dataclasses.field(kw_only=True))],
+        [("adapters", Adapters, dataclasses.field(kw_only=True))],
         bases=(kind,),
         namespace={**functions, **shared, "__doc__": kind.__doc__, "__module__": kind.__module__},
         frozen=True,
@@ -160,7 +160,8 @@ def _init(init: Callable[..., tuple[PyTree, PyTree]]) -> Callable[..., tuple[PyT
     @functools.wraps(init)
     def adapted(self: Method, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         params, buffers = init(self, key, batch)
-        is_frozen, dtype = self.adapters.hyper.freezes, jnp.dtype(self.adapters.hyper.base_dtype)
+        is_frozen = functools.partial(freezes, self.adapters.hyper)
+        dtype = jnp.dtype(self.adapters.hyper.base_dtype)
         base = jax.tree.map(lambda x: x.astype(dtype), select(params, is_frozen))
         trained = select(params, lambda path: not is_frozen(path))
         own = self.adapters.init(jax.random.fold_in(key, 1), params)
@@ -200,6 +201,6 @@ def _check_used(method: Method, spec: DataSpec) -> None:
     for path, _ in method.adapters.layers:
         if path.removeprefix(f"{net}/") not in used:
             raise UserError(
-                f"adapt.targets names {path}, which {method.title} does not apply as a dense "
-                "layer; leave it out"
+                f"adapt.name={method.adapters.name}: {method.title} does not apply {path} in the "
+                "way that these adapters need; leave it out of adapt.targets"
             )

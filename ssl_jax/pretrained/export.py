@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from ssl_jax import data, modalities
-from ssl_jax.adapt.lora import is_adapter
+from ssl_jax.adapt.adapters import is_adapter
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import BASE
 from ssl_jax.core.tree_paths import by_path, join

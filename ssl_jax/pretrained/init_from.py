@@ -41,7 +41,7 @@ from etils import epath
 
 from ssl_jax import checkpoint, data, parallel
 from ssl_jax.adapt import lora
-from ssl_jax.adapt.lora import is_adapter
+from ssl_jax.adapt.adapters import is_adapter
 from ssl_jax.checkpoint.choice import folder_and_step
 from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
@@ -128,7 +128,7 @@ def _load_run(folder: str, step: int | None, experiment: Experiment) -> tuple[Lo
     w = evaluated.from_parts(parts, choice)
     arrays = flat(_without_base(w))
     if config.adapt.name is not None:
-        arrays = _adapted(arrays, config.adapt.alpha / config.adapt.rank, experiment)
+        arrays = _adapted(arrays, config.adapt, experiment, folder)
     check_settings(folder, config.model, experiment)
     head = Head(config.data.class_names, data.spec_from_config(config.data).task)
     matched = match(arrays, experiment, folder, head)
@@ -143,24 +143,37 @@ def _without_base(w: Weights) -> dict[str, Any]:
     return {"params": join(w.params, base), "buffers": buffers}
 
 
-def _adapted(arrays: Mapping[str, Any], scale: float, experiment: Experiment) -> dict[str, Any]:
+def _adapted(
+    arrays: Mapping[str, Any], section: Mapping[str, Any], experiment: Experiment, source: str
+) -> dict[str, Any]:
     """Arrays with adapters as they are if this run has the same adapters, else merged.
 
     Args:
       arrays: path -> array, "params/LAYER/kernel" and "params/LAYER/lora/MAP/a" and so on.
-      scale: alpha / rank of the adapters.
+      section: `config.adapt` of the adapters.
       experiment: the run that starts.
+      source: the run or folder, for messages.
+
+    Raises:
+      UserError: the adapters can neither be loaded nor merged.
     """
+    own_section = experiment.config.adapt
     own = {path: x for path, x in abstract_weights(experiment).items() if is_adapter(path)}
     stored = {path: x for path, x in arrays.items() if is_adapter(path)}
     shapes = [{path: x.shape for path, x in unstack(tree).items()} for tree in (own, stored)]
-    if (
-        own
-        and shapes[0] == shapes[1]
-        and experiment.config.adapt.alpha == scale * (experiment.config.adapt.rank)
-    ):
+    settings = [
+        (config["name"], config["name"] == "lora" and config["alpha"] / config["rank"])
+        for config in (own_section, section)
+    ]
+    if shapes[0] == shapes[1] and settings[0] == settings[1]:
         return dict(arrays)
+    if section["name"] != "lora":
+        raise UserError(
+            f"init_from={source} has adapt.name={section['name']}, which cannot be merged into "
+            f"weights; set the same adapt section as there"
+        )
     params = flax.traverse_util.unflatten_dict(arrays, sep="/")
+    scale = section["alpha"] / section["rank"]
     return flat({part: lora.merge(tree, scale) for part, tree in params.items()})
 
 
@@ -228,7 +241,8 @@ def _load_transformers(
     arrays = {f"params/{path}": x for path, x in (arrays | adapters).items()}
     if adapter is not None:
         settings = peft.read_config(adapter)
-        arrays = _adapted(arrays, settings["lora_alpha"] / settings["r"], experiment)
+        section = {"name": "lora", "alpha": settings["lora_alpha"], "rank": settings["r"]}
+        arrays = _adapted(arrays, section, experiment, adapter)
     names = task_heads.class_names(config)
     matched = match(arrays, experiment, folder, Head(names, experiment.spec.task))
     check_used([name for name in unused if _HUGGING_FACE_ENCODER.match(name)], experiment, folder)

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax.adapt.lora import is_adapter
+from ssl_jax.adapt.adapters import is_adapter
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import STACKED, by_path, is_stacked
 from ssl_jax.data import class_names

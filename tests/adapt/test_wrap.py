@@ -103,7 +103,7 @@ def test_frozen_weights_are_placed_like_parameters():
     [
         ("simclr", {}, "adapt.targets has 'query', and encoder has no such dense layer"),
         ("simclr", {"net": "encodr"}, "adapt.net is 'encodr'; nets with parameters: encoder"),
-        ("supervised-text", {"name": "lorra"}, "adapters: lora. Did you mean 'lora'"),
+        ("supervised-text", {"name": "lorra"}, "adapters: lora, prompt. Did you mean 'lora'"),
         ("supervised-text", {"rank": 0}, "adapt.rank is 0; use a"),
         ("supervised-text", {"dropout": 1.0}, "adapt.dropout is 1.0; use a"),
         ("supervised-text", {"rnk": 2}, "adapt.rnk"),

@@ -1,0 +1,106 @@
+"""What adapters of any kind have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import jax
+
+from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.method import DataSpec, Method
+from ssl_jax.core.tree_paths import by_path
+
+PyTree = Any
+
+# The entries of parameters that are adapters: of a dense layer, of the embeddings of a text.
+LORA, PROMPT = "lora", "prompt"
+
+
+class HyperParameters(Protocol):
+    """The keys of `config.adapt` that all kinds share."""
+
+    net: str
+    train: str | None
+    base_dtype: str
+
+
+class Adapters(Protocol):
+    """Adapters of one net of a method.
+
+    Attributes:
+      hyper: the config's section.
+      layers: the adapted layers, ((path, names of their adapters), ...).
+      groups: the optimizer groups of frozen parameters.
+    """
+
+    hyper: HyperParameters
+    layers: tuple[tuple[str, tuple[str, ...]], ...]
+    groups: frozenset[str]
+
+    def init(self, key: jax.Array, params: PyTree) -> PyTree:
+        """The initial adapters, a nested dict like the parameters of the method."""
+
+    def active(self, on_use: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+        """Layers that are applied inside use their adapters.
+
+        Args:
+          on_use: called with the path of each adapted layer in its net.
+        """
+
+    def merge(self, params: PyTree) -> PyTree:
+        """The parameters of the net without adapters that computes the same.
+
+        Raises:
+          UserError: there are none.
+        """
+
+
+def is_adapter(path: str) -> bool:
+    """Whether the array at `path` belongs to an adapter."""
+    return not {LORA, PROMPT}.isdisjoint(path.split("/"))
+
+
+def layer_of(path: str) -> str:
+    """The path of the kernel that the adapter at `path` adapts; other paths are unchanged."""
+    layer, is_lora, _ = path.partition(f"/{LORA}/")
+    return f"{layer}/kernel" if is_lora else path
+
+
+def freezes(hyper: HyperParameters, path: str) -> bool:
+    """Whether the parameter of the method at `path` is frozen."""
+    net, _, below = path.partition("/")
+    return net == hyper.net and not (hyper.train and re.search(hyper.train, below))
+
+
+def net_and_groups(
+    method: Method, hyper: HyperParameters, spec: DataSpec
+) -> tuple[PyTree, frozenset[str]]:
+    """The abstract parameters of the adapted net, and the optimizer groups of the frozen ones.
+
+    Raises:
+      UserError: the method has no such net.
+    """
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), spec.batch(1))
+    if hyper.net not in params:
+        raise UserError(
+            f"adapt.net is {hyper.net!r}; nets with parameters: {', '.join(sorted(params))}."
+            f"{nearest(hyper.net, params)}"
+        )
+    groups = {method.param_group(path) for path in by_path(params) if freezes(hyper, path)}
+    return params[hyper.net], frozenset(groups)
+
+
+def insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
+    """Sets a leaf of a nested dict, and makes the dicts on the way."""
+    *parents, last = path.split("/")
+    for name in parents:
+        tree = tree.setdefault(name, {})
+    tree[last] = leaf
+
+
+def has_entry(tree: Any, name: str) -> bool:
+    """Whether a nested dict, or None, has an entry at its top."""
+    return isinstance(tree, Mapping) and name in tree
