@@ -44,7 +44,7 @@ class Images:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Passages:
-    """Rows of tokens, some of which are hidden from the model, with its guesses.
+    """Rows of tokens; some are hidden from the model, or the last ones are written by it.
 
     Attributes:
       tokens: int32 [n l].
@@ -53,6 +53,7 @@ class Passages:
       weights: [n p], 1 for hidden tokens, 0 for unused positions of rows with fewer.
       guesses: int32 [n p k], the model's most likely tokens, the most likely first.
       shares: float [n p k], the probabilities of the guesses.
+      prompt_lengths: int32 [n], tokens of each row that the model has continued; or None.
       note: a sentence above the text.
     """
 
@@ -62,6 +63,7 @@ class Passages:
     weights: Array | None = None
     guesses: Array | None = None
     shares: Array | None = None
+    prompt_lengths: Array | None = None
     note: str = _static("")
 
 

@@ -28,14 +28,13 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.config.fields import positive
-from ssl_jax.core.items import Item, TokenVectors
+from ssl_jax.core.items import Item, Passages, TokenVectors
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
     Aux,
     Batch,
     DataSpec,
-    Method,
     PyTree,
     Vocabulary,
     Weights,
@@ -43,10 +42,14 @@ from ssl_jax.core.method import (
 )
 from ssl_jax.losses import token_cross_entropy
 from ssl_jax.losses.language import CHUNK
+from ssl_jax.methods.base.generative import Generative
 from ssl_jax.methods.base.one_text import check_length, check_text_decoder
-from ssl_jax.models import Net, make_encoder
+from ssl_jax.models import Net, decoding, make_encoder
+from ssl_jax.models.decoding import Completions, Sampling, Stops
 from ssl_jax.models.transformer import output_table, text_inputs
 from ssl_jax.views.next_token import next_tokens
+
+_SHOWN = 32  # tokens of a prompt, and of its completion, on the report page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gpt(Method):
+class Gpt(Generative):
     """A causal language model.
 
     Attributes:
@@ -142,10 +145,61 @@ class Gpt(Method):
             "previous": batch["tokens"],
         }
 
+    @property
+    def context(self) -> int:
+        return self.encoder.module.max_length
+
+    @property
+    def end_token(self) -> int:
+        return self.vocabulary.sep
+
+    def generate(
+        self,
+        w: Weights,
+        prompts: Array,
+        lengths: Array,
+        keys: Array,
+        *,
+        sampling: Sampling,
+        stops: Stops | None = None,
+    ) -> Completions:
+        return decoding.generate(
+            self.encoder.module,
+            w.params["encoder"],
+            prompts,
+            lengths,
+            keys,
+            sampling=sampling,
+            end=self.end_token,
+            stops=stops,
+        )
+
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
-        del keys, batch
+        """Greedy completions of the first half of each row, and neighbours of words."""
         table = w.params["encoder"]["embed"]["token"]["embedding"]
-        return {"Neighbours of words": TokenVectors(table)}
+        return {
+            "Completions": self._completed(w, keys, batch),
+            "Neighbours of words": TokenVectors(table),
+        }
+
+    def _completed(self, w: Weights, keys: Array, batch: Batch) -> Passages:
+        n, length = batch["tokens"].shape
+        width = min(_SHOWN, length // 2)
+        prompts = batch["tokens"][:, :width]
+        lengths = jnp.maximum((batch["segment"][:, :width] > 0).sum(axis=1), 1)
+        count = min(_SHOWN, self.context - width)
+        greedy = Sampling(max_new_tokens=count, temperature=0.0)
+        written = self.generate(w, prompts, lengths, keys, sampling=greedy)
+        place = lengths[:, None] + jnp.arange(count)
+        tokens = jnp.pad(prompts, ((0, 0), (0, count)))
+        tokens = tokens.at[jnp.arange(n)[:, None], place].set(written.tokens)
+        return Passages(
+            tokens,
+            lengths + written.lengths,
+            prompt_lengths=lengths,
+            note="The model continues texts that it was not trained on, with the most likely token "
+            "at every step.",
+        )
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         module = self.encoder.module

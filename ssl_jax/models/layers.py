@@ -69,7 +69,7 @@ def run_layers(
     own = () if each is None else (np.asarray(each, np.float32),)
     scanned = nn.scan(
         step,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "cache": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast,) * len(inputs) + (0,) * len(own),
         length=depth,

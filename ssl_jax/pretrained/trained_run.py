@@ -8,6 +8,9 @@ h = encoder.features(images)["h"]  # images uint8 [n h w c] -> float32 [n d]
 classifier = ssl_jax.load("runs/finetuned")
 logits = classifier.text_features(["one text", "another"])["logits"]  # float32 [n c]
 names = [classifier.class_names[i] for i in logits.argmax(axis=1)]
+
+writer = ssl_jax.load("runs/gpt")
+completions = writer.generate(["The list", "A string"], max_new_tokens=40, temperature=0)
 """
 
 from __future__ import annotations
@@ -32,8 +35,11 @@ from ssl_jax.data.labelled.encoded import framed_texts
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.methods.base.generative import Generative
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.modalities.text import TEXT
+from ssl_jax.models.decoding import Sampling
+from ssl_jax.pretrained.generation import generate_texts
 
 PyTree = Any
 
@@ -154,21 +160,78 @@ class TrainedRun:
     def _text_rows(self, texts: list[str], second: list[str] | None) -> dict[str, np.ndarray]:
         """The arrays of a batch with one row of tokens per text."""
         spec = self.experiment.spec
-        path = epath.Path(self.workdir) / "tokenizer.json"
         if spec.modality != TEXT.name:
             raise UserError(f"{self.workdir} encodes images, not texts; use features")
-        if not path.exists():
-            raise UserError(f"{self.workdir} has no tokenizer.json, which texts need")
+        tokenizer = self._tokenizer()
         if not texts or (second is not None and len(second) != len(texts)):
             raise UserError(
                 f"text_features needs at least one text, and as many second texts; got "
                 f"{len(texts)} and {0 if second is None else len(second)}"
             )
+        return framed_texts(tokenizer, spec.arrays["tokens"].shape[0], texts, second)
+
+    def _tokenizer(self) -> Tokenizer:
+        """The tokenizer of the run.
+
+        Raises:
+          UserError: it is missing or cannot be read.
+        """
+        path = epath.Path(self.workdir) / "tokenizer.json"
+        if not path.exists():
+            raise UserError(f"{self.workdir} has no tokenizer.json, which texts need")
         try:
-            tokenizer = Tokenizer.from_json(storage.read_text(path))
+            return Tokenizer.from_json(storage.read_text(path))
         except ValueError as error:
             raise UserError(f"{path} is not a tokenizer: {error}") from error
-        return framed_texts(tokenizer, spec.arrays["tokens"].shape[0], texts, second)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> list[str]:
+        """Continues texts with a language model.
+
+        Args:
+          prompts: beginnings of texts, none of them empty.
+          max_new_tokens: largest number of tokens of a completion.
+          temperature: divides the logits; 0: the most likely token at every step.
+          top_k: draw from the k most likely tokens; 0: from all.
+          top_p: draw from the most likely tokens that have this probability together; 1: from all.
+          stop: strings that end a completion, which are not part of it.
+          seed: of the random numbers.
+          batch_size: number of prompts at a time.
+
+        Returns:
+          The completions, without the prompts.
+
+        Raises:
+          UserError: the run is no language model of next tokens or has no tokenizer, a prompt is
+            empty or too long, or an option is out of range.
+        """
+        method = self.experiment.method
+        if not isinstance(method, Generative):
+            raise UserError(
+                f"{self.workdir} was trained by method {method.title}, which does not generate "
+                "text; use a run of gpt"
+            )
+        sampling = Sampling(max_new_tokens, float(temperature), top_k, float(top_p))
+        return generate_texts(
+            method,
+            self.weights,
+            self._tokenizer(),
+            _listed(prompts, "prompts"),
+            sampling=sampling,
+            stop=_listed(stop, "stop"),
+            seed=seed,
+            batch_size=batch_size,
+        )
 
 
 def _listed(texts: Iterable[str], name: str) -> list[str]:

@@ -18,11 +18,11 @@ _FUNCTION_WORDS = 100  # the most frequent words are articles, pronouns and the 
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A token in its passage: the blank before it or "", its text, whether it was hidden."""
+    """A token in its passage: the blank before it or "", its text, whether it is underlined."""
 
     blank: str
     text: str
-    is_hidden: bool
+    is_marked: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,8 @@ def passages(item: items.Passages, pieces: Sequence[str]) -> Passages | None:
             " Underlined tokens were hidden. Beside them are the guesses of the model with their "
             "probabilities; the correct one is green."
         )
+    if item.prompt_lengths is not None:
+        note += " Underlined tokens are the model's."
     return Passages(note.strip(), tuple(_passage(item, row, pieces) for row in range(count)))
 
 
@@ -90,11 +92,14 @@ def _passage(item: items.Passages, row: int, pieces: Sequence[str]) -> Passage:
             )
             if weight > 0 and place < len(tokens)
         }  # fmt: skip
+    marked = set(hidden)
+    if item.prompt_lengths is not None:
+        marked |= set(range(int(item.prompt_lengths[row]), len(tokens)))
     words = []
     for place, token in enumerate(tokens):
         piece = pieces[token]
         blank = " " if piece.startswith(" ") else ""
-        words.append(Word(blank, piece.removeprefix(" "), place in hidden))
+        words.append(Word(blank, piece.removeprefix(" "), place in marked))
     rows = []
     for place, guesses in hidden.items():
         answer = int(tokens[place])

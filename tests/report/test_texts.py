@@ -81,3 +81,14 @@ def test_a_lower_perplexity_is_better():
 def test_one_predictor_alone_is_not_the_best():
     page = report.render(report.ReportInputs(config={}, results={"BERT": HELD_OUT["BERT"]}))
     assert "<td>152.6</td>" in page and 'class="best"' not in page
+
+
+def test_page_underlines_what_the_model_wrote():
+    written = items.Passages(
+        tokens=np.array([[1, 2, 3, 5, 6]]), lengths=np.array([4]), prompt_lengths=np.array([3])
+    )
+    page = report.render(
+        report.ReportInputs(config={}, shown={"Completions": written}, pieces=PIECES)
+    )
+    assert "the loader <u>read</u></p>" in page
+    assert "Underlined tokens are the model&#39;s." in page or "model's." in page

@@ -1,0 +1,59 @@
+"""Continues texts: ssl_jax generate --workdir=runs/gpt --prompt="The list" --max_new_tokens=40
+
+Prints each prompt with its completion. --prompt and --stop may be given several times. The model
+ends a completion itself where a document would end.
+
+    --temperature=0       the most likely token at every step; higher values give more variety
+    --top_k=40            draw from the 40 most likely tokens
+    --top_p=0.9           draw from the most likely tokens that have a probability of 0.9 together
+    --stop="."            end at this string, which is not printed
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from ssl_jax import parallel
+from ssl_jax.core.errors import UserError
+from ssl_jax.experiment import evaluated
+from ssl_jax.experiment.build import use_compilation_cache
+from ssl_jax.pretrained import trained_run
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The run.")
+    flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
+    flags.DEFINE_enum(
+        "weights", None, evaluated.CHOICES, "Which weights; default: the run's eval.weights."
+    )
+    flags.DEFINE_multi_string("prompt", [], "The beginning of a text.")
+    flags.DEFINE_integer("max_new_tokens", 64, "Largest number of tokens of a completion.")
+    flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0: the most likely token.")
+    flags.DEFINE_integer("top_k", 0, "Draw from so many of the most likely tokens; 0: from all.")
+    flags.DEFINE_float("top_p", 1.0, "Draw from the most likely tokens of this probability.")
+    flags.DEFINE_multi_string("stop", [], "A string that ends a completion.")
+    flags.DEFINE_integer("seed", 0, "Of the random numbers.")
+
+
+def main() -> int:
+    options = flags.FLAGS
+    for name in ("workdir", "prompt"):
+        if not options[name].value:
+            raise UserError(f"--{name} is missing")
+    use_compilation_cache(trained_run.read_config(options.workdir).compilation_cache)
+    parallel.initialize()
+    run = trained_run.load(options.workdir, options.step, weights=options.weights)
+    completions = run.generate(
+        options.prompt,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        stop=options.stop,
+        seed=options.seed,
+    )
+    for number, (prompt, completion) in enumerate(zip(options.prompt, completions, strict=True)):
+        if number:
+            print("----")
+        print(prompt + completion)
+    return 0
