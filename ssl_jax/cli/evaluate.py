@@ -114,9 +114,8 @@ def main() -> int:
         if by_number and prober.labelled:
             print("classes are matched by number: the run or the data know no names of theirs")
         rows = {**baselines, shown_name(experiment): values}
-        make_console().print(report.summary_table(rows, config=config.eval))
-        if (properties := report.properties_table(rows)) is not None:
-            make_console().print(properties)
+        for table in report.tables_of(rows, config.eval):
+            make_console().print(table)
         if baselines:
             values = values | {"baselines": baselines}
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")

@@ -109,7 +109,9 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     sections: dict[str, Any] = {}
     for cell in sweep.cells:
         sections |= cell.load().eval.to_dict()
-    make_console().print(_means(sweep, rows, sections))
+    means = _means(sweep, rows, sections)
+    if len(means.columns) > 1:
+        make_console().print(means)
     if sweep.curves:
         _draw(sweep, rows, workdir)
     compared = results.representations_of(sweep, workdir)

@@ -6,7 +6,14 @@ console.print(report.summary_table(results))
 
 from ssl_jax.report.inputs import ReportInputs
 from ssl_jax.report.tables import summarise, summary_table
-from ssl_jax.report.write import PAGE_NAME, properties_table, render, write, write_comparison
+from ssl_jax.report.write import (
+    PAGE_NAME,
+    properties_table,
+    render,
+    tables_of,
+    write,
+    write_comparison,
+)
 
 __all__ = [
     "PAGE_NAME",
@@ -15,6 +22,7 @@ __all__ = [
     "render",
     "summarise",
     "summary_table",
+    "tables_of",
     "write",
     "write_comparison",
 ]

@@ -248,27 +248,30 @@ def radar(
       outlines: the polygons; a missing value leaves a gap.
       size: in pixels.
     """
+    inner = 0.12  # the radius of 0, so that zeros on neighbouring axes do not meet
     angle = np.pi / 2 - 2 * np.pi * np.arange(len(axis_names)) / len(axis_names)
     x, y = np.cos(angle), np.sin(angle)
     closed = np.append(np.arange(len(axis_names)), 0)
 
     def draw(axes: Axes) -> None:
-        for level in (0.25, 0.5, 0.75, 1.0):
-            axes.plot(level * x[closed], level * y[closed], color=RULE, lw=0.8)
+        for level in (0.0, 0.25, 0.5, 0.75, 1.0):
+            radius = inner + (1 - inner) * level
+            axes.plot(radius * x[closed], radius * y[closed], color=RULE, lw=0.8)
         for to_x, to_y, label in zip(x, y, axis_names, strict=True):
-            axes.plot([0, to_x], [0, to_y], color=RULE, lw=0.8)
+            axes.plot([inner * to_x, to_x], [inner * to_y, to_y], color=RULE, lw=0.8)
             side = "center" if abs(to_x) < 0.1 else "left" if to_x > 0 else "right"
             axes.text(1.07 * to_x, 1.09 * to_y, label, ha=side, va="center", color=INK)
         for outline in outlines:
             colour = series_colour(outline.slot)
-            on_x, on_y = (outline.values * part for part in (x, y))
+            radius = inner + (1 - inner) * outline.values
+            on_x, on_y = radius * x, radius * y
             if outline.filled and np.isfinite(outline.values).all():
                 axes.fill(on_x, on_y, color=colour, alpha=0.12, lw=0)
             axes.plot(on_x[closed], on_y[closed], color=colour, lw=1.8, marker="o",
                       markersize=3.6, markeredgewidth=0)  # fmt: skip
         axes.set_aspect("equal")
-        axes.set_xlim(-1.75, 1.75)
-        axes.set_ylim(-1.2, 1.2)
+        axes.set_xlim(-1.6, 1.6)
+        axes.set_ylim(-1.15, 1.15)
         axes.set_axis_off()
 
     return _svg(name, title, draw, size)

@@ -63,6 +63,7 @@ class Desiderata:
       names: the representations, in columns.
       trained: the column of the trained model; "" if several are compared.
       rows: those with a value.
+      key: the colours of the representations.
       radar: None with fewer than three axes.
       strengths: cosine over the strength of each perturbation.
       depths: linear maps over depth, one chart for each factor.
@@ -72,6 +73,7 @@ class Desiderata:
     names: tuple[str, ...]
     trained: str
     rows: tuple[Row, ...]
+    key: tuple[KeyEntry, ...]
     radar: Chart | None
     strengths: tuple[Chart, ...]
     depths: tuple[Chart, ...]
@@ -89,13 +91,15 @@ class Desiderata:
         if not values:
             return None
         names = tuple(values)
-        depths, note = _depth_charts(values)
+        slots = _slots(names)
+        depths, note = _depth_charts(values, slots)
         return cls(
             names,
             names[-1] if of_run and len(names) > 1 else "",
             _rows(values),
-            _radar(values),
-            _strength_charts(values),
+            tuple(KeyEntry(name, slots[name]) for name in names),
+            _radar(values, slots),
+            _strength_charts(values, slots),
             depths,
             note,
         )
@@ -170,14 +174,13 @@ def _slots(names: Sequence[str]) -> dict[str, int]:
     return slots
 
 
-def _radar(values: Values) -> Chart | None:
+def _radar(values: Values, slots: Mapping[str, int]) -> Chart | None:
     axes = [
         one for one in PROPERTIES
         if one.on_axis is not None and any(one.name in row for row in values.values())
     ]  # fmt: skip
     if len(axes) < 3:
         return None
-    slots = _slots(list(values))
     shown = {name: row for name, row in values.items() if _is_in_radar(name, values)}
     outlines = [
         Outline(
@@ -209,7 +212,7 @@ def _axis_name(one: Property) -> str:
         one.name, one.heading)  # fmt: skip
 
 
-def _strength_charts(values: Values) -> tuple[Chart, ...]:
+def _strength_charts(values: Values, slots: Mapping[str, int]) -> tuple[Chart, ...]:
     """Cosine over strength; at strength 0 it is 1."""
     curves: dict[str, dict[str, dict[float, float]]] = {}
     for name, row in values.items():
@@ -218,7 +221,7 @@ def _strength_charts(values: Values) -> tuple[Chart, ...]:
             if match:
                 curve = curves.setdefault(match[1], {}).setdefault(name, {0.0: 1.0})
                 curve[int(match[2]) / 100] = value
-    slots, charts = _slots(list(values)), []
+    charts = []
     low = min((v for rows in curves.values() for c in rows.values() for v in c.values()), default=0)
     for change, rows in curves.items():
         lines = [
@@ -232,10 +235,10 @@ def _strength_charts(values: Values) -> tuple[Chart, ...]:
             number_x=True,
         )  # fmt: skip
         charts.append(Chart(change.capitalize(), svg))
-    return _with_key(charts, values, slots)
+    return tuple(charts)
 
 
-def _depth_charts(values: Values) -> tuple[tuple[Chart, ...], str]:
+def _depth_charts(values: Values, slots: Mapping[str, int]) -> tuple[tuple[Chart, ...], str]:
     """Skills of linear maps over the layers, one chart for each factor."""
     skills: dict[str, dict[str, dict[str, float]]] = {}  # factor -> row -> place -> skill
     for name, row in values.items():
@@ -252,7 +255,7 @@ def _depth_charts(values: Values) -> tuple[tuple[Chart, ...], str]:
         return (), ""
     places = {tuple(curve) for rows in layered.values() for curve in rows.values()}
     common = next(iter(places)) if len(places) == 1 else None
-    slots, charts = _slots(list(values)), []
+    charts = []
     for factor, rows in layered.items():
         lines = []
         for name, curve in rows.items():
@@ -277,18 +280,7 @@ def _depth_charts(values: Values) -> tuple[tuple[Chart, ...], str]:
         "from h at the end: 0% as a constant prediction, 100% perfect. Maps are averaged over a "
         "few cells, h as it is. Dashed: raw pixels."
     )
-    return _with_key(charts, values, slots), note
-
-
-def _with_key(
-    charts: Sequence[Chart], values: Values, slots: Mapping[str, int]
-) -> tuple[Chart, ...]:
-    """The charts, the first one with the key of all."""
-    key = tuple(KeyEntry(name, slots[name]) for name in values)
-    return tuple(
-        dataclasses.replace(chart, key=key if number == 0 else ())
-        for number, chart in enumerate(charts)
-    )
+    return tuple(charts), note
 
 
 def _short_place(place: str) -> str:

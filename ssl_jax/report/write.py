@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 from rich.table import Table
 
 from ssl_jax.core.storage import write_whole
 from ssl_jax.report.inputs import ReportInputs
+from ssl_jax.report.tables import summary_table
 
 PAGE_NAME = "report.html"
 
@@ -59,3 +61,18 @@ def properties_table(results: Mapping[str, Mapping[str, float]]) -> Table | None
     from ssl_jax.report import properties
 
     return properties.table(results)
+
+
+def tables_of(
+    results: Mapping[str, Mapping[str, float]], config: Mapping[str, Any] | None = None
+) -> list[Table]:
+    """The tables of a run's results for the console: scores of evaluations, and desiderata.
+
+    Args:
+      results: representation -> its metrics.
+      config: the eval section, where it names evaluations of its own.
+    """
+    scores, properties = summary_table(results, config=config), properties_table(results)
+    if properties is None:
+        return [scores]
+    return [scores, properties] if len(scores.columns) > 1 else [properties]

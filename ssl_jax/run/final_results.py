@@ -103,10 +103,8 @@ def evaluate_and_report(
     shown_results = _as_shown(experiment, results)
     if jax.process_index() == 0:
         if any(results.values()):
-            table = report.summary_table(shown_results, config=experiment.config.eval)
-            for part in (table, report.properties_table(shown_results)):
-                if part is not None:
-                    make_console().print(part)
+            for table in report.tables_of(shown_results, experiment.config.eval):
+                make_console().print(table)
         record = {"step": last_step, "results": results}
         if not_computed:
             record["not_computed"] = not_computed

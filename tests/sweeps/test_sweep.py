@@ -18,7 +18,7 @@ from ssl_jax import data, evals
 from ssl_jax.cli import sweep
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import catalog, subsplit
-from ssl_jax.sweeps import ablation, grid
+from ssl_jax.sweeps import ablation, grid, results
 from ssl_jax.sweeps.ablation import Curve
 from tests import commands
 from tests.commands import ROOT, TINY, environment, wait_for_step
@@ -481,3 +481,27 @@ def test_what_a_linear_probe_is_chosen_on_it_has_not_learnt_from():
             (learnt,), (chosen,) = learnt, chosen
             assert learnt.split == chosen.split == "train"
             assert (learnt.start, learnt.stop, chosen.stop) == (0, chosen.start, sizes["train"])
+
+
+def test_representations_of_all_cells_stand_side_by_side(monkeypatch):
+    cells = [grid.Cell({"method": name}, "simclr:digits") for name in ("a", "b", "c")]
+    rows = {
+        "a": {"raw pixels": {"x": 1.0}, "untrained encoder": {"x": 2.0}, "SimCLR, z": {"x": 3.0},
+              "SimCLR": {"x": 4.0}},
+        "b": {"raw pixels": {"x": 1.0}, "untrained encoder": {"x": 5.0}, "VAE": {"x": 6.0}},
+    }  # fmt: skip
+
+    def results_of(cell, workdir):
+        found = rows.get(cell.labels["method"])
+        return None if found is None else {"results": found, "step": 1}
+
+    monkeypatch.setattr(results, "results_of", results_of)
+    compared = results.representations_of(grid.Sweep("t", tuple(cells)), epath.Path("."))
+    assert compared == {
+        "raw pixels": {"x": 1.0}, "untrained SimCLR": {"x": 2.0}, "untrained VAE": {"x": 5.0},
+        "SimCLR, z": {"x": 3.0}, "SimCLR": {"x": 4.0}, "VAE": {"x": 6.0},
+    }  # fmt: skip
+    assert next(iter(compared)) == "raw pixels" and list(compared)[-1] == "VAE"
+    rows["c"] = {"SimCLR": {"x": 7.0}}  # two cells with one method
+    names = list(results.representations_of(grid.Sweep("t", tuple(cells)), epath.Path(".")))
+    assert names[-3:] == ["SimCLR, a", "VAE", "SimCLR, c"] and "untrained SimCLR, a" in names

@@ -124,7 +124,8 @@ PROPERTIES = (
         "exp of the entropy of the normalised singular values of centred codes (Roy & Vetterli "
         "2007)",
         "1 to the smaller of width and examples - 1",
-        "Noise has full rank. Compare equal numbers of examples.",
+        "Noise has full rank. Compare equal numbers of examples and equal widths.",
+        better=None,
     ),
     Property(
         "rank_share", "rank", "effective rank, share",
