@@ -1,8 +1,9 @@
 """Draws what latents do: ssl_jax traverse --workdir=runs/vae --examples=3,17 --output=t.png
 
-One block for each example and one row for each latent: the images decoded after adding -3 to 3
-standard deviations to the latent. Those with the largest KL come first; for an autoencoder, which
-has no KL, those that vary most. KL and spread are means over at most 512 examples of the split.
+For each example the image and its reconstruction, and one row for each latent: the images decoded
+after adding -3 to 3 standard deviations to the latent. Those with the largest KL come first; for an
+autoencoder, which has no KL, those that vary most. KL and spread are means over at most 512
+examples of the split.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from ssl_jax.cli import latent_pictures
-from ssl_jax.methods.base.latents import traversals
+from ssl_jax.core.arrays import Array
+from ssl_jax.core.items import Images
+from ssl_jax.core.method import Weights
+from ssl_jax.methods.base.latents import Latents, traversals
 
 _MEASURED = 512  # examples of the KL of latents
 
@@ -42,14 +47,16 @@ def main() -> int:
         numbers = tuple(
             latent_pictures.read_numbers("latents", numbers, count, f"the latents of {run.workdir}")
         )
-    draw = jax.jit(
-        lambda w, latents, example: traversals(
-            lambda z: method.decode(w, z), latents, example, numbers
-        )
-    )
-    tables = [
-        (latent_pictures.title(source, number), jax.device_get(draw(w, shown, row)))
-        for row, number in enumerate(examples)
-    ]
+
+    def draw(w: Weights, latents: Latents, example: Array) -> tuple[Images, Images]:
+        """The image and its reconstruction, and the traversals."""
+        pair = jnp.stack([latents.x[example], method.decode(w, latents.z[example][None])[0]])
+        original = Images(pair[None], columns=("image", "decoded"))
+        return original, traversals(lambda z: method.decode(w, z), latents, example, numbers)
+
+    drawn, tables = jax.jit(draw), []
+    for row, number in enumerate(examples):
+        original, changed = jax.device_get(drawn(w, shown, row))
+        tables += [(latent_pictures.title(source, number), original), ("", changed)]
     latent_pictures.write(run, source, tables)
     return 0
