@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.batch_axes import ROWS, WHOLE, on_each_device
 
-CHUNK = 8192  # output vectors that a device gathers at a time, at least those of one pair a row
+CHUNK = 2048  # output vectors that a device gathers at a time: 0.8 MB of 100 numbers, in a cache
 
 
 def negative_sampling(
