@@ -81,6 +81,18 @@ class TokenVectors:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class WordMap:
+    """The vectors of all tokens; the page shows frequent words in the plane, near ones together.
+
+    Attributes:
+      vectors: float [v d], one row per token of the vocabulary.
+    """
+
+    vectors: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Table:
     """A table of numbers with captions.
 
@@ -116,7 +128,7 @@ class Audio:
     note: str = _static("")
 
 
-Item = Images | Passages | TokenVectors | Table | Audio
+Item = Images | Passages | TokenVectors | WordMap | Table | Audio
 
 
 def augmented_views(views: Array, batch: Any) -> dict[str, Images]:

@@ -49,7 +49,7 @@ import numpy as np
 from ssl_jax import losses, modalities
 from ssl_jax.config.fields import not_negative, positive, positive_fraction
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.items import Item, TokenVectors
+from ssl_jax.core.items import Item, TokenVectors, WordMap
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -319,7 +319,10 @@ class Word2vec(Method):
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         del keys, batch
         vectors = self.token_vectors(w.params)
-        return {"Neighbours of words": TokenVectors(vectors)}
+        return {
+            "Neighbours of words": TokenVectors(vectors),
+            "Map of words": WordMap(vectors),
+        }
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, dim, size = self.hyper, self.encoder.module.dim, self.vocabulary.size

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from ssl_jax.core.items import Audio, Images, Item, Passages, Table, TokenVectors
-from ssl_jax.report import texts
+from ssl_jax.core.items import Audio, Images, Item, Passages, Table, TokenVectors, WordMap
+from ssl_jax.report import texts, word_map
 from ssl_jax.report.images import Picture
 from ssl_jax.report.inputs import ReportInputs
 from ssl_jax.report.plain_text import short
@@ -152,6 +152,16 @@ def _vectors(item: TokenVectors, inputs: ReportInputs) -> tuple[str, tuple[texts
     vectors = np.asarray(item.vectors)
     nearest = texts.word_neighbours(vectors, inputs.token_counts, inputs.pieces)
     return "word_neighbours.html", texts.neighbour_rows(nearest)
+
+
+@content.register
+def _word_map(item: WordMap, inputs: ReportInputs) -> tuple[str, word_map.Map | None]:
+    if inputs.token_counts is None:
+        return "word_map.html", None
+    vectors = np.asarray(item.vectors)
+    return "word_map.html", word_map.draw(
+        vectors, inputs.token_counts, inputs.pieces, seed=inputs.seed
+    )
 
 
 @dataclasses.dataclass(frozen=True)

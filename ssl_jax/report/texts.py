@@ -128,11 +128,9 @@ def word_neighbours(
     Returns:
       word -> (word, cosine), the nearest first.
     """
-    words = [i for i in np.argsort(-counts, kind="stable") if counts[i] and _is_word(pieces[i])]
-    unit = vectors[words]
-    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    words, unit = frequent_words(vectors, counts, pieces)
     out = {}
-    for number in range(min(_FUNCTION_WORDS, len(words) // 4), len(words), 10)[:_WORDS]:
+    for number in range(first_content_word(len(words)), len(words), 10)[:_WORDS]:
         cosine = unit @ unit[number]
         cosine[number] = -np.inf
         nearest = np.argsort(-cosine, kind="stable")[:_NEIGHBOURS]
@@ -140,6 +138,27 @@ def word_neighbours(
             (pieces[words[i]].strip(), float(cosine[i])) for i in nearest if np.isfinite(cosine[i])
         ]
     return out
+
+
+def frequent_words(
+    vectors: np.ndarray, counts: np.ndarray, pieces: Sequence[str]
+) -> tuple[list[int], np.ndarray]:
+    """The tokens that are words of three letters or more, and their vectors at unit length.
+
+    Args:
+      vectors, counts, pieces: as of `word_neighbours`.
+
+    Returns:
+      (words, unit): ids in the order of frequency, and float [w d].
+    """
+    words = [i for i in np.argsort(-counts, kind="stable") if counts[i] and _is_word(pieces[i])]
+    unit = vectors[words]
+    return words, unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+
+
+def first_content_word(num_words: int) -> int:
+    """How many of the most frequent words are articles, pronouns and the like."""
+    return min(_FUNCTION_WORDS, num_words // 4)
 
 
 def _is_word(piece: str) -> bool:
