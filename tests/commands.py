@@ -9,7 +9,6 @@ start of an interpreter is tested in tests/cli/test_app.py.
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import pathlib
 import select
@@ -22,6 +21,7 @@ import time
 from collections.abc import Mapping
 
 from ssl_jax.run import metrics
+from tests import command_client
 from tests.xla_flags import QUICK
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -131,29 +131,25 @@ def launch(
     """
     log = tempfile.NamedTemporaryFile() if stdout is None else None  # noqa: SIM115
     stdout = log.fileno() if stdout is None else stdout
-    request = {"argv": arguments, "environment": dict(environment), "cwd": str(cwd)}
-    message = json.dumps(request).encode()
-    server = _server(environment)
-    status, end = socket.socketpair()
-    with end, open(os.devnull, "rb") as stdin:
-        descriptors = [end.fileno(), stdin.fileno(), stdout, stdout if stderr is None else stderr]
-        socket.send_fds(server, [len(message).to_bytes(4, "little")], descriptors)
-        server.sendall(message)
+    server = connection(environment)
+    with open(os.devnull, "rb") as stdin:
+        descriptors = (stdin.fileno(), stdout, stdout if stderr is None else stderr)
+        status = command_client.request(server, arguments, dict(environment), str(cwd), descriptors)
     return Process(status, log)
 
 
-def _server(environment: Mapping[str, str]) -> socket.socket:
+def connection(environment: Mapping[str, str]) -> socket.socket:
     """The connection to the server with the fixed part of this environment."""
     fixed = tuple(environment.get(name) for name in _FIXED)
     if fixed not in _servers:
-        connection, end = socket.socketpair()
+        here, end = socket.socketpair()
         with end:
             subprocess.Popen(
                 [sys.executable, str(_SERVER), str(end.fileno())], pass_fds=[end.fileno()],
                 env=dict(environment), cwd=ROOT, stdin=subprocess.DEVNULL,
             )  # fmt: skip
-        atexit.register(connection.close)  # the server ends with it
-        _servers[fixed] = connection
+        atexit.register(here.close)  # the server ends with it
+        _servers[fixed] = here
     return _servers[fixed]
 
 

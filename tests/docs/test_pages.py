@@ -20,7 +20,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.xla_flags import QUICK
+from tests import command_client, commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -73,13 +73,14 @@ def write_program(path, text):
     path.chmod(0o755)
 
 
-def run(folder, *names, replaced=(), train=(), sweep=(), devices=1):
+def run(folder, *names, replaced=(), train=(), sweep=(), devices=1, changes_code=False):
     """Runs the scripts of some pages in one copy of the project; their output.
 
     `train` and `sweep` are options added to these commands (sweeps: unless they only list or
-    collect).
+    collect). Commands run in forks of the session's command server, unless the page
+    `changes_code`: then each starts an interpreter.
     """
-    commands = script(text_of(*names), replaced)
+    program = script(text_of(*names), replaced)
     for name in COPIED:
         if (ROOT / name).is_dir():  # with the bytecode, which Python would compile again
             shutil.copytree(ROOT / name, folder / name, symlinks=True)
@@ -89,6 +90,7 @@ def run(folder, *names, replaced=(), train=(), sweep=(), devices=1):
     programs.mkdir()
     write_program(programs / "python", f'exec {sys.executable} "$@"')
     write_program(programs / "ruff", f'exec {sys.executable} -m ruff "$@"')
+    how = "-m ssl_jax" if changes_code else f"-S {command_client.__file__}"
     write_program(
         programs / "ssl_jax",
         'case "$*" in\n'
@@ -96,26 +98,26 @@ def run(folder, *names, replaced=(), train=(), sweep=(), devices=1):
         "*--dry_run* | *--collect*) ;;\n"
         'sweep*) set -- "$@" $SWEEP ;;\n'
         "esac\n"
-        f'exec {sys.executable} -m ssl_jax "$@"',
+        f'exec {sys.executable} {how} "$@"',
     )
     git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@example.org"]
     (folder / ".gitignore").write_text(".bin/\npage.log\nruns/\n__pycache__/\n")
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "copy"]):
         subprocess.run([*git, *command], cwd=folder, check=True)
     environment = {
-        **os.environ,
+        **commands.environment(devices),
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(folder),  # this copy's ssl_jax, wherever a command is run
         "TRAIN": " ".join(f"--config.{option}" for option in train),
         "SWEEP": " ".join(sweep),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
     }
+    server = commands.connection(commands.environment()).fileno()
+    environment["COMMAND_SERVER"] = str(server)
     log = folder / "page.log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            ["bash", "-c", commands], cwd=folder, env=environment, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+            ["bash", "-c", program], cwd=folder, env=environment, start_new_session=True,
+            pass_fds=[server], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
         code = process.wait(timeout=MINUTES * 60)
@@ -214,7 +216,13 @@ def test_language_models_and_fine_tuning(tmp_path):
 
 @pytest.mark.slow
 def test_add_a_method(tmp_path):
-    output = run(tmp_path, "add-a-method.md", train=("steps=20", *SHORT, *DIGITS[1:]), devices=8)
+    output = run(
+        tmp_path,
+        "add-a-method.md",
+        train=("steps=20", *SHORT, *DIGITS[1:]),
+        devices=8,
+        changes_code=True,
+    )
     assert len(re.findall(r"\d+ passed", output)) == 2 and "All checks passed" in output
     assert "Align & uniform" in output
 
