@@ -67,7 +67,9 @@ def _pydoc(config: ConfigDict) -> None:
     common.pydoc(config)
     common.next_token(config)
     config.data.options.update(tokenizer="bpe", vocab_size=1024, rows="stream", sequence_length=128)
-    config.model.update(name="gpt2_tiny", dim=128, depth=3, num_heads=4, dropout=0.1)
+    config.model.update(
+        name="gpt2_tiny", dim=128, depth=3, num_heads=4, max_length=128, dropout=0.1
+    )
     config.batch_size = 16
     config.epochs = 4.0
     config.checkpoint.every_epochs = config.eval.every_epochs = 2.0

@@ -147,7 +147,8 @@ class Gpt(Generative):
 
     @property
     def context(self) -> int:
-        return self.encoder.module.max_length
+        """The length of the rows: later positions are not trained."""
+        return self.length
 
     @property
     def end_token(self) -> int:
