@@ -3,7 +3,7 @@
     ssl_jax sweep --config=ablations/vae_beta:small_shapes --workdir=runs/beta
 
 Variants:
-  small_shapes  4096 generated images of 16x16, dense layers, five seeds
+  small_shapes  4096 generated images of 16x16, dense layers, five seeds: half an hour of one core
   shapes        generated images of 64x64, the nets of Burgess et al. 2018, three seeds
 
 beta is the weight of the KL; 1 is a VAE. Over beta are drawn the reconstruction error of the test
