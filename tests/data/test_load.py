@@ -8,7 +8,7 @@ from ssl_jax import data
 from ssl_jax.config import base_config
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds import digits, shapes
-from ssl_jax.data.tfds.facts import FACTS
+from ssl_jax.data.tfds.facts import FACTORS, FACTS
 
 TWO_CROPS = {"global": {"count": 2}}
 
@@ -97,7 +97,8 @@ def test_known_facts_are_the_facts(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
     for name, facts in FACTS.items():
         features = tfds.builder(name, data_dir=tmp_path).info.features
-        classes = features["label"].num_classes if "label" in features else None
+        _, label = FACTORS.get(name, ((), "label"))
+        classes = features[label].num_classes if label in features else None
         height, width, channels = features["image"].shape
         assert (classes, channels) == (facts.num_classes, facts.channels)
         assert facts.image_size == (height if height == width else None)
@@ -107,9 +108,9 @@ def test_known_facts_are_the_facts(tmp_path):
     ("name", "message"),
     [
         ("digit", "unknown data set 'digit'; data sets: conll:PATTERN, csv:PATTERN, digits, "
-         "fashion_mnist, folder:PATH, glue:NAME, idx:DIR, jsonl:PATTERN, parquet:PATTERN, "
-         "pydoc, shapes, squad:PATTERN, tar:PATTERN, text:PATTERN, tfds:NAME, "
-         "tokens:DIR. Did you mean 'digits'?"),
+         "dsprites:FILE, fashion_mnist, folder:PATH, glue:NAME, idx:DIR, jsonl:PATTERN, "
+         "parquet:PATTERN, pydoc, shapes, shapes3d:FILE, squad:PATTERN, tar:PATTERN, text:PATTERN, "
+         "tfds:NAME, tokens:DIR. Did you mean 'digits'?"),
         ("digits:8", "unknown data set 'digits:8'"),
         ("folder", "unknown data set 'folder'; data sets: conll:PATTERN, csv:PATTERN, digits, "),
         ("folder:", "data set 'folder:' names nothing; write folder:PATH"),
