@@ -40,7 +40,8 @@ ALLOWED = {
                  "views.random_affine.shear", "views.rand_augment.magnitude",
                  "views.rand_augment.max_magnitude"},
     "empty": {"views.ops", "optimizer.milestones", "mesh.rules", "eval.names", "eval.final_names",
-              "eval.baselines", "profile_steps"},
+              "eval.baselines", "eval.properties.disentanglement", "eval.properties.layers",
+              "profile_steps"},
 }  # fmt: skip
 
 
