@@ -37,4 +37,4 @@ def get_sweep(variant: str = "small_shapes") -> Sweep:
         Cell({"method": method}, f"{method}:{variant}", {**_OVERRIDES, **overrides})
         for method, overrides in METHODS.items()
     ]
-    return Sweep("desiderata on drawn shapes", tuple(cells))
+    return Sweep("Desiderata on drawn shapes", tuple(cells))

@@ -26,6 +26,7 @@ _FEATURES = "features"
 _ARROWS = {"higher": "↑", "lower": "↓", None: ""}
 _UNITS_SHOWN, _IMAGES_OF_UNIT = 8, 9
 _SMALL = (270, 170)
+_COLUMNS_WITH_RANGES = 4
 
 Values = Mapping[str, Mapping[str, float]]  # representation -> metric -> value
 
@@ -79,6 +80,11 @@ class Desiderata:
     depths: tuple[Chart, ...]
     depth_note: str
 
+    @property
+    def has_ranges(self) -> bool:
+        """Whether there is room for a column with the range of each row."""
+        return len(self.names) <= _COLUMNS_WITH_RANGES
+
     @classmethod
     def from_results(cls, results: Results, *, of_run: bool = True) -> Desiderata | None:
         """The section of these results; None if no desideratum has been measured.
@@ -98,7 +104,7 @@ class Desiderata:
             names[-1] if of_run and len(names) > 1 else "",
             _rows(values),
             tuple(KeyEntry(name, slots[name]) for name in names),
-            _radar(values, slots),
+            _radar(values, slots, filled=of_run),
             _strength_charts(values, slots),
             depths,
             note,
@@ -174,7 +180,7 @@ def _slots(names: Sequence[str]) -> dict[str, int]:
     return slots
 
 
-def _radar(values: Values, slots: Mapping[str, int]) -> Chart | None:
+def _radar(values: Values, slots: Mapping[str, int], *, filled: bool) -> Chart | None:
     axes = [
         one for one in PROPERTIES
         if one.on_axis is not None and any(one.name in row for row in values.values())
@@ -187,7 +193,7 @@ def _radar(values: Values, slots: Mapping[str, int]) -> Chart | None:
             name,
             np.array([one.on_axis(row[one.name]) if one.name in row else np.nan for one in axes]),
             slot=slots[name],
-            filled=slots[name] == 0,
+            filled=filled and slots[name] == 0,
         )
         for name, row in shown.items()
     ]

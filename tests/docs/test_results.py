@@ -4,6 +4,9 @@ import csv
 import decimal
 import pathlib
 
+from ssl_jax.data.kinds import shapes
+from ssl_jax.evals.metric import find
+from ssl_jax.evals.properties.metrics import METRICS, PROPERTIES
 from tests.docs.test_readme import BASELINES, expected, rows_of
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results"
@@ -42,3 +45,19 @@ def test_the_table_of_newer_methods_is_that_of_the_recorded_runs():
     for cells, name in zip(rows.values(), names, strict=True):
         own = [run for run in runs if run["method"] == name]
         assert cells == [*expected(own, name, columns), str(len(own))], name
+
+
+def test_the_table_of_desiderata_is_that_of_the_recorded_runs():
+    with (RESULTS / "properties_shapes.csv").open(encoding="utf-8") as file:
+        runs = {run["method"]: run for run in csv.DictReader(file)}
+    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Desiderata")
+    columns = [(runs["simclr"], "raw pixels/")]
+    columns += [(run, prefix) for run in runs.values() for prefix in ("untrained encoder/", "")]
+    names = {one.heading: one.name for one in PROPERTIES}
+    names |= {factor: f"depth_features_{factor}" for factor in shapes.FACTORS}
+    assert len(columns) == 7 and {*shapes.FACTORS} < {*rows} and len(rows) == 18 + 7
+    for heading, cells in rows.items():
+        name = names[heading.strip(" ↑↓")]
+        metric, values = find(METRICS, name), [run[f"{q}properties/{name}"] for run, q in columns]
+        expected = [metric.with_unit(float(value)) if value else "–" for value in values]
+        assert cells == expected, heading
