@@ -32,7 +32,7 @@ in blocks of T words with K shared negatives. At d = 100 and c = k = 5, exact sk
 rows a word, 17 kB, and shared negatives with T = K = 32 3.3 rows, 1.3 kB. The update of the tables
 is dense. For text8's 71,000 words (d = 200) it moves 450 MB. Batches are large enough that this
 does not rule the step: the 128,000 tokens of a step of `text8` gather 4.3 GB or, with shared
-negatives, 0.36 GB, and multiply matrices for 11 GFLOP. `ssl_jax train` prints both figures.
+negatives, 0.36 GB, and multiply matrices for 15 GFLOP. `ssl_jax train` prints both figures.
 """
 
 from __future__ import annotations
