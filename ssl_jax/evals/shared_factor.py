@@ -21,7 +21,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssl_jax.config.fields import positive
+from ssl_jax.config.fields import between
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.factors import as_classes, evenly, varying
 from ssl_jax.evals.known import Known
@@ -32,7 +32,7 @@ _DRAWN_TO_COUNT = 1024  # examples from which it is told which factors vary
 
 RenderedImages = Annotated[
     int,
-    positive,
+    between(1, 10_000_000),
     "Maximum number of images to render, for data that can: fewer points if they need more.",
 ]
 
