@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,19 +49,30 @@ def write_comparison(
     Returns:
       Whether desiderata have been measured; without any, nothing is written.
     """
-    from ssl_jax.report import page, properties
-
-    if not properties.select(results):
+    if not _has_properties(results):
         return False
+    from ssl_jax.report import page
+
     write_whole(epath.Path(path), page.render_comparison(name, results))
     return True
 
 
 def properties_table(results: Mapping[str, Mapping[str, float]]) -> Table | None:
     """The desiderata of representations for the console; None if none has been measured."""
-    from ssl_jax.report import properties
+    if not _has_properties(results):
+        return None
+    from ssl_jax.report import properties  # loads matplotlib
 
     return properties.table(results)
+
+
+def _has_properties(results: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether a representation has a finite value of the evaluation `properties`."""
+    return any(
+        key.removeprefix("eval/").startswith("properties/") and math.isfinite(value)
+        for values in results.values()
+        for key, value in values.items()
+    )
 
 
 def tables_of(
