@@ -61,13 +61,13 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
 
 
 def _pydoc(config: ConfigDict) -> None:
-    """0.2 million words. With twice the epochs the analogies become worse (33% to 23%)."""
+    """40% of the analogies are right; 20% with `method.max_pairs=16` (one run each)."""
     config.batch_size = 16
-    config.epochs = 15.0
+    config.epochs = 6.0
     config.data.name = "pydoc"
     config.data.options.update(vocab_size=4096, sequence_length=256)
     config.method.loss = "shared_negatives"
-    config.eval.update(names=("analogies",), final_names=("analogies",), every_epochs=5.0)
+    config.eval.update(names=("analogies",), final_names=("analogies",), every_epochs=2.0)
 
 
 def _text8(config: ConfigDict) -> None:

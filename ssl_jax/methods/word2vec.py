@@ -99,7 +99,7 @@ class HyperParameters:
     ] = 32
     max_pairs: Annotated[
         float, positive, "Number of pairs of a word that its row's gradient is limited to."
-    ] = 16.0
+    ] = 64.0
 
 
 @dataclasses.dataclass(frozen=True)
