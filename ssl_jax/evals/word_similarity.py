@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from ssl_jax.config.fields import positive
 from ssl_jax.core.errors import UserError
@@ -107,6 +106,8 @@ def score(space: WordSpace, judged: list[Pair], *, name: str = "pairs") -> dict[
         )
     rows = np.array([rows for rows, _ in known])
     cosine = np.sum(space.unit[rows[:, 0]] * space.unit[rows[:, 1]], axis=1)
+    from scipy.stats import rankdata  # takes a second to import
+
     ranks = np.stack([rankdata(cosine), rankdata([similarity for _, similarity in known])])
     ranks -= ranks.mean(axis=1, keepdims=True)
     norm = np.sqrt(np.prod(np.sum(ranks**2, axis=1)))

@@ -157,7 +157,7 @@ def blocks(words: Words, reach: Array, *, window: int, size: int) -> Blocks:
     centre = place[:, window : window + size]  # (b, t)
     distance = np.abs(place[:, :, None] - centre[:, None, :])  # (b, s, t)
     texts = segment[place][:, :, None], segment[centre][:, None, :]
-    near = (distance <= reach) & (distance > 0)
+    near = jnp.asarray((distance <= reach) & (distance > 0))
     return Blocks(
         tokens[place], tokens[centre], near & (texts[0] == texts[1]) & (texts[1] > 0)
     )  # fmt: skip
