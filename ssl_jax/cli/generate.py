@@ -1,4 +1,4 @@
-"""Continues texts: ssl_jax generate --workdir=runs/gpt --prompt="The list" --max_new_tokens=40
+"""Continues texts with a language model: ssl_jax generate --workdir=runs/gpt --prompt="The list"
 
 Prints each prompt with its completion. --prompt and --stop may be given several times. The model
 ends a completion itself where a document would end.

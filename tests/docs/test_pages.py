@@ -215,6 +215,12 @@ def test_language_models_and_fine_tuning(tmp_path):
 
 
 @pytest.mark.slow
+def test_word_vectors(tmp_path):
+    output = run(tmp_path, "word-vectors.md", train=("steps=20", "model.dim=8", "log.report=False"))
+    assert "vectors.bin" in output
+
+
+@pytest.mark.slow
 def test_add_a_method(tmp_path):
     output = run(
         tmp_path,
