@@ -18,8 +18,9 @@ from tests.methods.test_methods import build, run
 TOKENS = [4, 9, 6]
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("pool", ["mean", "cls", "last"])
+@pytest.mark.parametrize(
+    ("causal", "pool"), [(False, "mean"), (False, "cls"), (True, "mean"), (True, "last")]
+)
 def test_vectors_that_are_embeddings_of_tokens_act_as_these_tokens(causal, pool):
     net = text_net(causal=causal, pool=pool, depth=1)
     params, _ = jax.jit(lambda: net.init(jax.random.key(0), TEXT))()

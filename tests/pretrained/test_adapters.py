@@ -13,6 +13,7 @@ from ssl_jax.core.method import BASE
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.pretrained import export, formats, init_from
+from tests.marks import slow_unless
 from tests.methods.table import ROWS
 from tests.pretrained.formats.test_hugging_face import workdir_of
 
@@ -54,7 +55,7 @@ def random_adapters(w):
     return {path: x for path, x in by_path(w.params).items() if "/lora/" in path}
 
 
-@pytest.mark.parametrize("kind", ["run", "peft"])
+@pytest.mark.parametrize("kind", slow_unless(lambda kind: kind == "peft", ["run", "peft"]))
 def test_what_starts_from_adapters(kind, finished, exported):
     source, run = finished[0] if kind == "run" else exported, finished[1]
     expected = logits(run.experiment, run.weights, run)

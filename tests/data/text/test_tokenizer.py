@@ -298,7 +298,9 @@ def test_bad_files(tmp_path, name, content, message):
 def test_bad_values(tmp_path):
     with pytest.raises(UserError, match="unknown kind of tokenizer 'wordpeace'.*'wordpiece'"):
         tokenizer.train(lambda: iter(TEXTS), "wordpeace")
-    with pytest.raises(UserError, match="neither wordpiece nor bpe nor words nor a file.*'wordpiece'"):
+    with pytest.raises(
+        UserError, match="neither wordpiece nor bpe nor words nor a file.*'wordpiece'"
+    ):
         tokenizer.load("wordpeice")
     with pytest.raises(UserError, match="vocab_size is 100; a bpe tokenizer needs at least 261"):
         tokenizer.train(lambda: iter(TEXTS), "bpe", 100)
