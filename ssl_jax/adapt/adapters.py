@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 
+from ssl_jax.config.fields import regex
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.core.tree_paths import by_path
@@ -19,15 +22,23 @@ PyTree = Any
 LORA, PROMPT = "lora", "prompt"
 
 
-class HyperParameters(Protocol):
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
     """The keys of `config.adapt` that all kinds share."""
 
-    net: str
-    train: str | None
-    base_dtype: str
+    net: Annotated[str, "The net that is frozen and gets adapters; other nets are trained."] = (
+        "encoder"
+    )
+    train: Annotated[
+        str | None, regex, "Regex of the parameters of the net that are trained too: 'pooler'."
+    ] = None
+    base_dtype: Annotated[
+        Literal["float32", "bfloat16"], "Dtype in which the frozen weights are stored."
+    ] = "float32"
 
 
-class Adapters(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Adapters(abc.ABC):
     """Adapters of one net of a method.
 
     Attributes:
@@ -36,13 +47,22 @@ class Adapters(Protocol):
       groups: the optimizer groups of frozen parameters.
     """
 
+    name: ClassVar[str]
+
     hyper: HyperParameters
     layers: tuple[tuple[str, tuple[str, ...]], ...]
     groups: frozenset[str]
 
+    @abc.abstractmethod
     def init(self, key: jax.Array, params: PyTree) -> PyTree:
-        """The initial adapters, a nested dict like the parameters of the method."""
+        """The initial adapters, a nested dict like the parameters.
 
+        Args:
+          key: PRNG key.
+          params: the parameters of the method.
+        """
+
+    @abc.abstractmethod
     def active(self, on_use: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
         """Layers that are applied inside use their adapters.
 
@@ -50,12 +70,18 @@ class Adapters(Protocol):
           on_use: called with the path of each adapted layer in its net.
         """
 
+    @abc.abstractmethod
     def merge(self, params: PyTree) -> PyTree:
         """The parameters of the net without adapters that computes the same.
 
         Raises:
           UserError: there are none.
         """
+
+    def _frozen_text(self) -> str:
+        """A part of the line of the preflight."""
+        but = f" but for {self.hyper.train!r}" if self.hyper.train else ""
+        return f"{self.hyper.net} is frozen{but}"
 
 
 def is_adapter(path: str) -> bool:

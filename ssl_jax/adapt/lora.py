@@ -26,14 +26,15 @@ import functools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.adapt.adapters import LORA, insert, net_and_groups
-from ssl_jax.config.fields import below_one, not_empty, positive, regex
+from ssl_jax.adapt import adapters
+from ssl_jax.adapt.adapters import LORA, Adapters, insert, net_and_groups
+from ssl_jax.config.fields import below_one, not_empty, positive
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.core.tree_paths import by_path, is_stacked
@@ -50,7 +51,7 @@ Layers = Mapping[str, tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
-class HyperParameters:
+class HyperParameters(adapters.HyperParameters):
     """The keys of `config.adapt` of LoRA."""
 
     rank: Annotated[int, positive, "Rank r of the update of a layer."] = 8
@@ -61,13 +62,6 @@ class HyperParameters:
         "layer1/mlp/fc2 ...; all: every dense layer of the net.",
     ] = ("query", "value")  # fmt: skip
     dropout: Annotated[float, below_one, "Dropout of the input of the update."] = 0.0
-    net: Annotated[str, "The net that is frozen and adapted; other nets are trained."] = "encoder"
-    train: Annotated[
-        str | None, regex, "Regex of the parameters of the net that are trained too: 'pooler'."
-    ] = None
-    base_dtype: Annotated[
-        Literal["float32", "bfloat16"], "Dtype in which the frozen weights are stored."
-    ] = "float32"
 
     @property
     def scale(self) -> float:
@@ -75,24 +69,16 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lora:
-    """The adapters of a method's net; see `Adapters`. Those of a layer are named after its maps."""
+class Lora(Adapters):
+    """Adapters of dense layers. Those of a layer are named after its maps."""
+
+    name: ClassVar[str] = LORA
 
     hyper: HyperParameters
-    layers: tuple[tuple[str, tuple[str, ...]], ...]
-    groups: frozenset[str]
-
-    name = LORA
 
     def init(self, key: Array, params: PyTree) -> PyTree:
-        """The initial adapters, a nested dict like the parameters.
-
-        Args:
-          key: PRNG key.
-          params: the parameters of the method.
-        """
         kernels, rank = by_path(params), self.hyper.rank
-        adapters: dict[str, Any] = {}
+        tree: dict[str, Any] = {}
         for path, maps in self.layers:
             *stack, inputs, outputs = kernels[f"{path}/kernel"].shape
             for name in maps:
@@ -100,17 +86,12 @@ class Lora:
                 own_key = jax.random.fold_in(key, zlib.crc32(f"{path}/{name}".encode()))
                 bound = 1 / math.sqrt(inputs)
                 a = jax.random.uniform(own_key, (*stack, inputs, rank), minval=-bound, maxval=bound)
-                insert(adapters, f"{path}/{LORA}/{name}/a", a)
-                insert(adapters, f"{path}/{LORA}/{name}/b", jnp.zeros((*stack, rank, width)))
-        return adapters
+                insert(tree, f"{path}/{LORA}/{name}/a", a)
+                insert(tree, f"{path}/{LORA}/{name}/b", jnp.zeros((*stack, rank, width)))
+        return tree
 
     @contextlib.contextmanager
     def active(self, on_use: Callable[[str], None] | None = None) -> Iterator[None]:
-        """Layers that are applied inside add the updates of their adapters.
-
-        Args:
-          on_use: called with the path of each adapted layer in its net.
-        """
         add = functools.partial(
             _add_update, scale=self.hyper.scale, dropout=self.hyper.dropout, on_use=on_use
         )
@@ -118,7 +99,6 @@ class Lora:
             yield
 
     def merge(self, params: PyTree) -> PyTree:
-        """`merge` with the scale of these adapters."""
         return merge(params, self.hyper.scale)
 
     def __str__(self) -> str:

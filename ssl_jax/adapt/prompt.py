@@ -17,14 +17,15 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.adapt.adapters import PROMPT, has_entry, insert, net_and_groups
-from ssl_jax.config.fields import positive, regex
+from ssl_jax.adapt import adapters
+from ssl_jax.adapt.adapters import PROMPT, Adapters, has_entry, insert, net_and_groups
+from ssl_jax.config.fields import positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.models.transformer import TextEncoder, mean_over_text
@@ -37,31 +38,21 @@ _EMBEDDINGS = "embed"  # the net's module of embeddings
 
 
 @dataclasses.dataclass(frozen=True)
-class HyperParameters:
+class HyperParameters(adapters.HyperParameters):
     """The keys of `config.adapt` of prompt tuning."""
 
     length: Annotated[int, positive, "Number m of vectors."] = 20
-    net: Annotated[str, "The net that is frozen; other nets are trained."] = "encoder"
-    train: Annotated[
-        str | None, regex, "Regex of the parameters of the net that are trained too: 'pooler'."
-    ] = None
-    base_dtype: Annotated[
-        Literal["float32", "bfloat16"], "Dtype in which the frozen weights are stored."
-    ] = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
-    """The vectors in front of the texts of a method; see `Adapters`."""
+class Prompt(Adapters):
+    """The vectors in front of the texts of a method."""
+
+    name: ClassVar[str] = PROMPT
 
     hyper: HyperParameters
-    layers: tuple[tuple[str, tuple[str, ...]], ...]
-    groups: frozenset[str]
-
-    name = PROMPT
 
     def init(self, key: Array, params: PyTree) -> PyTree:
-        """The embeddings of random tokens."""
         net = self.hyper.net
         table = params[net][_EMBEDDINGS]["token"]["embedding"]
         rows = jax.random.randint(key, (self.hyper.length,), 0, len(table))
@@ -81,10 +72,7 @@ class Prompt:
         )
 
     def __str__(self) -> str:
-        trained = f" but for {self.hyper.train!r}" if self.hyper.train else ""
-        return (
-            f"{self.hyper.length} vectors in front of a text; {self.hyper.net} is frozen{trained}"
-        )
+        return f"{self.hyper.length} vectors in front of a text; {self._frozen_text()}"
 
 
 def make(method: Method, hyper: HyperParameters, spec: DataSpec) -> Prompt:
