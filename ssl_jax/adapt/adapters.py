@@ -107,13 +107,19 @@ def net_and_groups(
     """The abstract parameters of the adapted net, and the optimizer groups of the frozen ones.
 
     Raises:
-      UserError: the method has no such net.
+      UserError: the method has no such net, or `train` matches none of its parameters.
     """
     params, _ = jax.eval_shape(method.init, jax.random.key(0), spec.batch(1))
     if hyper.net not in params:
         raise UserError(
             f"adapt.net is {hyper.net!r}; nets with parameters: {', '.join(sorted(params))}."
             f"{nearest(hyper.net, params)}"
+        )
+    paths = by_path(params[hyper.net])
+    if hyper.train and not any(re.search(hyper.train, path) for path in paths):
+        raise UserError(
+            f"adapt.train is {hyper.train!r}, which is found in no path of the parameters of "
+            f"{hyper.net}; they are like {next(iter(paths))!r}"
         )
     groups = {method.param_group(path) for path in by_path(params) if freezes(hyper, path)}
     return params[hyper.net], frozenset(groups)

@@ -47,7 +47,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import losses, modalities
-from ssl_jax.config.fields import not_negative, positive, positive_fraction
+from ssl_jax.config.fields import between, not_negative, positive, positive_fraction
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item, TokenVectors, WordMap
 from ssl_jax.core.length import Length
@@ -84,7 +84,7 @@ class HyperParameters:
     ] = "negative_sampling"
     window: Annotated[int, positive, "Largest distance c of context words to each side."] = 5
     num_negatives: Annotated[int, positive, "Negatives k of a pair."] = 5
-    noise_power: Annotated[float, not_negative, "Negatives have frequency^noise_power."] = 0.75
+    noise_power: Annotated[float, between(0, 4), "Negatives have frequency^noise_power."] = 0.75
     sample: Annotated[
         float, not_negative, "Threshold t of the sub-sampling of frequent words; 0: none."
     ] = 1e-3

@@ -34,7 +34,8 @@ class WordVectors(nn.Module):
           train: has no effect.
 
         Returns:
-          (h, out): h is float32 [n d], 0 for a text without words; out["tokens"] is [n l d].
+          (h, out): h is float32 [n d], 0 for a text without words; out has it too, and "tokens"
+          [n l d].
         """
         del train
         # Uniform in (-0.5, 0.5) / d, as word2vec.c draws them.
@@ -43,7 +44,7 @@ class WordVectors(nn.Module):
         counted = (text["segment"] > 0).astype(tokens.dtype)
         total = jnp.einsum("nl,nld->nd", counted, tokens)
         h = total / jnp.maximum(counted.sum(axis=1, keepdims=True), 1)
-        return h, {"tokens": tokens}
+        return h, {"tokens": tokens, "h": h}
 
 
 def _uniform(key: Array, shape: tuple[int, int]) -> Array:

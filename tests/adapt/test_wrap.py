@@ -108,6 +108,7 @@ def test_frozen_weights_are_placed_like_parameters():
         ("supervised-text", {"dropout": 1.0}, "adapt.dropout is 1.0; use a"),
         ("supervised-text", {"rnk": 2}, "adapt.rnk"),
         ("supervised-text", {"train": "("}, "adapt.train is '\\('"),
+        ("supervised-text", {"train": "abc"}, "'abc', which is found in no path of the param"),
     ],
 )
 def test_bad_options_are_said_in_one_line(row, options, message):

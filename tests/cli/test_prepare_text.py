@@ -50,7 +50,7 @@ def test_from_files_to_batches(tmp_path):
         "hardly knows this text; use one that fits it, e.g. tokenizer=bpe"
     )
     assert [line.split()[3] for line in lines[3:]] == [
-        "packed,", "padded,", "full_sentences,", "pairs,"
+        "packed,", "padded,", "full_sentences,", "pairs,", "stream,"
     ]  # fmt: skip
     assert all(line.endswith("% padding") for line in lines[3:])
     source = data.load(f"tokens:{tmp_path}/cache", rows="padded", sequence_length=64)
