@@ -48,10 +48,13 @@ def fill_in(config: ConfigDict) -> None:
 
 
 def _folder(source: str) -> str:
-    """The folder of a run, without its step, or of a file of weights."""
+    """The folder of a run, without its step, of a file, or of the base model of an adapter."""
     from ssl_jax.checkpoint.choice import folder_and_step
+    from ssl_jax.pretrained.formats import peft
 
     folder, _ = folder_and_step(source)
+    if peft.is_adapter_folder(folder):
+        return peft.read_config(folder)["base"]
     return os.path.dirname(folder) if os.path.isfile(folder) else folder
 
 

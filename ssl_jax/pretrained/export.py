@@ -109,6 +109,7 @@ def _export_adapters(run: TrainedRun, folder: str) -> Iterator[str]:
     )
     yield f"{os.path.join(folder, 'adapter_model.safetensors')}: {own} arrays, step {run.step}"
     yield f"{base_folder}: the model without the adapters"
+    yield from _left_out_head(whole, heads, module)
 
 
 def _export_encoder(run: TrainedRun, params: PyTree, target: str, folder: str) -> Iterator[str]:
@@ -282,11 +283,7 @@ def _export_to_transformers(run: TrainedRun, params: PyTree, folder: str) -> Ite
     tokenizer, heads = _tokenizer(run), _task_heads(run, module)
     count = hugging_face.write(folder, params, module, vocabulary, tokenizer, heads)
     yield f"{os.path.join(folder, 'model.safetensors')}: {count} arrays, step {run.step}"
-    if "head" in params and heads is None:
-        yield (
-            f"without the head: transformers has no such head for model.pool={module.pool}, see "
-            "ssl_jax/pretrained/formats/task_heads.py"
-        )
+    yield from _left_out_head(params, heads, module)
     if tokenizer is None:
         yield f"without the tokenizer: {run.workdir} and {run.config.data.name} have none"
     yield torch_models.compare_tokens(folder, params["encoder"], module, vocabulary.size)
@@ -311,6 +308,14 @@ def _export_word_vectors(run: TrainedRun, folder: str) -> Iterator[str]:
         path = os.path.join(folder, name)
         word2vec.write(path, words, vectors[tokens], binary=binary)
         yield f"{path}: {len(words):,} words of {vectors.shape[1]} dimensions, step {run.step}"
+
+
+def _left_out_head(params: PyTree, heads: TaskHeads | None, module: TextEncoder) -> Iterator[str]:
+    if "head" in params and heads is None:
+        yield (
+            f"without the head: transformers has no such head for model.pool={module.pool}, see "
+            "ssl_jax/pretrained/formats/task_heads.py"
+        )
 
 
 def _task_heads(run: TrainedRun, module: TextEncoder) -> TaskHeads | None:

@@ -97,7 +97,8 @@ def load(
     """
     folder, step = folder_and_step(source)
     if tokenizer is not None and not experiment.config.init_partial:
-        _check_tokens(folder, Tokenizer.from_json(tokenizer))
+        base = peft.read_config(folder)["base"] if peft.is_adapter_folder(folder) else folder
+        _check_tokens(base, Tokenizer.from_json(tokenizer))
     if (epath.Path(folder) / "config.json").exists() and (
         epath.Path(folder) / "checkpoints"
     ).exists():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ssl_jax
+from ssl_jax import config as config_lib
 from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import BASE
@@ -134,3 +135,11 @@ def test_only_adapters_go_to_peft(tmp_path):
         list(export.export(run, "peft", str(tmp_path / "out")))
     assert run.merged() is run
     jax.block_until_ready(run.weights.params)
+
+
+def test_a_config_takes_its_model_and_tokenizer_from_the_base_of_an_adapter(exported):
+    config = config_lib.load("finetune:csv")
+    changes = {"init_from": exported, "adapt.name": "lora", "adapt.rank": 2}
+    config = config_lib.resolve(config_lib.apply(config, changes), changes)
+    assert config.data.options.tokenizer == f"{exported}/base"
+    assert (config.model.name.partition("_")[0], config.model.dim) == ("bert", 16)
