@@ -4,7 +4,9 @@
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
-  small_shapes  2048 generated shapes of 32x32
+  small_shapes  2048 generated shapes of 32x32. They lie at any angle, so their rotation cannot be
+                told: a run of 60 epochs has a held-out accuracy of 23.7% (chance 25%), and its
+                features are level with raw pixels. It shows what the task needs.
   cifar10       the paper's net of four blocks, 200 epochs (tfds:cifar10 prepared)
   imagenet      the released recipe: AlexNet with BatchNorm, 50 epochs (tfds:imagenet2012)
 
