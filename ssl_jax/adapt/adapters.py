@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -123,16 +123,3 @@ def net_and_groups(
         )
     groups = {method.param_group(path) for path in by_path(params) if freezes(hyper, path)}
     return params[hyper.net], frozenset(groups)
-
-
-def insert(tree: dict[str, Any], path: str, leaf: Any) -> None:
-    """Sets a leaf of a nested dict, and makes the dicts on the way."""
-    *parents, last = path.split("/")
-    for name in parents:
-        tree = tree.setdefault(name, {})
-    tree[last] = leaf
-
-
-def has_entry(tree: Any, name: str) -> bool:
-    """Whether a nested dict, or None, has an entry at its top."""
-    return isinstance(tree, Mapping) and name in tree

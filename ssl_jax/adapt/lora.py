@@ -28,12 +28,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ssl_jax.adapt import adapters
-from ssl_jax.adapt.adapters import LORA, Adapters, insert, net_and_groups
+from ssl_jax.adapt.adapters import LORA, Adapters, net_and_groups
 from ssl_jax.config.fields import below_one, not_empty, positive
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec, Method
@@ -46,8 +47,6 @@ PyTree = Any
 WHOLE = "whole"
 # Layers that hold several maps of the same width, side by side in their outputs.
 PARTS = {"qkv": ("query", "key", "value"), "w12": ("w1", "w2")}
-# The adapters of a layer: path of the layer in the parameters -> names of the adapted maps.
-Layers = Mapping[str, tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Lora(Adapters):
 
     def init(self, key: Array, params: PyTree) -> PyTree:
         kernels, rank = by_path(params), self.hyper.rank
-        tree: dict[str, Any] = {}
+        arrays = {}
         for path, maps in self.layers:
             *stack, inputs, outputs = kernels[f"{path}/kernel"].shape
             for name in maps:
@@ -86,9 +85,9 @@ class Lora(Adapters):
                 own_key = jax.random.fold_in(key, zlib.crc32(f"{path}/{name}".encode()))
                 bound = 1 / math.sqrt(inputs)
                 a = jax.random.uniform(own_key, (*stack, inputs, rank), minval=-bound, maxval=bound)
-                insert(tree, f"{path}/{LORA}/{name}/a", a)
-                insert(tree, f"{path}/{LORA}/{name}/b", jnp.zeros((*stack, rank, width)))
-        return tree
+                arrays[f"{path}/{LORA}/{name}/a"] = a
+                arrays[f"{path}/{LORA}/{name}/b"] = jnp.zeros((*stack, rank, width))
+        return flax.traverse_util.unflatten_dict(arrays, sep="/")
 
     @contextlib.contextmanager
     def active(self, on_use: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -108,7 +107,7 @@ class Lora(Adapters):
         return (
             f"LoRA of rank {hyper.rank}, alpha {hyper.alpha:g}{dropout}, of "
             f"{', '.join(hyper.targets)} ({maps} in {len(self.layers)} layers); "
-            f"{hyper.net} is frozen" + (f" but for {hyper.train!r}" if hyper.train else "")
+            f"{self._frozen_text()}"
         )
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssl_jax.adapt import adapters
-from ssl_jax.adapt.adapters import PROMPT, Adapters, has_entry, insert, net_and_groups
+from ssl_jax.adapt.adapters import PROMPT, Adapters, net_and_groups
 from ssl_jax.config.fields import positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Method
@@ -56,9 +56,7 @@ class Prompt(Adapters):
         net = self.hyper.net
         table = params[net][_EMBEDDINGS]["token"]["embedding"]
         rows = jax.random.randint(key, (self.hyper.length,), 0, len(table))
-        tree: dict[str, Any] = {}
-        insert(tree, f"{net}/{_EMBEDDINGS}/{PROMPT}", jnp.asarray(table)[rows])
-        return tree
+        return {net: {_EMBEDDINGS: {PROMPT: jnp.asarray(table)[rows]}}}
 
     @contextlib.contextmanager
     def active(self, on_use: Callable[[str], None] | None = None) -> Iterator[None]:
@@ -127,7 +125,7 @@ def _intercept(
 
 def _prompt_of(module: TextEncoder) -> Array | None:
     embeddings = module.get_variable("params", _EMBEDDINGS)
-    return embeddings[PROMPT] if has_entry(embeddings, PROMPT) else None
+    return (embeddings or {}).get(PROMPT)
 
 
 def _first(module: TextEncoder) -> int:

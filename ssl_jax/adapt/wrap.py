@@ -33,8 +33,7 @@ def wrap(method: Method, adapters: Adapters, spec: DataSpec) -> Method:
       spec: the data.
 
     Raises:
-      UserError: an adapted layer is no dense layer that the method applies, or dropout does not
-        reach it.
+      UserError: the method does not apply a layer in the way that its adapters need.
     """
     kind = type(method)
     functions = {name: _on_joined_weights(function) for name, function in _functions(kind).items()}
