@@ -11,6 +11,7 @@ from ssl_jax.losses.contrastive import (
     nt_xent,
     unit_length,
 )
+from ssl_jax.losses.cpc import cpc
 from ssl_jax.losses.inpainting import (
     discriminator_loss,
     generator_loss,
@@ -70,6 +71,7 @@ __all__ = [
     "choose_implementation",
     "choose_one_sided",
     "cluster_cross_entropy",
+    "cpc",
     "discriminator_loss",
     "enqueue",
     "gaussian_kl",

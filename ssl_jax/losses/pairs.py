@@ -14,14 +14,17 @@ and h the cotangents of lse and total
 For m rows and n columns of d numbers the forward pass takes 2 m n d FLOPs and the backward pass
 6 m n d, or 4 m n d where only the rows or only the columns need a gradient.
 
-On several devices the rows are split over the devices. The columns are of one of three kinds:
+On several devices the rows are split over the devices. The columns are of one of four kinds:
 
-  BATCH  column i belongs to row i and is excluded from its statistics; the columns are split like
-         the rows, and gathered
-  WHOLE  all columns are on every device
-  SPLIT  the columns are split and are not gathered; the rows are gathered instead. Each device
-         computes the statistics of all rows over its own columns and sends them to the devices that
-         hold the rows
+  BATCH     column i belongs to row i and is excluded from its statistics; the columns are split
+            like the rows, and gathered
+  GATHERED  the columns are split, and gathered; none is excluded
+  WHOLE     all columns are on every device
+  SPLIT     the columns are split and are not gathered; the rows are gathered instead. Each device
+            computes the statistics of all rows over its own columns and sends them to the devices
+            that hold the rows
+
+Rows and columns may have integer ids, by which a plan excludes pairs.
 
 The gradients of gathered arrays are returned to their devices by a reduce-scatter, which is left
 out where no gradient is needed.
@@ -54,6 +57,7 @@ from ssl_jax.losses.tiles import (
 Array = jax.Array
 
 BATCH = "batch"
+GATHERED = "gathered"
 WHOLE = "whole"
 SPLIT = "split"
 
@@ -93,6 +97,8 @@ class Plan:
       function: f(similarities [r c], thresholds [r 1]) -> [r c], elementwise, for total; None: no
         total. Use a module-level function: each new closure causes a recompilation.
       nearest: compute nearest. The other statistics then have no gradient.
+      excluded: f(ids of rows [r 1 c], ids of columns [1 s c]) -> bool [r s], true for pairs to
+        leave out; it needs ids. Use a module-level function.
     """
 
     block_size: int | None
@@ -100,20 +106,37 @@ class Plan:
     softmax: bool = True
     function: Callable[[Array, Array], Array] | None = None
     nearest: bool = False
+    excluded: Callable[[Array, Array], Array] | None = None
+
+
+class _Ids(NamedTuple):
+    """The ids of rows [m c] and of columns [n c]; both None if the plan excludes no pairs."""
+
+    rows: Array | None = None
+    columns: Array | None = None
 
 
 def statistics(
-    q: Array, k: Array, threshold: Array | None = None, *, columns: str, plan: Plan
+    q: Array,
+    k: Array,
+    threshold: Array | None = None,
+    *,
+    columns: str,
+    plan: Plan,
+    row_ids: Array | None = None,
+    column_ids: Array | None = None,
 ) -> Statistics:
     """Statistics of rows `q` over columns `k`, for global arrays on the ambient mesh.
 
     Args:
       q: [m d] rows, float32 or bfloat16; similarities are plain dot products. m is a multiple of
         the number of devices that split a batch.
-      k: [n d] columns. BATCH: n equals m. SPLIT: n is a multiple of the number of devices.
+      k: [n d] columns. BATCH: n equals m. GATHERED, SPLIT: n is a multiple of the number of
+        devices.
       threshold: [m], p; required by `plan.function` and `plan.nearest`.
-      columns: BATCH, WHOLE or SPLIT.
+      columns: BATCH, GATHERED, WHOLE or SPLIT.
       plan: see `Plan`.
+      row_ids, column_ids: int32 [m c] and [n c], the arguments of `plan.excluded`.
 
     Returns:
       `Statistics`. q, k and threshold are differentiable.
@@ -124,18 +147,29 @@ def statistics(
     def send_to_row_owners(x: Array) -> Array:  # (m,) -> (shards, m / shards)
         return jax.lax.all_to_all(x.reshape(shards, -1), axes, 0, 0, tiled=True)
 
-    def local(q: Array, k: Array, threshold: Array | None) -> Statistics:
-        if columns == BATCH:
-            own_part = jax.lax.axis_index(axes) if axes else jnp.int32(0)
-            return _local_statistics(q, _gather(k, axes) if axes else k, threshold, own_part, plan)
+    def gather(x: Array | None) -> Array | None:
+        return _gather(x, axes) if axes and x is not None else x
+
+    def local(
+        q: Array, k: Array, threshold: Array | None, row_ids: Array | None, column_ids: Array | None
+    ) -> Statistics:
+        ids = _Ids(row_ids, column_ids)
+        if columns in (BATCH, GATHERED):
+            own_part = None
+            if columns == BATCH:
+                own_part = jax.lax.axis_index(axes) if axes else jnp.int32(0)
+            ids = ids._replace(columns=gather(column_ids))
+            return _local_statistics(q, gather(k), threshold, own_part, ids, plan)
         if columns == WHOLE or not axes:
-            return _local_statistics(q, k, threshold, None, plan)
-        thresholds = None if threshold is None else _gather(threshold, axes)
-        parts = _local_statistics(_gather(q, axes), k, thresholds, None, plan)
+            return _local_statistics(q, k, threshold, None, ids, plan)
+        ids = ids._replace(rows=gather(row_ids))
+        parts = _local_statistics(gather(q), k, gather(threshold), None, ids, plan)
         return _merge(jax.tree.map(send_to_row_owners, parts))
 
     column_spec = batch_axes.WHOLE if columns == WHOLE else ROWS
-    return batch_axes.on_each_device(local, (ROWS, column_spec, ROWS), ROWS)(q, k, threshold)
+    inputs = (ROWS, column_spec, ROWS, ROWS, column_spec)
+    over_devices = batch_axes.on_each_device(local, inputs, ROWS)
+    return over_devices(q, k, threshold, row_ids, column_ids)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -181,7 +215,7 @@ def _merge(parts: Statistics) -> Statistics:
 
 
 def _local_statistics(
-    q: Array, k: Array, threshold: Array | None, own_part: Array | None, plan: Plan
+    q: Array, k: Array, threshold: Array | None, own_part: Array | None, ids: _Ids, plan: Plan
 ) -> Statistics:
     """Statistics of the rows and columns on one device.
 
@@ -192,22 +226,24 @@ def _local_statistics(
     compute = _dense if plan.block_size is None else _tiled
     if plan.nearest:
         # Only the selected similarity has a gradient, not the search.
-        stats, index = compute(*jax.lax.stop_gradient((q, k, threshold)), own_part, plan)
+        stats, index = compute(*jax.lax.stop_gradient((q, k, threshold)), own_part, ids, plan)
         nearest = jnp.where(index >= 0, row_products(q, k[index]), MASKED)
         return stats._replace(nearest=nearest)
-    stats, _ = compute(q, k, threshold, own_part, plan)
+    stats, _ = compute(q, k, threshold, own_part, ids, plan)
     top, mean = jax.lax.stop_gradient((stats.top, stats.mean))
     return stats._replace(top=top, mean=mean)
 
 
 def _dense(
-    q: Array, k: Array, threshold: Array | None, own_part: Array | None, plan: Plan
+    q: Array, k: Array, threshold: Array | None, own_part: Array | None, ids: _Ids, plan: Plan
 ) -> tuple[Statistics, Array | None]:
     """Returns (statistics, index of the nearest column or -1) from the whole matrix."""
     s, masked = similarity(q, k), None
     if own_part is not None:
         own_column = own_part * len(q) + jnp.arange(len(q))
         masked = own_column[:, None] == jnp.arange(len(k))[None, :]
+    masked = _or_excluded(masked, ids.rows, ids.columns, plan)
+    if masked is not None:
         s = jnp.where(masked, MASKED, s)
     lse = mean = total = index = None
     if plan.softmax:
@@ -220,6 +256,16 @@ def _dense(
         below = jnp.where(s < threshold[:, None], s, MASKED)
         index = jnp.where(below.max(axis=1) > MASKED, below.argmax(axis=1), -1)
     return Statistics(s.max(axis=1), lse, mean, total), index
+
+
+def _or_excluded(
+    masked: Array | None, rows: Array | None, columns: Array | None, plan: Plan
+) -> Array | None:
+    """The mask of a tile, with the pairs added that the plan excludes by the ids [r c], [s c]."""
+    if plan.excluded is None:
+        return masked
+    excluded = plan.excluded(rows[:, None, :], columns[None, :, :])
+    return excluded if masked is None else masked | excluded
 
 
 def _total(s: Array, threshold: Array, masked: Array | None, plan: Plan) -> Array:
@@ -321,6 +367,11 @@ def _over_columns(
     return jax.lax.scan(add_tile, start, jnp.arange(int(own_part is not None), count))[0]
 
 
+def _chunk(x: Array | None, t: Array) -> Array | None:
+    """Chunk t of `x` [chunks chunk_size ...], if there is an `x`."""
+    return None if x is None else x[t]
+
+
 def _tile(rows: Array, columns: Array, masked: Array | None) -> Array:
     s = similarity(rows, columns)
     return s if masked is None else jnp.where(masked, MASKED, s)
@@ -397,31 +448,30 @@ class _Running(NamedTuple):
         return Statistics(self.top, lse, mean, self.total)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _tiled(
-    q: Array, k: Array, threshold: Array | None, own_part: Array | None, plan: Plan
+    q: Array, k: Array, threshold: Array | None, own_part: Array | None, ids: _Ids, plan: Plan
 ) -> tuple[Statistics, Array | None]:
     """Returns (statistics, index of the nearest column or -1), computed tile by tile.
 
     lse and total are differentiable.
     """
     rows, columns = _divide(q, k, own_part, plan)
-    keys = columns.split(k)
+    keys, column_ids = jax.tree.map(columns.split, (k, ids.columns))
 
     def stats_of_rows(args: Any) -> _Running:
-        r, row, p = args
+        r, row, p, row_ids = args
 
         def step(running: _Running, t: Array, masked: Array | None) -> _Running:
+            masked = _or_excluded(masked, row_ids, _chunk(column_ids, t), plan)
             s = _tile(row, keys[t], masked)
             return running.add(s, masked, p, functools.partial(columns.index, t), plan)
 
         start = _Running.empty(wide_zeros(row.shape[:1], row.dtype), plan)
         return _over_columns(step, start, r, own_part, columns)
 
-    thresholds = None if threshold is None else rows.split(threshold)
-    running = jax.lax.map(
-        stats_of_rows, (jnp.arange(rows.chunks_per_part), rows.split(q), thresholds)
-    )
+    of_rows = jax.tree.map(rows.split, (q, threshold, ids.rows))
+    running = jax.lax.map(stats_of_rows, (jnp.arange(rows.chunks_per_part), *of_rows))
     running = jax.tree.map(rows.join, running)
     return running.statistics(plan), running.index
 
@@ -436,25 +486,28 @@ class _Differentiated:
     threshold: bool
 
 
-def _tiled_forward(q: Any, k: Any, threshold: Any, own_part: Any, plan: Plan) -> tuple[Any, Any]:
+def _tiled_forward(
+    q: Any, k: Any, threshold: Any, own_part: Any, ids: _Ids, plan: Plan
+) -> tuple[Any, Any]:
     differentiated = _Differentiated(
         q.perturbed, k.perturbed, threshold is not None and threshold.perturbed
     )
-    q, k, threshold, own_part = (
-        None if x is None else x.value for x in (q, k, threshold, own_part)
+    q, k, threshold, own_part, *of_pairs = (
+        None if x is None else x.value for x in (q, k, threshold, own_part, *ids)
     )
-    stats, index = _tiled(q, k, threshold, own_part, plan)
-    return (stats, index), (q, k, threshold, own_part, stats.lse, differentiated)
+    ids = _Ids(*of_pairs)
+    stats, index = _tiled(q, k, threshold, own_part, ids, plan)
+    return (stats, index), (q, k, threshold, own_part, ids, stats.lse, differentiated)
 
 
 def _tiled_backward(plan: Plan, residuals: Any, cotangent: Any) -> tuple[Any, ...]:
-    q, k, threshold, own_part, lse, differentiated = residuals
+    q, k, threshold, own_part, ids, lse, differentiated = residuals
     rows, columns = _divide(q, k, own_part, plan)
-    keys = columns.split(k)
+    keys, column_ids = jax.tree.map(columns.split, (k, ids.columns))
     stats, _ = cotangent
     g, h = (None if isinstance(x, SymbolicZero) else x for x in (stats.lse, stats.total))
     if g is None and h is None:
-        return None, None, None, None
+        return None, None, None, None, None
     if g is not None:
         nonempty = lse > MASKED  # rows with at least one column
         g, lse = jnp.where(nonempty, g, 0), jnp.where(nonempty, lse, 0)
@@ -474,10 +527,11 @@ def _tiled_backward(plan: Plan, residuals: Any, cotangent: Any) -> tuple[Any, ..
         return w, dp
 
     def gradients_of_rows(dk: Array | None, args: Any) -> tuple[Array | None, tuple[Any, Any]]:
-        r, row, weights = args
+        r, row, weights, row_ids = args
 
         def step(carry: Any, t: Array, masked: Array | None) -> Any:
             dq, dp, dk = carry
+            masked = _or_excluded(masked, row_ids, _chunk(column_ids, t), plan)
             w, dp_tile = gradient_weights(_tile(row, keys[t], masked), masked, weights)
             if differentiated.q:
                 dq = dq + product("ij,jd->id", w, keys[t])
@@ -493,14 +547,16 @@ def _tiled_backward(plan: Plan, residuals: Any, cotangent: Any) -> tuple[Any, ..
         return dk, (dq, dp)
 
     weights = jax.tree.map(rows.split, (g, h, None if g is None else lse, threshold))
+    row_ids = None if ids.rows is None else rows.split(ids.rows)
     dk = wide_zeros(keys.shape, k.dtype) if differentiated.k else None
     dk, (dq, dp) = jax.lax.scan(
-        gradients_of_rows, dk, (jnp.arange(rows.chunks_per_part), rows.split(q), weights)
+        gradients_of_rows, dk, (jnp.arange(rows.chunks_per_part), rows.split(q), weights, row_ids)
     )
     return (
         rows.join(dq).astype(q.dtype) if differentiated.q else None,
         columns.join(dk).astype(k.dtype) if differentiated.k else None,
         rows.join(dp) if differentiated.threshold else None,
+        None,
         None,
     )
 

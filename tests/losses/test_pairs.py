@@ -308,6 +308,54 @@ def test_identical_embeddings(implementation, mesh):
         np.testing.assert_allclose(found[name][1]["entropy"], closed[name], rtol=1e-6, atol=atol)
 
 
+# --- Excluded pairs ------------------------------------------------------------------------------
+
+
+def other_parity(row, column):
+    return (row[..., 0] - column[..., 0]) % 2 != 0
+
+
+@pytest.mark.parametrize("block_size", [None, 8])
+@pytest.mark.parametrize(
+    "mesh, columns",
+    [(None, "whole"), ({"data": 4, "tensor": 2}, "gathered"), ({"data": 4, "tensor": 2}, "split")],
+    ids=str,
+)
+def test_pairs_excluded_by_ids_are_in_no_statistic(mesh, columns, block_size):
+    q, _, k = embeddings(20, 12)
+    rng = np.random.default_rng(3)
+    row_ids, column_ids = (rng.integers(5, size=(n, 1)).astype(np.int32) for n in (20, 12))
+    threshold = rng.normal(size=20).astype(np.float32)
+
+    def f(q, k, threshold, row_ids, column_ids):
+        def measure(q, k):
+            plan = pairs.Plan(block_size, function=soft_hinge, excluded=other_parity)
+            ids = dict(row_ids=row_ids, column_ids=column_ids)
+            found = pairs.statistics(q, k, threshold, columns=columns, plan=plan, **ids)
+            return found.lse.sum() + found.total.sum(), found
+
+        return jax.value_and_grad(measure, (0, 1), has_aux=True)(q, k)
+
+    (_, found), gradients = on_mesh(mesh, f, q, k, threshold, row_ids, column_ids)
+    q64, k64 = q.astype(np.float64), k.astype(np.float64)
+    used = (row_ids - column_ids.T) % 2 == 0
+    s = q64 @ k64.T
+    e = np.where(used, np.exp(s), 0)
+    p = e / e.sum(1, keepdims=True)
+    over = s - threshold[:, None]
+    np.testing.assert_allclose(found.lse, np.log(e.sum(1)), rtol=1e-5)
+    np.testing.assert_allclose(found.top, np.where(used, s, -np.inf).max(1), rtol=1e-5)
+    np.testing.assert_allclose(found.mean, (p * s).sum(1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.total, (used * softplus(over)).sum(1), rtol=1e-5)
+    weights = p + used * sigmoid(over)
+    np.testing.assert_allclose(gradients[0], weights @ k64, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradients[1], weights.T @ q64, rtol=1e-4, atol=1e-5)
+
+
+def soft_hinge(s, threshold):
+    return jax.nn.softplus(s - threshold)
+
+
 # --- Closed forms --------------------------------------------------------------------------------
 
 
