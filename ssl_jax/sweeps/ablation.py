@@ -20,6 +20,7 @@ from typing import Any
 from ssl_jax.core.errors import UserError, nearest
 
 SEED = "seed"  # the label over which results are averaged
+AVERAGE = "mean"  # the position of the mean over several positions
 Row = Mapping[str, Any]
 
 
@@ -38,6 +39,8 @@ class Curve:
       where: label -> value of the cells to include; default: all cells.
       best_over: labels over which the best mean over seeds is selected, as in papers that tune each
         setting.
+      average_of: values of `x` whose mean is a further point, `AVERAGE`, of each series that has
+        them all. Its published value is the paper's own average.
       percent: whether the measure is a fraction, shown in %.
       matrix: whether it is drawn as a matrix with `series` as rows and `x` as columns.
       published: the table of `published.json` to compare with.
@@ -56,6 +59,7 @@ class Curve:
     names: Mapping[Hashable, str] = dataclasses.field(default_factory=dict)
     where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     best_over: tuple[str, ...] = ()
+    average_of: tuple[Hashable, ...] = ()
     percent: bool = True
     matrix: bool = False
     published: str | None = None
@@ -207,12 +211,26 @@ def points(rows: Sequence[Row], labels: Sequence[str], curve: Curve) -> list[Poi
                 continue
         best[position] = row
     scale = 100 if curve.percent else 1
-    return [
+    found = [
         Point(x, series, scale * mean, None if std is None else scale * std,
               _published_value(curve, row))
         for (x, series), row in best.items()
         for mean, std, _ in [row[""]]
     ]  # fmt: skip
+    return found + (_averages(curve, best, scale) if curve.average_of else [])
+
+
+def _averages(curve: Curve, best: Mapping[tuple[Any, Any], Row], scale: float) -> list[Point]:
+    """The mean over `curve.average_of` of each series that has all of these positions."""
+    averages = []
+    for series in dict.fromkeys(series for _, series in best):
+        members = [best.get((x, series)) for x in curve.average_of]
+        present = [row for row in members if row is not None]
+        if len(present) == len(members):
+            mean = scale * statistics.fmean(row[""][0] for row in present)
+            labels = {**present[0], curve.x: AVERAGE}
+            averages.append(Point(AVERAGE, series, mean, None, _published_value(curve, labels)))
+    return averages
 
 
 def _published_value(curve: Curve, ours: Row) -> float | None:
