@@ -80,6 +80,10 @@ class Prober:
         vars(other).pop("test", None)
         return other
 
+    def on(self, dataset: str) -> Prober:
+        """A prober of another data set, with the same config."""
+        return Prober(self.config, self.mesh, dataset, workdir=self._workdir)
+
     def train_subset(self) -> np.ndarray | None:
         """Indices of the examples of `train` that probes are fitted on, int [n]; None: all."""
         limit = self.config.eval.max_train_examples

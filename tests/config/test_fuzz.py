@@ -62,7 +62,7 @@ ACCEPTED = (
     ("word", "log.wandb_project", "a name in another service"),
     ("word", "optimizer.exclude", "a pattern; the numbers of excluded parameters are printed"),
     ("word", "eval.accuracy.target eval.active_units.feature eval.attentive.feature "
-             "eval.analogies.path eval.word_similarity.path",
+             "eval.analogies.path eval.word_similarity.path eval.retrieval.*",
      "of an evaluation that the config does not name"),
     ("none", "data.options.text_pair_key", "texts alone, not in pairs"),
     ("none", "data.options.vocab_size", "the size of the published tokenizers"),
