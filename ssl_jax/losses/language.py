@@ -4,7 +4,8 @@
 
 The logits of all tokens are the largest array of a language model: 4 GB in float32 for 32,768
 tokens and 30,522 words. Here logits are computed for one chunk of tokens at a time, and again in
-the backward pass; only one number per token is stored between the passes. Losses and hits are per
+the backward pass; only one number per token is stored between the passes. Where there is memory for
+all logits, they can be stored instead, which saves computing them twice. Losses and hits are per
 token. The method takes the mean, over the tokens of the global batch that have a target.
 """
 
@@ -42,14 +43,15 @@ def token_cross_entropy(
       embedding: e, [v d].
       bias: b, [v]; None: no bias.
       targets: t, int [n ...], 0 to v - 1.
-      chunk_size: approximate number of tokens whose logits a device stores at a time.
+      chunk_size: approximate number of tokens whose logits a device stores at a time; 0: of all of
+        them, until the backward pass.
 
     Returns:
       (losses, hits): float32, nats, and bool, both [n ...]. A hit is a target with the largest
       logit; if logits are equal, the first word of the vocabulary is the prediction.
 
     Raises:
-      ValueError: the shapes do not fit, or `chunk_size` is less than 1.
+      ValueError: the shapes do not fit, or `chunk_size` is negative.
     """
     if (
         vectors.shape[:-1] != targets.shape
@@ -62,8 +64,8 @@ def token_cross_entropy(
             f"[n ...], got {vectors.shape}, {embedding.shape}, "
             f"{None if bias is None else bias.shape} and {targets.shape}"
         )
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if chunk_size < 0:
+        raise ValueError(f"chunk_size must be at least 0, got {chunk_size}")
     if bias is None:
         bias = jnp.zeros(embedding.shape[:1], jnp.float32)
     local = functools.partial(_local, chunk_size=chunk_size)
@@ -79,6 +81,10 @@ def _local(
     count = targets.size
     if not count:
         return jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, bool)
+    if not chunk_size:
+        x, e = vectors.reshape(count, -1), embedding.astype(vectors.dtype)
+        losses, hits, _ = _scores(x, e, bias, targets.reshape(count))
+        return losses.reshape(targets.shape), hits.reshape(targets.shape)
     size = min(even_chunk(count, chunk_size), count)
     chunks = -(-count // size)
     padding = chunks * size - count
@@ -99,10 +105,7 @@ def _forward(x: Array, embedding: Array, bias: Array, targets: Array):
 
     def step(_: None, chunk: tuple[Array, Array]):
         x, t = chunk
-        logits = _logits(x, e, bias)  # (c, v)
-        normalizer = jax.nn.logsumexp(logits, axis=1)
-        at_target = jnp.take_along_axis(logits, t[:, None], axis=1)[:, 0]
-        return None, (normalizer - at_target, jnp.argmax(logits, axis=1) == t, normalizer)
+        return None, _scores(x, e, bias, t)
 
     _, (losses, hits, normalizer) = jax.lax.scan(step, None, (x, targets))
     return (losses, hits), (x, embedding, bias, targets, normalizer)
@@ -127,6 +130,14 @@ def _backward(residuals: tuple[Array, ...], cotangents: tuple[Array, Array]):
     zeros = jnp.zeros(embedding.shape, dtype), jnp.zeros(bias.shape, dtype)
     (d_embedding, d_bias), d_x = jax.lax.scan(step, zeros, (x, targets, normalizer, cotangents[0]))
     return d_x, d_embedding.astype(embedding.dtype), d_bias.astype(bias.dtype), None
+
+
+def _scores(x: Array, e: Array, bias: Array, t: Array) -> tuple[Array, Array, Array]:
+    """x [c d], e [v d], t [c] -> losses, hits and the logarithm of the softmax's sum, all [c]."""
+    logits = _logits(x, e, bias)  # (c, v)
+    normalizer = jax.nn.logsumexp(logits, axis=1)
+    at_target = jnp.take_along_axis(logits, t[:, None], axis=1)[:, 0]
+    return normalizer - at_target, jnp.argmax(logits, axis=1) == t, normalizer
 
 
 def _logits(x: Array, e: Array, bias: Array) -> Array:

@@ -7,7 +7,8 @@
 e is the table of token embeddings, or one of its own (`model.tied`). There is no bias. The loss is
 the mean over the tokens of the global batch that have a next token. It does not depend on how
 devices and micro-batches split the batch. Logits are computed for `chunk_size` tokens at a time,
-and again in the backward pass, so that memory never holds [tokens, vocabulary].
+and again in the backward pass, so that memory never holds [tokens, vocabulary]; `chunk_size=0`
+stores them instead.
 
 Rows are those of `data.options.rows=stream`: documents one after the other, each after an
 end-of-text token. By default tokens attend to all texts before them in the row, as in GPT-3;
@@ -27,7 +28,7 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.config.fields import positive
+from ssl_jax.config.fields import not_negative
 from ssl_jax.core.items import Item, Passages, TokenVectors
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
@@ -56,7 +57,12 @@ _SHOWN = 32  # tokens of a prompt, and of its completion, on the report page
 class HyperParameters:
     """The keys of `config.method`."""
 
-    chunk_size: Annotated[int, positive, "Tokens whose logits a device stores at a time."] = CHUNK
+    chunk_size: Annotated[
+        int,
+        not_negative,
+        "Tokens whose logits a device computes at a time, and again for the gradient; 0: of all "
+        "tokens at once, stored until then.",
+    ] = CHUNK
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import bert_tpu
-from ssl_jax import hlo, parallel
+from ssl_jax import data, hlo, parallel
+from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.flops import model_flops, traced_flops
 from ssl_jax.run.loop import Run
 from tests.hlo.test_programs import CONVOLUTIONS, convolution, multiply_adds, shape
@@ -67,6 +68,35 @@ def test_the_compiled_step_computes_little_else_and_far_less_than_logits_of_all_
     assert ours.flops <= 1.02 * asked(experiment)
     everywhere = bert_tpu.build(None, BATCH, TINY | {"method.gather": False})
     assert model_flops(everywhere) >= 1.2 * ours.flops
+
+
+def next_token_step(**changes):
+    """A wide GPT on short rows, its step, and 6 FLOPs per weight and token with attention's."""
+    row = ROWS["gpt"].load(
+        model__dim=128,
+        model__depth=2,
+        model__dropout=0.0,
+        data__num_examples=64,
+        data__options__vocab_size=300,
+        **changes,
+    )
+    experiment = Experiment.build(
+        row, data.spec_from_config(row.data), parallel.make_mesh(devices=jax.devices()[:1])
+    )
+    module, length = experiment.method.encoder.module, experiment.method.length
+    layers = module.depth * (6 * 12 * module.dim**2 * length + 12 * length**2 * module.dim)
+    head = 6 * module.dim * module.vocab_size * length
+    return experiment, row.batch_size * layers, row.batch_size * head
+
+
+def test_stored_logits_are_computed_once():
+    experiment, layers, head = next_token_step()
+    again = head // 3
+    mean = 2 * experiment.config.batch_size * experiment.method.length * 128  # over the text, `h`
+    assert model_flops(experiment) == layers + head + again + mean
+    stored, *_ = next_token_step(method__chunk_size=0)
+    assert model_flops(stored) == layers + head + mean
+    assert model_flops(stored) <= 1.03 * (layers + head)
 
 
 @pytest.mark.parametrize("options", CONVOLUTIONS)
