@@ -39,7 +39,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "autoencoder", "denoising_autoencoder", "stacked_denoising_autoencoder", "vae",
     ),
     "Pretext tasks": ("rotnet", "context_prediction", "jigsaw", "colorization", "context_encoder"),
-    "Language models": ("bert", "gpt", "word2vec"),
+    "Language models": ("bert", "gpt", "t5", "word2vec"),
     "Learning from labels": (
         "supervised", "distill", "regression", "token_classification", "question_answering",
     ),

@@ -1,7 +1,10 @@
 """Continues texts with a language model: ssl_jax generate --workdir=runs/gpt --prompt="The list"
 
 Prints each prompt with its completion. --prompt and --stop may be given several times. The model
-ends a completion itself where a document would end.
+ends a completion itself where a document would end. An encoder-decoder reads the prompt and answers
+it; <extra_id_0>, <extra_id_1> and so on in a prompt stand for missing spans, which T5 writes:
+
+    ssl_jax generate --workdir=runs/t5 --prompt="Return the <extra_id_0> of the list."
 
     --temperature=0       the most likely token at every step; higher values give more variety
     --top_k=40            draw from the 40 most likely tokens
@@ -52,8 +55,9 @@ def main() -> int:
         stop=options.stop,
         seed=options.seed,
     )
+    is_separate = run.experiment.method.separate_prompt
     for number, (prompt, completion) in enumerate(zip(options.prompt, completions, strict=True)):
         if number:
             print("----")
-        print(prompt + completion)
+        print(f"{prompt}\n-> {completion}" if is_separate else prompt + completion)
     return 0

@@ -36,6 +36,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data", None, "The corpus, e.g. text:/path/*.txt.")
     flags.DEFINE_string("output", None, "Folder of the cache.")
     flags.DEFINE_string("tokenizer", "wordpiece", "wordpiece, bpe, words, or a path.")
+    flags.DEFINE_integer("sentinels", 0, "Tokens for missing spans of a text; T5 has 100.")
     flags.DEFINE_integer("min_count", 5, "Of words: how often a word must occur.")
     flags.DEFINE_integer("vocab_size", None, "Tokens of a tokenizer to be trained.")
     flags.DEFINE_bool("lowercase", None, "Of WordPiece and words: lower case.")
@@ -74,7 +75,7 @@ def main() -> int:
             raise UserError(
                 f"--{name} is not an option of {kind.usage}; options: {', '.join(known) or 'none'}"
             )
-    names = ("tokenizer", "vocab_size", "min_count", "lowercase", "tokenizer_fraction")
+    names = ("tokenizer", "vocab_size", "min_count", "lowercase", "tokenizer_fraction", "sentinels")
     tokenizer = fields.read(TokenizerOptions, {name: options[name].value for name in names}, "")
     directory = os.path.expanduser(options.output)
     try:

@@ -49,7 +49,9 @@ class Vocabulary:
     Attributes:
       size: number of token ids, the special ones included.
       pad, unk, cls, sep, mask: ids of the special tokens (RoBERTa's <s> and </s> are cls and sep).
-      special: ids of all special tokens, sorted; they include the five above.
+      special: ids of all special tokens, sorted; they include the others named here.
+      sentinels: ids of the tokens that stand for the first, second, ... missing span of a text
+        (T5's <extra_id_0>, <extra_id_1>, ...); most vocabularies have none.
     """
 
     size: int
@@ -59,6 +61,7 @@ class Vocabulary:
     sep: int
     mask: int
     special: tuple[int, ...]
+    sentinels: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.size:,} tokens with mask {self.mask} and pad {self.pad}"

@@ -32,6 +32,7 @@ def token_cross_entropy(
     targets: Int[Array, "*rows"],
     *,
     chunk_size: int = CHUNK,
+    z_weight: float = 0.0,
 ) -> tuple[Float[Array, "*rows"], Bool[Array, "*rows"]]:
     """The cross-entropy of each token, and whether the target has the largest logit.
 
@@ -45,6 +46,8 @@ def token_cross_entropy(
       targets: t, int [n ...], 0 to v - 1.
       chunk_size: approximate number of tokens whose logits a device stores at a time; 0: of all of
         them, until the backward pass.
+      z_weight: weight of (logsumexp_v(e_v.x_i + b_v))^2, which is added to each loss and keeps
+        logits from drifting (the z-loss of T5's released code: 1e-4).
 
     Returns:
       (losses, hits): float32, nats, and bool, both [n ...]. A hit is a target with the largest
@@ -68,14 +71,20 @@ def token_cross_entropy(
         raise ValueError(f"chunk_size must be at least 0, got {chunk_size}")
     if bias is None:
         bias = jnp.zeros(embedding.shape[:1], jnp.float32)
-    local = functools.partial(_local, chunk_size=chunk_size)
+    local = functools.partial(_local, chunk_size=chunk_size, z_weight=z_weight)
     return on_each_device(local, (ROWS, WHOLE, WHOLE, ROWS), (ROWS, ROWS))(
         vectors, embedding, bias, targets
     )
 
 
 def _local(
-    vectors: Array, embedding: Array, bias: Array, targets: Array, *, chunk_size: int
+    vectors: Array,
+    embedding: Array,
+    bias: Array,
+    targets: Array,
+    *,
+    chunk_size: int,
+    z_weight: float,
 ) -> tuple[Array, ...]:
     """`token_cross_entropy` of the rows on one device."""
     count = targets.size
@@ -83,41 +92,45 @@ def _local(
         return jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, bool)
     if not chunk_size:
         x, e = vectors.reshape(count, -1), embedding.astype(vectors.dtype)
-        losses, hits, _ = _scores(x, e, bias, targets.reshape(count))
+        losses, hits, _ = _scores(x, e, bias, targets.reshape(count), z_weight)
         return losses.reshape(targets.shape), hits.reshape(targets.shape)
     size = min(even_chunk(count, chunk_size), count)
     chunks = -(-count // size)
     padding = chunks * size - count
     x = pad_rows(vectors.reshape(count, -1), padding).reshape(chunks, size, -1)
     t = pad_rows(targets.reshape(count), padding).reshape(chunks, size)
-    losses, hits = _chunked(x, embedding, bias, t)
+    losses, hits = _chunked(x, embedding, bias, t, z_weight)
     return tuple(y.reshape(-1)[:count].reshape(targets.shape) for y in (losses, hits))
 
 
-@jax.custom_vjp
-def _chunked(x: Array, embedding: Array, bias: Array, targets: Array) -> tuple[Array, Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _chunked(
+    x: Array, embedding: Array, bias: Array, targets: Array, z_weight: float
+) -> tuple[Array, Array]:
     """x [k c d], targets [k c] -> losses, hits [k c]."""
-    return _forward(x, embedding, bias, targets)[0]
+    return _forward(x, embedding, bias, targets, z_weight)[0]
 
 
-def _forward(x: Array, embedding: Array, bias: Array, targets: Array):
+def _forward(x: Array, embedding: Array, bias: Array, targets: Array, z_weight: float):
     e = embedding.astype(x.dtype)
 
     def step(_: None, chunk: tuple[Array, Array]):
         x, t = chunk
-        return None, _scores(x, e, bias, t)
+        return None, _scores(x, e, bias, t, z_weight)
 
     _, (losses, hits, normalizer) = jax.lax.scan(step, None, (x, targets))
     return (losses, hits), (x, embedding, bias, targets, normalizer)
 
 
-def _backward(residuals: tuple[Array, ...], cotangents: tuple[Array, Array]):
+def _backward(z_weight: float, residuals: tuple[Array, ...], cotangents: tuple[Array, Array]):
     x, embedding, bias, targets, normalizer = residuals
     e = embedding.astype(x.dtype)
 
     def step(sums: tuple[Array, Array], chunk: tuple[Array, ...]):
         x, t, normalizer, g = chunk
         p = jnp.exp(_logits(x, e, bias) - normalizer[:, None])
+        if z_weight:
+            p = p * (1 + 2 * z_weight * normalizer[:, None])
         is_target = jnp.arange(e.shape[0]) == t[:, None]
         d_logits = g[:, None] * (p - is_target)  # (c, v)
         d_bias = d_logits.sum(axis=0)
@@ -132,12 +145,17 @@ def _backward(residuals: tuple[Array, ...], cotangents: tuple[Array, Array]):
     return d_x, d_embedding.astype(embedding.dtype), d_bias.astype(bias.dtype), None
 
 
-def _scores(x: Array, e: Array, bias: Array, t: Array) -> tuple[Array, Array, Array]:
+def _scores(
+    x: Array, e: Array, bias: Array, t: Array, z_weight: float
+) -> tuple[Array, Array, Array]:
     """x [c d], e [v d], t [c] -> losses, hits and the logarithm of the softmax's sum, all [c]."""
     logits = _logits(x, e, bias)  # (c, v)
     normalizer = jax.nn.logsumexp(logits, axis=1)
     at_target = jnp.take_along_axis(logits, t[:, None], axis=1)[:, 0]
-    return normalizer - at_target, jnp.argmax(logits, axis=1) == t, normalizer
+    losses = normalizer - at_target
+    if z_weight:
+        losses = losses + z_weight * normalizer**2
+    return losses, jnp.argmax(logits, axis=1) == t, normalizer
 
 
 def _logits(x: Array, e: Array, bias: Array) -> Array:

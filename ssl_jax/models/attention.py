@@ -41,6 +41,8 @@ def attention(
     segment: Array | None = None,
     causal: bool = False,
     window: int | None = None,
+    bias: Array | None = None,
+    scale: float | None = None,
     dropout: float = 0.0,
     dropout_key: Array | None = None,
     implementation: str = "auto",
@@ -54,6 +56,9 @@ def attention(
       segment: int [n t], with s = t: a query attends only to keys of its own segment.
       causal: query i attends only to keys 0 to i.
       window: with `causal`: query i attends only to keys i - window + 1 to i.
+      bias: added to the logits, [1 heads t s] or [n heads t s], of the dtype of `query`. Not in
+        "splash".
+      scale: multiplies q k^T; None: 1 / sqrt(d).
       dropout: probability with which an attention weight is set to 0; the other weights are divided
         by 1 - dropout. Only "xla" supports it.
       dropout_key: random key, required with `dropout`.
@@ -77,22 +82,34 @@ def attention(
         implementation = "xla"
     elif implementation == "auto":
         implementation = choose_implementation(
-            query, key, masked=mask is not None, segmented=segment is not None, causal=causal
+            query,
+            key,
+            masked=mask is not None or bias is not None,
+            segmented=segment is not None,
+            causal=causal,
         )
     if implementation == "splash" and query.shape[0] % batch_axes.shards():
         implementation = "xla"  # the single row used to initialise a net is not split over devices
     if implementation == "splash":
+        if bias is not None or scale is not None:
+            raise UserError(
+                "attention 'splash' has no relative positions; set model.attention to 'xla'"
+            )
         return _splash(query, key, value, mask=mask, segment=segment, causal=causal, window=window)
     if segment is not None:
         same = segment[:, None, :, None] == segment[:, None, None, :]  # (n, 1, t, t)
         mask = same if mask is None else mask & same
     if dropout:
-        return _with_dropout(query, key, value, mask, causal, window, dropout, dropout_key)
+        return _with_dropout(
+            query, key, value, mask, causal, window, bias, scale, dropout, dropout_key
+        )
     return jax.nn.dot_product_attention(
         query,
         key,
         value,
+        bias=bias,
         mask=mask,
+        scale=scale,
         is_causal=causal,
         local_window_size=None if window is None else (window - 1, 0),
         implementation=implementation,
@@ -178,13 +195,17 @@ def _with_dropout(
     mask: Array | None,
     causal: bool,
     window: int | None,
+    bias: Array | None,
+    scale: float | None,
     dropout: float,
     dropout_key: Array | None,
 ) -> Array:
     if dropout_key is None:
         raise ValueError("attention with dropout needs a dropout_key")
     logits = jnp.einsum("nthd,nshd->nhts", query, key, preferred_element_type=jnp.float32)
-    logits = logits * query.shape[-1] ** -0.5
+    logits = logits * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if bias is not None:
+        logits = logits + bias
     if causal:
         causal_mask = jnp.tril(jnp.ones(logits.shape[-2:], bool))
         if window is not None:

@@ -1,18 +1,21 @@
-"""Generates tokens with a causal text model, one after the other, in one compiled loop.
+"""Generates tokens with a text model, one after the other, in one compiled loop.
 
 The prompts of a batch may have different lengths: they are padded at their ends. One pass over the
 prompts fills the cache of keys and values. Each step of the loop then computes one token of every
 row. The cache has a slot per position, and a token overwrites the slot of padding that was there.
+An encoder-decoder reads the prompts with its encoder once; its decoder begins with a start token.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.models.encoder_decoder import EncoderDecoder
 from ssl_jax.models.transformer import TextEncoder, output_table
 from ssl_jax.models.transformer_layers import CACHE
 
@@ -91,7 +94,6 @@ def generate(
     n, width = prompts.shape
     count = sampling.max_new_tokens
     cached = module.clone(cache_length=width + count, remat="none")
-    table = output_table(params)
 
     def forward(cache: Any, tokens: Array, position: Array) -> tuple[Array, Any]:
         text = {"tokens": tokens, "position": position, "segment": jnp.ones_like(tokens)}
@@ -99,13 +101,104 @@ def generate(
         (_, out), cache = cached.apply(variables, text, train=False, mutable=[CACHE])
         return out["tokens"], cache
 
-    def logits_of(vectors: Array) -> Array:
-        e = table.astype(vectors.dtype)
-        return jnp.einsum("nd,vd->nv", vectors, e, preferred_element_type=jnp.float32)
+    def next_vectors(cache: Any, token: Array, step: Array) -> tuple[Array, Any]:
+        vectors, cache = forward(cache, token[:, None], (lengths + step)[:, None])
+        return vectors[:, 0], cache
 
     position = jnp.broadcast_to(jnp.arange(width), (n, width))
     tokens, cache = forward({}, prompts, position)
     vectors = jnp.take_along_axis(tokens, lengths[:, None, None] - 1, axis=1)[:, 0]
+    return _loop(
+        vectors,
+        cache,
+        next_vectors,
+        output_table(params),
+        keys,
+        sampling=sampling,
+        end=end,
+        stops=stops,
+    )
+
+
+def answer(
+    module: EncoderDecoder,
+    params: Any,
+    text: Mapping[str, Array],
+    keys: Array,
+    *,
+    sampling: Sampling,
+    start: int,
+    end: int,
+    stops: Stops | None = None,
+) -> Completions:
+    """Writes what belongs to texts with an encoder-decoder, see `generate`.
+
+    Args:
+      module: the net.
+      params: its parameters.
+      text: `tokens` and `segment` (0 = padding), int32 [n l], the input of the encoder.
+      keys: random keys [n].
+      sampling: how tokens are chosen; static.
+      start: the token in front of the first one that is written.
+      end: the end token.
+      stops: stop strings; None: none.
+    """
+    cached = module.clone(cache_length=sampling.max_new_tokens + 1, remat="none")
+    variables, segment = {"params": params}, text["segment"]
+    memory = module.apply(variables, text, method="encode")
+
+    def forward(cache: Any, token: Array, step: Array) -> tuple[Array, Any]:
+        vectors, cache = cached.apply(
+            {**variables, **cache},
+            token[:, None],
+            memory,
+            segment,
+            train=False,
+            position=jnp.full((len(token), 1), step),
+            method="decode",
+            mutable=[CACHE],
+        )
+        return vectors[:, 0], cache
+
+    vectors, cache = forward({}, jnp.full(len(segment), start), jnp.int32(0))
+    return _loop(
+        vectors,
+        cache,
+        lambda cache, token, step: forward(cache, token, step + 1),
+        output_table(params)[: module.vocab_size],
+        keys,
+        sampling=sampling,
+        end=end,
+        stops=stops,
+    )
+
+
+def _loop(
+    vectors: Array,
+    cache: Any,
+    next_vectors: Callable[[Any, Array, Array], tuple[Array, Any]],
+    table: Array,
+    keys: Array,
+    *,
+    sampling: Sampling,
+    end: int,
+    stops: Stops | None,
+) -> Completions:
+    """Chooses tokens one after the other.
+
+    Args:
+      vectors: [n d], whose products with the table are the logits of the first token.
+      cache: of the model.
+      next_vectors: (cache, tokens [n], step) -> (vectors [n d], cache) of the token after them,
+        which are those chosen at this step, from 0.
+      table: [v d].
+      keys, sampling, end, stops: see `generate`.
+    """
+    n, count = len(vectors), sampling.max_new_tokens
+
+    def logits_of(vectors: Array) -> Array:
+        e = table.astype(vectors.dtype)
+        return jnp.einsum("nd,vd->nv", vectors, e, preferred_element_type=jnp.float32)
 
     class State(NamedTuple):
         step: Array
@@ -134,8 +227,8 @@ def generate(
             which = jnp.arange(len(stops.last))
             stop_state = stops.table[which, stop_state, token[:, None]]  # (n, k)
             is_done |= (stop_state == stops.last).any(axis=1)
-        vectors, cache = forward(state.cache, token[:, None], (lengths + step)[:, None])
-        return State(step + 1, cache, logits_of(vectors[:, 0]), is_done, stop_state, out)
+        vectors, cache = next_vectors(state.cache, token, step)
+        return State(step + 1, cache, logits_of(vectors), is_done, stop_state, out)
 
     first = State(
         step=jnp.int32(0),

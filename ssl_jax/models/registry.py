@@ -26,7 +26,7 @@ from ssl_jax.models.inpainting import (
 from ssl_jax.models.nin import nin
 from ssl_jax.models.options import not_architecture
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, resnet
-from ssl_jax.models.text_models import TEXT_DECODERS, TEXT_ENCODERS
+from ssl_jax.models.text_models import ENCODER_DECODERS, TEXT_DECODERS, TEXT_ENCODERS
 from ssl_jax.models.vit import SIZES, vit
 from ssl_jax.models.word_vectors import word_vectors
 
@@ -51,6 +51,7 @@ ENCODERS = {
     },
     **TEXT_ENCODERS,
     **TEXT_DECODERS,
+    **ENCODER_DECODERS,
     "word_vectors": word_vectors,
 }
 DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}

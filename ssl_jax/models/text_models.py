@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from ssl_jax.models.encoder_decoder import EncoderDecoder, encoder_decoder
 from ssl_jax.models.transformer import TextEncoder, text_decoder, text_encoder
 
 # Width, layers and heads; the sizes below base are those of Turc et al. 2019.
@@ -47,6 +48,20 @@ DECODERS = {
     "gpt3_13b": dict(dim=5120, depth=40, num_heads=40, max_length=2048),
     "gpt3_175b": dict(dim=12288, depth=96, num_heads=96, max_length=2048),
 }  # fmt: skip
+# T5 (Raffel et al. 2020, Sec. 3.7) and the released configurations of version 1.1.
+T5 = {
+    "t5_tiny": dict(dim=128, hidden_dim=512, depth=2, num_heads=4, head_dim=32),
+    "t5_small": dict(dim=512, hidden_dim=2048, depth=6, num_heads=8),
+    "t5_base": dict(dim=768, hidden_dim=3072, depth=12, num_heads=12),
+    "t5_large": dict(dim=1024, hidden_dim=4096, depth=24, num_heads=16),
+    "t5_3b": dict(dim=1024, hidden_dim=16384, depth=24, num_heads=32, head_dim=128),
+    "t5_11b": dict(dim=1024, hidden_dim=65536, depth=24, num_heads=128, head_dim=128),
+    "t5_1_1_small": dict(dim=512, hidden_dim=1024, depth=8, num_heads=6),
+    "t5_1_1_base": dict(dim=768, hidden_dim=2048, depth=12, num_heads=12),
+    "t5_1_1_large": dict(dim=1024, hidden_dim=2816, depth=24, num_heads=16),
+    "t5_1_1_xl": dict(dim=2048, hidden_dim=5120, depth=24, num_heads=32),
+    "t5_1_1_xxl": dict(dim=4096, hidden_dim=10240, depth=24, num_heads=64),
+}
 
 TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
     f"{family}_{size}": functools.partial(text_encoder, **TEXT_SIZES[size], **options)
@@ -56,4 +71,13 @@ TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
 TEXT_DECODERS: dict[str, Callable[..., TextEncoder]] = {
     name: functools.partial(text_decoder, vocab_size=40_478 if name == "gpt1" else 50_257, **size)
     for name, size in DECODERS.items()
+}
+ENCODER_DECODERS: dict[str, Callable[..., EncoderDecoder]] = {
+    name: functools.partial(
+        encoder_decoder,
+        vocab_size=32_100,
+        **size,
+        **(dict(activation="gated_gelu", tied=False) if name.startswith("t5_1_1") else {}),
+    )
+    for name, size in T5.items()
 }

@@ -269,8 +269,10 @@ class OutputTable(nn.Module):
     vocab_size: int
     dim: int
     truncated: bool = True
+    std: float = STD
 
     @nn.compact
     def __call__(self) -> Array:
         shape = (self.vocab_size, self.dim)
-        return self.param("embedding", kernel_init(self.truncated), shape, jnp.float32)
+        init = kernel_init(self.truncated, self.std)
+        return self.param("embedding", init, shape, jnp.float32)

@@ -10,6 +10,7 @@ import optax
 
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.tree_paths import path_string
+from ssl_jax.optim.adafactor import scale_by_adafactor
 from ssl_jax.optim.adam import scale_by_adam
 from ssl_jax.optim.by_step import add_decayed_weights, count_steps, scale_by_learning_rate
 from ssl_jax.optim.clip import clip_by_norm
@@ -140,6 +141,8 @@ def _update_rule(group: Group) -> optax.GradientTransformation:
     rate = scale_by_learning_rate(group.learning_rate)
     if section.name == "sgd":  # decay is added to the gradient; the rate is outside the momentum
         return optax.chain(decay, optax.trace(section.momentum, section.nesterov), rate)
+    if section.name == "adafactor":
+        return optax.chain(scale_by_adafactor(), decay, rate)
     adam = scale_by_adam(
         section.b1,
         section.b2,

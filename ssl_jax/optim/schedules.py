@@ -101,6 +101,23 @@ def warmup_step(
     return _after_warmup(factor, peak, warmup_steps, start_factor)
 
 
+def warmup_inverse_sqrt(
+    peak: float, warmup_steps: int = 0, *, start_factor: float = 0.0
+) -> Schedule:
+    """Linear warm-up from `start_factor * peak` to `peak`, then `peak` sqrt(warmup_steps / step).
+
+    With a start factor of 1 and a peak of 1 / sqrt(k) after k steps it is 1 / sqrt(max(step, k)),
+    the rate of T5 (Raffel et al. 2020, Sec. 3.1.2); with a start factor of 0 it is that of the
+    Transformer (Vaswani et al. 2017, Eq. 3).
+    """
+    first = max(warmup_steps, 1)
+
+    def factor(xp: Any, step: Any) -> Any:
+        return xp.sqrt(first / xp.maximum(step, first))
+
+    return _after_warmup(factor, peak, warmup_steps, start_factor)
+
+
 def cosine_between(start: float, end: float, total_steps: int) -> Schedule:
     """Half a cosine from `start` at step 0 to `end` at `total_steps`.
 
@@ -167,6 +184,8 @@ def make_schedule(
     warmup = min(warmup_length(section, steps_per_epoch), total_steps)
     if section.schedule == "constant":
         return warmup_constant(peak, warmup, start_factor=start)
+    if section.schedule == "inverse_sqrt":
+        return warmup_inverse_sqrt(peak, warmup, start_factor=start)
     decay_end = round(section.decay_until * total_steps)
     if section.schedule == "cosine":
         return warmup_cosine(peak, decay_end, warmup, end, start_factor=start)

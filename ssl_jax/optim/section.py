@@ -44,7 +44,10 @@ class Clip:
 class GroupSection:
     """The optimizer of one parameter group."""
 
-    name: Annotated[Literal["lars", "adamw", "sgd", "lamb"], "Update rule."] = "lars"
+    name: Annotated[
+        Literal["lars", "adamw", "sgd", "lamb", "adafactor"],
+        "Update rule; adafactor is T5's, without momentum.",
+    ] = "lars"
     base_lr: Annotated[float, not_negative, "Peak learning rate before lr_scaling."] = 0.3
     lr_scaling: Annotated[
         Scaling,
@@ -52,8 +55,8 @@ class GroupSection:
     ] = "linear"
     lr_factor: Annotated[float, not_negative, "Multiplies the learning rate at every step."] = 1.0
     schedule: Annotated[
-        Literal["cosine", "constant", "step", "linear", "linear_unshifted"],
-        "The learning rate after the warm-up; linear_unshifted is BERT's.",
+        Literal["cosine", "constant", "step", "linear", "linear_unshifted", "inverse_sqrt"],
+        "The learning rate after the warm-up; linear_unshifted is BERT's, inverse_sqrt T5's.",
     ] = "cosine"
     warmup_epochs: Annotated[float, not_negative, "Length of the linear warm-up, epochs."] = 10.0
     warmup_steps: Annotated[int | None, not_negative, "Overrides warmup_epochs."] = None

@@ -47,7 +47,7 @@ def generate_texts(
     seed: int = 0,
     batch_size: int = 16,
 ) -> list[str]:
-    """Continues texts.
+    """Continues texts, or answers them (`Generative.separate_prompt`).
 
     Args:
       method: the language model.
@@ -66,16 +66,24 @@ def generate_texts(
       UserError: a prompt is empty or does not fit into the context, or an option is out of range.
     """
     check_sampling(sampling)
-    rows = [[method.end_token, *ids] for ids in _encoded(tokenizer, prompts)]
-    room = method.context - sampling.max_new_tokens
+    encoded = _encoded(tokenizer, prompts, sentinels=method.separate_prompt)
+    if method.separate_prompt:
+        rows, room = [[*ids, method.end_token] for ids in encoded], method.context
+        tokens = "the end token included; it"
+    else:
+        rows = [[method.end_token, *ids] for ids in encoded]
+        room = method.context - sampling.max_new_tokens
+        tokens = f"the start token included; with max_new_tokens={sampling.max_new_tokens} it"
     for prompt, row in zip(prompts, rows, strict=True):
         if len(row) > room:
             raise UserError(
-                f"the prompt {prompt!r:.40} has {len(row)} tokens, the start token included; with "
-                f"max_new_tokens={sampling.max_new_tokens} it does not fit the model's context of "
-                f"{method.context} tokens"
+                f"the prompt {prompt!r:.40} has {len(row)} tokens, {tokens} does not fit the "
+                f"model's context of {method.context} tokens"
             )
     contents = token_bytes(tokenizer)
+    if contents is not None:
+        for number, token in enumerate(tokenizer.vocabulary.sentinels):
+            contents[token] = f"<extra_id_{number}>".encode()
     stops = _stops(tokenizer, contents, stop)
     size = min(batch_size, len(rows))
     longest = max(map(len, rows))
@@ -113,12 +121,14 @@ def _generate(
     return method.generate(w, prompts, lengths, keys, sampling=sampling, stops=stops)
 
 
-def _encoded(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+def _encoded(tokenizer: Tokenizer, prompts: Sequence[str], *, sentinels: bool) -> list[list[int]]:
     if not prompts:
         raise UserError("there is no prompt; pass at least one text")
     for number, prompt in enumerate(prompts):
         if not prompt:
             raise UserError(f"prompt {number} is empty; write the beginning of a text")
+    if sentinels:
+        return [tokenizer.encode_with_sentinels(prompt) for prompt in prompts]
     ids, lengths = tokenizer.encode(prompts)
     ends = np.cumsum(lengths)
     return [ids[end - length : end].tolist() for end, length in zip(ends, lengths, strict=True)]

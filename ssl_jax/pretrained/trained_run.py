@@ -196,10 +196,11 @@ class TrainedRun:
         seed: int = 0,
         batch_size: int = 16,
     ) -> list[str]:
-        """Continues texts with a language model.
+        """Continues texts with a language model, or answers them with an encoder-decoder.
 
         Args:
-          prompts: beginnings of texts, none of them empty.
+          prompts: beginnings of texts, none of them empty. Those of an encoder-decoder may have
+            <extra_id_0>, <extra_id_1> and so on for missing spans.
           max_new_tokens: largest number of tokens of a completion.
           temperature: divides the logits; 0: the most likely token at every step.
           top_k: draw from the k most likely tokens; 0: from all.
@@ -219,7 +220,7 @@ class TrainedRun:
         if not isinstance(method, Generative):
             raise UserError(
                 f"{self.workdir} was trained by method {method.title}, which does not generate "
-                "text; use a run of gpt"
+                "text; use a run of gpt or t5"
             )
         sampling = Sampling(max_new_tokens, float(temperature), top_k, float(top_p))
         return generate_texts(

@@ -41,9 +41,10 @@ ACCEPTED = (
              "method.noise_std method.epsilon method.covariance method.invariance method.variance "
              "method.off_diagonal_weight method.proximal method.patch_weight method.overlap_weight "
              "method.koleo_weight method.l1 model.norm_eps model.layer_scale "
-             "model.position_std adapt.alpha",
+             "model.position_std adapt.alpha method.z_weight",
      "temperatures, weights and scales of losses and layers, as above"),
     ("huge", "method.mix.mixup method.mix.cutmix", "all shares are 1/2"),
+    ("huge", "method.span_length", "a row has one span at least"),
     ("huge", "views.rand_augment.magnitude_std", "magnitudes are clipped"),
     ("huge", "method.sample method.max_pairs", "no limit: no word is left out or scaled"),
     ("huge", "eval.attentive.max_gib eval.feature_map.max_gib",

@@ -60,6 +60,29 @@ def test_equals_the_oracle_however_it_is_cut(chunk_size):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("scale", "chunk_size"), [(1.0, 3), (1e4, 3), (1.0, 0)])
+def test_the_z_loss_is_added_to_value_and_gradient(scale, chunk_size):
+    """Against float64 and its finite differences; large logits stay finite."""
+    z = 0.03 / scale
+    targets, rows = T[:2, :2], np.float32(scale) * X[:2, :2]
+
+    def total(e):
+        return token_cross_entropy(rows, e, B, targets, chunk_size=chunk_size, z_weight=z)[0].sum()
+
+    def exact(e):
+        logits = np.float64(rows) @ e.T + B
+        top = logits.max(axis=-1, keepdims=True)
+        log_z = np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]
+        at_target = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return (log_z - at_target + z * log_z**2).sum()
+
+    value, grad = jax.jit(jax.value_and_grad(total))(E)
+    np.testing.assert_allclose(value, exact(np.float64(E)), rtol=1e-5)
+    direction, step = np.random.default_rng(1).normal(size=E.shape), 1e-5 / scale
+    slope = (exact(E + step * direction) - exact(E - step * direction)) / (2 * step)
+    np.testing.assert_allclose((np.float64(grad) * direction).sum(), slope, rtol=1e-4)
+
+
 def test_without_a_bias_and_with_one_token_a_row():
     losses, hits = token_cross_entropy(X[:, 0], E, None, T[:, 0])
     expected_losses, expected_hits, _ = oracle(X[:, :1], E, np.zeros(V), T[:, :1])

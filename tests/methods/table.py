@@ -649,6 +649,18 @@ ROWS = {
         },
         embeds=False,
     ),
+    "t5": Row(
+        "t5.py:pydoc",
+        {
+            **{key: value for key, value in TEXT.items() if key != "model.max_length"},
+            "data.options": ConfigDict(
+                dict(TEXT_OPTIONS, tokenizer="bpe", rows="stream", sentinels=8)
+            ),
+            "model.head_dim": 8,
+            "model.hidden_dim": 16,
+        },
+        embeds=False,
+    ),
     "word2vec": Row(
         "word2vec.py:pydoc",
         {**WORDS, "method.loss": "shared_negatives", "method.block_size": 8},

@@ -29,6 +29,7 @@ SAID = {
     "bert.py:pydoc": PYDOC,
     "roberta.py:pydoc": PYDOC,
     "gpt.py:pydoc": PYDOC,
+    "t5.py:pydoc": PYDOC,
     "word2vec.py:pydoc": PYDOC,
     "distill.py": {"init_from": "runs/teacher"},  # read by the train command only
     "finetune.py:pydoc": {**PYDOC, "data.num_classes": 10, "model.name": "bert_tiny"},

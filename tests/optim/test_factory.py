@@ -25,7 +25,7 @@ from ssl_jax.optim import (
     polyak_params,
 )
 
-OPTIMIZERS = ("lars", "adamw", "sgd", "lamb")
+OPTIMIZERS = ("lars", "adamw", "sgd", "lamb", "adafactor")
 
 RNG = np.random.default_rng(0)
 PARAMS = {
@@ -127,6 +127,12 @@ def oracle_leaf(c, w, grads, adapted):
             g, outer = (lr * g, 1.0) if inside else (g, lr)
             v = c["momentum"] * v + g
             w = w - outer * (c["momentum"] * v + g if c["nesterov"] else v)
+        elif c["name"] == "adafactor":
+            b = 1 - t**-0.8
+            s = b * s + (1 - b) * g**2
+            u = g / np.sqrt(s)
+            u = u / max(1, np.sqrt(np.mean(u**2))) * max(np.sqrt(np.mean(w**2)), 1e-3)
+            w = w - lr * (u + wd * w)
         else:
             m = c["b1"] * m + (1 - c["b1"]) * g
             s = c["b2"] * s + (1 - c["b2"]) * g**2
@@ -162,6 +168,7 @@ CASES = {
     "sgd nesterov": dict(name="sgd", nesterov=True),
     "adamw": dict(name="adamw"),
     "lamb": dict(name="lamb"),
+    "adafactor": dict(name="adafactor"),
     # Of BERT's released code.
     "adamw uncorrected": dict(name="adamw", bias_correction=False),
     "adamw uncorrected nesterov": dict(name="adamw", bias_correction=False, nesterov=True),
@@ -179,6 +186,25 @@ def test_matches_the_oracle(case):
 def test_every_optimizer_has_a_case():
     known = get_args(fields.find(OptimizerSection, "name").type.__origin__)
     assert {case["name"] for case in CASES.values()} == set(OPTIMIZERS) == set(known)
+
+
+def test_adafactor_factors_large_matrices_as_optax_does():
+    rng = np.random.default_rng(2)
+    params = {"kernel": rng.normal(size=(130, 140)).astype(np.float32)}
+    stack = {"layers": {"kernel": np.stack([params["kernel"], 3 * params["kernel"]])}}
+    grads = [rng.normal(size=(130, 140)).astype(np.float32) for _ in range(2)]
+    c = config(name="adafactor", weight_decay=0.0, schedule="constant", warmup_epochs=0.0)
+    own, theirs = make_optimizer(c, **RUN), optax.adafactor(0.1)
+    state, other, stacked = own.init(params), theirs.init(params), own.init(stack)
+    assert sum(x.size for x in jax.tree.leaves(state)) < 300
+    for g in grads:
+        updates, state = own.update({"kernel": g}, state, params)
+        expected, other = theirs.update({"kernel": g}, other, params)
+        np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=1e-5)
+        both = {"layers": {"kernel": np.stack([g, g])}}
+        moved, stacked = own.update(both, stacked, stack)
+        for factor, layer in zip((1, 3), moved["layers"]["kernel"], strict=True):
+            np.testing.assert_allclose(layer, factor * expected["kernel"], rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -154,6 +154,23 @@ def test_a_schedule_may_end_before_the_run(name):
     assert schedule(250) > 6.01e-5
 
 
+def test_the_inverse_square_root_is_t5s_and_the_transformers():
+    """1 / sqrt(max(n, 10,000)), and the same behind a linear warm-up."""
+    options = dict(
+        schedule="inverse_sqrt", base_lr=0.01, lr_scaling="none", warmup_steps=10_000,
+        warmup_epochs=0.0,
+    )  # fmt: skip
+    run = dict(batch_size=8, total_steps=2**19, steps_per_epoch=10)
+    t5 = make_schedule(config(**options, warmup_start=1.0), **run)
+    warmed = make_schedule(config(**options), **run)
+    for step in (0, 1, 5_000, 10_000, 10_001, 40_000, 2**19 - 1):
+        expected = 1 / np.sqrt(max(step, 10_000))
+        np.testing.assert_allclose(t5(step), expected, rtol=1e-6)
+        share = min(step / 10_000, 1)
+        np.testing.assert_allclose(warmed(step), share * expected, rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(t5)(jnp.int32(step)), expected, rtol=1e-5)
+
+
 def test_the_unshifted_line_is_berts():
     """A million steps, 10,000 of them warm-up: after it the rate falls by 1% at once."""
     section = config(

@@ -112,6 +112,7 @@ class Labelled(Task):
         return tokenizer.train(
             lambda: _texts(self._examples), options.tokenizer, options.vocab_size,
             lowercase=options.lowercase is not False, min_count=options.min_count,
+            sentinels=options.sentinels,
         )  # fmt: skip
 
     def find_classes(self) -> tuple[str, ...]:

@@ -218,7 +218,8 @@ class TokenCache:
         self.class_names = self.manifest["class_names"] and tuple(self.manifest["class_names"])
         self.num_classes: int | None = self.manifest["num_classes"]
         facts = self.manifest["tokenizer"]["vocabulary"]
-        self.vocabulary = Vocabulary(**facts | {"special": tuple(facts["special"])})
+        lists = {name: tuple(facts.get(name, ())) for name in ("special", "sentinels")}
+        self.vocabulary = Vocabulary(**facts | lists)
         self._records = [one for split in self.splits for one in self._split(split)["shards"]]
         for record in self._records:
             self._check_size(record)

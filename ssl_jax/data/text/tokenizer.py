@@ -36,6 +36,8 @@ VOCAB_SIZES = {"wordpiece": 30_522, "bpe": 50_265}  # of the published models
 VOCAB_SIZES["words"] = 1_000_000  # at most: `min_count` decides
 # Letters, digits and _, and what joins them within a word. All else separates words.
 _WORD = r"\w+(?:['’-]\w+)*"
+# T5's tokens for missing spans of a text.
+_SENTINEL = re.compile(r"<extra_id_([0-9]+)>")
 _CONTINUES = "##"  # begins a WordPiece token that continues a word
 _MAX_ALPHABET = 1000  # characters of a trained WordPiece vocabulary; Wikipedia has many thousands
 _BLANKS = "ĠĊĉč"  # space, newline, tab and carriage return as byte-level BPE writes them
@@ -96,6 +98,26 @@ class Tokenizer:
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ids = itertools.chain.from_iterable(encoded)
         return np.fromiter(ids, np.uint32, int(lengths.sum())), lengths
+
+    def encode_with_sentinels(self, text: str) -> list[int]:
+        """Ids of a text in which "<extra_id_0>" and so on are the sentinels of the vocabulary.
+
+        Blanks in front of a sentinel are left out: they belong to the token behind it.
+        """
+        ids: list[int] = []
+        pieces = _SENTINEL.split(text)  # text, number, text, ...
+        for piece, number in itertools.zip_longest(pieces[::2], map(int, pieces[1::2])):
+            known = number is not None and number < len(self.vocabulary.sentinels)
+            if number is not None and not known:
+                raise UserError(
+                    f"{text!r:.60} has <extra_id_{number}>, but the tokenizer has "
+                    f"{len(self.vocabulary.sentinels)} sentinels, counted from 0"
+                )
+            if piece := piece.rstrip() if known else piece:
+                ids += self.encode([piece])[0].tolist()
+            if known:
+                ids.append(self.vocabulary.sentinels[number])
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids. Byte-level BPE gives back what was encoded, WordPiece its words."""
@@ -225,17 +247,22 @@ class _Words:
         return found[found != _END], lengths
 
 
-def family_vocabulary(family: str, size: int | None = None) -> Vocabulary:
+def family_vocabulary(family: str, size: int | None = None, sentinels: int = 0) -> Vocabulary:
     """The Vocabulary that `train` gives, if the corpus has enough words for its size.
 
     Raises:
-      UserError: no such family.
+      UserError: no such family, or too small a vocabulary.
     """
     _check_family(family)
     ids = {kind: i for i, kind in enumerate(FAMILIES[family])}
-    return Vocabulary(
-        size=VOCAB_SIZES[family] if size is None else size, special=tuple(range(len(ids))), **ids
-    )
+    size = VOCAB_SIZES[family] if size is None else size
+    if size <= len(ids) + sentinels:
+        raise UserError(
+            f"vocab_size is {size}, too few for {sentinels} sentinels and {len(ids)} special tokens"
+        )
+    last = tuple(range(size - 1, size - 1 - sentinels, -1))
+    special = (*range(len(ids)), *reversed(last))
+    return Vocabulary(size=size, special=special, sentinels=last, **ids)
 
 
 def train(
@@ -245,6 +272,7 @@ def train(
     *,
     lowercase: bool = True,
     min_count: int = 5,
+    sentinels: int = 0,
 ) -> Tokenizer:
     """Trains a tokenizer. The same texts give the same tokenizer, whatever the threads do.
 
@@ -256,17 +284,22 @@ def train(
       lowercase: of WordPiece: lower case without accents, as BERT's uncased models have it; of
         words: lower case.
       min_count: of words: how often a word must occur; rarer ones are unknown.
+      sentinels: how many of the tokens stand for missing spans. They have the last ids, in falling
+        order (T5).
 
     Raises:
       UserError: no such family, too small a vocabulary, or no word occurs often enough.
     """
     _check_family(family)
     special = list(FAMILIES[family].values())
-    size = VOCAB_SIZES[family] if vocab_size is None else vocab_size
+    size = (VOCAB_SIZES[family] if vocab_size is None else vocab_size) - sentinels
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet()) if family == "bpe" else []
     least = len(special) + max(len(alphabet), 16)
     if size < least:
-        raise UserError(f"vocab_size is {size}; a {family} tokenizer needs at least {least}")
+        raise UserError(
+            f"vocab_size is {size + sentinels}; a {family} tokenizer needs at least "
+            f"{least + sentinels}"
+        )
     if family == "bpe":
         backend = _bpe(models.BPE())
         trainer = trainers.BpeTrainer(
@@ -277,6 +310,7 @@ def train(
         backend = _train_words(texts, special, size, lowercase, min_count)
     else:
         backend = _train_wordpiece(texts, special, size, lowercase)
+    backend.add_special_tokens([f"<extra_id_{i}>" for i in reversed(range(sentinels))])
     return _with_special(backend, family)
 
 
@@ -448,9 +482,13 @@ def _vocabulary(backend: tokenizers.Tokenizer) -> Vocabulary:
         backend.add_special_tokens(known[:1])  # flags it, and adds it if need be
         ids[kind] = backend.token_to_id(known[0])
     added: dict[int, Any] = backend.get_added_tokens_decoder()
-    special = {i for i, token in added.items() if token.special} | set(ids.values())
+    sentinels = []
+    while (token := backend.token_to_id(f"<extra_id_{len(sentinels)}>")) is not None:
+        sentinels.append(token)
+    special = {i for i, token in added.items() if token.special}
+    special |= {*ids.values(), *sentinels}
     size = 1 + max(backend.get_vocab(with_added_tokens=True).values())
-    return Vocabulary(size=size, special=tuple(sorted(special)), **ids)
+    return Vocabulary(size=size, special=tuple(sorted(special)), sentinels=tuple(sentinels), **ids)
 
 
 def _check_family(family: str) -> None:

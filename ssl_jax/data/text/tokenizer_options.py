@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from ssl_jax.config.fields import positive, positive_fraction
+from ssl_jax.config.fields import between, positive, positive_fraction
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Vocabulary
 from ssl_jax.data import counter
@@ -40,6 +40,10 @@ class TokenizerOptions:
     tokenizer_fraction: Annotated[
         float, positive_fraction, "Share of the documents that a tokenizer is trained on."
     ] = 1.0
+    sentinels: Annotated[
+        int, between(0, 10_000),
+        "Tokens of a trained tokenizer that stand for missing spans of a text; T5 has 100.",
+    ] = 0  # fmt: skip
 
     @property
     def trained(self) -> bool:
@@ -84,6 +88,8 @@ class TokenizerOptions:
         values["lowercase"] = self.tokenizer != "bpe" and self.lowercase is not False
         if self.tokenizer != "words":
             del values["min_count"]
+        if not self.sentinels:
+            del values["sentinels"]
         return values
 
     def vocabulary(self) -> Vocabulary:
@@ -94,7 +100,7 @@ class TokenizerOptions:
         """
         if not self.trained:
             return self.load().vocabulary
-        return tokenizer.family_vocabulary(self.tokenizer, self.vocab_size)
+        return tokenizer.family_vocabulary(self.tokenizer, self.vocab_size, self.sentinels)
 
     def make(self, corpus: Corpus) -> Tokenizer:
         """Loads or trains the tokenizer.
@@ -125,6 +131,7 @@ class TokenizerOptions:
             self.vocab_size,
             lowercase=lowercase,
             min_count=self.min_count,
+            sentinels=self.sentinels,
         )
         if not found:
             raise UserError(f"{corpus.title}[{split}] has no text to train a tokenizer on")

@@ -93,6 +93,25 @@ def test_text_that_looks_like_a_special_token_is_text(trained, family):
     assert not set(ids.tolist()) & set(made.vocabulary.special) - {unknown}
 
 
+@pytest.mark.parametrize("family", ["wordpiece", "bpe"])
+def test_sentinels_have_the_last_ids_and_no_text_is_one(family):
+    made = tokenizer.train(lambda: iter(TEXTS), family, 300, sentinels=3)
+    size = made.vocabulary.size
+    assert made.vocabulary == tokenizer.family_vocabulary(family, size, 3)
+    assert made.vocabulary.sentinels == (size - 1, size - 2, size - 3)
+    assert made.backend.id_to_token(size - 1) == "<extra_id_0>"
+    again = tokenizer.Tokenizer.from_json(made.to_json())
+    assert again.vocabulary == made.vocabulary and again.digest == made.digest
+    text = "the <extra_id_1> fox<extra_id_0>"
+    assert not set(made.encode([text])[0].tolist()) & set(made.vocabulary.sentinels)
+    ids = made.encode_with_sentinels(text)
+    words = [made.encode([word])[0].tolist() for word in ("the", " fox")]
+    assert ids == [*words[0], size - 2, *words[1], size - 1]
+    assert made.encode_with_sentinels("fox jumps ") == made.encode(["fox jumps "])[0].tolist()
+    with pytest.raises(UserError, match="has <extra_id_3>, but the tokenizer has 3 sentinels"):
+        made.encode_with_sentinels("<extra_id_3>")
+
+
 BLANKS = [" ", "  ", "\n", "\t ", "\r\n", "\u00a0", "\u2003 ", "\x1c", "\x0b", "\u200b", "\x85"]
 OTHERS = [
     "fox", "jumps!", "don't", "'self", "...", "naïve", "e\u0301", "\u0301", "日本", "ΣΑΣ", "İ", "ǅ",
