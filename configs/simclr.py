@@ -33,9 +33,11 @@ def get_config(variant: str = "digits") -> ConfigDict:
     config.method = ConfigDict(
         dict(
             name="simclr",
-            loss="nt_xent",  # nt_xent, info_nce (of one view), nt_logistic, margin_triplet
+            # nt_xent, dcl, dclw, info_nce (of one view), nt_logistic, margin_triplet
+            loss="nt_xent",
             temperature=0.1,
             margin=0.8,  # of margin_triplet
+            sigma=0.5,  # of dclw
             semi_hard=False,  # of nt_logistic and margin_triplet
             l2_normalize=True,
             implementation="auto",  # auto, dense, blockwise, ring: one result

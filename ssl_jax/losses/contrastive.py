@@ -59,6 +59,8 @@ def nt_xent(
     temperature: Scalar,
     l2_normalize: bool = True,
     negatives: Float[Array, "k d"] | None = None,
+    decoupled: bool = False,
+    positive_sigma: float | None = None,
     implementation: str = "auto",
     block_size: int | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
@@ -78,6 +80,11 @@ def nt_xent(
       negatives: [k d], additional negatives of every view, the same on every device, such as a
         memory of a momentum encoder's embeddings (SimCLR v2, Chen et al. 2020b, section 2). They
         are differentiated: pass `jax.lax.stop_gradient(memory)` to stop their gradient.
+      decoupled: leave the positive out of the denominator: decoupled contrastive learning (DCL, Yeh
+        et al. 2022, Eq. 6).
+      positive_sigma: sigma > 0, only if `decoupled`: the positive terms s_ip / t are weighted with
+        2 - n softmax_i(s_ip / sigma), larger for far positives (DCLW, Eq. 7; sigma 0.5). The
+        weights are differentiated, as in the released code.
       implementation: how the loss is computed; the result is the same. "dense" stores the [2n 2n]
         matrix. "blockwise" computes it tile by tile in memory linear in n, with all embeddings on
         every device. "ring" sends the embeddings from device to device, for batches whose
@@ -91,10 +98,15 @@ def nt_xent(
       `entropy`, the mean entropy of the softmax over the candidates, nats.
 
     Raises:
-      ValueError: shapes differ or are not [n d], `negatives` is not [k d], the temperature is not
-        positive, the implementation is unknown, or n is not a multiple of the number of devices.
+      ValueError: shapes differ or are not [n d], `negatives` is not [k d], the temperature or sigma
+        is not positive, sigma is given without `decoupled`, the implementation is unknown, or n is
+        not a multiple of the number of devices.
     """
     _check_shapes("nt_xent", za, zb)
+    if positive_sigma is not None and not (decoupled and positive_sigma > 0):
+        raise ValueError(
+            f"positive_sigma {positive_sigma} must be positive, and needs decoupled=True"
+        )
     _check_negatives(negatives, za.shape[1])
     is_constant = check_temperature(temperature)
     _check_implementation(implementation, IMPLEMENTATIONS, block_size)
@@ -123,7 +135,9 @@ def nt_xent(
         stats = blockwise.negatives(za, zb, plan)
 
     positive = row_products(za, zb)
-    lse_a, lse_b = (jnp.logaddexp(lse, positive) for lse in (stats.lse_a, stats.lse_b))
+    lse_a, lse_b = stats.lse_a, stats.lse_b
+    if not decoupled:
+        lse_a, lse_b = (jnp.logaddexp(lse, positive) for lse in (lse_a, lse_b))
     if negatives is not None:
         if l2_normalize:
             negatives = unit_length(negatives, scale=scale)
@@ -134,7 +148,10 @@ def nt_xent(
             jnp.logaddexp(lse, pairs.statistics(z, negatives, columns=pairs.WHOLE, plan=plan).lse)
             for lse, z in ((lse_a, za), (lse_b, zb))
         )
-    loss = jnp.mean(0.5 * (lse_a + lse_b) - positive)
+    attraction = positive
+    if positive_sigma is not None:
+        attraction *= 2 - n * jax.nn.softmax(positive * (temperature / positive_sigma))
+    loss = jnp.mean(0.5 * (lse_a + lse_b) - attraction)
     return loss, _ranking(positive, stats.cross_lse, stats.cross_mean, stats.cross_max)
 
 

@@ -148,7 +148,7 @@ def statistics(
         return jax.lax.all_to_all(x.reshape(shards, -1), axes, 0, 0, tiled=True)
 
     def gather(x: Array | None) -> Array | None:
-        return _gather(x, axes) if axes and x is not None else x
+        return gather_rows(x, axes) if axes and x is not None else x
 
     def local(
         q: Array, k: Array, threshold: Array | None, row_ids: Array | None, column_ids: Array | None
@@ -173,13 +173,13 @@ def statistics(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _gather(x: Array, axes: tuple[str, ...]) -> Array:
+def gather_rows(x: Array, axes: tuple[str, ...]) -> Array:
     """Gathers the rows of all devices. Gradients are summed in float32, also those of bfloat16."""
     return jax.lax.all_gather(x, axes, tiled=True)
 
 
 def _gather_forward(x: Array, axes: tuple[str, ...]) -> tuple[Array, None]:
-    return _gather(x, axes), None
+    return gather_rows(x, axes), None
 
 
 def _gather_backward(axes: tuple[str, ...], _: None, dx: Array) -> tuple[Array]:
@@ -187,7 +187,7 @@ def _gather_backward(axes: tuple[str, ...], _: None, dx: Array) -> tuple[Array]:
     return (jax.lax.psum_scatter(wide, axes, tiled=True).astype(dx.dtype),)
 
 
-_gather.defvjp(_gather_forward, _gather_backward)
+gather_rows.defvjp(_gather_forward, _gather_backward)
 
 
 def merge(parts: Sequence[Statistics]) -> Statistics:

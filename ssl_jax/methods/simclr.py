@@ -30,18 +30,25 @@ from ssl_jax.methods.base.two_views import TwoViews, check_batch_has_others, net
 from ssl_jax.models import projection_head
 from ssl_jax.models.options import LayerCount
 
+# Losses whose anchors are the views of both kinds.
+_TWO_SIDED = ("nt_xent", "dcl", "dclw")
+
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
     """The keys of `config.method`."""
 
     loss: Annotated[
-        Literal["nt_xent", "info_nce", "nt_logistic", "margin_triplet"],
-        "Tables 2 and 4. info_nce is NT-Xent with anchors from one view and negatives from the "
-        "other, as in nt_logistic and margin_triplet.",
+        Literal["nt_xent", "info_nce", "nt_logistic", "margin_triplet", "dcl", "dclw"],
+        "Tables 2 and 4. dcl and dclw (Yeh et al. 2022) are NT-Xent without the positive in the "
+        "denominator, and with larger weights of far positives. info_nce is NT-Xent with anchors "
+        "from one view and negatives from the other, as in nt_logistic and margin_triplet.",
     ] = "nt_xent"
     temperature: Annotated[float, positive, "Temperature t; not used by margin_triplet."] = 0.1
     margin: Annotated[float, not_negative, "Margin m of margin_triplet."] = 0.8
+    sigma: Annotated[
+        float, positive, "Temperature sigma of the weights of dclw; smaller ones differ more."
+    ] = 0.5
     semi_hard: Annotated[
         bool,
         "For nt_logistic and margin_triplet: use only the closest of the negatives that are "
@@ -52,7 +59,7 @@ class HyperParameters:
     )
     implementation: Annotated[
         Literal["auto", "dense", "blockwise", "ring"],
-        "How the loss is computed; the result is the same. ring is for nt_xent.",
+        "How the loss is computed; the result is the same. ring is for nt_xent, dcl and dclw.",
     ] = "auto"
     block_size: Annotated[
         int | None, positive,
@@ -98,7 +105,11 @@ class SimCLR(TwoViews):
             implementation=hyper.implementation,
             block_size=hyper.block_size,
         )
-        if hyper.loss == "nt_xent":
+        if hyper.loss in _TWO_SIDED:
+            if hyper.loss != "nt_xent":
+                options["decoupled"] = True
+            if hyper.loss == "dclw":
+                options["positive_sigma"] = hyper.sigma
             return functools.partial(losses.nt_xent, temperature=hyper.temperature, **options)
         if hyper.loss == "info_nce":
             return functools.partial(losses.info_nce, temperature=hyper.temperature, **options)
@@ -110,7 +121,7 @@ class SimCLR(TwoViews):
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, n = self.hyper, batch_size
         # The other losses compare a first view with the second views of the other images only.
-        one_sided = hyper.loss != "nt_xent"
+        one_sided = hyper.loss not in _TWO_SIDED
         anchors, negatives = (n, n - 1) if one_sided else (2 * n, 2 * n - 2)
         implementation, reason = hyper.implementation, "as configured"
         if implementation == "auto":
@@ -145,12 +156,12 @@ def make(config: Any, spec: DataSpec, length: Length) -> SimCLR:
 
 
 def _check(hyper: HyperParameters) -> None:
-    if hyper.implementation == "ring" and hyper.loss != "nt_xent":
+    if hyper.implementation == "ring" and hyper.loss not in _TWO_SIDED:
         raise UserError(
-            f"method.implementation 'ring' is for nt_xent; with {hyper.loss} use one of auto, "
-            "dense, blockwise"
+            f"method.implementation 'ring' is for {', '.join(_TWO_SIDED)}; with {hyper.loss} use "
+            "one of auto, dense, blockwise"
         )
-    if hyper.semi_hard and hyper.loss in ("nt_xent", "info_nce"):
+    if hyper.semi_hard and hyper.loss in (*_TWO_SIDED, "info_nce"):
         raise UserError(
             f"method.semi_hard=True is for nt_logistic and margin_triplet, not {hyper.loss}"
         )

@@ -212,3 +212,52 @@ def test_negatives_of_another_width_are_refused():
     za, zb = embeddings()
     with pytest.raises(ValueError, match=r"negatives must be \[k 8\]"):
         nt_xent(za, zb, temperature=0.1, negatives=za[:, :4])
+
+
+def decoupled_oracle(za, zb, temperature, sigma=None):
+    """DCL and, with sigma, DCLW (Yeh et al. 2022, Eqs. 6 and 7), anchor by anchor in float64."""
+    za, zb = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (za, zb))
+    z, n = np.concatenate([za, zb]), len(za)
+    near = np.sum(za * zb, axis=1)
+    weight = np.ones(n)
+    if sigma is not None:
+        weight = 2 - n * np.exp(near / sigma) / np.exp(near / sigma).sum()
+    total = 0.0
+    for i in range(2 * n):
+        others = np.delete(z @ z[i] / temperature, [i % n, i % n + n])
+        total += np.logaddexp.reduce(others) - weight[i % n] * near[i % n] / temperature
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.5])
+@pytest.mark.parametrize("implementation", ["dense", "blockwise"])
+def test_decoupled_losses(sigma, implementation):
+    za, zb = (np.asarray(z, np.float64) for z in embeddings())
+    how = dict(decoupled=True, positive_sigma=sigma, implementation=implementation, block_size=8)
+    value, grads = jax.value_and_grad(lambda ab: nt_xent(*ab, temperature=0.2, **how)[0])(
+        (np.float32(za), np.float32(zb))
+    )
+    np.testing.assert_allclose(value, decoupled_oracle(za, zb, 0.2, sigma), rtol=2e-6)
+    direction = np.random.default_rng(0).normal(size=(2, *za.shape))
+    up, down = (
+        decoupled_oracle(za + step * direction[0], zb + step * direction[1], 0.2, sigma)
+        for step in (1e-6, -1e-6)
+    )
+    got = sum(np.sum(np.asarray(g, np.float64) * v) for g, v in zip(grads, direction, strict=True))
+    np.testing.assert_allclose(got, (up - down) / 2e-6, rtol=1e-4)
+
+
+def test_decoupled_loss_of_equal_embeddings():
+    """DCL is log(2n - 2), and so is DCLW, whose weights are 1."""
+    same = np.ones((8, 4), np.float32)
+    for sigma in (None, 0.5):
+        loss, _ = nt_xent(same, same, temperature=0.5, decoupled=True, positive_sigma=sigma)
+        np.testing.assert_allclose(loss + 2, np.log(14) + 2, rtol=1e-6)
+
+
+def test_weights_of_positives_need_the_decoupled_loss():
+    za, zb = embeddings()
+    with pytest.raises(
+        ValueError, match="positive_sigma 0.5 must be positive, and needs decoupled"
+    ):
+        nt_xent(za, zb, temperature=0.1, positive_sigma=0.5)
