@@ -6,6 +6,7 @@ from ssl_jax.models.heads import MLP, projection_head
 from ssl_jax.models.registry import (
     DECODERS,
     ENCODERS,
+    make_context,
     make_decoder,
     make_discriminator,
     make_encoder,
@@ -32,6 +33,7 @@ __all__ = [
     "WordVectors",
     "convnet",
     "count_parameters",
+    "make_context",
     "make_decoder",
     "make_discriminator",
     "make_encoder",

@@ -25,6 +25,9 @@ from ssl_jax.models.inpainting import (
 )
 from ssl_jax.models.nin import nin
 from ssl_jax.models.options import not_architecture
+from ssl_jax.models.pixel_context import pixel_context
+from ssl_jax.models.preact_resnet import SIZES as PREACT_SIZES
+from ssl_jax.models.preact_resnet import resnet_v2, small_resnet_v2
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, resnet
 from ssl_jax.models.text_models import ENCODER_DECODERS, TEXT_DECODERS, TEXT_ENCODERS
 from ssl_jax.models.vit import SIZES, vit
@@ -36,6 +39,8 @@ VITS = ("ti16", "s8", "s14", "s16", "b8", "b14", "b16", "l14", "l16", "h14", "g1
 # Name -> constructor of the module, with keyword options.
 ENCODERS = {
     **{f"resnet{depth}": functools.partial(resnet, depth) for depth in BLOCKS_PER_STAGE},
+    **{f"resnet_v2_{depth}": functools.partial(resnet_v2, depth) for depth in PREACT_SIZES},
+    "resnet_v2_small": small_resnet_v2,
     "convnet": convnet,
     "alexnet": alexnet,
     "nin": nin,
@@ -57,6 +62,7 @@ ENCODERS = {
 DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}
 PATCH_DECODERS = {"vit_decoder": vit_decoder}
 PREDICTORS = {"vit_predictor": vit_predictor}
+CONTEXTS = {"pixel_context": pixel_context}
 MAP_DECODERS = {"color_decoder": color_decoder, "inpainting_decoder": inpainting_decoder}
 DISCRIMINATORS = {"inpainting_discriminator": inpainting_discriminator}
 NETS = {
@@ -64,6 +70,7 @@ NETS = {
     **DECODERS,
     **PATCH_DECODERS,
     **PREDICTORS,
+    **CONTEXTS,
     **MAP_DECODERS,
     **DISCRIMINATORS,
 }
@@ -179,6 +186,27 @@ def make_predictor(
       UserError: as `make_encoder`.
     """
     return _make(name, PREDICTORS, dtype, where, {**options, "grid": grid, "values": values})
+
+
+def make_context(
+    name: str | None,
+    *,
+    steps: tuple[int, ...],
+    dtype: str = "float32",
+    where: str = "nets.context",
+    **options: Any,
+) -> Net:
+    """CPC's context net for grids, see `ssl_jax.models.pixel_context.PixelContext`.
+
+    Args:
+      name: a key of `CONTEXTS`.
+      steps: numbers of rows ahead that are predicted.
+      dtype, where, options: as in `make_encoder`.
+
+    Raises:
+      UserError: as `make_encoder`.
+    """
+    return _make(name, CONTEXTS, dtype, where, {**options, "steps": steps})
 
 
 def make_map_decoder(

@@ -2,6 +2,7 @@
 
 For pretext tasks that compare the parts of an image: context prediction (Doersch et al. 2015) and
 jigsaw puzzles (Noroozi & Favaro 2016). Random numbers of an image depend on its key only.
+`cut_grid` cuts a whole image into patches that overlap (CPC, van den Oord et al. 2018).
 """
 
 from __future__ import annotations
@@ -64,6 +65,40 @@ def cut(
 
     cut_planes = jax.vmap(cut_plane, (2, 0), 2)  # (h, w, c), (c, 2) -> (size, size, c)
     return jax.vmap(jax.vmap(cut_planes, (None, 0)))(images, corners[:, :, None] + channel_shifts)
+
+
+def grid_side(pixels: int, size: int, stride: int) -> int:
+    """The number of patches along a side: (pixels - size) / stride + 1, rounded down; at least 0.
+
+    Args:
+      pixels: side of the image.
+      size: side of a patch.
+      stride: distance between neighbouring patches.
+    """
+    return max(0, (pixels - size) // stride + 1)
+
+
+def cut_grid(
+    images: Float[Array, "n h w c"], *, size: int, stride: int
+) -> Float[Array, "n rows columns size size c"]:
+    """Cuts each image into a grid of square patches, which overlap if the stride is smaller.
+
+    The grid begins in the upper left corner; pixels that fill no whole patch at the right and at
+    the bottom are in none.
+
+    Args:
+      images: [n h w c] of any dtype.
+      size: side of a patch, pixels.
+      stride: distance between neighbouring patches, pixels.
+
+    Returns:
+      [n rows columns size size c].
+    """
+    rows, columns = (grid_side(side, size, stride) for side in images.shape[1:3])
+    strips = [images[:, i * stride : i * stride + size] for i in range(rows)]
+    lines = jnp.stack(strips, axis=1)  # (n, rows, size, w, c)
+    patches = [lines[:, :, :, j * stride : j * stride + size] for j in range(columns)]
+    return jnp.stack(patches, axis=2)
 
 
 def assemble(patches: Float[Array, "n 9 s s c"]) -> Float[Array, "n h w c"]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from ssl_jax.config import fields
 from ssl_jax.config.fields import LEFT_OUT, Bound, Key, Section, between
 from ssl_jax.core.errors import UserError
-from ssl_jax.views import affine, color, erasing, filters, geometry, rand_augment
+from ssl_jax.views import affine, color, distortion, erasing, filters, geometry, rand_augment
 
 OPS: Mapping[str, Callable] = MappingProxyType(
     {
@@ -30,6 +30,10 @@ OPS: Mapping[str, Callable] = MappingProxyType(
             filters.sobel,
             filters.cutout,
             rand_augment.rand_augment,
+            distortion.elastic,
+            distortion.tone_curve,
+            distortion.crop_and_pad,
+            distortion.drop_channels,
             color.normalize,
             erasing.random_erasing,
         )

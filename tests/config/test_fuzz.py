@@ -46,6 +46,8 @@ ACCEPTED = (
     ("huge", "method.mix.mixup method.mix.cutmix", "all shares are 1/2"),
     ("huge", "method.span_length", "a row has one span at least"),
     ("huge", "views.rand_augment.magnitude_std", "magnitudes are clipped"),
+    ("huge", "*.elastic.amplitude *.elastic.sigma", "pixels come from the border"),
+    ("huge", "nets.context.scale", "a scale of scores, as a temperature"),
     ("huge", "method.sample method.max_pairs", "no limit: no word is left out or scaled"),
     ("huge", "eval.attentive.max_gib eval.feature_map.max_gib",
      "no limit: the tokens are computed once"),

@@ -55,6 +55,20 @@ VIEW = {
     "views.center_crop.fraction": 1.0,
 }
 VIEWS = {**VIEW, "views.overrides.1.center_crop.fraction": 0.7}
+# 4x4 patches of an image.
+CPC_IMAGES = {
+    **VIEW,
+    "views.center_crop.size": 20,
+    "data.options.num_generated": 64,
+    "model.blocks": (1,),
+    "model.width": 4,
+    "method.first_step": 1,
+    "method.last_step": 2,
+    "nets.context.depth": 1,
+    "nets.context.dim": 8,
+    "nets.context.target_dim": 8,
+    "nets.context.scale": 1.0,
+}
 # And two small views of less.
 CROPS = {
     **VIEWS,
@@ -452,6 +466,17 @@ ROWS = {
             "steps": 100,
         },
         embeds=False,
+        slow=True,
+    ),
+    "cpc-images": Row("cpc_images.py:small_shapes", CPC_IMAGES),
+    "cpc-images-v2": Row(
+        "cpc_images.py:small_shapes",
+        {
+            **CPC_IMAGES,
+            "method.directions": ("down", "up", "right", "left"),
+            "views.families.patch.ops": ("elastic", "tone_curve", "drop_channels"),
+            "optimizer.polyak": 0.9,
+        },
         slow=True,
     ),
     "ijepa": Row(

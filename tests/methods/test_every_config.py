@@ -40,7 +40,7 @@ SAID = {
     "finetune.py:roberta": {**BERT, "model.name": "roberta_base"},
     "simclr.py:folder": {"data.name": "folder:images", "data.num_examples": 10_000},
 }
-ONE_VIEW = ("ijepa.py", "instdisc.py", "moco_v1.py:bank")
+ONE_VIEW = ("cpc_images.py", "ijepa.py", "instdisc.py", "moco_v1.py:bank")
 
 
 def shipped():
@@ -68,6 +68,8 @@ def shallow(name):
     net = config_lib.apply(config_lib.load(f"{CONFIGS}/{name}"), said(name)).model.name
     if net == "resnet18":
         return {"model.name": "resnet10"}
+    if net.startswith("resnet_v2_"):
+        return {"model.stages": 1} if net != "resnet_v2_small" else {}
     return {"model.scan_layers": True} if net.startswith("vit") else {}
 
 

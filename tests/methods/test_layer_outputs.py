@@ -16,6 +16,7 @@ SLOW = pytest.mark.slow
     [
         ("mae", "last1/cls"),
         ("simclr", "last1/mean"),
+        pytest.param("cpc-images", "last1/mean", marks=SLOW),
         pytest.param("ijepa", "last1/mean", marks=SLOW),
         pytest.param("instdisc", "last1/mean", marks=SLOW),
         pytest.param("rotnet", "last1/mean", marks=SLOW),

@@ -71,6 +71,8 @@ def test_an_option_overrides_what_the_name_means():
         (dict(name="resnet34", sk_ratio=0.1), r"bottleneck blocks, which ResNet-34 does not have"),
         (dict(name="resnet50", sk_ratio=2), r"sk_ratio is 2; use a number from 0 to 1"),
         (dict(name="resnet18", kernel_init="he"), r"model.kernel_init is 'he'"),
+        (dict(name="resnet_v2_50", norm="leyer"), r"norm is 'leyer'; .*Did you mean 'layer'\?"),
+        (dict(name="resnet_v2_small", blocks=()), r"model.blocks is \(\); .* at least one item"),
         (dict(name="resnet18", width=0), r"width is 0; use a number from 0.015625 to 64"),
         (dict(name="resnet18", dtype="bfloat61"), r"Did you mean 'bfloat16'\?"),
     ],

@@ -291,6 +291,7 @@ def test_small_settings_stand_for_published_ones():
 
 # One cell of each, small enough for a test.
 SMALL = {
+    "cpc_v2": ("small_shapes", "change=augmentation,seed=0"),
     "glue": ("bert_base", "model=BERT-base,task=stsb,score=spearman,seed=0"),
     "moco_negatives": ("digits", "dictionary=bank,K=64,m=0.99,seed=0"),
     "moco_v2": ("small_shapes", "recipe=MLP,_aug+,_cos,seed=0"),

@@ -20,6 +20,17 @@ def test_the_cells_of_an_image_put_together_are_the_image(images):
     np.testing.assert_array_equal(patches.assemble(tiles), images)
 
 
+def test_a_grid_of_patches_that_overlap(images):
+    made = np.asarray(patches.cut_grid(images, size=5, stride=3))
+    assert made.shape == (2, 3, 3, 5, 5, 3)  # the last pixel of each side is in none
+    for n, i, j in np.ndindex(2, 3, 3):
+        np.testing.assert_array_equal(
+            made[n, i, j], images[n, 3 * i : 3 * i + 5, 3 * j : 3 * j + 5]
+        )
+    assert (patches.grid_side(256, 64, 32), patches.grid_side(260, 80, 36)) == (7, 6)  # CPC, v2
+    assert patches.grid_side(10, 12, 3) == 0
+
+
 def test_channels_are_cut_at_their_own_corners(images):
     """And a square that would reach over the edge is moved inside."""
     rng = np.random.default_rng(1)
