@@ -4,7 +4,7 @@
     ssl_jax train --config=cpc_images:VARIANT --workdir=runs/cpc_images
 
 Variants:
-  small_shapes      2048 generated shapes of 32x32, patches of 8 pixels: minutes on two CPU cores
+  small_shapes      2048 generated shapes of 32x32, patches of 12 pixels: minutes on two CPU cores
   imagenet          CPC: ResNet-v2-101 without BatchNorm, 7x7 patches of 64, batch 512
   imagenet_v2_r50   CPC v2: ResNet-50 with LayerNorm, 6x6 patches of 80, four directions
   imagenet_v2_r161  CPC v2: ResNet-161 with LayerNorm, the net of its best results
@@ -55,11 +55,12 @@ def get_config(variant: str = "small_shapes") -> ConfigDict:
 
 
 def _small_shapes(config: ConfigDict) -> None:
-    """7x7 patches of 8 pixels with stride 4; a pre-activation net with LayerNorm."""
-    common.small_shapes(config)
+    """5x5 patches of 12 pixels with stride 5; a pre-activation net with LayerNorm."""
+    common.small_shapes(config, epochs=40.0)
     config.batch_size = 64
-    config.model = ConfigDict(dict(name="resnet_v2_small", blocks=(1, 1), width=16, norm="layer"))
-    config.method.update(patch_size=8, stride=4, first_step=2, last_step=4)
+    config.eval.every_epochs = config.checkpoint.every_epochs = 20.0
+    config.model = ConfigDict(dict(name="resnet_v2_small", blocks=(1, 1, 1), width=8, norm="layer"))
+    config.method.update(patch_size=12, stride=5, first_step=2, last_step=3)
     config.nets.context.update(depth=2, dim=64, target_dim=64, scale=0.1)
     config.views = ConfigDict(
         dict(

@@ -22,7 +22,7 @@ CHANGES = (
     "larger patches", "augmentation",
 )  # fmt: skip
 # What CPC does with patches: crops with a border of zeros.
-_CROP = {"imagenet": 60, "small_shapes": 7}
+_CROP = {"imagenet": 60, "small_shapes": 7}  # of 64 and of 8 pixels
 
 
 def _steps(variant: str) -> list[dict]:
@@ -37,7 +37,7 @@ def _steps(variant: str) -> list[dict]:
         },
         {"model.name": "resnet_v2_161", "model.stages": None, "model.remat": True}
         if large
-        else {"model.width": 24},
+        else {"model.width": 16},
         {"method.directions": ("down", "up")},
         {"model.norm": "layer"},
         {"views.families.patch.ops": ("drop_channels",), "method.grey": False},
@@ -46,7 +46,7 @@ def _steps(variant: str) -> list[dict]:
          "views.random_resized_crop.scale": ((260 / 300) ** 2,) * 2, "method.first_step": 3,
          "method.last_step": 3}
         if large
-        else {"method.patch_size": 12, "method.first_step": 3, "method.last_step": 4},
+        else {"method.patch_size": 12, "method.stride": 5, "method.last_step": 3},
         {
             "views.families.patch.ops": cpc_images.PATCH_OPS,
             **{
@@ -59,7 +59,7 @@ def _steps(variant: str) -> list[dict]:
     if large:
         steps[0] |= {"method.grey": True}
     else:
-        steps[0] |= {"model.width": 16}
+        steps[0] |= {"method.patch_size": 8, "method.stride": 4, "method.last_step": 4}
     return steps
 
 

@@ -62,6 +62,8 @@ CPC_IMAGES = {
     "data.options.num_generated": 64,
     "model.blocks": (1,),
     "model.width": 4,
+    "method.patch_size": 8,
+    "method.stride": 4,
     "method.first_step": 1,
     "method.last_step": 2,
     "nets.context.depth": 1,
