@@ -42,6 +42,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Language models": ("bert", "gpt", "t5", "word2vec"),
     "Learning from labels": (
         "supervised", "distill", "regression", "token_classification", "question_answering",
+        "text_to_text",
     ),
 }  # fmt: skip
 # Packages of the API reference and what they are for.

@@ -87,6 +87,8 @@ class DataSpec:
         first and last token). None for images and unlabelled text.
       evaluation_arrays: `arrays` as evaluation reads them, if they differ: whole images instead of
         host crops.
+      class_tokens: tokens of the names of the classes, of texts with classes; None if they are not
+        known before the data are read.
     """
 
     arrays: Mapping[str, jax.ShapeDtypeStruct]
@@ -97,6 +99,7 @@ class DataSpec:
     vocabulary: Vocabulary | None = None
     task: str | None = None
     evaluation_arrays: Mapping[str, jax.ShapeDtypeStruct] | None = None
+    class_tokens: tuple[tuple[int, ...], ...] | None = None
 
     def batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch of `batch_size` examples."""

@@ -12,6 +12,9 @@ draws the spans on the device, others at every visit of a text.
 Rows are those of `data.options.rows=stream`, without regard to documents, as in the released code.
 A row of 568 tokens becomes an input of 512 and a target of 114.
 
+Evaluation scores the missing tokens alone. The loss and the accuracy in training also count sentinels
+and end tokens, a quarter of the targets.
+
 Deviation: documents begin with an end-of-text token, which the released code does not have.
 """
 
@@ -71,15 +74,19 @@ class T5(EncoderDecoderMethod):
         )
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
+        """The scores of the missing tokens, without sentinels and end tokens, which are easy."""
         corrupted = self._corrupt(keys, batch)
         targets = _targets(corrupted)
         _, out = self._forward(w.params, _read(corrupted), targets)
-        scores = self._score(w.params, out["written"], targets)
-        del scores["exact"]
+        weights, losses, hits = self._token_scores(w.params, out["written"], targets)
+        easy = jnp.asarray([*self.vocabulary.sentinels, self.end_token])
+        weights = weights * ~jnp.isin(targets, easy)
         return {
-            **scores,
+            "count": weights.sum(axis=1),
+            "loss": (weights * losses).sum(axis=1),
+            "hits": (weights * hits).sum(axis=1),
             "targets": jnp.maximum(targets, 0),
-            "weights": (targets >= 0).astype(jnp.float32),
+            "weights": weights,
         }
 
     @property

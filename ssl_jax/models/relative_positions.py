@@ -73,4 +73,4 @@ class RelativeBias(nn.Module):
             num_buckets=self.num_buckets,
             max_distance=self.max_distance,
         )  # (n, t, s)
-        return jnp.moveaxis(table.astype(self.dtype)[bucket], -1, 1)
+        return jnp.moveaxis(jnp.asarray(table, self.dtype)[bucket], -1, 1)

@@ -20,12 +20,14 @@ from ssl_jax.core.tree_paths import by_path, join
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.models import TextEncoder, ViT
+from ssl_jax.models.encoder_decoder import EncoderDecoder
 from ssl_jax.models.patches import patch_grid
 from ssl_jax.models.positions import sincos_positions
 from ssl_jax.pretrained import formats, torch_models
 from ssl_jax.pretrained.formats import (
     hugging_face,
     hugging_face_config,
+    hugging_face_t5,
     hugging_face_vit,
     hugging_face_vit_config,
     method_nets,
@@ -268,6 +270,9 @@ def _images(run: TrainedRun) -> tuple[np.ndarray, str]:
 def _export_to_transformers(run: TrainedRun, params: PyTree, folder: str) -> Iterator[str]:
     """The target "hf": a text encoder with its heads and its tokenizer."""
     module = _encoder_module(run)
+    if isinstance(module, EncoderDecoder):
+        yield from _export_t5(run, params, module, folder)
+        return
     if not isinstance(module, TextEncoder):
         raise UserError(
             f"{run.config.model.name} is neither a text encoder nor a Vision Transformer; use "
@@ -287,6 +292,18 @@ def _export_to_transformers(run: TrainedRun, params: PyTree, folder: str) -> Ite
     if tokenizer is None:
         yield f"without the tokenizer: {run.workdir} and {run.config.data.name} have none"
     yield torch_models.compare_tokens(folder, params["encoder"], module, vocabulary.size)
+
+
+def _export_t5(
+    run: TrainedRun, params: PyTree, module: EncoderDecoder, folder: str
+) -> Iterator[str]:
+    params, tokenizer = jax.tree.map(np.asarray, params), _tokenizer(run)
+    vocabulary = run.experiment.spec.vocabulary
+    count = hugging_face_t5.write(folder, params, module, vocabulary, tokenizer)
+    yield f"{os.path.join(folder, 'model.safetensors')}: {count} arrays, step {run.step}"
+    if tokenizer is None:
+        yield f"without the tokenizer: {run.workdir} and {run.config.data.name} have none"
+    yield torch_models.compare_logits(folder, params["encoder"], module)
 
 
 def _export_word_vectors(run: TrainedRun, folder: str) -> Iterator[str]:

@@ -51,12 +51,14 @@ from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.data.text.tokenizer import load as load_tokenizer
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.models.encoder_decoder import EncoderDecoder
 from ssl_jax.models.layers import unstack
 from ssl_jax.models.transformer import TextEncoder
 from ssl_jax.pretrained import formats, trained_run, weight_files
 from ssl_jax.pretrained.formats import (
     hugging_face,
     hugging_face_config,
+    hugging_face_t5,
     hugging_face_vit_config,
     peft,
     task_heads,
@@ -204,6 +206,13 @@ def _load_transformers(
 ) -> tuple[Loaded, list[str]]:
     module, kind = encoder_module(experiment), config["model_type"]
     is_text = isinstance(module, TextEncoder)
+    if isinstance(module, EncoderDecoder) and kind == hugging_face_t5.FAMILY:
+        state = formats.read(weight_files.weights_path(folder))
+        arrays, unused = hugging_face_t5.from_hugging_face(state, config, module)
+        arrays = {f"params/{path}": x for path, x in arrays.items()}
+        matched = match(arrays, experiment, folder)
+        check_used(unused, experiment, folder)
+        return matched.loaded, summary(matched, "t5, ")
     if is_text and module.causal:
         raise UserError(
             f"init_from={folder}: {experiment.config.model.name} is a decoder, which starts from "
@@ -217,7 +226,8 @@ def _load_transformers(
     if not is_text:
         raise UserError(
             f"init_from={folder}: config.json has model_type {kind!r}; supported are "
-            f"{', '.join(hugging_face_config.FAMILIES + hugging_face_vit_config.FAMILIES)} of the "
+            f"{', '.join(hugging_face_config.FAMILIES + hugging_face_vit_config.FAMILIES)} (and t5 "
+            "for an encoder-decoder) of the "
             "transformers library, and image encoders with timm's or torchvision's names"
         )
     state = formats.read(weight_files.weights_path(folder))

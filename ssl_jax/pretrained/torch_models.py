@@ -11,6 +11,8 @@ import numpy as np
 
 from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.models import Net, TextEncoder, ViT
+from ssl_jax.models.encoder_decoder import EncoderDecoder
+from ssl_jax.models.transformer import output_table
 
 # Largest accepted difference of outputs, relative to their largest absolute value.
 TOLERANCE = 1e-3
@@ -185,6 +187,48 @@ def compare_tokens(folder: str, params: Any, module: TextEncoder, vocab_size: in
     )
     return (
         f"compared with transformers on {_COMPARED_TEXTS} random texts: tokens differ by "
+        f"{difference:.1g}"
+    )
+
+
+def compare_logits(folder: str, params: Any, module: EncoderDecoder) -> str:
+    """Compares the logits of random texts with those of transformers' T5.
+
+    Args:
+      folder: the exported model.
+      params: of our encoder-decoder.
+      module: our encoder-decoder.
+
+    Returns:
+      The result in words.
+
+    Raises:
+      RunError: the logits differ.
+    """
+    reason = missing("torch", "transformers", needed="T5ForConditionalGeneration")
+    if reason:
+        return f"not compared with transformers: {reason}"
+    import torch
+    import transformers
+
+    rng = np.random.default_rng(0)
+    real = np.arange(48) < rng.integers(2, 49, (_COMPARED_TEXTS, 1))
+    text = {"tokens": rng.integers(0, module.vocab_size, real.shape), "segment": real * 1}
+    text["written"] = rng.integers(0, module.vocab_size, (_COMPARED_TEXTS, 16))
+    text = {name: x.astype(np.int32) for name, x in text.items()}
+    apply = jax.jit(lambda text: Net(module).apply(params, {}, text, train=False)[0][1]["written"])
+    ours = np.asarray(apply(text), np.float32) @ np.asarray(output_table(params), np.float32).T
+    net = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    inputs = {name: torch.from_numpy(x.astype(np.int64)) for name, x in text.items()}
+    with torch.no_grad():
+        theirs = net(
+            input_ids=inputs["tokens"],
+            attention_mask=inputs["segment"],
+            decoder_input_ids=inputs["written"],
+        ).logits.numpy()
+    difference = check_equal("transformers", folder, "logits", ours, theirs)
+    return (
+        f"compared with transformers on {_COMPARED_TEXTS} random texts: logits differ by "
         f"{difference:.1g}"
     )
 

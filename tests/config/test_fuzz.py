@@ -95,7 +95,8 @@ def sources():
         for variant in module.VARIANTS:
             config = config_lib.load(f"{name}:{variant}")
             if config.model.get("name") == "init_from":  # of a pretrained run, and there is none
-                config.model.name = "bert_tiny"
+                is_t5 = config.method.name == "text_to_text"
+                config.model.name = "t5_tiny" if is_t5 else "bert_tiny"
             if config.method.name == "distill":
                 config.init_from = TEACHER
             if config.data.name in ("pydoc", "csv:/path/texts.csv"):  # as if they had been read

@@ -714,6 +714,22 @@ ROWS = {
         embeds=False,
         slow=True,
     ),
+    "text-to-text": Row(
+        "finetune.py:t5_pydoc",
+        {
+            **{
+                key: value
+                for key, value in LABELLED.items()
+                if key not in ("model.name", "model.max_length")
+            },
+            "data.name": f"csv:{labelled_texts.path('reviews.csv')}",
+            "data.options": ConfigDict(dict(tokenizer="bpe", vocab_size=300, sequence_length=32)),
+            "model.head_dim": 8,
+            "model.hidden_dim": 16,
+        },
+        embeds=False,
+        slow=True,
+    ),
     "supervised-text-lora": Row(
         "finetune.py:csv",
         {

@@ -38,6 +38,11 @@ SAID = {
     "finetune.py:squad": BERT,
     "finetune.py:conll": BERT,
     "finetune.py:roberta": {**BERT, "model.name": "roberta_base"},
+    "finetune.py:t5_pydoc": {**PYDOC, "data.num_classes": 10},
+    **{
+        f"finetune.py:t5_{task}": {"model.name": "t5_base", "model.scan_layers": True}
+        for task in ("cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli")
+    },
     "simclr.py:folder": {"data.name": "folder:images", "data.num_examples": 10_000},
 }
 ONE_VIEW = ("cpc_images.py", "ijepa.py", "instdisc.py", "moco_v1.py:bank")

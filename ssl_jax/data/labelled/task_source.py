@@ -64,7 +64,19 @@ class TaskSource(Source):
 
     @property
     def spec(self) -> DataSpec:
-        return task_spec(self.options, self.tokenizer.vocabulary, len(self), self.num_classes)
+        made = task_spec(self.options, self.tokenizer.vocabulary, len(self), self.num_classes)
+        return dataclasses.replace(made, class_tokens=self._class_tokens)
+
+    @functools.cached_property
+    def _class_tokens(self) -> tuple[tuple[int, ...], ...] | None:
+        if self.class_names is None:
+            return None
+        ids, lengths = self.tokenizer.encode(self.class_names)
+        ends = np.cumsum(lengths)
+        return tuple(
+            tuple(ids[end - length : end].tolist())
+            for end, length in zip(ends, lengths, strict=True)
+        )
 
     @functools.cached_property
     def _frame(self) -> Frame:
