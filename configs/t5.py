@@ -51,8 +51,8 @@ def _pydoc(config: ConfigDict) -> None:
     config.batch_size = 16
     config.epochs = 8.0
     config.checkpoint.every_epochs = config.eval.every_epochs = 2.0
-    # Embeddings are drawn from N(0, 1): steps relative to the size of an array, as Adafactor's, move
-    # them; steps of Adam with the rate of gpt:pydoc hardly do.
+    # Embeddings are drawn from N(0, 1). Adafactor's steps, relative to the size of an array, move
+    # them; those of Adam at the rate of gpt:pydoc hardly do.
     config.optimizer.update(
         name="adafactor", schedule="cosine", base_lr=0.03, warmup_epochs=0.5, weight_decay=0.0
     )

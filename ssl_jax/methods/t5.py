@@ -12,8 +12,8 @@ draws the spans on the device, others at every visit of a text.
 Rows are those of `data.options.rows=stream`, without regard to documents, as in the released code.
 A row of 568 tokens becomes an input of 512 and a target of 114.
 
-Evaluation scores the missing tokens alone. The loss and the accuracy in training also count sentinels
-and end tokens, a quarter of the targets.
+Evaluation scores the missing tokens alone. The loss and the accuracy in training also count
+sentinels and end tokens, a quarter of the targets.
 
 Deviation: documents begin with an end-of-text token, which the released code does not have.
 """
