@@ -5,6 +5,8 @@
 Variants:
   pydoc                                    a small GPT on the documentation that comes with Python:
                                            minutes on two CPU cores
+  mappings                                 a smaller one that learns to answer prompts with
+                                           demonstrations: a minute or two on two CPU cores
   gpt1                                     117M parameters, 100 epochs of books
   gpt2, gpt2_medium, gpt2_large, gpt2_xl   124M, 355M, 774M and 1558M parameters
   gpt3_125m, gpt3_350m, gpt3_760m          300 billion tokens, batches of 0.5 million
@@ -12,7 +14,7 @@ Variants:
   gpt3_6_7b, gpt3_13b                      batches of 2 million tokens
   gpt3_175b                                batches of 3.3 million tokens
 
-All but pydoc take a prepared corpus, `--config.data.name=tokens:DIR` (made by `ssl_jax prepare_text
+All others take a prepared corpus, `--config.data.name=tokens:DIR` (made by `ssl_jax prepare_text
 --tokenizer=bpe`), or a raw one, e.g. `text:/data/books/*.txt`.
 
 Not published, and chosen here: GPT-2's learning rate, weight decay (those of GPT-3 at the same
@@ -41,7 +43,7 @@ GPT3 = {
     "gpt3_175b": (0.6e-4, 1600),
 }
 GPT2 = {"gpt2": 6e-4, "gpt2_medium": 3e-4, "gpt2_large": 2.5e-4, "gpt2_xl": 2e-4}
-VARIANTS = ("pydoc", "gpt1", *GPT2, *GPT3)
+VARIANTS = ("pydoc", "mappings", "gpt1", *GPT2, *GPT3)
 _ROW = 2048  # tokens of GPT-3
 _TOKENS, _WARMUP, _DECAY = 300e9, 375e6, 260e9  # of GPT-3: Brown et al. 2020, App. B
 
@@ -53,6 +55,8 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
     config.method = ConfigDict(dict(name="gpt"))
     if variant == "pydoc":
         _pydoc(config)
+    elif variant == "mappings":
+        _mappings(config)
     elif variant == "gpt1":
         _gpt1(config)
     elif variant in GPT2:
@@ -74,6 +78,25 @@ def _pydoc(config: ConfigDict) -> None:
     config.epochs = 4.0
     config.checkpoint.every_epochs = config.eval.every_epochs = 2.0
     config.optimizer.update(schedule="cosine", warmup_epochs=0.5, weight_decay=0.1, b2=0.95)
+
+
+def _mappings(config: ConfigDict) -> None:
+    """A row is a document of 12 lines, two tokens each; prompts show pairs of other mappings."""
+    common.pydoc(config)
+    common.next_token(config)
+    config.data.name = "mappings"
+    config.data.options = ConfigDict(
+        dict(tokenizer="words", min_count=1, vocab_size=45, rows="stream", sequence_length=25)
+    )
+    config.model.update(
+        name="gpt2_tiny", dim=64, depth=2, num_heads=2, mlp_ratio=1.0, max_length=25, dropout=0.0
+    )
+    config.batch_size = 64
+    config.epochs = 5.0
+    config.checkpoint.every_epochs = config.eval.every_epochs = 1.0
+    config.optimizer.update(schedule="cosine", base_lr=1e-2, warmup_epochs=0.1, b2=0.95)
+    config.eval.names = config.eval.final_names = ("prompting",)
+    config.eval.prompting.update(shots=(0, 1, 2, 4, 8), same_group=True, max_questions=512)
 
 
 def _gpt1(config: ConfigDict) -> None:

@@ -26,6 +26,7 @@ class Stream(enum.IntEnum):
     PAIRS = 5  # pairs of texts
     DOCUMENTS = 6  # the documents of a sub-split
     CLASSES = 7  # the classes and examples of `pk`
+    MAPPINGS = 8  # the splits of `mappings`
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:

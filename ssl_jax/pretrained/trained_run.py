@@ -35,11 +35,11 @@ from ssl_jax.data.labelled.encoded import framed_texts
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.methods.base.generation import generate_texts
 from ssl_jax.methods.base.generative import Generative
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.modalities.text import TEXT
 from ssl_jax.models.decoding import Sampling
-from ssl_jax.pretrained.generation import generate_texts
 
 PyTree = Any
 

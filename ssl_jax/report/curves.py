@@ -252,7 +252,9 @@ def _family_over_steps(name: str, rows: Rows, family: Mapping[str, Metric]) -> C
         spread = dict(zip(*series(rows, key + SPREAD), strict=True))
         band = np.array([spread.get(step, np.nan) for step in x]) if spread else None
         lines.append(Line(metric.heading, x, y, band, slot=slot))
-    title = f"{_capitalised(members[0][1].title)}, mean ± std"
+    title = _capitalised(members[0][1].title)
+    if any(line.spread is not None for line in lines):
+        title += ", mean ± std"
     return _percent_chart(name, title, lines, [])
 
 
@@ -276,7 +278,10 @@ def family_chart(summary: Summary) -> Chart | None:
     names = [name for name, scores in summary.rows.items() if scores.keys() & family.values()]
     if len(family) < 2 or not names:
         return None
-    numbers = np.array(list(family), float)
+    # On a log axis 0 stands where half of the smallest other number would.
+    smallest = min((number for number in family if number), default=1)
+    numbers = np.array([number or smallest / 2 for number in family], float)
+    ticks = {place: f"{number:g}" for place, number in zip(numbers, family, strict=True)}
     lines = []
     for position, name in enumerate(names):
         scores = [summary.rows[name].get(key) for key in family.values()]
@@ -290,6 +295,6 @@ def family_chart(summary: Summary) -> Chart | None:
     metric = summary.columns[next(iter(family.values()))]
     title = _capitalised(metric.title)
     svg = figures.line_chart("family", title, lines, percent=metric.unit == "%",
-                             x_label=metric.series, x_ticks=list(family), error_bars=True,
+                             x_label=metric.series, x_ticks=ticks, error_bars=True,
                              size=(360, 250))  # fmt: skip
     return Chart(title, svg, tuple(KeyEntry(line.label, line.slot) for line in lines))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -107,20 +107,21 @@ def line_chart(
     from_zero: bool = False,
     log: bool = False,
     x_label: str = "step",
-    x_ticks: Sequence[float] | None = None,
+    x_ticks: Mapping[float, str] | None = None,
     x_names: Sequence[str] | None = None,
     y_limits: tuple[float, float] | None = None,
     number_x: bool = False,
     error_bars: bool = False,
     size: tuple[float, float] = (360, 210),
 ) -> Markup:
-    """An SVG chart of lines over steps, or over the values `x_ticks` on a log2 axis.
+    """An SVG chart of lines over steps, or over the places `x_ticks` on a log2 axis.
 
     Args:
       name: unique on the page; prefixes the ids within the SVG.
       title: what a screen reader says.
       alerts: x of vertical marks.
       percent: y is a fraction and is shown in %.
+      x_ticks: place -> its name.
       x_names: of the places x = 0, 1, 2, ..., instead of numbers.
       y_limits: ends of the y axis, so that several charts can be compared.
       number_x: x takes fractions; else it counts steps.
@@ -156,7 +157,7 @@ def line_chart(
             axes.set_xticks(range(len(x_names)), list(x_names))
         if x_ticks is not None:
             axes.set_xscale("log", base=2)
-            axes.set_xticks(list(x_ticks), [f"{tick:g}" for tick in x_ticks])
+            axes.set_xticks(list(x_ticks), list(x_ticks.values()))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.margins(x=0.06)
 

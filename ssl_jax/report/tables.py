@@ -144,4 +144,10 @@ def family_note(summary: Summary) -> str:
         return ""
     metric = next(iter(summary.columns[key] for key in family.values()))
     number = str(metric.number)
-    return f"{metric.heading.replace(number, 'k', 1)}: k {metric.series}; mean ± std over draws"
+    note = f"{metric.heading.replace(number, 'k', 1)}: k {metric.series}"
+    drawn = any(
+        key in scores and scores[key].std is not None
+        for scores in summary.rows.values()
+        for key in family.values()
+    )
+    return f"{note}; mean ± std over draws" if drawn else note

@@ -63,9 +63,13 @@ ACCEPTED = (
     ("word", "compilation_cache data.options.cache_dir", "a folder, made where it is missing"),
     ("word", "data.options.label_key", "a column, looked for when the file is read"),
     ("word", "log.wandb_project", "a name in another service"),
+    ("word", "eval.prompting.calibration eval.prompting.template.instruction "
+             "eval.prompting.template.separator", "texts of prompts"),
+    ("huge", "eval.prompting.shots", "what does not fit the context is refused before a run"),
     ("word", "optimizer.exclude", "a pattern; the numbers of excluded parameters are printed"),
     ("word", "eval.accuracy.target eval.active_units.feature eval.attentive.feature "
-             "eval.analogies.path eval.word_similarity.path eval.retrieval.*",
+             "eval.analogies.path eval.word_similarity.path eval.retrieval.* "
+             "eval.prompting.data eval.prompting.train_split eval.prompting.test_split",
      "of an evaluation that the config does not name"),
     ("none", "data.options.text_pair_key", "texts alone, not in pairs"),
     ("none", "data.options.vocab_size", "the size of the published tokenizers"),
@@ -99,7 +103,8 @@ def sources():
                 config.model.name = "t5_tiny" if is_t5 else "bert_tiny"
             if config.method.name == "distill":
                 config.init_from = TEACHER
-            if config.data.name in ("pydoc", "csv:/path/texts.csv"):  # as if they had been read
+            # As if they had been read.
+            if config.data.name in ("pydoc", "mappings", "csv:/path/texts.csv"):
                 config.data.update(num_examples=1000, num_classes=4)
             yield config_lib.resolve(config)
 

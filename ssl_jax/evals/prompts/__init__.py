@@ -1,0 +1,1 @@
+"""Prompts with demonstrations, for the evaluation `prompting`."""
