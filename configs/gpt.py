@@ -92,9 +92,9 @@ def _mappings(config: ConfigDict) -> None:
         name="gpt2_tiny", dim=64, depth=2, num_heads=2, mlp_ratio=1.0, max_length=25, dropout=0.0
     )
     config.batch_size = 64
-    config.epochs = 5.0
-    config.checkpoint.every_epochs = config.eval.every_epochs = 1.0
-    config.optimizer.update(schedule="cosine", base_lr=1e-2, warmup_epochs=0.1, b2=0.95)
+    config.epochs = 8.0
+    config.checkpoint.every_epochs = config.eval.every_epochs = 2.0
+    config.optimizer.update(schedule="cosine", base_lr=2e-3, warmup_epochs=0.1, b2=0.95)
     config.eval.names = config.eval.final_names = ("prompting",)
     config.eval.prompting.update(shots=(0, 1, 2, 4, 8), same_group=True, max_questions=512)
 
