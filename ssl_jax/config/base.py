@@ -41,7 +41,8 @@ first_and_last = Bound("none, or a first and a last one", lambda items: len(item
 class Data:
     name: Annotated[
         str,
-        "Data set: digits, shapes, fashion_mnist, idx:DIR, folder:PATH, tfds:NAME, tar:PATTERN; "
+        "Data set: digits, shapes, fashion_mnist, idx:DIR, folder:PATH, tfds:NAME, tar:PATTERN, "
+        "cub200:DIR, cars196:DIR, sop:DIR, market1501:DIR, faces:DIR, pairs:FILE, triplets:FILE; "
         "of text pydoc, text:PATTERN, jsonl:PATTERN, parquet:PATTERN, csv:PATTERN, tfds:NAME, "
         "tokens:DIR.",
     ] = "digits"
@@ -64,6 +65,11 @@ class Data:
     strict: Annotated[
         bool, "Stop at an unreadable image; False: take the next one in its place."
     ] = False
+    classes: Annotated[
+        str | None,
+        "The classes to train on: 'train half', '0-4,7', names or 'not 0-4'; evaluations see the "
+        "others (eval.classes). None: all.",
+    ] = None
     labelled_fraction: Annotated[
         float | None, positive_fraction, "Share of the examples that keep their label, per class."
     ] = None
@@ -125,6 +131,10 @@ class Eval:
     final_checkpoint: Annotated[
         Literal["last", "best"], "The checkpoint that results.json is about."
     ] = "last"
+    classes: Annotated[
+        Literal["unseen", "seen", "all"],
+        "With data.classes, the classes that evaluations see: those not trained on ...",
+    ] = "unseen"
     batch_size: Annotated[int, at_least(1), "Examples a forward pass."] = 256
     center: Annotated[
         float, positive_fraction, "Side of the central square that is kept; 0.875 = 224/256."

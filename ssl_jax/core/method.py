@@ -80,6 +80,8 @@ class DataSpec:
       num_examples: size of the training set.
       num_classes: number of label classes; None without labels.
       unique_examples: whether all examples of a batch are different, as the sampler declares.
+      group_size: examples that belong together, 2 of pairs and 3 of triplets; a batch has them in
+        rows that follow each other. 1: examples are independent.
       modality: a name in `ssl_jax.modalities`.
       vocabulary: of the tokens; None if the data are not text.
       task: the task of labelled texts: "classify" (a class per text), "regress" (`target` float32
@@ -95,6 +97,7 @@ class DataSpec:
     num_examples: int
     num_classes: int | None = None
     unique_examples: bool = True
+    group_size: int = 1
     modality: str = "image"
     vocabulary: Vocabulary | None = None
     task: str | None = None

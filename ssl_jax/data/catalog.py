@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec
 from ssl_jax.data import class_names, subsplit
+from ssl_jax.data import classes as classes_lib
 from ssl_jax.data import kinds as kinds_package
 from ssl_jax.data.cache import in_memory
 from ssl_jax.data.few_labels import FewLabels
@@ -96,15 +97,19 @@ def splits(name: str, **options: Any) -> tuple[str, ...]:
 
 
 def from_config(section: ConfigDict, *, seed: int = 0) -> Source:
-    """Opens the data set of a config's data section, with the labels that it keeps (`few_labels`).
+    """Opens the data set of a config's data section.
+
+    It has the classes of `data.classes`, and the labels that it keeps (`few_labels`).
 
     Raises:
-      UserError: as `load`, `class_names.ordered` and `FewLabels.select`.
+      UserError: as `load`, `classes.select`, `class_names.ordered` and `FewLabels.select`.
     """
     few = FewLabels.of(section)
     request = dataclasses.asdict(_request_of(section, seed))
     del request["center"]  # an option of images
     source = load(section.name, section.split, **request, **section.options.to_dict())
+    if section.classes is not None:
+        source = classes_lib.select(source, section.classes)
     if section.class_names is not None:
         source = class_names.ordered(source, section.class_names)
     return source if few is None else few.select(source)
@@ -145,6 +150,9 @@ def _request_of(section: ConfigDict, seed: int) -> Request:
 def spec_from_config(section: ConfigDict) -> DataSpec:
     """The DataSpec of a config's data section, without touching the data.
 
+    With `data.classes` the data are opened to count, unless `num_examples` and `num_classes` are
+    set, which then count the chosen classes only.
+
     `num_examples`, `num_classes`, `image_size` and `channels` of the section are used where they
     are set, and else the known facts of the data set.
 
@@ -156,6 +164,8 @@ def spec_from_config(section: ConfigDict) -> DataSpec:
     _check_task(kind, values)
     num_examples, num_classes = split_size(section), section.num_classes
     facts = kind.facts(location, values)
+    if section.classes is not None and num_classes is None:
+        num_classes = _of_classes(section).num_classes
     if num_classes is None and facts is not None:
         num_classes = facts.num_classes
     few = FewLabels.of(section)
@@ -186,6 +196,8 @@ def split_size(section: ConfigDict) -> int:
     kind, location = kind_of(section.name)
     if section.num_examples is not None:
         return section.num_examples
+    if section.classes is not None:
+        return len(_of_classes(section))
     facts = kind.facts(location, section.options.to_dict())
     if facts is None:
         raise UserError(
@@ -196,6 +208,14 @@ def split_size(section: ConfigDict) -> int:
         section.split, tuple(facts.splits), facts.splits.__getitem__, facts.aliases
     )
     return sum(part.stop - part.start for part in parts)
+
+
+def _of_classes(section: ConfigDict) -> Source:
+    """The data set with the classes of `data.classes` and all labels, opened to count them."""
+    counted = section.copy_and_resolve_references()
+    with counted.unlocked():
+        counted.labelled_fraction = None
+    return from_config(counted)
 
 
 def kind_of(name: str) -> tuple[Kind, str]:

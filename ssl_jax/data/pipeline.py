@@ -27,6 +27,7 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.samplers.base import Order, Sampler
+from ssl_jax.data.samplers.groups import grouped_order
 from ssl_jax.data.samplers.shuffle import Shuffle
 from ssl_jax.data.source import Problem, Source
 from ssl_jax.data.workers import cores, init_worker
@@ -75,7 +76,7 @@ def batches(
     """
     sampler = sampler or Shuffle()
     labels = source.read_labels() if sampler.needs_labels else None
-    order = sampler.order(len(source), batch_size, seed, labels)
+    order = grouped_order(sampler, len(source), batch_size, seed, labels, source.spec.group_size)
     plan = _Training(order, _local(rows, batch_size), seed)
     return Batches(source, plan, start_step, num_steps, workers, prefetch)
 

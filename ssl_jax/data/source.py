@@ -374,9 +374,11 @@ class Concatenated(ImageSource):
     def of(cls, parts: Sequence[ImageSource]) -> ImageSource:
         """The parts as one source; in memory if all of them are."""
         first = parts[0]
+        # Where the splits have different classes, those of the later ones include the others.
+        widest = max(parts, key=lambda part: part.num_classes or 0)
         shared = {
-            "name": first.name, "canvas": first.canvas, "num_classes": first.num_classes,
-            "class_names": first.class_names, "factor_names": first.factor_names,
+            "name": first.name, "canvas": first.canvas, "num_classes": widest.num_classes,
+            "class_names": widest.class_names, "factor_names": first.factor_names,
             "renderer": first.renderer,
             "labels": _joined([part.labels for part in parts]),
             "factors": _joined([part.factors for part in parts]),

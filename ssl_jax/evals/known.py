@@ -20,6 +20,7 @@ class Known(NamedTuple):
       train_counts: labelled examples of `train` by class, int [c]; None: they are not known before
         the data are read, or nothing is fitted, or another target than `label` is learned.
       outputs: shapes of `Method.features` for one example, by name.
+      classes: `data.classes` of the run, the classes that it is trained on; None: all.
       held_out: names of the arrays of `Method.held_out`; empty without any.
     """
 
@@ -30,4 +31,5 @@ class Known(NamedTuple):
     num_classes: int | None = None
     train_counts: np.ndarray | None = None
     outputs: Mapping[str, Any] = MappingProxyType({})
+    classes: str | None = None
     held_out: tuple[str, ...] = ()

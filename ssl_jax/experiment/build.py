@@ -21,6 +21,7 @@ from ssl_jax import adapt, data, optim, parallel
 from ssl_jax.config import Length
 from ssl_jax.core import layer_outputs
 from ssl_jax.core import method as method_lib
+from ssl_jax.data.samplers.groups import check_groups
 from ssl_jax.evals.model import Model
 from ssl_jax.experiment import evaluated, gradient_cache, train_step
 
@@ -73,6 +74,7 @@ class Experiment:
         )
         sampler = data.sampler_from_config(config.data.sampler)
         sampler.check(spec.num_classes, config.batch_size)
+        check_groups(config.batch_size, spec.group_size)
         spec = dataclasses.replace(spec, unique_examples=sampler.unique)
         length = Length.of(config, sampler.steps_per_epoch(spec.num_examples, config.batch_size))
         method = adapt.adapted(method_lib.load(config, spec, length), config, spec)

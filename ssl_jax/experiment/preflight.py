@@ -95,6 +95,7 @@ def _data(experiment: Experiment) -> str:
             else f"{total:,} examples, {labelled:,} of them labelled"
         )
     classes = f"{spec.num_classes} classes" if spec.num_classes else "no labels"
+    classes += f" ({section.classes})" if section.classes is not None else ""
     return f"{section.name}[{section.split}], {examples}, {classes}"
 
 

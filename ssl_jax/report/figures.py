@@ -161,7 +161,7 @@ def line_chart(
             axes.xaxis.set_minor_locator(NullLocator())
             axes.margins(x=0.06)
 
-    return _svg(name, title, draw, size)
+    return svg_figure(name, title, draw, size)
 
 
 def _draw_line(axes: Axes, line: Line, error_bars: bool) -> None:
@@ -275,7 +275,7 @@ def radar(
         axes.set_ylim(-1.15, 1.15)
         axes.set_axis_off()
 
-    return _svg(name, title, draw, size)
+    return svg_figure(name, title, draw, size)
 
 
 def scatter_map(
@@ -284,6 +284,7 @@ def scatter_map(
     points: np.ndarray,
     classes: Sequence[tuple[str, np.ndarray]],
     *,
+    centres: Sequence[np.ndarray] = (),
     side: float = 470,
 ) -> Markup:
     """An SVG map.
@@ -295,6 +296,7 @@ def scatter_map(
       classes: (name, bool [n]) of each class that has a colour, in the order of its slot; the other
         points are grey. The points of a class are a group with the id `<name>-class-<slot>`, its
         name stands in their middle where there is room.
+      centres: float [2] of each of these classes, drawn as diamonds.
       side: in pixels.
     """
 
@@ -309,6 +311,9 @@ def scatter_map(
             group = axes.scatter(*points[members].T, s=area, c=class_colour(slot), lw=0,
                                  marker=class_marker(slot), alpha=0.85)  # fmt: skip
             group.set_gid(f"class-{slot}")
+        for slot, centre in enumerate(centres):
+            axes.scatter(*centre, s=90, c=class_colour(slot), marker="D", lw=1.6, edgecolors=INK,
+                         zorder=3)  # fmt: skip
         _label_classes(axes, points, classes)
         axes.set_aspect("equal", adjustable="datalim")
         axes.margins(0.03)
@@ -317,7 +322,7 @@ def scatter_map(
         for spine in axes.spines.values():
             spine.set_visible(False)
 
-    return _svg(name, title, draw, (side, side))
+    return svg_figure(name, title, draw, (side, side))
 
 
 def _label_classes(
@@ -345,7 +350,17 @@ def _label_classes(
                   gid="halo")  # fmt: skip
 
 
-def _svg(name: str, title: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> Markup:
+def svg_figure(
+    name: str, title: str, draw: Callable[[Axes], None], size: tuple[float, float]
+) -> Markup:
+    """An SVG figure for the page.
+
+    Args:
+      name: unique on the page.
+      title: what a screen reader says.
+      draw: draws on the axes.
+      size: in pixels.
+    """
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         # One SVG unit is one pixel of the page: figures are 72 units an inch.
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")

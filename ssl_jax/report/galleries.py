@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from markupsafe import Markup
 
-from ssl_jax.report import figures, maps
+from ssl_jax.report import figures, maps, retrieval
 from ssl_jax.report.images import Picture
 from ssl_jax.report.inputs import ReportInputs
 from ssl_jax.report.plain_text import short
@@ -21,7 +21,7 @@ TILE_SIDE = 64  # maximum side of a stored picture in pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class _Examples:
+class Examples:
     """The examples with finite representations; unlabelled examples have the label -1."""
 
     embedding: np.ndarray  # [n d]
@@ -30,7 +30,7 @@ class _Examples:
     num_dropped: int
 
     @classmethod
-    def from_inputs(cls, inputs: ReportInputs) -> _Examples | None:
+    def from_inputs(cls, inputs: ReportInputs) -> Examples | None:
         """The finite examples of a report; None if it has none."""
         if inputs.embedding is None:
             return None
@@ -106,7 +106,7 @@ class Maps:
 
 def map_section(inputs: ReportInputs) -> Maps | None:
     """Maps of h and of raw pixels to the plane, coloured by label; None without examples."""
-    examples = _Examples.from_inputs(inputs)
+    examples = Examples.from_inputs(inputs)
     if examples is None:
         return None
     if len(examples.labels) < LEAST_POINTS:
@@ -117,12 +117,22 @@ def map_section(inputs: ReportInputs) -> Maps | None:
     labels = examples.labels[points]
     classes = [(inputs.class_name(label), labels == label) for label in coloured]
     spaces = [("h", "Features h of the encoder", examples.embedding[points])]
+    if retrieval.is_measured(inputs) and coloured:
+        # The mean of each class is mapped with the points.
+        means = [spaces[0][2][members].mean(axis=0) for _, members in classes if members.any()]
+        spaces[0] = (*spaces[0][:2], np.concatenate([spaces[0][2], means]))
     if examples.pixels is not None:
         vectors = maps.pixel_vectors(examples.pixels[points])
         spaces.append(("pixels", "Raw pixels", vectors))
     planes = maps.project_all([x for _, _, x in spaces], how=how, seed=inputs.seed)
+    count = len(points)
     drawn = tuple(
-        Map(title, figures.scatter_map(f"map-{name}", f"{title}, map", plane, classes))
+        Map(
+            title,
+            figures.scatter_map(
+                f"map-{name}", f"{title}, map", plane[:count], classes, centres=plane[count:]
+            ),
+        )
         for (name, title, _), plane in zip(spaces, planes, strict=True)
     )
     perplexity = maps.perplexity(len(points))
@@ -130,6 +140,7 @@ def map_section(inputs: ReportInputs) -> Maps | None:
     caption = f"{method} of {examples.in_words(inputs, len(points))}"
     if coloured:
         caption += ", coloured by label"
+        caption += "; diamonds: means of classes" * (len(spaces[0][2]) > count)
         all_classes = len(np.unique(examples.labels[examples.labels >= 0]))
         if all_classes > len(coloured):
             caption += f"; the {len(coloured)} most frequent of {all_classes} classes have a colour"
@@ -225,7 +236,7 @@ def neighbour_gallery(inputs: ReportInputs) -> Neighbours | None:
 
     None without images or with fewer than two.
     """
-    examples = _Examples.from_inputs(inputs)
+    examples = Examples.from_inputs(inputs)
     if examples is None or examples.pixels is None or len(examples.labels) < 2:
         return None
     labels = examples.labels if examples.labelled else None
@@ -251,7 +262,7 @@ def neighbour_gallery(inputs: ReportInputs) -> Neighbours | None:
     return Neighbours(agreement, examples.dropped, spaces, rows)
 
 
-def _agreement(inputs: ReportInputs, examples: _Examples, spaces: tuple[_Space, ...]) -> Agreement:
+def _agreement(inputs: ReportInputs, examples: Examples, spaces: tuple[_Space, ...]) -> Agreement:
     """How often neighbours share a label, over all examples or at most as many as in a map."""
     k = min(NUM_NEIGHBOURS, len(examples.labels) - 1)
     labelled = np.flatnonzero(examples.labels >= 0)
@@ -266,7 +277,7 @@ def _agreement(inputs: ReportInputs, examples: _Examples, spaces: tuple[_Space, 
 class _Thumbnails:
     """Pictures of the examples, encoded once each."""
 
-    def __init__(self, inputs: ReportInputs, examples: _Examples):
+    def __init__(self, inputs: ReportInputs, examples: Examples):
         self._inputs, self._examples = inputs, examples
         self._pictures: dict[int, Picture] = {}
 

@@ -6,7 +6,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import ssl_jax
-from ssl_jax.report import config_values, curves, galleries, maps, properties, shown, templating
+from ssl_jax.report import (
+    config_values,
+    curves,
+    galleries,
+    maps,
+    properties,
+    retrieval,
+    shown,
+    templating,
+)
 from ssl_jax.report.curves import Chart
 from ssl_jax.report.inputs import ReportInputs
 from ssl_jax.report.overview import Overview
@@ -32,6 +41,7 @@ def render(inputs: ReportInputs) -> str:
             "neighbours.html",
             galleries.neighbour_gallery(inputs),
         ),
+        Section("retrieval", "Retrieval", "retrieval.html", retrieval.section(inputs)),
         *shown.sections(inputs),
         Section("collapse", "Collapse monitor", "collapse.html", _collapse(inputs)),
         Section("preflight", "Preflight", "preflight.html", _preflight(inputs)),

@@ -166,6 +166,7 @@ def _known(experiment: Experiment, prober: Prober, evaluations: Sequence[Evaluat
         num_classes=prober.num_classes if labelled else None,
         train_counts=_train_counts(prober) if labelled and fits else None,
         outputs=outputs,
+        classes=prober.classes_of_run,
         held_out=held_out,
     )
 

@@ -16,6 +16,8 @@ from ssl_jax import data, evals, modalities, parallel
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import Method
 from ssl_jax.data import class_names
+from ssl_jax.data import classes as classes_lib
+from ssl_jax.data.classes import Evaluated
 from ssl_jax.evals import decompositions
 from ssl_jax.evals import features as features_lib
 from ssl_jax.evals.model import Model
@@ -71,6 +73,11 @@ class Prober:
         """The split that evaluations are scored on."""
         return self.source(self.config.eval.test_split)
 
+    @property
+    def classes_of_run(self) -> str | None:
+        """`data.classes` of the run; None: all, or these are other data, with other classes."""
+        return self.config.data.classes if self.dataset == self.config.data.name else None
+
     def scored_on(self, split: str) -> Prober:
         """A copy that is scored on `split` instead of `eval.test_split`."""
         other = copy.copy(self)  # the train split is read once
@@ -91,15 +98,22 @@ class Prober:
             return None
         return np.sort(np.random.default_rng(0).choice(len(self.train), limit, replace=False))
 
-    def source(self, split: str) -> data.Source:
+    def source(self, split: str, classes: Evaluated | None = None) -> data.Source:
         """A split of the data set as evaluation reads it: whole images, nothing random.
 
         Classes of the run's names have the numbers that they have there.
 
+        Args:
+          split: the split.
+          classes: of a run that is trained on some classes, which ones; None: `eval.classes`.
+
         Raises:
           UserError: the data set or the split does not exist.
         """
-        source = data.from_config(self._section(split), seed=self.config.seed)
+        section = self._section(split)
+        which = classes or self.config.eval.classes
+        section.classes = classes_lib.evaluated(self.classes_of_run, which)
+        source = data.from_config(section, seed=self.config.seed)
         return class_names.matched(source, self.config.data.class_names)
 
     def check_classes(self, evaluations: Sequence[Evaluation]) -> None:

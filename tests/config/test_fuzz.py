@@ -69,7 +69,8 @@ ACCEPTED = (
     ("word", "optimizer.exclude", "a pattern; the numbers of excluded parameters are printed"),
     ("word", "eval.accuracy.target eval.active_units.feature eval.attentive.feature "
              "eval.analogies.path eval.word_similarity.path eval.retrieval.* "
-             "eval.prompting.data eval.prompting.train_split eval.prompting.test_split",
+             "eval.anomaly.known eval.verification.pairs eval.prompting.data "
+             "eval.prompting.train_split eval.prompting.test_split",
      "of an evaluation that the config does not name"),
     ("none", "data.options.text_pair_key", "texts alone, not in pairs"),
     ("none", "data.options.vocab_size", "the size of the published tokenizers"),

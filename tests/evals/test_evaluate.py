@@ -35,8 +35,8 @@ def test_every_evaluation_by_its_name():
     loaded = evals.load_all(evals.names())
     of_models = [one.name for one in loaded if one.of_model]
     assert of_models == [
-        "analogies", "attentive", "feature_map", "held_out", "iwae", "prompting", "properties",
-        "retrieval", "task", "transformations", "word_similarity",
+        "analogies", "anomaly", "attentive", "feature_map", "held_out", "iwae", "prompting",
+        "properties", "retrieval", "task", "transformations", "verification", "word_similarity",
     ]  # fmt: skip
     chosen = [one.name for one in loaded if not one.of_model and "factors" not in one.needs]
     got = evals.evaluate(chosen, train, test, num_classes=6, config=CONFIG)

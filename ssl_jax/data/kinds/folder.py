@@ -11,20 +11,18 @@ split.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import class_names
 from ssl_jax.data.image import EXTENSIONS, Canvas
+from ssl_jax.data.image_files import FileSource, folder_at, image_files, path_hash
 from ssl_jax.data.image_kind import ImageKind
 from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import EncodedSource
 
 # A split's name -> the folders it may be in. `test` falls back on the validation images, as the
 # test images of several public sets have no labels.
@@ -42,13 +40,7 @@ def dataset(location: str, request: Request) -> Folder:
     Raises:
       UserError: no such folder, or it is in a bucket.
     """
-    if "://" in location:
-        raise UserError(f"folder:{location} is not a local path; mount the bucket (gcsfuse)")
-    root = os.path.expanduser(location)
-    if not os.path.isdir(root):
-        what = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise UserError(f"folder:{location}: {root or 'the empty path'} {what}")
-    return Folder(root, request.canvas(), request.strict)
+    return Folder(folder_at("folder", location), request.canvas(), request.strict)
 
 
 class Folder:
@@ -81,7 +73,7 @@ class Folder:
     def splits(self) -> tuple[str, ...]:
         return tuple(self._tops)
 
-    def source(self, split: str) -> FolderSource:
+    def source(self, split: str) -> FileSource:
         """Lists the files of a split.
 
         Raises:
@@ -98,7 +90,7 @@ class Folder:
         class_of = {name: label for label, name in enumerate(self._classes)}
         labels = np.array([_label(path, class_of) for path in paths], np.int32)
         labelled = bool((labels >= 0).any())
-        return FolderSource(
+        return FileSource(
             name=f"folder:{self._root}[{split}]",
             canvas=self._canvas,
             strict=self._strict,
@@ -110,56 +102,15 @@ class Folder:
         )
 
 
-@dataclasses.dataclass
-class FolderSource(EncodedSource):
-    """Image files; `names` are their paths relative to `root`."""
-
-    root: str = dataclasses.field(kw_only=True)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def _example(self, index: int) -> tuple[bytes, int]:
-        with open(os.path.join(self.root, self.names[index]), "rb") as file:
-            encoded = file.read()
-        return encoded, -1 if self.labels is None else int(self.labels[index])
-
-    def example_name(self, index: int) -> str:
-        return os.path.join(self.root, self.names[index])
-
-
 def _folders(path: str) -> list[os.DirEntry[str]]:
     """The folders in `path` that are not hidden."""
     with os.scandir(path) as entries:
         return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _images(root: str) -> Iterator[str]:
-    """Paths of the image files below `root`, relative to it, `/` between folders."""
-    seen = set()  # links to folders are followed, but not in circles
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        status = os.stat(os.path.join(root, folder))
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):  # .DS_Store, and ._1.jpg beside 1.jpg
-                    continue
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir():
-                    pending.append(path)
-                elif entry.name.lower().endswith(EXTENSIONS):
-                    yield path
-
-
 def _hashed(top: str) -> list[tuple[bytes, str]]:
     """The image files below `top` with the hash of their path, sorted by it."""
-    return sorted(
-        (hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), path) for path in _images(top)
-    )
+    return sorted((path_hash(path), path) for path in image_files(top))
 
 
 def _label(path: str, class_of: Mapping[str, int]) -> int:

@@ -8,6 +8,7 @@ of the shape, so that single pixels say little about it: the shape has to be see
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,14 @@ IMAGE_SIZE = 32
 CHANNELS = 3
 NUM_GENERATED = 10_000
 BINS = 8  # classes of a continuous factor used as label
+# Shape and hue (of 4) by class, first those whose sum is even: both halves have all of either.
+COMBINATIONS = sorted(
+    itertools.product(range(len(SHAPES)), range(BINS // 2)), key=lambda pair: sum(pair) % 2
+)
+CLASS_NAMES = {
+    "shape": SHAPES,
+    "combination": tuple(f"{SHAPES[shape]} of hue {hue}" for shape, hue in COMBINATIONS),
+}
 _IN_MEMORY_BYTES = 1 << 30
 _BLOCK_PIXELS = 1 << 18  # drawn at a time: its temporaries fit a processor's cache
 
@@ -47,8 +56,8 @@ def sizes(num_generated: int = NUM_GENERATED) -> dict[str, int]:
 
 
 def num_classes(label: str = "shape") -> int:
-    """Classes when the factor `label` is what is to be recognised."""
-    return len(SHAPES) if label == "shape" else BINS
+    """Classes when the factor `label`, or the combination, is what is to be recognised."""
+    return {"shape": len(SHAPES), "combination": len(COMBINATIONS)}.get(label, BINS)
 
 
 def dataset(
@@ -59,8 +68,9 @@ def dataset(
         int, positive, "Examples of the train split; test is a fifth of it on top."
     ] = NUM_GENERATED,
     label: Annotated[
-        Literal["shape", "hue", "size", "angle", "x", "y", "background"],
-        "Factor that is the label; a continuous one is cut into 8 equal bins.",
+        Literal["shape", "hue", "size", "angle", "x", "y", "background", "combination"],
+        "Factor that is the label; a continuous one is cut into 8 equal bins. combination: shape "
+        "and hue (of 4), so that each half of the 24 classes has every shape and every hue.",
     ] = "shape",
 ) -> Shapes:
     """The data set; `location` is empty."""
@@ -96,7 +106,7 @@ class Shapes:
         return {
             "name": f"shapes[{name}]", "canvas": self.canvas,
             "labels": label_of(factors, self.label), "num_classes": num_classes(self.label),
-            "class_names": SHAPES if self.label == "shape" else None,
+            "class_names": CLASS_NAMES.get(self.label),
             "factors": factors, "factor_names": tuple(FACTORS), "renderer": ShapeRenderer(self),
         }  # fmt: skip
 
@@ -147,6 +157,11 @@ def _in_ranges(uniform: np.ndarray) -> np.ndarray:
 
 def label_of(factors: np.ndarray, name: str) -> np.ndarray:
     """The factor `name` as a class, int32 [n]."""
+    if name == "combination":
+        pairs = np.stack([label_of(factors, "shape"), label_of(factors, "hue") // 2], axis=1)
+        number_of = np.zeros((len(SHAPES), BINS // 2), np.int32)
+        number_of[tuple(np.transpose(COMBINATIONS))] = np.arange(len(COMBINATIONS))
+        return number_of[tuple(pairs.T)]
     column = factors[:, list(FACTORS).index(name)]
     if name == "shape":
         return column.astype(np.int32)
