@@ -314,7 +314,7 @@ def scatter_map(
         for slot, centre in enumerate(centres):
             axes.scatter(*centre, s=90, c=class_colour(slot), marker="D", lw=1.6, edgecolors=INK,
                          zorder=3)  # fmt: skip
-        _label_classes(axes, points, classes)
+        _label_classes(axes, points, classes, above=bool(len(centres)))
         axes.set_aspect("equal", adjustable="datalim")
         axes.margins(0.03)
         axes.set_xticks([])
@@ -326,9 +326,9 @@ def scatter_map(
 
 
 def _label_classes(
-    axes: Axes, points: np.ndarray, classes: Sequence[tuple[str, np.ndarray]]
+    axes: Axes, points: np.ndarray, classes: Sequence[tuple[str, np.ndarray]], *, above: bool
 ) -> None:
-    """Writes the names of compact classes in their middle, or above them if they are small."""
+    """Writes the names of compact classes in their middle, or above it: `above`, or small ones."""
     extent = float(np.ptp(points, axis=0).max()) or 1.0
     taken: list[tuple[float, float, float]] = []  # x, y and half the width of each name
     for label, members in classes:
@@ -340,7 +340,7 @@ def _label_classes(
             continue
         # At the member nearest to the median: the median itself may lie between two clusters.
         x, y = own[np.argmin(distance)]
-        y += 0.035 * extent * (np.median(distance) < 0.03)
+        y += 0.035 * extent * (above or np.median(distance) < 0.03)
         text = short(label, 14)
         width = extent * (0.006 + 0.009 * len(text))
         if any(abs(x - x2) < width + w2 and abs(y - y2) < 0.04 * extent for x2, y2, w2 in taken):

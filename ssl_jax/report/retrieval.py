@@ -20,7 +20,7 @@ _EVALUATIONS = ("retrieval/", "verification/")
 _NEIGHBOURS = 32  # last K of the curve of recall
 _RECALLS = np.linspace(0, 1, 41)
 _BINS = 60
-_SIZE = (360, 240)
+_SIZE = (540, 280)
 
 
 class Orders(NamedTuple):
@@ -71,7 +71,13 @@ def section(inputs: ReportInputs) -> Retrieval | None:
     charts = [
         _chart("recall", "Recall among the K nearest", spaces, recall_curve, "K"),
         _chart("precision", "Precision over recall", spaces, precision_curve, "recall"),
-        _chart("roc", "Same pairs over other pairs accepted", spaces, roc_curve, "other pairs"),
+        _chart(
+            "roc",
+            "Pairs of one class over pairs of two accepted",
+            spaces,
+            roc_curve,
+            "pairs of two classes",
+        ),
         _similarities(spaces[0][1]),
     ]
     return Retrieval(charts, _note(inputs, examples, len(chosen), len(spaces[0][1].relevant)))
