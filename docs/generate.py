@@ -41,8 +41,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Pretext tasks": ("rotnet", "context_prediction", "jigsaw", "colorization", "context_encoder"),
     "Language models": ("bert", "gpt", "t5", "word2vec"),
     "Learning from labels": (
-        "supervised", "distill", "regression", "token_classification", "question_answering",
-        "text_to_text",
+        "supervised", "metric_learning", "distill", "regression", "token_classification",
+        "question_answering", "text_to_text",
     ),
 }  # fmt: skip
 # Packages of the API reference and what they are for.

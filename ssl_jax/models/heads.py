@@ -9,6 +9,7 @@ The heads of the papers, for an encoder of 2048 features:
     Barlow Twins  mlp_head(3, 8192, 8192)                               projector
     VICReg        mlp_head(3, 8192, 8192, hidden_bias=True)             expander
     SwAV          swav_head()                                           projector
+    metric        embedding_head("prelu", 128)                          embedding
     DINO          dino_head()                                           projector; see `prototypes`
 """
 
@@ -91,6 +92,42 @@ class MLP(nn.Module):
                 name=f"norm{self.num_layers}",
             )(x)
         return x
+
+
+class EmbeddingHead(nn.Module):
+    """Head of metric learning: a dense layer, BatchNorm, PReLU.
+
+    Attributes:
+      kind: "prelu"; "norm" without PReLU; "linear" also without BatchNorm, but with a bias.
+      output_dim: width.
+      dtype: dtype of the arithmetic; the output and BatchNorm's statistics are float32.
+    """
+
+    kind: str = "prelu"
+    output_dim: int = 128
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """`[n d]` to `[n output_dim]` float32."""
+        linear = self.kind == "linear"
+        x = nn.Dense(self.output_dim, use_bias=linear, dtype=self.dtype, name="dense")(x)
+        x = x.astype(jnp.float32)
+        if not linear:
+            x = batch_norm(train=train, name="norm")(x)
+        # The slope of He et al. 2015 (Delving Deep into Rectifiers), one for all units.
+        return nn.PReLU(negative_slope_init=0.25, name="prelu")(x) if self.kind == "prelu" else x
+
+
+def embedding_head(kind: str, output_dim: int, *, dtype: Any = jnp.float32) -> Net:
+    """Makes an `EmbeddingHead`, `[n d]` to `[n output_dim]` float32.
+
+    Args:
+      kind: "prelu", "norm" or "linear".
+      output_dim: width, at least 1.
+      dtype: compute dtype, by name or as a type.
+    """
+    return Net(EmbeddingHead(kind, output_dim, jnp.dtype(dtype)))
 
 
 class Identity(nn.Module):

@@ -43,6 +43,11 @@ ACCEPTED = (
              "method.koleo_weight method.l1 model.norm_eps model.layer_scale "
              "model.position_std adapt.alpha method.z_weight",
      "temperatures, weights and scales of losses and layers, as above"),
+    ("negative", "method.second_margin", "then the negatives' distances may be smaller"),
+    ("huge", "method.scale method.sigma method.second_margin method.mining_margin "
+             "method.l2_weight method.center_weight method.margin_power",
+     "weights and scales of losses, as above"),
+    ("huge", "method.clean_every_epochs", "longer than the run: never"),
     ("huge", "method.mix.mixup method.mix.cutmix", "all shares are 1/2"),
     ("huge", "method.span_length", "a row has one span at least"),
     ("huge", "views.rand_augment.magnitude_std", "magnitudes are clipped"),

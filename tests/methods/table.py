@@ -71,6 +71,8 @@ CPC_IMAGES = {
     "nets.context.target_dim": 8,
     "nets.context.scale": 1.0,
 }
+# Four classes of four examples, as losses that compare the examples of a batch need them.
+PK = {"data.sampler.examples_per_class": 4}
 # And two small views of less.
 CROPS = {
     **VIEWS,
@@ -194,6 +196,158 @@ ROWS = {
             "method.output_dim": 8,
         },
         slow=True,
+    ),
+    "metric-triplet": Row(
+        "metric_learning.py:digits",
+        {**CONVNET, **VIEW, **PK, "method.output_dim": 8},
+        rounding=2e-4,
+    ),
+    "metric-pair": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "pair",
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-quadruplet": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "quadruplet",
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-n-pair": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "n_pair",
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-lifted": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "lifted_structured",
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-supcon": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "supcon",
+            "method.head": "norm",
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-center": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "center",
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-sphereface": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "sphereface",
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-cosface": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "cosface",
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-arcface": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "arcface",
+            "method.head": "linear",
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-subcenter": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "subcenter_arcface",
+            "method.clean_every_epochs": 0.02,
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-adacos": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "adacos",
+        },
+        slow=True,
+        rounding=2e-4,
+    ),
+    "metric-adaptive": Row(
+        "metric_learning.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            **PK,
+            "method.output_dim": 8,
+            "method.loss": "adaptive_margin",
+        },
+        slow=True,
+        rounding=2e-4,
     ),
     "moco-v1": Row(
         "moco_v1.py:digits",

@@ -45,7 +45,7 @@ SAID = {
     },
     "simclr.py:folder": {"data.name": "folder:images", "data.num_examples": 10_000},
 }
-ONE_VIEW = ("cpc_images.py", "ijepa.py", "instdisc.py", "moco_v1.py:bank")
+ONE_VIEW = ("cpc_images.py", "ijepa.py", "instdisc.py", "metric_learning.py", "moco_v1.py:bank")
 
 
 def shipped():

@@ -28,7 +28,7 @@ Array = jax.Array
 # Numbers in a strip: 4 MiB of float32.
 STRIP = 2**20
 # A strip has at least this many rows, so that a product of it is worth its columns' traffic.
-_MIN_ROWS = 8
+MIN_ROWS = 32
 UNLABELLED = -1
 
 
@@ -97,7 +97,7 @@ def over_strips(f: Callable[[Side], Any], rows: Side, *, width: int) -> Any:
       width: columns that a row is compared with.
     """
     count = len(rows.z)
-    size = max(_MIN_ROWS, STRIP // width)
+    size = max(MIN_ROWS, STRIP // width)
     if size >= count:
         return f(rows)
     strips = -(-count // size)

@@ -94,6 +94,7 @@ def check(name, z, labels, result):
 )
 def test_value_and_gradient_are_the_oracles(strip, names, monkeypatch):
     monkeypatch.setattr(strips, "STRIP", strip)
+    monkeypatch.setattr(strips, "MIN_ROWS", 8)
     z, labels = batch(29)
     results = measure(names, z, labels)
     for name in names:
@@ -111,7 +112,7 @@ def test_value_and_gradient_are_the_oracles(strip, names, monkeypatch):
 )
 def test_any_number_of_devices(mesh, names, monkeypatch):
     monkeypatch.setattr(strips, "STRIP", 32 * 2)  # the smallest strips there are
-    monkeypatch.setattr(strips, "_MIN_ROWS", 3)
+    monkeypatch.setattr(strips, "MIN_ROWS", 3)
     z, labels = batch(32)
     results = measure(names, z, labels, mesh)
     for name in names:
