@@ -337,7 +337,7 @@ def make(config: Any, spec: DataSpec, length: Length) -> MetricLearning:
     """Builds the method from the config's sections method, model and views."""
     del length
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    group_size = getattr(spec, "group_size", 1)
+    group_size = spec.group_size
     check_options(hyper, config, spec, group_size)
     return MetricLearning(
         hyper=hyper,

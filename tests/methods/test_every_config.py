@@ -25,6 +25,8 @@ QUICK = {
 PYDOC = {"data.num_examples": 10_000}
 # Layers are the pretrained run's, and traced as one: what differs here is the data and the head.
 BERT = {"model.name": "bert_base", "model.scan_layers": True}
+# Whose number of examples is not known without the data.
+UNSEEN = {"data.num_examples": 5864, "data.num_classes": 100}
 SAID = {
     "bert.py:pydoc": PYDOC,
     "roberta.py:pydoc": PYDOC,
@@ -43,6 +45,11 @@ SAID = {
         f"finetune.py:t5_{task}": {"model.name": "t5_base", "model.scan_layers": True}
         for task in ("cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli")
     },
+    "metric_learning.py:cub200": {"data.name": "cub200:birds", **UNSEEN},
+    "metric_learning.py:cars196": {"data.name": "cars196:cars", **UNSEEN},
+    "metric_learning.py:sop": {"data.name": "sop:products"},
+    "metric_learning.py:market1501": {"data.name": "market1501:people"},
+    "metric_learning.py:faces": {"data.name": "faces:people", **UNSEEN},
     "simclr.py:folder": {"data.name": "folder:images", "data.num_examples": 10_000},
 }
 ONE_VIEW = ("cpc_images.py", "ijepa.py", "instdisc.py", "metric_learning.py", "moco_v1.py:bank")

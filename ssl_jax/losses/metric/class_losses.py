@@ -220,7 +220,7 @@ def clean(
     labels: Int[Array, " n"],
     weights: Float[Array, "c k d"],
     *,
-    max_angle: float = 75.0,
+    max_angle: Scalar = 75.0,
 ) -> tuple[Array, Array]:
     """Which examples to keep after training with sub-centres (Deng et al. 2020, Sec. 3.3).
 
@@ -246,7 +246,7 @@ def clean_cosines(
     labels: Int[Array, " n"],
     num_classes: int,
     *,
-    max_angle: float = 75.0,
+    max_angle: Scalar = 75.0,
 ) -> tuple[Array, Array]:
     """`clean`, from the cosines of each example to the k sub-centres of its class."""
     labelled = labels != UNLABELLED
@@ -256,7 +256,7 @@ def clean_cosines(
     dominant = votes.argmax(1).astype(jnp.int32)
     chosen = dominant[jnp.maximum(labels, 0)]
     near = jnp.take_along_axis(cosines, chosen[:, None], axis=1)[:, 0]
-    return labelled & (near >= math.cos(math.radians(max_angle))), dominant
+    return labelled & (near >= jnp.cos(jnp.radians(max_angle))), dominant
 
 
 def _wide(x: Array) -> Array:
