@@ -55,11 +55,11 @@ def get_config(variant: str = "small_shapes") -> ConfigDict:
 
 
 def _small_shapes(config: ConfigDict) -> None:
-    """5x5 patches of 12 pixels with stride 5; a pre-activation net with LayerNorm."""
+    """5x5 patches of 12 pixels with stride 5; a small net with LayerNorm."""
     common.small_shapes(config, epochs=40.0)
     config.batch_size = 64
     config.eval.every_epochs = config.checkpoint.every_epochs = 20.0
-    config.model = ConfigDict(dict(name="resnet_v2_small", blocks=(1, 1, 1), width=8, norm="layer"))
+    config.model.update(widths=(32, 64, 128), norm="layer")
     config.method.update(patch_size=12, stride=5, first_step=2, last_step=3)
     config.nets.context.update(depth=2, dim=64, target_dim=64, scale=0.1)
     config.views = ConfigDict(

@@ -37,7 +37,7 @@ def _steps(variant: str) -> list[dict]:
         },
         {"model.name": "resnet_v2_161", "model.stages": None, "model.remat": True}
         if large
-        else {"model.width": 16},
+        else {"model.widths": (64, 128, 128)},
         {"method.directions": ("down", "up")},
         {"model.norm": "layer"},
         {"views.families.patch.ops": ("drop_channels",), "method.grey": False},
@@ -67,7 +67,7 @@ def get_sweep(variant: str = "small_shapes") -> Sweep:
     """The grid of one variant."""
     scale = scales.scale("ablations/cpc_v2", variant, VARIANTS)
     nets = {
-        "small_shapes": "2048 generated shapes of 32x32, small residual net",
+        "small_shapes": "2048 generated shapes of 32x32, small conv net",
         "imagenet": "ImageNet, ResNet-101 to ResNet-161",
     }
     scale = dataclasses.replace(scale, data=nets[variant])

@@ -1,6 +1,6 @@
 """A small convolutional net for images of about 16 to 64 pixels, for demos and tests.
 
-Each stage is a 3x3 convolution with its own stride, BatchNorm and ReLU. Average pooling follows the
+Each stage is a 3x3 convolution with its own stride, a norm and ReLU. Average pooling follows the
 last stage. Two CPU cores train about ten thousand 16x16 views per second.
 
 On CPUs XLA's convolutions of small feature maps are slow, and their gradients slower. `conv3x3`
@@ -10,7 +10,7 @@ in another order. On other platforms it is always a convolution.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jax import lax
 
 from ssl_jax.config.fields import each, not_empty, positive
 from ssl_jax.core.errors import UserError
-from ssl_jax.models.norm import batch_norm
+from ssl_jax.models.norm import ImageLayerNorm, batch_norm
 
 # Largest output side for which patches are faster on a CPU. Measured, forward and backward, on 512
 # views and two cores: 5 to 10 times faster at sides 1 and 2, equal or slower at 4 and above.
@@ -71,18 +71,23 @@ def _taps(side: int, stride: int) -> list[tuple[int, slice]]:
 
 
 class ConvNorm(nn.Module):
-    """3x3 convolution without bias, BatchNorm, ReLU."""
+    """3x3 convolution without bias, a norm ("batch", "layer" or "none"), ReLU."""
 
     channels: int
     stride: int
     dtype: Any
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         shape = (3, 3, x.shape[-1], self.channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         x = conv3x3(x, kernel.astype(self.dtype), self.stride)
-        return nn.relu(batch_norm(train=train, dtype=self.dtype, name="norm")(x))
+        if self.norm == "layer":
+            x = ImageLayerNorm(self.dtype, name="norm")(x)
+        if self.norm == "batch":
+            x = batch_norm(train=train, dtype=self.dtype, name="norm")(x)
+        return nn.relu(x)
 
 
 class ConvNet(nn.Module):
@@ -92,11 +97,13 @@ class ConvNet(nn.Module):
       widths: channels of each stage; the last is the width of h.
       strides: stride of each stage.
       dtype: dtype of activations and arithmetic.
+      norm: "batch", "layer" or "none".
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
     strides: tuple[int, ...] = (2, 2, 2, 2)
     dtype: Any = jnp.float32
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -105,7 +112,9 @@ class ConvNet(nn.Module):
         x = x.astype(self.dtype)
         for i, (channels, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
             name = f"stage{i + 1}"
-            x = out[name] = ConvNorm(channels, stride, self.dtype, name=name)(x, train=train)
+            x = out[name] = ConvNorm(channels, stride, self.dtype, self.norm, name=name)(
+                x, train=train
+            )
         h = out["h"] = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)  # [n d]
         return h, out
 
@@ -121,6 +130,10 @@ def convnet(
     strides: Annotated[
         tuple[int, ...] | None, each(positive), not_empty, "Stride of each stage; None: 2 for all."
     ] = None,
+    norm: Annotated[
+        Literal["batch", "layer", "none"],
+        "layer: of all positions and channels of an image, for methods of patches such as CPC.",
+    ] = "batch",
     dtype: Any = jnp.float32,
 ) -> ConvNet:
     """Makes a ConvNet and checks its options.
@@ -129,6 +142,7 @@ def convnet(
       widths: channels of each stage.
       strides: stride of each stage; default 2 for all. Stride 2 in the first stage makes the net
         fast. With enough stages for a 1x1 map (four at 16 pixels) the last stage covers the image.
+      norm: BatchNorm, LayerNorm of each image, or none.
       dtype: dtype of activations and arithmetic.
 
     Raises:
@@ -139,4 +153,4 @@ def convnet(
         raise UserError(
             f"convnet needs a stride for each width; got widths {widths} and strides {strides}"
         )
-    return ConvNet(widths, strides, dtype)
+    return ConvNet(widths, strides, dtype, norm)

@@ -59,6 +59,32 @@ def batch_norm(
     )
 
 
+class ImageLayerNorm(nn.Module):
+    """LayerNorm of images [n h w c], which depends on no other image (Ba et al. 2016).
+
+    Mean and variance are those of all positions and channels of an image, in float32; scale and
+    offset are by channel.
+
+    Attributes:
+      dtype: dtype of the output.
+      epsilon: added to the variance.
+    """
+
+    dtype: Any = jnp.float32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        wide = x.astype(jnp.float32)
+        mean = jnp.mean(wide, axis=(1, 2, 3), keepdims=True)
+        variance = jnp.mean((wide - mean) ** 2, axis=(1, 2, 3), keepdims=True)
+        return ((wide - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(
+            self.dtype
+        )
+
+
 def _in_group() -> bool:
     try:
         jax.lax.axis_size(_GROUP)

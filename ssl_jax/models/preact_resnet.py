@@ -12,8 +12,7 @@ any norm. CPC v2 (Henaff et al. 2020) uses LayerNorm, and ResNet-161: the first 
 ResNet-101 with 46 instead of 23 blocks in the third, each of 4096 instead of 1024 channels and with
 a bottleneck of 512 instead of 256.
 
-- LayerNorm has one mean and variance for all positions and channels of an image (Ba et al. 2016),
-  and a scale and offset for each channel.
+- LayerNorm is that of `ssl_jax.models.norm.ImageLayerNorm`.
 - Without a norm convolutions have biases.
 - The last convolution of a block starts with a variance divided by the number of blocks, so that
   activations do not grow with depth, whatever the norm.
@@ -30,28 +29,10 @@ from flax import linen as nn
 
 from ssl_jax.config.fields import between, not_empty
 from ssl_jax.core.errors import UserError
-from ssl_jax.models.norm import batch_norm
+from ssl_jax.models.norm import ImageLayerNorm, batch_norm
 from ssl_jax.models.options import LayerCount, not_architecture
 
 _EXPANSION = 4  # channels of a block divided by those of its 3x3 convolution
-_EPSILON = 1e-5
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm over all positions and channels of each image [n h w c]; statistics in float32."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        wide = x.astype(jnp.float32)
-        mean = jnp.mean(wide, axis=(1, 2, 3), keepdims=True)
-        variance = jnp.mean((wide - mean) ** 2, axis=(1, 2, 3), keepdims=True)
-        return ((wide - mean) * jax.lax.rsqrt(variance + _EPSILON) * scale + bias).astype(
-            self.dtype
-        )
 
 
 class _Layers(nn.Module):
@@ -83,7 +64,7 @@ class _Layers(nn.Module):
         if self.norm == "batch":
             x = batch_norm(train=train, dtype=self.dtype, name=name)(x)
         elif self.norm == "layer":
-            x = LayerNorm(self.dtype, name=name)(x)
+            x = ImageLayerNorm(self.dtype, name=name)(x)
         return nn.relu(x)
 
 

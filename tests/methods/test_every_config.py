@@ -81,7 +81,7 @@ def shallow(name):
     if net == "resnet18":
         return {"model.name": "resnet10"}
     if net.startswith("resnet_v2_"):
-        return {"model.stages": 1} if net != "resnet_v2_small" else {}
+        return {"model.stages": 1}
     return {"model.scan_layers": True} if net.startswith("vit") else {}
 
 

@@ -132,3 +132,18 @@ def test_options_may_be_lists_and_must_fit():
         make_encoder("convnet", widths=(8, 8, 8), strides=(2, 2))
     with pytest.raises(UserError, match=r"model.strides is \(0,\); use a tuple, each item a whole"):
         make_encoder("convnet", widths=(8,), strides=(0,))
+
+
+def test_layer_norm_takes_the_statistics_of_each_image():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(3, 6, 6, 2)).astype(np.float32)
+    for norm in ("layer", "none"):
+        net = make_encoder("convnet", widths=(4,), strides=(2,), norm=norm)
+        params, buffers = net.init(jax.random.key(0), x)
+        assert not jax.tree.leaves(buffers)
+        (h, _), _ = train(net)(params, buffers, x)
+        y = conv(x, params["stage1"]["kernel"], 2)
+        if norm == "layer":
+            mean, variance = y.mean((1, 2, 3), keepdims=True), y.var((1, 2, 3), keepdims=True)
+            y = (y - mean) / np.sqrt(variance + 1e-5)
+        np.testing.assert_allclose(h, np.maximum(y, 0).mean((1, 2)), rtol=1e-4, atol=1e-6)
