@@ -174,6 +174,12 @@ def test_resume(tmp_path):
 
 
 @pytest.mark.slow
+def test_metric_learning(tmp_path):
+    output = run(tmp_path, "metric-learning.md", train=("steps=8", "model.widths=(4,8)", *SHORT))
+    assert "mining batch_hard" in output and "R@1" in output and "arcface" in output
+
+
+@pytest.mark.slow
 def test_ablations(tmp_path):
     sweep = ("--cell=2", "--set=eval.final_names=('few_shot',)", "--set=model.widths=(8,16)")
     output = run(tmp_path, "ablations.md", sweep=sweep)

@@ -11,7 +11,7 @@ from ssl_jax import parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.refresh import Refresher
-from ssl_jax.losses.metric import margins
+from ssl_jax.losses.metric import class_losses, margins
 from ssl_jax.methods import metric_learning
 from ssl_jax.methods.base import metric_losses
 from tests.methods.table import ROWS
@@ -51,16 +51,30 @@ def test_adaptive_margins_count_the_classes_once():
 
 @pytest.mark.slow
 def test_cleaning_leaves_out_mislabelled_examples_and_other_sub_centres():
-    experiment, source = build("metric-subcenter", method__clean_angle=60.0)
-    refresh = Refresher(experiment, source)
+    experiment, source = build("metric-subcenter")
     state = experiment.init_state()
+    count, labels = source.spec.num_examples, source.labels
+    z = np.asarray(experiment.features(state.weights, source.batch(np.arange(count)))["z"])
+    kernel = np.asarray(state.params["classes"]["kernel"])
+    _, dominant = class_losses.clean(z, labels, kernel)
+    nearest = kernel[labels, np.asarray(dominant)[labels]]
+    cosine = np.sum(z * nearest, 1) / np.linalg.norm(z, axis=1) / np.linalg.norm(nearest, axis=1)
+    angles = np.degrees(np.arccos(cosine))
+    limit = float(np.median(angles))
+    hyper = dataclasses.replace(experiment.method.hyper, clean_angle=limit)
+    experiment = dataclasses.replace(
+        experiment, method=dataclasses.replace(experiment.method, hyper=hyper)
+    )
+    refresh = Refresher(experiment, source)
     step = experiment.method.refresh_every(experiment.length)
     before = refresh(state, 0)
     assert np.asarray(before.buffers["keep"]).all()
     after = refresh(before, step)
     keep, subcenters = (np.asarray(after.buffers[name]) for name in ("keep", "subcenters"))
-    assert keep.shape == (source.spec.num_examples,) and 0 < keep.sum() < len(keep)
-    assert (subcenters == subcenters[:, :1]).all()
+    sure = np.abs(angles - limit) > 0.1
+    np.testing.assert_array_equal(keep[sure], (angles < limit)[sure])
+    assert sure.mean() > 0.5 and 0 < keep.sum() < count
+    assert (subcenters == np.asarray(dominant)[:, None]).all()
     # A batch of examples that were left out has no loss, and moves no sub-centre.
     method, w = experiment.method, after.weights
     rows = np.flatnonzero(~keep)[:4]

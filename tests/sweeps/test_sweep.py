@@ -293,6 +293,7 @@ def test_small_settings_stand_for_published_ones():
 SMALL = {
     "cpc_v2": ("small_shapes", "change=augmentation,seed=0"),
     "glue": ("bert_base", "model=BERT-base,task=stsb,score=spearman,seed=0"),
+    "long_tail": ("small_shapes", "margin=adaptive,rarest=0.1,seed=0"),
     "moco_negatives": ("digits", "dictionary=bank,K=64,m=0.99,seed=0"),
     "moco_v2": ("small_shapes", "recipe=MLP,_aug+,_cos,seed=0"),
     "roberta_data_steps": ("pydoc", "data=a_tenth,steps=400,seed=0"),

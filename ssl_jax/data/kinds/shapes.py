@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from ssl_jax.config.fields import positive
+from ssl_jax.config.fields import positive, positive_fraction
+from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.image_kind import ImageKind
@@ -72,11 +73,27 @@ def dataset(
         "Factor that is the label; a continuous one is cut into 8 equal bins. combination: shape "
         "and hue (of 4), so that each half of the 24 classes has every shape and every hue.",
     ] = "shape",
+    rarest: Annotated[
+        float,
+        positive_fraction,
+        "Train images of the last class for each one of the first; those between form a geometric "
+        "series, a long tail. The test split has as many of every class.",
+    ] = 1.0,
 ) -> Shapes:
-    """The data set; `location` is empty."""
+    """The data set; `location` is empty.
+
+    Raises:
+      UserError: a long tail of combinations.
+    """
     del location
     request.refuse_host_crops("shapes")
-    return Shapes(request.canvas(IMAGE_SIZE, CHANNELS), num_generated, label, request.seed)
+    if rarest < 1 and label == "combination":
+        raise UserError(
+            f"data.options.rarest {rarest:g} is for the classes of one factor, and the label is "
+            "'combination'; choose another data.options.label, or leave rarest unset"
+        )
+    canvas = request.canvas(IMAGE_SIZE, CHANNELS)
+    return Shapes(canvas, num_generated, label, request.seed, rarest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +104,13 @@ class Shapes:
     num_generated: int
     label: str
     seed: int
+    rarest: float = 1.0
     splits = SPLITS
 
     def source(self, split: str) -> ImageSource:
         indices = np.arange(sizes(self.num_generated)[split])
-        factors = draw_factors(self.seed, split, indices)
+        tail = (self.label, self.rarest) if split == "train" and self.rarest < 1 else None
+        factors = draw_factors(self.seed, split, indices, tail)
         described = self._described(split, factors)
         if len(indices) * np.prod(self.canvas.shapes["image"]) > _IN_MEMORY_BYTES:
             return DrawnSource(**described)
@@ -140,11 +159,34 @@ class DrawnSource(ImageSource):
         return {"image": image, "label": self.labels[indices], "index": index}, []
 
 
-def draw_factors(seed: int, split: str, indices: np.ndarray) -> np.ndarray:
-    """The factors of examples, float32 [n f] in the order of FACTORS."""
+def draw_factors(
+    seed: int, split: str, indices: np.ndarray, tail: tuple[str, float] | None = None
+) -> np.ndarray:
+    """The factors of examples, float32 [n f] in the order of FACTORS.
+
+    Args:
+      seed: of the data set.
+      split: one of SPLITS.
+      indices: of the examples, int [n].
+      tail: a factor whose classes form a long tail, and the share of the rarest class.
+    """
     stream = counter.key(seed, SPLITS.index(split))
     counters = np.asarray(indices)[:, None] * len(FACTORS) + np.arange(len(FACTORS))  # [n f]
-    return _in_ranges(counter.uniform(stream, counters))
+    uniform = counter.uniform(stream, counters)
+    if tail is not None:
+        column = list(FACTORS).index(tail[0])
+        uniform[:, column] = _long_tailed(uniform[:, column], num_classes(tail[0]), tail[1])
+    return _in_ranges(uniform)
+
+
+def _long_tailed(uniform: np.ndarray, classes: int, rarest: float) -> np.ndarray:
+    """Numbers in [0, 1) of which part c of `classes` equal parts has a share ~ rarest^(c/(C-1))."""
+    share = rarest ** (np.arange(classes) / (classes - 1))
+    ends = np.cumsum(share) / share.sum()
+    part = np.minimum(np.searchsorted(ends, uniform, side="right"), classes - 1)
+    starts = np.concatenate([[0], ends[:-1]])
+    within = (uniform - starts[part]) / (ends[part] - starts[part])
+    return np.minimum((part + within) / classes, np.nextafter(1, 0))
 
 
 def _in_ranges(uniform: np.ndarray) -> np.ndarray:

@@ -176,3 +176,26 @@ def test_shapes_too_many_for_memory_are_drawn_when_read(monkeypatch):
 def test_bad_options(options, message):
     with pytest.raises(UserError, match=message):
         data.load("shapes", **options)
+
+
+def test_shapes_with_a_long_tail():
+    """Classes of the train split form a geometric series; nothing else changes, nor the test."""
+    even = data.load("shapes", num_generated=6000)
+    tailed = data.load("shapes", num_generated=6000, rarest=0.1)
+    counts = np.bincount(tailed.labels, minlength=6)
+    share = 0.1 ** (np.arange(6) / 5)
+    np.testing.assert_allclose(counts / counts.sum(), share / share.sum(), atol=0.02)
+    np.testing.assert_array_equal(tailed.factors[:, 1:], even.factors[:, 1:])
+    tests = [
+        data.load("shapes", "test", num_generated=500, rarest=rarest).labels
+        for rarest in (1.0, 0.1)
+    ]
+    np.testing.assert_array_equal(*tests)
+    hues = data.load("shapes", num_generated=6000, label="hue", rarest=0.01).labels
+    counts = np.bincount(hues, minlength=8)
+    np.testing.assert_allclose(counts[-1] / counts[0], 0.01, rtol=0.5)
+
+
+def test_a_long_tail_of_combinations_is_refused():
+    with pytest.raises(UserError, match="classes of one factor"):
+        data.load("shapes", num_generated=100, label="combination", rarest=0.1)
