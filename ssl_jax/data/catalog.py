@@ -207,7 +207,7 @@ def split_size(section: ConfigDict) -> int:
     parts = subsplit.parse(
         section.split, tuple(facts.splits), facts.splits.__getitem__, facts.aliases
     )
-    return sum(part.stop - part.start for part in parts)
+    return facts.examples_per_piece * sum(part.stop - part.start for part in parts)
 
 
 def _of_classes(section: ConfigDict) -> Source:

@@ -27,6 +27,8 @@ class Stream(enum.IntEnum):
     DOCUMENTS = 6  # the documents of a sub-split
     CLASSES = 7  # the classes and examples of `pk`
     MAPPINGS = 8  # the splits of `mappings`
+    WINDOWS = 9  # where windows of recordings begin
+    SPEECH = 10  # synthetic speech
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.folders import files_below, path_hash
 from ssl_jax.data.image import EXTENSIONS
 from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
@@ -102,21 +102,6 @@ class ListedImages:
         )
 
 
-def folder_at(kind: str, location: str) -> str:
-    """The folder that a data set is in.
-
-    Raises:
-      UserError: no such folder, or it is in a bucket.
-    """
-    if "://" in location:
-        raise UserError(f"{kind}:{location} is not a local path; mount the bucket (gcsfuse)")
-    root = os.path.expanduser(location)
-    if not os.path.isdir(root):
-        what = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise UserError(f"{kind}:{location}: {root or 'the empty path'} {what}")
-    return root
-
-
 def check_exists(name: str, root: str, path: str) -> None:
     """Raises UserError if a listed file does not exist."""
     if not os.path.exists(os.path.join(root, path)):
@@ -150,27 +135,6 @@ def table(path: str, columns: int) -> list[list[str]]:
     return rows
 
 
-def path_hash(path: str) -> bytes:
-    """Orders paths at random, once and for all."""
-    return hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
-
-
 def image_files(root: str) -> Iterator[str]:
     """Paths of the image files below `root`, relative to it, `/` between folders."""
-    seen = set()  # links to folders are followed, but not in circles
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        status = os.stat(os.path.join(root, folder))
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):  # .DS_Store, and ._1.jpg beside 1.jpg
-                    continue
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir():
-                    pending.append(path)
-                elif entry.name.lower().endswith(EXTENSIONS):
-                    yield path
+    return files_below(root, EXTENSIONS)

@@ -30,6 +30,7 @@ class Facts:
       image_size: side of the images, None if they differ.
       channels: of the images, 1 or 3.
       aliases: further names of splits.
+      examples_per_piece: if `splits` counts pieces, such as recordings: the examples of each.
     """
 
     splits: Mapping[str, int]
@@ -37,6 +38,7 @@ class Facts:
     image_size: int | None = None
     channels: int = 3
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    examples_per_piece: int = 1
 
 
 class DataSet(Protocol):

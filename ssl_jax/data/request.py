@@ -49,9 +49,11 @@ class Request:
                 "cropped on the device; leave it out"
             )
 
-    def refuse_image_options(self, name: str) -> None:
-        """Raises UserError if an option of images is set for a data set of text."""
+    def refuse_image_options(self, name: str, modality: str = "text") -> None:
+        """Raises UserError if an option of images is set for a data set of another modality."""
         for option in ("image_size", "channels", "host_crops"):
             value = getattr(self, option)
             if value:
-                raise UserError(f"data.{option} is {value}, but {name} is text; leave it unset")
+                raise UserError(
+                    f"data.{option} is {value}, but {name} is {modality}; leave it unset"
+                )

@@ -1,4 +1,4 @@
-"""Modalities (images, text): everything that depends on the kind of examples, one object each."""
+"""Modalities (images, text, audio): what depends on the kind of examples, one object each."""
 
 from ssl_jax.modalities.base import Modality
 from ssl_jax.modalities.registry import MODALITIES, of, require

@@ -6,11 +6,12 @@ from typing import Any
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
+from ssl_jax.modalities.audio import AUDIO
 from ssl_jax.modalities.base import Modality
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.modalities.text import TEXT
 
-MODALITIES: dict[str, Modality] = {modality.name: modality for modality in (IMAGE, TEXT)}
+MODALITIES: dict[str, Modality] = {modality.name: modality for modality in (IMAGE, TEXT, AUDIO)}
 
 
 def of(spec: DataSpec) -> Modality:

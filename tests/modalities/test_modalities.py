@@ -1,4 +1,4 @@
-"""What images and text say of themselves."""
+"""What images, text and audio say of themselves."""
 
 import types
 
@@ -9,6 +9,7 @@ from ssl_jax import data, modalities
 from ssl_jax.config import base_config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Vocabulary
+from ssl_jax.modalities.audio import AUDIO
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.modalities.text import TEXT
 
@@ -19,7 +20,7 @@ def test_every_modality_of_a_kind_is_there():
     for kind in data.kinds().values():
         assert kind.modalities and set(kind.modalities) <= set(modalities.MODALITIES)
     metrics = [modality.throughput_metric for modality in modalities.MODALITIES.values()]
-    assert metrics == ["train/images_per_s", "train/tokens_per_s"]
+    assert metrics == ["train/images_per_s", "train/tokens_per_s", "train/windows_per_s"]
 
 
 def test_batches_have_the_arrays_that_the_modality_names():
@@ -29,6 +30,17 @@ def test_batches_have_the_arrays_that_the_modality_names():
         assert set(source.batch(np.arange(2))) - shared <= set(IMAGE.batch)
         assert modalities.of(source.spec) is IMAGE
         assert source.units_per_example == IMAGE.units(source.spec) == 1
+
+
+def test_batches_of_audio():
+    source = data.load("speech", num_generated=2)
+    batch = source.batch(np.arange(2))
+    assert set(batch) - {"label", "index"} == set(AUDIO.batch)
+    assert modalities.of(source.spec) is AUDIO and AUDIO.units(source.spec) == 1
+    waveform = np.asarray(AUDIO.waveform(batch))
+    np.testing.assert_array_equal(waveform, batch["audio"] / np.float32(32_768))
+    config = data.with_facts(base_config(), source.spec).data
+    assert config.options.targets == ("phone", "speaker") and config.num_classes == 16
 
 
 def test_raw_pixels_are_the_baseline_of_images():

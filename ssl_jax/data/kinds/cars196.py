@@ -13,7 +13,8 @@ import os
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.image_files import Listed, ListedImages, folder_at
+from ssl_jax.data.folders import folder_at
+from ssl_jax.data.image_files import Listed, ListedImages
 from ssl_jax.data.image_kind import ImageKind
 from ssl_jax.data.kind import Facts
 from ssl_jax.data.request import Request

@@ -17,7 +17,8 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import class_names
-from ssl_jax.data.image_files import Listed, ListedImages, folder_at, image_files, path_hash
+from ssl_jax.data.folders import folder_at, path_hash
+from ssl_jax.data.image_files import Listed, ListedImages, image_files
 from ssl_jax.data.image_kind import ImageKind
 from ssl_jax.data.request import Request
 

@@ -19,7 +19,8 @@ import re
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.image_files import Listed, ListedImages, folder_at, image_files
+from ssl_jax.data.folders import folder_at
+from ssl_jax.data.image_files import Listed, ListedImages, image_files
 from ssl_jax.data.image_kind import ImageKind
 from ssl_jax.data.kind import Facts
 from ssl_jax.data.request import Request

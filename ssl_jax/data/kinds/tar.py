@@ -3,10 +3,11 @@
     tar:/data/imagenet-train-{0000..0146}.tar
     tar:/data/imagenet-{split}-*.tar            {split} becomes the split's name
 
-An example is the files of one shard that share a name up to its first dot: an image (`n01.jpg`) and
-perhaps its label, `n01.cls` (an integer as text) or `n01.json` with a key "label". Every process
-scans the headers of the shards once and then reads straight at the members' offsets. Examples come
-in the order of the shards, which their writers have usually shuffled.
+An example is the files of one shard that share a name up to its first dot: an image (`n01.jpg`) or,
+if an option of audio is set, such as `window`, a recording (`n01.flac`); and perhaps its label,
+`n01.cls` (an integer as text) or `n01.json` with a key "label". Every process scans the headers of
+the shards once and then reads straight at the members' offsets. Examples come in the order of the
+shards, which their writers have usually shuffled.
 
 A label is a whole number from 0. -1, null, an empty .cls and a .json without the key are no label;
 what is neither is counted, and the first is named.
@@ -25,26 +26,91 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import patterns
+from ssl_jax.data.audio import files as audio_files
+from ssl_jax.data.audio.audio_kind import AudioKind
+from ssl_jax.data.audio.audio_source import AudioOptions, AudioSource, chosen_targets
+from ssl_jax.data.audio.file_recordings import scan_headers
+from ssl_jax.data.audio.tar_recordings import Part, TarRecordings
 from ssl_jax.data.image import EXTENSIONS, Canvas
 from ssl_jax.data.image_kind import ImageKind
+from ssl_jax.data.image_or_audio_kind import ImageOrAudioKind
 from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import EncodedSource
 
 _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
+_RECORDINGS = frozenset(extension[1:] for extension in audio_files.EXTENSIONS)
 _BLOCK = 512
 _LARGEST_LABEL = 2**31 - 2  # so that an int32 holds the number of classes
 
 
 def dataset(location: str, request: Request) -> Shards:
     """The shards whose paths match `location`: a path with {a,b}, {000..010}, *, ? or {split}."""
+    return Shards(_pattern(location), request.canvas(), request.strict)
+
+
+def _pattern(location: str) -> str:
     if "://" in location:
         raise UserError(f"tar:{location} is not a local path; mount the bucket (gcsfuse)")
-    return Shards(os.path.expanduser(location), request.canvas(), request.strict)
+    return os.path.expanduser(location)
+
+
+class _Scanned(NamedTuple):
+    """The examples of a split.
+
+    Attributes:
+      shards: paths of the tar files.
+      members: in the order of the shards.
+      labels: int32 [n]; None without any label.
+      num_classes: None without any label.
+      problems: broken shards, and what is wrong with them.
+      bad_labels: the members whose label is no number from -1, with what they hold.
+    """
+
+    shards: tuple[str, ...]
+    members: list[Member]
+    labels: np.ndarray | None
+    num_classes: int | None
+    problems: dict[str, str]
+    bad_labels: tuple[str, ...]
+
+
+def _scan_split(
+    pattern: str, split: str, strict: bool, extensions: frozenset[str], noun: str
+) -> _Scanned:
+    """Scans the shards of a split for files with these extensions.
+
+    Raises:
+      UserError: there are none, or no such files in them, or one cannot be read at random.
+    """
+    shards = patterns.files("tar", pattern, split)
+    members: list[Member] = []
+    problems: dict[str, str] = {}
+    unreadable: list[str] = []
+    for number, shard in enumerate(shards):
+        found, error, bad_labels = scan(shard, number, extensions)
+        members += found
+        unreadable += bad_labels
+        if error and strict:
+            raise UserError(f"{shard}: {error}; data.strict=False would use the rest")
+        if error:
+            problems[shard] = f"{error}; of its {noun}, {len(found)} are used"
+    if not members:
+        raise UserError(f"no {noun} ({', '.join(sorted(extensions))}) in tar:{pattern}")
+    labels = np.array([member.label for member in members], np.int32)
+    labelled = bool((labels >= 0).any())
+    return _Scanned(
+        tuple(shards),
+        members,
+        labels if labelled else None,
+        int(labels.max()) + 1 if labelled else None,
+        problems,
+        tuple(unreadable),
+    )
 
 
 class Shards:
-    """Shards by pattern. Without `{split}` in it they are all `train`."""
+    """Shards of images by pattern. Without `{split}` in it they are all `train`."""
 
     def __init__(self, pattern: str, canvas: Canvas, strict: bool):
         self._pattern, self._canvas, self._strict = pattern, canvas, strict
@@ -54,39 +120,82 @@ class Shards:
         return patterns.splits("tar", self._pattern)
 
     def source(self, split: str) -> TarSource:
-        """Scans the shards of a split.
-
-        Raises:
-          UserError: there are none, or no images in them, or one cannot be read at random.
-        """
-        shards = patterns.files("tar", self._pattern, split)
-        members: list[Member] = []
-        problems: dict[str, str] = {}
-        unreadable: list[str] = []
-        for number, shard in enumerate(shards):
-            found, error, bad_labels = scan(shard, number)
-            members += found
-            unreadable += bad_labels
-            if error and self._strict:
-                raise UserError(f"{shard}: {error}; data.strict=False would use the rest")
-            if error:
-                problems[shard] = f"{error}; of its images, {len(found)} are used"
-        if not members:
-            raise UserError(f"no images ({', '.join(sorted(_IMAGES))}) in tar:{self._pattern}")
-        labels = np.array([member.label for member in members], np.int32)
-        labelled = bool((labels >= 0).any())
+        """Scans the shards of a split; errors as of `_scan_split`."""
+        found = _scan_split(self._pattern, split, self._strict, _IMAGES, "images")
         return TarSource(
             name=f"tar:{self._pattern}[{split}]",
             canvas=self._canvas,
             strict=self._strict,
-            shards=tuple(shards),
-            places=np.array([member[:3] for member in members], np.int64),
-            names=Names(member.name for member in members),
-            labels=labels if labelled else None,
-            num_classes=int(labels.max()) + 1 if labelled else None,
-            problems=problems,
-            bad_labels=tuple(unreadable),
+            shards=found.shards,
+            places=np.array([member[:3] for member in found.members], np.int64),
+            names=Names(member.name for member in found.members),
+            labels=found.labels,
+            num_classes=found.num_classes,
+            problems=found.problems,
+            bad_labels=found.bad_labels,
         )
+
+
+def audio_dataset(location: str, request: Request, read: AudioOptions) -> AudioShards:
+    """The recordings in the shards whose paths match `location`."""
+    return AudioShards(_pattern(location), read, request.strict)
+
+
+class AudioShards:
+    """Shards of recordings by pattern. Without `{split}` in it they are all `train`."""
+
+    def __init__(self, pattern: str, read: AudioOptions, strict: bool):
+        self._pattern, self._read, self._strict = pattern, read, strict
+
+    @functools.cached_property
+    def splits(self) -> tuple[str, ...]:
+        return patterns.splits("tar", self._pattern)
+
+    def source(self, split: str) -> AudioSource:
+        """Scans the shards of a split, and reads the headers of the recordings.
+
+        Raises:
+          UserError: as of `_scan_split`, or no recording can be read.
+        """
+        found = _scan_split(self._pattern, split, self._strict, _RECORDINGS, "recordings")
+        places = np.array([member[:3] for member in found.members], np.int64)
+        names = [f"{found.shards[member.shard]}:{member.name}" for member in found.members]
+        kept, lengths, problems = scan_headers(
+            f"tar:{self._pattern}",
+            names,
+            lambda number: Part(found.shards[places[number, 0]], *places[number, 1:].tolist()),
+            rate=self._read.sample_rate,
+            strict=self._strict,
+        )
+        recordings = TarRecordings(
+            shards=found.shards,
+            places=places[kept],
+            names=Names(names[number] for number in kept.tolist()),
+            lengths=lengths,
+            labels=None if found.labels is None else found.labels[kept],
+            rate=self._read.sample_rate,
+        )
+        return AudioSource(
+            name=f"tar:{self._pattern}[{split}]",
+            recordings=recordings,
+            options=self._read,
+            targets=chosen_targets({}, self._read, f"tar:{self._pattern}"),
+            strict=self._strict,
+            num_classes=found.num_classes,
+            problems=found.problems | problems,
+            earlier_notes=_of_bad_labels(found.bad_labels, f"tar:{self._pattern}", "recordings"),
+        )
+
+
+def _of_bad_labels(bad_labels: tuple[str, ...], name: str, noun: str) -> tuple[str, ...]:
+    """A line on labels that cannot be read; none without any."""
+    if not bad_labels:
+        return ()
+    count, plural = len(bad_labels), "s" if len(bad_labels) > 1 else ""
+    return (
+        f"{count:,} label{plural} of {name} cannot be read, and their {noun} have none; "
+        f"first: {bad_labels[0]}, no number from 0",
+    )
 
 
 @dataclasses.dataclass
@@ -116,21 +225,14 @@ class TarSource(EncodedSource):
         return f"{self.shards[self.places[index, 0]]}:{self.names[index]}"
 
     def notes(self) -> list[str]:
-        if not self.bad_labels:
-            return []
-        count, plural = len(self.bad_labels), "s" if len(self.bad_labels) > 1 else ""
-        return [
-            *super().notes(),
-            f"{count:,} label{plural} of {self.name} cannot be read, and their images have none; "
-            f"first: {self.bad_labels[0]}, no number from 0",
-        ]
+        return [*super().notes(), *_of_bad_labels(self.bad_labels, self.name, "images")]
 
     def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
         return super()._rows(rows) | {"places": self.places[rows]}
 
 
 class Member(NamedTuple):
-    """An image in a shard: where its bytes are, what it is called, its label (-1 = none)."""
+    """An image or a recording in a shard: where its bytes are, its name, its label (-1 = none)."""
 
     shard: int
     offset: int
@@ -139,21 +241,24 @@ class Member(NamedTuple):
     label: int
 
 
-def scan(path: str, shard: int) -> tuple[list[Member], str | None, list[str]]:
-    """The images of one tar file.
+def scan(
+    path: str, shard: int, extensions: frozenset[str] = _IMAGES
+) -> tuple[list[Member], str | None, list[str]]:
+    """The images or recordings of one tar file.
 
     Args:
       path: the tar file.
       shard: number to give it in the result.
+      extensions: of the images or recordings.
 
     Returns:
-      (images, error, bad labels): what is wrong with the file, None if nothing is; and the members
+      (members, error, bad labels): what is wrong with the file, None if nothing is; and the members
       with a label that cannot be read, with what they hold.
 
     Raises:
       UserError: it is compressed, or not a tar file at all.
     """
-    images: dict[str, Member] = {}
+    examples: dict[str, Member] = {}
     labels: dict[str, int] = {}
     bad_labels: list[str] = []
     end = 0
@@ -169,8 +274,8 @@ def scan(path: str, shard: int) -> tuple[list[Member], str | None, list[str]]:
                 if info.offset_data + info.size > size:
                     break
                 key, extension = _key(info.name)
-                if extension in _IMAGES:
-                    images[key] = Member(shard, info.offset_data, info.size, info.name, -1)
+                if extension in extensions:
+                    examples[key] = Member(shard, info.offset_data, info.size, info.name, -1)
                 elif extension in ("cls", "json"):
                     content = tar.extractfile(info).read()
                     try:
@@ -189,7 +294,7 @@ def scan(path: str, shard: int) -> tuple[list[Member], str | None, list[str]]:
                 "compressed ones cannot be read at random"
             ) from None
         error = f"broken at byte {end:,}"
-    members = [image._replace(label=labels.get(key, -1)) for key, image in images.items()]
+    members = [member._replace(label=labels.get(key, -1)) for key, member in examples.items()]
     return members, error, bad_labels
 
 
@@ -225,4 +330,11 @@ def _shown(content: bytes) -> str:
     return f"{content[:40].decode(errors='replace')!r}"
 
 
-KIND = ImageKind(name="tar", location="PATTERN", dataset=dataset)
+KIND = ImageOrAudioKind(
+    name="tar",
+    location="PATTERN",
+    images=ImageKind(name="tar", location="PATTERN", dataset=dataset),
+    recordings=AudioKind(
+        name="tar", location="PATTERN", dataset=audio_dataset, targets=lambda options: ()
+    ),
+)

@@ -1,0 +1,179 @@
+"""Reads stretches of audio files: mixes channels, changes the rate, converts to 16 bits.
+
+Files are decoded by libsndfile (`soundfile`): WAV, FLAC, Ogg and others, of 8 to 32 bits or floats.
+The rate is changed by a polyphase filter (`scipy.signal.resample_poly`). A stretch is decoded with
+the margins that the filter needs, so its samples do not depend on where it begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+
+# Names of audio files end so.
+EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".mp3")
+_FILTER_HALF_LENGTH = 10  # of resample_poly's default filter, in samples of the lower rate
+_MAX_FACTOR = 4_096  # of the rates' ratio in lowest terms; the filter is 20 times as long
+_FULL_SCALE = 32_768
+
+Encoded = str | bytes | io.RawIOBase  # a path, the content, or an open file to seek in
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """Facts of an audio file.
+
+    Attributes:
+      frames: number of samples per channel, as the header says.
+      rate: samples per second.
+      channels: number of channels.
+    """
+
+    frames: int
+    rate: int
+    channels: int
+
+    def length_at(self, rate: int) -> int:
+        """Number of samples after a change to `rate`."""
+        up, down = factors(self.rate, rate)
+        return -(-self.frames * up // down)
+
+
+def factors(rate: int, new_rate: int) -> tuple[int, int]:
+    """(up, down), the ratio of two rates in lowest terms.
+
+    Raises:
+      ValueError: the ratio's terms are too large for a filter.
+    """
+    if rate <= 0:
+        raise ValueError(f"the sample rate is {rate}")
+    divisor = math.gcd(rate, new_rate)
+    up, down = new_rate // divisor, rate // divisor
+    if max(up, down) > _MAX_FACTOR:
+        raise ValueError(
+            f"its rate of {rate} Hz has no simple ratio to {new_rate} Hz; convert the file, or set "
+            "data.options.sample_rate"
+        )
+    return up, down
+
+
+def require_soundfile() -> Any:
+    """The module `soundfile`.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: there is no libsndfile
+        raise UserError(
+            f"audio files are read by soundfile, which cannot be imported ({error}); pip install "
+            "'ssl_jax[audio]'"
+        ) from error
+    return soundfile
+
+
+@contextlib.contextmanager
+def _opened(encoded: Encoded) -> Iterator[Any]:
+    soundfile = require_soundfile()
+    if isinstance(encoded, bytes) and not encoded:
+        raise ValueError("the file is empty")
+    try:
+        with soundfile.SoundFile(
+            io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+        ) as f:
+            yield f
+    except soundfile.LibsndfileError as error:
+        raise ValueError(str(error.error_string).strip()) from None
+
+
+def header(encoded: Encoded) -> Header:
+    """The header of an audio file.
+
+    Args:
+      encoded: its path, its bytes, or an open file.
+
+    Raises:
+      ValueError: it is no audio file, or it has no samples.
+    """
+    with _opened(encoded) as file:
+        found = Header(file.frames, file.samplerate, file.channels)
+    if found.frames <= 0:
+        raise ValueError("the file has no samples")
+    return found
+
+
+def read(encoded: Encoded, start: int, stop: int, rate: int) -> np.ndarray:
+    """The samples `start` to `stop` of an audio file, one channel at `rate`.
+
+    Args:
+      encoded: its path, its bytes, or an open file.
+      start, stop: in samples at `rate`, from 0. Fewer are returned if the file ends before `stop`.
+      rate: samples per second of the result.
+
+    Returns:
+      int16 [s], s <= stop - start. Channels are averaged. Floats beyond [-1, 1] are clipped.
+
+    Raises:
+      ValueError: it is no audio file, it is broken, or it has values that are not finite.
+    """
+    with _opened(encoded) as file:
+        up, down = factors(file.samplerate, rate)
+        if up == down:
+            samples = _decode(file, start, stop)
+            return samples if samples.dtype == np.int16 else _to_int16(samples)
+        # The stretch begins at a sample that exists at both rates.
+        margin = _FILTER_HALF_LENGTH * max(1, -(-down // up)) + 1
+        first = max(0, (start * down // up - margin) // down * down)
+        last = -(-stop * down // up) + margin
+        samples = _decode(file, first, last)
+        if samples.dtype == np.int16:
+            samples = samples.astype(np.float32) / _FULL_SCALE
+        resampled = _resample(samples, up, down)
+        offset = start - first * up // down
+        return _to_int16(resampled[offset : offset + stop - start])
+
+
+def _decode(file: Any, start: int, stop: int) -> np.ndarray:
+    """Samples of an open file at its own rate: int16 [s] if they are stored so, else float32."""
+    start = min(start, file.frames)
+    file.seek(start)
+    stored = file.channels == 1 and file.subtype == "PCM_16"
+    samples = file.read(max(0, stop - start), dtype="int16" if stored else "float32")
+    if samples.ndim == 2:
+        samples = samples.mean(axis=1)
+    if not stored and not np.isfinite(samples).all():
+        raise ValueError("it has samples that are not finite numbers")
+    return samples
+
+
+def _resample(samples: np.ndarray, up: int, down: int) -> np.ndarray:
+    from scipy.signal import resample_poly  # takes a while to import
+
+    if not len(samples):
+        return samples
+    return resample_poly(samples, up, down, window=_filter(up, down))
+
+
+@functools.lru_cache(maxsize=32)
+def _filter(up: int, down: int) -> np.ndarray:
+    """The low-pass filter of `resample_poly`, float32, which it would design at every call."""
+    from scipy.signal import firwin
+
+    largest = max(up, down)
+    taps = firwin(2 * _FILTER_HALF_LENGTH * largest + 1, 1 / largest, window=("kaiser", 5.0))
+    return taps.astype(np.float32)
+
+
+def _to_int16(samples: np.ndarray) -> np.ndarray:
+    scaled = np.rint(samples * np.float32(_FULL_SCALE))
+    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
