@@ -392,6 +392,40 @@ def small_masked_vit(config: ConfigDict, *, patch_size: int) -> None:
     )
 
 
+def speech(config: ConfigDict, *, epochs: float = 12.0) -> None:
+    """Data, a small encoder, optimizer and probes of `speech` variants: minutes on two cores.
+
+    Args:
+      epochs: length of the run.
+    """
+    config.batch_size = 16
+    config.epochs = epochs
+    config.data.update(name="speech")
+    config.data.options = ConfigDict(dict(window=10_240))
+    config.model.update(name="conv_gru", channels=64, context_dim=96, norm="channel")
+    config.optimizer.update(
+        name="adamw", base_lr=1e-3, lr_scaling="none", weight_decay=1e-4, warmup_epochs=1.0
+    )
+    config.eval.update(every_epochs=6.0, batch_size=64, max_train_examples=400)
+    config.checkpoint.every_epochs = 6.0
+
+
+def frame_probes(config: ConfigDict, *, phones: bool = True) -> None:
+    """Probes of the frames of audio: linear and with a hidden layer, of phones and of speakers.
+
+    Args:
+      phones: whether the data have phones.
+    """
+    names = ("phone", "phone_mlp", "speaker") if phones else ("speaker",)
+    for name in names:
+        kind = "mlp" if name.endswith("_mlp") else "linear"
+        config.eval[name] = dict(
+            evaluation=kind, target=name.removesuffix("_mlp"), feature="frames"
+        )
+        config.eval[name].update(dict(num_l2=4) if kind == "linear" else dict(max_epochs=30))
+    config.eval.update(names=("knn",), final_names=names, baselines=("mfcc", "untrained"))
+
+
 def pydoc(config: ConfigDict) -> None:
     """Data, length, optimizer and evaluation of a language model on Python's own documentation.
 

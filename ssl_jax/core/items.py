@@ -128,7 +128,24 @@ class Audio:
     note: str = _static("")
 
 
-Item = Images | Passages | TokenVectors | WordMap | Table | Audio
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Spectrograms:
+    """Recordings as spectrograms, with the class of each frame.
+
+    Attributes:
+      samples: float [n s] in [-1, 1].
+      classes: name of a kind of classes -> int [n t], the class of each of t equal frames, -1 for
+        none. Runs of equal classes have a colour and their number.
+      note: a sentence above the drawings.
+    """
+
+    samples: Array
+    classes: dict[str, Array]
+    note: str = _static("")
+
+
+Item = Images | Passages | TokenVectors | WordMap | Table | Audio | Spectrograms
 
 
 def augmented_views(views: Array, batch: Any) -> dict[str, Images]:

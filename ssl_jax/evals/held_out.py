@@ -52,6 +52,9 @@ METRICS = {
     ),
     "psnr": Metric("PSNR", "peak signal-to-noise ratio of filled holes", "dB"),
     "next_accuracy": Metric("next sentence", "accuracy of next-sentence prediction"),
+    "step_{k:d}_accuracy": Metric(
+        "{k} ahead", "accuracy of predictions", series="steps ahead", shown=False
+    ),
     "{task}_accuracy": Metric("{task} accuracy"),
     "{task}_perplexity": Metric("{task} perplexity", unit="", better="lower", shown=False),
     "{task}_loss": Metric("{task} loss", unit="nats", better="lower", shown=False),

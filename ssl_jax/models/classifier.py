@@ -33,7 +33,8 @@ class Classifier:
       encoder: f, with output (h, out), h [n d].
       head: maps [n d] to logits [n c], or tokens [n l d] to logits [n l c].
       projector: `first_layers` of a projection head, or None.
-      reads: name of the encoder output that the head takes: "h", or "tokens" of a text.
+      reads: name of the encoder output that the head takes: "h", "tokens" of a text, or "frames"
+        of a recording.
       norm: normalisation without parameters of the head's input, such as `InputNorm`, or None.
     """
 
@@ -168,7 +169,7 @@ class InputNorm(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """A linear map with a bias, `[n d]` to `[n num_classes]` float32.
+    """A linear map with a bias, `[... d]` to `[... num_classes]` float32.
 
     Attributes:
       num_classes: c.
@@ -185,7 +186,7 @@ class LinearHead(nn.Module):
         init = nn.initializers.zeros if self.zero_init else nn.initializers.normal(0.01)
         kernel = self.param("kernel", init, (x.shape[-1], self.num_classes), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,), jnp.float32)
-        return jnp.einsum("nd,dc->nc", x.astype(jnp.float32), kernel) + bias
+        return jnp.einsum("...d,dc->...c", x.astype(jnp.float32), kernel) + bias
 
 
 class TextHead(nn.Module):

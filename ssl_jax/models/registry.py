@@ -15,6 +15,7 @@ from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.models.alexnet import alexnet
 from ssl_jax.models.autoencoders import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
 from ssl_jax.models.colorization_net import color_decoder, colorization_net
+from ssl_jax.models.conv_gru import conv_gru
 from ssl_jax.models.convnet import convnet
 from ssl_jax.models.functional import Net
 from ssl_jax.models.grid_nets import vit_decoder, vit_predictor
@@ -58,6 +59,7 @@ ENCODERS = {
     **TEXT_DECODERS,
     **ENCODER_DECODERS,
     "word_vectors": word_vectors,
+    "conv_gru": conv_gru,
 }
 DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}
 PATCH_DECODERS = {"vit_decoder": vit_decoder}
@@ -104,9 +106,10 @@ def architecture(name: str, where: str) -> list[str]:
 def make_encoder(
     name: str | None, *, dtype: str = "float32", where: str = "model", **options: Any
 ) -> Net:
-    """Makes an encoder f: images `[n h w c]`, or a dict of the arrays of texts, to `(h, out)`.
+    """Makes an encoder f of images `[n h w c]`, audio `[n s]` or a dict of the arrays of texts.
 
-    `h` is `[n d]` float32; `out` is a dict of the outputs of stages or layers by name.
+    It returns `(h, out)`: `h` is `[n d]` float32; `out` is a dict of the outputs of stages or
+    layers by name.
 
     Args:
       name: a key of `ENCODERS`.

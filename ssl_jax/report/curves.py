@@ -298,3 +298,28 @@ def family_chart(summary: Summary) -> Chart | None:
                              x_label=metric.series, x_ticks=ticks, error_bars=True,
                              size=(360, 250))  # fmt: skip
     return Chart(title, svg, tuple(KeyEntry(line.label, line.slot) for line in lines))
+
+
+def steps_chart(results: Results) -> Chart | None:
+    """The accuracy of predictions of held-out examples over the steps ahead; None without any.
+
+    Args:
+      results: representation -> its metrics. Each with "held_out/step_3_accuracy" has a line.
+    """
+    lines = []
+    for name, scores in results.items():
+        steps = {
+            int(match[1]): value
+            for key, value in scores.items()
+            if (match := re.fullmatch(r"(?:eval/)?held_out/step_(\d+)_accuracy", key))
+        }
+        if steps:
+            x = np.array(sorted(steps), float)
+            y = np.array([steps[int(k)] for k in x], float)
+            lines.append(Line(name, x, y, slot=len(lines), dots=True))
+    if not lines:
+        return None
+    title = "Share of predictions whose latent has the highest score of its window"
+    svg = figures.line_chart("steps", title, lines, percent=True, from_zero=True,
+                             x_label="steps ahead", size=(540, 280))  # fmt: skip
+    return Chart(title, svg, tuple(KeyEntry(line.label, line.slot) for line in lines))

@@ -34,6 +34,12 @@ def render(inputs: ReportInputs) -> str:
         *_units(inputs),
         Section("training", "Training", "training.html", _training(inputs)),
         Section("evaluations", "Evaluations over time", "evaluations.html", _evaluations(inputs)),
+        Section(
+            "steps",
+            "Accuracy by step of prediction",
+            "steps.html",
+            curves.steps_chart(inputs.results),
+        ),
         Section("map", "Map of the representation", "maps.html", galleries.map_section(inputs)),
         Section(
             "neighbours",

@@ -60,6 +60,8 @@ def _speed(title: str, name: str, *, percent: bool = False) -> Panel:
 TRAINING = (
     Panel("Loss", ("loss",)),
     Panel("Contrastive accuracy", ("contrastive_accuracy",)),
+    Panel("Accuracy by step of prediction", ("accuracy_step",), "_", percent=True, ranked="step"),
+    Panel("Loss by step of prediction (nats)", ("loss_step",), "_", ranked="step"),
     Panel("Contrastive entropy (nats)", ("entropy",)),
     Panel("Accuracy", ("accuracy",)),
     Panel("Perplexity", ("perplexity",), log=True),
@@ -75,6 +77,7 @@ TRAINING = (
     _speed("Tokens a second", "tokens_per_s"),
     _speed("Share of padding", "padding_share", percent=True),
     _speed("Images a second", "images_per_s"),
+    _speed("Windows a second", "windows_per_s"),
     _speed("Share of time waiting for data", "data_wait", percent=True),
     _speed("Model FLOP utilisation", "mfu", percent=True),
 )

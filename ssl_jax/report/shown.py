@@ -13,8 +13,17 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from ssl_jax.core.items import Audio, Images, Item, Passages, Table, TokenVectors, WordMap
-from ssl_jax.report import texts, word_map
+from ssl_jax.core.items import (
+    Audio,
+    Images,
+    Item,
+    Passages,
+    Spectrograms,
+    Table,
+    TokenVectors,
+    WordMap,
+)
+from ssl_jax.report import spectrograms, texts, word_map
 from ssl_jax.report.images import Picture
 from ssl_jax.report.inputs import ReportInputs
 from ssl_jax.report.plain_text import short
@@ -221,6 +230,14 @@ def _audio(item: Audio, inputs: ReportInputs) -> tuple[str, Clips | None]:
         for number, samples in enumerate(np.asarray(item.samples))
     )
     return "audio.html", Clips(item.note, clips) if clips else None
+
+
+@content.register
+def _spectrograms(
+    item: Spectrograms, inputs: ReportInputs
+) -> tuple[str, spectrograms.Drawings | None]:
+    del inputs
+    return "spectrograms.html", spectrograms.draw(item)
 
 
 def wav_uri(samples: np.ndarray, rate: int) -> str:

@@ -66,6 +66,10 @@ SECTIONS = {
         form=text.replace("{", "(").replace("}", ")") + "{:.0f}")}},
     "audio": lambda text: {"shown": {text: items.Audio(
         np.zeros((1, 4)), captions=(text,), rate=8000, note=text)}},
+    "spectrograms": lambda text: {"shown": {text: items.Spectrograms(
+        np.zeros((1, 800)), {text: np.zeros((1, 5), int)}, note=text)}},
+    "steps": lambda text: {"results": {text: {
+        "held_out/step_1_accuracy": 0.5, "held_out/step_2_accuracy": 0.25}}},
     "passages": passages,
     "words": lambda text: {
         "shown": {text: items.TokenVectors(np.eye(4))}, "token_counts": np.arange(1, 5),

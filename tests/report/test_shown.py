@@ -12,7 +12,7 @@ import pytest
 
 from ssl_jax import report
 from ssl_jax.core import items
-from ssl_jax.report import shown
+from ssl_jax.report import shown, spectrograms
 
 
 def page(**shown_items):
@@ -82,3 +82,18 @@ def test_sound_is_a_file_in_the_page():
 def test_an_unknown_item_is_a_mistake_of_the_method():
     with pytest.raises(TypeError, match="cannot show dict"):
         shown.content({}, report.ReportInputs(config={}))
+
+
+def test_spectrograms_have_the_runs_of_their_frames():
+    samples = np.stack([tone(440.0), np.zeros(1_600), np.full(1_600, np.nan)])
+    classes = np.array([[0, 0, 1, 1, -1], [2] * 5, [-1] * 5])
+    text = page(Sounds=items.Spectrograms(samples, {"phone": classes}, note="above <b>"))
+    assert text.count('aria-label="spectrogram') == 3 and "above &lt;b&gt;" in text
+    assert "window 1; below: phone" in text
+    assert spectrograms.runs(classes[0]) == [(0, 2, 0), (2, 4, 1)]
+    power = spectrograms.log_power(samples[0], columns=10)
+    assert power.shape == (10, 201) and (power[3:7].argmax(axis=1) == 440 / (16_000 / 400)).all()
+
+
+def tone(pitch):
+    return 0.3 * np.sin(2 * np.pi * pitch * np.arange(1_600) / 16_000)
