@@ -25,6 +25,7 @@ class Model:
       held_out: (jitted) function: batch -> `Method.held_out`.
       layer_outputs: (jitted) function: (batch, names) -> the outputs of layers with these names
         (`ssl_jax.core.layer_outputs`).
+      raw_outputs: without a method: the names of the outputs that there are.
       kept: values that an evaluation stores for its baselines, by the evaluation's name.
     """
 
@@ -33,6 +34,7 @@ class Model:
     weights: Weights | None = None
     held_out: Callable[[Batch], Outputs] | None = None
     layer_outputs: Callable[[Batch, tuple[str, ...]], Outputs] | None = None
+    raw_outputs: tuple[str, ...] = ("h",)
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def outputs(self, batch: Batch, names: Iterable[str]) -> dict[str, jax.Array]:

@@ -16,12 +16,15 @@ import numpy as np
 from ssl_jax import parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Batch, DataSpec
-from ssl_jax.evals import decompositions, mean_colors
+from ssl_jax.evals import decompositions, mean_colors, mfcc
 from ssl_jax.evals.model import Model
+from ssl_jax.modalities.audio import AUDIO
 from ssl_jax.modalities.image import IMAGE
+from ssl_jax.modalities.text import TEXT
 from ssl_jax.run.probing import Prober
 
 UNTRAINED = "untrained"
+MFCC = "mfcc"
 COLORS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
     {
         "dominant_color": mean_colors.dominant_color,
@@ -42,9 +45,11 @@ TITLES = MappingProxyType(
         "rgb": "mean RGB",
         "hsv": "mean HSV",
         "lab": "mean Lab",
+        MFCC: "MFCC",
     }
 )
-"""Name in `eval.baselines` -> the row of the table, for representations of images."""
+"""Name in `eval.baselines` -> the row of the table, for representations of images and audio."""
+_NOUNS = {IMAGE.name: "images", TEXT.name: "texts with classes", AUDIO.name: "audio"}
 _MAX_BYTES = 2**30  # of the inputs that a representation is fitted to at once
 
 
@@ -60,19 +65,30 @@ def check(names: tuple[str, ...], spec: DataSpec) -> None:
     """
     if len(set(names)) < len(names):
         raise UserError(f"eval.baselines is {names}; name each once")
-    of_images = spec.modality == IMAGE.name
     for name in names:
-        if name != UNTRAINED and (name in TITLES) != of_images:
-            kind = "images" if name in TITLES else "texts with classes"
+        modality = _modality(name)
+        if name != UNTRAINED and modality != spec.modality:
             raise UserError(
-                f"eval.baselines has {name!r}, which is for {kind}; these data are of modality "
-                f"{spec.modality!r}"
+                f"eval.baselines has {name!r}, which is for {_NOUNS[modality]}; these data are of "
+                f"modality {spec.modality!r}"
             )
         if name in COLORS and (channels := spec.arrays["image"].shape[-1]) != 3:
             raise UserError(
                 f"eval.baselines has {name!r}, which needs 3 channels (RGB); the images have "
                 f"{channels}"
             )
+
+
+def _modality(name: str) -> str:
+    """The modality of the data that a baseline other than the untrained encoder is for."""
+    if name == MFCC:
+        return AUDIO.name
+    return IMAGE.name if name in TITLES else TEXT.name
+
+
+def outputs(name: str) -> tuple[str, ...]:
+    """Names of the outputs of a baseline other than the untrained encoder."""
+    return ("h", "frames") if name == MFCC else ("h",)
 
 
 def check_fits(prober: Prober) -> list[str]:
@@ -102,7 +118,7 @@ def check_fits(prober: Prober) -> list[str]:
 
 
 def model(name: str, prober: Prober) -> Model:
-    """A baseline of images other than the untrained encoder, fitted if it has to be.
+    """A baseline of images or audio other than the untrained encoder, fitted if it has to be.
 
     Args:
       name: one of `TITLES` except `untrained`.
@@ -112,6 +128,8 @@ def model(name: str, prober: Prober) -> Model:
       UserError: the data do not have it.
     """
     check((name,), prober.test.spec.evaluated)
+    if name == MFCC:
+        return Model(_mfcc_of(prober), raw_outputs=outputs(name))
     if name in COLORS:
         color = COLORS[name]
         return Model(lambda batch: {"h": color(batch["image"])})
@@ -119,6 +137,17 @@ def model(name: str, prober: Prober) -> Model:
         transform = _fitted(name, prober)
         return Model(functools.partial(_on_host, prober.mesh, transform))
     return Model(IMAGE.raw_features)
+
+
+def _mfcc_of(prober: Prober) -> Callable[[Batch], dict[str, jax.Array]]:
+    """Batch -> `frames` [n t d], the coefficients of its frames, and their mean `h` [n d]."""
+    options = prober.test.options
+
+    def features(batch: Batch) -> dict[str, jax.Array]:
+        frames = mfcc.mfcc(AUDIO.waveform(batch), rate=options.sample_rate, frame=options.frame)
+        return {"h": frames.mean(axis=1), "frames": frames}
+
+    return features
 
 
 def _on_host(mesh: jax.sharding.Mesh, transform: decompositions.Transform, batch: Batch) -> Any:

@@ -228,10 +228,12 @@ def _evaluate(
         not_computed[row] = {"features": failures.reason(error)}
 
     names = experiment.config.eval.baselines
-    if not any(
-        evaluation.of_features and evaluation.feature_of("h") == "h" for evaluation in chosen
-    ):
-        names = tuple(name for name in names if name == baselines.UNTRAINED)
+    needed = {evaluation.feature_of("h") for evaluation in chosen if evaluation.of_features}
+    names = tuple(
+        name
+        for name in names
+        if name == baselines.UNTRAINED or needed.intersection(baselines.outputs(name))
+    )
     rows = representations(experiment, prober, state, names, without_features)
     for row, model, feature in rows:
 
@@ -274,13 +276,15 @@ def _applies_to_row(
 ) -> bool:
     """Whether an evaluation has a value for a row of the table.
 
-    Evaluations of the whole model apply to the trained model only. Raw inputs have only the output
-    h. An evaluation of another output is shown in the row of h.
+    Evaluations of the whole model apply to the trained model only. Raw inputs have few outputs,
+    most only h. An evaluation of another output is shown in the row of h.
     """
     if not evaluation.of_features:
         return is_trained
-    has_others = feature == "h" and model.method is not None
-    return has_others or evaluation.feature_of(feature) == feature
+    needed = evaluation.feature_of(feature)
+    if needed == feature:
+        return model.method is not None or feature in model.raw_outputs
+    return feature == "h" and (model.method is not None or needed in model.raw_outputs)
 
 
 def shown_name(experiment: Experiment) -> str:
