@@ -26,8 +26,11 @@ Variants:
                        --config.model.name=vit_l16
   linear_digits        a linear probe on the encoder of a `digits` variant
 
-All but the first four start from a pretrained run: --config.init_from=runs/simclr. The sweep
-sweeps/linear chooses the learning rate of a linear probe.
+  speech               the phone of every frame of synthetic speech, by the net of cpc_audio:speech
+  speech_speakers      the speaker of every frame
+
+All but digits, cifar10, imagenet, alexnet and those of speech start from a pretrained run:
+--config.init_from=runs/simclr. The sweep sweeps/linear chooses the learning rate of a linear probe.
 
 --config.data.labelled_fraction=0.01 trains on 1% of the labels, in every variant.
 
@@ -64,6 +67,8 @@ VARIANTS = (
     "linear_vicreg",
     "linear_mae",
     "linear_digits",
+    "speech",
+    "speech_speakers",
 )
 
 
@@ -105,8 +110,27 @@ def get_config(variant: str = "digits") -> ConfigDict:
         "linear_vicreg": _linear_vicreg,
         "linear_mae": _linear_mae,
         "linear_digits": _linear_digits,
+        "speech": _speech,
+        "speech_speakers": _speech_speakers,
     }[variant](config)
     return config
+
+
+def _speech(config: ConfigDict) -> None:
+    """The phone of every frame, by the net of cpc_audio:speech; probes read the same frames."""
+    common.speech(config)
+    common.frame_probes(config)
+    config.eval.baselines = ()
+    config.eval.final_names = ("phone",)
+    config.checkpoint.best_metric = "eval/knn/top1"
+    config.method.update(frames="phone", num_frame_classes=12)
+
+
+def _speech_speakers(config: ConfigDict) -> None:
+    """The same with the speaker of every frame."""
+    _speech(config)
+    config.eval.final_names = ("speaker",)
+    config.method.update(frames="speaker", num_frame_classes=16)
 
 
 def _digits(config: ConfigDict) -> None:

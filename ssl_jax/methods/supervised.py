@@ -6,8 +6,9 @@ The loss is the mean over the labelled examples (label not -1) of the global bat
 depend on how devices and micro-batches split the batch. With `mix` the images of a batch are mixed
 in pairs, and the loss is that of their mixed labels (`ssl_jax.views.mixing`).
 
-Texts are not augmented. Otherwise images and texts are treated alike, see
-`ssl_jax.methods.base.labelled`.
+Texts and recordings are not augmented. Otherwise all are treated alike, see
+`ssl_jax.methods.base.labelled`. With `frames` the classifier reads every frame of a recording, and
+the loss is the mean over the labelled frames.
 
 Started from a pretrained run (`config.init_from`) it is
 
@@ -21,7 +22,7 @@ Started from a pretrained run (`config.init_from`) it is
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
@@ -32,6 +33,7 @@ from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hy
 from ssl_jax.losses.classification import cross_entropy
 from ssl_jax.methods.base import labelled
 from ssl_jax.methods.base.labelled import Labelled, check_task, make_parts
+from ssl_jax.methods.base.one_recording import frames_of, make_one_recording
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.models.options import MAX_LAYERS
 from ssl_jax.views.mixing import Mixing, mix
@@ -59,6 +61,13 @@ class HyperParameters(labelled.HyperParameters):
     normalize_head: Annotated[
         bool, "BatchNorm without scale and offset before the classifier (MAE's linear probe)."
     ] = False
+    frames: Annotated[
+        Literal["phone", "speaker"] | None,
+        "For audio: the labels of frames to learn; None: the class of each window.",
+    ] = None
+    num_frame_classes: Annotated[
+        int | None, positive, "Number of classes of these labels; it must be set with `frames`."
+    ] = None
     mix: Annotated[Mixing, "Mixup and cutmix of the images of a batch."] = dataclasses.field(
         default_factory=Mixing
     )
@@ -75,6 +84,8 @@ class Supervised(Labelled):
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> PyTree:
         views = super().views(keys, batch, key=key, step=step)
+        if self.hyper.frames is not None:
+            return {**views, "label": batch[self.hyper.frames]}
         if not self.hyper.mix.on:
             return views
         mixed = mix(views["x"], views["label"], self.hyper.mix, key=key, keys=keys)
@@ -87,17 +98,29 @@ class Supervised(Labelled):
     def objective(
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
+        logits, labels = encoded["logits"], encoded["label"]
         loss, metrics = cross_entropy(
-            encoded["logits"],
-            encoded["label"],
+            logits.reshape(-1, logits.shape[-1]),
+            labels.reshape(-1),
             label_smoothing=self.hyper.label_smoothing,
             mixed=(encoded["partner"], encoded["share"]) if self.hyper.mix.on else None,
         )
-        num_labelled = jnp.sum(encoded["label"] >= 0, dtype=jnp.float32)
+        num_labelled = jnp.sum(labels >= 0, dtype=jnp.float32)
         return loss, Aux(w.buffers, metrics, {"h": encoded["h"]}, num_labelled)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        """`h` [n d] and the classifier's `logits` [n c]."""
+        """`h` [n d] and the classifier's `logits` [n c].
+
+        With `frames`: `h`, and `frames` [n t d], the outputs of the encoder that are classified.
+        """
+        if self.hyper.frames is not None:
+            (h, out), _ = self.classifier.encoder.apply(
+                {**w.params, **w.buffers.get("frozen", {})}["encoder"],
+                w.buffers["encoder"],
+                self.view.evaluate(batch),
+                train=False,
+            )
+            return {"h": h, "frames": out["frames"]}
         (h, logits), _ = self.forward(w.params, w.buffers, self.view.evaluate(batch), train=False)
         return {"h": h, "logits": logits}
 
@@ -105,6 +128,8 @@ class Supervised(Labelled):
         hyper = self.hyper
         smoothing = f", label smoothing {hyper.label_smoothing:g}" * bool(hyper.label_smoothing)
         lines = [("loss", f"cross-entropy of the labelled examples{smoothing}")]
+        if hyper.frames is not None:
+            lines.append(("labels", f"the {hyper.frames} of each frame"))
         if hyper.mix.on:
             lines.append(("mixing", str(hyper.mix)))
         if hyper.projector_layers:
@@ -120,7 +145,9 @@ def make(config: Any, spec: DataSpec, length: Length) -> Supervised:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
     check_task(config, spec, None, "classify")
-    if not spec.num_classes:
+    num_classes = spec.num_classes if hyper.frames is None else hyper.num_frame_classes
+    _check_frames(config, spec, hyper)
+    if not num_classes:
         raise UserError(
             f"{config.data.name} has no labels to learn from; choose another data set, or set "
             "data.num_classes if some of its examples do have one"
@@ -130,13 +157,43 @@ def make(config: Any, spec: DataSpec, length: Length) -> Supervised:
         config,
         spec,
         hyper,
-        num_outputs=spec.num_classes,
+        num_outputs=num_classes,
+        reads="h" if hyper.frames is None else "frames",
         projector_layers=hyper.projector_layers,
         hidden_dim=hyper.hidden_dim,
         zero_init=hyper.zero_init_head,
         normalize=hyper.normalize_head,
     )
     return Supervised(**parts)
+
+
+def _check_frames(config: Any, spec: DataSpec, hyper: HyperParameters) -> None:
+    """Raises `UserError` for labels of frames that the data do not have."""
+    name = hyper.frames
+    if name is None:
+        return
+    if name not in spec.arrays:
+        raise UserError(
+            f"method.frames is {name!r}, but {config.data.name} has no such labels of frames; "
+            "leave it unset"
+        )
+    if hyper.num_frame_classes is None:
+        raise UserError(
+            f"method.frames is {name!r}; set method.num_frame_classes to the number of its classes"
+        )
+    options = {"projector_layers": hyper.projector_layers, "normalize_head": hyper.normalize_head}
+    for option, value in options.items():
+        if value:
+            raise UserError(
+                f"method.{option} is {value}, but method.frames classifies frames; leave it unset"
+            )
+    _, encoder, _ = make_one_recording(config, spec)
+    frames, labels = frames_of(spec, encoder.module), spec.arrays[name].shape[0]
+    if frames != labels:
+        raise UserError(
+            f"the encoder gives {frames} frames a window, and the data have {labels} labels; set "
+            "model.padded=True, and data.options.frame to the product of model.strides"
+        )
 
 
 def _check_images(config: Any, spec: DataSpec, hyper: HyperParameters) -> None:

@@ -86,6 +86,13 @@ LEARNING = dict(
     optimizer__name="adamw",
     model__widths=(4, 8, 8),
 )
+CPC_AUDIO = {
+    **_QUICK,
+    "data.options": ConfigDict(dict(num_generated=16, num_speakers=4, window=3_200)),
+    "model.channels": 8,
+    "model.context_dim": 8,
+    "method.num_steps": 3,
+}
 # Texts with labels, all of whose examples are for training.
 LABELLED = {
     **{key: value for key, value in TEXT.items() if key != "data.name"},
@@ -720,6 +727,12 @@ ROWS = {
         embeds=False,
         slow=True,
     ),
+    "supervised-frames": Row(
+        "supervised.py:speech",
+        {name: value for name, value in CPC_AUDIO.items() if name != "method.num_steps"},
+        embeds=False,
+        slow=True,
+    ),
     "simclr-v2": Row(
         "simclr_v2.py:digits",
         {**CONVNET, **VIEWS, "method.hidden_dim": 16, "method.output_dim": 8},
@@ -796,6 +809,18 @@ ROWS = {
         "denoising_autoencoder.py:digits_stack",
         {"model.widths": (8, 4), **_QUICK},
         untrained=("encoder/mlp/dense1/.*", "decoder/layer1/.*"),
+        embeds=False,
+        slow=True,
+    ),
+    "cpc-audio": Row("cpc_audio.py:speech", CPC_AUDIO, embeds=False),
+    "cpc-audio-same": Row(
+        "cpc_audio.py:speech",
+        {
+            **CPC_AUDIO,
+            "method.negatives": "same_excluding",
+            "model.norm": "none",
+            "model.padded": False,
+        },
         embeds=False,
         slow=True,
     ),

@@ -31,8 +31,10 @@ from ssl_jax.core.items import Item, TokenVectors
 from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
 from ssl_jax.methods.base.layer_groups import layer_group
+from ssl_jax.methods.base.one_recording import OneRecording, make_one_recording
 from ssl_jax.methods.base.one_text import OneText, make_one_text
 from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.modalities.audio import AUDIO
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.modalities.text import TEXT
 from ssl_jax.models import Net, make_encoder
@@ -74,7 +76,7 @@ class Labelled(Method):
 
     hyper: HyperParameters
     classifier: Classifier
-    view: OneView | OneText
+    view: OneView | OneText | OneRecording
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         keys = jax.random.split(key, batch["label"].shape[0])
@@ -219,7 +221,7 @@ def _images(config: Any, spec: DataSpec) -> tuple[OneView, Net, Any]:
 
 
 # Modality -> function (config, spec) -> (view, encoder, shapes of a batch of one input).
-_INPUTS = {IMAGE.name: _images, TEXT.name: make_one_text}
+_INPUTS = {IMAGE.name: _images, TEXT.name: make_one_text, AUDIO.name: make_one_recording}
 
 
 def _text_head(hyper: HyperParameters, num_outputs: int, zero_init: bool, dtype: str) -> Net:
