@@ -291,6 +291,7 @@ def test_small_settings_stand_for_published_ones():
 
 # One cell of each, small enough for a test.
 SMALL = {
+    "cpc_audio": ("speech", "negatives=current,steps=12,seed=0"),
     "cpc_v2": ("small_shapes", "change=augmentation,seed=0"),
     "glue": ("bert_base", "model=BERT-base,task=stsb,score=spearman,seed=0"),
     "long_tail": ("small_shapes", "margin=adaptive,rarest=0.1,seed=0"),
