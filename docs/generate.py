@@ -31,7 +31,10 @@ from ssl_jax.core import method as method_lib
 ROOT = pathlib.Path(__file__).parents[1]
 # Titles of the groups of methods, and the methods in them. Others are listed as "Other methods".
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Contrastive": ("simclr", "simclr_v2", "instdisc", "moco", "moco_v3", "nnclr", "cpc_images"),
+    "Contrastive": (
+        "simclr", "simclr_v2", "instdisc", "moco", "moco_v3", "nnclr", "cpc_images",
+        "cpc_audio",
+    ),
     "Without negatives": ("byol", "simsiam", "barlow_twins", "vicreg", "lejepa"),
     "Teachers and clusters": ("dino", "ibot", "dinov2", "swav", "deepcluster_v2"),
     "Masked images": ("mae", "ijepa"),

@@ -227,6 +227,13 @@ def test_word_vectors(tmp_path):
 
 
 @pytest.mark.slow
+def test_audio(tmp_path):
+    small = ("data.options={'num_generated':20,'window':3200}", "model.channels=8", "steps=10")
+    output = run(tmp_path, "audio.md", train=(*small, "eval.final_names=('phone',)"))
+    assert "InfoNCE of the latents 1 to 12 frames ahead" in output and "MFCC" in output
+
+
+@pytest.mark.slow
 def test_add_a_method(tmp_path):
     output = run(
         tmp_path,
