@@ -89,12 +89,13 @@ def _mappings(config: ConfigDict) -> None:
         dict(tokenizer="words", min_count=1, vocab_size=45, rows="stream", sequence_length=25)
     )
     config.model.update(
-        name="gpt2_tiny", dim=64, depth=2, num_heads=2, mlp_ratio=1.0, max_length=25, dropout=0.0
-    )
+        name="gpt2_tiny", dim=64, depth=2, num_heads=2, mlp_ratio=1.0, max_length=25, dropout=0.0,
+        position_std=0.04,  # heads that look back by one token are found sooner
+    )  # fmt: skip
     config.batch_size = 64
-    config.epochs = 8.0
+    config.epochs = 6.0
     config.checkpoint.every_epochs = config.eval.every_epochs = 2.0
-    config.optimizer.update(schedule="cosine", base_lr=2e-3, warmup_epochs=0.1, b2=0.95)
+    config.optimizer.update(schedule="cosine", base_lr=3e-3, warmup_epochs=0.1, b2=0.95)
     config.eval.names = config.eval.final_names = ("prompting",)
     config.eval.prompting.update(shots=(0, 1, 2, 4, 8), same_group=True, max_questions=512)
 

@@ -82,12 +82,15 @@ def _of_transformers(found: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The options of an encoder like that of a config.json of the transformers library."""
     from ssl_jax.pretrained.formats import (
         hugging_face_config,
+        hugging_face_gpt,
         hugging_face_t5,
         hugging_face_vit_config,
     )
 
     if found["model_type"] == hugging_face_t5.FAMILY:
         return hugging_face_t5.model_options(found, path)
+    if found["model_type"] in hugging_face_gpt.FAMILIES:
+        return hugging_face_gpt.model_options(found, path)
     if found["model_type"] in hugging_face_vit_config.FAMILIES:
         return hugging_face_vit_config.model_section(found, path)
     return hugging_face_config.model_options(found, path)

@@ -27,6 +27,7 @@ from ssl_jax.pretrained import formats, torch_models
 from ssl_jax.pretrained.formats import (
     hugging_face,
     hugging_face_config,
+    hugging_face_gpt,
     hugging_face_t5,
     hugging_face_vit,
     hugging_face_vit_config,
@@ -84,7 +85,8 @@ def export(run: TrainedRun, target: str, folder: str) -> Iterator[str]:
 def _export_adapters(run: TrainedRun, folder: str) -> Iterator[str]:
     """The target "peft": the base model in a folder `base`, and the adapters beside it."""
     method, module = run.experiment.method, _encoder_module(run)
-    if run.config.adapt.name != "lora" or not isinstance(module, TextEncoder):
+    is_encoder = isinstance(module, TextEncoder) and not module.causal
+    if run.config.adapt.name != "lora" or not is_encoder:
         raise UserError(
             f"--to=peft writes the LoRA adapters of BERT and RoBERTa, and {run.workdir} has none; "
             "use --to=hf"
@@ -279,10 +281,8 @@ def _export_to_transformers(run: TrainedRun, params: PyTree, folder: str) -> Ite
             "--to=timm"
         )
     if module.causal:
-        raise UserError(
-            f"{run.config.model.name} is a decoder, which is not exported to the transformers "
-            "library; use --to=safetensors"
-        )
+        yield from _export_gpt(run, params, module, folder)
+        return
     vocabulary = run.experiment.spec.vocabulary
     params = jax.tree.map(np.asarray, params)
     tokenizer, heads = _tokenizer(run), _task_heads(run, module)
@@ -292,6 +292,17 @@ def _export_to_transformers(run: TrainedRun, params: PyTree, folder: str) -> Ite
     if tokenizer is None:
         yield f"without the tokenizer: {run.workdir} and {run.config.data.name} have none"
     yield torch_models.compare_tokens(folder, params["encoder"], module, vocabulary.size)
+
+
+def _export_gpt(run: TrainedRun, params: PyTree, module: TextEncoder, folder: str) -> Iterator[str]:
+    params, tokenizer = jax.tree.map(np.asarray, params), _tokenizer(run)
+    vocabulary = run.experiment.spec.vocabulary
+    count = hugging_face_gpt.write(folder, params, module, vocabulary, tokenizer)
+    yield f"{os.path.join(folder, 'model.safetensors')}: {count} arrays, step {run.step}"
+    yield from _left_out_head(params, None, module)
+    if tokenizer is None:
+        yield f"without the tokenizer: {run.workdir} and {run.config.data.name} have none"
+    yield torch_models.compare_next_tokens(folder, params["encoder"], module)
 
 
 def _export_t5(

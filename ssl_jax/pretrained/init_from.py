@@ -8,7 +8,8 @@
     dino_full.pth@student       one of the networks of a PyTorch file
     exported/                   a folder with model.safetensors, written by the export command
     adapter/                    a folder with an adapter of the peft library for BERT or RoBERTa
-    bert-base-uncased/          a folder of BERT or RoBERTa of the transformers library
+    bert-base-uncased/          a folder of BERT, RoBERTa, T5, GPT-1 or GPT-2 of the transformers
+                                library
     dinov2-small/               a folder of ViT, ViT-MAE, I-JEPA or DINOv2 (with or without
                                 registers) of the transformers library
 
@@ -58,6 +59,7 @@ from ssl_jax.pretrained import formats, trained_run, weight_files
 from ssl_jax.pretrained.formats import (
     hugging_face,
     hugging_face_config,
+    hugging_face_gpt,
     hugging_face_t5,
     hugging_face_vit_config,
     peft,
@@ -213,11 +215,8 @@ def _load_transformers(
         matched = match(arrays, experiment, folder)
         check_used(unused, experiment, folder)
         return matched.loaded, summary(matched, "t5, ")
-    if is_text and module.causal:
-        raise UserError(
-            f"init_from={folder}: {experiment.config.model.name} is a decoder, which starts from "
-            "runs of this library only"
-        )
+    if is_text and (module.causal or kind in hugging_face_gpt.FAMILIES):
+        return _load_gpt(folder, config, experiment, module, adapter)
     if not is_text and kind in hugging_face_vit_config.FAMILIES:
         return weight_files.load_transformers(folder, config, experiment)
     if not is_text and kind in hugging_face_config.FAMILIES:
@@ -262,6 +261,34 @@ def _load_transformers(
     return matched.loaded, summary(matched, f"{config['model_type']}, ")
 
 
+def _load_gpt(
+    folder: str,
+    config: Mapping[str, Any],
+    experiment: Experiment,
+    module: TextEncoder,
+    adapter: str | None,
+) -> tuple[Loaded, list[str]]:
+    kind, name = config["model_type"], experiment.config.model.name
+    if not module.causal:
+        raise UserError(f"init_from={folder} is a decoder, {kind}; {name} is an encoder")
+    if kind not in hugging_face_gpt.FAMILIES:
+        raise UserError(
+            f"init_from={folder} has model_type {kind!r}; {name} is a decoder, which starts from "
+            f"{' and '.join(hugging_face_gpt.FAMILIES)}"
+        )
+    if adapter is not None:
+        raise UserError(f"init_from={adapter}: adapters of peft are read for encoders only")
+    state = formats.read(weight_files.weights_path(folder))
+    try:
+        arrays, unused = hugging_face_gpt.from_hugging_face(state, config, module)
+    except UserError as error:
+        raise UserError(f"init_from={folder}: {error}") from error
+    matched = match({f"params/{path}": x for path, x in arrays.items()}, experiment, folder)
+    check_used([n for n in unused if n.startswith("transformer.")], experiment, folder)
+    matched.unused.extend(unused)
+    return matched.loaded, summary(matched, f"{kind}, ")
+
+
 def _check_tokens(folder: str, own: Tokenizer) -> None:
     """Raises `UserError` if token ids stand for other tokens than in the pretrained embeddings.
 
@@ -276,7 +303,7 @@ def _check_tokens(folder: str, own: Tokenizer) -> None:
             pretrained = Tokenizer.from_json(path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"init_from: {path} cannot be read: {error}") from error
-    elif os.path.exists(os.path.join(folder, "vocab.txt")):
+    elif any(os.path.exists(os.path.join(folder, name)) for name in ("vocab.txt", "vocab.json")):
         pretrained = load_tokenizer(folder)
     else:
         return

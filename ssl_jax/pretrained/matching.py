@@ -39,7 +39,11 @@ _POSITION_EMBEDDING = "params/encoder/embed/position/embedding"
 _TOKEN_EMBEDDING = "params/encoder/embed/token/embedding"
 MASK_TOKEN = "params/encoder/mask_token"
 # The arrays whose rows are the tokens of the vocabulary.
-_TOKEN_ARRAYS = (_TOKEN_EMBEDDING, "params/token_head/bias")
+_TOKEN_ARRAYS = (
+    _TOKEN_EMBEDDING,
+    "params/encoder/output/embedding",
+    "params/token_head/bias",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -233,6 +233,42 @@ def compare_logits(folder: str, params: Any, module: EncoderDecoder) -> str:
     )
 
 
+def compare_next_tokens(folder: str, params: Any, module: TextEncoder) -> str:
+    """Compares the logits of random texts with those of transformers' GPT-1 or GPT-2.
+
+    Args:
+      folder: the exported model.
+      params: of our decoder.
+      module: our decoder.
+
+    Returns:
+      The result in words.
+
+    Raises:
+      RunError: the logits differ.
+    """
+    reason = missing("torch", "transformers", needed="GPT2LMHeadModel")
+    if reason:
+        return f"not compared with transformers: {reason}"
+    import torch
+    import transformers
+
+    shape = (_COMPARED_TEXTS, min(module.max_length, 64))
+    tokens = np.random.default_rng(0).integers(0, module.vocab_size, shape).astype(np.int32)
+    text = {"tokens": tokens, "segment": np.ones_like(tokens)}
+    text["position"] = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    apply = jax.jit(lambda text: Net(module).apply(params, {}, text, train=False)[0][1]["tokens"])
+    ours = np.asarray(apply(text), np.float32) @ np.asarray(output_table(params), np.float32).T
+    net = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        theirs = net(input_ids=torch.from_numpy(tokens.astype(np.int64))).logits.numpy()
+    difference = check_equal("transformers", folder, "logits", ours, theirs)
+    return (
+        f"compared with transformers on {_COMPARED_TEXTS} random texts: logits differ by "
+        f"{difference:.1g}"
+    )
+
+
 def transformers_tokens(folder: str, text: dict[str, np.ndarray]) -> np.ndarray:
     """The last layer's tokens [n l d] of transformers' encoder in a folder.
 

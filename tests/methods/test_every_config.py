@@ -31,6 +31,7 @@ SAID = {
     "bert.py:pydoc": PYDOC,
     "roberta.py:pydoc": PYDOC,
     "gpt.py:pydoc": PYDOC,
+    "gpt.py:mappings": PYDOC,
     "t5.py:pydoc": PYDOC,
     "word2vec.py:pydoc": PYDOC,
     "distill.py": {"init_from": "runs/teacher"},  # read by the train command only
@@ -40,6 +41,11 @@ SAID = {
     "finetune.py:squad": BERT,
     "finetune.py:conll": BERT,
     "finetune.py:roberta": {**BERT, "model.name": "roberta_base"},
+    "finetune.py:gpt_pydoc": {**PYDOC, "data.num_classes": 10},
+    **{
+        f"finetune.py:gpt_{task}": {"model.name": "gpt1", "model.scan_layers": True}
+        for task in ("cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli")
+    },
     "finetune.py:t5_pydoc": {**PYDOC, "data.num_classes": 10},
     **{
         f"finetune.py:t5_{task}": {"model.name": "t5_base", "model.scan_layers": True}

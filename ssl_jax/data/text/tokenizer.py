@@ -38,6 +38,7 @@ VOCAB_SIZES["words"] = 1_000_000  # at most: `min_count` decides
 _WORD = r"\w+(?:['’-]\w+)*"
 # T5's tokens for missing spans of a text.
 _SENTINEL = re.compile(r"<extra_id_([0-9]+)>")
+_WORD_END = "</w>"  # ends a token of GPT-1 that ends a word
 _CONTINUES = "##"  # begins a WordPiece token that continues a word
 _MAX_ALPHABET = 1000  # characters of a trained WordPiece vocabulary; Wikipedia has many thousands
 _BLANKS = "ĠĊĉč"  # space, newline, tab and carriage return as byte-level BPE writes them
@@ -366,10 +367,10 @@ def load(path: str, *, lowercase: bool | None = None) -> Tokenizer:
     """Reads a tokenizer from the files that are published beside a model.
 
     Args:
-      path: BERT's `vocab.txt`, RoBERTa's or GPT-2's `vocab.json` (its `merges.txt` lies beside it),
-        a `tokenizer.json` of any model, or a folder with one of them. Beside a vocabulary,
-        `tokenizer_config.json` and `added_tokens.json` are read too. A `vocab.txt` without [MASK]
-        gets one behind its last token.
+      path: BERT's `vocab.txt`, RoBERTa's, GPT-2's or GPT-1's `vocab.json` (its `merges.txt` lies
+        beside it), a `tokenizer.json` of any model, or a folder with one of them. Beside a
+        vocabulary, `tokenizer_config.json` and `added_tokens.json` are read too. A `vocab.txt`
+        without [MASK] gets one behind its last token.
       lowercase: of a `vocab.txt`: whether text is lower-cased; default what its
         `tokenizer_config.json` says, else whether no token has a capital letter.
 
@@ -396,8 +397,12 @@ def load(path: str, *, lowercase: bool | None = None) -> Tokenizer:
             if not os.path.isfile(merges):
                 raise UserError(f"tokenizer {path} lacks the file beside it: merges.txt")
             settings = read_settings(path)
-            model = models.BPE(*models.BPE.read_file(path, merges))
-            backend = _bpe(model, add_prefix_space=bool(settings.add_prefix_space))
+            vocab, pairs = models.BPE.read_file(path, merges)
+            if any(token.endswith(_WORD_END) for token in vocab):
+                backend = _bpe_of_words(vocab, pairs)
+            else:
+                model = models.BPE(vocab, pairs)
+                backend = _bpe(model, add_prefix_space=bool(settings.add_prefix_space))
             settings.add_tokens(backend, path)
             return Tokenizer(backend)
         with open(path, encoding="utf-8") as file:
@@ -465,6 +470,16 @@ def _bpe(model: models.BPE, *, add_prefix_space: bool = False) -> tokenizers.Tok
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _bpe_of_words(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    """GPT-1's tokenizer: BPE of the characters of BERT's uncased words, with marked ends."""
+    model = models.BPE(vocab, merges, unk_token="<unk>", end_of_word_suffix=_WORD_END)
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.BPEDecoder(suffix=_WORD_END)
     return backend
 
 
