@@ -4,6 +4,7 @@
     ssl_jax train --config=cpc_images:VARIANT --workdir=runs/cpc_images
 
 Variants:
+  digits            8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
   small_shapes      2048 generated shapes of 32x32, patches of 12 pixels: minutes on two CPU cores
   imagenet          CPC: ResNet-v2-101 without BatchNorm, 7x7 patches of 64, batch 512
   imagenet_v2_r50   CPC v2: ResNet-50 with LayerNorm, 6x6 patches of 80, four directions
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 from ssl_jax.config import base_config
 from ssl_jax.configs import common
 
-VARIANTS = ("small_shapes", "imagenet", "imagenet_v2_r50", "imagenet_v2_r161")
+VARIANTS = ("digits", "small_shapes", "imagenet", "imagenet_v2_r50", "imagenet_v2_r161")
 # What CPC v2 does with each patch (App. A): two primitives of AutoAugment, elastic deformation and
 # shear, colour histogram, the colours of Szegedy et al. 2014, grey, and one of three channels. The
 # paper prints the probabilities.
@@ -46,12 +47,27 @@ def get_config(variant: str = "small_shapes") -> ConfigDict:
     config.method = ConfigDict(dict(name="cpc_images"))
     config.nets.context = ConfigDict(dict(name="pixel_context"))
     {
+        "digits": _digits,
         "small_shapes": _small_shapes,
         "imagenet": _imagenet,
         "imagenet_v2_r50": _imagenet_v2_r50,
         "imagenet_v2_r161": _imagenet_v2_r161,
     }[variant](config)
     return config
+
+
+def _digits(config: ConfigDict) -> None:
+    """5x5 patches of 8 pixels with stride 2, of digits enlarged to 16; predicts 3 and 4 rows ahead.
+
+    At 4 rows, context and target have no pixel in common. Measured (seed 0): 49.8% with one label a
+    class and 83.7% with eight, 44.1 and 80.5 with an untrained encoder, 64.1 and 89.5 with raw
+    pixels: the mean over patches does not tell where in the image a stroke is.
+    """
+    common.digits(config, epochs=60.0, noise_p=0.5)
+    config.model.update(widths=(32, 64, 128), norm="layer")
+    config.method.update(patch_size=8, stride=2, first_step=3, last_step=4)
+    config.nets.context.update(depth=2, dim=64, target_dim=64, scale=0.3)
+    config.views.gaussian_noise.std = 0.1
 
 
 def _small_shapes(config: ConfigDict) -> None:

@@ -5,7 +5,8 @@
     p_k = W_k c,    k rows ahead      predictions of z_{i+k,j}
     loss = mean over k of InfoNCE; negatives are the other patches of all images (`losses.cpc`)
 
-The features of an image are the mean of the latents of its patches.
+The features of an image are the mean of the latents of its patches. A run that starts from the
+encoder (`init_from`), such as fine-tuning with few labels, gives it whole images.
 
 CPC v2 (Henaff et al. 2020) predicts in four directions, each with a context net of its own: the
 grid is turned until the direction points down (`directions`). Each patch is augmented on its own
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
@@ -89,7 +91,7 @@ class CPCImages(EncoderFeatures):
     encoder: Net
     context: Net
     view: OneView
-    patch_recipe: Any = None
+    patch_recipe: Callable[[Array, Array], Array] | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -278,7 +280,9 @@ def _mosaic(cut: Array) -> Array:
     return framed.swapaxes(2, 3).reshape(n, rows * height, columns * width, channels)
 
 
-def _patch_recipe(config: Any, hyper: HyperParameters, channels: int) -> Any:
+def _patch_recipe(
+    config: Any, hyper: HyperParameters, channels: int
+) -> Callable[[Array, Array], Array] | None:
     """The views of a patch, `views.families.patch`; None without.
 
     Raises:
