@@ -66,7 +66,9 @@ class HyperParameters(labelled.HyperParameters):
         "For audio: the labels of frames to learn; None: the class of each window.",
     ] = None
     num_frame_classes: Annotated[
-        int | None, positive, "Number of classes of these labels; it must be set with `frames`."
+        int | None,
+        between(2, 100_000),
+        "Number of classes of these labels; it must be set with `frames`.",
     ] = None
     mix: Annotated[Mixing, "Mixup and cutmix of the images of a batch."] = dataclasses.field(
         default_factory=Mixing

@@ -82,6 +82,7 @@ ACCEPTED = (
     ("none", "data.options.label_key", "texts without labels"),
     ("none", "eval.task.null_threshold", "the best one is looked for"),
     ("empty", "eval.names eval.final_names", "no evaluations"),
+    ("empty", "data.options.targets", "no labels of frames"),
     ("empty", "eval.properties.layers eval.properties.disentanglement", "these are left out"),
     ("empty", "views.ops", "images as they are"),
     ("empty", "model.widths nets.decoder.widths method.hidden_dims",
