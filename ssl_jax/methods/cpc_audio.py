@@ -148,7 +148,6 @@ class CPCAudio(Method):
             positive = jnp.diagonal(scores[:, :, k:], axis1=1, axis2=2)  # (n, p)
             step = {
                 "count": jnp.full(len(p), p.shape[1], jnp.float32),
-                "loss": jnp.sum(jax.nn.logsumexp(scores, axis=2) - positive, axis=1),
                 "hits": jnp.sum(positive >= scores.max(axis=2), axis=1).astype(jnp.float32),
             }
             total = {name: total.get(name, 0.0) + value for name, value in step.items()}
