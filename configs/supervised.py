@@ -25,7 +25,6 @@ Variants:
   linear_mae           the linear probe of MAE, with a ViT-B/16; for a ViT-L/16:
                        --config.model.name=vit_l16
   linear_digits        a linear probe on the encoder of a `digits` variant
-
   speech               the phone of every frame of synthetic speech, by the net of cpc_audio:speech
   speech_speakers      the speaker of every frame
 

@@ -557,3 +557,44 @@ def test_data_without_labels_are_refused():
     spec = dataclasses.replace(data.spec_from_config(config.data), num_classes=None)
     with pytest.raises(UserError, match="digits has no labels to learn from"):
         supervised.make(config, spec, 10)
+
+
+@pytest.mark.slow
+def test_the_loss_of_frames_is_the_mean_over_labelled_frames():
+    experiment, source = build("supervised-frames")
+    method, w = experiment.method, experiment.init_state().weights
+    batch = source.batch(np.arange(0, 52, 13))
+    batch["phone"][0, 5:] = -1
+    views = views_of(method, jax.random.split(jax.random.key(0), 4), batch)
+    loss, aux = loss_and_aux(method, w, views, key=jax.random.key(1), step=0)
+    frames = np.asarray(method.features(w, batch)["frames"], np.float64)
+    head = jax.tree.map(np.float64, w.params["head"])
+    logits = frames @ head["kernel"] + head["bias"]
+    losses = [
+        np.log(np.exp(logits[i, t]).sum()) - logits[i, t, phone]
+        for i, row in enumerate(batch["phone"])
+        for t, phone in enumerate(row)
+        if phone >= 0
+    ]
+    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+    assert aux.weight == len(losses) == 65
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(method__num_frame_classes=None), "set method.num_frame_classes"),
+        (dict(method__projector_layers=1), "projector_layers is 1, but method.frames"),
+        (dict(model__padded=False), "gives 18 frames a window, and the data have 20 labels"),
+    ],
+)
+def test_frames_that_cannot_be_classified_are_one_line(changes, message):
+    config = ROWS["supervised-frames"].load(**changes)
+    with pytest.raises(UserError, match=message):
+        supervised.make(config, data.spec_from_config(config.data), None)
+
+
+def test_data_without_labels_of_frames_are_refused():
+    config = load("digits", **{"method.frames": "phone", "method.num_frame_classes": 12})
+    with pytest.raises(UserError, match="digits has no such labels of frames"):
+        supervised.make(config, data.spec_from_config(config.data), None)
