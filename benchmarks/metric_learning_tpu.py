@@ -27,31 +27,38 @@ from ssl_jax.losses.metric.supcon import supcon
 from ssl_jax.losses.metric.triplet import triplet
 
 Array = jax.Array
-LOSSES: dict[str, Callable[[Array, Array], Array]] = {
-    "nt_xent": lambda z, y: nt_xent(*_views(z), temperature=0.1)[0],
-    "dcl": lambda z, y: nt_xent(*_views(z), temperature=0.1, decoupled=True)[0],
-    "sigmoid": lambda z, y: sigmoid(*_views(z), log_scale=2.3, bias=-10.0)[0],
+# Losses of two views, or of the outputs of two nets: two arrays of half the embeddings.
+TWO_SIDED: dict[str, Callable[[Array, Array], Array]] = {
+    "nt_xent": lambda a, b: nt_xent(a, b, temperature=0.1)[0],
+    "dcl": lambda a, b: nt_xent(a, b, temperature=0.1, decoupled=True)[0],
+    "sigmoid": lambda a, b: sigmoid(a, b, log_scale=2.3, bias=-10.0)[0],
+}
+LABELLED: dict[str, Callable[[Array, Array], Array]] = {
     "supcon": lambda z, y: supcon(z, y, temperature=0.1)[0],
     "pair": lambda z, y: pair(z, y)[0],
     "triplet, all": lambda z, y: triplet(z, y, mining="all")[0],
     "triplet, batch hard": lambda z, y: triplet(z, y)[0],
     "lifted": lambda z, y: lifted_structured(z, y)[0],
 }
-
-
-def _views(z: Array) -> tuple[Array, Array]:
-    return z[: len(z) // 2], z[len(z) // 2 :]
+LOSSES = (*TWO_SIDED, *LABELLED)
 
 
 def batch_loss(name: str, topology: str, embeddings: int) -> hlo.Program:
     """Compiles a loss of a batch."""
     mesh = parallel.make_mesh(devices=tpu.devices(topology))
     rows = parallel.batch_sharding(mesh)
-    z = jax.ShapeDtypeStruct((embeddings, 128), jnp.float32, sharding=rows)
-    y = jax.ShapeDtypeStruct((embeddings,), jnp.int32, sharding=rows)
+    if name in TWO_SIDED:
+        half = jax.ShapeDtypeStruct((embeddings // 2, 128), jnp.float32, sharding=rows)
+        inputs, step = (half, half), jax.value_and_grad(TWO_SIDED[name], (0, 1))
+        outputs = (None, (rows, rows))
+    else:
+        z = jax.ShapeDtypeStruct((embeddings, 128), jnp.float32, sharding=rows)
+        y = jax.ShapeDtypeStruct((embeddings,), jnp.int32, sharding=rows)
+        inputs, step = (z, y), jax.value_and_grad(LABELLED[name])
+        outputs = (None, rows)
     with jax.set_mesh(mesh):
-        step = jax.jit(jax.value_and_grad(LOSSES[name]), out_shardings=(None, rows))
-        return hlo.read(step.lower(z, y).compile())
+        compiled = jax.jit(step, out_shardings=outputs).lower(*inputs).compile()
+        return hlo.read(compiled)
 
 
 def class_loss(topology: str, embeddings: int, num_classes: int) -> hlo.Program:
