@@ -7,8 +7,7 @@ Variants:
   small_shapes  trained on half of the combinations of a shape and a hue, evaluated on the others
 
 The cells of SimCLR, trained on the same images without their labels, also have the scores of raw
-pixels and of the untrained encoder. `epochs` is that of the configs:
---set=epochs=20 makes a quick table.
+pixels and of the untrained encoder.
 """
 
 from ssl_jax.configs import common
@@ -32,7 +31,6 @@ _DATA = {
     "digits": _CLASSES,
     "small_shapes": {**_CLASSES, "data.options.label": "combination"},
 }
-# As many epochs as the losses with labels.
 _SIMCLR = {"epochs": 60.0, "eval.baselines": ("pixels", "untrained")}
 
 
