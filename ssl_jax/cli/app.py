@@ -27,8 +27,8 @@ from ssl_jax.core.errors import RunError, UserError, nearest
 
 # In the order in which --help lists them.
 COMMANDS = (
-    "train", "evaluate", "embed", "generate", "traverse", "interpolate", "export", "sweep",
-    "aot", "prepare_text", "list",
+    "train", "evaluate", "select", "embed", "generate", "traverse", "interpolate", "export",
+    "sweep", "aot", "prepare_text", "list",
 )  # fmt: skip
 TAKES_ARGUMENTS = {"list"}
 _HELP = ("--help", "-h", "-help", "--helpshort", "--helpfull", "help")

@@ -185,14 +185,39 @@ def clusters(
     """
     from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
+    number = len(np.unique(rows.label))
+    assigned = cluster(rows.h, number, starts=starts, seed=seed, devices=devices)
+    return {
+        "nmi": float(normalized_mutual_info_score(rows.label, assigned)),
+        "ami": float(adjusted_mutual_info_score(rows.label, assigned)),
+    }
+
+
+def cluster(
+    h: np.ndarray,
+    number: int,
+    *,
+    starts: int,
+    seed: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> np.ndarray:
+    """Spherical k-means of features.
+
+    Args:
+      h: float [n d].
+      number: of clusters, at most n.
+      starts, seed, devices: as of `clusters`.
+
+    Returns:
+      int32 [n], the cluster of each row.
+    """
     mesh = _batch_mesh(jax.local_devices() if devices is None else devices)
-    x = ranking.unit_rows(rows.h)
+    x = ranking.unit_rows(h)
     padding = -len(x) % mesh.size
     split = NamedSharding(mesh, P("data"))
     padded = jax.device_put(np.pad(x, ((0, padding), (0, 0))), split)
     mask = jax.device_put(np.arange(len(x) + padding) < len(x), split)
-    number = len(np.unique(rows.label))
-    best, assignments = -np.inf, np.zeros(len(x), np.int32)
+    best, assigned = -np.inf, np.zeros(len(x), np.int32)
     for start in range(starts):
         key = jax.random.fold_in(jax.random.key(seed), start)
         with jax.set_mesh(mesh):
@@ -204,11 +229,8 @@ def clusters(
         own = found.assignments[: len(x)]
         fit = float(np.einsum("nd,nd->", x, found.centroids[own], dtype=np.float64))
         if fit > best:
-            best, assignments = fit, own
-    return {
-        "nmi": float(normalized_mutual_info_score(rows.label, assignments)),
-        "ami": float(adjusted_mutual_info_score(rows.label, assignments)),
-    }
+            best, assigned = fit, own
+    return assigned
 
 
 def _batch_mesh(devices: Sequence[jax.Device]) -> jax.sharding.Mesh:

@@ -35,8 +35,9 @@ def test_every_evaluation_by_its_name():
     loaded = evals.load_all(evals.names())
     of_models = [one.name for one in loaded if one.of_model]
     assert of_models == [
-        "analogies", "anomaly", "attentive", "feature_map", "held_out", "iwae", "prompting",
-        "properties", "retrieval", "task", "transformations", "verification", "word_similarity",
+        "analogies", "anomaly", "attentive", "feature_map", "held_out", "iwae", "lidar",
+        "prompting", "properties", "retrieval", "task", "transformations", "verification",
+        "word_similarity",
     ]  # fmt: skip
     chosen = [one.name for one in loaded if not one.of_model and "factors" not in one.needs]
     got = evals.evaluate(chosen, train, test, num_classes=6, config=CONFIG)
@@ -48,6 +49,7 @@ def test_every_evaluation_by_its_name():
         "few_shot/1", "few_shot/1_std", "few_shot/2", "few_shot/2_std",
         "collapse/rankme_h", "collapse/effective_rank_h", "collapse/std_h",
         "collapse/uniformity_h", "active_units/count", "active_units/share",
+        "alpha_req/alpha", "clid/clid", "clid/learnability", "clid/dimension",
     }  # fmt: skip
     assert set(got) == expected
     assert all(type(value) is float and np.isfinite(value) for value in got.values())
