@@ -35,8 +35,8 @@ def test_every_evaluation_by_its_name():
     loaded = evals.load_all(evals.names())
     of_models = [one.name for one in loaded if one.of_model]
     assert of_models == [
-        "analogies", "anomaly", "attentive", "feature_map", "held_out", "iwae", "lidar",
-        "prompting", "properties", "retrieval", "task", "transformations", "verification",
+        "analogies", "anomaly", "attentive", "corruptions", "feature_map", "held_out", "iwae",
+        "lidar", "prompting", "properties", "retrieval", "task", "transformations", "verification",
         "word_similarity",
     ]  # fmt: skip
     chosen = [one.name for one in loaded if not one.of_model and "factors" not in one.needs]
