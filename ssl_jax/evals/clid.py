@@ -85,6 +85,7 @@ def two_nn(h: Float[np.ndarray, "n d"]) -> float:
     Examples with an equal one, whose first distance is 0, are left out; 0 if none is left.
     """
     unit = unit_rows(h).astype(np.float64)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 0.5)
     logs = []
     for first in range(0, len(unit), 1024):
         rows = unit[first : first + 1024]

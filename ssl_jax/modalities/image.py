@@ -83,7 +83,8 @@ class Image(Modality):
     def report(self, prober: Any, encode: Any) -> dict[str, Any]:
         """Images with their features, for the embedding map and the nearest neighbours.
 
-        The images come from the test split or, without labels, from the training split.
+        The images come from the test split or, without labels, from the training split. The
+        projection z is there if `eval.features` names it.
         """
         section = prober.config.eval
         source = prober.test if prober.labelled else prober.train
@@ -92,10 +93,17 @@ class Image(Modality):
         if len(source) > _MAP_POINTS:
             rng = np.random.default_rng(prober.config.seed)
             chosen = np.sort(rng.choice(len(source), _MAP_POINTS, replace=False))
-        features = prober.features(lambda batch: {"h": encode(batch)["h"]}, source, chosen)
+        names = [name for name in ("h", "z") if name == "h" or name in section.features]
+
+        def outputs(batch: Any) -> dict[str, jax.Array]:
+            every = encode(batch)
+            return {name: every[name] for name in names if name in every}
+
+        features = prober.features(outputs, source, chosen)
         return dict(
             pixels=source.batch(features["index"])["image"],
             embedding=features["h"],
+            projected=features.get("z"),
             labels=features["label"] if prober.labelled else None,
             class_names=source.class_names or (),
             split=f"{len(chosen)} images of {prober.dataset}[{split}]",

@@ -25,6 +25,7 @@ class Examples:
     """The examples with finite representations; unlabelled examples have the label -1."""
 
     embedding: np.ndarray  # [n d]
+    projected: np.ndarray | None  # [n d']
     pixels: np.ndarray | None  # [n h w c]
     labels: np.ndarray  # [n]
     num_dropped: int
@@ -36,9 +37,15 @@ class Examples:
             return None
         embedding = np.asarray(inputs.embedding, np.float32)
         finite = np.isfinite(embedding).all(axis=1)
+        projected = inputs.projected
+        if projected is not None:
+            projected = np.asarray(projected, np.float32)
+            finite &= np.isfinite(projected).all(axis=1)
+            projected = projected[finite]
         labels = np.full(len(embedding), -1) if inputs.labels is None else inputs.labels
         pixels = None if inputs.pixels is None else np.asarray(inputs.pixels)[finite]
-        return cls(embedding[finite], pixels, np.asarray(labels)[finite], int((~finite).sum()))
+        dropped = int((~finite).sum())
+        return cls(embedding[finite], projected, pixels, np.asarray(labels)[finite], dropped)
 
     @property
     def labelled(self) -> bool:
@@ -117,10 +124,10 @@ def map_section(inputs: ReportInputs) -> Maps | None:
     labels = examples.labels[points]
     classes = [(inputs.class_name(label), labels == label) for label in coloured]
     spaces = [("h", "Features h of the encoder", examples.embedding[points])]
+    if examples.projected is not None:
+        spaces.append(("z", "Projection z = g(h)", examples.projected[points]))
     if retrieval.is_measured(inputs) and coloured:
-        # The mean of each class is mapped with the points.
-        means = [spaces[0][2][members].mean(axis=0) for _, members in classes if members.any()]
-        spaces[0] = (*spaces[0][:2], np.concatenate([spaces[0][2], means]))
+        spaces = [(name, title, _with_means(x, classes)) for name, title, x in spaces]
     if examples.pixels is not None:
         vectors = maps.pixel_vectors(examples.pixels[points])
         spaces.append(("pixels", "Raw pixels", vectors))
@@ -146,6 +153,12 @@ def map_section(inputs: ReportInputs) -> Maps | None:
             caption += f"; the {len(coloured)} most frequent of {all_classes} classes have a colour"
     legend = tuple(LegendEntry(slot, short(name, 48)) for slot, (name, _) in enumerate(classes))
     return Maps(drawn, caption, examples.dropped, legend)
+
+
+def _with_means(x: np.ndarray, classes: list[tuple[str, np.ndarray]]) -> np.ndarray:
+    """The vectors [n d], and after them the mean of each class that has points."""
+    means = [x[members].mean(axis=0) for _, members in classes if members.any()]
+    return np.concatenate([x, means])
 
 
 def _projection(name: str) -> str:

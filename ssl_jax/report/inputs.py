@@ -39,6 +39,7 @@ class ReportInputs:
       warnings: (step, text) of the collapse monitor; None takes them from the rows.
       pixels: uint8 [n h w c], c = 1 or 3: images of the map and the neighbour gallery.
       embedding: float [n d], their representation h by the trained encoder.
+      projected: float [n d], their projection z = g(h), for a map beside that of h; or None.
       labels: int [n], -1 = none; None where the data have no labels.
       class_names: name of each label; numbers are shown where it is short or empty.
       split: what these images are, with their number, e.g. "360 images of digits[test]".
@@ -65,6 +66,7 @@ class ReportInputs:
     warnings: Sequence[tuple[int, str]] | None = None
     pixels: np.ndarray | None = None
     embedding: np.ndarray | None = None
+    projected: np.ndarray | None = None
     labels: np.ndarray | None = None
     class_names: Sequence[str] = ()
     split: str = ""
@@ -76,8 +78,9 @@ class ReportInputs:
         """Raises ValueError if arrays have a wrong rank or different lengths."""
         self._check_rank("pixels", 4)
         self._check_rank("embedding", 2)
+        self._check_rank("projected", 2)
         self._check_rank("labels", 1)
-        self._check_same_length("pixels", "embedding", "labels")
+        self._check_same_length("pixels", "embedding", "projected", "labels")
         if self.projection not in ("tsne", "umap"):
             raise ValueError(f"projection {self.projection!r} is neither 'tsne' nor 'umap'")
 

@@ -62,6 +62,8 @@ def section(inputs: ReportInputs) -> Retrieval | None:
         return None
     chosen = np.flatnonzero(examples.labels >= 0)
     chosen = np.sort(np.random.default_rng(inputs.seed).permutation(chosen)[: maps.MAX_POINTS])
+    if not len(chosen):
+        return None
     labels = examples.labels[chosen]
     spaces = [("features h", orders(examples.embedding[chosen], labels))]
     if examples.pixels is not None:

@@ -29,6 +29,7 @@ from ssl_jax.core.arrays import Array
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _SIDE = 224  # pixels that lengths are given for
+_POINTS = 41  # across a disc
 _ZOOMS = 8  # that zoom_blur averages
 _EXACT = jax.lax.Precision.HIGHEST
 # Quantisation of the coefficients at quality 50 (ITU-T T.81, tables K.1 and K.2).
@@ -99,11 +100,15 @@ def defocus_blur(key: Array, x: Array, severity: int) -> Array:
 
 
 def disc(radius: float) -> np.ndarray:
-    """A smooth-edged disc whose entries sum to 1, float64 [k k], k odd."""
-    half = int(np.ceil(radius))
-    place = np.arange(-half, half + 1)
-    cover = np.clip(radius + 0.5 - np.hypot(place[:, None], place), 0, 1)
-    return cover / cover.sum()
+    """The mean over a disc of linearly interpolated pixels, as a kernel [k k], k odd.
+
+    Discs of less than a pixel blur, too.
+    """
+    half = int(np.ceil(radius)) + 1
+    place = np.linspace(-radius, radius, _POINTS)
+    inside = np.hypot(place[:, None], place) <= radius * (1 + 1e-9)
+    tent = np.maximum(0, 1 - np.abs(np.arange(-half, half + 1)[:, None] - place))  # (k, points)
+    return np.einsum("yi,xj,ij->yx", tent, tent, inside) / inside.sum()
 
 
 def zoom_blur(key: Array, x: Array, severity: int) -> Array:

@@ -83,6 +83,10 @@ def test_the_section_is_there_with_its_evaluation():
     text = page.render(with_it)
     Page(text)  # nested as it should be, and every id once
     assert 'id="retrieval"' in text and "diamonds: means of classes" in text
+    projected = _inputs({"knn/top1": 0.5}, projected=np.random.default_rng(2).normal(size=(40, 3)))
+    assert [one.title for one in galleries.map_section(projected).maps] == [
+        "Features h of the encoder", "Projection z = g(h)", "Raw pixels",
+    ]  # fmt: skip
     without = _inputs({"knn/top1": 0.5})
     assert retrieval.section(without) is None
     assert "diamonds" not in galleries.map_section(without).caption

@@ -80,14 +80,18 @@ def test_contrast_and_brightness():
 def test_defocus():
     images = _images()
     kernel = corruptions.disc(10 * 28 / 224)
-    assert kernel.sum() == pytest.approx(1) and len(kernel) == 5
+    assert kernel.sum() == pytest.approx(1) and len(kernel) == 7
+    np.testing.assert_allclose(kernel, kernel.T)
+    # Its variance is that of the disc, r^2 / 4, and what linear interpolation adds.
+    variance = (kernel.sum(axis=0) * np.arange(-3, 4) ** 2).sum()
+    assert 1.25**2 / 4 < variance < 1.25**2 / 4 + 0.25
     out = np.asarray(corrupt("defocus_blur", KEYS, images, 5))
     for y, x in ((0, 0), (9, 6), (27, 20)):
         total = 0
-        for dy in range(-2, 3):
-            for dx in range(-2, 3):
+        for dy in range(-3, 4):
+            for dx in range(-3, 4):
                 at = np.clip(y + dy, 0, 27), np.clip(x + dx, 0, 20)
-                total = total + kernel[dy + 2, dx + 2] * images[0][at]
+                total = total + kernel[dy + 3, dx + 3] * images[0][at]
         np.testing.assert_allclose(out[0, y, x], total, atol=1e-5)
 
 
