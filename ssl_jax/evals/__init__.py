@@ -40,6 +40,7 @@ its option `feature` names. Optional in both kinds:
                                          METRICS; required if METRICS has families
     outputs(**options) -> names          further outputs of layers that its options name, which are
                                          checked before a run
+    splits(**options) -> {option: split} further splits of the data that its options name
     FITS = False                         for evaluate_model: it does not use the train split
     LOGGED_AS = "train/"                 training logs the same metrics with this prefix
 """

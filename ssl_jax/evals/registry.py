@@ -93,6 +93,14 @@ class Evaluation:
         return self.module.outputs(**self.options)
 
     @property
+    def other_splits(self) -> dict[str, str]:
+        """Splits that its options name, by config key."""
+        if not hasattr(self.module, "splits"):
+            return {}
+        named = self.module.splits(**self.options)
+        return {f"eval.{self.name}.{option}": split for option, split in named.items()}
+
+    @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(_function(self.module)).parameters
 

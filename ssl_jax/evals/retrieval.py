@@ -124,6 +124,12 @@ def check(known: Known, **options: Any) -> str:
     return f"retrieval: {alone} examples without another of their class are left out as queries"
 
 
+def splits(*, gallery: str | None, gallery_data: str | None, **options: Any) -> dict[str, str]:
+    """The split of the run's data that is searched."""
+    del options
+    return {} if gallery is None or gallery_data is not None else {"gallery": gallery}
+
+
 def measures(
     known: Known, *, ks: Sequence[int], cluster_starts: int, **options: Any
 ) -> tuple[str, ...]:

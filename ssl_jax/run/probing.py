@@ -156,20 +156,22 @@ class Prober:
         fitted = any(evaluation.fits for evaluation in planned)
         if planned and (fitted or decompositions.are_fitted(section.baselines)):
             keys.insert(0, "train_split")
-        keys = [key for key in keys if section[key] is not None]
-        if not keys:
+        named = {f"eval.{key}": section[key] for key in keys if section[key] is not None}
+        for evaluation in planned:
+            named |= evaluation.other_splits
+        if not named:
             return
         missing, splits = data.missing_splits(
-            self._section(section.test_split), [section[key] for key in keys]
+            self._section(section.test_split), list(named.values())
         )
-        for key, names in zip(keys, missing, strict=True):
+        for (key, split), names in zip(named.items(), missing, strict=True):
             if names:
                 part = splits[0]
                 raise UserError(
-                    f"eval.{key} is {section[key]!r}, but {self.dataset} has no split "
+                    f"{key} is {split!r}, but {self.dataset} has no split "
                     f"{names[0]!r}, only {', '.join(splits)}.{nearest(names[0], splits)} Score "
                     f"on a part that is not trained on: data.split='{part}[:90%]' "
-                    f"eval.{key}='{part}[90%:]'"
+                    f"{key}='{part}[90%:]'"
                 )
 
     def _section(self, split: str) -> ConfigDict:

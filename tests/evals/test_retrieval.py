@@ -6,11 +6,15 @@ import jax
 import numpy as np
 import pytest
 
+from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import ranking, retrieval
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.ranking import Rows
+from ssl_jax.experiment.build import Experiment
+from ssl_jax.run.probing import Prober
+from tests.methods.table import ROWS
 
 
 def _rows(seed=0, n=60, d=8, classes=6, noise=1.2, groups=None):
@@ -239,6 +243,19 @@ def test_splits_and_outputs():
     free = run(gallery="gallery", group="none")
     expected = _oracle(test._replace(group=None), labelled._replace(group=None))
     assert free == pytest.approx(_means(expected))
+
+
+def test_a_missing_gallery_is_found_before_the_run():
+    config = ROWS["simclr"].load(
+        data__name="digits", eval__final_names=("retrieval",), eval__retrieval__gallery="galery"
+    )
+    experiment = Experiment.build(config, data.spec_from_config(config.data))
+    prober = Prober(config, experiment.mesh)
+    with pytest.raises(UserError, match="eval.retrieval.gallery is 'galery', but digits has no"):
+        prober.check_splits(experiment.method)
+    with config.unlocked():
+        config.eval.retrieval.gallery = "train"
+    Prober(config, experiment.mesh).check_splits(experiment.method)
 
 
 def test_errors():
