@@ -53,7 +53,7 @@ def main() -> int:
     # Uses all devices of this machine; the run may have used another number.
     experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
     prober = Prober(config, experiment.mesh, options.data, workdir=options.workdir)
-    source = prober.source(options.split)
+    source = prober.source(options.split, "all")
     encoder = trained_run.load_experiment(
         options.workdir, experiment, options.step, weights=options.weights
     )

@@ -49,7 +49,7 @@ def open_run() -> tuple[TrainedRun, data.Source]:
     run = trained_run.load(options.workdir, options.step, weights=options.weights)
     check_decodes(options.workdir, run.experiment.method)
     prober = Prober(config, run.experiment.mesh, options.data, workdir=options.workdir)
-    return run, prober.source(options.split or config.eval.test_split)
+    return run, prober.source(options.split or config.eval.test_split, "all")
 
 
 def check_decodes(workdir: str, method: Method) -> None:
