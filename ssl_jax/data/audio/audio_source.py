@@ -203,6 +203,11 @@ class AudioSource(Source):
     def padding(self, key: str) -> int:
         return 0 if key == "audio" else -1
 
+    def problem_summary(
+        self, done: str = "left out or replaced by the next readable one"
+    ) -> str | None:
+        return super().problem_summary(done)
+
     def notes(self) -> list[str]:
         """`earlier_notes`, and a line if some of `_LOOKED_AT` recordings are silent."""
         silent, looked_at = [], min(len(self.recordings), _LOOKED_AT)
