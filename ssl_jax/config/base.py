@@ -99,7 +99,9 @@ class Data:
 class Mesh:
     data: Annotated[AxisSize, "Devices that split the batch; -1: all that the others leave."] = -1
     fsdp: Annotated[AxisSize, "Devices that split batch, parameters and moments."] = 1
-    tensor: Annotated[AxisSize, "Devices that split the arrays named in rules."] = 1
+    tensor: Annotated[
+        AxisSize, "Devices that split the matrices and heads of transformer layers."
+    ] = 1
     rules: Annotated[
         tuple[tuple[Annotated[str, regex], tuple[str | tuple[str, ...] | None, ...]], ...],
         "((regex of paths, (axis or None, ...)), ...): placements before the default ones.",

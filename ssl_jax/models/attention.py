@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import batch_axes
 from ssl_jax.core.batch_axes import ROWS
@@ -30,6 +31,7 @@ _MAX_HEAD_DIM = 128
 # Splash attention uses square tiles with the largest of these sides that divides the length. "auto"
 # chooses XLA if 512 does not divide the length: for short texts the matrix of a head is small.
 _TILES = (512, 256, 128)
+TENSOR = "tensor"  # axis of the mesh that splits heads
 
 
 def attention(
@@ -96,6 +98,7 @@ def attention(
                 "attention 'splash' has no relative positions; set model.attention to 'xla'"
             )
         return _splash(query, key, value, mask=mask, segment=segment, causal=causal, window=window)
+    query, key, value = (_split_heads(x) for x in (query, key, value))
     if segment is not None:
         same = segment[:, None, :, None] == segment[:, None, None, :]  # (n, 1, t, t)
         mask = same if mask is None else mask & same
@@ -153,8 +156,7 @@ def choose_implementation(
             and lengths[0] == lengths[1]
             and lengths[0] % _TILES[0] == 0
             and query.dtype == jnp.bfloat16
-            and _splits_rows_only()
-            and query.shape[0] % batch_axes.shards() == 0
+            and _fits_mesh(rows=query.shape[0], heads=query.shape[2])
         )
         return "splash" if fits else "xla"
     fits = (
@@ -175,10 +177,26 @@ def _target_device() -> Any:
     return jax.devices()[0]
 
 
-def _splits_rows_only() -> bool:
-    """Whether each device holds whole rows, as a kernel needs that XLA cannot partition."""
+def _split_heads(x: Array) -> Array:
+    """[n t heads d], its heads over the mesh's axis `tensor` if they divide over it.
+
+    Without this, every device of that axis computes all heads: XLA does not find by itself that the
+    columns of the matrix before are split by heads.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return jax.device_count() == 1 if mesh.empty else mesh.shape.get("tensor", 1) == 1
+    size = mesh.shape.get(TENSOR, 1)
+    if size == 1 or TENSOR in mesh.manual_axes or x.shape[2] % size:
+        return x
+    free = P.UNCONSTRAINED
+    return jax.lax.with_sharding_constraint(x, P(free, free, TENSOR, free))
+
+
+def _fits_mesh(*, rows: int, heads: int) -> bool:
+    """Whether rows and heads divide over the devices, which a kernel needs: XLA cannot split it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.device_count() == 1
+    return rows % batch_axes.shards() == 0 and heads % mesh.shape.get(TENSOR, 1) == 0
 
 
 def _capability(device: Any) -> tuple[int, ...]:
@@ -230,7 +248,9 @@ def _splash(
     window: int | None = None,
     interpret: bool = False,
 ) -> Array:
-    """JAX's differentiable TPU kernel, applied to each device's own rows.
+    """JAX's differentiable TPU kernel, applied to each device's own rows and heads.
+
+    The heads are split over the mesh's axis `tensor`, as the products before and after them are.
 
     Args:
       interpret: interpret the kernel, which is slow but needs no TPU.
@@ -247,7 +267,20 @@ def _splash(
     local = functools.partial(
         _splash_local, tile=tile, causal=causal, window=window, interpret=interpret
     )
-    return batch_axes.on_each_device(local, (ROWS,) * 4, ROWS)(query, key, value, segment)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get(TENSOR, 1) == 1:
+        return batch_axes.on_each_device(local, (ROWS,) * 4, ROWS)(query, key, value, segment)
+    rows = batch_axes.batch_axes()
+    heads = P(rows, None, TENSOR)
+    local = jax.shard_map(
+        local,
+        in_specs=(heads, heads, heads, P(rows)),
+        out_specs=heads,
+        # XLA splits a kernel over no axis, not even one of a single device.
+        axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
+        check_vma=False,
+    )
+    return local(query, key, value, segment)
 
 
 def _splash_local(

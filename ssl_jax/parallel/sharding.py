@@ -20,6 +20,11 @@ from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import BASE
 from ssl_jax.core.tree_paths import path_string
 
+# Matrices of transformer layers (Megatron-LM, Shoeybi et al. 2019, Sec. 3). The first of a pair is
+# split by columns and the second by rows over `tensor`, so that a pair communicates once.
+_BY_COLUMNS = re.compile(r"/(attn/qkv|(cross_)?attn/(query|key|value)|mlp/(fc1|gate|w12))/kernel$")
+_BY_ROWS = re.compile(r"/((cross_)?attn/proj|mlp/(fc2|w3))/kernel$")
+
 # A regular expression, and for each dimension an axis of the mesh, several of them, or None.
 Rule = tuple[str, Sequence[str | Sequence[str] | None]]
 
@@ -40,8 +45,9 @@ def state_shardings(
     A rule `(regex, spec)` applies to the first-level entries other than `opt_state`: the first
     whose regex is found in the array's path (`params/encoder/conv1/kernel`, `buffers/queue`)
     decides. Without a match `placement` decides, unless it returns None. Else parameters and the
-    frozen weights of adapters, of at least `min_size` elements, are split along their largest
-    dimension that divides by the mesh's `fsdp` axis, and everything else is replicated.
+    frozen weights of adapters, of at least `min_size` elements, are split over the mesh's `tensor`
+    and `fsdp` axes if they are matrices of transformer layers whose sides divide, the others along
+    their largest dimension that divides by the `fsdp` axis, and everything else is replicated.
 
     A leaf of `opt_state` (momentum, accumulated gradient, averaged parameter; at any nesting of
     transforms) belongs to the parameter whose path ends its own, and is placed like it if also the
@@ -76,7 +82,7 @@ def state_shardings(
         elif placement is not None and (spec := placement(name)) is not None:
             placed[name] = _checked_spec("the method", spec, name, array.shape, mesh)
         elif name.startswith(("params/", f"buffers/{BASE}/")):
-            placed[name] = _fsdp_spec(array.shape, mesh.shape["fsdp"], min_size)
+            placed[name] = _default_spec(name, array.shape, mesh, min_size)
         else:
             placed[name] = P()
     if unused:
@@ -93,6 +99,21 @@ def state_shardings(
         if name not in placed:
             placed[name] = _spec_of_parameter(name, array.shape, parameters)
     return treedef.unflatten(NamedSharding(mesh, placed[name]) for name in arrays)
+
+
+def _default_spec(name: str, shape: tuple[int, ...], mesh: Mesh, min_size: int) -> P:
+    """Where a parameter or a frozen weight is placed that no rule and no method places."""
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    axes: tuple[str, ...] = ()
+    if tensor > 1 and math.prod(shape) >= min_size:
+        if _BY_COLUMNS.search(name):
+            axes = ("fsdp", "tensor")
+        elif _BY_ROWS.search(name):
+            axes = ("tensor", "fsdp")
+    sides = zip(shape[-2:], axes, strict=False)
+    if axes and all(side % mesh.shape[axis] == 0 for side, axis in sides):
+        return P(*([None] * (len(shape) - 2)), *axes)
+    return _fsdp_spec(shape, fsdp, min_size)
 
 
 def _fsdp_spec(shape: tuple[int, ...], shards: int, min_size: int) -> P:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import parallel
+from ssl_jax import hlo, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.hardware import tpu
 from ssl_jax.models import attention as lib
@@ -94,10 +94,17 @@ def test_dropout_thins_the_weights_and_keeps_their_mean():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("devices", "causal", "window"),
-    [(1, False, None), (2, False, None), (1, True, None), (2, True, None), (1, True, 50)],
+    ("devices", "tensor", "causal", "window"),
+    [
+        (1, 1, False, None),
+        (2, 1, False, None),
+        (2, 2, False, None),
+        (1, 1, True, None),
+        (4, 2, True, None),
+        (1, 1, True, 50),
+    ],
 )
-def test_the_tpu_kernel_equals_xla_in_value_and_gradient(devices, causal, window):
+def test_the_tpu_kernel_equals_xla_in_value_and_gradient(devices, tensor, causal, window):
     """Interpreted, in float32; two tiles, of two texts and padding."""
     rng = np.random.default_rng(0)
     q, k, v, weight = rng.normal(size=(4, 2, 256, 2, 8)).astype(np.float32)
@@ -111,7 +118,7 @@ def test_the_tpu_kernel_equals_xla_in_value_and_gradient(devices, causal, window
             y = attention(q, k, v, **options, implementation="xla")
         return jnp.sum(jnp.where(segment[..., None, None] > 0, y * weight, 0))
 
-    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    mesh = parallel.make_mesh(tensor=tensor, devices=jax.devices()[:devices])
     with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
         patch.setattr(lib, "_TILES", (128,))
         got, expected = (
@@ -121,6 +128,23 @@ def test_the_tpu_kernel_equals_xla_in_value_and_gradient(devices, causal, window
     np.testing.assert_allclose(got[0], expected[0], rtol=1e-4)
     for a, b in zip(got[1], expected[1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_each_device_of_the_axis_tensor_computes_its_own_heads():
+    """Also if the arrays arrive whole, as the columns of queries, keys and values do."""
+    rng = np.random.default_rng(0)
+    q, k, v = rng.normal(size=(3, 2, 64, 4, 16)).astype(np.float32)
+    compiled, results = {}, {}
+    for tensor in (1, 4):
+        mesh = parallel.make_mesh(tensor=tensor, devices=jax.devices()[:tensor])
+        whole = parallel.replicated(mesh)
+        with jax.set_mesh(mesh):
+            program = jax.jit(attention, in_shardings=whole, out_shardings=whole)
+            compiled[tensor] = hlo.read(program.lower(q, k, v).compile()).flops
+            results[tensor] = program(*jax.device_put((q, k, v), whole))
+    np.testing.assert_allclose(results[4], results[1], rtol=1e-5, atol=1e-6)
+    assert compiled[1] >= 4 * 2 * 64 * 64 * 4 * 16  # two products of 2 rows
+    assert compiled[4] <= compiled[1] / 4 * 1.05
 
 
 def test_what_the_tpu_kernel_cannot_do_is_said():
@@ -206,7 +230,8 @@ def test_the_fused_kernel_runs_where_it_can(changes, expected):
     ("mesh", "changes", "expected"),
     [
         ({"data": 8}, {}, "splash"),
-        ({"data": 4, "tensor": 2}, {}, "xla"),  # heads may be split
+        ({"data": 4, "tensor": 2}, {}, "splash"),
+        ({"tensor": 8}, {}, "xla"),  # 12 heads
         (None, {}, "xla"),  # eight devices, and no word of how rows are split over them
         ({"data": 8}, {"masked": True}, "xla"),
         ({"data": 8}, {"segmented": False}, "xla"),

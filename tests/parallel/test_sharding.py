@@ -128,6 +128,34 @@ def test_small_and_indivisible_parameters_stay_whole():
     assert specs["big"].spec == P()
 
 
+@pytest.mark.parametrize("scanned", [(), (3,)])
+def test_layers_of_transformers_are_split_by_columns_and_rows(scanned):
+    mesh = parallel.make_mesh(fsdp=2, tensor=4)
+    shapes = {
+        "attn/qkv": (64, 192), "attn/proj": (64, 64), "mlp/fc1": (64, 256), "mlp/fc2": (256, 64),
+        "cross_attn/query": (64, 48), "cross_attn/key": (64, 48), "cross_attn/proj": (48, 64),
+        "mlp/w12": (64, 344), "mlp/w3": (172, 64), "patch_embed/proj": (48, 64),
+    }  # fmt: skip
+    by_columns, by_rows = ("fsdp", "tensor"), ("tensor", "fsdp")
+    expected = dict.fromkeys(shapes, by_columns)
+    expected |= dict.fromkeys(("attn/proj", "mlp/fc2", "cross_attn/proj", "mlp/w3"), by_rows)
+    params = {
+        f"layers/{name}": {"kernel": jnp.zeros((*scanned, *shape))}
+        for name, shape in shapes.items()
+    }
+    specs = parallel.state_shardings({"params": {"encoder": params}}, mesh, min_size=1)["params"]
+    found = {name: specs["encoder"][f"layers/{name}"]["kernel"].spec for name in shapes}
+    whole = [None] * len(scanned)
+    assert found.pop("patch_embed/proj") == P(*whole, None, "fsdp")  # no pair of matrices
+    for name, spec in found.items():
+        assert spec == P(*whole, *expected[name]), name
+    # Sides that do not divide over the axis, and a mesh without it.
+    odd = {"params": {"attn": {"qkv": {"kernel": jnp.zeros((64, 198))}}}}
+    for other in (mesh, parallel.make_mesh(fsdp=2)):
+        placed = parallel.state_shardings(odd, other, min_size=1)["params"]["attn"]["qkv"]
+        assert placed["kernel"].spec == P(None, "fsdp")
+
+
 def test_rules():
     mesh = parallel.make_mesh(fsdp=2, tensor=2)
     abstract = jax.eval_shape(make_init(OPTIMIZERS["sgd"]), jax.random.PRNGKey(0))
