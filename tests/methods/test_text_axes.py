@@ -19,12 +19,16 @@ RULES = (
 )
 
 
+# Wide enough that its matrices are worth splitting.
+WIDE = {"t5": dict(model__head_dim=48, model__hidden_dim=192)}
+
+
 def one_step(row, mesh, rules=()):
     """Metrics and parameters after a step of descent, whose difference is the gradient."""
     config = table.ROWS[row].load(
         model__dim=96, model__num_heads=4, optimizer__name="sgd", optimizer__base_lr=1.0,
         optimizer__warmup_epochs=0, optimizer__weight_decay=0.0, optimizer__clip__norm=0.0,
-        optimizer__schedule="constant", mesh__rules=rules,
+        optimizer__schedule="constant", mesh__rules=rules, **WIDE.get(row, {}),
     )  # fmt: skip
     source = data.from_config(config.data, seed=config.seed)
     experiment = Experiment.build(config, source.spec, mesh)
