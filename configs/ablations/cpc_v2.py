@@ -46,7 +46,7 @@ def _steps(variant: str) -> list[dict]:
          "views.random_resized_crop.scale": ((260 / 300) ** 2,) * 2, "method.first_step": 3,
          "method.last_step": 3}
         if large
-        else {"method.patch_size": 12, "method.stride": 5, "method.last_step": 3},
+        else {"method.patch_size": 16, "method.first_step": 3},
         {
             "views.families.patch.ops": cpc_images.PATCH_OPS,
             **{
@@ -59,7 +59,7 @@ def _steps(variant: str) -> list[dict]:
     if large:
         steps[0] |= {"method.grey": True}
     else:
-        steps[0] |= {"method.patch_size": 8, "method.stride": 4, "method.last_step": 4}
+        steps[0] |= {"method.patch_size": 8, "method.first_step": 2}
     return steps
 
 

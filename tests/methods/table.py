@@ -63,6 +63,7 @@ CPC_IMAGES = {
     "model.widths": (4, 8),
     "method.patch_size": 8,
     "method.stride": 4,
+    "views.families.patch.ops": ("drop_channels",),
     "method.first_step": 1,
     "method.last_step": 2,
     "nets.context.depth": 1,
