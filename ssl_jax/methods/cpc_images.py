@@ -235,11 +235,14 @@ class CPCImages(EncoderFeatures):
         known = turned.reshape(n, q, *turned.shape[3:])[:, : q - p]
         shown = jnp.concatenate([known, candidates[best]], axis=1).reshape(turned.shape)
         shown = jnp.rot90(shown, -_TURNS[direction], axes=(1, 2))
-        pictures = [_mosaic(cut) for cut in (self._augmented(keys, plain), plain, shown)]
+        columns = {"patches": plain, f"predicted {direction}, {k} ahead": shown}
+        if self.patch_recipe is not None:
+            columns = {"augmented patches": self._augmented(keys, plain), **columns}
+        pictures = [_mosaic(cut) for cut in columns.values()]
         item = Images(
             jnp.clip(jnp.stack(pictures, axis=1), 0, 1),
             inputs=images,
-            columns=("augmented patches", "patches", f"predicted {direction}, {k} ahead"),
+            columns=tuple(columns),
             note="A predicted patch is the one with the highest score among all of these images.",
         )
         return {"Patches and predictions": item}
