@@ -100,7 +100,7 @@ def _small_shapes(config: ConfigDict) -> None:
         )
     )
     config.optimizer.update(base_lr=3e-3, warmup_epochs=2.0)
-    config.eval.few_shot.shots = (1, 8, 32, 128)  # with 8 labels of a shape all are near chance
+    config.eval.few_shot.update(shots=(1, 8, 32, 128), draws=5)  # with 8 all are near chance
 
 
 def _photos(config: ConfigDict, *, size: int, epochs: float | None) -> None:
