@@ -15,11 +15,13 @@ from ssl_jax.config.fields import regex
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.core.tree_paths import by_path
+from ssl_jax.models.transformer_layers import PREFIX
 
 PyTree = Any
 
 # The entries of parameters that are adapters: of a dense layer, of the embeddings of a text.
-LORA, PROMPT = "lora", "prompt"
+LORA, PROMPT = "lora", PREFIX
+OnUse = Callable[[str, bool], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +65,12 @@ class Adapters(abc.ABC):
         """
 
     @abc.abstractmethod
-    def active(self, on_use: Callable[[str], None] | None = None) -> AbstractContextManager[None]:
+    def active(self, on_use: OnUse | None = None) -> AbstractContextManager[None]:
         """Layers that are applied inside use their adapters.
 
         Args:
-          on_use: called with the path of each adapted layer in its net.
+          on_use: called with the path of each adapted layer in its net, and whether all that the
+            options ask for could be done there: without a random key, nothing is dropped.
         """
 
     @abc.abstractmethod

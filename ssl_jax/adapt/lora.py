@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssl_jax.adapt import adapters
-from ssl_jax.adapt.adapters import LORA, Adapters, net_and_groups
+from ssl_jax.adapt.adapters import LORA, Adapters, OnUse, net_and_groups
 from ssl_jax.config.fields import below_one, not_empty, positive
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec, Method
@@ -90,7 +90,7 @@ class Lora(Adapters):
         return flax.traverse_util.unflatten_dict(arrays, sep="/")
 
     @contextlib.contextmanager
-    def active(self, on_use: Callable[[str], None] | None = None) -> Iterator[None]:
+    def active(self, on_use: OnUse | None = None) -> Iterator[None]:
         add = functools.partial(
             _add_update, scale=self.hyper.scale, dropout=self.hyper.dropout, on_use=on_use
         )
@@ -241,7 +241,7 @@ def _add_update(
     *,
     scale: float,
     dropout: float,
-    on_use: Callable[[str], None] | None,
+    on_use: OnUse | None,
 ) -> Any:
     """Interceptor of Linen modules: adds the update to the output of an adapted dense layer."""
     module, outputs = context.module, apply(*args, **kwargs)
@@ -249,7 +249,7 @@ def _add_update(
     if not is_call or not module.has_variable("params", LORA):
         return outputs
     if on_use is not None:
-        on_use("/".join(module.path))
+        on_use("/".join(module.path), not dropout or module.has_rng("dropout"))
     x = args[0].astype(outputs.dtype)
     if dropout and module.has_rng("dropout"):
         kept = jax.random.bernoulli(module.make_rng("dropout"), 1 - dropout, x.shape)

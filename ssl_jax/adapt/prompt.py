@@ -8,7 +8,8 @@ outputs of the net at their places are cut off, and the mean over the tokens lea
 encoders they stand behind the first token, so that this one stays the first. They begin as the
 embeddings of random tokens (section 3.2).
 
-A row of several texts has the vectors in its first text only.
+A row of several texts has the vectors in its first text only. Where text is generated, they are in
+front of the prompt and of what is cached.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssl_jax.adapt import adapters
-from ssl_jax.adapt.adapters import PROMPT, Adapters, net_and_groups
+from ssl_jax.adapt.adapters import PROMPT, Adapters, OnUse, net_and_groups
 from ssl_jax.config.fields import positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.models.transformer import TextEncoder, mean_over_text
-from ssl_jax.models.transformer_layers import Embeddings, Text
+from ssl_jax.models.transformer_layers import CACHE, Embeddings, Text
 
 Array = jax.Array
 PyTree = Any
@@ -59,7 +60,7 @@ class Prompt(Adapters):
         return {net: {_EMBEDDINGS: {PROMPT: jnp.asarray(table)[rows]}}}
 
     @contextlib.contextmanager
-    def active(self, on_use: Callable[[str], None] | None = None) -> Iterator[None]:
+    def active(self, on_use: OnUse | None = None) -> Iterator[None]:
         with nn.intercept_methods(functools.partial(_intercept, on_use=on_use)):
             yield
 
@@ -98,7 +99,7 @@ def _intercept(
     kwargs: dict[str, Any],
     context: Any,
     *,
-    on_use: Callable[[str], None] | None,
+    on_use: OnUse | None,
 ) -> Any:
     """Interceptor of Linen modules: adds the vectors to texts, and cuts the outputs."""
     module = context.module
@@ -113,9 +114,12 @@ def _intercept(
         )
     if isinstance(module, nn.Embed) and module.name == "token":
         embeddings = module.parent
-        if isinstance(embeddings, Embeddings) and embeddings.has_variable("params", PROMPT):
+        has_prompt = isinstance(embeddings, Embeddings) and embeddings.has_variable(
+            "params", PROMPT
+        )
+        if has_prompt and not _goes_on(embeddings.parent):
             if on_use is not None:
-                on_use("/".join(embeddings.path))
+                on_use("/".join(embeddings.path), True)
             prompt = embeddings.get_variable("params", PROMPT)
             first = _first(embeddings.parent)
             x = apply(*args, **kwargs)
@@ -128,6 +132,11 @@ def _prompt_of(module: TextEncoder) -> Array | None:
     return (embeddings or {}).get(PROMPT)
 
 
+def _goes_on(module: TextEncoder) -> bool:
+    """Whether the text is the continuation of a cached one, which has the vectors."""
+    return bool(module.cache_length) and bool(module.variables.get(CACHE))
+
+
 def _first(module: TextEncoder) -> int:
     """The place of the first vector."""
     return 0 if module.causal else 1
@@ -137,9 +146,9 @@ def _apply(
     module: TextEncoder, prompt: Array, apply: Callable[..., Any], args: Any, kwargs: Any
 ) -> Any:
     """The outputs of the encoder at the tokens of the text."""
-    if module.cache_length:
-        raise UserError("text cannot be generated with a soft prompt (adapt.name=prompt)")
     text, first, length = args[0], _first(module), len(prompt)
+    if _goes_on(module):
+        return apply({**text, "position": text["position"] + length}, *args[1:], **kwargs)
     _, out = apply(with_places(text, first, length), *args[1:], **kwargs)
     out = {
         name: jnp.concatenate([x[:, :first], x[:, first + length :]], axis=1) if x.ndim == 3 else x

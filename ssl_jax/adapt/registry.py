@@ -11,6 +11,7 @@ from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec, Method
 
 ADAPTERS = {"lora": lora, "prompt": prompt}
+_HINT = f"the keys of adapt depend on adapt.name; set it first: {' or '.join(ADAPTERS)}"
 _NAME = fields.Key(str | None, None, "Adapters: lora or prompt; None: none.")
 
 
@@ -21,7 +22,7 @@ def declaration(name: str | None) -> fields.Section:
       UserError: there are no adapters of this name.
     """
     if name is None:
-        return fields.Section({"name": _NAME})
+        return fields.Section({"name": _NAME}, hint=_HINT)
     if name not in ADAPTERS:
         raise UserError(
             f"adapt.name is {name!r}; adapters: {', '.join(ADAPTERS)}.{nearest(name, ADAPTERS)}"

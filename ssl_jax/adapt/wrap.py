@@ -185,20 +185,29 @@ def _path_without_adapters(path: str) -> str:
 
 def _check_used(method: Method, spec: DataSpec) -> None:
     """Raises `UserError` if the method does not apply a layer with adapters as a dense layer."""
-    used: set[str] = set()
+    used: dict[str, bool] = {}
+
+    def note(path: str, whole: bool) -> None:
+        used[path] = used.get(path, False) or whole
 
     def encode(key: Array, batch: Batch) -> PyTree:
         params, buffers = method.init(key, batch)
         w = joined(method, Weights(params, buffers, select(params, method.ema_filter)))
         step, keys = jnp.zeros((), jnp.int32), jax.random.split(key, 2)
         views = method.views(keys, batch, key=key, step=step)
-        with method.adapters.active(used.add):
+        with method.adapters.active(note):
             return method.encode(w, views, key=key, step=step)[0]
 
     jax.eval_shape(encode, jax.random.key(0), spec.batch(2))
     net = method.adapters.hyper.net
     for path, _ in method.adapters.layers:
-        if path.removeprefix(f"{net}/") not in used:
+        own = path.removeprefix(f"{net}/")
+        if used.get(own) is False:
+            raise UserError(
+                f"adapt.dropout is {method.adapters.hyper.dropout}, and {method.title} gives "
+                f"{path} no random key, so that nothing would be dropped; set adapt.dropout=0"
+            )
+        if own not in used:
             raise UserError(
                 f"adapt.name={method.adapters.name}: {method.title} does not apply {path} in the "
                 "way that these adapters need; leave it out of adapt.targets"

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from ssl_jax.models.encoder_decoder import EncoderDecoder
 from ssl_jax.models.transformer import TextEncoder, output_table
-from ssl_jax.models.transformer_layers import CACHE
+from ssl_jax.models.transformer_layers import CACHE, PREFIX
 
 Array = jax.Array
 
@@ -93,7 +93,8 @@ def generate(
     """
     n, width = prompts.shape
     count = sampling.max_new_tokens
-    cached = module.clone(cache_length=width + count, remat="none")
+    prefix = len(params["embed"].get(PREFIX, ()))  # vectors that are in front of every text
+    cached = module.clone(cache_length=prefix + width + count, remat="none")
 
     def forward(cache: Any, tokens: Array, position: Array) -> tuple[Array, Any]:
         text = {"tokens": tokens, "position": position, "segment": jnp.ones_like(tokens)}

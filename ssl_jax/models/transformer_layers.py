@@ -28,6 +28,7 @@ ACTIVATIONS = {
 }
 STD = 0.02  # of matrices and embeddings at initialisation
 CACHE = "cache"  # the collection of cached keys and values
+PREFIX = "prompt"  # of the embeddings' parameters: vectors in front of a text, if there are any
 
 
 def kernel_init(truncated: bool = True, std: float = STD) -> Any:

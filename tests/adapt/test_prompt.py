@@ -12,6 +12,8 @@ from ssl_jax.adapt.prompt import HyperParameters, Prompt
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import BASE
 from ssl_jax.core.tree_paths import by_path, join
+from ssl_jax.models import decoding
+from ssl_jax.models.decoding import Sampling
 from tests.adapt.nets import TEXT, text_net
 from tests.methods.test_methods import build, run
 
@@ -48,6 +50,30 @@ def test_vectors_that_are_embeddings_of_tokens_act_as_these_tokens(causal, pool)
     }
     np.testing.assert_allclose(h, pooled[pool], atol=2e-6)
     assert out["layer1"].shape == (1, 5, 8)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_text_is_generated_behind_the_vectors(scan):
+    """As behind these tokens, with the cache of keys and values."""
+    net = text_net(causal=True, scan_layers=scan, max_length=16)
+    params, _ = jax.jit(lambda: net.init(jax.random.key(0), TEXT))()
+    params = jax.tree.map(lambda x: 20 * x, params)
+    vectors = params["embed"]["token"]["embedding"][jnp.array(TOKENS)]
+    own = Prompt(HyperParameters(length=3), (), frozenset())
+    prompts, lengths = jnp.array([[2, 7, 1], [3, 0, 0]]), jnp.array([3, 1])
+    keys = jax.random.split(jax.random.key(1), 2)
+    greedy = Sampling(max_new_tokens=5, temperature=0.0)
+    write = functools.partial(decoding.generate, net.module, keys=keys, sampling=greedy, end=99)
+    with own.active():
+        got = jax.jit(lambda p: write(p, prompts, lengths))(
+            join(params, {"embed": {"prompt": vectors}})
+        )
+    behind = jnp.concatenate([jnp.tile(jnp.array(TOKENS), (2, 1)), prompts], axis=1)
+    expected = jax.jit(lambda p: write(p, behind, lengths + 3))(params)
+    np.testing.assert_array_equal(got.tokens, expected.tokens)
+    np.testing.assert_allclose(got.log_probabilities, expected.log_probabilities, atol=1e-4)
+    alone = jax.jit(lambda p: write(p, prompts, lengths))(params)
+    assert np.any(np.asarray(alone.log_probabilities) != np.asarray(got.log_probabilities))
 
 
 def test_only_the_first_text_of_a_row_moves_on():

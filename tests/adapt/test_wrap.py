@@ -106,6 +106,16 @@ def test_frozen_weights_are_placed_like_parameters():
         ("supervised-text", {"name": "lorra"}, "adapters: lora, prompt. Did you mean 'lora'"),
         ("supervised-text", {"rank": 0}, "adapt.rank is 0; use a"),
         ("supervised-text", {"dropout": 1.0}, "adapt.dropout is 1.0; use a"),
+        (
+            "simclr",
+            {"net": "projector", "targets": ("all",), "rank": 1, "dropout": 0.5},
+            "adapt.dropout is 0.5, and SimCLR gives projector/.* no random key",
+        ),
+        (
+            "supervised-text",
+            {"name": None, "rank": 8},
+            "adapt.rank yet; the keys of adapt depend on adapt.name; set it first: lora or prompt",
+        ),
         ("supervised-text", {"rnk": 2}, "adapt.rnk"),
         ("supervised-text", {"train": "("}, "adapt.train is '\\('"),
         ("supervised-text", {"train": "abc"}, "'abc', which is found in no path of the param"),

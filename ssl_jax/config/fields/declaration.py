@@ -51,11 +51,14 @@ class Section:
       keys: by name.
       make: called with all keys as keyword arguments; returns what `read` returns.
       others: type of keys that `keys` does not name; None where there are none.
+      hint: what to do about a key that there is not, for its message; "": nothing but to use one of
+        `keys`.
     """
 
     keys: Mapping[str, Key]
     make: Callable[..., Any] = dict
     others: Any = None
+    hint: str = ""
 
     def replace(self, **declarations: Any) -> Section:
         """A copy in which some keys are sections with these declarations."""

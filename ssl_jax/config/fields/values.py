@@ -76,6 +76,8 @@ def key_of(declared: Section, name: str, path: str) -> Key:
         return declared.keys[name]
     if declared.others is not None:
         return Key(declared.others)
+    if declared.hint:
+        raise UserError(f"there is no config key {path} yet; {declared.hint}")
     names = ", ".join(sorted(declared.keys)) or "none"
     raise UserError(
         f"unknown config key {path}; known keys: {names}.{nearest(name, declared.keys)}"
