@@ -37,7 +37,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Without negatives": ("byol", "simsiam", "barlow_twins", "vicreg", "lejepa"),
     "Teachers and clusters": ("dino", "ibot", "dinov2", "swav", "deepcluster_v2"),
-    "Masked images": ("mae", "ijepa"),
+    "Masked images and pixels": ("mae", "ijepa", "image_gpt"),
     "Autoencoders": (
         "autoencoder", "denoising_autoencoder", "stacked_denoising_autoencoder", "vae",
     ),

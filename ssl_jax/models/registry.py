@@ -19,6 +19,7 @@ from ssl_jax.models.conv_gru import conv_gru
 from ssl_jax.models.convnet import convnet
 from ssl_jax.models.functional import Net
 from ssl_jax.models.grid_nets import vit_decoder, vit_predictor
+from ssl_jax.models.image_gpt import IMAGE_GPTS
 from ssl_jax.models.inpainting import (
     inpainting_decoder,
     inpainting_discriminator,
@@ -58,6 +59,7 @@ ENCODERS = {
     **TEXT_ENCODERS,
     **TEXT_DECODERS,
     **ENCODER_DECODERS,
+    **IMAGE_GPTS,
     "word_vectors": word_vectors,
     "conv_gru": conv_gru,
 }

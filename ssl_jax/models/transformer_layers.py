@@ -25,6 +25,7 @@ Text = Mapping[str, Array]
 ACTIVATIONS = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "gelu_sigmoid": lambda x: x * nn.sigmoid(1.702 * x),  # Image GPT
 }
 STD = 0.02  # of matrices and embeddings at initialisation
 CACHE = "cache"  # the collection of cached keys and values
@@ -52,7 +53,7 @@ class SelfAttention(nn.Module):
       dropout: dropout rate of the attention weights.
       implementation: see `ssl_jax.models.attention`.
       dtype: dtype of activations and arithmetic.
-      truncated, output_std: initialisation of the matrices, see `Layer`.
+      truncated, output_std, bias, qkv_std: the matrices, see `Layer`.
       window: number of keys a query of a banded layer attends to, itself included.
       cache_length: positions of the cache; 0: no cache.
     """
@@ -66,6 +67,8 @@ class SelfAttention(nn.Module):
     output_std: float = STD
     window: int | None = None
     cache_length: int = 0
+    bias: bool = True
+    qkv_std: float = STD
 
     @nn.compact
     def __call__(
@@ -76,8 +79,8 @@ class SelfAttention(nn.Module):
         banded: Array | float | None = None,
     ) -> Array:
         n, t, dim = x.shape
-        dense = functools.partial(nn.Dense, dtype=self.dtype)
-        init = kernel_init(self.truncated)
+        dense = functools.partial(nn.Dense, use_bias=self.bias, dtype=self.dtype)
+        init = kernel_init(self.truncated, self.qkv_std)
         qkv = dense(3 * dim, kernel_init=init, name="qkv")(x).reshape(n, t, 3, self.num_heads, -1)
         q, k, v = (qkv[:, :, i] for i in range(3))  # (n, t, heads, d)
         if self.cache_length:
@@ -132,10 +135,11 @@ class FeedForward(nn.Module):
     dtype: Any
     truncated: bool = True
     output_std: float = STD
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        dense = functools.partial(nn.Dense, dtype=self.dtype)
+        dense = functools.partial(nn.Dense, use_bias=self.bias, dtype=self.dtype)
         init = kernel_init(self.truncated)
         y = dense(self.hidden_dim, kernel_init=init, name="fc1")(x)
         init = kernel_init(self.truncated, self.output_std)
@@ -156,6 +160,9 @@ class Layer(nn.Module):
       output_std: standard deviation of the last matrix of each branch.
       window: keys that a query of a banded layer attends to; None: no layer is banded.
       cache_length: positions of the cache of keys and values; 0: no cache.
+      bias: whether the matrices have biases.
+      qkv_std: standard deviation of the matrices of query, key and value.
+      mlp_output_std: that of the last matrix of the MLP; None: `output_std`.
     """
 
     num_heads: int
@@ -174,6 +181,9 @@ class Layer(nn.Module):
     output_std: float = STD
     window: int | None = None
     cache_length: int = 0
+    bias: bool = True
+    qkv_std: float = STD
+    mlp_output_std: float | None = None
 
     @nn.compact
     def __call__(
@@ -204,6 +214,8 @@ class Layer(nn.Module):
             self.output_std,
             self.window,
             self.cache_length,
+            self.bias,
+            self.qkv_std,
             name="attn",
         )
         mlp = FeedForward(
@@ -211,7 +223,8 @@ class Layer(nn.Module):
             self.activation,
             self.dtype,
             self.truncated,
-            self.output_std,
+            self.output_std if self.mlp_output_std is None else self.mlp_output_std,
+            self.bias,
             name="mlp",
         )
         drop = nn.Dropout(self.dropout, deterministic=not self.train)

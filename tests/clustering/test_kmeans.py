@@ -107,3 +107,62 @@ def test_no_array_has_a_column_for_each_cluster_and_a_row_for_each_example():
     )
     used = program.compile().memory_analysis().temp_size_in_bytes
     assert used < 4096 * 256 * 4 / 4, used
+
+
+def points(n=64, d=3):
+    return np.random.default_rng(2).normal(size=(n, d)).astype(np.float32)
+
+
+@pytest.mark.parametrize("chunk", [4096, 24])
+def test_euclidean_updates_match_the_oracle(chunk):
+    x, key = points(), jax.random.key(1)
+    mask = np.arange(64) < 60
+    first = np.asarray(
+        clustering.kmeans(x, mask, key=key, num_clusters=6, iterations=0).centroids, np.float64
+    )
+    assert all(np.any(np.all(np.float32(row) == x[:60], axis=1)) for row in first)
+    got = clustering.kmeans(x, mask, key=key, num_clusters=6, iterations=5, chunk=chunk)
+    centroids = first.copy()
+    for _ in range(5):
+        near = np.square(np.float64(x[:60])[:, None] - centroids).sum(-1).argmin(axis=1)
+        for k in range(6):
+            if (near == k).any():
+                centroids[k] = x[:60][near == k].mean(axis=0)
+    near = np.square(np.float64(x[:60])[:, None] - centroids).sum(-1).argmin(axis=1)
+    np.testing.assert_allclose(got.centroids, centroids, atol=1e-5)
+    np.testing.assert_array_equal(got.assignments, [*near, -1, -1, -1, -1])
+    np.testing.assert_array_equal(clustering.nearest(x[:60], got.centroids), near)
+
+
+def test_first_centroids_are_different_rows_drawn_by_squared_distance():
+    """Most rows are equal; of three places the far one is drawn as its distance says."""
+    x = np.repeat(np.array([[0.0], [1.0], [3.0]], np.float32), [60, 2, 2], axis=0)
+    drawn = [
+        np.sort(clustering.kmeans(x, np.ones(64, bool), key=key, num_clusters=3, iterations=0)
+                .centroids.ravel())
+        for key in jax.random.split(jax.random.key(0), 20)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(drawn, np.tile([0.0, 1.0, 3.0], (20, 1)))
+    second = jax.vmap(
+        lambda key: clustering.kmeans(
+            x, jnp.ones(64, bool), key=key, num_clusters=2, iterations=0
+        ).centroids.ravel()
+    )(jax.random.split(jax.random.key(1), 2000))
+    from_zero = np.asarray(second)[np.asarray(second)[:, 0] == 0, 1]
+    np.testing.assert_allclose((from_zero == 3).mean(), 0.9, atol=0.03)  # 9 of 9 + 1
+    # More clusters than places: nothing breaks.
+    many = clustering.kmeans(x, np.ones(64, bool), key=jax.random.key(2), num_clusters=5)
+    assert set(np.unique(many.centroids)) == {0.0, 1.0, 3.0}
+
+
+def test_euclidean_clusters_do_not_depend_on_the_number_of_devices():
+    x, mask, key = points(), np.ones(64, bool), jax.random.key(4)
+    one = clustering.kmeans(x, mask, key=key, num_clusters=6)
+    mesh = parallel.make_mesh(devices=jax.devices()[:8])
+    with jax.set_mesh(mesh):
+        rows = NamedSharding(mesh, P(("data", "fsdp")))
+        split = clustering.kmeans(
+            jax.device_put(x, rows), jax.device_put(mask, rows), key=key, num_clusters=6
+        )
+    np.testing.assert_allclose(one.centroids, split.centroids, atol=1e-6)
+    np.testing.assert_array_equal(one.assignments, split.assignments)

@@ -855,6 +855,42 @@ ROWS = {
         },
         embeds=False,
     ),
+    "image-gpt": Row(
+        "image_gpt.py:digits",
+        {
+            **_QUICK,
+            "views.ops": ("center_crop",),
+            "views.center_crop.size": 6,
+            "views.center_crop.fraction": 1.0,
+            "model.dim": 16,
+            "model.depth": 2,
+            "model.num_heads": 2,
+            "method.num_colors": 8,
+            "method.palette_pixels": 4,
+            "method.chunk_size": 50,
+            "eval.features": ("h",),
+        },
+        untrained=("encoder/(?!output/)",),  # in the first step: the table of the logits is 0
+        embeds=False,
+    ),
+    "image-gpt-bert": Row(
+        "image_gpt.py:digits",
+        {
+            **_QUICK,
+            "views.ops": ("center_crop",),
+            "views.center_crop.size": 6,
+            "views.center_crop.fraction": 1.0,
+            "model.dim": 16,
+            "model.depth": 1,
+            "model.num_heads": 2,
+            "method.objective": "bert",
+            "method.num_colors": 8,
+            "eval.features": ("h",),
+        },
+        untrained=("encoder/(?!output/)",),
+        embeds=False,
+        slow=True,
+    ),
     "t5": Row(
         "t5.py:pydoc",
         {

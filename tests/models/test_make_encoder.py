@@ -21,7 +21,7 @@ def test_every_encoder_keeps_the_contract(name):
     options = {"vocab_size": 50} if name == "word_vectors" else {}  # it has no published size
     net = make_encoder(name, dtype="bfloat16", **options)
     x = jax.ShapeDtypeStruct((2, 112, 112, 3), jnp.float32)  # patches of 8, 14 and 16 tile it
-    if is_text := name.startswith(("bert", "roberta", "gpt", "t5", "word_vectors")):
+    if is_text := name.startswith(("bert", "roberta", "gpt", "t5", "image_gpt", "word_vectors")):
         tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32)
         x = dict(tokens=tokens, segment=tokens, position=tokens)
     if is_audio := name == "conv_gru":
