@@ -31,7 +31,7 @@ from ssl_jax.core.items import Item, TokenVectors
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base import encoder_decoder
-from ssl_jax.methods.base.encoder_decoder import EncoderDecoderMethod, make_net
+from ssl_jax.methods.base.encoder_decoder import SHOWN, EncoderDecoderMethod, make_net
 from ssl_jax.views.span_corruption import Corrupted, corrupt_spans, corrupted_lengths, span_counts
 
 
@@ -96,15 +96,17 @@ class T5(EncoderDecoderMethod):
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         """The missing spans as the model writes them, and neighbours of words."""
-        corrupted = self._corrupt(keys, batch)
+        beginning = {name: batch[name][:, :SHOWN] for name in ("tokens", "segment")}
+        corrupted = self._corrupt(keys, beginning)
         filled = self.answered(
             w,
             keys,
             corrupted.inputs,
             corrupted.input_lengths,
             count=corrupted.targets.shape[1],
-            note="Spans of texts that the model was not trained on are missing. It writes them, "
-            "each after the token that stands for it, with the most likely token at every step.",
+            note="Spans of the beginnings of texts that the model was not trained on are missing. It "
+            "writes them, each after the token that stands for it, with the most likely token at "
+            "every step.",
         )
         table = w.params["encoder"]["embed"]["token"]["embedding"]
         return {"Missing spans": filled, "Neighbours of words": TokenVectors(table)}

@@ -23,6 +23,8 @@ from ssl_jax.models.text_models import ENCODER_DECODERS
 from ssl_jax.models.transformer import output_table
 from ssl_jax.views.span_corruption import shifted
 
+SHOWN = 48  # tokens of an input on the report page
+
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
@@ -153,11 +155,15 @@ class EncoderDecoderMethod(Generative):
     def answered(
         self, w: Weights, keys: Array, tokens: Array, lengths: Array, *, count: int, note: str
     ) -> Passages:
-        """Inputs [n l] with what the model writes for them, at most `count` tokens."""
+        """Inputs [n l] with what the model writes for them, at most `count` tokens.
+
+        Of long inputs the page shows the first tokens.
+        """
         greedy = Sampling(max_new_tokens=count, temperature=0.0)
         written = self.generate(w, tokens, lengths, keys, sampling=greedy)
+        lengths = jnp.minimum(lengths, SHOWN)
+        tokens = jnp.pad(tokens[:, :SHOWN], ((0, 0), (0, count)))
         place = lengths[:, None] + jnp.arange(count)
-        tokens = jnp.pad(tokens, ((0, 0), (0, count)))
         tokens = tokens.at[jnp.arange(len(tokens))[:, None], place].set(written.tokens)
         return Passages(tokens, lengths + written.lengths, prompt_lengths=lengths, note=note)
 
