@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from ssl_jax import clustering
 from ssl_jax.config.fields import between, not_negative, open_fraction
+from ssl_jax.core.batch_axes import ROWS, WHOLE, on_each_device
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.items import Images, Item
 from ssl_jax.core.layer_outputs import LayerOutput
@@ -309,7 +310,11 @@ class ImageGptMethod(Method):
 def quantize(images: Array, palette: Array) -> Array:
     """The nearest colour of each pixel in raster order: [n h w c] and [k c] to int32 [n h w]."""
     pixels = images.reshape(len(images), -1, images.shape[-1]).astype(jnp.float32)
-    return jax.lax.map(lambda x: clustering.nearest(x, palette), pixels)
+
+    def local(pixels: Array, palette: Array) -> Array:  # image by image: [n l k] is large
+        return jax.lax.map(lambda x: clustering.nearest(x, palette), pixels)
+
+    return on_each_device(local, (ROWS, WHOLE), ROWS)(pixels, palette)
 
 
 def dequantize(colors: Array, palette: Array) -> Array:

@@ -104,9 +104,9 @@ class T5(EncoderDecoderMethod):
             corrupted.inputs,
             corrupted.input_lengths,
             count=corrupted.targets.shape[1],
-            note="Spans of the beginnings of texts that the model was not trained on are missing. It "
-            "writes them, each after the token that stands for it, with the most likely token at "
-            "every step.",
+            note="Spans of the beginnings of texts that the model was not trained on are missing. "
+            "It writes them, each after the token that stands for it, with the most likely token "
+            "at every step.",
         )
         table = w.params["encoder"]["embed"]["token"]["embedding"]
         return {"Missing spans": filled, "Neighbours of words": TokenVectors(table)}
