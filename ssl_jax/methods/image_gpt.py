@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from ssl_jax import clustering
 from ssl_jax.config.fields import between, not_negative, open_fraction
-from ssl_jax.core.batch_axes import ROWS, WHOLE, on_each_device
+from ssl_jax.core.batch_axes import ROWS, WHOLE, on_each_device, shards
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.items import Images, Item
 from ssl_jax.core.layer_outputs import LayerOutput
@@ -314,6 +314,8 @@ def quantize(images: Array, palette: Array) -> Array:
     def local(pixels: Array, palette: Array) -> Array:  # image by image: [n l k] is large
         return jax.lax.map(lambda x: clustering.nearest(x, palette), pixels)
 
+    if len(pixels) % shards():  # a few images for the report page
+        return local(pixels, palette)
     return on_each_device(local, (ROWS, WHOLE), ROWS)(pixels, palette)
 
 
