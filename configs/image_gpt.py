@@ -53,12 +53,8 @@ def _digits(config: ConfigDict) -> None:
 def _cifar10(config: ConfigDict) -> None:
     """Sec. 3.4 on the images of CIFAR-10 alone."""
     common.cifar10(config, batch_size=128, epochs=100.0)
-    _whole_images(config)
+    config.views = ConfigDict(dict(ops=()))
     _paper(config, "small")
-
-
-def _whole_images(config: ConfigDict) -> None:
-    config.views = ConfigDict(dict(ops=("center_crop",), center_crop=dict(size=32, fraction=1.0)))
 
 
 def _imagenet(config: ConfigDict, size: str) -> None:

@@ -308,7 +308,7 @@ class ImageGptMethod(Method):
 
 
 def quantize(images: Array, palette: Array) -> Array:
-    """The nearest colour of each pixel in raster order: [n h w c] and [k c] to int32 [n h w]."""
+    """The nearest colour of each pixel in raster order: [n h w c] and [k c] to int32 [n l]."""
     pixels = images.reshape(len(images), -1, images.shape[-1]).astype(jnp.float32)
 
     def local(pixels: Array, palette: Array) -> Array:  # image by image: [n l k] is large
