@@ -58,8 +58,9 @@ _WRITTEN = 32  # tokens of a written answer at most
 
 
 def applies(method: Method, spec: DataSpec) -> bool:
-    """Whether the method continues texts."""
-    return isinstance(method, Generative) and spec.vocabulary is not None
+    """Whether the method continues texts; an encoder-decoder answers them instead."""
+    is_decoder = isinstance(method, Generative) and not method.separate_prompt
+    return is_decoder and spec.vocabulary is not None
 
 
 class Asked(NamedTuple):
