@@ -75,6 +75,10 @@ def _small_shapes(config: ConfigDict) -> None:
 
     The colours of shape and ground are those of all patches of an image, and would be enough to
     tell images apart. So each patch has its own hue and one of its channels.
+
+    Measured after 15 epochs (seed 0 only, ten draws of the labels): 25.6% with 32 labels of a shape
+    and 30.9% with 128, where the untrained encoder has 19.7 and 24.0. With 8 labels 19.3 and 18.3:
+    not told from each other, nor from chance (16.7).
     """
     common.small_shapes(config, epochs=18.0)
     config.batch_size = 64
