@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from ssl_jax.core import batch_axes
 from ssl_jax.core.arrays import Array
 from ssl_jax.losses.contrastive import unit_length
 from ssl_jax.losses.metric import strips
@@ -44,25 +45,42 @@ def n_pair(
     """
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
     z = unit_length(z) if l2_normalize else z
-    classes = strips.members(labels)
-    anchor = (classes.rank == 0) & (classes.size > 1)
-    positive = (classes.rank == 1) & (classes.size > 1)
+    labels = jnp.asarray(labels)
+    first, second, valid = _pairs(labels)
+    anchors, positives = z[first], z[second]
 
     def terms(rows: Side, columns: Side) -> tuple[Array, Array]:
-        s = similarity(rows.z, columns.z)
-        candidate = columns.extra["positive"][None, :]
-        own = (rows.label[:, None] == columns.label[None, :]) & candidate
+        s = similarity(rows.z, columns.extra["positive"])
+        own = rows.position[:, None] == columns.position[None, :]
         target = jnp.where(own, s, 0).sum(1)
+        candidate = (columns.label != strips.UNLABELLED)[None, :]
         others = jnp.where(candidate & ~own, s, MASKED)
         # softplus(lse - s) is -log softmax at the positive, without cancellation near 0.
         each = jax.nn.softplus(jax.nn.logsumexp(others, axis=1) - target)
-        return jnp.where(rows.extra["anchor"], each, 0), target > others.max(1)
+        return each, target > others.max(1)
 
-    each, nearest = strips.per_anchor(terms, z, labels, anchor=anchor, positive=positive)
-    pairs = jnp.sum(anchor, dtype=each.dtype)
-    loss = share(each.sum(), pairs)
+    pair_labels = jnp.where(valid, labels[first], strips.UNLABELLED)
+    each, nearest = strips.per_anchor(terms, anchors, pair_labels, positive=positives)
+    pairs = jnp.sum(valid, dtype=each.dtype)
+    loss = share(jnp.sum(jnp.where(valid, each, 0)), pairs)
     if l2_weight:
-        square = jnp.sum(jnp.square(z), axis=1)
-        loss += l2_weight * share(jnp.sum(jnp.where(anchor | positive, square, 0)), 2 * pairs)
-    hits = jnp.sum(nearest & anchor, dtype=each.dtype)
+        square = jnp.sum(jnp.square(anchors) + jnp.square(positives), axis=1)
+        loss += l2_weight * share(jnp.sum(jnp.where(valid, square, 0)), 2 * pairs)
+    hits = jnp.sum(nearest & valid, dtype=each.dtype)
     return loss, {"pair_accuracy": share(hits, pairs), "pairs": pairs}
+
+
+def _pairs(labels: Array) -> tuple[Array, Array, Array]:
+    """The first two examples of each class: (first, second, whether the row is a pair), [m].
+
+    m is half of the batch, rounded up to a number that the devices divide.
+    """
+    shards = batch_axes.shards()
+    rows = -(-len(labels) // (2 * shards)) * shards
+    classes = strips.members(labels)
+    is_first = (classes.rank == 0) & (classes.size > 1)
+    (first,) = jnp.nonzero(is_first, size=rows, fill_value=-1)
+    valid = first >= 0
+    first = jnp.where(valid, first, 0)
+    last = len(labels) - 1
+    return first, classes.order[jnp.minimum(classes.start[first] + 1, last)], valid
