@@ -1,4 +1,4 @@
-"""Fine-tuning a pretrained BERT, RoBERTa or T5 on labelled text
+"""Fine-tuning a pretrained BERT, RoBERTa, GPT or T5 on labelled text
 
     ssl_jax train --config=finetune:pydoc --config.init_from=runs/bert \
         --workdir=runs/finetuned
@@ -13,6 +13,8 @@ Variants:
   squad, squad2    question answering by BERT's recipe: SQuAD 1.1, and 2.0 with unanswerable
                    questions
   conll            named entities by BERT's recipe
+  gpt_pydoc        the task of pydoc by a GPT (--config.init_from=runs/gpt), as GPT-1 was fine-tuned
+  gpt_TASK         GPT-1's recipe for the same tasks of GLUE, except stsb
   t5_pydoc         the task of pydoc by a T5, which writes the names of the classes
   t5_TASK          T5's recipe for the same tasks of GLUE, except stsb
 
@@ -62,6 +64,8 @@ VARIANTS = (
     "squad",
     "squad2",
     "conll",
+    "gpt_pydoc",
+    *(f"gpt_{task}" for task in GLUE if task != "stsb"),
     "t5_pydoc",
     *(f"t5_{task}" for task in GLUE if task != "stsb"),
 )
@@ -88,6 +92,7 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
         "squad": lambda: _squad(config),
         "squad2": lambda: _squad2(config),
         "conll": lambda: _conll(config),
+        "gpt": lambda: _gpt(config, task),
         "t5": lambda: _t5(config, task),
     }[family]()
     return config
@@ -103,6 +108,20 @@ def _pydoc(config: ConfigDict) -> None:
     _optimizer(config, 3e-4)
     config.optimizer.schedule = "linear"
     config.eval.update(baselines=("majority", "tf_idf"), batch_size=256)
+
+
+def _gpt(config: ConfigDict, task: str) -> None:
+    """Radford et al. 2018, Sec. 4.1: rate 6.25e-5, batch 32, 3 epochs, a warm-up of 0.2%."""
+    if task == "pydoc":
+        _pydoc(config)
+        config.model.name = "gpt2_tiny"
+        config.data.options.update(vocab_size=1024, sequence_length=128)
+    else:
+        _glue(config, task)
+        _optimizer(config, 6.25e-5, warmup=0.002)
+        config.optimizer.update(bias_correction=True, eps=1e-8)
+    config.method.lm_weight = 0.5
+    config.model.update(pool="last", dropout=0.1, attention_dropout=0.1)
 
 
 def _csv(config: ConfigDict) -> None:

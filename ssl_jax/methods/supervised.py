@@ -15,7 +15,8 @@ Started from a pretrained run (`config.init_from`) it is
 - fine-tuning of all parameters: SimCLR, Chen et al. 2020, App. B.5; with `projector_layers`, from
   the middle of the projection head: SimCLR v2, Chen et al. 2020, section 3.2; with `mix` and
   layer-wise learning rates: MAE, He et al. 2022, App. A.1; for text: BERT, Devlin et al. 2018,
-  section 4.1, and RoBERTa;
+  section 4.1, and RoBERTa; of decoders on the last token, with the loss of the next token beside
+  (`lm_weight`): GPT-1, Radford et al. 2018, section 3.2;
 - with `freeze_encoder` a linear probe with augmentation, with `normalize_head` MAE's.
 """
 
@@ -26,17 +27,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
-from ssl_jax.config.fields import below_one, between, positive
+from ssl_jax.config.fields import below_one, between, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
+from ssl_jax.losses import token_cross_entropy
 from ssl_jax.losses.classification import cross_entropy
 from ssl_jax.methods.base import labelled
 from ssl_jax.methods.base.labelled import Labelled, check_task, make_parts
 from ssl_jax.methods.base.one_recording import frames_of, make_one_recording
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.models.options import MAX_LAYERS
+from ssl_jax.models.transformer import output_table
 from ssl_jax.views.mixing import Mixing, mix
+from ssl_jax.views.next_token import next_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,10 @@ class HyperParameters(labelled.HyperParameters):
         between(2, 100_000),
         "Number of classes of these labels; it must be set with `frames`.",
     ] = None
+    lm_weight: Annotated[
+        float, not_negative,
+        "Of decoders: weight of the loss of the next tokens of the texts; GPT-1: 0.5.",
+    ] = 0.0  # fmt: skip
     mix: Annotated[Mixing, "Mixup and cutmix of the images of a batch."] = dataclasses.field(
         default_factory=Mixing
     )
@@ -94,6 +102,26 @@ class Supervised(Labelled):
         labels = {"partner": mixed.partner, "share": mixed.share}
         return {**views, "x": mixed.images, **labels}
 
+    def encode(
+        self, w: Weights, views: PyTree, *, key: Array, step: Array
+    ) -> tuple[PyTree, PyTree]:
+        if not self.hyper.lm_weight:
+            return super().encode(w, views, key=key, step=step)
+        (h, logits, out), updates = self.classifier.apply_with_outputs(
+            w.params, w.buffers, views["x"], train=True, key=key
+        )
+        losses = self._next_token_loss(w.params, out["tokens"], views["x"])
+        return {"h": h, **self.score(logits, views), "lm_loss": losses}, updates
+
+    @staticmethod
+    def _next_token_loss(params: PyTree, tokens: Array, text: PyTree) -> Array:
+        """The mean loss of the next tokens of each text [n]; special tokens count, as in GPT-1."""
+        targets = next_tokens(text)
+        is_target = (targets >= 0).astype(jnp.float32)
+        table = output_table(params["encoder"])
+        losses, _ = token_cross_entropy(tokens, table, None, jnp.maximum(targets, 0))
+        return jnp.sum(is_target * losses, axis=1) / jnp.maximum(is_target.sum(axis=1), 1)
+
     def score(self, outputs: Array, views: PyTree) -> dict[str, Array]:
         return {"logits": outputs, **{name: x for name, x in views.items() if name != "x"}}
 
@@ -107,7 +135,12 @@ class Supervised(Labelled):
             label_smoothing=self.hyper.label_smoothing,
             mixed=(encoded["partner"], encoded["share"]) if self.hyper.mix.on else None,
         )
-        num_labelled = jnp.sum(labels >= 0, dtype=jnp.float32)
+        is_labelled = (labels >= 0).astype(jnp.float32)
+        num_labelled = is_labelled.sum()
+        if self.hyper.lm_weight:
+            lm_loss = jnp.sum(is_labelled * encoded["lm_loss"]) / jnp.maximum(num_labelled, 1)
+            loss = loss + self.hyper.lm_weight * lm_loss
+            metrics = {**metrics, "lm_loss": lm_loss}
         return loss, Aux(w.buffers, metrics, {"h": encoded["h"]}, num_labelled)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
@@ -132,6 +165,8 @@ class Supervised(Labelled):
         lines = [("loss", f"cross-entropy of the labelled examples{smoothing}")]
         if hyper.frames is not None:
             lines.append(("labels", f"the {hyper.frames} of each frame"))
+        if hyper.lm_weight:
+            lines.append(("loss", f"and {hyper.lm_weight:g} times that of the next tokens"))
         if hyper.mix.on:
             lines.append(("mixing", str(hyper.mix)))
         if hyper.projector_layers:
@@ -166,6 +201,8 @@ def make(config: Any, spec: DataSpec, length: Length) -> Supervised:
         zero_init=hyper.zero_init_head,
         normalize=hyper.normalize_head,
     )
+    if hyper.lm_weight:
+        _check_decoder(config, parts["classifier"].encoder.module, hyper)
     return Supervised(**parts)
 
 
@@ -195,6 +232,20 @@ def _check_frames(config: Any, spec: DataSpec, hyper: HyperParameters) -> None:
         raise UserError(
             f"the encoder gives {frames} frames a window, and the data have {labels} labels; set "
             "model.padded=True, and data.options.frame to the product of model.strides"
+        )
+
+
+def _check_decoder(config: Any, module: Any, hyper: HyperParameters) -> None:
+    """Raises `UserError` if there are no next tokens to learn."""
+    if not getattr(module, "causal", False):
+        raise UserError(
+            f"method.lm_weight is {hyper.lm_weight}, and model {config.model.name} does not "
+            "predict the next token; leave it unset, or use a decoder such as gpt2"
+        )
+    if hyper.freeze_encoder:
+        raise UserError(
+            "method.lm_weight trains the decoder, which method.freeze_encoder=True freezes; set "
+            "one of them only"
         )
 
 

@@ -83,6 +83,22 @@ class Classifier:
 
         With `frozen` only `norm` is in training mode.
         """
+        (h, logits, _), updates = self.apply_with_outputs(
+            params, buffers, x, train=train, key=key, frozen=frozen
+        )
+        return (h, logits), updates
+
+    def apply_with_outputs(
+        self,
+        params: PyTree,
+        buffers: PyTree,
+        x: Any,
+        *,
+        train: bool,
+        key: Array | None = None,
+        frozen: bool = False,
+    ) -> tuple[tuple[Array, Array, dict[str, Array]], PyTree]:
+        """As `apply`, with all outputs of the encoder: ((h, logits, outputs), changed entries)."""
         train, train_norm = train and not frozen, train
         (h, out), encoder = self.encoder.apply(
             params["encoder"], buffers["encoder"], x, train=train, key=key
@@ -99,7 +115,7 @@ class Classifier:
             updates = {**updates, "norm": norm} if train_norm else updates
         head_key = None if key is None else jax.random.fold_in(key, 1)
         logits, _ = self.head.apply(params["head"], {}, features, train=train, key=head_key)
-        return (h.astype(jnp.float32), logits), updates
+        return (h.astype(jnp.float32), logits, out), updates
 
 
 def make_classifier(

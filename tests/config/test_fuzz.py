@@ -40,7 +40,7 @@ ACCEPTED = (
     ("huge", "method.temperature method.*_temperature method.margin method.beta method.free_nats "
              "method.noise_std method.epsilon method.covariance method.invariance method.variance "
              "method.off_diagonal_weight method.proximal method.patch_weight method.overlap_weight "
-             "method.koleo_weight method.l1 model.norm_eps model.layer_scale "
+             "method.koleo_weight method.l1 method.lm_weight model.norm_eps model.layer_scale "
              "model.position_std adapt.alpha method.z_weight",
      "temperatures, weights and scales of losses and layers, as above"),
     ("negative", "method.second_margin", "then the negatives' distances may be smaller"),
@@ -106,8 +106,8 @@ def sources():
         for variant in module.VARIANTS:
             config = config_lib.load(f"{name}:{variant}")
             if config.model.get("name") == "init_from":  # of a pretrained run, and there is none
-                is_t5 = config.method.name == "text_to_text"
-                config.model.name = "t5_tiny" if is_t5 else "bert_tiny"
+                names = {"gpt": "gpt2_tiny", "t5": "t5_tiny"}
+                config.model.name = names.get(variant.partition("_")[0], "bert_tiny")
             if config.method.name == "distill":
                 config.init_from = TEACHER
             # As if they had been read.

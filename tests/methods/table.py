@@ -929,6 +929,16 @@ ROWS = {
         embeds=False,
         slow=True,
     ),
+    "supervised-gpt": Row(
+        "finetune.py:gpt_pydoc",
+        {
+            **{key: value for key, value in LABELLED.items() if key != "model.name"},
+            "data.name": f"csv:{labelled_texts.path('reviews.csv')}",
+            "data.options": ConfigDict(dict(tokenizer="bpe", vocab_size=300, sequence_length=32)),
+        },
+        embeds=False,
+        slow=True,
+    ),
     "text-to-text": Row(
         "finetune.py:t5_pydoc",
         {
