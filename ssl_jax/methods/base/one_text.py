@@ -92,7 +92,7 @@ def make_one_text(config: Any, spec: DataSpec) -> tuple[OneText, Net, dict[str, 
     check_length(spec, encoder.module)
     view = OneText(encoder.module, spec.vocabulary.mask if is_decoder else None)
     row = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in spec.batch(1).items()}
-    return view, encoder, view.evaluate(row)
+    return view, encoder, text_inputs(encoder.module, row)
 
 
 def check_text_model(config: Any, spec: DataSpec) -> None:
