@@ -117,7 +117,10 @@ def _gpt(config: ConfigDict, task: str) -> None:
         config.model.name = "gpt2_tiny"
         config.data.options.update(vocab_size=1024, sequence_length=128)
     else:
-        _glue(config, task)
+        config.batch_size = 32
+        config.epochs = 3.0
+        config.dtype = "bfloat16"
+        _glue_data(config, task)
         _optimizer(config, 6.25e-5, warmup=0.002)
         config.optimizer.update(bias_correction=True, eps=1e-8)
     config.method.lm_weight = 0.5
