@@ -244,7 +244,11 @@ def test_evaluations_that_configs_add_are_averaged_too(tmp_path, capsys):
 
 
 # Of ablations without images: the variants that are the paper's.
-PAPERS = {"glue": ("bert_base",), "roberta_data_steps": ("paper", "finetune")}
+PAPERS = {
+    "cpc_audio": ("librispeech",),
+    "glue": ("bert_base",),
+    "roberta_data_steps": ("paper", "finetune"),
+}
 
 
 def test_published_settings_are_cells_of_the_papers_variant():
