@@ -57,7 +57,11 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 and 8x8, in patches of 2. Its scores were not measured."""
+    """Affine views of 16x16 and 8x8, in patches of 2.
+
+    Does not learn more than the untrained encoder has (one seed): 37.1 with one label a class
+    (37.5), kNN 71.0 (66.0), linear 93.6 (93.9). Raw pixels have 64.1, 95.8 and 96.4.
+    """
     common.digits_multi_crop(config)
     common.small_masked_vit(config, patch_size=2)
 
