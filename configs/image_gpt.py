@@ -31,7 +31,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
     common.check_variant("image_gpt", variant, VARIANTS)
     config = base_config()
-    config.method = ConfigDict(dict(name="image_gpt"))
+    config.method = ConfigDict(dict(name="image_gpt", objective="ar"))
     {"digits": _digits, "cifar10": _cifar10}.get(variant, lambda c: _imagenet(c, variant))(config)
     config.checkpoint.update(best_metric="eval/held_out/loss", best_mode="min")
     return config

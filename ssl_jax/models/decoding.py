@@ -93,7 +93,7 @@ def generate(
     """
     n, width = prompts.shape
     count = sampling.max_new_tokens
-    prefix = len(params["embed"].get(PREFIX, ()))  # vectors that are in front of every text
+    prefix = len(params.get("embed", {}).get(PREFIX, ()))  # vectors that are in front of every text
     cached = module.clone(cache_length=prefix + width + count, remat="none")
 
     def forward(cache: Any, tokens: Array, position: Array) -> tuple[Array, Any]:
