@@ -90,7 +90,8 @@ def _mappings(config: ConfigDict) -> None:
     )
     config.model.update(
         name="gpt2_tiny", dim=64, depth=2, num_heads=2, mlp_ratio=1.0, max_length=25, dropout=0.0,
-        position_std=0.04,  # heads that look back by one token are found sooner
+        # With the 0.02 of the paper, two of three seeds do not learn from the lines before.
+        init_std=0.1, position_std=0.04,
     )  # fmt: skip
     config.batch_size = 64
     config.epochs = 6.0

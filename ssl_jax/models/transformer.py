@@ -75,6 +75,7 @@ class TextEncoder(nn.Module):
       across_texts: tokens attend to all texts of their row, and positions count through the row.
       tied: the table of token embeddings is the table of the output too; else "output" is another.
       truncated: draw initial values from truncated normal distributions.
+      init_std: standard deviation of the initial matrices and token embeddings.
       position_std: standard deviation of the initial position embeddings.
       scale_residual: divide the initial values of each branch's last matrix by sqrt(2 depth).
       dropout: dropout rate of the embeddings and of every branch.
@@ -107,6 +108,7 @@ class TextEncoder(nn.Module):
     across_texts: bool = False
     tied: bool = True
     truncated: bool = True
+    init_std: float = STD
     position_std: float = STD
     scale_residual: bool = False
     dropout: float = 0.1
@@ -156,6 +158,7 @@ class TextEncoder(nn.Module):
             dtype=self.dtype,
             truncated=self.truncated,
             position_std=self.position_std,
+            std=self.init_std,
             name="embed",
         )(text["tokens"], position, text.get("type"))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -166,9 +169,9 @@ class TextEncoder(nn.Module):
             x = make_norm(self.norm, self.norm_eps, self.dtype, name="norm")(x)
         out["tokens"] = x
         if not self.tied:
-            OutputTable(self.vocab_size, self.dim, self.truncated, name="output")()
+            OutputTable(self.vocab_size, self.dim, self.truncated, self.init_std, name="output")()
         if self.pooler:
-            init = kernel_init(self.truncated)
+            init = kernel_init(self.truncated, self.init_std)
             dense = nn.Dense(self.dim, kernel_init=init, dtype=self.dtype, name="pooler")
             out["pooler"] = jnp.tanh(dense(x[:, 0]).astype(jnp.float32))
         out["h"] = self._pooled(x, text["segment"], out)
@@ -179,7 +182,9 @@ class TextEncoder(nn.Module):
                  "attention_dropout", "attention", "dtype", "pre_norm", "causal", "norm",
                  "truncated", "window", "cache_length")  # fmt: skip
         fields = {name: getattr(self, name) for name in names} | {"train": train}
-        fields["output_std"] = STD / (2 * self.depth) ** 0.5 if self.scale_residual else STD
+        std = self.init_std
+        fields |= {"qkv_std": std, "hidden_std": std}
+        fields["output_std"] = std / (2 * self.depth) ** 0.5 if self.scale_residual else std
         return run_layers(
             Layer,
             fields,
@@ -320,6 +325,13 @@ def text_decoder(
         not_architecture,
         "Attend to all texts of a row (GPT-3); False: each text is apart, from position 0.",
     ] = True,
+    init_std: Annotated[
+        float,
+        positive,
+        not_architecture,
+        "Standard deviation of initial matrices and token embeddings; small nets learn sooner from "
+        "about dim^-0.5.",
+    ] = STD,
     position_std: Annotated[
         float, positive, not_architecture, "Standard deviation of initial position embeddings."
     ] = 0.01,
@@ -364,6 +376,7 @@ def text_decoder(
         across_texts=across_texts,
         tied=tied,
         truncated=False,
+        init_std=init_std,
         position_std=position_std,
         scale_residual=scale_residual,
         dropout=dropout,

@@ -136,11 +136,12 @@ class FeedForward(nn.Module):
     truncated: bool = True
     output_std: float = STD
     bias: bool = True
+    hidden_std: float = STD
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         dense = functools.partial(nn.Dense, use_bias=self.bias, dtype=self.dtype)
-        init = kernel_init(self.truncated)
+        init = kernel_init(self.truncated, self.hidden_std)
         y = dense(self.hidden_dim, kernel_init=init, name="fc1")(x)
         init = kernel_init(self.truncated, self.output_std)
         return dense(x.shape[-1], kernel_init=init, name="fc2")(ACTIVATIONS[self.activation](y))
@@ -163,6 +164,7 @@ class Layer(nn.Module):
       bias: whether the matrices have biases.
       qkv_std: standard deviation of the matrices of query, key and value.
       mlp_output_std: that of the last matrix of the MLP; None: `output_std`.
+      hidden_std: that of the first matrix of the MLP.
     """
 
     num_heads: int
@@ -184,6 +186,7 @@ class Layer(nn.Module):
     bias: bool = True
     qkv_std: float = STD
     mlp_output_std: float | None = None
+    hidden_std: float = STD
 
     @nn.compact
     def __call__(
@@ -225,6 +228,7 @@ class Layer(nn.Module):
             self.truncated,
             self.output_std if self.mlp_output_std is None else self.mlp_output_std,
             self.bias,
+            self.hidden_std,
             name="mlp",
         )
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
@@ -246,6 +250,7 @@ class Embeddings(nn.Module):
       norm_eps: epsilon of the LayerNorm; None: no norm.
       dtype: dtype of the result.
       truncated, position_std: initialisation; see `Layer`.
+      std: standard deviation of the initial tables of tokens and types.
     """
 
     vocab_size: int
@@ -257,13 +262,14 @@ class Embeddings(nn.Module):
     dtype: Any
     truncated: bool = True
     position_std: float = STD
+    std: float = STD
 
     @nn.compact
     def __call__(self, tokens: Array, position: Array, types: Array | None = None) -> Array:
         """int32 [n t] each to [n t d] in `dtype`; without `types` all tokens have type 0."""
 
-        def embed(count: int, name: str, std: float = STD) -> nn.Embed:
-            init = kernel_init(self.truncated, std)
+        def embed(count: int, name: str, std: float | None = None) -> nn.Embed:
+            init = kernel_init(self.truncated, self.std if std is None else std)
             return nn.Embed(count, self.dim, embedding_init=init, dtype=self.dtype, name=name)
 
         position = position + self.position_offset

@@ -41,7 +41,7 @@ ACCEPTED = (
              "method.noise_std method.epsilon method.covariance method.invariance method.variance "
              "method.off_diagonal_weight method.proximal method.patch_weight method.overlap_weight "
              "method.koleo_weight method.l1 model.norm_eps model.layer_scale "
-             "model.position_std adapt.alpha method.z_weight",
+             "model.position_std model.init_std adapt.alpha method.z_weight",
      "temperatures, weights and scales of losses and layers, as above"),
     ("negative", "method.second_margin", "then the negatives' distances may be smaller"),
     ("huge", "method.scale method.sigma method.second_margin method.mining_margin "

@@ -158,20 +158,24 @@ def test_a_token_depends_on_no_later_token():
     assert (found[future] == 0).all() and (found[~future] > 0).all()
 
 
-def test_initial_values_are_those_of_gpt2():
-    net = make_encoder("gpt2_tiny", vocab_size=500, depth=4, dim=64)
+@pytest.mark.parametrize("init", [0.02, 0.1])
+def test_initial_values_are_those_of_gpt2_or_as_wide_as_is_said(init):
+    options = {} if init == 0.02 else dict(init_std=init, tied=False)
+    net = make_encoder("gpt2_tiny", vocab_size=500, depth=4, dim=64, **options)
     params, _ = jax.jit(net.init)(jax.random.key(0), ROWS)
     layer = params["layer3"]
     for values, std in (
-        (params["embed"]["token"]["embedding"], 0.02),
+        (params["embed"]["token"]["embedding"], init),
         (params["embed"]["position"]["embedding"], 0.01),
-        (layer["attn"]["qkv"]["kernel"], 0.02),
-        (layer["mlp"]["fc1"]["kernel"], 0.02),
-        (layer["attn"]["proj"]["kernel"], 0.02 / np.sqrt(8)),
-        (layer["mlp"]["fc2"]["kernel"], 0.02 / np.sqrt(8)),
+        (layer["attn"]["qkv"]["kernel"], init),
+        (layer["mlp"]["fc1"]["kernel"], init),
+        (layer["attn"]["proj"]["kernel"], init / np.sqrt(8)),
+        (layer["mlp"]["fc2"]["kernel"], init / np.sqrt(8)),
     ):
         np.testing.assert_allclose(np.std(values), std, rtol=0.05)
         assert np.abs(values).max() > 2.5 * std  # not truncated
+    if init != 0.02:
+        np.testing.assert_allclose(np.std(params.pop("output")["embedding"]), init, rtol=0.05)
     assert set(params) == {"embed", "norm", *(f"layer{i}" for i in range(1, 5))}
     assert set(params["embed"]) == {"token", "position"}
 
