@@ -52,7 +52,7 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
     """The config of one variant."""
     common.check_variant("gpt", variant, VARIANTS)
     config = base_config()
-    config.method = ConfigDict(dict(name="gpt"))
+    config.method = ConfigDict(dict(name="gpt", chunk_size=2048))
     if variant == "pydoc":
         _pydoc(config)
     elif variant == "mappings":

@@ -12,6 +12,7 @@ from ssl_jax import config as config_lib
 from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
+from tests.config.tiny_nets import name_net
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -101,8 +102,7 @@ def variants():
 @pytest.mark.parametrize("source", list(variants()))
 def test_every_shipped_config_resolves_and_survives_json(source):
     config = config_lib.load(source)
-    if config.model.name == "init_from":  # that of a pretrained run, of which there is none here
-        config.model.name = "bert_tiny"
+    name_net(config, source.partition(":")[2])
     resolved = config_lib.resolve(config)
     text = config_lib.to_json(resolved)
     json.loads(text)

@@ -20,6 +20,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.experiment import preflight
 from ssl_jax.pretrained import init_from
 from ssl_jax.run.loop import Run
+from tests.config.tiny_nets import name_net
 from tests.methods.table import ROWS
 
 pytestmark = pytest.mark.slow
@@ -102,9 +103,7 @@ def sources():
             continue
         for variant in module.VARIANTS:
             config = config_lib.load(f"{name}:{variant}")
-            if config.model.get("name") == "init_from":  # of a pretrained run, and there is none
-                names = {"gpt": "gpt2_tiny", "t5": "t5_tiny"}
-                config.model.name = names.get(variant.partition("_")[0], "bert_tiny")
+            name_net(config, variant)
             if config.method.name == "distill":
                 config.init_from = TEACHER
             # As if they had been read.

@@ -136,7 +136,7 @@ def test_the_loss_is_dinos_plus_that_of_masked_patches():
 
 def test_dinov2_adds_koleo_and_assigns_targets_equally():
     """Heads of their own for patches; Sinkhorn over both large views together."""
-    method = method_of("dinov2", method__koleo_chunk=4)
+    method = method_of("dinov2", method__koleo_chunk=4, method__koleo_weight=0.1)
     w, encoded = given(method)
     objective = functools.partial(method.objective, key=jax.random.key(0), step=jnp.int32(0))
     loss, aux = jax.jit(objective)(w, encoded)
