@@ -44,6 +44,7 @@ from ssl_jax.core.method import (
 from ssl_jax.losses import token_cross_entropy
 from ssl_jax.losses.language import CHUNK
 from ssl_jax.methods.base.one_text import check_length, check_text_model
+from ssl_jax.methods.base.token_scores import row_sums
 from ssl_jax.models import Net, PairHead, make_encoder, token_head
 from ssl_jax.models.transformer import text_inputs
 from ssl_jax.views.tokens import Masked, mask_tokens, most_predictions
@@ -206,11 +207,7 @@ class Bert(Method):
             chunk_size=self.hyper.chunk_size,
         )  # (n, p)
         weights = views["weights"]
-        scores = {
-            "count": weights.sum(axis=1),
-            "loss": (weights * losses).sum(axis=1),
-            "hits": (weights * hits).sum(axis=1),
-        }
+        scores = row_sums(weights, losses, hits)
         if self.pair_head is not None:
             logits, _ = self.pair_head.apply(params["pair_head"], {}, out["pooler"], train=False)
             label = views["next"][:, None]

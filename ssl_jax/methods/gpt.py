@@ -23,12 +23,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.config.fields import not_negative
 from ssl_jax.core.items import Item, Passages, TokenVectors
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
@@ -45,6 +44,7 @@ from ssl_jax.losses import token_cross_entropy
 from ssl_jax.losses.language import CHUNK
 from ssl_jax.methods.base.generative import Generative
 from ssl_jax.methods.base.one_text import check_length, check_text_decoder
+from ssl_jax.methods.base.token_scores import ChunkSize, mean_over_targets, row_sums
 from ssl_jax.models import Net, decoding, make_encoder
 from ssl_jax.models.decoding import Completions, Sampling, Stops
 from ssl_jax.models.transformer import output_table, text_inputs
@@ -57,12 +57,7 @@ _SHOWN = 32  # tokens of a prompt, and of its completion, on the report page
 class HyperParameters:
     """The keys of `config.method`."""
 
-    chunk_size: Annotated[
-        int,
-        not_negative,
-        "Tokens whose logits a device computes at a time, and again for the gradient; 0: of all "
-        "tokens at once, stored until then.",
-    ] = CHUNK
+    chunk_size: ChunkSize = CHUNK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,21 +113,13 @@ class Gpt(Generative):
             jnp.maximum(targets, 0),
             chunk_size=self.hyper.chunk_size,
         )  # (n, l)
-        return {
-            "count": weights.sum(axis=1),
-            "loss": (weights * losses).sum(axis=1),
-            "hits": (weights * hits).sum(axis=1),
-        }
+        return row_sums(weights, losses, hits)
 
     def objective(
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         del key, step
-        total = {name: encoded[name].sum() for name in encoded if name != "h"}
-        count = jnp.maximum(total["count"], 1)
-        loss = total["loss"] / count
-        metrics = {"accuracy": total["hits"] / count}
-        return loss, Aux(w.buffers, metrics, {"h": encoded["h"]}, total["count"])
+        return mean_over_targets(encoded, encoded["h"], w.buffers)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d], and `tokens` [n l d], which see only the tokens before them."""

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import clustering
-from ssl_jax.config.fields import between, not_negative, open_fraction
+from ssl_jax.config.fields import between, open_fraction
 from ssl_jax.core.batch_axes import ROWS, WHOLE, on_each_device, shards
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.items import Images, Item
@@ -46,6 +46,7 @@ from ssl_jax.core.method import (
 from ssl_jax.losses import token_cross_entropy
 from ssl_jax.losses.language import CHUNK
 from ssl_jax.methods.base.one_view import OneView, make_pixel_view
+from ssl_jax.methods.base.token_scores import ChunkSize, mean_over_targets, row_sums
 from ssl_jax.models import Net, decoding, make_encoder
 from ssl_jax.models.decoding import Sampling
 from ssl_jax.models.image_gpt import IMAGE_GPTS
@@ -72,12 +73,7 @@ class HyperParameters:
     mask_rate: Annotated[float, open_fraction, "For bert: probability that a pixel is hidden."] = (
         0.15
     )
-    chunk_size: Annotated[
-        int,
-        not_negative,
-        "Pixels whose logits a device computes at a time, and again for the gradient; 0: of all "
-        "pixels at once, stored until then.",
-    ] = CHUNK
+    chunk_size: ChunkSize = CHUNK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,21 +197,13 @@ class ImageGptMethod(Method):
             chunk_size=self.hyper.chunk_size,
         )  # (n, l)
         weights = jnp.ones_like(losses) if hidden is None else hidden.astype(jnp.float32)
-        return {
-            "count": weights.sum(axis=1),
-            "loss": (weights * losses).sum(axis=1),
-            "hits": (weights * hits).sum(axis=1),
-        }
+        return row_sums(weights, losses, hits)
 
     def objective(
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         del key, step
-        total = {name: encoded[name].sum() for name in encoded if name != "h"}
-        count = jnp.maximum(total["count"], 1)
-        metrics = {"accuracy": total["hits"] / count}
-        h = jax.lax.stop_gradient(encoded["h"])
-        return total["loss"] / count, Aux(w.buffers, metrics, {"h": h}, total["count"])
+        return mean_over_targets(encoded, jax.lax.stop_gradient(encoded["h"]), w.buffers)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d], the representation of the middle layer."""

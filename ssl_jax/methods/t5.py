@@ -32,6 +32,7 @@ from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base import encoder_decoder
 from ssl_jax.methods.base.encoder_decoder import SHOWN, EncoderDecoderMethod, make_net
+from ssl_jax.methods.base.token_scores import row_sums
 from ssl_jax.views.span_corruption import Corrupted, corrupt_spans, corrupted_lengths, span_counts
 
 
@@ -82,9 +83,7 @@ class T5(EncoderDecoderMethod):
         easy = jnp.asarray([*self.vocabulary.sentinels, self.end_token])
         weights = weights * ~jnp.isin(targets, easy)
         return {
-            "count": weights.sum(axis=1),
-            "loss": (weights * losses).sum(axis=1),
-            "hits": (weights * hits).sum(axis=1),
+            **row_sums(weights, losses, hits),
             "targets": jnp.maximum(targets, 0),
             "weights": weights,
         }

@@ -17,6 +17,7 @@ from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Vocabulary,
 from ssl_jax.losses import token_cross_entropy
 from ssl_jax.losses.language import CHUNK
 from ssl_jax.methods.base.generative import Generative
+from ssl_jax.methods.base.token_scores import ChunkSize, mean_over_targets, row_sums
 from ssl_jax.models import Net, decoding, make_encoder
 from ssl_jax.models.decoding import Completions, Sampling, Stops
 from ssl_jax.models.text_models import ENCODER_DECODERS
@@ -33,12 +34,7 @@ class HyperParameters:
     z_weight: Annotated[
         float, not_negative, "Weight of the squared logarithm of the softmax's normaliser (z-loss)."
     ] = 1e-4
-    chunk_size: Annotated[
-        int,
-        not_negative,
-        "Tokens whose logits a device computes at a time, and again for the gradient; 0: of all "
-        "tokens at once, stored until then.",
-    ] = CHUNK
+    chunk_size: ChunkSize = CHUNK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +102,7 @@ class EncoderDecoderMethod(Generative):
         """Sums over each row [n]: `count` of targets, `loss` and `hits`; `exact`: all are hit."""
         weights, losses, hits = self._token_scores(params, written, targets, z_weight=z_weight)
         return {
-            "count": weights.sum(axis=1),
-            "loss": (weights * losses).sum(axis=1),
-            "hits": (weights * hits).sum(axis=1),
+            **row_sums(weights, losses, hits),
             "exact": jnp.all((hits > 0) | (weights == 0), axis=1).astype(jnp.float32),
         }
 
@@ -116,10 +110,7 @@ class EncoderDecoderMethod(Generative):
         self, w: Weights, encoded: PyTree, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         del key, step
-        total = {name: encoded[name].sum() for name in ("count", "loss", "hits")}
-        count = jnp.maximum(total["count"], 1)
-        metrics = {"accuracy": total["hits"] / count}
-        return total["loss"] / count, Aux(w.buffers, metrics, {"h": encoded["h"]}, total["count"])
+        return mean_over_targets(encoded, encoded["h"], w.buffers)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d], the mean of the encoder's tokens, and these, `tokens` [n l d]."""
