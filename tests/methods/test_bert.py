@@ -10,14 +10,12 @@ import optax
 import pytest
 
 from ssl_jax import config as config_lib
-from ssl_jax import parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Vocabulary, Weights
-from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment import train_step
 from ssl_jax.methods import bert
 from ssl_jax.models import count_parameters
-from tests.methods import paper_scale
+from tests.methods import descent, paper_scale
 from tests.methods.contract import loss_and_aux, views_of
 
 BATCH, LENGTH, V = 16, 24, 40
@@ -165,21 +163,17 @@ def test_logits_of_all_tokens_change_nothing():
 @functools.cache
 def start_of_descent():
     """A method, plain descent, and the first state."""
-    method, tx = make(), optax.sgd(1.0)
-    return method, tx, jax.device_get(jax.jit(train_step.make_init(method, tx))(0, pairs()))
+    method = make()
+    return method, *descent.begin(method, pairs())
 
 
 @functools.cache
 def descend(devices, micro_batch_size):
     """Metrics and parameters after a step of plain descent."""
     method, tx, first = start_of_descent()
-    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
-    batch = parallel.to_global(pairs(), mesh, np.arange(BATCH), BATCH)
-    step = train_step.make_train_step(method, tx, micro_batch_size=micro_batch_size)
-    with jax.set_mesh(mesh):
-        state = jax.device_put(first, parallel.replicated(mesh))
-        state, metrics, _ = jax.jit(step)(state, batch)
-    return metrics, by_path(state.params)
+    return descent.descend(
+        method, tx, first, pairs(), devices=devices, micro_batch_size=micro_batch_size
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from ssl_jax import config as config_lib
-from ssl_jax import parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Vocabulary, Weights
-from ssl_jax.core.tree_paths import by_path
-from ssl_jax.experiment import train_step
 from ssl_jax.methods import gpt
 from ssl_jax.views.next_token import next_tokens
+from tests.methods import descent
 from tests.methods.contract import loss_and_aux, views_of
 
 BATCH, LENGTH, V, EOT = 16, 24, 40, 3
@@ -154,15 +151,11 @@ def test_rows_without_next_tokens_predict_within_texts():
 @functools.cache
 def descend(devices, micro_batch_size):
     """Metrics and parameters after a step of plain descent."""
-    method, tx = make(), optax.sgd(1.0)
-    first = jax.device_get(jax.jit(train_step.make_init(method, tx))(0, texts()))
-    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
-    batch = parallel.to_global(texts(), mesh, np.arange(BATCH), BATCH)
-    step = train_step.make_train_step(method, tx, micro_batch_size=micro_batch_size)
-    with jax.set_mesh(mesh):
-        state = jax.device_put(first, parallel.replicated(mesh))
-        state, metrics, _ = jax.jit(step)(state, batch)
-    return metrics, by_path(state.params)
+    method = make()
+    tx, first = descent.begin(method, texts())
+    return descent.descend(
+        method, tx, first, texts(), devices=devices, micro_batch_size=micro_batch_size
+    )
 
 
 @pytest.mark.parametrize(
