@@ -3,8 +3,9 @@
 On the training set's own labels, or on another data set with --data; a model of labelled texts is
 scored by what it predicts. Prints a table and writes workdir/evaluations/<step>_<data>.json, with
 _<weights> or _<feature> at the end of the name where --weights or --feature are others than those
-that the run evaluates. --set=knn.k=20 sets an option of an evaluation. An evaluation that fails
-costs its own metrics; the exit code is 1 then.
+that the run evaluates. --set=knn.k=20 sets an option of an evaluation,
+--baselines=pixels,untrained scores these beside it. An evaluation that fails costs its own
+metrics; the exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
-from ssl_jax.run import failures
-from ssl_jax.run.final_results import shown_name
+from ssl_jax.run import baselines, failures
+from ssl_jax.run.final_results import applies_to_row, baseline_models, shown_name
 from ssl_jax.run.probing import Prober
 
 
@@ -47,6 +48,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_string(
         "feature", "h", "Output of the method to evaluate, e.g. z, last1/mean or last4/cls_mean."
+    )
+    flags.DEFINE_list(
+        "baselines",
+        [],
+        "Representations to score beside it, e.g. pixels,untrained; default: none. Names as in "
+        "eval.baselines.",
     )
     flags.DEFINE_string("train_split", None, "Split to fit on; default: the config's.")
     flags.DEFINE_string("test_split", None, "Split to score; default: the config's.")
@@ -71,7 +78,8 @@ def main() -> int:
     if not options.workdir:
         raise UserError("--workdir is missing, e.g. --workdir=runs/demo")
     parallel.initialize()
-    config = _with_options(trained_run.read_config(options.workdir), options["set"].value)
+    settings = [*options["set"].value, f"baselines={tuple(options.baselines)!r}"]
+    config = _with_options(trained_run.read_config(options.workdir), settings)
     use_compilation_cache(config.compilation_cache)
     if options.train_split:
         config.eval.train_split = options.train_split
@@ -80,51 +88,32 @@ def main() -> int:
     # Whatever devices there are, however many the run was trained on.
     experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
     prober = Prober(config, experiment.mesh, options.data, workdir=options.workdir)
+    baselines.check(config.eval.baselines, prober.test.spec.evaluated)
     encoder = trained_run.load_experiment(
         options.workdir, experiment, options.step, weights=options.weights
     )
-    model = experiment.model(encoder.weights)
     with jax.set_mesh(experiment.mesh):
-        if options.evals:
-            chosen = evals.load_all(options.evals, config.eval)
-            for evaluation in chosen:
-                evaluation.check_applies(experiment.method, experiment.spec)
-        else:
-            chosen = prober.evaluations(config.eval.final_names, experiment.method)
-            if not chosen:
-                raise UserError(
-                    f"{prober.dataset} has no labels for {', '.join(config.eval.final_names)}; "
-                    "name evaluations that need none, e.g. --evals=collapse"
-                )
-        by_number = prober.classes_by_number and any(one.of_run_classes for one in chosen)
+        chosen = _chosen(experiment, prober, options.evals)
+        model = experiment.model(encoder.weights)
         errors: dict[str, Exception] = {}
         values = prober.evaluate(model, chosen, options.feature, on_error=errors.__setitem__)
         if errors and not values:
             raise next(iter(errors.values()))
         for name, error in errors.items():
             failures.warn(f"evaluation {name!r}", error)
-        baselines: dict[str, dict[str, float]] = {}
+        beside = _beside(experiment, prober, chosen, options.feature)
         for evaluation in chosen:
-            if evaluation.name in errors:
-                continue
-            for name, row in evaluation.baselines(model, prober).items():
-                baselines[name] = baselines.get(name, {}) | row
+            if evaluation.name not in errors:
+                for name, row in evaluation.baselines(model, prober).items():
+                    beside[name] = beside.get(name, {}) | row
     if jax.process_index() == 0:
         print(f"{options.workdir}, step {encoder.step}, on {prober.dataset}")
+        by_number = prober.classes_by_number and any(one.of_run_classes for one in chosen)
         if by_number and prober.labelled:
             print("classes are matched by number: the run or the data know no names of theirs")
-        rows = {**baselines, shown_name(experiment): values}
+        rows = {**beside, shown_name(experiment): values}
         for table in report.tables_of(rows, config.eval):
             make_console().print(table)
-        if baselines:
-            values = values | {"baselines": baselines}
-        name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
-        if options.weights not in (None, config.eval.weights):
-            name += f"_{options.weights}"
-        if options.feature != "h":
-            name += "_" + options.feature.replace("/", "-")
-        path = epath.Path(options.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "step": encoder.step,
             "data": prober.dataset,
@@ -132,10 +121,65 @@ def main() -> int:
             "feature": options.feature,
             **values,
         }
+        if beside:
+            record["baselines"] = beside
         if errors:
             record["not_computed"] = {
                 name: failures.reason(error) for name, error in errors.items()
             }
+        name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
+        if options.weights not in (None, config.eval.weights):
+            name += f"_{options.weights}"
+        if options.feature != "h":
+            name += "_" + options.feature.replace("/", "-")
+        path = epath.Path(options.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2) + "\n")
         print(f"written to {path}")
     return 1 if errors else 0
+
+
+def _chosen(
+    experiment: Experiment, prober: Prober, names: Sequence[str] | None
+) -> tuple[evals.Evaluation, ...]:
+    """The evaluations of these names; without names, those of the run's last evaluation.
+
+    Raises:
+      UserError: one of `names` does not apply to the run, or none of the run's to the data.
+    """
+    section = experiment.config.eval
+    if names:
+        chosen = evals.load_all(names, section)
+        for evaluation in chosen:
+            evaluation.check_applies(experiment.method, experiment.spec)
+        return chosen
+    chosen = prober.evaluations(section.final_names, experiment.method)
+    if not chosen:
+        raise UserError(
+            f"{prober.dataset} has no labels for {', '.join(section.final_names)}; "
+            "name evaluations that need none, e.g. --evals=collapse"
+        )
+    return chosen
+
+
+def _beside(
+    experiment: Experiment, prober: Prober, chosen: Sequence[evals.Evaluation], feature: str
+) -> dict[str, dict[str, float]]:
+    """Metrics of each of `eval.baselines` by its title; one that fails costs its own."""
+    out: dict[str, dict[str, float]] = {}
+    names = experiment.config.eval.baselines
+
+    def on_error(row: str, error: Exception) -> None:
+        failures.warn(f"the row {row!r}", error)
+
+    for _, title, model in baseline_models(experiment, prober, names, on_error):
+        applicable = [
+            one for one in chosen if applies_to_row(one, model, feature, is_trained=False)
+        ]
+
+        def on_failure(name: str, error: Exception, row: str = title) -> None:
+            on_error(f"evaluation {name!r} of {row}", error)
+
+        if applicable:
+            out[title] = prober.evaluate(model, applicable, feature, on_error=on_failure)
+    return out

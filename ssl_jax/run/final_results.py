@@ -245,7 +245,7 @@ def _evaluate(
         applicable = [
             evaluation
             for evaluation in chosen
-            if _applies_to_row(evaluation, model, feature, is_trained=is_trained)
+            if applies_to_row(evaluation, model, feature, is_trained=is_trained)
         ]
         if not applicable:
             continue
@@ -271,9 +271,7 @@ def _baselines(
         return {}
 
 
-def _applies_to_row(
-    evaluation: Evaluation, model: Model, feature: str, *, is_trained: bool
-) -> bool:
+def applies_to_row(evaluation: Evaluation, model: Model, feature: str, *, is_trained: bool) -> bool:
     """Whether an evaluation has a value for a row of the table.
 
     Evaluations of the whole model apply to the trained model only. Raw inputs have few outputs,
@@ -335,6 +333,22 @@ def representations(
         for feature in features:
             yield title if feature == "h" else f"{title}, {feature}", model, feature
 
+    for name, title, model in baseline_models(experiment, prober, names, on_error):
+        if name == baselines.UNTRAINED:
+            yield from rows_of(title, model)
+        else:
+            yield title, model, "h"
+        del model
+    yield from rows_of(experiment.method.title, experiment.model(state.weights))
+
+
+def baseline_models(
+    experiment: Experiment,
+    prober: Prober,
+    names: Sequence[str],
+    on_error: Callable[[str, Exception], None],
+) -> Iterator[tuple[str, str, Model]]:
+    """Yields (name, row, model) of baselines; see `representations` for the arguments."""
     for name in names:
         if name not in baselines.TITLES:
             continue  # of texts, see `Evaluation.baselines`
@@ -347,12 +361,8 @@ def representations(
         except Exception as error:  # such as two states that do not fit in memory
             on_error(title, error)
             continue
-        if name == baselines.UNTRAINED:
-            yield from rows_of(title, model)
-        else:
-            yield title, model, "h"
+        yield name, title, model
         del model
-    yield from rows_of(experiment.method.title, experiment.model(state.weights))
 
 
 def environment() -> dict[str, str]:

@@ -253,12 +253,18 @@ def test_probes_of_layers_and_attentive_probe_by_command(finished):
 
 def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     workdir = finished(1)
-    done = run(workdir, "--evals=knn,few_shot", module="evaluate")
-    assert "kNN" in done.stdout
+    beside = "--baselines=pixels,untrained"
+    done = run(workdir, "--evals=knn,few_shot", beside, module="evaluate")
+    assert "kNN" in done.stdout and "untrained encoder" in done.stdout
     values = json.loads((workdir / "evaluations" / "30_digits.json").read_text())
     assert values["step"] == 30 and 0.1 < values["knn/top1"] <= 1
-    final = json.loads((workdir / "results.json").read_text())["results"]["SimCLR"]
-    np.testing.assert_allclose(values["knn/top1"], final["knn/top1"], atol=1e-6)
+    final = json.loads((workdir / "results.json").read_text())["results"]
+    np.testing.assert_allclose(values["knn/top1"], final["SimCLR"]["knn/top1"], atol=1e-6)
+    scores = {row: found["knn/top1"] for row, found in values["baselines"].items()}
+    assert set(scores) == {"raw pixels", "untrained encoder"}
+    assert scores["raw pixels"] > 0.9 and 0.1 < scores["untrained encoder"] < 1
+    done = run(workdir, "--evals=knn", "--baselines=pixel", module="evaluate", check=False)
+    assert done.returncode == 1 and "pixel" in done.stderr and "untrained" in done.stderr
 
     output = tmp_path / "features.npz"
     # On three devices, over which the run's own batch of 64 would not divide.
