@@ -20,7 +20,7 @@ import numpy as np
 from ssl_jax.config.fields import positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import classes as classes_lib
-from ssl_jax.evals import knn, roc
+from ssl_jax.evals import nearest, roc
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
@@ -115,7 +115,7 @@ def distances(rows: np.ndarray, bank: np.ndarray, k: int) -> np.ndarray:
             "anomaly: k=%d is more than the %d known examples; using k=%d", k, len(bank), len(bank)
         )
         k = len(bank)
-    similarity, _ = knn.neighbours(rows, bank, k)
+    similarity, _ = nearest.neighbours(rows, bank, k)
     return np.sqrt(np.maximum(2 - 2 * similarity[:, -1].astype(np.float64), 0))
 
 

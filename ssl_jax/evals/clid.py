@@ -22,8 +22,8 @@ from jaxtyping import Float
 
 from ssl_jax.config.fields import at_least
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import knn
 from ssl_jax.evals.metric import Metric
+from ssl_jax.evals.nearest import neighbours
 from ssl_jax.evals.ranking import unit_rows
 from ssl_jax.evals.retrieval import cluster
 
@@ -75,7 +75,7 @@ def learnability(
     assigned = cluster(h, number, starts=_STARTS, seed=seed, devices=devices)
     order = np.random.default_rng(seed).permutation(len(h))
     known, asked = order[: len(h) // 2], order[len(h) // 2 :]
-    _, nearest = knn.neighbours(h[asked], h[known], 1, devices=devices)
+    _, nearest = neighbours(h[asked], h[known], 1, devices=devices)
     return float(np.mean(assigned[asked] == assigned[known][nearest[:, 0]]))
 
 

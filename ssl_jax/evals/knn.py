@@ -7,24 +7,20 @@ Non-Parametric Instance Discrimination", Sec. 3.4; k = 200, tau = 0.07).
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
 from ssl_jax.config.fields import positive
-from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
-from ssl_jax.evals.scores import measured_ranks, rank_of_label, row_mesh
+from ssl_jax.evals.nearest import neighbours
+from ssl_jax.evals.scores import measured_ranks, rank_of_label
 
 NEEDS = ("label",)
 METRICS = {
@@ -32,7 +28,6 @@ METRICS = {
     "top5": Metric("kNN top-5", "top-5 accuracy of a kNN classifier", shown=False),
     "k": Metric("neighbours", unit="", better=None, shown=False),
 }
-_SIMILARITIES = 2**27  # similarities in a block on a device: 512 MiB of float32
 
 
 def evaluate(
@@ -141,98 +136,3 @@ def vote(
     cell = np.arange(len(label))[:, None] * num_classes + label
     votes = np.bincount(cell.ravel(), weight.ravel(), minlength=len(label) * num_classes)
     return votes.reshape(len(label), num_classes)
-
-
-def neighbours(
-    queries: Float[Array, "m d"],
-    bank: Float[Array, "n d"],
-    k: int,
-    *,
-    exclude_self: bool = False,
-    devices: Sequence[jax.Device] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of the bank of highest cosine similarity to each query, best first.
-
-    The rows of the bank are split over the devices; queries are processed in blocks. Similarities
-    are float32 at the highest matmul precision. Equal similarities are ordered by bank row.
-
-    Args:
-      queries: float [m d], not necessarily normalised.
-      bank: float [n d].
-      k: at most n, or n - 1 with `exclude_self`.
-      exclude_self: query i is bank row i, which is not its own neighbour.
-      devices: see `row_mesh`.
-
-    Returns:
-      similarity float32 [m k] and bank row int32 [m k].
-
-    Raises:
-      UserError: k is out of range, or exclude_self with different numbers of rows.
-    """
-    m, n = len(queries), len(bank)
-    if exclude_self and m != n:
-        raise UserError(f"exclude_self compares a set with itself, not {m} with {n} examples")
-    if not 1 <= k <= n - exclude_self:
-        raise UserError(f"k is {k}; it must be between 1 and {n - exclude_self}")
-    mesh = row_mesh(n, devices)
-    per_device = -(-n // mesh.size)
-    block = int(np.clip(_SIMILARITIES // per_device, 1, min(m, 1024)))
-    with jax.set_mesh(mesh):
-        padding = ((0, per_device * mesh.size - n), (0, 0))
-        bank = np.pad(bank, padding) if padding[0][1] else bank
-        bank = _normalize(jax.device_put(bank, NamedSharding(mesh, P("rows"))))
-        results = []
-        for first in range(0, m, block):
-            # Blocks all have the same size, to compile once; surplus rows are dropped below.
-            rows = np.minimum(np.arange(first, first + block), m - 1).astype(np.int32)
-            search = _search(
-                _normalize(jnp.asarray(queries[rows])), rows, bank, np.int32(n),
-                k=k, exclude_self=exclude_self, mesh=mesh,
-            )  # fmt: skip
-            results.append(search)
-        results = jax.device_get(results)
-    similarity, index = (np.concatenate(parts)[:m] for parts in zip(*results, strict=True))
-    return similarity, index
-
-
-@jax.jit
-def _normalize(x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.float32)
-    # Scaling by the largest entry first: the squares of large or tiny features stay in range.
-    x = x / jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True), jnp.finfo(x.dtype).tiny)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 0.5)
-
-
-@functools.partial(jax.jit, static_argnames=("k", "exclude_self", "mesh"))
-def _search(
-    queries: jax.Array,
-    query_row: jax.Array,
-    bank: jax.Array,
-    bank_rows: jax.Array,
-    *,
-    k: int,
-    exclude_self: bool,
-    mesh: Mesh,
-) -> tuple[jax.Array, jax.Array]:
-    def local(queries, query_row, bank, bank_rows):
-        rows = bank.shape[0]
-        row = jax.lax.axis_index("rows") * rows + jnp.arange(rows, dtype=jnp.int32)
-        similarity = jnp.einsum("qd,rd->qr", queries, bank, precision=jax.lax.Precision.HIGHEST)
-        allowed = (row < bank_rows)[None, :]
-        if exclude_self:
-            allowed &= row[None, :] != query_row[:, None]
-        similarity = jnp.where(allowed, similarity, -jnp.inf)
-        best, column = jax.lax.top_k(similarity, min(k, rows))
-        # Device order is row order and top_k is stable, so ties stay ordered by bank row.
-        best = jax.lax.all_gather(best, "rows", axis=1, tiled=True)
-        row = jax.lax.all_gather(row[column], "rows", axis=1, tiled=True)
-        best, column = jax.lax.top_k(best, k)
-        return best, jnp.take_along_axis(row, column, axis=1)
-
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(P(), P(), P("rows"), P()),
-        out_specs=(P(), P()),
-        check_vma=False,  # the gathered candidates are equal on all devices
-    )(queries, query_row, bank, bank_rows)

@@ -1,8 +1,10 @@
 """Ranks a gallery by similarity to queries, exactly, without a matrix of all pairs.
 
-Queries are split over the devices and processed in blocks; every device has the gallery and the
-similarities of one block. A block's ranking is reduced to scores before the next one begins, so
-memory does not grow with the number of queries.
+The gallery is split over the devices of all processes (`ssl_jax.evals.nearest`). Queries come in
+blocks: each device compares a block with its part of the gallery, counts which of its examples rank
+before each reference, and the counts are added over the devices. A block's ranking is reduced to
+scores before the next one begins, so memory does not grow with the number of queries, and falls
+with the number of devices.
 
 A query's references are the gallery examples of its class. Left out are the query itself, where
 it is in the gallery, and examples with its class *and* its group: with cameras as groups, this is
@@ -29,17 +31,18 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.ragged import ragged_arange
-from ssl_jax.evals.scores import row_mesh
+from ssl_jax.evals.nearest import ROWS, search_mesh, split_rows
+from ssl_jax.parallel import gather
 
 Similarity = Literal["cosine", "euclidean"]
 _SIMILARITIES = 2**25  # in a block on a device: 128 MiB of float32, and a few times that to rank
+_PADDING = -1  # label of rows that fill up a device's part of the gallery
 _COMPARED = 64  # on CPUs, references of a query up to which each is compared with the gallery
 
 
@@ -90,7 +93,7 @@ def score(
       ks: the K of `recall`; K beyond the size of the gallery is allowed.
       similarity: "cosine", or "euclidean" for minus the Euclidean distance. Computed in float32 at
         the highest matmul precision.
-      devices: devices over which the queries are split, see `row_mesh`.
+      devices: devices over which the gallery is split, see `search_mesh`.
 
     Raises:
       UserError: queries and gallery have different widths.
@@ -102,66 +105,99 @@ def score(
             f"queries have {queries.h.shape[1]} dimensions and the gallery has "
             f"{gallery.h.shape[1]}; encode both into one space"
         )
-    members, known = _members(gallery.label, queries.label)
+    members = _members(gallery, queries.label)
     n, m = len(queries.h), len(gallery.h)
-    mesh = row_mesh(n, devices)
-    block = int(np.clip(_SIMILARITIES // m, 1, min(256, -(-n // mesh.size))))
+    mesh = search_mesh(m, devices)
+    block = block_size(n, m, members.largest, mesh.size)
     centre, scale = _frame(gallery.h) if similarity == "euclidean" else (0.0, 1.0)
     grouped = queries.group is not None and gallery.group is not None
-    zeros = np.zeros(1, np.int32)
     # Comparing is what accelerators are good at; CPUs count many references faster.
-    compare = mesh.devices.flat[0].platform != "cpu" or members.shape[1] <= _COMPARED
+    compare = mesh.devices.flat[0].platform != "cpu" or members.largest <= _COMPARED
     with jax.set_mesh(mesh):
-        whole = NamedSharding(mesh, P())
-        searched = jax.device_put(
-            (
-                _prepared(gallery.h, centre, scale, similarity),
-                np.asarray(gallery.label, np.int32),
-                np.asarray(gallery.group, np.int32) if grouped else zeros,
-                members,
-            ),
-            whole,
+        prepare = functools.partial(_prepared, centre=centre, scale=scale, similarity=similarity)
+        searched = (
+            split_rows(gallery.h, mesh, prepare=prepare),
+            split_rows(np.asarray(gallery.label, np.int32), mesh, fill=_PADDING),
+            members.row,
+            members.group if grouped else np.zeros(1, np.int32),
         )
         parts = []
-        for first in range(0, n, block * mesh.size):
+        for first in range(0, n, block):
             # Blocks all have the same size, to compile once; surplus rows are dropped below.
-            rows = np.minimum(np.arange(first, first + block * mesh.size), n - 1).astype(np.int32)
+            rows = np.minimum(np.arange(first, first + block), n - 1).astype(np.int32)
+            start, count = members.of(queries.label[rows])
             part = _search(
-                _prepared(np.asarray(queries.h[rows]), centre, scale, similarity),
-                np.asarray(queries.label[rows], np.int32),
-                _number_in(known, queries.label[rows]),
-                np.asarray(queries.group[rows], np.int32) if grouped else rows,
-                rows, *searched,
-                ks=tuple(ks), compare=compare, similarity=similarity, grouped=grouped,
-                exclude_self=exclude_self, mesh=mesh,
+                *(
+                    split_rows(column, mesh)
+                    for column in (
+                        prepare(np.asarray(queries.h[rows])),
+                        np.asarray(queries.label[rows], np.int32),
+                        start,
+                        count,
+                        np.asarray(queries.group[rows], np.int32) if grouped else rows,
+                        rows,
+                    )
+                ),
+                *searched,
+                ks=tuple(ks), largest=members.largest, compare=compare, similarity=similarity,
+                grouped=grouped, exclude_self=exclude_self, mesh=mesh,
             )  # fmt: skip
             parts.append(part)
             if len(parts) > 1:  # one block ahead: the host does not queue up all of them
-                parts[-2] = jax.device_get(parts[-2])
-        parts = jax.device_get(parts)
+                parts[-2] = gather(parts[-2])
+        parts[-1] = gather(parts[-1])
     columns = [np.concatenate(column)[:n] for column in zip(*parts, strict=True)]
     return Scores(columns[0], columns[1], *(column.astype(np.float64) for column in columns[2:]))
 
 
-def _members(label: np.ndarray, searched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of each class that occurs in `searched`, int32 [c r], and these classes, int [c].
+def block_size(queries: int, gallery: int, references: int, devices: int) -> int:
+    """Queries of a block: a multiple of the devices, so that a device's arrays have a bounded size.
 
-    Rows are filled up with -1. Without such a class, there is one without rows.
+    Args:
+      queries, gallery: how many there are.
+      references: the largest number of a query.
+      devices: over which the gallery is split.
     """
-    rows = np.flatnonzero(np.isin(label, searched))
+    columns = max(-(-gallery // devices), references)
+    block = int(np.clip(_SIMILARITIES // columns, 1, min(256 * devices, queries)))
+    return max(1, block // devices) * devices
+
+
+class _Members(NamedTuple):
+    """The gallery in the order of its classes, of the classes that are searched.
+
+    Attributes:
+      row: int32 [m], rows of the gallery, class by class; at least one.
+      group: int32 [m], their groups; zeros without groups.
+      known: int [c], these classes, ascending; at least one.
+      start, count: int32 [c], where a class begins and how many rows it has.
+      largest: the largest count, at least 1.
+    """
+
+    row: np.ndarray
+    group: np.ndarray
+    known: np.ndarray
+    start: np.ndarray
+    count: np.ndarray
+    largest: int
+
+    def of(self, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Start and count of the classes of queries, int32 [q]; count 0 of unknown ones."""
+        at = np.minimum(np.searchsorted(self.known, label), len(self.known) - 1)
+        count = np.where(self.known[at] == label, self.count[at], 0)
+        return self.start[at], count.astype(np.int32)
+
+
+def _members(gallery: Rows, searched: np.ndarray) -> _Members:
+    rows = np.flatnonzero(np.isin(gallery.label, searched))
     if not len(rows):
-        return np.full((1, 1), -1, np.int32), np.array([-1])
-    rows = rows[np.argsort(label[rows], kind="stable")]
-    classes, number, counts = np.unique(label[rows], return_inverse=True, return_counts=True)
-    table = np.full((len(classes), counts.max()), -1, np.int32)
-    table[number, ragged_arange(counts)] = rows
-    return table, classes
-
-
-def _number_in(classes: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Position of each label in `classes`, ascending; -1 where it is not there. int32 [n]."""
-    at = np.minimum(np.searchsorted(classes, label), len(classes) - 1)
-    return np.where(classes[at] == label, at, -1).astype(np.int32)
+        zero = np.zeros(1, np.int32)
+        return _Members(zero, zero, np.array([-1]), zero, zero, 1)
+    rows = rows[np.argsort(gallery.label[rows], kind="stable")].astype(np.int32)
+    known, start, count = np.unique(gallery.label[rows], return_index=True, return_counts=True)
+    group = np.zeros(1) if gallery.group is None else gallery.group[rows]
+    start, count, group = (np.asarray(column, np.int32) for column in (start, count, group))
+    return _Members(rows, group, known, start, count, int(count.max()))
 
 
 def _frame(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +208,7 @@ def _frame(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return centre, np.float64(scale)
 
 
-def _prepared(x: np.ndarray, centre: Array, scale: Array, similarity: Similarity) -> np.ndarray:
+def _prepared(x: np.ndarray, *, centre: Array, scale: Array, similarity: Similarity) -> np.ndarray:
     """Unit rows, or rows in the frame of `_frame`; float32 [n d]."""
     if similarity == "cosine":
         return unit_rows(x)
@@ -188,51 +224,74 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("ks", "compare", "similarity", "grouped", "exclude_self", "mesh")
-)
+    jax.jit,
+    static_argnames=(
+        "ks", "largest", "compare", "similarity", "grouped", "exclude_self", "mesh",
+    ),
+)  # fmt: skip
 def _search(
     queries: jax.Array,
     query_label: jax.Array,
-    query_class: jax.Array,
+    query_start: jax.Array,
+    query_count: jax.Array,
     query_group: jax.Array,
     query_row: jax.Array,
     gallery: jax.Array,
     gallery_label: jax.Array,
-    gallery_group: jax.Array,
-    members: jax.Array,
+    member_row: jax.Array,
+    member_group: jax.Array,
     *,
     ks: tuple[int, ...],
+    largest: int,
     compare: bool,
     similarity: Similarity,
     grouped: bool,
     exclude_self: bool,
     mesh: Mesh,
 ) -> tuple[jax.Array, ...]:
-    """The fields of `Scores` of a block of queries, each device its part of them."""
+    """The fields of `Scores` of a block of queries, which are split over the devices.
 
-    def local(queries, label, number, group, row, gallery, gallery_label, gallery_group, members):
+    The queries and the similarities of their references travel to all devices, and what the devices
+    count travels back to the queries.
+    """
+    everywhere = functools.partial(jax.lax.all_gather, axis_name=ROWS, tiled=True)
+    to_queries = functools.partial(
+        jax.lax.psum_scatter, axis_name=ROWS, scatter_dimension=0, tiled=True
+    )
+
+    def local(queries, label, start, count, group, row, gallery, gallery_label, order, groups):
+        queries = everywhere(queries)
         product = jnp.einsum("qd,nd->qn", queries, gallery, precision=jax.lax.Precision.HIGHEST)
         if similarity == "euclidean":  # without |q|^2, which is the same for the whole gallery
             product = 2 * product - jnp.sum(gallery**2, axis=1)
-        others = jnp.where(label[:, None] == gallery_label, -jnp.inf, product)  # (q, n)
-        member = members[number]  # (q, r)
-        reference = (member >= 0) & (number >= 0)[:, None]
+        not_other = everywhere(label)[:, None] == gallery_label
+        others = jnp.where(not_other | (gallery_label == _PADDING), -jnp.inf, product)  # (q, n)
+
+        place = start[:, None] + jnp.arange(largest)
+        place = jnp.minimum(place, len(order) - 1)  # (q / devices, r)
+        member = order[place]
+        reference = jnp.arange(largest) < count[:, None]
         if exclude_self:
             reference &= member != row[:, None]
         if grouped:
-            reference &= gallery_group[member] != group[:, None]
-        of_members = jnp.take_along_axis(product, member, axis=1)
+            reference &= groups[place] != group[:, None]
+        # Each reference is in the gallery of one device; the others add zero.
+        column = everywhere(member) - jax.lax.axis_index(ROWS) * len(gallery)
+        inside = (column >= 0) & (column < len(gallery))
+        column = jnp.clip(column, 0, len(gallery) - 1)
+        of_members = jnp.where(inside, jnp.take_along_axis(product, column, axis=1), 0)
         # Ascending, so that references come first in the reverse order and -inf last.
-        of_references = jnp.sort(jnp.where(reference, of_members, -jnp.inf), axis=1)
-        ahead = (_compared if compare else _counted)(others, of_references)
-        return _of_ranks(ahead[:, ::-1], reference.sum(axis=1, dtype=jnp.int32), ks)
+        of_references = jnp.sort(jnp.where(reference, to_queries(of_members), -jnp.inf), axis=1)
+        ahead = (_compared if compare else _counted)(others, everywhere(of_references))
+        references = reference.sum(axis=1, dtype=jnp.int32)
+        return _of_ranks(to_queries(ahead)[:, ::-1], references, ks)
 
-    rows = P("rows")
+    rows = P(ROWS)
     return jax.shard_map(
-        local, mesh=mesh, in_specs=(rows,) * 5 + (P(),) * 4, out_specs=(rows,) * 6
+        local, mesh=mesh, in_specs=(rows,) * 8 + (P(),) * 2, out_specs=(rows,) * 6
     )(
-        queries, query_label, query_class, query_group, query_row,
-        gallery, gallery_label, gallery_group, members,
+        queries, query_label, query_start, query_count, query_group, query_row,
+        gallery, gallery_label, member_row, member_group,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from ssl_jax.core.arrays import Array
 
 # Minimum number of rows per device, for which computation outweighs the cost of dispatch.
-_ROWS_PER_DEVICE = 4096
+ROWS_PER_DEVICE = 4096
 
 
 def rank_of_label(votes: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -58,6 +58,6 @@ def row_mesh(rows: int, devices: Sequence[jax.Device] | None) -> jax.sharding.Me
     features and computes the same numbers, so evaluations need no communication between processes.
     """
     if devices is None:
-        devices = jax.local_devices()[: max(1, rows // _ROWS_PER_DEVICE)]
+        devices = jax.local_devices()[: max(1, rows // ROWS_PER_DEVICE)]
     auto = (jax.sharding.AxisType.Auto,)
     return jax.sharding.Mesh(np.asarray(devices), ("rows",), axis_types=auto)

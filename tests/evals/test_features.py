@@ -140,6 +140,18 @@ np.testing.assert_array_equal(got["label"], label)
 with jax.set_mesh(mesh):  # the other process's devices are in the ambient mesh
     config = {"knn": {"k": 3}, "linear": {"num_l2": 2}, "few_shot": {"shots": (1, 2), "draws": 2}}
     print(evals.evaluate(["knn", "linear", "few_shot"], got, got, config=config))
+
+# With enough rows for the devices of both processes, each process has the rows of its own devices.
+from ssl_jax.evals import nearest, ranking
+
+rows = ranking.Rows(got["h"], got["label"])
+alone = ranking.score(rows), nearest.neighbours(got["h"], got["h"], 3)
+nearest.ROWS_PER_DEVICE = 2
+assert nearest.search_mesh(20, None).size == 4
+for own, shared in zip(alone[0], ranking.score(rows), strict=True):
+    np.testing.assert_array_equal(own, shared)
+for own, shared in zip(alone[1], nearest.neighbours(got["h"], got["h"], 3), strict=True):
+    np.testing.assert_allclose(own, shared, rtol=1e-6)
 """
 
 

@@ -5,7 +5,7 @@ from jax.sharding import AxisType
 
 from ssl_jax import evals
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import knn
+from ssl_jax.evals import knn, nearest
 
 
 def _clusters(rng, n, d=16, classes=7, noise=1.2):
@@ -66,7 +66,7 @@ def test_exclude_self():
         )
         expected = _brute_force(data, data, 7, 10, 0.07, exclude_self=True)
         assert got == pytest.approx(expected | {"k": 10})
-        _, index = knn.neighbours(
+        _, index = nearest.neighbours(
             data["h"], data["h"], 119, exclude_self=True, devices=jax.devices()[:devices]
         )
         assert not (index == np.arange(120)[:, None]).any()
@@ -95,7 +95,7 @@ def test_equal_neighbours_come_in_bank_order(devices):
     bank[:, 0] = 1.0
     bank[7] = [0.0, 1.0, 0.0, 0.0]
     query = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]], np.float32)
-    similarity, index = knn.neighbours(query, bank, 6, devices=jax.devices()[:devices])
+    similarity, index = nearest.neighbours(query, bank, 6, devices=jax.devices()[:devices])
     np.testing.assert_array_equal(index, [[0, 1, 2, 3, 4, 5], [7, 0, 1, 2, 3, 4]])
     np.testing.assert_array_equal(similarity, [[1.0] * 6, [1.0] + [0.0] * 5])
 
@@ -103,9 +103,9 @@ def test_equal_neighbours_come_in_bank_order(devices):
 def test_many_blocks_of_queries(monkeypatch):
     rng = np.random.default_rng(4)
     bank, queries = rng.normal(size=(50, 6)), rng.normal(size=(23, 6))
-    whole = knn.neighbours(queries, bank, 9)
-    monkeypatch.setattr(knn, "_SIMILARITIES", 50 * 5)
-    blocks = knn.neighbours(queries, bank, 9)
+    whole = nearest.neighbours(queries, bank, 9)
+    monkeypatch.setattr(nearest, "_SIMILARITIES", 50 * 5)
+    blocks = nearest.neighbours(queries, bank, 9)
     np.testing.assert_array_equal(whole[1], blocks[1])
     np.testing.assert_allclose(whole[0], blocks[0], atol=1e-6)
 
@@ -113,11 +113,11 @@ def test_many_blocks_of_queries(monkeypatch):
 def test_extreme_scales_and_zero_features():
     rng = np.random.default_rng(5)
     bank = rng.normal(size=(30, 6)).astype(np.float32)
-    plain = knn.neighbours(bank, bank, 4)
+    plain = nearest.neighbours(bank, bank, 4)
     for scale in (1e30, 1e-30):  # their squares are outside float32
-        scaled = knn.neighbours(bank * np.float32(scale), bank, 4)
+        scaled = nearest.neighbours(bank * np.float32(scale), bank, 4)
         np.testing.assert_array_equal(plain[1], scaled[1])
-    similarity, _ = knn.neighbours(np.zeros((1, 6), np.float32), bank, 4)
+    similarity, _ = nearest.neighbours(np.zeros((1, 6), np.float32), bank, 4)
     np.testing.assert_array_equal(similarity, np.zeros((1, 4)))
 
 

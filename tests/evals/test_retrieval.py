@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import retrieval_tpu
 from ssl_jax import data
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import ranking, retrieval
+from ssl_jax.evals import nearest, ranking, retrieval
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.ranking import Rows
@@ -122,6 +123,22 @@ def test_equal_examples_of_other_classes_come_first(compared, devices, monkeypat
         moved = Rows(rows.h[order], rows.label[order])
         got = retrieval.of_rows(moved, ks=(1, 2, 4), devices=few)
         assert got == pytest.approx(_means(_oracle(rows)), rel=1e-6)
+
+
+def test_memory_of_a_million_rows_is_split_over_devices():
+    mesh = nearest.search_mesh(2**20, jax.devices()[:8])
+    block, program = retrieval_tpu.lowered(mesh, rows=2**20, width=512, references=64)
+    memory = program.compile().memory_analysis()
+    gallery, similarities = 2**20 // 8 * 512 * 4, block * 2**20 // 8 * 4
+    assert similarities <= 2**27
+    assert memory.argument_size_in_bytes < 1.1 * gallery
+    assert memory.temp_size_in_bytes < 4 * similarities
+
+
+def test_more_devices_than_rows():
+    rows = _rows(9, n=5, classes=2)
+    got = retrieval.of_rows(rows, ks=(1, 2, 4), devices=jax.devices()[:8])
+    assert got == pytest.approx(_means(_oracle(rows)), rel=1e-6)
 
 
 def test_two_references():
