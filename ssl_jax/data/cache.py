@@ -45,6 +45,7 @@ def in_memory(source: ImageSource, *, workers: int = 0) -> ArraySource:
         factors=source.read_factors(),
         factor_names=source.factor_names,
         renderer=source.renderer,
+        masks=source.masks,
         problems=dict(source.problems),
         earlier_notes=tuple(source.notes()),
         images=images,

@@ -16,7 +16,9 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
+from ssl_jax.data import masks as masks_lib
 from ssl_jax.data.image import Canvas, largest_wide_value
+from ssl_jax.data.masks import Masks
 from ssl_jax.data.names import Names
 from ssl_jax.data.renderer import Renderer
 from ssl_jax.modalities.image import IMAGE
@@ -193,12 +195,14 @@ class ImageSource(Source):
         without reading the data.
       factor_names: their names; None without factors.
       renderer: renders images from other factors, or None.
+      masks: the class of each pixel, or None.
     """
 
     canvas: Canvas = dataclasses.field(kw_only=True)
     factors: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
     factor_names: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
     renderer: Renderer | None = dataclasses.field(default=None, kw_only=True)
+    masks: Masks | None = dataclasses.field(default=None, kw_only=True)
 
     unit: ClassVar[str] = "image"
     examples_are_labelled: ClassVar[bool] = True
@@ -232,7 +236,7 @@ class ImageSource(Source):
 
     def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
         """The fields that hold something per example, cut to `rows`."""
-        fields = ("labels", "names", "factors")
+        fields = ("labels", "names", "factors", "masks")
         values = {field: getattr(self, field) for field in fields}
         return {field: value[rows] for field, value in values.items() if value is not None}
 
@@ -382,6 +386,7 @@ class Concatenated(ImageSource):
             "renderer": first.renderer,
             "labels": _joined([part.labels for part in parts]),
             "factors": _joined([part.factors for part in parts]),
+            "masks": masks_lib.joined([part.masks for part in parts]),
         }  # fmt: skip
         if all(type(part) is ArraySource and not part.bad_rows for part in parts):
             return ArraySource(images=np.concatenate([part.images for part in parts]), **shared)

@@ -28,7 +28,6 @@ from flax import linen as nn
 from ssl_jax.config.fields import between, not_negative, positive
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.layer_outputs import grid_shape
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.evals import tokens
 from ssl_jax.evals.known import Known
@@ -131,7 +130,9 @@ def evaluate_model(
         model, prober, feature,
         examples=examples, size=size, max_gib=max_gib, evaluation="feature_map",
     )  # fmt: skip
-    grid = _grid(shape[0], prober.train.spec.arrays["image"].shape, feature)
+    grid = tokens.grid(
+        shape[0], prober.train.spec.arrays["image"].shape, feature, evaluation="feature_map"
+    )
     net = Net(_module(classifier, prober.num_classes))
     steps = max(1, math.ceil(epochs * len(examples) / size))
     optimizer = optax.chain(
@@ -160,7 +161,8 @@ def check(known: Known, *, feature: str, max_gib: float, **options: Any) -> str:
       UserError: the positions of the output form no grid.
     """
     del options
-    _grid(known.outputs[feature].shape[1], known.train.spec.arrays["image"].shape, feature)
+    image = known.train.spec.arrays["image"].shape
+    tokens.grid(known.outputs[feature].shape[1], image, feature, evaluation="feature_map")
     return tokens.memory_note(known, feature, max_gib, "feature_map")
 
 
@@ -173,17 +175,6 @@ def measures(known: Known, **options: Any) -> tuple[str, ...]:
 def learning_rates(first: float, steps: int) -> optax.Schedule:
     """The rate of each step: `first`, divided by five after 35, 70 and 85% of the steps."""
     return optax.piecewise_constant_schedule(first, {round(share * steps): 0.2 for share in _FALLS})
-
-
-def _grid(count: int, image: tuple[int, ...], feature: str) -> tuple[int, int]:
-    height, width = image[:2]
-    grid = grid_shape(count, height, width)
-    if grid is None:
-        raise UserError(
-            f"the {count} positions of eval.feature_map.feature={feature!r} form no grid on images "
-            f"of {height}x{width}; take another stage, e.g. stage1/patches"
-        )
-    return grid
 
 
 def _module(classifier: str, num_classes: int) -> nn.Module:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ssl_jax import parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.layer_outputs import grid_shape
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.model import Model
@@ -129,6 +130,28 @@ def _in_memory(read: Read, examples: np.ndarray, mesh: jax.sharding.Mesh, size: 
             yield parallel.to_global(batch, mesh, local, size)
 
     return take
+
+
+def grid(count: int, image: tuple[int, ...], feature: str, *, evaluation: str) -> tuple[int, int]:
+    """Rows and columns of the positions of an output.
+
+    Args:
+      count: number of positions.
+      image: shape of the images, (h, w, c).
+      feature: name of the output.
+      evaluation: name of the section in which `feature` is set, for the error message.
+
+    Raises:
+      UserError: the positions form no grid.
+    """
+    height, width = image[:2]
+    shape = grid_shape(count, height, width)
+    if shape is None:
+        raise UserError(
+            f"the {count} positions of eval.{evaluation}.feature={feature!r} form no grid on "
+            f"images of {height}x{width}; take another stage, e.g. stage1/patches"
+        )
+    return shape
 
 
 def endless_passes(examples: np.ndarray, length: int, seed: int) -> np.ndarray:

@@ -172,6 +172,9 @@ def _report(
     parts = {
         f"Method.show of {title}": lambda: report_contents.shown_items(experiment, w, examples()),
         "the activation maps": lambda: report_contents.activation_items(experiment, w, examples()),
+        "the nearest patches": lambda: report_contents.correspondence_items(
+            experiment, w, examples()
+        ),
         f"the report of {modality.unit}": lambda: modality.report(prober, model.features),
     }
     found: dict[str, dict[str, Any]] = {}
@@ -181,7 +184,7 @@ def _report(
         except Exception as error:
             failures.warn(name, error)
             found[name] = {}
-    shown, maps, contents = found.values()
+    shown, maps, patches, contents = found.values()
     if jax.process_index() != 0:
         return
     try:
@@ -197,7 +200,7 @@ def _report(
             not_computed=not_computed,
             preflight=preflight.text(lines),
             environment=environment(),
-            shown=shown | maps,
+            shown=shown | maps | patches,
             **contents,
         )
         print(f"report: {report.write(workdir, inputs)}", flush=True)

@@ -33,6 +33,7 @@ _COUNTED_AT_A_TIME = 1024
 Encode = Callable[[Any], Mapping[str, jax.Array]]
 Features = dict[str, np.ndarray]
 FACTORS = "factors"
+MASKS = "masks"  # of pixels; evaluations read them from the source, see `ssl_jax.data.masks`
 
 
 class Prober:
@@ -312,7 +313,11 @@ class Prober:
     @staticmethod
     def _arrays_of(source: data.Source) -> set[str]:
         has_factors = getattr(source, "factor_names", None) is not None
-        return {*source.spec.arrays, *([FACTORS] if has_factors else [])}
+        has_masks = getattr(source, "masks", None) is not None
+        return {
+            *source.spec.arrays, *([FACTORS] if has_factors else []),
+            *([MASKS] if has_masks else []),
+        }  # fmt: skip
 
     def evaluate(
         self,

@@ -1,7 +1,7 @@
 """Computes what the report page shows of a few examples.
 
-These are the items of `Method.show`, and activation maps if the encoder is a convolutional net of
-images.
+These are the items of `Method.show`; activation maps if the encoder is a convolutional net of
+images; and which patches of other images are nearest to one of an image.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from ssl_jax.checkpoint import steps
 from ssl_jax.checkpoint.choice import folder_and_step
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
+from ssl_jax.core.layer_outputs import LayerOutput, grid_shape, select
 from ssl_jax.core.method import Batch, Method, Weights
+from ssl_jax.evals.dense import correspondence
 from ssl_jax.experiment.build import Experiment, held_out_keys
 from ssl_jax.models.activation_maps import activation_maps
 from ssl_jax.pretrained import trained_run
 from ssl_jax.run.probing import Prober
 
 _SHOWN_EXAMPLES = 6
+_FEWEST_ROWS = 4  # of the positions of which correspondences are shown
 
 
 def examples(prober: Prober, source: data.Source) -> dict[str, np.ndarray]:
@@ -86,6 +89,47 @@ def activation_items(experiment: Experiment, w: Weights, batch: Batch) -> dict[s
     return {"Activation maps": item}
 
 
+def correspondence_items(experiment: Experiment, w: Weights, batch: Batch) -> dict[str, Item]:
+    """The central patch of each example, and the nearest patch of every other example.
+
+    The patches are those of the last layer; of a convolutional net, of the last stage with at
+    least 4x4 positions. Nothing for encoders without patches and for host crops.
+
+    Args:
+      experiment, w, batch: as of `shown_items`.
+    """
+    if "image" not in batch or len(batch["image"]) < 2:
+        return {}
+    images = np.asarray(batch["image"])
+    layers = parallel.gather(_layers(experiment.method, w, {"image": batch["image"]}))
+    shapes = {
+        name: grid_shape(output.patches.shape[1], *images.shape[1:3])
+        for name, output in layers.items()
+    }
+    names = [name for name, shape in shapes.items() if shape and min(shape) >= _FEWEST_ROWS]
+    if not names:
+        return {}
+    layer = max(names, key=lambda name: int(name.lstrip("layerstg")))
+    rows, columns = grid = shapes[layer]
+    center = rows // 2 * columns + columns // 2
+    queries = np.full(len(images), center)
+    nearest = correspondence.nearest_patches(select(layers, f"{layer}/patches"), queries)
+    large = correspondence.enlarged(images)
+    pixels = np.stack([
+        np.stack([correspondence.boxed(large[j], patch, grid) for j, patch in enumerate(row)])
+        for row in nearest
+    ])  # fmt: skip
+    asked = np.stack([correspondence.boxed(image, center, grid) for image in large])
+    others = np.arange(len(images))[None, :] != np.arange(len(images))[:, None]
+    pixels = pixels[others].reshape(len(images), len(images) - 1, *pixels.shape[2:])
+    note = (
+        f"Left: an image with its central patch. Right of it: the patch of each other image that "
+        f"is nearest by cosine, of {rows}x{columns} patches ({layer}). The images are spread "
+        "evenly over the split, not picked."
+    )
+    return {"Nearest patches": Images(pixels, inputs=asked, note=note)}
+
+
 def check_beside(experiment: Experiment) -> None:
     """Checks that the run `log.beside` is there and encodes images like those of this run.
 
@@ -127,8 +171,12 @@ def _inputs(image: jax.ShapeDtypeStruct | None) -> str:
 def _maps(method: Method, w: Weights, images: Batch) -> dict[str, np.ndarray]:
     """Stage -> activation maps [n h w] as NumPy arrays; empty without stages of maps."""
     shape = images["image"].shape[1:3]
-    maps = jax.jit(lambda w, images: activation_maps(method.layers(w, images), shape))
-    return parallel.gather(maps(w, images))
+    maps = jax.jit(lambda layers: activation_maps(layers, shape))
+    return parallel.gather(maps(_layers(method, w, images)))
+
+
+def _layers(method: Method, w: Weights, images: Batch) -> dict[str, LayerOutput]:
+    return jax.jit(method.layers)(w, images)  # compiled once, for all that is shown of layers
 
 
 def _split(prober: Prober, source: data.Source) -> data.Source:

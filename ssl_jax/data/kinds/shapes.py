@@ -8,8 +8,9 @@ of the shape, so that single pixels say little about it: the shape has to be see
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.image_kind import ImageKind
 from ssl_jax.data.kind import Facts
+from ssl_jax.data.masks import Masks
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import Arrays, ArraySource, ImageSource, Problem
 
@@ -34,6 +36,7 @@ FACTORS = {
     "y": (0.35, 0.65),
     "background": (0.0, 1.0),  # hue of the ground
 }
+MASK_CLASSES = ("ground", *SHAPES)
 SPLITS = ("train", "test")
 IMAGE_SIZE = 32
 CHANNELS = 3
@@ -127,6 +130,9 @@ class Shapes:
             "labels": label_of(factors, self.label), "num_classes": num_classes(self.label),
             "class_names": CLASS_NAMES.get(self.label),
             "factors": factors, "factor_names": tuple(FACTORS), "renderer": ShapeRenderer(self),
+            "masks": Masks(
+                MASK_CLASSES, factors, functools.partial(render_masks, size=self.canvas.size)
+            ),
         }  # fmt: skip
 
 
@@ -225,26 +231,53 @@ def render(factors: np.ndarray, size: int, channels: int = 3) -> np.ndarray:
     """
     factors = np.asarray(factors, np.float32)
     out = np.empty((len(factors), size, size, channels), np.uint8)
-    block = max(1, _BLOCK_PIXELS // size**2)
-    for shape in range(len(SHAPES)):
-        rows = np.flatnonzero(factors[:, 0] == shape)
-        for start in range(0, len(rows), block):
-            part = rows[start : start + block]
-            out[part] = _draw(SHAPES[shape], factors[part], size, channels)
+    for shape, part in _blocks(factors, size):
+        out[part] = _draw(shape, factors[part], size, channels)
     return out
+
+
+def render_masks(factors: np.ndarray, size: int) -> np.ndarray:
+    """The class of each pixel, an index into MASK_CLASSES: the shape where its centre is inside.
+
+    Args:
+      factors, size: as of `render`.
+
+    Returns:
+      uint8 [n size size].
+    """
+    factors = np.asarray(factors, np.float32)
+    out = np.empty((len(factors), size, size), np.uint8)
+    for shape, part in _blocks(factors, size):
+        inside = _outside(shape, factors[part], size) <= 0
+        out[part] = inside * MASK_CLASSES.index(shape)
+    return out
+
+
+def _blocks(factors: np.ndarray, size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Shapes with the rows to draw at a time."""
+    block = max(1, _BLOCK_PIXELS // size**2)
+    for number, shape in enumerate(SHAPES):
+        rows = np.flatnonzero(factors[:, 0] == number)
+        for start in range(0, len(rows), block):
+            yield shape, rows[start : start + block]
+
+
+def _outside(shape: str, factors: np.ndarray, size: int) -> np.ndarray:
+    """Pixels from the centre of each pixel to the outline, negative inside: float32 [n s s]."""
+    _, _, radius, angle, x, y, _ = factors.T[:, :, None, None]  # each [n 1 1]
+    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
+    across, down = centres[None, None, :] - x, centres[None, :, None] - y
+    u = (np.cos(angle) * across + np.sin(angle) * down) / radius  # in the unit shape's frame
+    v = (np.cos(angle) * down - np.sin(angle) * across) / radius
+    return _DISTANCES[shape](u, v) * radius * size
 
 
 def _draw(shape: str, factors: np.ndarray, size: int, channels: int) -> np.ndarray:
     """As `render`, for examples of one shape."""
-    _, hue, radius, angle, x, y, ground_hue = factors.T[:, :, None, None]  # each [n 1 1]
-    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
-    across, down = centres[None, None, :] - x, centres[None, :, None] - y
-    u = (np.cos(angle) * across + np.sin(angle) * down) / radius  # [n s s], unit shape's frame
-    v = (np.cos(angle) * down - np.sin(angle) * across) / radius
-    outside = _DISTANCES[shape](u, v) * radius * size  # pixels beyond the outline
-    cover = np.clip(0.5 - outside, 0.0, 1.0)[..., None]  # [n s s 1]
-    ink = _rgb(hue[:, 0, 0], saturation=0.8, value=0.9)[:, None, None]  # [n 1 1 3]
-    ground = _rgb(ground_hue[:, 0, 0], saturation=0.6, value=0.6)[:, None, None]
+    hue, ground_hue = factors[:, list(FACTORS).index("hue")], factors[:, -1]
+    cover = np.clip(0.5 - _outside(shape, factors, size), 0.0, 1.0)[..., None]  # [n s s 1]
+    ink = _rgb(hue, saturation=0.8, value=0.9)[:, None, None]  # [n 1 1 3]
+    ground = _rgb(ground_hue, saturation=0.6, value=0.6)[:, None, None]
     if channels == 1:
         luminance = np.array([0.299, 0.587, 0.114], np.float32)
         ink, ground = (colour @ luminance[:, None] for colour in (ink, ground))

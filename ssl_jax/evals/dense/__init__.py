@@ -1,0 +1,1 @@
+"""Parts of evaluations of single positions of images: targets, scores, classifiers."""
