@@ -107,13 +107,14 @@ def test_known_facts_are_the_facts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("digit", "unknown data set 'digit'; data sets: cars196:DIR, conll:PATTERN, csv:PATTERN, "
-         "cub200:DIR, digits, dsprites:FILE, faces:DIR, fashion_mnist, folder:PATH, glue:NAME, "
-         "idx:DIR, jsonl:PATTERN, librispeech:DIR, mappings, market1501:DIR, pairs:FILE, "
-         "parquet:PATTERN, pydoc, shapes, shapes3d:FILE, sop:DIR, speech, squad:PATTERN, "
-         "tar:PATTERN, text:PATTERN, tfds:NAME, tokens:DIR, triplets:FILE. Did you mean 'digits'?"),
+        ("digit", "unknown data set 'digit'; data sets: ade20k:DIR, cars196:DIR, conll:PATTERN, "
+         "csv:PATTERN, cub200:DIR, digits, dsprites:FILE, faces:DIR, fashion_mnist, folder:PATH, "
+         "glue:NAME, idx:DIR, jsonl:PATTERN, librispeech:DIR, mappings, market1501:DIR, "
+         "pairs:FILE, parquet:PATTERN, pydoc, segmented:DIR, shapes, shapes3d:FILE, sop:DIR, "
+         "speech, squad:PATTERN, tar:PATTERN, text:PATTERN, tfds:NAME, tokens:DIR, triplets:FILE, "
+         "voc2012:DIR. Did you mean 'digits'?"),
         ("digits:8", "unknown data set 'digits:8'"),
-        ("folder", "unknown data set 'folder'; data sets: cars196:DIR, conll:PATTERN, "),
+        ("folder", "unknown data set 'folder'; data sets: ade20k:DIR, cars196:DIR, "),
         ("folder:", "data set 'folder:' names nothing; write folder:PATH"),
         ("/data/images", "unknown data set '/data/images'"),
     ],
