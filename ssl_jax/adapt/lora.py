@@ -39,6 +39,7 @@ from ssl_jax.config.fields import below_one, not_empty, positive
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.core.tree_paths import by_path, is_stacked
+from ssl_jax.models.query_key_value import QueryKeyValue
 
 Array = jax.Array
 PyTree = Any
@@ -220,17 +221,21 @@ def _update(kernel: Array, adapters: Mapping[str, Any], scale: float) -> Array:
         name: scale * jnp.matmul(ab["a"], ab["b"], precision=jax.lax.Precision.HIGHEST)
         for name, ab in adapters.items()
     }
-    return _side_by_side(products, kernel.shape[-1])
+    return _side_by_side(products)
 
 
-def _side_by_side(updates: Mapping[str, Array], width: int) -> Array:
-    """The updates of the outputs of a layer [... width] from those of its maps."""
+def _side_by_side(updates: Mapping[str, Array]) -> Array:
+    """The updates of the outputs of a layer [... d_out] from those of its maps."""
     if WHOLE in updates:
         return updates[WHOLE]
+    return _all_parts(updates, jnp.concatenate, axis=-1)
+
+
+def _all_parts(updates: Mapping[str, Array], join: Callable[..., Array], axis: int) -> Array:
+    """The updates of all parts of a layer along an axis; those without an adapter are 0."""
     parts = next(parts for parts in PARTS.values() if set(updates) <= set(parts))
-    some = next(iter(updates.values()))
-    zeros = jnp.zeros((*some.shape[:-1], width // len(parts)), some.dtype)
-    return jnp.concatenate([updates.get(part, zeros) for part in parts], axis=-1)
+    zeros = jnp.zeros_like(next(iter(updates.values())))
+    return join([updates.get(part, zeros) for part in parts], axis=axis)
 
 
 def _add_update(
@@ -245,7 +250,7 @@ def _add_update(
 ) -> Any:
     """Interceptor of Linen modules: adds the update to the output of an adapted dense layer."""
     module, outputs = context.module, apply(*args, **kwargs)
-    is_call = context.method_name == "__call__" and isinstance(module, nn.Dense)
+    is_call = context.method_name == "__call__" and isinstance(module, nn.Dense | QueryKeyValue)
     if not is_call or not module.has_variable("params", LORA):
         return outputs
     if on_use is not None:
@@ -258,7 +263,12 @@ def _add_update(
         name: (x @ ab["a"].astype(x.dtype)) @ (scale * ab["b"]).astype(x.dtype)
         for name, ab in module.get_variable("params", LORA).items()
     }
-    return outputs + _side_by_side(updates, outputs.shape[-1])
+    if isinstance(module, QueryKeyValue) and WHOLE not in updates:
+        # Part by part, so that a split of the heads remains one.
+        heads = (*x.shape[:-1], *outputs.shape[-2:])
+        updates = {name: update.reshape(heads) for name, update in updates.items()}
+        return outputs + _all_parts(updates, jnp.stack, axis=-3)
+    return outputs + _side_by_side(updates).reshape(outputs.shape)
 
 
 def _dense_layers(params: PyTree) -> dict[str, tuple[int, ...]]:

@@ -98,7 +98,7 @@ def attention(
                 "attention 'splash' has no relative positions; set model.attention to 'xla'"
             )
         return _splash(query, key, value, mask=mask, segment=segment, causal=causal, window=window)
-    query, key, value = (_split_heads(x) for x in (query, key, value))
+    query, key, value = (split_heads(x, axis=2) for x in (query, key, value))
     if segment is not None:
         same = segment[:, None, :, None] == segment[:, None, None, :]  # (n, 1, t, t)
         mask = same if mask is None else mask & same
@@ -177,18 +177,25 @@ def _target_device() -> Any:
     return jax.devices()[0]
 
 
-def _split_heads(x: Array) -> Array:
-    """[n t heads d], its heads over the mesh's axis `tensor` if they divide over it.
+def heads_are_split(num_heads: int) -> bool:
+    """Whether the axis `tensor` of the ambient mesh splits the heads: if they divide over it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    size = mesh.shape.get(TENSOR, 1)
+    return size > 1 and TENSOR not in mesh.manual_axes and num_heads % size == 0
+
+
+def split_heads(x: Array, *, axis: int) -> Array:
+    """The array, its heads (dimension `axis`) over the mesh's axis `tensor` if it splits them.
 
     Without this, every device of that axis computes all heads: XLA does not find by itself that the
     columns of the matrix before are split by heads.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    size = mesh.shape.get(TENSOR, 1)
-    if size == 1 or TENSOR in mesh.manual_axes or x.shape[2] % size:
+    if not heads_are_split(x.shape[axis]):
         return x
     free = P.UNCONSTRAINED
-    return jax.lax.with_sharding_constraint(x, P(free, free, TENSOR, free))
+    return jax.lax.with_sharding_constraint(
+        x, P(*(TENSOR if i == axis else free for i in range(x.ndim)))
+    )
 
 
 def _fits_mesh(*, rows: int, heads: int) -> bool:

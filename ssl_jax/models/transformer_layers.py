@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ssl_jax.models.attention import attention
+from ssl_jax.models.query_key_value import QueryKeyValue
 
 Array = jax.Array
 Text = Mapping[str, Array]
@@ -79,16 +80,16 @@ class SelfAttention(nn.Module):
         banded: Array | float | None = None,
     ) -> Array:
         n, t, dim = x.shape
-        dense = functools.partial(nn.Dense, use_bias=self.bias, dtype=self.dtype)
+        options = dict(use_bias=self.bias, dtype=self.dtype)
         init = kernel_init(self.truncated, self.qkv_std)
-        qkv = dense(3 * dim, kernel_init=init, name="qkv")(x).reshape(n, t, 3, self.num_heads, -1)
+        qkv = QueryKeyValue(3 * dim, self.num_heads, kernel_init=init, name="qkv", **options)(x)
         q, k, v = (qkv[:, :, i] for i in range(3))  # (n, t, heads, d)
         if self.cache_length:
             x = self._attend_to_cache(q, k, v, position, banded)
         else:
             x = self._attend(q, k, v, segment, banded)
         init = kernel_init(self.truncated, self.output_std)
-        return dense(dim, kernel_init=init, name="proj")(x.reshape(n, t, dim))
+        return nn.Dense(dim, kernel_init=init, name="proj", **options)(x.reshape(n, t, dim))
 
     def _attend(
         self, q: Array, k: Array, v: Array, segment: Array | None, banded: Array | float | None

@@ -46,6 +46,7 @@ from ssl_jax.models.options import (
     not_architecture,
 )
 from ssl_jax.models.positions import FIXED_POSITIONS, LearnedPositions, sincos_positions
+from ssl_jax.models.query_key_value import QueryKeyValue
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -76,14 +77,14 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array, segment: Array | None = None) -> Array:
         n, t, dim = x.shape
-        qkv = nn.Dense(
+        qkv = QueryKeyValue(
             3 * dim,
+            self.num_heads,
             use_bias=self.qkv_bias,
             kernel_init=_kernel_init(self.kernel_init, parts=3),
             dtype=self.dtype,
             name="qkv",
         )(x)
-        qkv = qkv.reshape(n, t, 3, self.num_heads, dim // self.num_heads)
         q, k, v = (qkv[:, :, i] for i in range(3))  # (n, t, heads, d)
         x = attention(q, k, v, segment=segment, implementation=self.implementation)
         x = x.reshape(n, t, dim)
