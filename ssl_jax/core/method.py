@@ -76,7 +76,8 @@ class DataSpec:
         [h w c] or, if the host crops, `image/FAMILY` uint8 [v h w c] for each family of views. Text
         has `tokens` int32 [l], `segment` int32 [l] (number of the packed text that a token belongs
         to, from 1; 0 = padding) and `position` int32 [l] (within that text). All data have `label`
-        int32 [] (-1 = none) and `index` int32 [].
+        int32 [] (-1 = none) and `index` int32 []. Images that can have several labels have `labels`
+        int8 [k] (1 has label k, 0 has not, -1 unknown).
       num_examples: size of the training set.
       num_classes: number of label classes; None without labels.
       unique_examples: whether all examples of a batch are different, as the sampler declares.

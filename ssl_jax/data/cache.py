@@ -26,12 +26,15 @@ def in_memory(source: ImageSource, *, workers: int = 0) -> ArraySource:
         )
     images = np.empty((len(source), *source.canvas.shapes["image"]), np.uint8)
     labels = np.empty(len(source), np.int32)
+    matrix = None if source.label_matrix is None else np.empty_like(source.label_matrix)
     bad_rows = {}
     with epoch_batches(source, 1024, workers=workers) as batches:
         for batch in batches:
             real = batch["index"] >= 0
             images[batch["index"][real]] = batch["image"][real]
             labels[batch["index"][real]] = batch["label"][real]
+            if matrix is not None:
+                matrix[batch["index"][real]] = batch["labels"][real]
             for row in batch["index"][real & ~batch["mask"]].tolist():
                 name = source.example_name(row)
                 bad_rows[row] = Problem(row, name, source.problems.get(name, "unreadable"))
@@ -46,6 +49,8 @@ def in_memory(source: ImageSource, *, workers: int = 0) -> ArraySource:
         factor_names=source.factor_names,
         renderer=source.renderer,
         masks=source.masks,
+        label_matrix=matrix,
+        label_names=source.label_names,
         problems=dict(source.problems),
         earlier_notes=tuple(source.notes()),
         images=images,

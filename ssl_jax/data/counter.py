@@ -29,6 +29,7 @@ class Stream(enum.IntEnum):
     MAPPINGS = 8  # the splits of `mappings`
     WINDOWS = 9  # where windows of recordings begin
     SPEECH = 10  # synthetic speech
+    LESIONS = 11  # drawn discs with small marks
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:

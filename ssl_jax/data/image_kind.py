@@ -33,10 +33,13 @@ class ImageKind(Kind):
       dataset: opens a data set: (location, request, **options); its keyword parameters are the
         options.
       known: facts from a location and all options by name, None if nothing is known.
+      num_labels: from a location and all options by name, the labels that an image can have
+        together; 0 for none.
     """
 
     dataset: Callable[..., DataSet]
     known: Callable[[str, Mapping[str, Any]], Facts | None] | None = None
+    num_labels: Callable[[str, Mapping[str, Any]], int] | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -66,4 +69,7 @@ class ImageKind(Kind):
     ) -> DataSpec:
         facts = self.facts(location, values)
         canvas = request.canvas(*((facts.image_size, facts.channels) if facts else ()))
-        return image_spec(canvas, num_examples, num_classes)
+        num_labels = 0
+        if self.num_labels is not None:
+            num_labels = self.num_labels(location, fields.read(self.options(values), values, WHERE))
+        return image_spec(canvas, num_examples, num_classes, num_labels)

@@ -125,7 +125,7 @@ class Source(abc.ABC):
 
     def padding(self, key: str) -> int:
         """The value of array `key` in rows of a batch that are padding."""
-        return -1 if key in ("index", "label") else 0
+        return -1 if key in ("index", "label", "labels") else 0
 
     def batch(
         self,
@@ -147,7 +147,8 @@ class Source(abc.ABC):
 
         Returns:
           label int32 [n] (-1 = none), index int32 [n], and of images: image uint8 [n h w c], or
-          with host crops image/FAMILY uint8 [n v h w c] each; of text see `text_source`.
+          with host crops image/FAMILY uint8 [n v h w c] each, and labels int8 [n k] of data sets
+          with several labels an image; of text see `text_source`.
 
         Raises:
           UserError: an image is unreadable and the source is strict, or too many are.
@@ -196,6 +197,9 @@ class ImageSource(Source):
       factor_names: their names; None without factors.
       renderer: renders images from other factors, or None.
       masks: the class of each pixel, or None.
+      label_matrix: int8 [len k] of images that can have several labels: 1 has label k, 0 has it
+        not, -1 is unknown; the array `labels` of a batch. None where there are none.
+      label_names: the names of its columns.
     """
 
     canvas: Canvas = dataclasses.field(kw_only=True)
@@ -203,13 +207,24 @@ class ImageSource(Source):
     factor_names: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
     renderer: Renderer | None = dataclasses.field(default=None, kw_only=True)
     masks: Masks | None = dataclasses.field(default=None, kw_only=True)
+    label_matrix: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+    label_names: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
 
     unit: ClassVar[str] = "image"
     examples_are_labelled: ClassVar[bool] = True
 
     @property
     def spec(self) -> DataSpec:
-        return image_spec(self.canvas, len(self), self.num_classes)
+        return image_spec(self.canvas, len(self), self.num_classes, self.num_labels)
+
+    @property
+    def num_labels(self) -> int:
+        """Columns of `label_matrix`; 0 without one."""
+        return 0 if self.label_matrix is None else self.label_matrix.shape[1]
+
+    def labels_of(self, indices: np.ndarray) -> Arrays:
+        """The array `labels` int8 [n k] of these examples, by name; {} without labels."""
+        return {} if self.label_matrix is None else {"labels": self.label_matrix[indices]}
 
     def read_factors(self) -> np.ndarray | None:
         """`factors`, read from the data where they are not known yet; None where there are none.
@@ -236,15 +251,17 @@ class ImageSource(Source):
 
     def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
         """The fields that hold something per example, cut to `rows`."""
-        fields = ("labels", "names", "factors", "masks")
+        fields = ("labels", "names", "factors", "masks", "label_matrix")
         values = {field: getattr(self, field) for field in fields}
         return {field: value[rows] for field, value in values.items() if value is not None}
 
 
-def image_spec(canvas: Canvas, num_examples: int, num_classes: int | None) -> DataSpec:
-    """The DataSpec of examples on `canvas`."""
+def image_spec(
+    canvas: Canvas, num_examples: int, num_classes: int | None, num_labels: int = 0
+) -> DataSpec:
+    """The DataSpec of examples on `canvas`; `num_labels` is the width of `labels`, 0 for none."""
     whole = canvas.whole.shapes if canvas.crops else None
-    return IMAGE.spec(canvas.shapes, num_examples, num_classes, whole)
+    return IMAGE.spec(canvas.shapes, num_examples, num_classes, whole, num_labels)
 
 
 @dataclasses.dataclass
@@ -275,6 +292,7 @@ class ArraySource(ImageSource):
             "image": self.images[indices],
             "label": labels,
             "index": indices.astype(np.int32),
+            **self.labels_of(indices),
         }
         problems = [
             self.bad_rows[int(index)]._replace(row=row)
@@ -336,6 +354,7 @@ class EncodedSource(ImageSource):
             for name, shape in self.canvas.shapes.items()
         }
         labels = np.empty(len(indices), np.int32)
+        found = np.array(indices)  # the examples whose images are in the rows
         problems: list[Problem] = []
         tries = min(MAX_REPLACEMENTS, len(self))
         for row, index in enumerate(indices):
@@ -346,6 +365,7 @@ class EncodedSource(ImageSource):
                     encoded, labels[row] = self._example(candidate)
                     for name, image in self.canvas.render(encoded, boxes).items():
                         images[name][row] = image
+                    found[row] = candidate
                     break
                 except Exception as error:  # Pillow's readers raise all kinds on broken files
                     name = self.example_name(candidate)
@@ -362,7 +382,8 @@ class EncodedSource(ImageSource):
                     f"no readable image among {tries} of {self.name} in a row; first: "
                     f"{first.name} ({first.error})"
                 )
-        return images | {"label": labels, "index": indices.astype(np.int32)}, problems
+        arrays = {**images, "label": labels, "index": indices.astype(np.int32)}
+        return arrays | self.labels_of(found), problems
 
 
 @dataclasses.dataclass
@@ -383,7 +404,8 @@ class Concatenated(ImageSource):
         shared = {
             "name": first.name, "canvas": first.canvas, "num_classes": widest.num_classes,
             "class_names": widest.class_names, "factor_names": first.factor_names,
-            "renderer": first.renderer,
+            "renderer": first.renderer, "label_names": first.label_names,
+            "label_matrix": _joined([part.label_matrix for part in parts]),
             "labels": _joined([part.labels for part in parts]),
             "factors": _joined([part.factors for part in parts]),
             "masks": masks_lib.joined([part.masks for part in parts]),

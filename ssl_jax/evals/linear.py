@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -53,7 +53,7 @@ class Rows(NamedTuple):
     """Examples on the devices, in blocks of r rows; the blocks are split over the mesh."""
 
     x: Array  # [blocks r d] float32
-    label: Array  # [blocks r] int32
+    label: Array  # [blocks r] int32, or [blocks r k] of several labels an example
     weight: Array  # [blocks r] float32; 0 for padding and excluded rows
 
 
@@ -211,6 +211,7 @@ def fit(
     start: Probe | None = None,
     max_iterations: int = 200,
     tolerance: float = 1e-5,
+    residual: Callable[[Array, Array], Array] | None = None,
 ) -> Probe:
     """Minimises the objective of the module's docstring, divided by the sum of the weights.
 
@@ -221,7 +222,10 @@ def fit(
       mesh: the mesh of the rows.
       start: initial probe; default: zeros.
       max_iterations, tolerance: see `minimise`.
+      residual: (logits [r c], labels) -> the gradient [r c] of the loss of each row by its logits;
+        None: `softmax_residual`, that of cross-entropy.
     """
+    residual = residual or softmax_residual
     d = rows.x.shape[-1]
     n = float(jnp.sum(rows.weight))
 
@@ -229,7 +233,13 @@ def fit(
         kernel, bias = np.split(parameters, [d * num_classes])
         kernel = kernel.reshape(d, num_classes)
         kernel_part, bias_part = jax.device_get(
-            _gradient(kernel.astype(np.float32), bias.astype(np.float32), rows, mesh=mesh)
+            _gradient(
+                kernel.astype(np.float32),
+                bias.astype(np.float32),
+                rows,
+                mesh=mesh,
+                residual=residual,
+            )
         )
         return np.concatenate([(kernel_part + l2 * kernel).ravel(), bias_part]) / n
 
@@ -310,9 +320,21 @@ def rescale(x: Array, mean: Array, std: Array) -> Array:
     return (x - mean) / std
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
-def _gradient(kernel: Array, bias: Array, rows: Rows, *, mesh: Mesh) -> tuple[Array, Array]:
-    """Gradient of the weighted sum of cross-entropies, [d c] and [c].
+def softmax_residual(logits: Array, label: Array) -> Array:
+    """The gradient of cross-entropies by their logits, [r c]."""
+    return jax.nn.softmax(logits) - jax.nn.one_hot(label, logits.shape[-1])
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "residual"))
+def _gradient(
+    kernel: Array,
+    bias: Array,
+    rows: Rows,
+    *,
+    mesh: Mesh,
+    residual: Callable[[Array, Array], Array],
+) -> tuple[Array, Array]:
+    """Gradient of the weighted sum of losses, [d c] and [c].
 
     The gradient is written out instead of using automatic differentiation, so that only the logits
     of one block are stored at a time and gradients are summed over devices once.
@@ -321,10 +343,9 @@ def _gradient(kernel: Array, bias: Array, rows: Rows, *, mesh: Mesh) -> tuple[Ar
     def local(kernel: Array, bias: Array, rows: Rows) -> tuple[Array, Array]:
         def block(total: tuple[Array, Array], rows: Rows):
             logits = jnp.einsum("rd,dc->rc", rows.x, kernel, precision=_HIGHEST) + bias
-            residual = jax.nn.softmax(logits) - jax.nn.one_hot(rows.label, logits.shape[-1])
-            residual = rows.weight[:, None] * residual  # [r c]
-            kernel_part = jnp.einsum("rd,rc->dc", rows.x, residual, precision=_HIGHEST)
-            return (total[0] + kernel_part, total[1] + residual.sum(axis=0)), None
+            slope = rows.weight[:, None] * residual(logits, rows.label)  # [r c]
+            kernel_part = jnp.einsum("rd,rc->dc", rows.x, slope, precision=_HIGHEST)
+            return (total[0] + kernel_part, total[1] + slope.sum(axis=0)), None
 
         zero = (jnp.zeros_like(kernel), jnp.zeros_like(bias))
         total, _ = jax.lax.scan(block, zero, rows)

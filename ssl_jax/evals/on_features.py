@@ -23,6 +23,7 @@ def evaluate(
     *,
     num_classes: int | None = None,
     factor_names: Sequence[str] = (),
+    label_names: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
     seed: int = 0,
     feature: str = "h",
@@ -41,6 +42,7 @@ def evaluate(
       num_classes: number of classes of `label`; None: one more than the largest label, as always
         for other targets.
       factor_names: names of the columns of `factors`.
+      label_names: names of the columns of `labels`.
       config: the eval section; its sub-section `knn` holds options of `knn`, and so on.
       seed: seed of all random numbers (held-out split, label sets).
       feature: the key of the features, e.g. "z" to evaluate a projection head's output.
@@ -81,8 +83,9 @@ def evaluate(
     for evaluation, arguments in calls:
         try:
             metrics |= evaluation.call(
-                **arguments, factor_names=tuple(factor_names), seed=seed, devices=devices
-            )
+                **arguments, factor_names=tuple(factor_names), label_names=tuple(label_names),
+                seed=seed, devices=devices,
+            )  # fmt: skip
         except Exception as error:
             _report(evaluation, error, on_error)
     return metrics

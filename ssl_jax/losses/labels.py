@@ -1,8 +1,8 @@
-"""Losses of labelled texts: regression, word classes, and answer spans.
+"""Losses of regression, of several labels an example, of word classes, and of answer spans.
 
-They return a sum or a loss for each text, so that the caller can take the mean over all labels of
-the global batch, which does not depend on how devices and micro-batches split it. Arithmetic is in
-float32, or in float64 for float64 logits.
+They return a sum or a loss for each example, so that the caller can take the mean over all labels
+of the global batch, which does not depend on how devices and micro-batches split it. Arithmetic is
+in float32, or in float64 for float64 logits.
 """
 
 from __future__ import annotations
@@ -38,6 +38,39 @@ def squared_error(
     # Targets are replaced before the subtraction: otherwise the gradient would be NaN * 0 = NaN.
     difference = _wide(predictions) - jnp.where(known, targets, 0)
     return jnp.where(known, difference**2, 0), known.astype(difference.dtype)
+
+
+def sigmoid_cross_entropy(
+    logits: Float[Array, "n k"], labels: Int[Array, "n k"]
+) -> dict[str, Array]:
+    """Binary cross-entropy of each label, summed over the known labels of each example.
+
+        l = -sum_k [y_k known] (y_k log s(x_k) + (1 - y_k) log(1 - s(x_k))),    s the sigmoid
+
+    Args:
+      logits: [n k], any float dtype.
+      labels: int [n k]: 1 has the label, 0 has not, -1 is unknown.
+
+    Returns:
+      Sums over the known labels of each example, float32 [n]: `count`, their number; `loss`, nats;
+      `hits`, the labels on whose side of 0 the logit is (a logit of 0 predicts no label).
+
+    Raises:
+      ValueError: the shapes do not fit.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape:
+        raise ValueError(
+            f"sigmoid_cross_entropy takes two [n k], got {logits.shape} and {labels.shape}"
+        )
+    logits = _wide(logits)
+    known, has = labels >= 0, labels > 0
+    losses = jax.nn.softplus(jnp.where(has, -logits, logits))
+    hits = known & ((logits > 0) == has)
+    return {
+        "count": known.sum(axis=1).astype(logits.dtype),
+        "loss": jnp.where(known, losses, 0).sum(axis=1),
+        "hits": hits.sum(axis=1).astype(logits.dtype),
+    }
 
 
 def tag_cross_entropy(logits: Float[Array, "n l c"], tags: Int[Array, "n l"]) -> dict[str, Array]:

@@ -12,6 +12,7 @@ import numpy as np
 from ssl_jax.core.method import Batch, DataSpec, Method
 from ssl_jax.modalities.base import Modality
 
+LABELS = "labels"  # the array of images that can have several labels
 _MAP_POINTS = 1500  # of the embedding map and the neighbour gallery
 
 Shape = tuple[int, ...]
@@ -27,6 +28,7 @@ class Image(Modality):
         num_examples: int,
         num_classes: int | None,
         whole: Mapping[str, Shape] | None = None,
+        num_labels: int = 0,
     ) -> DataSpec:
         """The DataSpec of images.
 
@@ -35,13 +37,14 @@ class Image(Modality):
             (v, h, w, c) each.
           num_examples, num_classes: of the training set.
           whole: `shapes` as evaluation reads them, if they differ.
+          num_labels: labels that an image can have together, the width of `labels`; 0 for none.
         """
         return DataSpec(
-            arrays=_arrays(shapes),
+            arrays=_arrays(shapes, num_labels),
             num_examples=num_examples,
             num_classes=num_classes,
             modality=self.name,
-            evaluation_arrays=None if whole is None else _arrays(whole),
+            evaluation_arrays=None if whole is None else _arrays(whole, num_labels),
         )
 
     def units(self, spec: DataSpec) -> int:
@@ -110,11 +113,12 @@ class Image(Modality):
         )
 
 
-def _arrays(shapes: Mapping[str, Shape]) -> dict[str, jax.ShapeDtypeStruct]:
+def _arrays(shapes: Mapping[str, Shape], num_labels: int) -> dict[str, jax.ShapeDtypeStruct]:
     return {
         **{name: jax.ShapeDtypeStruct(shape, np.uint8) for name, shape in shapes.items()},
         "label": jax.ShapeDtypeStruct((), np.int32),
         "index": jax.ShapeDtypeStruct((), np.int32),
+        **({LABELS: jax.ShapeDtypeStruct((num_labels,), np.int8)} if num_labels else {}),
     }
 
 
@@ -125,5 +129,6 @@ IMAGE = Image(
     batch={
         "image": "uint8 [n h w c], the whole image on a square canvas",
         "image/FAMILY": "uint8 [n v h w c], instead of `image`: host crops of a family of views",
+        LABELS: "int8 [n k], of images with several labels: 1 has label k, 0 has not, -1 unknown",
     },
 )

@@ -14,6 +14,8 @@ from ssl_jax.config.fields import Key, Section
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.models.alexnet import alexnet
 from ssl_jax.models.autoencoders import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
+from ssl_jax.models.cbr import SIZES as CBR_SIZES
+from ssl_jax.models.cbr import cbr
 from ssl_jax.models.colorization_net import color_decoder, colorization_net
 from ssl_jax.models.conv_gru import conv_gru
 from ssl_jax.models.convnet import convnet
@@ -45,6 +47,7 @@ ENCODERS = {
     "resnet_v2_small": small_resnet_v2,
     "convnet": convnet,
     "alexnet": alexnet,
+    **{name: functools.partial(cbr, name) for name in CBR_SIZES},
     "nin": nin,
     "colorization_net": colorization_net,
     "inpainting_encoder": inpainting_encoder,

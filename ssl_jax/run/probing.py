@@ -407,6 +407,7 @@ class Prober:
             if any(LABEL in evaluation.needs for evaluation in evaluations)
             else None,
             factor_names=getattr(self.test, "factor_names", None) or (),
+            label_names=getattr(self.test, "label_names", None) or (),
             config=self.config.eval,
             seed=self.config.seed,
             feature=feature,

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from ssl_jax import parallel
-from ssl_jax.losses.labels import span_cross_entropy, squared_error, tag_cross_entropy
+from ssl_jax.losses.labels import (
+    sigmoid_cross_entropy,
+    span_cross_entropy,
+    squared_error,
+    tag_cross_entropy,
+)
 
 RNG = np.random.default_rng(0)
 N, L, C = 16, 12, 5
@@ -20,6 +25,9 @@ ENDS = (3 * RNG.normal(size=(N, L, 2))).astype(np.float32)
 ALLOWED = np.arange(L) >= RNG.integers(2, 6, (N, 1))
 SPAN = np.sort(RNG.integers(6, L, (N, 2)), axis=1).astype(np.int32)
 SPAN[[1, 5]] = 0  # no answer: at a token that is not otherwise allowed
+
+SEVERAL = RNG.integers(-1, 2, (N, C)).astype(np.int32)
+SEVERAL[2] = -1
 
 
 def log_softmax(x):
@@ -41,7 +49,13 @@ def of_spans(logits, span, allowed):
     return span_cross_entropy(logits, span, allowed)["loss"].mean()
 
 
+def of_several(logits, labels):
+    sums = sigmoid_cross_entropy(logits[:, 0], labels)
+    return sums["loss"].sum() / sums["count"].sum()
+
+
 CASES = {
+    "several": (of_several, (LOGITS, SEVERAL)),
     "numbers": (of_numbers, (PREDICTIONS, TARGETS)),
     "tags": (of_tags, (LOGITS, TAGS)),
     "spans": (of_spans, (ENDS, SPAN, ALLOWED)),
@@ -137,3 +151,30 @@ def test_eight_devices_have_the_value_and_the_gradient_of_one(name):
 def test_shapes_that_do_not_fit_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_sigmoid_cross_entropy_of_known_labels():
+    logits = LOGITS[:, 0]
+    sums = jax.tree.map(np.asarray, sigmoid_cross_entropy(logits, SEVERAL))
+    for i in range(N):
+        loss = count = hits = 0
+        for x, y in zip(logits[i].astype(np.float64), SEVERAL[i], strict=True):
+            if y >= 0:
+                p = 1 / (1 + np.exp(-x))
+                loss -= np.log(p) if y else np.log(1 - p)
+                hits += (x > 0) == (y == 1)
+                count += 1
+        np.testing.assert_allclose(sums["loss"][i], loss, rtol=1e-5)
+        assert (sums["count"][i], sums["hits"][i]) == (count, hits)
+    grad = jax.grad(lambda x: sigmoid_cross_entropy(x, SEVERAL)["loss"].sum())(logits)
+    expected = np.where(SEVERAL < 0, 0, 1 / (1 + np.exp(-logits)) - SEVERAL)
+    np.testing.assert_allclose(grad, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e4, 1e30])
+def test_sigmoid_cross_entropy_of_extreme_logits_is_finite(size):
+    logits = size * np.sign(LOGITS[:, 0])
+    value, grad = jax.value_and_grad(lambda x: sigmoid_cross_entropy(x, SEVERAL)["loss"].mean())(
+        logits
+    )
+    assert np.isfinite(value) and np.isfinite(grad).all()

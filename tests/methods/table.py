@@ -700,6 +700,15 @@ ROWS = {
         embeds=False,
         slow=True,
     ),
+    "multilabel": Row(
+        "transfusion.py:lesions",
+        {
+            **VIEW,
+            "model.width": 1 / 16,
+            "data.options.num_generated": 64,
+        },
+        embeds=False,
+    ),
     "supervised": Row(
         "supervised.py:digits",
         {

@@ -56,6 +56,8 @@ SAID = {
     "metric_learning.py:sop": {"data.name": "sop:products"},
     "metric_learning.py:market1501": {"data.name": "market1501:people"},
     "metric_learning.py:faces": {"data.name": "faces:people", **UNSEEN},
+    "transfusion.py:chexpert": {"data.name": "image_csv:chexpert/{split}.csv"},
+    "transfusion.py:retina": {"data.name": "image_csv:labels.csv"},
     "simclr.py:folder": {"data.name": "folder:images", "data.num_examples": 10_000},
 }
 ONE_VIEW = ("cpc_images.py", "ijepa.py", "instdisc.py", "metric_learning.py", "moco_v1.py:bank")
