@@ -112,7 +112,8 @@ def test_known_facts_are_the_facts(tmp_path):
         ("digit", "unknown data set 'digit'; data sets: ade20k:DIR, cars196:DIR, conll:PATTERN, "
          "csv:PATTERN, cub200:DIR, digits, dsprites:FILE, faces:DIR, fashion_mnist, folder:PATH, "
          "glue:NAME, idx:DIR, image_csv:FILE, jsonl:PATTERN, lesions, librispeech:DIR, mappings, "
-         "market1501:DIR, pairs:FILE, parquet:PATTERN, pydoc, segmented:DIR, shapes, shapes3d:FILE, sop:DIR, "
+         "market1501:DIR, pairs:FILE, parquet:PATTERN, pydoc, segmented:DIR, shapes, "
+         "shapes3d:FILE, sop:DIR, "
          "speech, squad:PATTERN, tar:PATTERN, text:PATTERN, tfds:NAME, tokens:DIR, triplets:FILE, "
          "voc2012:DIR. Did you mean 'digits'?"),
         ("digits:8", "unknown data set 'digits:8'"),
