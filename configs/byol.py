@@ -4,6 +4,7 @@
 
 Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
+  fashion      Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10      ResNet-18 with a 3x3 stem; not in the paper (needs tfds:cifar10 prepared)
   imagenet     the paper's recipe: ResNet-50, batch 4096, LARS, 1000 epochs (tfds:imagenet2012)
   imagenet300  the paper's ablations: 300 epochs
@@ -16,9 +17,9 @@ Published (linear probe on ImageNet): 74.3 top-1, 91.6 top-5 after 1000 epochs; 
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "cifar10", "imagenet", "imagenet300", "imagenet100", "imagenet40")
+VARIANTS = ("digits", "fashion", "cifar10", "imagenet", "imagenet300", "imagenet100", "imagenet40")
 # Of the released code: epochs -> learning rate, weight decay, the target's first decay.
 PRESETS = {
     1000: (0.2, 1.5e-6, 0.996),
@@ -44,6 +45,8 @@ def get_config(variant: str = "digits") -> ConfigDict:
     )
     if variant == "digits":
         _digits(config)
+    elif variant == "fashion":
+        _fashion(config)
     elif variant == "cifar10":
         _cifar10(config)
     else:
@@ -93,4 +96,10 @@ def _digits(config: ConfigDict) -> None:
     65.5, untrained encoder 56.8), 96.2 with kNN (raw pixels 94.8).
     """
     common.digits(config)
+    config.method.update(target_decay=0.97, hidden_dim=256, output_dim=64)
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net and views of simclr:fashion."""
+    fashion.images(config)
     config.method.update(target_decay=0.97, hidden_dim=256, output_dim=64)

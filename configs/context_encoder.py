@@ -4,6 +4,7 @@
 
 Variants:
   small_shapes      2048 generated shapes of 32x32: a few minutes on two CPU cores
+  fashion           Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10           random regions, channel-wise layer; not in the paper (tfds:cifar10 prepared)
   imagenet          the released nets and losses at 128 pixels, centre hole (tfds:imagenet2012)
   imagenet_alexnet  AlexNet on random regions, squared error alone, for its features
@@ -16,9 +17,9 @@ AlexNets trained on random regions and fine-tuned on PASCAL VOC: classification 
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("small_shapes", "cifar10", "imagenet", "imagenet_alexnet")
+VARIANTS = ("small_shapes", "fashion", "cifar10", "imagenet", "imagenet_alexnet")
 
 
 def get_config(variant: str = "small_shapes") -> ConfigDict:
@@ -30,6 +31,7 @@ def get_config(variant: str = "small_shapes") -> ConfigDict:
     config.nets.discriminator = ConfigDict(dict(name="inpainting_discriminator"))
     {
         "small_shapes": _small_shapes,
+        "fashion": _fashion,
         "cifar10": _cifar10,
         "imagenet": _imagenet,
         "imagenet_alexnet": _imagenet_alexnet,
@@ -97,6 +99,11 @@ def _small_shapes(config: ConfigDict) -> None:
     _crops(config)
     config.batch_size = 64
     config.eval.every_epochs = config.checkpoint.every_epochs = 8.0
+    _small_nets(config)
+
+
+def _small_nets(config: ConfigDict) -> None:
+    """Nets of two or three stages, and a slow discriminator."""
     del config.model.widths
     config.model.update(name="inpainting_encoder", channels=(32, 64, 128))
     config.nets.decoder.update(bottleneck=256, channels=(64, 32))
@@ -127,3 +134,11 @@ def _adam(config: ConfigDict) -> None:
         b1=0.5,
         groups=dict(discriminator=dict(base_lr=2e-4)),
     )
+
+
+def _fashion(config: ConfigDict) -> None:
+    """Photos enlarged to 32x32, and the nets of small_shapes."""
+    fashion.images(config, epochs=8.0, batch_size=64)
+    config.method.update(overlap=1, fill=(0.29,))
+    _crops(config)
+    _small_nets(config)

@@ -4,6 +4,7 @@
 
 Variants:
   small_shapes  2048 generated shapes of 32x32, patches of 8 pixels
+  fashion       Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10       patches of 9 pixels with colour projection; not in the paper (tfds:cifar10 prepared)
   imagenet      patches of 96 pixels with colour dropping, CaffeNet (tfds:imagenet2012)
 
@@ -15,9 +16,9 @@ detection on VOC 2007 is 46.3 with colour dropping and 45.7 with projection, 39.
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("small_shapes", "cifar10", "imagenet")
+VARIANTS = ("small_shapes", "fashion", "cifar10", "imagenet")
 
 
 def get_config(variant: str = "small_shapes") -> ConfigDict:
@@ -25,7 +26,12 @@ def get_config(variant: str = "small_shapes") -> ConfigDict:
     common.check_variant("context_prediction", variant, VARIANTS)
     config = base_config()
     config.method = ConfigDict(dict(name="context_prediction"))
-    {"small_shapes": _small_shapes, "cifar10": _cifar10, "imagenet": _imagenet}[variant](config)
+    {
+        "small_shapes": _small_shapes,
+        "fashion": _fashion,
+        "cifar10": _cifar10,
+        "imagenet": _imagenet,
+    }[variant](config)
     return config
 
 
@@ -79,4 +85,14 @@ def _imagenet(config: ConfigDict) -> None:
     config.optimizer.update(
         name="sgd", base_lr=0.02, lr_scaling="none", schedule="constant", weight_decay=0.0,
         warmup_epochs=0.0,
+    )  # fmt: skip
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net of simclr:fashion on patches of 7 pixels."""
+    fashion.images(config, batch_size=128)
+    config.views = ConfigDict(dict(ops=("flip",), flip=dict(p=0.5)))
+    config.method.update(
+        patch_size=7, gap=2, jitter=1, color="keep", downsample=0.0, code_dim=128,
+        hidden_dims=(128, 128),
     )  # fmt: skip

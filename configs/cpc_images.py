@@ -6,6 +6,7 @@
 Variants:
   digits            8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
   small_shapes      2048 generated shapes of 32x32, patches of 16 pixels: minutes on two CPU cores
+  fashion           Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   imagenet          CPC: ResNet-v2-101 without BatchNorm, 7x7 patches of 64, batch 512
   imagenet_v2_r50   CPC v2: ResNet-50 with LayerNorm, 6x6 patches of 80, four directions
   imagenet_v2_r161  CPC v2: ResNet-161 with LayerNorm, the net of its best results
@@ -18,9 +19,9 @@ fine-tuning with 1% of the labels and 91.2% with 10%.
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "small_shapes", "imagenet", "imagenet_v2_r50", "imagenet_v2_r161")
+VARIANTS = ("digits", "small_shapes", "fashion", "imagenet", "imagenet_v2_r50", "imagenet_v2_r161")
 # What CPC v2 does with each patch (App. A): two primitives of AutoAugment, elastic deformation and
 # shear, colour histogram, the colours of Szegedy et al. 2014, grey, and one of three channels. The
 # paper prints the probabilities.
@@ -49,6 +50,7 @@ def get_config(variant: str = "small_shapes") -> ConfigDict:
     {
         "digits": _digits,
         "small_shapes": _small_shapes,
+        "fashion": _fashion,
         "imagenet": _imagenet,
         "imagenet_v2_r50": _imagenet_v2_r50,
         "imagenet_v2_r161": _imagenet_v2_r161,
@@ -168,3 +170,12 @@ def _imagenet_v2_r161(config: ConfigDict) -> None:
     """The net of the best results, 305M parameters; activations inside of blocks are recomputed."""
     _imagenet_v2(config)
     config.model = ConfigDict(dict(name="resnet_v2_161", norm="layer", remat=True))
+
+
+def _fashion(config: ConfigDict) -> None:
+    """5x5 patches of 12 pixels with stride 4; predicts 3 and 4 rows ahead."""
+    fashion.images(config, epochs=4.0, batch_size=64)
+    config.views.ops = ("random_resized_crop", "flip")
+    config.model.update(widths=(32, 64, 128), norm="layer")
+    config.method.update(patch_size=12, stride=4, first_step=3, last_step=4)
+    config.nets.context.update(depth=2, dim=64, target_dim=64, scale=0.3)

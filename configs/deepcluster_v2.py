@@ -5,6 +5,7 @@
 Variants:
   digits          8x8 handwritten digits that come with scikit-learn: two minutes on two CPU cores
   small_shapes    2048 generated shapes of 32x32
+  fashion         Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10         ResNet-18, batch 256; not in the paper (tfds:cifar10 prepared)
   imagenet        the released recipe: ResNet-50, batch 4096, 800 epochs (tfds:imagenet2012)
   imagenet_2x224  the released recipe with two large views alone, 400 epochs
@@ -17,9 +18,17 @@ views of 160 pixels after 400.
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "small_shapes", "cifar10", "imagenet", "imagenet_2x224", "imagenet_2x160")
+VARIANTS = (
+    "digits",
+    "small_shapes",
+    "fashion",
+    "cifar10",
+    "imagenet",
+    "imagenet_2x224",
+    "imagenet_2x160",
+)
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -30,6 +39,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     {
         "digits": _digits,
         "small_shapes": _small_shapes,
+        "fashion": _fashion,
         "cifar10": _cifar10,
         "imagenet": _imagenet,
         "imagenet_2x224": _imagenet_2x224,
@@ -79,3 +89,9 @@ def _small_net(config: ConfigDict) -> None:
     """Head and batch for a small conv net."""
     config.batch_size = 128
     config.method.update(num_prototypes=60, hidden_dim=256, output_dim=64)
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net of simclr:fashion, and two small crops of 14x14."""
+    fashion.multi_crop(config)
+    _small_net(config)

@@ -5,6 +5,7 @@
 Variants:
   digits           8x8 handwritten digits that come with scikit-learn: two minutes on two CPU cores
   small_shapes     2048 generated shapes of 32x32
+  fashion          Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10          ViT-Ti with patches of 4; not in the paper (tfds:cifar10 prepared)
   imagenet         the released code's defaults: ViT-S/16, batch 512, 100 epochs (tfds:imagenet2012)
   imagenet_vits16  the released ViT-S/16: batch 1024, 800 epochs
@@ -18,11 +19,12 @@ released models ViT-S/16 74.5 and 77.0, ViT-B/16 76.1 and 78.2, ResNet-50 67.5 a
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
 VARIANTS = (
     "digits",
     "small_shapes",
+    "fashion",
     "cifar10",
     "imagenet",
     "imagenet_vits16",
@@ -40,6 +42,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     {
         "digits": _digits,
         "small_shapes": _small_shapes,
+        "fashion": _fashion,
         "cifar10": _cifar10,
         "imagenet": _imagenet,
         "imagenet_vits16": _imagenet_vits16,
@@ -145,3 +148,9 @@ def _small_net(config: ConfigDict) -> None:
         clip=dict(norm=3.0, per="tensor"),
         groups=dict(last_layer=dict(frozen_epochs=1.0)),
     )
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net of simclr:fashion, and two small crops of 14x14; batches of 64, as on digits."""
+    fashion.multi_crop(config, epochs=6.0)
+    _small_net(config)

@@ -5,6 +5,7 @@
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: half an hour on two CPU cores
   small_shapes  2048 generated shapes of 32x32
+  fashion       Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10       ViT-Ti with patches of 4; not in the paper (tfds:cifar10 prepared)
   imagenet      the released default: ViT-L/16, batch 2048, 125,000 steps (tfds:imagenet2012)
   vitl14        the released ViT-L/14 from scratch: batch 3072, 625,000 steps
@@ -21,9 +22,9 @@ epoch of the data, over as many steps.
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "small_shapes", "cifar10", "imagenet", "vitl14", "vitg14")
+VARIANTS = ("digits", "small_shapes", "fashion", "cifar10", "imagenet", "vitl14", "vitg14")
 _EPOCH = 1250  # steps that the released code calls an epoch
 
 
@@ -36,6 +37,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     {
         "digits": _digits,
         "small_shapes": _small_shapes,
+        "fashion": _fashion,
         "cifar10": _cifar10,
         "imagenet": _imagenet,
         "vitl14": _vitl14,
@@ -146,8 +148,12 @@ def _small_shapes(config: ConfigDict) -> None:
 
 
 def _small_net(config: ConfigDict, *, patch_size: int) -> None:
-    """Separate heads, LayerScale and Sinkhorn's algorithm, as in the large nets."""
     common.small_masked_vit(config, patch_size=patch_size)
+    _separate_heads(config)
+
+
+def _separate_heads(config: ConfigDict) -> None:
+    """Separate heads, LayerScale and Sinkhorn's algorithm, as in the large nets."""
     config.method.update(
         targets="sinkhorn",
         separate_heads=True,
@@ -156,3 +162,10 @@ def _small_net(config: ConfigDict, *, patch_size: int) -> None:
     )
     config.model.layer_scale = 0.1
     config.optimizer.groups.patch_embed = dict(lr_factor=0.2)
+
+
+def _fashion(config: ConfigDict) -> None:
+    """A small ViT; crops of 28x28 and 14x14 in patches of 7."""
+    fashion.multi_crop(config, epochs=4.0, batch_size=64)
+    fashion.masked_vit(config)
+    _separate_heads(config)

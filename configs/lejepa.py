@@ -5,6 +5,7 @@
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: two minutes on two CPU cores
   small_shapes  2048 generated shapes of 32x32
+  fashion       Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10       ResNet-18 with a 3x3 stem; not in the paper (tfds:cifar10 prepared)
   imagenette    the authors' minimal script: ViT-S/8 at 128 pixels, 4 large views (tfds:imagenette)
   imagenet      ViT-S/14, 2 large and 6 small views, 100 epochs (tfds:imagenet2012)
@@ -16,9 +17,9 @@ Imagenette.
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "small_shapes", "cifar10", "imagenette", "imagenet")
+VARIANTS = ("digits", "small_shapes", "fashion", "cifar10", "imagenette", "imagenet")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -29,6 +30,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     {
         "digits": _digits,
         "small_shapes": _small_shapes,
+        "fashion": _fashion,
         "cifar10": _cifar10,
         "imagenette": _imagenette,
         "imagenet": _imagenet,
@@ -102,3 +104,9 @@ def _small_net(config: ConfigDict) -> None:
     """Head and batch for a small conv net."""
     config.batch_size = 128
     config.method.update(num_slices=256, hidden_dim=256, output_dim=32)
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net of simclr:fashion, and two small crops of 14x14."""
+    fashion.multi_crop(config)
+    _small_net(config)

@@ -6,6 +6,7 @@
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: half a minute on two CPU cores
   small_shapes  generated 32x32 images in colour: two minutes on two CPU cores
+  fashion       Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cub200        200 species of birds, Wah et al. 2011: 100 to train on, 100 to retrieve
   cars196       196 models of cars, Krause et al. 2013: 98 and 98
   sop           22,634 online products, Song et al. 2016
@@ -26,9 +27,9 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "small_shapes", "cub200", "cars196", "sop", "market1501", "faces")
+VARIANTS = ("digits", "small_shapes", "fashion", "cub200", "cars196", "sop", "market1501", "faces")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -58,6 +59,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     {
         "digits": _digits,
         "small_shapes": _small_shapes,
+        "fashion": _fashion,
         "cub200": _cub200,
         "cars196": _cars196,
         "sop": _sop,
@@ -164,3 +166,11 @@ def _pk(config: ConfigDict, *, classes: int, examples: int) -> None:
     """Batches of some classes with as many examples of each."""
     config.batch_size = classes * examples
     config.data.sampler = ConfigDict(dict(name="pk", examples_per_class=examples))
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net of simclr:fashion; the first five classes, and retrieval among the other five."""
+    fashion.images(config, epochs=10.0)
+    _pk(config, classes=5, examples=32)
+    config.data.classes = "train half"
+    config.method.output_dim = 64

@@ -5,6 +5,7 @@
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
   small_shapes  generated 32x32 images in colour: two minutes on two CPU cores
+  fashion       Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   shapes        generated images with known factors: an hour on one accelerator
   cifar10       ResNet-18 with a 3x3 stem, as the released CIFAR demo (tfds:cifar10 prepared)
   imagenet      the paper's recipe: ResNet-50, batch 256, SGD, 200 epochs (tfds:imagenet2012)
@@ -18,9 +19,18 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "small_shapes", "shapes", "cifar10", "imagenet", "end_to_end", "bank")
+VARIANTS = (
+    "digits",
+    "small_shapes",
+    "fashion",
+    "shapes",
+    "cifar10",
+    "imagenet",
+    "end_to_end",
+    "bank",
+)
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -44,6 +54,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     {
         "digits": _digits,
         "small_shapes": _small_shapes,
+        "fashion": _fashion,
         "shapes": _shapes,
         "cifar10": _cifar10,
         "imagenet": _imagenet,
@@ -167,3 +178,9 @@ def _shapes_views(config: ConfigDict, *, size: int) -> None:
             flip=dict(p=0.5),
         )
     )
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net and views of simclr:fashion, and a queue of four batches."""
+    fashion.images(config)
+    config.method.update(num_negatives=1024, momentum=0.98, temperature=0.2, output_dim=64)

@@ -4,6 +4,7 @@
 
 Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
+  fashion      Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10      the released code's CIFAR demo: ResNet-18 with a 3x3 stem (tfds:cifar10 prepared)
   imagenet     the paper's recipe: ResNet-50, batch 256, SGD, 200 epochs (tfds:imagenet2012)
   imagenet800  as imagenet, for 800 epochs
@@ -16,9 +17,9 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "cifar10", "imagenet", "imagenet800")
+VARIANTS = ("digits", "fashion", "cifar10", "imagenet", "imagenet800")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -41,6 +42,8 @@ def get_config(variant: str = "digits") -> ConfigDict:
     )
     if variant == "digits":
         _digits(config)
+    elif variant == "fashion":
+        _fashion(config)
     elif variant == "cifar10":
         _cifar10(config)
     else:
@@ -103,3 +106,9 @@ def _digits(config: ConfigDict) -> None:
     """
     common.digits(config)
     config.method.update(num_negatives=512, momentum=0.98, temperature=0.5, output_dim=64)
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net and views of simclr:fashion, and a queue of four batches."""
+    fashion.images(config)
+    config.method.update(num_negatives=1024, momentum=0.98, temperature=0.2, output_dim=64)

@@ -4,6 +4,7 @@
 
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
+  fashion       Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10       ResNet-18 with a 3x3 stem; not in the paper (needs tfds:cifar10 prepared)
   imagenet      the paper's recipe: ResNet-50, batch 4096, LARS, 100 epochs (tfds:imagenet2012)
   imagenet300   as imagenet, for 300 epochs
@@ -18,10 +19,11 @@ epochs; ViT-S 73.2, ViT-B 76.7.
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
 VARIANTS = (
     "digits",
+    "fashion",
     "cifar10",
     "imagenet",
     "imagenet300",
@@ -53,6 +55,8 @@ def get_config(variant: str = "digits") -> ConfigDict:
     )
     if variant == "digits":
         _digits(config)
+    elif variant == "fashion":
+        _fashion(config)
     elif variant == "cifar10":
         _cifar10(config)
     elif variant.startswith("vit"):
@@ -153,4 +157,10 @@ def _digits(config: ConfigDict) -> None:
     seed).
     """
     common.digits(config)
+    config.method.update(temperature=0.5, momentum=0.97, hidden_dim=256, output_dim=64)
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net and views of simclr:fashion."""
+    fashion.images(config)
     config.method.update(temperature=0.5, momentum=0.97, hidden_dim=256, output_dim=64)

@@ -5,6 +5,7 @@
 Variants:
   digits        8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
   small_shapes  2048 generated shapes of 32x32
+  fashion       Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10       ResNet-18; temperature and queue of solo-learn (tfds:cifar10 prepared)
   imagenet      ResNet-50, batch 4096, 1000 epochs (tfds:imagenet2012)
 
@@ -18,9 +19,9 @@ after 1000 epochs (solo-learn).
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "small_shapes", "cifar10", "imagenet")
+VARIANTS = ("digits", "small_shapes", "fashion", "cifar10", "imagenet")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -31,6 +32,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     {
         "digits": _digits,
         "small_shapes": _small_shapes,
+        "fashion": _fashion,
         "cifar10": _cifar10,
         "imagenet": _imagenet,
     }[variant](config)
@@ -84,3 +86,9 @@ def _small_shapes(config: ConfigDict) -> None:
 def _small_net(config: ConfigDict) -> None:
     """Heads for a small conv net, and a queue of four batches."""
     config.method.update(queue_length=1024, hidden_dim=256, output_dim=64, predictor_dim=256)
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net and views of simclr:fashion."""
+    fashion.images(config)
+    _small_net(config)

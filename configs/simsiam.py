@@ -4,6 +4,7 @@
 
 Variants:
   digits    8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
+  fashion   Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10   the paper's App. D: ResNet-18 with a 3x3 stem, no blur (needs tfds:cifar10 prepared)
   imagenet  the paper's recipe: ResNet-50, batch 512, SGD, 100 epochs (needs tfds:imagenet2012)
 
@@ -13,9 +14,9 @@ Published (linear probe on ImageNet): 68.1 top-1 after 100 epochs.
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "cifar10", "imagenet")
+VARIANTS = ("digits", "fashion", "cifar10", "imagenet")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -35,7 +36,9 @@ def get_config(variant: str = "digits") -> ConfigDict:
     )
     # Sec. 4.2: the predictor should follow the latest representations.
     config.optimizer.groups.predictor = ConfigDict(dict(schedule="constant"))
-    {"digits": _digits, "cifar10": _cifar10, "imagenet": _imagenet}[variant](config)
+    {"digits": _digits, "fashion": _fashion, "cifar10": _cifar10, "imagenet": _imagenet}[variant](
+        config
+    )
     return config
 
 
@@ -80,4 +83,10 @@ def _digits(config: ConfigDict) -> None:
     65.5, untrained encoder 56.8), 96.5 with kNN (raw pixels 94.8).
     """
     common.digits(config)
+    config.method.update(hidden_dim=256, output_dim=256, predictor_dim=64)
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net and views of simclr:fashion."""
+    fashion.images(config)
     config.method.update(hidden_dim=256, output_dim=256, predictor_dim=64)

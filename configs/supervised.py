@@ -4,6 +4,7 @@
 
 Variants:
   digits               8x8 handwritten digits with all their labels: half a minute on two CPU cores
+  fashion              Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10              ResNet-18 with a 3x3 stem from scratch (needs tfds:cifar10 prepared)
   imagenet             ResNet-50 from scratch, Goyal et al. 2017, https://arxiv.org/abs/1706.02677
   alexnet              AlexNet from scratch, Krizhevsky et al. 2012, https://doi.org/10.1145/3065386
@@ -43,10 +44,11 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
 VARIANTS = (
     "digits",
+    "fashion",
     "cifar10",
     "imagenet",
     "alexnet",
@@ -90,6 +92,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     config.checkpoint.best_metric = "eval/accuracy/top1"
     {
         "digits": _digits,
+        "fashion": _fashion,
         "cifar10": _cifar10,
         "imagenet": _imagenet,
         "alexnet": _alexnet,
@@ -443,3 +446,8 @@ def _imagenet_images(config: ConfigDict, name: str, *, epochs: float, batch_size
     """Random crops made on the host, and flips."""
     common.imagenet(config, batch_size=batch_size, epochs=epochs, crops=1, name=name)
     config.views = ConfigDict(dict(ops=("flip",), flip=dict(p=0.5), normalize=dict()))
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net and views of simclr:fashion with all 10,000 labels; one view an image."""
+    fashion.images(config, epochs=20.0)

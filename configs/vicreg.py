@@ -4,6 +4,7 @@
 
 Variants:
   digits       8x8 handwritten digits that come with scikit-learn: a minute on two CPU cores
+  fashion      Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10      ResNet-18 with a 3x3 stem; not in the paper (needs tfds:cifar10 prepared)
   imagenet     the paper's recipe: ResNet-50, batch 2048, LARS, 1000 epochs (tfds:imagenet2012)
   imagenet100  the released code's recipe for one node: batch 512, 100 epochs
@@ -14,9 +15,9 @@ Published (linear probe on ImageNet): 73.2 top-1 after 1000 epochs.
 from ml_collections import ConfigDict
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common
+from ssl_jax.configs import common, fashion
 
-VARIANTS = ("digits", "cifar10", "imagenet", "imagenet100")
+VARIANTS = ("digits", "fashion", "cifar10", "imagenet", "imagenet100")
 
 
 def get_config(variant: str = "digits") -> ConfigDict:
@@ -36,6 +37,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     )
     {
         "digits": _digits,
+        "fashion": _fashion,
         "cifar10": _cifar10,
         "imagenet": _imagenet,
         "imagenet100": _imagenet100,
@@ -88,4 +90,10 @@ def _digits(config: ConfigDict) -> None:
     65.5, untrained encoder 56.8), 95.8 with kNN (raw pixels 94.8).
     """
     common.digits(config)
+    config.method.update(hidden_dim=256, output_dim=256)
+
+
+def _fashion(config: ConfigDict) -> None:
+    """The net and views of simclr:fashion."""
+    fashion.images(config)
     config.method.update(hidden_dim=256, output_dim=256)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from ssl_jax.core.errors import UserError, nearest
 
 # Files of ssl_jax.configs that several configs share.
-_SHARED = ("__init__", "common", "scales")
+_SHARED = ("__init__", "common", "fashion", "scales")
 
 
 def names() -> list[str]:

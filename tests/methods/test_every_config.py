@@ -17,7 +17,7 @@ QUICK = {
     "finetune.py:pydoc",
     "moco_v3.py:digits",
     "roberta.py:pydoc",
-    "simclr.py:fashion",
+    "simclr.py:fashion_60k",
     "supervised.py:linear_digits",
     "vae.py:digits",
 }

@@ -96,7 +96,7 @@ def test_the_fashion_variant_trains_on_idx_files(tmp_path):
     write(tmp_path / "data", zipped=True, sizes=(40, 20), side=(28, 28))
     commands.run(
         tmp_path / "run",
-        "--config=simclr:fashion",
+        "--config=simclr:fashion_60k",
         f"--config.data.options.folder={tmp_path}/data",
         "--config.batch_size=20",
         "--config.epochs=1",
