@@ -30,7 +30,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ssl_jax import data, report
+from ssl_jax import data, evals, report
 from ssl_jax.config import Length
 from ssl_jax.core import storage
 from ssl_jax.core.console import make_console
@@ -119,10 +119,13 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
         make_console().print(report.properties_table(compared))
         print(f"desiderata side by side: {workdir / PROPERTIES}", flush=True)
     scored = [row for row in rows if sweep.metric in row]
-    if scored:
-        best = max(scored, key=lambda row: row[sweep.metric])
+    if sweep.metric and scored:
+        metric = evals.describe(sweep.metric, sections) or Metric(sweep.metric)
+        choose = min if metric.better == "lower" else max
+        best = choose(scored, key=lambda row: row[sweep.metric])
         labels = ", ".join(f"{key} {best[key]}" for key in sweep.cells[0].labels)
-        print(f"best {sweep.metric}: {best[sweep.metric]:.2%} with {labels}", flush=True)
+        value = metric.with_unit(best[sweep.metric])
+        print(f"best {sweep.metric}: {value} with {labels}", flush=True)
     return rows
 
 

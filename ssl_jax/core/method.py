@@ -350,6 +350,14 @@ class Method(abc.ABC):
         del path
         return "default"
 
+    @property
+    def empty_groups(self) -> frozenset[str]:
+        """Groups of `param_group` that have no parameters with the method's present settings.
+
+        The config may set their optimizer all the same.
+        """
+        return frozenset()
+
     def origin(self, path: str) -> str | None:
         """The path in another run's state that initialises the array at `path`.
 

@@ -91,7 +91,7 @@ class Experiment:
             ema_filter=method.ema_filter,
             param_group=method.param_group,
             constrain=method.constrain if _overrides(method, "constrain") else None,
-            empty_groups=adapt.frozen_groups(method),
+            empty_groups=method.empty_groups | adapt.frozen_groups(method),
         )
         evaluated.check(config, method, groups)
         return cls(config, spec, length, mesh, method, groups, tx)

@@ -113,6 +113,10 @@ class ContextEncoder(EncoderFeatures):
     def param_group(self, path: str) -> str:
         return DISCRIMINATOR if path.startswith(f"{DISCRIMINATOR}/") else "default"
 
+    @property
+    def empty_groups(self) -> frozenset[str]:
+        return frozenset({DISCRIMINATOR} if self.discriminator is None else ())
+
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         keys = jax.random.split(key, 3)
         x = jax.ShapeDtypeStruct((1, *self.view.shape), jnp.float32)

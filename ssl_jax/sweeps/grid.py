@@ -69,8 +69,8 @@ class Sweep:
       title: one line.
       cells: the runs, in the order of execution; their names differ.
       needs: config key that `--set` must give -> its purpose.
-      metric: the result that selects the best cell, which has the highest value, e.g.
-        "accuracy/top1".
+      metric: the result that selects the best cell, e.g. "accuracy/top1": the highest value, or the
+        lowest of a metric whose lower values are better.
       setting: data, net and budget of the cells, in a few words, for the figure.
       curves: the curves of the figure, which compares them with published ones.
     """

@@ -18,6 +18,7 @@ from ssl_jax import data, evals
 from ssl_jax.cli import sweep
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import catalog, subsplit
+from ssl_jax.experiment.build import Experiment
 from ssl_jax.sweeps import ablation, grid, results
 from ssl_jax.sweeps.ablation import Curve
 from tests import commands
@@ -222,6 +223,32 @@ def get_config(variant="digits"):
 """
 
 
+def finish(cell, workdir, scores):
+    """Writes what a finished cell of 20 steps leaves behind."""
+    folder = workdir / cell.name
+    folder.mkdir()
+    found = {"step": 20, "results": {"SimCLR": scores}}
+    (folder / "results.json").write_text(json.dumps(found))
+    (folder / "config.json").write_text(config_lib.to_json(cell.load()))
+
+
+def test_the_best_cell_is_chosen_and_shown_as_the_metric_says(tmp_path, capsys):
+    cells = tuple(
+        grid.Cell({"seed": seed}, "simclr:digits", {"seed": seed, "steps": 20}) for seed in (0, 1)
+    )
+    for cell in cells:
+        seed = cell.labels["seed"]
+        scores = {"knn/top1": 0.25 * seed, "held_out/psnr": 18.28 - seed, "held_out/loss": 2 - seed}
+        finish(cell, tmp_path, scores)
+    for metric, said in (
+        ("knn/top1", "best knn/top1: 25.0% with seed 1"),
+        ("held_out/psnr", "best held_out/psnr: 18.28 dB with seed 0"),
+        ("held_out/loss", "best held_out/loss: 1.000 nats with seed 1"),
+    ):
+        sweep.collect(grid.Sweep("", cells, metric=metric), epath.Path(tmp_path))
+        assert capsys.readouterr().out.splitlines()[-1].startswith(said)
+
+
 def test_evaluations_that_configs_add_are_averaged_too(tmp_path, capsys):
     for name in ("shape", "colour"):
         (tmp_path / f"{name}.py").write_text(CLASSES.format(name=name))
@@ -230,12 +257,8 @@ def test_evaluations_that_configs_add_are_averaged_too(tmp_path, capsys):
         for name in ("shape", "colour") for seed in (0, 1)
     )  # fmt: skip
     for cell in cells:
-        folder = tmp_path / cell.name
-        folder.mkdir()
         scores = {f"{cell.labels['of']}/top1": 0.5 + cell.labels["seed"] / 10, "knn/top1": 0.25}
-        found = {"step": 20, "results": {"SimCLR": scores}}
-        (folder / "results.json").write_text(json.dumps(found))
-        (folder / "config.json").write_text(config_lib.to_json(cell.load()))
+        finish(cell, tmp_path, scores)
     sweep.collect(grid.Sweep("Two evaluations", cells), epath.Path(tmp_path))
     head, _, shape, colour = capsys.readouterr().out.splitlines()[-4:]
     assert head.split() == ["of", "shape/top1,", "%", "knn/top1,", "%", "colour/top1,", "%"]
@@ -448,7 +471,7 @@ def test_the_learning_rate_of_a_linear_probe_is_chosen_without_the_test_split(tm
     best = max(rows, key=lambda row: row["accuracy/top1"])
     said = capsys.readouterr().out
     assert "2 of 5 cells" in said
-    assert f"best accuracy/top1: {best['accuracy/top1']:.2%} with base_lr {best['base_lr']}" in said
+    assert f"best accuracy/top1: {best['accuracy/top1']:.1%} with base_lr {best['base_lr']}" in said
     # A share of the 288 examples held out.
     hits = 288 * best["accuracy/top1"]
     assert len(data.load("digits", "train[80%:]")) == 288 and abs(hits - round(hits)) < 1e-6
@@ -477,6 +500,30 @@ def test_the_cells_of_the_projects_sweeps_load():
         kinds = {(cell.config.partition(":")[0], *cell.overrides): cell for cell in cells}
         for cell in kinds.values():
             named(cell).load()
+
+
+def shaping(cell):
+    """The overrides of a cell that decide which parameters there are, numbers by their type."""
+    sections = ("method", "model", "nets", "optimizer", "adapt")
+    return tuple(
+        (key, type(value) if value and isinstance(value, int | float) else value)
+        for key, value in cell.overrides.items()
+        if key.partition(".")[0] in sections
+    )
+
+
+@pytest.mark.slow
+def test_the_parameters_of_every_kind_of_cell_have_an_optimizer():
+    """A cell may leave out a net that the config names an optimizer group for."""
+    for source in all_sweeps():
+        if source.rpartition(":")[2] not in ("digits", "small_shapes", "speech"):
+            continue
+        kinds = {(cell.config, shaping(cell)): cell for cell in grid.load(source).cells}
+        for cell in (cell for (_, overrides), cell in kinds.items() if overrides):
+            config = cell.load()
+            config.eval.online = False
+            spec = data.spec_from_config(config.data)
+            assert Experiment.build(config, spec).abstract_state.params, (source, cell.name)
 
 
 def named(cell):
