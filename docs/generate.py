@@ -44,8 +44,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Pretext tasks": ("rotnet", "context_prediction", "jigsaw", "colorization", "context_encoder"),
     "Language models": ("bert", "gpt", "t5", "word2vec"),
     "Learning from labels": (
-        "supervised", "metric_learning", "distill", "regression", "token_classification",
-        "question_answering", "text_to_text",
+        "supervised", "probe_grid", "metric_learning", "distill", "regression",
+        "token_classification", "question_answering", "text_to_text",
     ),
 }  # fmt: skip
 # Packages of the API reference and what they are for.

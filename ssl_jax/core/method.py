@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 
 from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError, nearest
@@ -152,6 +153,18 @@ class Weights(NamedTuple):
             raise ValueError("these weights have no moving average")
         buffers = {**self.buffers, **self.buffers.get(TEACHER, {})}
         return self._replace(params=replace(self.params, by_path(self.ema)), buffers=buffers)
+
+
+class RowRates(NamedTuple):
+    """Rates of the rows of a parameter, the entries along its first axis.
+
+    Attributes:
+      learning_rate: float [g], factors of the learning rate of the parameter's group.
+      weight_decay: float [g], added to the weight decay of the group.
+    """
+
+    learning_rate: np.ndarray
+    weight_decay: np.ndarray
 
 
 class Aux(NamedTuple):
@@ -357,6 +370,15 @@ class Method(abc.ABC):
         The config may set their optimizer all the same.
         """
         return frozenset()
+
+    def row_rates(self, path: str) -> RowRates | None:
+        """Rates of the rows of the parameter at `path`; None: those of its group for all of it.
+
+        Optional. It is for parameters that train several models side by side, with the optimizers
+        sgd and adamw.
+        """
+        del path
+        return None
 
     def origin(self, path: str) -> str | None:
         """The path in another run's state that initialises the array at `path`.

@@ -2,7 +2,7 @@
 
 A linear probe takes the class token or the mean of the tokens, which masked image models do not
 train to separate classes. This probe learns by which tokens to classify: attention with one query,
-then a linear classifier (`ssl_jax.evals.attention_probe`), as in CAPI (Darcet et al. 2025).
+then a linear classifier (`ssl_jax.models.attentive_head`), as in CAPI (Darcet et al. 2025).
 How tokens are read and kept in memory is in `ssl_jax.evals.tokens`.
 
 As in CAPI, all learning rates and weight decays are trained together on the same batches, with
@@ -32,6 +32,7 @@ from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.scores import measured_ranks
 from ssl_jax.evals.tokens import Read
+from ssl_jax.models import attentive_head
 
 NEEDS = ("label",)
 FEATURE = "last1/patches"
@@ -86,7 +87,7 @@ def evaluate_model(
         to 0 along half a cosine.
       batch_size: examples of a step; all of train if it has fewer.
       epochs, min_steps: the length of the training is the longer of the two.
-      head_dim: see `attention_probe.num_heads`.
+      head_dim: see `attentive_head.num_heads`.
       val_fraction: share of train that is held out.
       max_gib: see the docstring of this module.
 
@@ -112,8 +113,8 @@ def evaluate_model(
     rates, decays = (
         grid.ravel() for grid in np.meshgrid(learning_rates, weight_decays, indexing="ij")
     )
-    heads = attention_probe.num_heads(shape[1], head_dim)
-    probe = attention_probe.init(jax.random.key(seed), shape[1], prober.num_classes, heads)
+    heads = attentive_head.num_heads(shape[1], head_dim)
+    probe = attentive_head.init(jax.random.key(seed), shape[1], prober.num_classes, heads)
     fit = attention_probe.start(probe, len(rates))
     order = tokens.endless_passes(fitted, steps * size, seed)
     fit = _train(fit, read_train, scaling, order, rates, decays, size)

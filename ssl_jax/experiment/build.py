@@ -91,6 +91,7 @@ class Experiment:
             ema_filter=method.ema_filter,
             param_group=method.param_group,
             constrain=method.constrain if _overrides(method, "constrain") else None,
+            row_rates=method.row_rates if _overrides(method, "row_rates") else None,
             empty_groups=method.empty_groups | adapt.frozen_groups(method),
         )
         evaluated.check(config, method, groups)

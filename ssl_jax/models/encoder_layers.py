@@ -17,7 +17,14 @@ PyTree = Any
 def encoder_layers(
     encoder: Net, params: PyTree, buffers: PyTree, x: Array
 ) -> dict[str, LayerOutput]:
-    """Encodes images and returns the output of each layer of a ViT, or stage of another net.
+    """The second result of `encode_with_layers`."""
+    return encode_with_layers(encoder, params, buffers, x)[1]
+
+
+def encode_with_layers(
+    encoder: Net, params: PyTree, buffers: PyTree, x: Array
+) -> tuple[Array, dict[str, LayerOutput]]:
+    """Encodes images; returns h and the output of each layer of a ViT, or stage of another net.
 
     The tokens of each layer of a ViT are after the final LayerNorm, as in the linear evaluations of
     the released codes of DINO and DINOv2.
@@ -28,12 +35,12 @@ def encoder_layers(
       x: images [n h w c].
 
     Returns:
-      "layer1" to "layerN", or "stage1" to "stageN"; empty for other nets. Float32.
+      h [n d]; "layer1" to "layerN", or "stage1" to "stageN", empty for other nets. Float32.
     """
-    (_, out), _ = encoder.apply(params, buffers, x, train=False)
-    vit = encoder.module
+    (h, out), _ = encoder.apply(params, buffers, x, train=False)
+    vit, h = encoder.module, h.astype(jnp.float32)
     if not isinstance(vit, ViT):
-        return {
+        return h, {
             name: LayerOutput(y.reshape(len(y), -1, y.shape[-1]).astype(jnp.float32))
             for name, y in out.items()
             if name.startswith("stage")
@@ -46,4 +53,4 @@ def encoder_layers(
         # Other tokens, such as the class token, precede the patches.
         cls = tokens[:, 0] if vit.cls_token else None
         layers[f"layer{i}"] = LayerOutput(tokens[:, -num_patches:], cls)
-    return layers
+    return h, layers

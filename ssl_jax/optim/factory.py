@@ -21,6 +21,7 @@ from ssl_jax.optim.groups import Group, Groups, read_groups
 from ssl_jax.optim.lars import lars
 from ssl_jax.optim.layerwise import scale_by_layer
 from ssl_jax.optim.masks import path_mask
+from ssl_jax.optim.rows import RowRatesOf, add_row_decay, scale_rows
 from ssl_jax.optim.schedules import Schedule
 from ssl_jax.optim.trust import scale_by_trust_ratio
 
@@ -41,11 +42,12 @@ def make_optimizer(
     param_group: Callable[[str], str] | None = None,
     constrain: Callable[[PyTree], PyTree] | None = None,
     empty_groups: Collection[str] = (),
+    row_rates: RowRatesOf | None = None,
 ) -> optax.GradientTransformation:
     """Makes the transform of gradients to updates that the config describes.
 
-    It applies, in this order: clipping, the optimizer of each parameter group, layer-wise decay,
-    the constraint, and the averages of the parameters.
+    It applies, in this order: clipping, the optimizer of each parameter group, the learning rates
+    of rows, layer-wise decay, the constraint, and the averages of the parameters.
 
     All schedules are functions of the step of the run, which is counted once, outside the groups.
     While a group is frozen, its parameters and its optimizer state do not change, and clip norms do
@@ -62,6 +64,8 @@ def make_optimizer(
         groups without an entry in `config.groups` is that of the section itself.
       constrain: see `ssl_jax.optim.constrain`; the caller applies it to the initial parameters.
       empty_groups: groups that may have no parameters.
+      row_rates: path of a parameter -> the rates of its rows, see `ssl_jax.optim.rows`. The update
+        rules lars, lamb and adafactor do not know them.
 
     Returns:
       The transform. Apply its updates with `optax.apply_updates`. Its `init` raises UserError if a
@@ -81,8 +85,10 @@ def make_optimizer(
     transforms = [
         *(zero_frozen if clips else []),
         *clips,
-        _optimizers(groups, group_of, empty_groups),
+        _optimizers(groups, group_of, empty_groups, row_rates),
     ]
+    if row_rates is not None:
+        transforms.append(scale_rows(row_rates))
     if groups.layer_decay is not None:
         transforms.append(scale_by_layer(groups.layer_decay, group_of))
     if constrain is not None:
@@ -96,12 +102,15 @@ def make_optimizer(
 
 
 def _optimizers(
-    groups: Groups, group_of: Callable[[str], str], empty_groups: Collection[str]
+    groups: Groups,
+    group_of: Callable[[str], str],
+    empty_groups: Collection[str],
+    row_rates: RowRatesOf | None,
 ) -> optax.GradientTransformation:
-    default = _optimizer(groups.default)
+    default = _optimizer(groups.default, row_rates)
     if not groups.named:
         return default
-    named = {name: _optimizer(group) for name, group in groups.named.items()}
+    named = {name: _optimizer(group, row_rates) for name, group in groups.named.items()}
     labels = _by_path(lambda path: label if (label := group_of(path)) in named else _OTHERS)
     partition = optax.partition({_OTHERS: default, **named}, labels)
 
@@ -118,12 +127,12 @@ def _optimizers(
     return optax.GradientTransformationExtraArgs(init, partition.update)
 
 
-def _optimizer(group: Group) -> optax.GradientTransformation:
-    rule = _update_rule(group)
+def _optimizer(group: Group, row_rates: RowRatesOf | None) -> optax.GradientTransformation:
+    rule = _update_rule(group, row_rates)
     return freeze_until(rule, group.frozen_steps) if group.frozen_steps else rule
 
 
-def _update_rule(group: Group) -> optax.GradientTransformation:
+def _update_rule(group: Group, row_rates: RowRatesOf | None) -> optax.GradientTransformation:
     """The update rule of a group. `exclude` excludes parameters from weight decay and, in LARS and
     LAMB, from layer-wise adaptation."""
     section, mask = group.section, path_mask(group.section.exclude)
@@ -138,6 +147,8 @@ def _update_rule(group: Group) -> optax.GradientTransformation:
             momentum_order=section.momentum_order,
         )
     decay = add_decayed_weights(group.weight_decay, mask)
+    if row_rates is not None:
+        decay = optax.chain(decay, add_row_decay(row_rates, mask))
     rate = scale_by_learning_rate(group.learning_rate)
     if section.name == "sgd":  # decay is added to the gradient; the rate is outside the momentum
         return optax.chain(decay, optax.trace(section.momentum, section.nesterov), rate)

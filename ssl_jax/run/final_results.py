@@ -25,6 +25,7 @@ from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.methods.base.labelled import Labelled
+from ssl_jax.methods.probe_grid import ProbeGrid
 from ssl_jax.run import baselines, failures, metrics, report_contents, results_file
 from ssl_jax.run.probing import Prober
 
@@ -295,10 +296,10 @@ def shown_name(experiment: Experiment) -> str:
     "supervised" does not tell whether it was fine-tuned.
     """
     method, config = experiment.method, experiment.config
-    if not isinstance(method, Labelled):
+    if not isinstance(method, Labelled | ProbeGrid):
         return method.title
     pretrained = config.init_from is not None and config.init_weights
-    if method.hyper.freeze_encoder:
+    if isinstance(method, ProbeGrid) or method.hyper.freeze_encoder:
         how = "frozen" if pretrained else "frozen, untrained"
     else:
         how = "fine-tuned" if pretrained else "from scratch"

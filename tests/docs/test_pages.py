@@ -131,6 +131,16 @@ def run(folder, *names, replaced=(), train=(), sweep=(), devices=1, changes_code
 
 
 @pytest.mark.slow
+def test_evaluating_at_scale(tmp_path):
+    short = ("steps=12", "model.widths=(4,8,8,8)", "log.report=False")
+    output = run(tmp_path, "evaluating-at-scale.md", train=short)
+    assert "in %               best probe     h  last1_patches  last2_mean" in output
+    assert "in %               best probe     h  last1_patches  last2_mean" in text_of(
+        "evaluating-at-scale.md"
+    )
+
+
+@pytest.mark.slow
 def test_getting_started_evaluating_and_exporting(tmp_path):
     short = [option for option in SHORT if "report" not in option]
     pages = ("getting-started.md", "configs.md", "evaluating.md", "exporting.md")

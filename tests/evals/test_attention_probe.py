@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from ssl_jax.evals import attention_probe
-from ssl_jax.evals.attention_probe import Probe, Scaling
+from ssl_jax.evals.attention_probe import Scaling
+from ssl_jax.models import attentive_head
+from ssl_jax.models.attentive_head import Probe
 
 N, P, D, HEADS, CLASSES = 5, 7, 6, 2, 3
 UNSCALED = Scaling(np.zeros(D, np.float32), np.ones(D, np.float32))
@@ -72,7 +74,7 @@ def gradient():
 
 def test_logits_match_the_oracle():
     probe, (x, _, _) = random_probe(), batch()
-    got = jax.jit(attention_probe.logits)(single(probe), single(x))
+    got = jax.jit(attentive_head.logits)(single(probe), single(x))
     np.testing.assert_allclose(got, oracle_logits(probe, x), rtol=1e-4, atol=1e-4)
 
 
@@ -112,7 +114,7 @@ def test_scores_match_numpy_on_standardised_tokens():
 def test_what_keys_and_values_cannot_change():
     """A constant added to all keys, and the order of the tokens, change nothing."""
     probe, (x, _, _) = random_probe(), batch()
-    logits = jax.jit(attention_probe.logits)
+    logits = jax.jit(attentive_head.logits)
     expected = logits(single(probe), single(x))
     permuted = logits(single(probe), single(x[:, ::-1]))
     np.testing.assert_allclose(permuted, expected, rtol=1e-4, atol=1e-5)
@@ -124,8 +126,8 @@ def test_what_keys_and_values_cannot_change():
 
 
 def test_the_first_probe_has_logits_of_zero_and_heads_that_divide():
-    probe = attention_probe.init(jax.random.key(0), D, CLASSES, HEADS)
-    assert not np.any(attention_probe.logits(probe, jnp.ones((1, P, D))))
+    probe = attentive_head.init(jax.random.key(0), D, CLASSES, HEADS)
+    assert not np.any(attentive_head.logits(probe, jnp.ones((1, P, D))))
     cases = ((64, 64, 1), (768, 64, 12), (160, 64, 2), (200, 64, 2), (16, 64, 1), (192, 50, 3))
     for dim, head_dim, heads in cases:
-        assert attention_probe.num_heads(dim, head_dim) == heads
+        assert attentive_head.num_heads(dim, head_dim) == heads

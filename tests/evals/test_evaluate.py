@@ -36,8 +36,8 @@ def test_every_evaluation_by_its_name():
     of_models = [one.name for one in loaded if one.of_model]
     assert of_models == [
         "analogies", "anomaly", "attentive", "corruptions", "feature_map", "held_out", "iwae",
-        "lidar", "prompting", "properties", "retrieval", "segmentation", "task", "transformations",
-        "verification", "word_similarity",
+        "lidar", "probe_grid", "prompting", "properties", "retrieval", "segmentation", "task",
+        "transformations", "verification", "word_similarity",
     ]  # fmt: skip
     chosen = [one.name for one in loaded if not one.of_model and "factors" not in one.needs]
     got = evals.evaluate(chosen, train, test, num_classes=6, config=CONFIG)

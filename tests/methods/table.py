@@ -740,6 +740,33 @@ ROWS = {
         embeds=False,
         slow=True,
     ),
+    "probe-grid": Row(
+        "probe_grid.py:digits",
+        {
+            **CONVNET,
+            **VIEW,
+            "method.features": ("h", "stage1/mean"),
+            "method.learning_rates": (0.1, 0.5),
+            "method.weight_decays": (0.0, 0.1),
+        },
+        embeds=False,
+    ),
+    "probe-grid-vit": Row(
+        "probe_grid.py:digits_vit",
+        {
+            **VIEW,
+            "model.dim": 16,
+            "model.depth": 2,
+            "model.num_heads": 2,
+            "method.features": ("h", "last2/cls_mean", "layer1/mean", "last1/patches"),
+            "method.learning_rates": (0.1,),
+            "method.attentive_learning_rates": (1e-3, 1e-2),
+            "method.head_dim": 8,
+        },
+        untrained=("/(query|key|value)$",),  # in the first step, as the classifier is 0
+        embeds=False,
+        slow=True,
+    ),
     "supervised-frames": Row(
         "supervised.py:speech",
         {name: value for name, value in CPC_AUDIO.items() if name != "method.num_steps"},

@@ -65,6 +65,8 @@ def built(row, **changes):
         ("supervised", {"init_from": "runs/x", "init_weights": False}, "convnet, from scratch"),
         ("supervised", {"init_from": "runs/x", "method.freeze_encoder": True}, "convnet, frozen"),
         ("supervised", {"method.freeze_encoder": True}, "convnet, frozen, untrained"),
+        ("probe-grid", {"init_from": "runs/x"}, "convnet, frozen"),
+        ("probe-grid", {}, "convnet, frozen, untrained"),
     ],
 )
 def test_a_net_is_shown_under_the_name_that_people_know(row, changes, name):
