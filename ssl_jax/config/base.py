@@ -135,8 +135,9 @@ class Eval:
         Literal["last", "best"], "The checkpoint that results.json is about."
     ] = "last"
     classes: Annotated[
-        Literal["unseen", "seen", "all"],
-        "With data.classes, the classes that evaluations see: those not trained on ...",
+        str,
+        "With data.classes, the classes that evaluations see: those not trained on (unseen), seen, "
+        "all, or a list as of data.classes.",
     ] = "unseen"
     batch_size: Annotated[int, at_least(1), "Examples a forward pass."] = 256
     center: Annotated[

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Literal
 
 import numpy as np
 
@@ -24,21 +23,23 @@ from ssl_jax.data.class_names import shown
 from ssl_jax.data.source import Source
 
 TRAIN_HALF, TEST_HALF = "train half", "test half"
-Evaluated = Literal["unseen", "seen", "all"]
+UNSEEN, SEEN, ALL = "unseen", "seen", "all"
 _FORMS = "write 'train half', '0-4,7', 'cat,dog' or 'not 0-4,7'"
 _KEY = "data.classes"
 
 
-def evaluated(classes: str | None, which: Evaluated) -> str | None:
+def evaluated(classes: str | None, which: str) -> str | None:
     """The classes that evaluations of a run see; None: all.
 
     Args:
       classes: `data.classes` of the run.
-      which: `eval.classes`.
+      which: `eval.classes`: UNSEEN, SEEN, ALL, or classes written as those of the run.
     """
-    if classes is None or which == "all":
+    if classes is None or which == ALL:
         return None
-    return classes if which == "seen" else _others(classes)
+    if which not in (UNSEEN, SEEN):
+        return which
+    return classes if which == SEEN else _others(classes)
 
 
 def _others(classes: str) -> str:

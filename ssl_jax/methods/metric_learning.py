@@ -88,7 +88,9 @@ class HyperParameters:
         "Scale embeddings to unit length for euclidean and squared distances, and n_pair; None: "
         "yes, but not for n_pair.",
     ] = None
-    mining: Annotated[Literal[MINING], "Of triplet: which triplets count."] = "batch_hard"
+    mining: Annotated[Literal[MINING], "Of triplet and quadruplet: which triplets count."] = (
+        "batch_hard"
+    )
     mining_margin: Annotated[
         float | None, not_negative, "Margin of mining easy and semi_hard; None: margin."
     ] = None
@@ -322,7 +324,7 @@ class MetricLearning(EncoderFeatures):
         what = hyper.loss
         if self.group_size > 1:
             what += f" of given {'pairs' if self.group_size == 2 else 'triplets'}"
-        elif hyper.loss == "triplet":
+        elif hyper.loss in ("triplet", "quadruplet"):
             what += f", mining {hyper.mining}"
         lines = [("loss", what)]
         if self.has_classes:

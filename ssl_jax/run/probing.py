@@ -17,7 +17,6 @@ from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.method import Method
 from ssl_jax.data import class_names
 from ssl_jax.data import classes as classes_lib
-from ssl_jax.data.classes import Evaluated
 from ssl_jax.evals import decompositions
 from ssl_jax.evals import features as features_lib
 from ssl_jax.evals.model import Model
@@ -99,7 +98,7 @@ class Prober:
             return None
         return np.sort(np.random.default_rng(0).choice(len(self.train), limit, replace=False))
 
-    def source(self, split: str, classes: Evaluated | None = None) -> data.Source:
+    def source(self, split: str, classes: str | None = None) -> data.Source:
         """A split of the data set as evaluation reads it: whole images, nothing random.
 
         Classes of the run's names have the numbers that they have there.

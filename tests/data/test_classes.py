@@ -113,7 +113,7 @@ def test_evaluations_see_the_other_classes():
     prober = Prober(config, mesh)
     assert prober.test.class_names == tuple("56789") and prober.num_classes == 5
     assert prober.train.class_names == tuple("56789")
-    for which, names in (("seen", "01234"), ("all", "0123456789")):
+    for which, names in (("seen", "01234"), ("all", "0123456789"), ("3,8", "38")):
         with config.unlocked():
             config.eval.classes = which
         assert Prober(config, mesh).test.class_names == tuple(names)

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -127,20 +127,53 @@ def read(encoded: Encoded, start: int, stop: int, rate: int) -> np.ndarray:
       ValueError: it is no audio file, it is broken, or it has values that are not finite.
     """
     with _opened(encoded) as file:
-        up, down = factors(file.samplerate, rate)
-        if up == down:
-            samples = _decode(file, start, stop)
-            return samples if samples.dtype == np.int16 else _to_int16(samples)
-        # The stretch begins at a sample that exists at both rates.
-        margin = _FILTER_HALF_LENGTH * max(1, -(-down // up)) + 1
-        first = max(0, (start * down // up - margin) // down * down)
-        last = -(-stop * down // up) + margin
-        samples = _decode(file, first, last)
-        if samples.dtype == np.int16:
-            samples = samples.astype(np.float32) / _FULL_SCALE
-        resampled = _resample(samples, up, down)
-        offset = start - first * up // down
-        return _to_int16(resampled[offset : offset + stop - start])
+        return _stretch(functools.partial(_decode, file), file.samplerate, start, stop, rate)
+
+
+def read_array(samples: np.ndarray, own_rate: int, start: int, stop: int, rate: int) -> np.ndarray:
+    """As `read`, of samples in memory.
+
+    Args:
+      samples: [s] or [s channels]; integers of at most 16 bits, or floats in [-1, 1].
+      own_rate: samples per second of `samples`.
+      start, stop, rate: as of `read`.
+
+    Raises:
+      ValueError: there are integers of more than 16 bits, or values that are not finite.
+    """
+    samples = np.asarray(samples)
+    whole = np.issubdtype(samples.dtype, np.integer)
+    if whole and samples.size and np.abs(samples.astype(np.int64)).max() > _FULL_SCALE:
+        raise ValueError(f"it has samples beyond 16 bits, such as {samples.max()}")
+
+    def decode(start: int, stop: int) -> np.ndarray:
+        part = samples[max(0, start) : max(0, stop)]
+        if part.ndim == 1 and whole:
+            return np.clip(part, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+        part = part.astype(np.float32) / (_FULL_SCALE if whole else 1)
+        return _finite(part.mean(axis=1) if part.ndim == 2 else part)
+
+    return _stretch(decode, own_rate, start, stop, rate)
+
+
+def _stretch(
+    decode: Callable[[int, int], np.ndarray], own_rate: int, start: int, stop: int, rate: int
+) -> np.ndarray:
+    """`read`, by a function that gives samples at their own rate, int16 or float32."""
+    up, down = factors(own_rate, rate)
+    if up == down:
+        samples = decode(start, stop)
+        return samples if samples.dtype == np.int16 else _to_int16(samples)
+    # The stretch begins at a sample that exists at both rates.
+    margin = _FILTER_HALF_LENGTH * max(1, -(-down // up)) + 1
+    first = max(0, (start * down // up - margin) // down * down)
+    last = -(-stop * down // up) + margin
+    samples = decode(first, last)
+    if samples.dtype == np.int16:
+        samples = samples.astype(np.float32) / _FULL_SCALE
+    resampled = _resample(samples, up, down)
+    offset = start - first * up // down
+    return _to_int16(resampled[offset : offset + stop - start])
 
 
 def _decode(file: Any, start: int, stop: int) -> np.ndarray:
@@ -151,7 +184,12 @@ def _decode(file: Any, start: int, stop: int) -> np.ndarray:
     samples = file.read(max(0, stop - start), dtype="int16" if stored else "float32")
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
-    if not stored and not np.isfinite(samples).all():
+    return samples if stored else _finite(samples)
+
+
+def _finite(samples: np.ndarray) -> np.ndarray:
+    """Raises ValueError if there are values that are not finite."""
+    if not np.isfinite(samples).all():
         raise ValueError("it has samples that are not finite numbers")
     return samples
 

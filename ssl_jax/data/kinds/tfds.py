@@ -1,8 +1,9 @@
-"""`tfds:NAME[/CONFIG][:VERSION]`: images or text prepared by TensorFlow Datasets.
+"""`tfds:NAME[/CONFIG][:VERSION]`: images, text or audio prepared by TensorFlow Datasets.
 
 Reading at random needs a preparation in ArrayRecord files. Preparing most public sets needs
-TensorFlow, once; reading does not. A data set is read as text if an option of text is set, or if it
-has a text feature and no image. With the option `task` its records are labelled examples.
+TensorFlow, once; reading does not. A data set is read as audio or as text if an option of these is
+set, or if it has such a feature, audio before text, and no image. With the option `task` its
+records are labelled examples.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import Annotated, Any
 
 from ssl_jax.config import fields
 from ssl_jax.core.method import DataSpec
+from ssl_jax.data.audio.audio_kind import AudioKind
+from ssl_jax.data.audio.audio_source import AudioOptions
 from ssl_jax.data.image_kind import ImageKind
 from ssl_jax.data.kind import DataSet, Facts, Kind
 from ssl_jax.data.request import Request
 from ssl_jax.data.text.option_types import DataDir
 from ssl_jax.data.text.text_kind import TextKind
-from ssl_jax.data.tfds import images, records, texts
+from ssl_jax.data.tfds import audio, images, records, texts
 from ssl_jax.data.tfds.facts import FACTS
+from ssl_jax.modalities.audio import SPEAKER
 
 
 def dataset(
@@ -43,6 +47,34 @@ def dataset(
     return images.TfdsDataset(tfds, location, builder, request, image_key, label_key)
 
 
+def recordings(
+    location: str,
+    request: Request,
+    read: AudioOptions,
+    *,
+    data_dir: DataDir = None,
+    audio_key: Annotated[
+        str | None, "Feature that is the audio; None: the only one that can be."
+    ] = None,
+    label_key: Annotated[
+        str | None, "Feature that is the label; None: the only class, if any, else the speaker."
+    ] = None,
+    speaker_key: Annotated[
+        str | None, "Feature that is the speaker; None: `speaker_id` or `speaker`, if there."
+    ] = None,
+) -> audio.TfdsAudio:
+    """The recordings of the data set `location`, e.g. "librispeech".
+
+    Raises:
+      UserError: there is no such data set, or its features do not say which is the audio.
+    """
+    tfds, builder = records.open_builder(location, data_dir)
+    return audio.TfdsAudio(
+        tfds, location, builder, read, audio_key=audio_key, label_key=label_key,
+        speaker_key=speaker_key, strict=request.strict,
+    )  # fmt: skip
+
+
 _LOCATION = "NAME"
 IMAGES = ImageKind(
     name="tfds",
@@ -57,23 +89,30 @@ TEXTS = TextKind(
     examples=texts.examples,
     example_tasks=("classify", "regress"),
 )
+AUDIO = AudioKind(
+    name="tfds", location=_LOCATION, dataset=recordings, targets=lambda options: (SPEAKER,)
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsKind(Kind):
-    """Images or text, by the options, or where they fit both by the features of the data set."""
+    """Images, text or audio, by the options, or where they fit all by the data set's features."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return (*IMAGES.modalities, *TEXTS.modalities)
+        return (*IMAGES.modalities, *TEXTS.modalities, *AUDIO.modalities)
 
     @property
     def tasks(self) -> tuple[str, ...]:
         return TEXTS.tasks
 
-    def _of_options(self, values: Mapping[str, Any]) -> ImageKind | TextKind:
-        of_images, of_text = (kind.options(values).keys for kind in (IMAGES, TEXTS))
-        return TEXTS if any(key in of_text and key not in of_images for key in values) else IMAGES
+    def _of_options(self, values: Mapping[str, Any]) -> ImageKind | TextKind | AudioKind:
+        of_images = IMAGES.options(values).keys
+        for kind in (AUDIO, TEXTS):
+            own = kind.options(values).keys
+            if any(key in own and key not in of_images for key in values):
+                return kind
+        return IMAGES
 
     def options(self, values: Mapping[str, Any]) -> fields.Section:
         return self._of_options(values).options(values)
@@ -83,8 +122,11 @@ class TfdsKind(Kind):
         if kind is IMAGES and "image_key" not in values:
             tfds, builder = records.open_builder(location, values.get("data_dir"))
             features = {type(feature) for feature in builder.info.features.values()}
-            if tfds.features.Text in features and tfds.features.Image not in features:
-                kind = TEXTS
+            if tfds.features.Image not in features:
+                if tfds.features.Audio in features:
+                    kind = AUDIO
+                elif tfds.features.Text in features:
+                    kind = TEXTS
         return kind.open(location, request, values)
 
     @property

@@ -22,13 +22,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core import batch_axes
+from ssl_jax.core.batch_axes import ROWS
 from ssl_jax.losses.metric import distances, strips
 from ssl_jax.losses.metric.strips import Side
+from ssl_jax.losses.pairs import gather_rows
 
 Array = jax.Array
 
@@ -248,3 +251,70 @@ def hardest(
 
     extra = {str(i): jnp.full(labels.shape, label) for i, label in enumerate(without)}
     return strips.per_anchor(search, jax.lax.stop_gradient(z), labels, **extra)
+
+
+def distances_to(z: Array, chosen: tuple[Array, ...], *, distance: str) -> tuple[Array, ...]:
+    """Distances of each example to chosen ones, without an array of the chosen embeddings.
+
+    Args:
+      z: [n d], from `distances.prepare`; differentiable.
+      chosen: int32 [n] each, rows of z.
+      distance: see `distances.DISTANCES`.
+
+    Returns:
+      [n] each, see `distances.paired`.
+    """
+    if z.size <= strips.STRIP:
+        return tuple(distances.paired(z, z[rows], distance=distance) for rows in chosen)
+    axes = batch_axes.batch_axes()
+    position = jnp.arange(len(z), dtype=jnp.int32)
+
+    def local(z: Array, position: Array, chosen: tuple[Array, ...]) -> tuple[Array, ...]:
+        columns = gather_rows(z, axes) if axes else z
+        return _distances_to(distance, columns, (position, *chosen))
+
+    return batch_axes.on_each_device(local, (ROWS, ROWS, ROWS), ROWS)(z, position, chosen)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _distances_to(distance: str, z: Array, rows: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Distances of rows[0] of z to its other rows, each int32 [m]."""
+
+    def strip(rows: tuple[Array, ...]) -> tuple[Array, ...]:
+        anchor, *others = (z[part] for part in rows)
+        return tuple(distances.paired(anchor, other, distance=distance) for other in others)
+
+    found = jax.lax.map(strip, _split(rows, z))
+    return tuple(d.reshape(-1)[: len(rows[0])] for d in found)
+
+
+def _split(columns: tuple[Array, ...], z: Array) -> tuple[Array, ...]:
+    """[m] arrays as strips [s r], filled up with 0, so that r rows of z have `STRIP` numbers."""
+    count = len(columns[0])
+    size = min(count, max(strips.MIN_ROWS, strips.STRIP // z.shape[1]))
+    return tuple(jnp.pad(x, (0, -count % size)).reshape(-1, size) for x in columns)
+
+
+def _distances_to_forward(distance: str, z: Array, rows: tuple[Array, ...]) -> tuple[Any, Any]:
+    return _distances_to(distance, z, rows), (z, rows)
+
+
+def _distances_to_backward(distance: str, saved: Any, cotangent: tuple[Array, ...]) -> Any:
+    z, rows = saved
+
+    def add(dz: Array, strip: tuple[tuple[Array, ...], tuple[Array, ...]]) -> tuple[Array, None]:
+        rows, slopes = strip
+        anchor = z[rows[0]]
+        of_anchor = jnp.zeros_like(anchor)
+        for other, slope in zip(rows[1:], slopes, strict=True):
+            measure = functools.partial(distances.paired, distance=distance)
+            more, of_other = jax.vjp(measure, anchor, z[other])[1](slope)
+            of_anchor += more
+            dz = dz.at[other].add(of_other)
+        return dz.at[rows[0]].add(of_anchor), None
+
+    dz, _ = jax.lax.scan(add, jnp.zeros_like(z), (_split(rows, z), _split(cotangent, z)))
+    return dz, None
+
+
+_distances_to.defvjp(_distances_to_forward, _distances_to_backward)

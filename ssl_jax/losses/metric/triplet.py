@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from ssl_jax.core.arrays import Array
 from ssl_jax.losses.metric import distances
-from ssl_jax.losses.metric.mining import MINING, Sums, hardest, over_triplets
+from ssl_jax.losses.metric.mining import MINING, Sums, distances_to, hardest, over_triplets
 from ssl_jax.losses.metric.reductions import reduce, share
 
 
@@ -64,8 +64,7 @@ def triplet(
         )
         return _result(sums, reduction)
     (hard,) = hardest(z, labels, distance=distance)
-    d_ap = distances.paired(z, z[hard.positive], distance=distance)
-    d_an = distances.paired(z, z[hard.negative], distance=distance)
+    d_ap, d_an = distances_to(z, (hard.positive, hard.negative), distance=distance)
     return _of_distances(d_ap, d_an, hard.has_positive & hard.has_negative, loss, reduction)
 
 

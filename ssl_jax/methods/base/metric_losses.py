@@ -66,11 +66,12 @@ def _batch_loss(hyper: Any) -> Callable[[Array, Array], Result]:
         normalize = bool(hyper.l2_normalize)
         return functools.partial(n_pair, l2_normalize=normalize, l2_weight=hyper.l2_weight)
     options = _distance_options(hyper)
+    mining = dict(mining=hyper.mining, mining_margin=hyper.mining_margin)
     if name == "triplet":
-        mining = dict(mining=hyper.mining, mining_margin=hyper.mining_margin)
         return functools.partial(triplet, soft_margin=hyper.soft_margin, **mining, **options)
     if name == "quadruplet":
-        return functools.partial(quadruplet, second_margin=hyper.second_margin, **options)
+        second = hyper.second_margin
+        return functools.partial(quadruplet, second_margin=second, **mining, **options)
     if name == "lifted_structured":
         return functools.partial(lifted_structured, **options)
     return functools.partial(pair, power=hyper.power, **options)

@@ -34,7 +34,7 @@ def test_labels_are_speakers_and_phones():
 
 def test_the_filter_has_the_formants_and_the_source_the_pitch():
     """A steady vowel: peaks of the spectrum are at multiples of the pitch near the formants."""
-    voice = synthetic.Speaker(pitch=100.0, formant_scale=1.0, breathiness=0.0)
+    voice = synthetic.Speaker(100.0, 1.0, breathiness=0.0, response=np.ones(1), noise=0.0)
     frames = 50
     formants = np.tile([730.0, 1090.0, 2440.0, 3500.0], (frames, 1))
     pulses = synthetic._pulses(np.random.default_rng(0), voice, frames)
@@ -56,6 +56,46 @@ def test_voices_differ():
     values = np.array([[v.pitch, v.formant_scale, v.breathiness] for v in voices])
     assert (values.min(0) > [84, 0.84, 0.029]).all() and (values.max(0) < [251, 1.21, 0.51]).all()
     assert np.abs(np.corrcoef(np.log(values.T)) - np.eye(3)).max() < 0.25
+
+
+def test_each_speaker_has_a_room_and_a_microphone():
+    one, other = synthetic.speaker(0), synthetic.speaker(1)
+    assert one is synthetic.speaker(0)
+    spectra = [np.abs(np.fft.rfft(voice.response, 4096)) for voice in (one, other)]
+    decibels = 20 * np.log10(spectra[0] / spectra[1])
+    assert decibels.std() > 2  # colours differ
+    # Echoes: much energy comes after the microphone's own response, and it decays.
+    energy = np.square(one.response)
+    assert 0.1 < energy[66:].sum() / energy.sum() < 0.6
+    assert energy[66:300].sum() > 5 * energy[-234:].sum()
+    for voice in (one, other):
+        assert 1e-3 <= voice.noise <= 1e-2
+
+
+def test_what_is_said_are_words_of_the_lexicon():
+    lexicon = synthetic.words()
+    assert len(set(lexicon)) == synthetic.NUM_WORDS
+    assert {phone for word in lexicon for phone in word} == set(range(1, len(synthetic.PHONES)))
+    phones, formants = synthetic._draw_phones(np.random.default_rng(0), 2000)
+    assert phones.shape == (2000,) and formants.shape == (2000, 3)
+    said = [int(p) for i, p in enumerate(phones) if not i or p != phones[i - 1]]
+    text = " ".join(map(str, said))
+    for run in text.split("0")[1:-1]:  # between pauses: words and nothing else
+        assert _is_made_of(tuple(map(int, run.split())), lexicon)
+
+
+def _is_made_of(phones, lexicon):
+    """Whether the phones are words one after the other; equal phones that meet are merged."""
+    if not phones:
+        return True
+    for word in lexicon:
+        if phones[: len(word)] == word:
+            rest = phones[len(word) :]
+            if _is_made_of(rest, lexicon):
+                return True
+            if len(word) > 1 and _is_made_of(word[-1:] + rest, lexicon):
+                return True
+    return False
 
 
 def test_sizes_are_known_without_synthesis():

@@ -99,13 +99,15 @@ def triplet(z, labels, *, margin=0.2, soft_margin=False, mining="batch_hard", mi
     return reduce([softplus(x) if soft_margin else max(0, x) for x in gaps], reduction)
 
 
-def quadruplet(z, labels, *, margin=1.0, second_margin=0.5, distance="squared",
-               l2_normalize=True, reduction="mean_nonzero"):  # fmt: skip
+def quadruplet(z, labels, *, margin=1.0, second_margin=0.5, mining="batch_hard",
+               mining_margin=None, distance="squared", l2_normalize=True,
+               reduction="mean_nonzero"):  # fmt: skip
     d = all_distances(prepared(z, distance, l2_normalize), distance)
-    _, negative = pairs(labels)
-    first, second = [], []
-    for a, p, n in triplets(d, labels, "batch_hard", 0):
-        first.append(max(0, d[a, p] - d[a, n] + margin))
+    positive, negative = pairs(labels)
+    chosen = triplets(d, labels, mining, margin if mining_margin is None else mining_margin)
+    first, second = [max(0, d[a, p] - d[a, n] + margin) for a, p, n in chosen], []
+    compared = [(a, p) for a, p, _ in chosen] if mining == "batch_hard" else positive
+    for a, p in compared:
         others = [d[i, j] for i, j in negative if labels[a] not in (labels[i], labels[j])]
         if others:
             second.append(max(0, d[a, p] - min(others) + second_margin))

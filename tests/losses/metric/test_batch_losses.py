@@ -24,6 +24,11 @@ LOSSES = {
     "pair, unsquared": (pair, dict(power=1, margin=1.3, positive_margin=0.2, reduction="mean")),
     "pair, cosine": (pair, dict(distance="cosine", margin=0.9, reduction="sum")),
     "quadruplet": (quadruplet, {}),
+    "quadruplet, semi-hard": (
+        quadruplet,
+        {"mining": "semi_hard", "mining_margin": 0.3, "reduction": "mean"},
+    ),
+    "quadruplet, all": (quadruplet, {"mining": "all", "distance": "euclidean"}),
     "n-pair": (n_pair, dict(l2_weight=0.02)),
     "lifted": (lifted_structured, {}),
     "lifted, angular": (lifted_structured, dict(distance="angular", reduction="mean_nonzero")),
