@@ -29,10 +29,10 @@ def open_builder(location: str, data_dir: str | None) -> tuple[Any, Any]:
         known = tfds.list_builders(with_community_datasets=False)
         hint = nearest(re.split("[/:]", location)[0], known)
         raise UserError(f"TFDS has no data set {location!r}.{hint}") from None
-    except ModuleNotFoundError as error:  # its features of audio and video are built with it
+    except ModuleNotFoundError as error:
         raise UserError(
-            f"tfds:{location} needs {error.name or error}, which TFDS imports for its features; "
-            "pip install tensorflow"
+            f"tfds:{location} needs a package that is not installed, also for reading "
+            f"({' '.join(str(error).split())}); features of audio need: pip install tensorflow"
         ) from None
     except (ValueError, AssertionError) as error:  # no such config or version
         raise UserError(f"tfds:{location}: {' '.join(str(error).split())}") from None
