@@ -125,7 +125,7 @@ def _speech(config: ConfigDict) -> None:
     config.eval.baselines = ()
     config.eval.final_names = ("phone",)
     config.checkpoint.best_metric = "eval/knn/top1"
-    config.method.update(frames="phone", num_frame_classes=12)
+    config.method.update(frames="phone", num_frame_classes=16)
 
 
 def _speech_speakers(config: ConfigDict) -> None:
