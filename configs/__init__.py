@@ -1,1 +1,1 @@
-"""Experiments, one file each; `common.py` and `scales.py` hold what several of them share."""
+"""Experiments, one file each; `common.py`, `fashion.py` and `scales.py` have what several share."""

@@ -81,10 +81,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages and the pictures of `results/`."""
     for path, text in pages().items():
         files.append(File.generated(config, path, content=text))
-    for picture in sorted((ROOT / "results").glob("*.png")):
-        files.append(
-            File.generated(config, f"results/{picture.name}", content=picture.read_bytes())
-        )
+    for picture in sorted((ROOT / "results").rglob("*.png")):
+        path = picture.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, path, content=picture.read_bytes()))
     return files
 
 
@@ -260,9 +259,10 @@ def measured() -> dict[str, list[str]]:
 def mean_and_deviation(values: Iterable[decimal.Decimal]) -> str:
     """ "82.1 ± 1.0", or "95.8" where the deviation is 0.0."""
     values = list(values)
+    spread = statistics.stdev(values) if len(values) > 1 else decimal.Decimal(0)
     mean, deviation = (
         str(value.quantize(decimal.Decimal("0.1"), decimal.ROUND_HALF_UP))
-        for value in (statistics.mean(values), statistics.stdev(values))
+        for value in (statistics.mean(values), spread)
     )
     return mean if deviation == "0.0" else f"{mean} ± {deviation}"
 

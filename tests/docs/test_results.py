@@ -61,3 +61,11 @@ def test_the_table_of_desiderata_is_that_of_the_recorded_runs():
         metric, values = find(METRICS, name), [run[f"{q}properties/{name}"] for run, q in columns]
         expected = [metric.with_unit(float(value)) if value else "–" for value in values]
         assert cells == expected, heading
+
+
+def test_every_picture_of_the_gallery_is_of_a_recorded_run_and_small():
+    with (RESULTS / "methods_fashion.csv").open(encoding="utf-8") as file:
+        recorded = {run["method"] for run in csv.DictReader(file) if run["seed"] == "0"}
+    pictures = sorted((RESULTS / "gallery").glob("*.png"))
+    assert pictures and {path.stem for path in pictures} <= recorded
+    assert sum(path.stat().st_size for path in pictures) < 1_500_000
