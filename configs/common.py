@@ -47,6 +47,19 @@ def digits(config: ConfigDict, *, epochs: float = 120.0, noise_p: float = 1.0) -
     config.checkpoint.every_epochs = 30.0
 
 
+def table(config: ConfigDict) -> None:
+    """Encoder, optimizer and probes for tables: SCARF's (Bahri et al. 2022, Sec. 4)."""
+    config.batch_size = 128
+    config.epochs = 200.0
+    config.model.update(name="table_encoder")
+    config.optimizer.update(
+        name="adamw", base_lr=1e-3, lr_scaling="none", schedule="constant", weight_decay=0.0,
+        warmup_epochs=0.0,
+    )  # fmt: skip
+    config.eval.baselines = ("columns", "pca", "untrained")
+    config.eval.final_names = (*config.eval.final_names, "boosted_trees")
+
+
 def small_shapes(config: ConfigDict, *, epochs: float = 60.0) -> None:
     """Data, encoder, views, optimizer and probes of `small_shapes` variants: colour on two cores.
 

@@ -28,8 +28,10 @@ Variants:
   linear_digits        a linear probe on the encoder of a `digits` variant
   speech               the phone of every frame of synthetic speech, by the net of cpc_audio:speech
   speech_speakers      the speaker of every frame
+  table                rows of a table, --config.data.name=table:/path/to/rows.csv: the encoder of
+                       simclr:table, from scratch or fine-tuned (--config.init_from)
 
-All but digits, cifar10, imagenet, alexnet and those of speech start from a pretrained run:
+All but digits, cifar10, imagenet, alexnet, table and those of speech start from a pretrained run:
 --config.init_from=runs/simclr. The sweep sweeps/linear chooses the learning rate of a linear probe.
 
 --config.data.labelled_fraction=0.01 trains on 1% of the labels, in every variant.
@@ -70,6 +72,7 @@ VARIANTS = (
     "linear_digits",
     "speech",
     "speech_speakers",
+    "table",
 )
 
 
@@ -114,8 +117,17 @@ def get_config(variant: str = "digits") -> ConfigDict:
         "linear_digits": _linear_digits,
         "speech": _speech,
         "speech_speakers": _speech_speakers,
+        "table": _table,
     }[variant](config)
     return config
+
+
+def _table(config: ConfigDict) -> None:
+    """The rows as they are, without corruption."""
+    common.table(config)
+    config.epochs = 50.0
+    config.views = ConfigDict(dict(ops=()))
+    config.eval.baselines = ("columns",)
 
 
 def _speech(config: ConfigDict) -> None:

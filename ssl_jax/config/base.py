@@ -31,7 +31,7 @@ from ssl_jax.config.fields import (
 seed_bound = between(0, 2**32 - 1)
 Baseline = Literal[
     "pixels", "untrained", "pca", "ica", "dictionary", "rbm", "dominant_color", "rgb", "hsv", "lab",
-    "majority", "bag_of_words", "tf_idf", "mfcc",
+    "majority", "bag_of_words", "tf_idf", "mfcc", "columns",
 ]  # fmt: skip
 AxisSize = Literal[-1] | Annotated[int, positive]
 first_and_last = Bound("none, or a first and a last one", lambda items: len(items) in (0, 2))
@@ -152,7 +152,7 @@ class Eval:
         tuple[Baseline, ...],
         "What is evaluated besides, at the end: raw pixels, the untrained encoder, representations "
         "of scikit-learn and colours; of texts with classes the most frequent class, and logistic "
-        "regression on a bag of words or on TF-IDF; of audio MFCC.",
+        "regression on a bag of words or on TF-IDF; of audio MFCC; of tables the columns.",
     ] = ()
     baseline_components: Annotated[
         int | None,

@@ -29,6 +29,7 @@ import jax
 import numpy as np
 
 from ssl_jax.config import fields
+from ssl_jax.core.columns import Columns
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.core.items import Item
 from ssl_jax.core.layer_outputs import LayerOutput
@@ -76,9 +77,10 @@ class DataSpec:
       arrays: the arrays of one example, without the batch dimension. Images have `image` uint8
         [h w c] or, if the host crops, `image/FAMILY` uint8 [v h w c] for each family of views. Text
         has `tokens` int32 [l], `segment` int32 [l] (number of the packed text that a token belongs
-        to, from 1; 0 = padding) and `position` int32 [l] (within that text). All data have `label`
-        int32 [] (-1 = none) and `index` int32 []. Images that can have several labels have `labels`
-        int8 [k] (1 has label k, 0 has not, -1 unknown).
+        to, from 1; 0 = padding) and `position` int32 [l] (within that text). Rows of a table have
+        `table` float32 [1+v c], see `ssl_jax.modalities.table`. All data have `label` int32 []
+        (-1 = none) and `index` int32 []. Images that can have several labels have `labels` int8 [k]
+        (1 has label k, 0 has not, -1 unknown).
       num_examples: size of the training set.
       num_classes: number of label classes; None without labels.
       unique_examples: whether all examples of a batch are different, as the sampler declares.
@@ -93,6 +95,7 @@ class DataSpec:
         host crops.
       class_tokens: tokens of the names of the classes, of texts with classes; None if they are not
         known before the data are read.
+      columns: of the tables; None if the data are no rows of a table.
     """
 
     arrays: Mapping[str, jax.ShapeDtypeStruct]
@@ -105,6 +108,7 @@ class DataSpec:
     task: str | None = None
     evaluation_arrays: Mapping[str, jax.ShapeDtypeStruct] | None = None
     class_tokens: tuple[tuple[int, ...], ...] | None = None
+    columns: Columns | None = None
 
     def batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch of `batch_size` examples."""

@@ -30,6 +30,7 @@ class Stream(enum.IntEnum):
     WINDOWS = 9  # where windows of recordings begin
     SPEECH = 10  # synthetic speech
     LESIONS = 11  # drawn discs with small marks
+    MARGINALS = 12  # values of the columns of a table
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:

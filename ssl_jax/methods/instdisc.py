@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from ssl_jax import losses
 from ssl_jax.config.fields import below_one, not_negative, positive
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.items import Item, augmented_views
+from ssl_jax.core.items import Item
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -37,10 +37,10 @@ from ssl_jax.core.method import (
     hyper_parameters,
 )
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
+from ssl_jax.methods.base.inputs import examples, shown_views, whole_examples
 from ssl_jax.methods.base.two_views import check_unique_examples, nets_and_views
 from ssl_jax.models import Net
 from ssl_jax.models.heads import mlp_head
-from ssl_jax.views import main_images, to_show
 
 LOSSES = ("nce", "softmax")
 _NEGATIVES = 1  # folded into an example's key to draw negatives; the view folds in 0
@@ -83,7 +83,7 @@ class InstDisc(EncoderFeatures):
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, projector_key, bank_key = jax.random.split(key, 3)
         keys = jax.random.split(key, batch["index"].shape[0])
-        views = jax.eval_shape(self.recipe, keys, main_images(batch))  # (n, 1, h, w, c)
+        views = jax.eval_shape(self.recipe, keys, examples(batch))  # (n, 1, h, w, c)
         x = jnp.zeros((1, *views.shape[2:]), views.dtype)
         encoder, encoder_buffers = self.encoder.init(encoder_key, x)
         (h, _), _ = self.encoder.apply(encoder, encoder_buffers, x, train=False)
@@ -95,7 +95,7 @@ class InstDisc(EncoderFeatures):
         return {"encoder": encoder, "projector": projector}, buffers
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
-        views = {"image": self.recipe(keys, main_images(batch))[:, 0], "index": batch["index"]}
+        views = {"image": self.recipe(keys, examples(batch))[:, 0], "index": batch["index"]}
         if self.hyper.num_negatives:
             views["negatives"] = jax.vmap(self._draw_negatives)(keys)  # (n, num_negatives)
         return views
@@ -145,15 +145,15 @@ class InstDisc(EncoderFeatures):
         return loss, Aux({**buffers, "bank": bank}, metrics, outputs)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        x = self.eval_view(batch["image"])
+        x = self.eval_view(whole_examples(batch))
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": losses.unit_length(z)}
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         del w
-        views = self.recipe(keys, main_images(batch))
-        return augmented_views(to_show(views, self.normalization), batch)
+        views = self.recipe(keys, examples(batch))
+        return shown_views(views, self.normalization, batch)
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         hyper, images = self.hyper, self.num_examples

@@ -36,6 +36,7 @@ from ssl_jax import losses
 from ssl_jax.config.fields import below_one, between, fraction, positive
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
+from ssl_jax.methods.base.inputs import examples
 from ssl_jax.methods.base.two_views import (
     TwoViews,
     check_queue,
@@ -44,7 +45,6 @@ from ssl_jax.methods.base.two_views import (
 )
 from ssl_jax.models.heads import mlp_head
 from ssl_jax.models.norm import apply_in_groups, check_groups, interleave
-from ssl_jax.views import main_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class MoCo(TwoViews):
         return params, buffers
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> dict[str, Array]:
-        return {"image": self.recipe(keys, main_images(batch)), "index": batch["index"]}
+        return {"image": self.recipe(keys, examples(batch)), "index": batch["index"]}
 
     def encode(
         self, w: Weights, views: dict[str, Array], *, key: Array, step: Array

@@ -9,9 +9,12 @@ from ssl_jax.core.method import DataSpec
 from ssl_jax.modalities.audio import AUDIO
 from ssl_jax.modalities.base import Modality
 from ssl_jax.modalities.image import IMAGE
+from ssl_jax.modalities.table import TABLE
 from ssl_jax.modalities.text import TEXT
 
-MODALITIES: dict[str, Modality] = {modality.name: modality for modality in (IMAGE, TEXT, AUDIO)}
+MODALITIES: dict[str, Modality] = {
+    modality.name: modality for modality in (IMAGE, TEXT, AUDIO, TABLE)
+}
 
 
 def of(spec: DataSpec) -> Modality:

@@ -33,6 +33,7 @@ from ssl_jax.models.pixel_context import pixel_context
 from ssl_jax.models.preact_resnet import SIZES as PREACT_SIZES
 from ssl_jax.models.preact_resnet import resnet_v2, small_resnet_v2
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE, resnet
+from ssl_jax.models.table_encoder import table_encoder
 from ssl_jax.models.text_models import ENCODER_DECODERS, TEXT_DECODERS, TEXT_ENCODERS
 from ssl_jax.models.vit import SIZES, vit
 from ssl_jax.models.word_vectors import word_vectors
@@ -65,6 +66,7 @@ ENCODERS = {
     **IMAGE_GPTS,
     "word_vectors": word_vectors,
     "conv_gru": conv_gru,
+    "table_encoder": table_encoder,
 }
 DECODERS = {"mlp_decoder": mlp_decoder, "conv_decoder": conv_decoder}
 PATCH_DECODERS = {"vit_decoder": vit_decoder}

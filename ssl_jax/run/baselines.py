@@ -1,6 +1,6 @@
 """Representations that an encoder is compared with: rows of a run's results, `eval.baselines`.
 
-All but raw pixels, colours and the untrained encoder are fitted to the train split alone.
+All but raw inputs, colours and the untrained encoder are fitted to the train split alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from ssl_jax.evals import decompositions, mean_colors, mfcc
 from ssl_jax.evals.model import Model
 from ssl_jax.modalities.audio import AUDIO
 from ssl_jax.modalities.image import IMAGE
+from ssl_jax.modalities.table import TABLE
 from ssl_jax.modalities.text import TEXT
 from ssl_jax.run.probing import Prober
 
 UNTRAINED = "untrained"
 MFCC = "mfcc"
+COLUMNS = "columns"
 COLORS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
     {
         "dominant_color": mean_colors.dominant_color,
@@ -46,10 +48,16 @@ TITLES = MappingProxyType(
         "hsv": "mean HSV",
         "lab": "mean Lab",
         MFCC: "MFCC",
+        COLUMNS: "raw columns",
     }
 )
-"""Name in `eval.baselines` -> the row of the table, for representations of images and audio."""
-_NOUNS = {IMAGE.name: "images", TEXT.name: "texts with classes", AUDIO.name: "audio"}
+"""Name in `eval.baselines` -> the row of results, for images, audio and tables."""
+_NOUNS = {
+    IMAGE.name: "images",
+    TEXT.name: "texts with classes",
+    AUDIO.name: "audio",
+    TABLE.name: "tables",
+}
 _MAX_BYTES = 2**30  # of the inputs that a representation is fitted to at once
 
 
@@ -66,11 +74,12 @@ def check(names: tuple[str, ...], spec: DataSpec) -> None:
     if len(set(names)) < len(names):
         raise UserError(f"eval.baselines is {names}; name each once")
     for name in names:
-        modality = _modality(name)
-        if name != UNTRAINED and modality != spec.modality:
+        possible = _modalities(name)
+        if name != UNTRAINED and spec.modality not in possible:
+            nouns = " and ".join(_NOUNS[modality] for modality in possible)
             raise UserError(
-                f"eval.baselines has {name!r}, which is for {_NOUNS[modality]}; these data are of "
-                f"modality {spec.modality!r}"
+                f"eval.baselines has {name!r}, which is for {nouns}; these data are of modality "
+                f"{spec.modality!r}"
             )
         if name in COLORS and (channels := spec.arrays["image"].shape[-1]) != 3:
             raise UserError(
@@ -79,11 +88,21 @@ def check(names: tuple[str, ...], spec: DataSpec) -> None:
             )
 
 
-def _modality(name: str) -> str:
-    """The modality of the data that a baseline other than the untrained encoder is for."""
-    if name == MFCC:
-        return AUDIO.name
-    return IMAGE.name if name in TITLES else TEXT.name
+def _modalities(name: str) -> tuple[str, ...]:
+    """The modalities of the data that a baseline other than the untrained encoder is for."""
+    if name in decompositions.NAMES:
+        return (IMAGE.name, TABLE.name)
+    if name in (MFCC, COLUMNS):
+        return (AUDIO.name,) if name == MFCC else (TABLE.name,)
+    return (IMAGE.name,) if name in TITLES else (TEXT.name,)
+
+
+def _raw(prober: Prober) -> Callable[[Batch], Any]:
+    """Batch -> `h` float32 [n d], its inputs as numbers."""
+    columns = prober.train.spec.columns
+    if columns is None:
+        return IMAGE.raw_features
+    return jax.jit(functools.partial(TABLE.raw_features, columns=columns))
 
 
 def outputs(name: str) -> tuple[str, ...]:
@@ -135,8 +154,8 @@ def model(name: str, prober: Prober) -> Model:
         return Model(lambda batch: {"h": color(batch["image"])})
     if name in decompositions.NAMES:
         transform = _fitted(name, prober)
-        return Model(functools.partial(_on_host, prober.mesh, transform))
-    return Model(IMAGE.raw_features)
+        return Model(functools.partial(_on_host, prober.mesh, transform, _raw(prober)))
+    return Model(_raw(prober))
 
 
 def _mfcc_of(prober: Prober) -> Callable[[Batch], dict[str, jax.Array]]:
@@ -150,11 +169,16 @@ def _mfcc_of(prober: Prober) -> Callable[[Batch], dict[str, jax.Array]]:
     return features
 
 
-def _on_host(mesh: jax.sharding.Mesh, transform: decompositions.Transform, batch: Batch) -> Any:
-    """`transform` of the pixels of a global batch, which every process gathers."""
-    pixels = parallel.gather(IMAGE.raw_features(batch)["h"])
-    rows = parallel.local_rows(mesh, len(pixels))
-    return {"h": parallel.to_global(transform(pixels[rows]), mesh, rows, len(pixels))}
+def _on_host(
+    mesh: jax.sharding.Mesh,
+    transform: decompositions.Transform,
+    raw: Callable[[Batch], Any],
+    batch: Batch,
+) -> Any:
+    """`transform` of the inputs of a global batch, which every process gathers."""
+    x = parallel.gather(raw(batch)["h"])
+    rows = parallel.local_rows(mesh, len(x))
+    return {"h": parallel.to_global(transform(x[rows]), mesh, rows, len(x))}
 
 
 def _fitted(name: str, prober: Prober) -> decompositions.Transform:
@@ -164,16 +188,16 @@ def _fitted(name: str, prober: Prober) -> decompositions.Transform:
         decompositions.check_components(name, components, len(rows), _dim(prober))
         count = components or min(decompositions.DEFAULT_COMPONENTS, len(rows), _dim(prober))
         return decompositions.fit_incremental_pca(_blocks(prober, rows, count), components=count)
-    x = prober.features(IMAGE.raw_features, prober.train, rows)["h"]
+    x = prober.features(_raw(prober), prober.train, rows)["h"]
     return decompositions.fit(name, x, components=components, seed=seed)
 
 
 def _blocks(prober: Prober, rows: np.ndarray, at_least: int) -> Iterator[np.ndarray]:
-    """The pixels of train examples in blocks [n d]; all but the last have `at_least` rows."""
-    size = max(at_least, prober.config.eval.batch_size)
+    """The inputs of train examples in blocks [n d]; all but the last have `at_least` rows."""
+    size, raw = max(at_least, prober.config.eval.batch_size), _raw(prober)
     for batch in prober.batches(prober.train, rows, batch_size=size):
-        pixels, mask = parallel.gather((IMAGE.raw_features(batch)["h"], batch["mask"]))
-        yield pixels[mask.astype(bool)]
+        x, mask = parallel.gather((raw(batch)["h"], batch["mask"]))
+        yield x[mask.astype(bool)]
 
 
 def _fitted_rows(prober: Prober, name: str) -> np.ndarray:
@@ -198,5 +222,6 @@ def _rows_in_memory(prober: Prober) -> int:
 
 
 def _dim(prober: Prober) -> int:
-    """Pixels of an image times channels."""
-    return int(np.prod(prober.train.spec.evaluated.arrays["image"].shape))
+    """Numbers of an example: of an image its pixels times channels."""
+    spec = prober.train.spec.evaluated
+    return jax.eval_shape(_raw(prober), spec.batch(1))["h"].shape[1]

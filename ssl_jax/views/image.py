@@ -59,6 +59,7 @@ from ssl_jax.views.recipe import (
     read_recipes,
 )
 from ssl_jax.views.resample import Method, Size, crop_and_resize
+from ssl_jax.views.table import check_ops
 
 __all__ = [
     "OPS",
@@ -122,6 +123,8 @@ def make_views(
     # Consecutive views with the same recipe are one batch [n g ...] -> [(n g) ...]: this halves the
     # program to compile and needs no copy to concatenate them.
     recipes = read_recipes(views_config, num_views, family)
+    for recipe in recipes:
+        check_ops([step.op for step in recipe], table=False)
     groups = [
         (_plan(recipe, dtype), [view for view, _ in members])
         for recipe, members in itertools.groupby(enumerate(recipes), key=lambda item: item[1])

@@ -11,6 +11,7 @@ from ssl_jax.config import fields
 from ssl_jax.config.fields import LEFT_OUT, Bound, Key, Section, between
 from ssl_jax.core.errors import UserError
 from ssl_jax.views import affine, color, distortion, erasing, filters, geometry, rand_augment
+from ssl_jax.views.table import COLUMN_OPS
 
 OPS: Mapping[str, Callable] = MappingProxyType(
     {
@@ -40,6 +41,8 @@ OPS: Mapping[str, Callable] = MappingProxyType(
     }
 )
 
+_ALL: Mapping[str, Callable] = MappingProxyType({**OPS, **COLUMN_OPS})
+
 
 def _in_order(names: Sequence[str]) -> bool:
     """Whether `normalize` and `random_erasing`, if they are there, are the last ops."""
@@ -51,10 +54,10 @@ def _in_order(names: Sequence[str]) -> bool:
 
 
 # The parameters of each op that a config may override; only those that it sets.
-_CHANGES = {name: Key(fields.section(op).partial(), LEFT_OUT) for name, op in OPS.items()}
+_CHANGES = {name: Key(fields.section(op).partial(), LEFT_OUT) for name, op in _ALL.items()}
 _OPS = Key(
     Annotated[
-        tuple[Literal[tuple(OPS)], ...],  # type: ignore[misc]  # known at run time
+        tuple[Literal[tuple(_ALL)], ...],  # type: ignore[misc]  # known at run time
         Bound(
             "normalize last, as the others expect values in [0, 1]; random_erasing after it",
             lambda names: _in_order(names),
@@ -80,7 +83,7 @@ def declaration(views_config: Mapping[str, Any]) -> Section:
     """Declares the config section of the views, with all parameters of the ops in `ops`."""
     ops = views_config.get("ops", ())
     used = ops if isinstance(ops, (tuple, list)) else ()
-    parameters = {name: Key(op) if name in used else _CHANGES[name] for name, op in OPS.items()}
+    parameters = {name: Key(op) if name in used else _CHANGES[name] for name, op in _ALL.items()}
     families = Key(Section({}, others=_FAMILY), LEFT_OUT, "Views of other sizes, by name.")
     return Section({"ops": _OPS, **parameters, "overrides": _OVERRIDES, "families": families})
 
@@ -104,7 +107,7 @@ def normalization(recipe: Recipe) -> Mapping[str, Any] | None:
 
 
 def default_parameters() -> dict[str, dict[str, Any]]:
-    """The parameters of each op with their defaults, for configs that list all of them."""
+    """The parameters of each op of images with their defaults."""
     return {name: fields.defaults(op) for name, op in OPS.items()}
 
 
@@ -158,7 +161,7 @@ def _checked(views_config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _merge(layers: Sequence[Mapping[str, Any]]) -> Recipe:
     """Merges sections into one recipe; later sections override earlier ones."""
-    parameters, ops = default_parameters(), ()
+    parameters, ops = {name: fields.defaults(op) for name, op in _ALL.items()}, ()
     for section in layers:
         for name, value in section.items():
             if name == "ops":

@@ -60,6 +60,8 @@ ACCEPTED = (
      "images are clipped to [0, 1]"),
     ("huge", "eval.knn.temperature eval.few_shot.* eval.linear.l2_max eval.linear.tolerance "
              "eval.mlp.* eval.active_units.threshold eval.task.null_threshold "
+             "eval.segmentation.temperature eval.segmentation.weight_decay "
+             "eval.boosted_trees.learning_rate "
              "eval.feature_map.learning_rate eval.feature_map.weight_decay "
              "eval.factor_vae_metric.min_std eval.lidar.delta",
      "scales of one evaluation, and its results show them"),
@@ -77,6 +79,7 @@ ACCEPTED = (
      "of an evaluation that the config does not name"),
     ("section", "eval.prompting.options", "as above"),
     ("none", "data.options.text_pair_key", "texts alone, not in pairs"),
+    ("none", "data.options.label", "rows without classes"),
     ("none", "data.options.vocab_size", "the size of the published tokenizers"),
     ("none", "data.options.label_key", "texts without labels"),
     ("none", "eval.task.null_threshold", "the best one is looked for"),

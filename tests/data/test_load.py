@@ -113,9 +113,8 @@ def test_known_facts_are_the_facts(tmp_path):
          "csv:PATTERN, cub200:DIR, digits, dsprites:FILE, faces:DIR, fashion_mnist, folder:PATH, "
          "glue:NAME, idx:DIR, image_csv:FILE, jsonl:PATTERN, lesions, librispeech:DIR, mappings, "
          "market1501:DIR, pairs:FILE, parquet:PATTERN, pydoc, segmented:DIR, shapes, "
-         "shapes3d:FILE, sop:DIR, "
-         "speech, squad:PATTERN, tar:PATTERN, text:PATTERN, tfds:NAME, tokens:DIR, triplets:FILE, "
-         "voc2012:DIR. Did you mean 'digits'?"),
+         "shapes3d:FILE, sop:DIR, speech, squad:PATTERN, table:FILE, tar:PATTERN, text:PATTERN, "
+         "tfds:NAME, tokens:DIR, triplets:FILE, voc2012:DIR. Did you mean 'digits'?"),
         ("digits:8", "unknown data set 'digits:8'"),
         ("folder", "unknown data set 'folder'; data sets: ade20k:DIR, cars196:DIR, "),
         ("folder:", "data set 'folder:' names nothing; write folder:PATH"),

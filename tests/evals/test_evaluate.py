@@ -49,6 +49,7 @@ def test_every_evaluation_by_its_name():
         "few_shot/1", "few_shot/1_std", "few_shot/2", "few_shot/2_std",
         "collapse/rankme_h", "collapse/effective_rank_h", "collapse/std_h",
         "collapse/uniformity_h", "active_units/count", "active_units/share",
+        "boosted_trees/top1",
         "alpha_req/alpha", "clid/clid", "clid/learnability", "clid/dimension",
     }  # fmt: skip
     assert set(got) == expected

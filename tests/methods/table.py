@@ -147,6 +147,17 @@ ROWS = {
         "simclr.py:digits",
         {"model.widths": (4, 8), "method.hidden_dim": 16, "method.output_dim": 8, "steps": 100},
     ),
+    "simclr-table": Row(
+        "simclr.py:breast_cancer",
+        {
+            "model.width": 8,
+            "model.depth": 2,
+            "method.hidden_dim": 16,
+            "method.output_dim": 8,
+            "epochs": None,
+            "steps": 100,
+        },
+    ),
     "simclr-blockwise": Row(
         "simclr.py:digits",
         {

@@ -58,6 +58,8 @@ SAID = {
     "metric_learning.py:faces": {"data.name": "faces:people", **UNSEEN},
     "transfusion.py:chexpert": {"data.name": "image_csv:chexpert/{split}.csv"},
     "transfusion.py:retina": {"data.name": "image_csv:labels.csv"},
+    "supervised.py:table": {"data.name": "table:wine"},
+    "simclr.py:table": {"data.name": "table:wine"},
     "simclr.py:folder": {"data.name": "folder:images", "data.num_examples": 10_000},
 }
 ONE_VIEW = ("cpc_images.py", "ijepa.py", "instdisc.py", "metric_learning.py", "moco_v1.py:bank")

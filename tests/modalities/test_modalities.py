@@ -20,7 +20,9 @@ def test_every_modality_of_a_kind_is_there():
     for kind in data.kinds().values():
         assert kind.modalities and set(kind.modalities) <= set(modalities.MODALITIES)
     metrics = [modality.throughput_metric for modality in modalities.MODALITIES.values()]
-    assert metrics == ["train/images_per_s", "train/tokens_per_s", "train/windows_per_s"]
+    assert metrics == [
+        "train/images_per_s", "train/tokens_per_s", "train/windows_per_s", "train/rows_per_s",
+    ]  # fmt: skip
 
 
 def test_batches_have_the_arrays_that_the_modality_names():

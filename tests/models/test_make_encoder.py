@@ -7,18 +7,22 @@ import pytest
 from ssl_jax.core.errors import UserError
 from ssl_jax.models import ENCODERS, make_encoder
 from tests.marks import slow_unless
+from tests.models.test_table_encoder import COLUMNS
 
 # Deeper and wider ones are traced with the slow tests.
 QUICK = {
     "resnet18", "resnet50", "convnet", "alexnet", "nin", "mlp_encoder", "conv_encoder",
-    "vit_s14", "vit_s16", "bert_tiny", "roberta_tiny",
+    "vit_s14", "vit_s16", "table_encoder", "bert_tiny", "roberta_tiny",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", slow_unless(QUICK.__contains__, ENCODERS))
 def test_every_encoder_keeps_the_contract(name):
     """(h, out): h [n d] float32, the stages in the compute dtype; params float32; hashable."""
-    options = {"vocab_size": 50} if name == "word_vectors" else {}  # it has no published size
+    # Not known without the data.
+    options = {"word_vectors": {"vocab_size": 50}, "table_encoder": {"columns": COLUMNS}}.get(
+        name, {}
+    )
     net = make_encoder(name, dtype="bfloat16", **options)
     x = jax.ShapeDtypeStruct((2, 112, 112, 3), jnp.float32)  # patches of 8, 14 and 16 tile it
     if is_text := name.startswith(("bert", "roberta", "gpt", "t5", "image_gpt", "word_vectors")):
@@ -26,6 +30,8 @@ def test_every_encoder_keeps_the_contract(name):
         x = dict(tokens=tokens, segment=tokens, position=tokens)
     if is_audio := name == "conv_gru":
         x = jax.ShapeDtypeStruct((2, 3_200), jnp.float32)
+    if name == "table_encoder":
+        x = jax.ShapeDtypeStruct((2, len(COLUMNS)), jnp.float32)
 
     def forward(key, x):
         params, buffers = net.init(key, x)

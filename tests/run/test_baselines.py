@@ -27,7 +27,8 @@ SHAPES = {
     "data__options": {"num_generated": 96},
 }  # fmt: skip
 SMALL = {"eval__final_names": ("knn",), "eval__baseline_components": 4, "log__report": False}
-EVERY = tuple(name for name in baselines.TITLES if name != baselines.MFCC)  # of images
+OTHERS = (baselines.MFCC, baselines.COLUMNS)
+EVERY = tuple(name for name in baselines.TITLES if name not in OTHERS)  # of images
 ESTIMATORS = {
     "pca": lambda seed: PCA(4, random_state=seed),
     "ica": lambda seed: FastICA(4, whiten="unit-variance", random_state=seed),
@@ -61,7 +62,7 @@ def codes(name, prober, split="test"):
 
 
 def test_every_name_is_of_images_or_of_texts():
-    assert set(typing.get_args(Baseline)) == {*EVERY, baselines.MFCC, *text_baselines.NAMES}
+    assert set(typing.get_args(Baseline)) == {*EVERY, *OTHERS, *text_baselines.NAMES}
     assert set(decompositions.NAMES) == set(ESTIMATORS) and set(baselines.COLORS) < set(EVERY)
 
 
@@ -123,7 +124,7 @@ def test_bad_values_are_one_line():
     texts = data.from_config(ROWS["bert"].load().data, seed=0).spec
     check(("untrained", "tf_idf"), texts)
     assert message(check, ("pca",), texts).endswith(
-        "is for images; these data are of modality 'text'"
+        "is for images and tables; these data are of modality 'text'"
     )
     # Before a run.
     grey = {"data__name": "digits", "data__channels": None, "data__options": {}}
@@ -187,3 +188,22 @@ def test_nothing_is_fitted_for_evaluations_of_other_outputs(monkeypatch):
         experiment, prober, experiment.init_state(), prober.train
     )
     assert list(results) == ["SimCLR"] and not not_computed
+
+
+def test_baselines_of_tables():
+    """The columns, standardised by those of train, and scikit-learn's PCA of them."""
+    config = ROWS["simclr-table"].load(eval__baselines=("columns", "pca", "untrained"))
+    prober = Prober(config, Experiment.build(config, data.from_config(config.data).spec).mesh)
+    baselines.check(config.eval.baselines, prober.test.spec)
+    train, test = prober.train.rows.astype(np.float64), prober.test.rows.astype(np.float64)
+    x, y = ((rows - train.mean(axis=0)) / train.std(axis=0) for rows in (train, test))
+    raw = codes("columns", prober)
+    np.testing.assert_allclose(raw[:, ::2], y, atol=1e-4)
+    assert not raw[:, 1::2].any()  # nothing is missing
+    expected = PCA(4).fit(x).transform(y)
+    got = baselines._fitted("pca", prober)(raw)[:, :4]
+    np.testing.assert_allclose(np.abs(got), np.abs(expected), atol=1e-2)
+    with pytest.raises(UserError, match="'pixels', which is for images; these data are of modali"):
+        baselines.check(("pixels",), prober.test.spec)
+    with pytest.raises(UserError, match="'columns', which is for tables; these data"):
+        baselines.check(("columns",), data.load("digits").spec)

@@ -30,12 +30,14 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item, TokenVectors
 from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
+from ssl_jax.methods.base.inputs import make_one_row
 from ssl_jax.methods.base.layer_groups import layer_group
 from ssl_jax.methods.base.one_recording import OneRecording, make_one_recording
 from ssl_jax.methods.base.one_text import OneText, make_one_text
 from ssl_jax.methods.base.one_view import OneView, make_one_view
 from ssl_jax.modalities.audio import AUDIO
 from ssl_jax.modalities.image import IMAGE
+from ssl_jax.modalities.table import TABLE
 from ssl_jax.modalities.text import TEXT
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.classifier import Classifier, TextHead, make_classifier
@@ -221,7 +223,12 @@ def _images(config: Any, spec: DataSpec) -> tuple[OneView, Net, Any]:
 
 
 # Modality -> function (config, spec) -> (view, encoder, shapes of a batch of one input).
-_INPUTS = {IMAGE.name: _images, TEXT.name: make_one_text, AUDIO.name: make_one_recording}
+_INPUTS = {
+    IMAGE.name: _images,
+    TEXT.name: make_one_text,
+    AUDIO.name: make_one_recording,
+    TABLE.name: make_one_row,
+}
 
 
 def _text_head(hyper: HyperParameters, num_outputs: int, zero_init: bool, dtype: str) -> Net:

@@ -15,18 +15,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import modalities
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.items import Item, augmented_views
+from ssl_jax.core.items import Item
 from ssl_jax.core.method import Array, Batch, DataSpec, PyTree, Weights
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
-from ssl_jax.models import Net, make_encoder
-from ssl_jax.views import main_images, to_show, train_and_eval
+from ssl_jax.methods.base.inputs import encoder_and_views, examples, shown_views, whole_examples
+from ssl_jax.models import Net
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwoViews(EncoderFeatures):
-    """Two views of each image, with one forward pass for each view.
+    """Two views of each example, an image or a row of a table, with one forward pass for each view.
 
     Batch statistics are those of the n images of one view over all devices, and running statistics
     are updated twice a step. The released codes of BYOL, SimSiam, Barlow Twins and VICReg do the
@@ -51,7 +50,7 @@ class TwoViews(EncoderFeatures):
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, projector_key, predictor_key = jax.random.split(key, 3)
         keys = jax.random.split(key, batch["index"].shape[0])
-        views = jax.eval_shape(self.recipe, keys, main_images(batch))  # (n, 2, h, w, c)
+        views = jax.eval_shape(self.recipe, keys, examples(batch))  # (n, 2, h, w, c)
         x = jnp.zeros((1, *views.shape[2:]), views.dtype)
         params, buffers = {}, {}
         params["encoder"], buffers["encoder"] = self.encoder.init(encoder_key, x)
@@ -63,7 +62,7 @@ class TwoViews(EncoderFeatures):
         return params, buffers
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> Array:
-        return self.recipe(keys, main_images(batch))  # (n, 2, h, w, c)
+        return self.recipe(keys, examples(batch))  # (n, 2, h, w, c)
 
     def encode(self, w: Weights, views: Array, *, key: Array, step: Array) -> tuple[PyTree, PyTree]:
         """`h` [n d] of the first views, `z` [n 2 d'] and, with a predictor, `p` [n 2 d']."""
@@ -97,23 +96,20 @@ class TwoViews(EncoderFeatures):
         return h, z, {**buffers, "encoder": encoder, "projector": projector}
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
-        x = self.eval_view(batch["image"])
+        x = self.eval_view(whole_examples(batch))
         (h, _), _ = self.encoder.apply(w.params["encoder"], w.buffers["encoder"], x, train=False)
         z, _ = self.projector.apply(w.params["projector"], w.buffers["projector"], h, train=False)
         return {"h": h.astype(jnp.float32), "z": z.astype(jnp.float32)}
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         del w
-        views = self.recipe(keys, main_images(batch))
-        return augmented_views(to_show(views, self.normalization), batch)
+        views = self.recipe(keys, examples(batch))
+        return shown_views(views, self.normalization, batch)
 
 
 def nets_and_views(config: Any, spec: DataSpec, *, num_views: int = 2) -> dict[str, Any]:
     """The arguments of `TwoViews` that follow from the config sections model and views."""
-    modalities.require(config, spec, "image")
-    image = main_images(spec.batch(1))
-    views = train_and_eval(config.views, image, num_views=num_views, dtype=config.dtype)
-    return dict(encoder=make_encoder(**config.model, dtype=config.dtype), **views._asdict())
+    return encoder_and_views(config, spec, num_views=num_views)
 
 
 def check_unique_examples(config: Any, spec: DataSpec) -> None:
