@@ -1,15 +1,15 @@
 """Common corruptions of images in five severities (Hendrycks & Dietterich 2019, ImageNet-C).
 
     noise      gaussian_noise, shot_noise, impulse_noise
-    blur       defocus_blur, zoom_blur
-    weather    fog, brightness
-    digital    contrast, pixelate, jpeg
+    blur       defocus_blur, glass_blur, motion_blur, zoom_blur
+    weather    snow, frost, fog, brightness
+    digital    contrast, elastic_transform, pixelate, jpeg
 
 The strengths are those of ImageNet-C's code, for images of 224 pixels; lengths are scaled with the
 height of the image. The pixels are not the same: `zoom_blur` averages eight zooms, `fog` is a sum
 of octaves of smooth noise instead of a plasma fractal, and `jpeg` rounds the coefficients of the
-compression, without subsampled colours. So accuracies compare encoders with each other, not with
-published mCE. Frost, snow, glass and motion blur and the elastic transform are missing.
+compression, without subsampled colours. What `ssl_jax.views.weather` does differently is said
+there. So accuracies compare encoders with each other, not with published mCE.
 
 An image's random numbers depend on its key alone.
 """
@@ -26,9 +26,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ssl_jax.core.arrays import Array
+from ssl_jax.views.weather import SIDE, elastic_transform, frost, glass_blur, motion_blur, snow
 
 SEVERITIES = (1, 2, 3, 4, 5)
-_SIDE = 224  # pixels that lengths are given for
 _POINTS = 41  # across a disc
 _ZOOMS = 8  # that zoom_blur averages
 _EXACT = jax.lax.Precision.HIGHEST
@@ -88,7 +88,7 @@ def impulse_noise(key: Array, x: Array, severity: int) -> Array:
 def defocus_blur(key: Array, x: Array, severity: int) -> Array:
     """The mean over a disc."""
     del key
-    radius = (3, 4, 6, 8, 10)[severity - 1] * x.shape[0] / _SIDE
+    radius = (3, 4, 6, 8, 10)[severity - 1] * x.shape[0] / SIDE
     kernel = disc(radius)
     half = len(kernel) // 2
     padded = jnp.pad(x, ((half, half), (half, half), (0, 0)), mode="edge")
@@ -219,8 +219,8 @@ CORRUPTIONS: Mapping[str, Callable[..., Array]] = MappingProxyType(
     {
         op.__name__: op
         for op in (
-            gaussian_noise, shot_noise, impulse_noise, defocus_blur, zoom_blur, fog, brightness,
-            contrast, pixelate, jpeg,
+            gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur,
+            zoom_blur, snow, frost, fog, brightness, contrast, elastic_transform, pixelate, jpeg,
         )
     }
 )  # fmt: skip
