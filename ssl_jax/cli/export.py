@@ -1,10 +1,12 @@
 """Writes an encoder for other libraries: ssl_jax export --workdir=DIR --output=OUT --to=timm
 
     torchvision   a ResNet with torchvision's names
-    timm          a ResNet or Vision Transformer with timm's names
+    timm          a ResNet or Vision Transformer with timm's names; timm.create_model loads the
+                  folder if timm has the net
     hf            for from_pretrained of the transformers library: BERT or RoBERTa with its heads
                   (of pretraining or of fine-tuning); a Vision Transformer as Dinov2Model,
-                  Dinov2WithRegistersModel, IJepaModel, ViTMAEForPreTraining or ViTModel
+                  Dinov2WithRegistersModel, IJepaModel, ViTMAEForPreTraining or ViTModel; a
+                  ResNet as for timm
     word2vec      the vectors of words, OUT/vectors.txt and OUT/vectors.bin in the formats of
                   word2vec.c, for gensim's KeyedVectors.load_word2vec_format
     peft          the LoRA adapters of a BERT or RoBERTa, and its base model in OUT/base
@@ -14,6 +16,9 @@ All but word2vec write OUT/model.safetensors, the weights in float32, and OUT/co
 describes the architecture and its inputs: RGB images with values in [0, 1], standardised only if
 the recipe of the run does so. A text encoder gets the config.json of the transformers library and
 the files of its tokenizer. Except for peft, adapters are merged into the weights.
+
+With timm and hf, an encoder of images gets a model card, OUT/README.md: config, data, the scores of
+the run with their spread, the licence (`--license=apache-2.0`) and the lines that load it.
 
 If PyTorch and the library are installed, their model loads the file, and its features are compared
 with those of ssl_jax: on images of the run's data set (on noise if it is not available), or on
@@ -29,7 +34,8 @@ from absl import flags
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment import evaluated
-from ssl_jax.pretrained import export, trained_run
+from ssl_jax.pretrained import export, model_card, trained_run
+from ssl_jax.run import results_file
 
 
 def define_flags() -> None:
@@ -40,6 +46,9 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "weights", None, evaluated.CHOICES, "Which weights; default: the run's eval.weights."
     )
+    flags.DEFINE_string(
+        "license", None, "Identifier of the weights' licence for the model card, e.g. apache-2.0."
+    )
 
 
 def main() -> int:
@@ -48,6 +57,7 @@ def main() -> int:
         if not getattr(options, name):
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
     run = trained_run.load(options.workdir, options.step, dtype="float32", weights=options.weights)
-    for line in export.export(run, options.to, options.output):
+    facts = model_card.Facts(options.license, results_file.read(options.workdir))
+    for line in export.export(run, options.to, options.output, facts):
         print(line, flush=True)
     return 0

@@ -19,11 +19,12 @@ from ssl_jax.core.method import BASE
 from ssl_jax.core.tree_paths import by_path, join
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.methods.base.labelled import Labelled
-from ssl_jax.models import TextEncoder, ViT
+from ssl_jax.modalities.image import IMAGE
+from ssl_jax.models import ResNet, TextEncoder, ViT
 from ssl_jax.models.encoder_decoder import EncoderDecoder
 from ssl_jax.models.patches import patch_grid
 from ssl_jax.models.positions import sincos_positions
-from ssl_jax.pretrained import formats, torch_models
+from ssl_jax.pretrained import formats, model_card, torch_models
 from ssl_jax.pretrained.formats import (
     hugging_face,
     hugging_face_config,
@@ -34,6 +35,7 @@ from ssl_jax.pretrained.formats import (
     method_nets,
     peft,
     task_heads,
+    timm_config,
     word2vec,
 )
 from ssl_jax.pretrained.formats.task_heads import TaskHeads
@@ -45,22 +47,29 @@ TARGETS = ("torchvision", "timm", "hf", "word2vec", "safetensors", "peft")
 _COMPARED_IMAGES = 8
 
 
-def export(run: TrainedRun, target: str, folder: str) -> Iterator[str]:
+def export(
+    run: TrainedRun, target: str, folder: str, facts: model_card.Facts | None = None
+) -> Iterator[str]:
     """Writes model.safetensors and config.json of the run's encoder, then compares its features.
+
+    For encoders of images, the targets "hf" and "timm" write a model card, README.md, too.
 
     Args:
       run: loaded with float32 activations.
       target: one of `TARGETS`.
       folder: created if missing.
+      facts: what the model card says of licence and scores.
 
     Yields:
       Lines for the user: the file, and the result of the comparison.
 
     Raises:
-      UserError: the run has no encoder, the target has no names for it, or `folder` cannot be
-        created.
+      UserError: the run has no encoder, the target has no names for it, the licence is no
+        identifier, or `folder` cannot be created.
       RunError: the other library computes different features.
     """
+    facts = facts or model_card.Facts()
+    model_card.check_license(facts.license_name)
     adapted, run = run, run.merged()
     # A frozen encoder is in the buffers.
     params = {**run.weights.buffers.get("frozen", {}), **run.weights.params}
@@ -72,14 +81,34 @@ def export(run: TrainedRun, target: str, folder: str) -> Iterator[str]:
         raise UserError(f"--output={folder} is not a folder: {error.strerror}") from error
     if target == "peft":
         yield from _export_adapters(adapted, folder)
-    elif target == "hf" and isinstance(_encoder_module(run), ViT):
-        yield from _export_vit(run, params, folder)
+    elif target in ("hf", "timm") and run.experiment.spec.modality == IMAGE.name:
+        yield from _export_images(run, params, target, folder, facts)
     elif target == "hf":
         yield from _export_to_transformers(run, params, folder)
     elif target == "word2vec":
         yield from _export_word_vectors(run, folder)
     else:
         yield from _export_encoder(run, params, target, folder)
+
+
+def _export_images(
+    run: TrainedRun, params: PyTree, target: str, folder: str, facts: model_card.Facts
+) -> Iterator[str]:
+    """The targets "hf" and "timm" of an encoder of images, with a model card.
+
+    "hf" is a folder of transformers for a Vision Transformer, of timm for a ResNet, and one with
+    our own names for other nets.
+    """
+    module = _encoder_module(run)
+    if target == "hf" and isinstance(module, ViT):
+        yield from _export_vit(run, params, folder)
+        library = "transformers"
+    else:
+        names = "timm" if target == "timm" or isinstance(module, ResNet) else "safetensors"
+        yield from _export_encoder(run, params, names, folder)
+        loadable = timm_config.description(module, run.view_shape, run.normalization) is not None
+        library = "timm" if names == "timm" and loadable else "ssl_jax"
+    yield f"{model_card.write(run, folder, library, facts)}: model card, for {library}"
 
 
 def _export_adapters(run: TrainedRun, folder: str) -> Iterator[str]:
@@ -128,8 +157,13 @@ def _export_encoder(run: TrainedRun, params: PyTree, target: str, folder: str) -
         arrays = _torch_arrays(run, params, buffers, target)
     path = os.path.join(folder, "model.safetensors")
     formats.write_safetensors(path, arrays)
+    description = _description(run, target, len(arrays))
+    if target == "timm":
+        shape, module = run.view_shape, _encoder_module(run)
+        if known := timm_config.description(module, shape, run.normalization):
+            description = {**known, timm_config.OWN: description}
     with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-        json.dump(_description(run, target, len(arrays)), file, indent=2)
+        json.dump(description, file, indent=2)
         file.write("\n")
     yield f"{path}: {len(arrays)} arrays, step {run.step}"
     if target != "safetensors":
@@ -162,19 +196,13 @@ def _released_vit(run: TrainedRun, params: PyTree) -> dict[str, np.ndarray]:
     """
     module, positions = _encoder_module(run), None
     if "pos_embed" not in params:  # fixed positions are no parameters, but others store them
-        grid = patch_grid(_view_shape(run), module.patch_size)
+        grid = patch_grid(run.view_shape, module.patch_size)
         positions = sincos_positions(grid, module.dim, module.positions)
     return formats.to_torch(params, {}, sincos=positions)
 
 
 def _encoder_module(run: TrainedRun) -> Any:
     return run.experiment.method.nets()["encoder"].module
-
-
-def _view_shape(run: TrainedRun) -> tuple[int, int, int]:
-    """(h, w, c) of the images that the encoder gets in evaluation."""
-    image = run.experiment.spec.evaluated.batch(1)["image"]
-    return jax.eval_shape(run.experiment.method.eval_view, image).shape[1:]
 
 
 def _description(run: TrainedRun, target: str, num_arrays: int) -> dict[str, Any]:
@@ -213,7 +241,7 @@ def _export_vit(run: TrainedRun, params: PyTree, folder: str) -> Iterator[str]:
     params = jax.tree.map(np.asarray, params)
     has_decoder = module.cls_token and "decoder" in params
     decoder = method.nets()["decoder"].module if has_decoder else None
-    shape = _view_shape(run)
+    shape = run.view_shape
     hyper = method.hyper if has_decoder else None
     config = hugging_face_vit_config.description(module, shape, decoder, hyper)
     state = _released_vit(run, params["encoder"])
@@ -277,8 +305,7 @@ def _export_to_transformers(run: TrainedRun, params: PyTree, folder: str) -> Ite
         return
     if not isinstance(module, TextEncoder):
         raise UserError(
-            f"{run.config.model.name} is neither a text encoder nor a Vision Transformer; use "
-            "--to=timm"
+            f"{run.config.model.name} encodes neither texts nor images; use --to=safetensors"
         )
     if module.causal:
         yield from _export_gpt(run, params, module, folder)

@@ -40,6 +40,7 @@ from ssl_jax.methods.base.generative import Generative
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.modalities.text import TEXT
 from ssl_jax.models.decoding import Sampling
+from ssl_jax.views import recipe
 
 PyTree = Any
 
@@ -67,6 +68,22 @@ class TrainedRun:
     @property
     def class_names(self) -> tuple[str, ...] | None:
         return self.config.data.class_names
+
+    @property
+    def view_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of the images that the encoder gets in evaluation."""
+        image = self.experiment.spec.evaluated.batch(1)["image"]
+        return jax.eval_shape(self.experiment.method.eval_view, image).shape[1:]
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """(mean, std) by channel of those images; None: they are in [0, 1]."""
+        statistics = recipe.normalization(recipe.read_recipes(self.config.views, 1)[0])
+        if statistics is None:
+            return None
+        channels = self.view_shape[-1]
+        mean, std = (np.broadcast_to(statistics[name], channels) for name in ("mean", "std"))
+        return tuple(mean.tolist()), tuple(std.tolist())
 
     def merged(self) -> TrainedRun:
         """The run without adapters (`config.adapt`), with weights that compute the same."""

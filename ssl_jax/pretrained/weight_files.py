@@ -62,7 +62,8 @@ def load(source: str, experiment: Experiment) -> tuple[Loaded, list[str]]:
     config_path = epath.Path(path).parent / "config.json"
     has_config = os.path.basename(path) in WEIGHTS and config_path.exists()
     config = storage.read_json(config_path) if has_config else {}
-    architecture = config.get("architecture")
+    # An export for timm names the net as timm does, and has our description beside.
+    architecture = config.get(timm_config.OWN, config).get("architecture")
     if weights and all(name.startswith(("params/", "buffers/")) for name in weights):
         if has_config and not isinstance(architecture, dict):
             raise UserError(f"{config_path} does not describe an encoder: it has no architecture")

@@ -52,7 +52,8 @@ def dino():
 def test_a_run_goes_out_and_in(make, architecture, left_out, tmp_path):
     experiment = make()
     run = run_of(experiment)
-    lines = list(export(run, "hf", str(tmp_path)))
+    *lines, card = export(run, "hf", str(tmp_path))
+    assert card.endswith("README.md: model card, for transformers")
     assert lines[0].endswith(" arrays, step 3")
     if left_out:
         assert lines[1] == f"without {left_out}: {architecture} of transformers has no such nets"
