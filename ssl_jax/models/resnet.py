@@ -257,6 +257,33 @@ class ResNet(nn.Module):
         return h, out
 
 
+def num_parameters(depth: int, width: float = 1.0, *, stem: str = "imagenet") -> int:
+    """The parameters of a `ResNet` for colour images without options, BatchNorm's included.
+
+    Args:
+      depth: a key of `BLOCKS_PER_STAGE`.
+      width: factor of all channel counts.
+      stem: "imagenet" or "cifar".
+    """
+    channels = round(64 * width)
+    kernel = {"imagenet": 7, "cifar": 3}[stem]
+    total = kernel**2 * 3 * channels + 2 * channels
+    entering = channels
+    for i, blocks in enumerate(BLOCKS_PER_STAGE[depth]):
+        inner = channels * 2**i
+        leaving = inner if depth < 50 else 4 * inner
+        for block in range(blocks):
+            if depth < 50:
+                total += 9 * entering * inner + 9 * inner**2 + 4 * inner
+            else:
+                total += entering * inner + 9 * inner**2 + inner * leaving
+                total += 4 * inner + 2 * leaving
+            if block == 0 and (i > 0 or entering != leaving):  # the shortcut
+                total += entering * leaving + 2 * leaving
+            entering = leaving
+    return total
+
+
 def _conv(channels: int, kernel: int, stride: int = 1, **options: Any) -> nn.Conv:
     """A convolution without bias, padded by half the kernel size on every side."""
     return nn.Conv(

@@ -330,10 +330,15 @@ SMALL = {
     "simclr_augmentations": ("small_shapes", "first=crop,second=color,seed=0"),
     "simclr_batch_size": ("digits", "scaling=sqrt,epochs=20,batch=32,seed=0"),
     "simclr_color": ("small_shapes", "training=SimCLR,strength=1_+_blur,seed=0"),
+    "simclr_depth_width": (
+        "small_shapes",
+        "training=simclr,depth=10,width=0.125,seed=0,probe=linear,params=0.0774",
+    ),
     "simclr_head": ("digits", "head=none,dim=128,seed=0"),
     "simclr_knows": ("small_shapes", "task=sobel,seed=0"),
     "simclr_losses": ("digits", "loss=NT-Xent,setting=0.1,lr=0.003,seed=0"),
     "simclr_temperature": ("digits", "l2=False,t=10.0,seed=0"),
+    "two_views_know": ("digits", "method=byol,seed=0"),
     "vae_beta": ("small_shapes", "beta=4.0,seed=0"),
 }
 
