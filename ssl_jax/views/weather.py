@@ -73,7 +73,8 @@ def snow(key: Array, x: Array, severity: int) -> Array:
 def frost(key: Array, x: Array, severity: int) -> Array:
     """Adds bright ridges of several sizes, and darkens the image below."""
     kept, strength = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[severity - 1]
-    layer = ridges(key, x.shape[:2])[..., None]
+    height, width = x.shape[:2]
+    layer = ridges(key, (height, width))[..., None]
     return kept * x + strength * layer * jnp.array(_FROST if x.shape[-1] == 3 else (1.0,))
 
 
