@@ -61,3 +61,13 @@ def eleven_point(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n
     above = np.searchsorted(recall, _POINTS - 1e-12)
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     return float(highest[above].mean())
+
+
+def interpolated(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    """The area under the highest precision at a recall of at least r, as a function of r.
+
+    The metric of PASCAL VOC from 2010 on, and of the low-shot SVMs of Goyal et al. 2019.
+    """
+    precision, recall = curve(scores, positive)
+    highest = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0) * highest))

@@ -106,7 +106,7 @@ def neighbours(
     per_device = -(-n // mesh.size)
     block = int(np.clip(_SIMILARITIES // per_device, 1, min(m, 1024)))
     with jax.set_mesh(mesh):
-        bank = _normalize(split_rows(bank, mesh, prepare=_float32))
+        bank = normalize(split_rows(bank, mesh, prepare=_float32))
         results = []
         for first in range(0, m, block):
             # Blocks all have the same size, to compile once; surplus rows are dropped below.
@@ -128,7 +128,8 @@ def _float32(x: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def _normalize(x: jax.Array) -> jax.Array:
+def normalize(x: jax.Array) -> jax.Array:
+    """Rows divided by their length, float32 [n d]; rows of zeros stay."""
     x = x.astype(jnp.float32)
     # Scaling by the largest entry first: the squares of large or tiny features stay in range.
     x = x / jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True), jnp.finfo(x.dtype).tiny)
@@ -167,4 +168,4 @@ def _search(
         in_specs=(P(), P(), P(ROWS), P()),
         out_specs=(P(), P()),
         check_vma=False,  # the gathered candidates are equal on all devices
-    )(_normalize(queries), query_row, bank, bank_rows)
+    )(normalize(queries), query_row, bank, bank_rows)

@@ -25,6 +25,7 @@ CONFIG = ConfigDict(
         "knn": {"k": 20},
         "linear": {"num_l2": 3},
         "few_shot": {"shots": (1, 2), "draws": 3},
+        "svm": {"shots": (1, 2), "draws": 2, "costs": (1.0,)},
         "names": ("knn",),
     }
 )
@@ -36,8 +37,8 @@ def test_every_evaluation_by_its_name():
     of_models = [one.name for one in loaded if one.of_model]
     assert of_models == [
         "analogies", "anomaly", "attentive", "corruptions", "feature_map", "held_out", "iwae",
-        "lidar", "probe_grid", "prompting", "properties", "retrieval", "segmentation", "task",
-        "transformations", "verification", "word_similarity",
+        "lidar", "probe_grid", "prompting", "properties", "retrieval", "segmentation",
+        "streamed_knn", "task", "transformations", "verification", "word_similarity",
     ]  # fmt: skip
     chosen = [one.name for one in loaded if not one.of_model and "factors" not in one.needs]
     got = evals.evaluate(chosen, train, test, num_classes=6, config=CONFIG)
@@ -47,6 +48,7 @@ def test_every_evaluation_by_its_name():
         "linear/top1", "linear/top5", "linear/best_l2", "linear/val_top1", "linear/l2_at_edge",
         "linear/gradient_norm", "mlp/top1", "mlp/epochs",
         "few_shot/1", "few_shot/1_std", "few_shot/2", "few_shot/2_std",
+        "svm/1", "svm/1_std", "svm/cost_1", "svm/2", "svm/2_std", "svm/cost_2",
         "collapse/rankme_h", "collapse/effective_rank_h", "collapse/std_h",
         "collapse/uniformity_h", "active_units/count", "active_units/share",
         "boosted_trees/top1",

@@ -334,6 +334,7 @@ SMALL = {
         "small_shapes",
         "training=simclr,depth=10,width=0.125,seed=0,probe=linear,params=0.0774",
     ),
+    "simclr_few_labels": ("digits", "method=SimCLR,fraction=0.01,seed=0"),
     "simclr_head": ("digits", "head=none,dim=128,seed=0"),
     "simclr_knows": ("small_shapes", "task=sobel,seed=0"),
     "simclr_losses": ("digits", "loss=NT-Xent,setting=0.1,lr=0.003,seed=0"),

@@ -1,0 +1,124 @@
+"""Mean average precision of linear SVMs on 1 to 96 positive examples a label (Goyal et al. 2019).
+
+Each class is a label that an example has or has not; images with several labels have `svm_labels`.
+See `ssl_jax.evals.label_svm` for the protocol and how it differs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.evals import label_svm
+from ssl_jax.evals.known import Known
+from ssl_jax.evals.metric import Metric
+
+NEEDS = ("label",)
+METRICS = {
+    "{shots:d}": Metric("SVM, {shots}", "mAP of linear SVMs", series="positives a label"),
+    "full": Metric("SVM, all", "mAP of linear SVMs on all labels"),
+    "cost_{shots:d}": Metric("cost, {shots}", unit="", better=None, shown=False),
+}
+_LOG = logging.getLogger(__name__)
+
+
+def evaluate(
+    train: Mapping[str, np.ndarray],
+    test: Mapping[str, np.ndarray],
+    *,
+    num_classes: int,
+    seed: int = 0,
+    shots: label_svm.Shots = label_svm.SHOTS,
+    draws: label_svm.Draws = 5,
+    costs: label_svm.Costs = label_svm.COSTS,
+    rule: label_svm.RuleOption = "interpolated",
+    choose_by: label_svm.ChooseBy = "train",
+    full: label_svm.Full = False,
+    max_iterations: label_svm.MaxIterations = 2000,
+) -> dict[str, float]:
+    """Fits SVMs on k positives of each class and scores them on test.
+
+    Args:
+      train, test: `h` float [n d], `label` int [n] in [0, num_classes).
+      num_classes: number of classes.
+      seed: of the sets of examples.
+      shots: numbers k of positives. If a class has fewer, this k is left out with a warning.
+      draws, costs, rule, choose_by, full, max_iterations: see `label_svm`.
+
+    Returns:
+      "1", "2", ...: mean over the draws of the mean average precision over classes, "1_std", ...:
+      its standard deviation (n - 1; absent for a single draw), `cost_1`, ...: the geometric mean of
+      the costs, and `full`.
+
+    Raises:
+      UserError: every k exceeds the examples of some class.
+    """
+    classes = np.arange(num_classes)
+    labels, test_labels = (
+        (np.asarray(split["label"])[:, None] == classes).astype(np.int8) for split in (train, test)
+    )
+    return measure(
+        (train["h"], labels), (test["h"], test_labels), seed=seed, shots=shots, draws=draws,
+        costs=costs, rule=rule, choose_by=choose_by, full=full, max_iterations=max_iterations,
+    )  # fmt: skip
+
+
+def measure(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    *,
+    seed: int,
+    shots: Sequence[int],
+    draws: int,
+    full: bool,
+    choose_by: str,
+    **options: Any,
+) -> dict[str, float]:
+    """The metrics of `evaluate` for features [n d] and labels [n c]: 1, 0, or -1 for unknown."""
+    x, test_x = (label_svm.normalized(h) for h, _ in (train, test))
+    labels, test_labels = train[1], test[1]
+    scored = label_svm.scored_labels(test_labels)
+    possible, message = label_svm.possible_shots((labels[:, scored] == 1).sum(axis=0), shots)
+    if message:
+        _LOG.warning("svm: %s and left out", message)
+    if choose_by == "test":
+        _LOG.warning("svm: the cost is chosen on the test split, as in the paper; do not compare")
+    measured = {}
+    for k in possible:
+        found = label_svm.low_shot(
+            x, labels, test_x, test_labels, shots=k, draws=draws, seed=seed, choose_by=choose_by,
+            **options,
+        )  # fmt: skip
+        measured[str(k)] = float(found.mean_ap.mean())
+        if draws > 1:
+            measured[f"{k}_std"] = float(found.mean_ap.std(ddof=1))
+        measured[f"cost_{k}"] = float(np.exp(np.log(found.cost).mean()))
+    if full:
+        measured["full"], _ = label_svm.all_examples(
+            x, labels, test_x, test_labels, seed=seed, **options
+        )
+    return measured
+
+
+def check(known: Known, *, shots: Sequence[int], **options: Any) -> str:
+    """A note about numbers of positives that some class does not have.
+
+    Raises:
+      UserError: every k exceeds the examples of some class.
+    """
+    del options
+    if known.train_counts is None:
+        return ""
+    message = label_svm.possible_shots(known.train_counts, shots)[1]
+    return f"svm: {message} and left out" if message else ""
+
+
+def measures(known: Known, *, shots: Sequence[int], full: bool, **options: Any) -> tuple[str, ...]:
+    """Names of the metrics, without the costs."""
+    del options
+    counts = known.train_counts
+    possible = shots if counts is None else label_svm.possible_shots(counts, shots)[0]
+    return (*map(str, possible), *(("full",) if full else ()))
