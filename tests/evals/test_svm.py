@@ -102,7 +102,7 @@ def test_the_cost_is_chosen_without_the_test_split():
     for k in (1, 4):
         assert first[f"svm/cost_{k}"] == second[f"svm/cost_{k}"]
         assert first[f"svm/{k}"] != second[f"svm/{k}"]
-    assert first["svm/full"] > 0.9
+    assert first["svm/full"] > first["svm/4"]
     as_paper = {"svm": {**QUICK, "choose_by": "test"}}
     best = evals.evaluate(["svm"], train, test, num_classes=3, config=as_paper)
     assert all(best[f"svm/{k}"] >= first[f"svm/{k}"] for k in (1, 4))
@@ -130,7 +130,7 @@ def test_several_labels_an_image_and_unknown_ones():
     train, test = labelled(0), labelled(1)
     options = {**QUICK, "full": True}
     got = evals.evaluate(["svm_labels"], train, test, config={"svm_labels": options})
-    assert got["svm_labels/full"] > 0.95 and got["svm_labels/4"] > got["svm_labels/1"] > 0.3
+    assert got["svm_labels/full"] > 0.85 and got["svm_labels/4"] > got["svm_labels/1"] > 0.3
     unknown = {**test, "labels": test["labels"].copy()}
     unknown["labels"][:50, 0] = -1  # as if these were not there for label 0
     found = label_svm.low_shot(
