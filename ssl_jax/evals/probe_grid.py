@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import data
+from ssl_jax import data, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Batch, DataSpec, Method, Weights
 from ssl_jax.evals import tokens
@@ -130,7 +130,7 @@ def _scores(
     score = jax.jit(functools.partial(_sums, method))
     parts: list[_Sums] = []
     for batch in batches:
-        parts.append(jax.device_get(score(w, batch)))
+        parts.append(parallel.gather(score(w, batch)))
     return {
         feature: tokens.means([part[feature] for part in parts], no_label) for feature in parts[0]
     }

@@ -132,10 +132,10 @@ def fill(model: Model, prober: Any, feature: str) -> tuple[Bank, int]:
         bank, count, ok = _append(bank, h, batch["label"], batch["index"], used, number, mesh=mesh)
         counts.append(count)
         finite.append(ok)
-    count = int(np.sum(jax.device_get(counts)))
+    count = int(np.sum(parallel.gather(counts)))
     if not count:
         raise UserError("streamed_knn needs labelled train examples")
-    _check_finite(np.all(jax.device_get(finite)), "train")
+    _check_finite(np.all(parallel.gather(finite)), "train")
     return bank, count
 
 

@@ -25,7 +25,7 @@ def build(name, devices=1, **overrides):
     config = ROWS[name].load(**overrides)
     source = data.from_config(config.data, seed=0)
     config = data.with_facts(config, source.spec)
-    mesh = parallel.make_mesh(devices=jax.devices()[:devices])
+    mesh = parallel.make_mesh(fsdp=config.mesh.fsdp, devices=jax.devices()[:devices])
     return Experiment.build(config, source.spec, mesh), source
 
 
@@ -269,6 +269,20 @@ def test_eight_devices_choose_as_one():
         )
     # Of the same parameters, the same hits.
     assert evaluated(one, last) == pytest.approx(evaluated(eight, last), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_probes_split_over_fsdp_are_the_same():
+    wide = dict(model__widths=(4, 512), method__features=("h",))
+    whole, source = build("probe-grid", **wide)
+    first, last, _ = trained(whole, batches(source))
+    split, _ = build("probe-grid", 8, mesh__fsdp=4, **wide)
+    kernel = split.abstract_state.params["heads"]["h"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (4, 128, 10)
+    _, over_fsdp, _ = trained(split, batches(source), first.params, first.buffers)
+    for path, leaf in by_path(last.params).items():
+        got = by_path(over_fsdp.params)[path]
+        np.testing.assert_allclose(got, leaf, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 @pytest.mark.parametrize(
