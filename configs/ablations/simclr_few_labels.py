@@ -8,8 +8,8 @@ Variants:
   digits    the embedded digits, 14 and 144 labels, three draws of them: a few minutes on two cores
   imagenet  the paper's: imagenet2012_subset of tfds, 60 and 30 epochs, for a run of simclr:imagenet
 
-The rows of the paper's table about other methods are in `published.json` (simclr_table_7). On
-ImageNet the measure is top-5 as in the paper, on digits top-1.
+The rows of the paper's table about other methods are in `published.json` as
+simclr_table_7_comparators. On ImageNet the measure is top-5 as in the paper, on digits top-1.
 """
 
 from ssl_jax.configs import common

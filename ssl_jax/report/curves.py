@@ -269,13 +269,17 @@ def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def family_chart(summary: Summary) -> Chart | None:
-    """A family of metrics over its number, one line per representation, with bars of one std.
+def family_charts(summary: Summary) -> tuple[Chart, ...]:
+    """Each family of metrics over its number, one line per representation, bars of one std.
 
-    None if the family has fewer than two metrics.
+    Families of fewer than two metrics are left out.
     """
-    family = summary.family()
-    names = [name for name, scores in summary.rows.items() if scores.keys() & family.values()]
+    charts = (_family_chart(summary, name, family) for name, family in summary.families().items())
+    return tuple(chart for chart in charts if chart is not None)
+
+
+def _family_chart(summary: Summary, name: str, family: Mapping[int, str]) -> Chart | None:
+    names = [row for row, scores in summary.rows.items() if scores.keys() & family.values()]
     if len(family) < 2 or not names:
         return None
     # On a log axis 0 stands where half of the smallest other number would.
@@ -283,18 +287,18 @@ def family_chart(summary: Summary) -> Chart | None:
     numbers = np.array([number or smallest / 2 for number in family], float)
     ticks = {place: f"{number:g}" for place, number in zip(numbers, family, strict=True)}
     lines = []
-    for position, name in enumerate(names):
-        scores = [summary.rows[name].get(key) for key in family.values()]
+    for position, row in enumerate(names):
+        scores = [summary.rows[row].get(key) for key in family.values()]
         mean = np.array([np.nan if s is None else s.mean for s in scores])
         spread = np.array([np.nan if s is None or s.std is None else s.std for s in scores])
         # The trained encoder, which comes last, has the first colour everywhere on the page.
         slot = 0 if position == len(names) - 1 else figures.NUM_SERIES - 1 - position % 2
         # Side by side, or the bars would hide each other.
         shift = 2 ** (0.05 * (position - (len(names) - 1) / 2))
-        lines.append(Line(name, numbers * shift, mean, spread, slot=slot, dots=True))
+        lines.append(Line(row, numbers * shift, mean, spread, slot=slot, dots=True))
     metric = summary.columns[next(iter(family.values()))]
     title = _capitalised(metric.title)
-    svg = figures.line_chart("family", title, lines, percent=metric.unit == "%",
+    svg = figures.line_chart(f"family_{name}", title, lines, percent=metric.unit == "%",
                              x_label=metric.series, x_ticks=ticks, error_bars=True,
                              size=(360, 250))  # fmt: skip
     return Chart(title, svg, tuple(KeyEntry(line.label, line.slot) for line in lines))

@@ -77,7 +77,7 @@ class Results:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     note: str
-    chart: Chart | None
+    charts: tuple[Chart, ...]
     not_computed: tuple[str, ...]
 
     @classmethod
@@ -90,10 +90,12 @@ class Results:
             for name, reason in reasons.items()
         )
         if not summary.columns:
-            return cls(None, (), (), "", None, not_computed) if not_computed else None
+            return cls(None, (), (), "", (), not_computed) if not_computed else None
         columns = tuple(Column(m.column, m.in_words) for m in summary.columns.values())
-        chart = curves.family_chart(summary)
-        return cls(_headline(summary), columns, _rows(summary), _note(summary), chart, not_computed)
+        charts = curves.family_charts(summary)
+        return cls(
+            _headline(summary), columns, _rows(summary), _note(summary), charts, not_computed
+        )
 
 
 def _note(summary: Summary) -> str:

@@ -57,11 +57,15 @@ class Summary:
 
     def family(self) -> dict[int, str]:
         """Number -> column key of the first family of metrics, e.g. of few-shot accuracies."""
-        members = {key: metric for key, metric in self.columns.items() if metric.series}
-        first = next((key.partition("/")[0] for key in members), None)
-        return {
-            metric.number: key for key, metric in members.items() if key.partition("/")[0] == first
-        }
+        return next(iter(self.families().values()), {})
+
+    def families(self) -> dict[str, dict[int, str]]:
+        """Evaluation -> number -> column key of its family of metrics."""
+        families: dict[str, dict[int, str]] = {}
+        for key, metric in self.columns.items():
+            if metric.series:
+                families.setdefault(key.partition("/")[0], {})[metric.number] = key
+        return families
 
 
 def summarise(results: Results, config: Mapping[str, Any] | None = None) -> Summary:
@@ -138,10 +142,11 @@ def _heading(metric: Metric, summary: Summary) -> str:
 
 
 def family_note(summary: Summary) -> str:
-    """What the numbers of a family count; "" where there is none."""
-    family = summary.family()
-    if not family:
-        return ""
+    """What the numbers of each family count; "" where there is none."""
+    return "; ".join(_note_of(summary, family) for family in summary.families().values())
+
+
+def _note_of(summary: Summary, family: Mapping[int, str]) -> str:
     metric = next(iter(summary.columns[key] for key in family.values()))
     number = str(metric.number)
     note = f"{metric.heading.replace(number, 'k', 1)}: k {metric.series}"

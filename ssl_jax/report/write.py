@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ssl_jax.core.storage import write_whole
 from ssl_jax.report.inputs import ReportInputs
-from ssl_jax.report.tables import summary_table
+from ssl_jax.report.tables import summarise, summary_table
 
 PAGE_NAME = "report.html"
 
@@ -78,13 +78,31 @@ def _has_properties(results: Mapping[str, Mapping[str, float]]) -> bool:
 def tables_of(
     results: Mapping[str, Mapping[str, float]], config: Mapping[str, Any] | None = None
 ) -> list[Table]:
-    """The tables of a run's results for the console: scores of evaluations, and desiderata.
+    """The tables of a run's results for the console: scores, further families, and desiderata.
 
     Args:
       results: representation -> its metrics.
       config: the eval section, where it names evaluations of its own.
     """
-    scores, properties = summary_table(results, config=config), properties_table(results)
-    if properties is None:
-        return [scores]
-    return [scores, properties] if len(scores.columns) > 1 else [properties]
+    further = list(summarise(results, config).families())[1:]
+
+    def only(keep: Callable[[str], bool]) -> dict[str, dict[str, float]]:
+        rows = {
+            row: {key: x for key, x in scores.items() if keep(_evaluation(key))}
+            for row, scores in results.items()
+        }
+        return {row: scores for row, scores in rows.items() if scores}
+
+    scores = summary_table(only(lambda name: name not in further), config=config)
+    tables = [scores] if len(scores.columns) > 1 else []
+    for family in further:
+        own = only(lambda name, family=family: name == family)
+        tables.append(summary_table(own, config=config))
+    if (properties := properties_table(results)) is not None:
+        tables.append(properties)
+    return tables or [scores]
+
+
+def _evaluation(key: str) -> str:
+    """The evaluation of a key of results, which may begin with "eval/"."""
+    return key.removeprefix("eval/").partition("/")[0]

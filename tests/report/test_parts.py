@@ -178,10 +178,21 @@ def test_charts_of_a_task_over_time():
 
 
 def test_label_efficiency_needs_two_numbers_of_labels():
-    chart = curves.family_chart(tables.summarise(RESULTS))
+    (chart,) = curves.family_charts(tables.summarise(RESULTS))
     assert chart.title == "Few-shot accuracy" and "labels a class" in chart.svg
-    assert curves.family_chart(tables.summarise({"a": {"few_shot/1": 0.5}})) is None
-    assert curves.family_chart(tables.summarise({})) is None
+    assert not curves.family_charts(tables.summarise({"a": {"few_shot/1": 0.5}}))
+    assert not curves.family_charts(tables.summarise({}))
+
+
+def test_every_family_has_a_chart_and_a_table():
+    svm = {"SimCLR": {"svm/1": 0.4, "svm/2": 0.5, "svm/2_std": 0.01}}
+    results = {name: {**scores, **svm.get(name, {})} for name, scores in RESULTS.items()}
+    charts = curves.family_charts(tables.summarise(results))
+    assert [chart.title for chart in charts] == ["Few-shot accuracy", "MAP of linear SVMs"]
+    first, second = (printed(table) for table in report.tables_of(results))
+    assert "few_shot" not in second and "SVM" not in first
+    assert "50.0±1.0" in second and "positives a label" in second
+    assert [line.split()[0] for line in second.splitlines() if "50.0" in line] == ["SimCLR"]
 
 
 # --------------------------------------------------------------------------------------- figures
