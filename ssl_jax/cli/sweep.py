@@ -8,19 +8,22 @@ reported and the other cells run.
     --dry_run   lists the cells, their cost in examples, and which are finished; runs nothing
     --cell=3    runs one cell, by number or name, e.g. from a job array of a cluster
     --collect   only collects the results of the finished cells
+    --set=NAME=VALUE  gives a parameter of the sweep, e.g. --set=pretrained=runs/x
     --set=KEY=VALUE   sets a config key in every cell, e.g. --set=init_from=runs/x; may be repeated
 
 At the end DIR/results.csv holds the results of all finished cells, one row per cell: its labels,
 its steps and its scores. Means over seeds are printed. An ablation is drawn beside its published
-curve in DIR/results.png, and its agreement with the published order is printed. Desiderata of all
-cells (`eval.properties`) stand side by side in DIR/properties.html. A sweep that selects something
-prints the best cell. Exit codes: 0 all requested cells are finished, 1 a cell failed, 143 and 130
-after SIGTERM and SIGINT (the running cell saves its state). With --cell the exit code is that of
-the cell, 128 + n if signal n killed it.
+curve in DIR/results.png, and its agreement with the published order is printed. Matrices are tables
+in DIR/results.md, and DIR/significance.csv compares their rows by permutation tests. Desiderata of
+all cells (`eval.properties`) stand side by side in DIR/properties.html. A sweep that selects
+something prints the best cell. Exit codes: 0 all requested cells are finished, 1 a cell failed, 143
+and 130 after SIGTERM and SIGINT (the running cell saves its state). With --cell the exit code is
+that of the cell, 128 + n if signal n killed it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,12 +39,14 @@ from ssl_jax.core import storage
 from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.evals import Metric
-from ssl_jax.sweeps import ablation, grid, results, runner
+from ssl_jax.sweeps import ablation, grid, results, runner, significance, tables
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep
 
 RESULTS = "results.csv"
 FIGURE = "results.png"
 PROPERTIES = "properties.html"
+TABLES = "results.md"
+SIGNIFICANCE = "significance.csv"
 
 
 def define_flags() -> None:
@@ -61,6 +66,8 @@ def main() -> int:
     sweep = grid.load(options.config).with_overrides(grid.parse_settings(options.set))
     storage.check_path(options.workdir)
     workdir = epath.Path(options.workdir)
+    if sweep.skips_absent_data:
+        sweep = _with_present_data(sweep)
     cells = sweep.cells if options.cell is None else (_find(sweep, options.cell),)
     for cell in cells:
         # Finds mistakes in all cells before the first cell runs for hours.
@@ -94,6 +101,37 @@ def _find(sweep: Sweep, name: str) -> Cell:
     )
 
 
+def _with_present_data(sweep: Sweep) -> Sweep:
+    """The cells whose data set is on this machine; names the other sets, with the reason.
+
+    Raises:
+      UserError: no set is here.
+    """
+    reasons: dict[str, str] = {}
+    present = []
+    for cell in sweep.cells:
+        name = cell.load().data.name
+        if name not in reasons:
+            reasons[name] = _reason_of_absence(cell)
+            if reasons[name]:
+                print(f"left out: {name}: {reasons[name]}", flush=True)
+        if not reasons[name]:
+            present.append(cell)
+    if not present:
+        raise UserError(f"none of the {len(reasons)} data sets of this sweep is on this machine")
+    return dataclasses.replace(sweep, cells=tuple(present))
+
+
+def _reason_of_absence(cell: Cell) -> str:
+    """Why the data set of a cell cannot be read; "" if it can."""
+    section = cell.load().data
+    try:
+        data.missing_splits(section, [section.split])
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     """Writes DIR/results.csv, and DIR/results.png if the sweep has curves; prints the means.
 
@@ -118,6 +156,14 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
     if report.write_comparison(workdir / PROPERTIES, sweep.title, compared):
         make_console().print(report.properties_table(compared))
         print(f"desiderata side by side: {workdir / PROPERTIES}", flush=True)
+    if any(curve.matrix for curve in sweep.curves):
+        text = tables.text(sweep.title, rows, sweep.labels, sweep.curves)
+        (workdir / TABLES).write_text(text)
+        print(f"tables: {workdir / TABLES}", flush=True)
+    if sweep.compares is not None:
+        tests = significance.compare(sweep, rows, workdir)
+        results.write_csv(workdir / SIGNIFICANCE, tests)
+        print(f"permutation tests: {workdir / SIGNIFICANCE}", flush=True)
     scored = [row for row in rows if sweep.metric in row]
     if sweep.metric and scored:
         metric = evals.describe(sweep.metric, sections) or Metric(sweep.metric)
@@ -140,7 +186,7 @@ def _means(sweep: Sweep, rows: list[dict[str, Any]], sections: Mapping[str, Any]
       rows: of the finished cells.
       sections: the eval sections of the cells' configs, merged; they may add evaluations.
     """
-    metrics = {curve.measure: _metric_of(curve) for curve in sweep.curves}
+    metrics = {name: _metric_of(curve, name) for curve in sweep.curves for name in curve.measures}
     if not metrics:
         rows_by_name = {str(number): _numbers(row) for number, row in enumerate(rows)}
         metrics = dict(report.summarise(rows_by_name, sections).columns)
@@ -173,8 +219,8 @@ def _means(sweep: Sweep, rows: list[dict[str, Any]], sections: Mapping[str, Any]
     return table
 
 
-def _metric_of(curve: Curve) -> Metric:
-    return Metric(curve.measure, unit="%" if curve.percent else "")
+def _metric_of(curve: Curve, measure: str) -> Metric:
+    return Metric(measure, unit="%" if curve.percent else "")
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -140,6 +140,11 @@ class Eval:
         "all, or a list as of data.classes.",
     ] = "unseen"
     batch_size: Annotated[int, at_least(1), "Examples a forward pass."] = 256
+    outcomes: Annotated[
+        bool,
+        "Write what the final evaluations predict of each test example to outcomes.npz, by which "
+        "two runs can be compared.",
+    ] = False
     center: Annotated[
         float, positive_fraction, "Side of the central square that is kept; 0.875 = 224/256."
     ] = 1.0

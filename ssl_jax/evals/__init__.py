@@ -9,8 +9,9 @@ An evaluation of features is a module of this package with
 `train` and `test` map names to arrays with one row per example: `h` float [n d], the features, and
 the arrays in NEEDS, such as `label` int [n], `labels` int [n k] (1 has label k, 0 has not, -1 is
 unknown) or `factors` float [n f]. The function declares the arguments that it uses, out of `train`,
-`test`, `num_classes`, `factor_names`, `label_names`, `seed`, `devices` and `rendered`, new examples
-of data that render them (`ssl_jax.evals.shared_factor.Rendered`).
+`test`, `num_classes`, `factor_names`, `label_names`, `seed`, `devices`, `outcomes`, a dict to which
+it adds what it predicts of each test example, and `rendered`, new examples of data that render them
+(`ssl_jax.evals.shared_factor.Rendered`).
 Without `train` it fits nothing, and the train split is not encoded. Its other keyword arguments are
 `Annotated`; they are the options of the config section of the same name: `eval.knn.k`. The section
 has two more keys: `target`, the array to pass as `label`, and `feature`, the output of the method

@@ -32,7 +32,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.lbfgs import minimise
 from ssl_jax.evals.metric import Metric
-from ssl_jax.evals.scores import measured_ranks, of_logits, row_mesh
+from ssl_jax.evals.scores import mean_per_class, measured_ranks, of_logits, row_mesh
 
 Array = jax.Array
 
@@ -40,6 +40,9 @@ NEEDS = ("label",)
 METRICS = {
     "top1": Metric("linear", "accuracy of a linear classifier"),
     "top5": Metric("linear top-5", "top-5 accuracy of a linear classifier", shown=False),
+    "mean_class": Metric(
+        "linear, mean of classes", "accuracy of a linear classifier, mean of classes", shown=False
+    ),
     "val_top1": Metric("linear, held out of train", shown=False),
     "best_l2": Metric("penalty", unit="", better=None, shown=False),
     "l2_at_edge": Metric("penalty at the end of its grid", unit="", better=None, shown=False),
@@ -73,6 +76,7 @@ def evaluate(
     num_classes: int,
     seed: int = 0,
     devices: Sequence[jax.Device] | None = None,
+    outcomes: dict[str, np.ndarray] | None = None,
     l2_min: Annotated[float, positive, "Weakest penalty of the grid."] = 1e-6,
     l2_max: Annotated[float, positive, "Strongest penalty of the grid."] = 1e5,
     num_l2: Annotated[int, positive, "Penalties of the grid, log-spaced."] = 12,
@@ -92,6 +96,7 @@ def evaluate(
       num_classes: number of classes.
       seed: seed of the held-out part of train.
       devices: devices over which the features are split, see `row_mesh`.
+      outcomes: gets the entries `label` and `predicted`, int [n], of test.
       l2_min, l2_max, num_l2: the log-spaced grid. Fits go from strong to weak regularisation, and
         each fit starts from the previous one.
       val_fraction: share of train that is held out to choose l2, the same in each class.
@@ -102,7 +107,8 @@ def evaluate(
         times this value.
 
     Returns:
-      `top1` and `top5` (with more than five classes) on test; `best_l2`, `val_top1` and
+      `top1`, `top5` (with more than five classes) and `mean_class`, the mean of the classes'
+      accuracies, on test; `best_l2`, `val_top1` and
       `l2_at_edge` (1 if the best value is an end of the grid: widen it); `gradient_norm` of the
       last fit. Among values of l2 with equal `val_top1` the one with the lowest cross-entropy on
       the held-out examples is chosen.
@@ -141,6 +147,7 @@ def evaluate(
         test_rows = place(test["h"], test["label"], np.ones(len(test["h"])), num_classes, mesh)
         x = rescale(rescale(test_rows.x, *selection_moments), *refit_moments)
         measured = score(probe, test_rows._replace(x=x), mesh=mesh)
+        predicted = predictions(probe, test_rows._replace(x=x), mesh=mesh)[: len(test["h"])]
     if probe.gradient_norm > 1e-3:
         logging.getLogger(__name__).warning(
             "linear probe: gradient norm %.1e after %d iterations; raise max_iterations",
@@ -148,6 +155,10 @@ def evaluate(
             max_iterations,
         )
     del measured["cross_entropy"]
+    label = np.asarray(test["label"])
+    measured["mean_class"] = mean_per_class(predicted == label, label)
+    if outcomes is not None:
+        outcomes |= {"label": label, "predicted": predicted}
     return measured | {
         "best_l2": float(best_l2),
         "val_top1": val_top1,
@@ -271,6 +282,12 @@ def score(probe: Probe, rows: Rows, *, mesh: Mesh) -> dict[str, float]:
     return {name: float(total / count) for name, total in measured.items()}
 
 
+def predictions(probe: Probe, rows: Rows, *, mesh: Mesh) -> np.ndarray:
+    """The classes with the largest logits, int32 [rows with padding]; the lowest of equal ones."""
+    kernel, bias = probe.kernel.astype(np.float32), probe.bias.astype(np.float32)
+    return np.asarray(jax.device_get(_predicted(kernel, bias, rows, mesh=mesh))).ravel()
+
+
 def place(
     h: np.ndarray, label: np.ndarray, weight: np.ndarray, num_classes: int, mesh: Mesh
 ) -> Rows:
@@ -368,6 +385,19 @@ def _hits(kernel: Array, bias: Array, rows: Rows, *, mesh: Mesh) -> tuple[Array,
         logits = jnp.einsum("rd,dc->rc", rows.x, kernel, precision=_HIGHEST) + bias
         sums = of_logits(logits, rows.label, rows.weight)
         return (*sums, jnp.sum(rows.weight))
+
+    return jax.shard_map(
+        lambda rows: jax.lax.map(block, rows), mesh=mesh, in_specs=P("rows"), out_specs=P("rows")
+    )(rows)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _predicted(kernel: Array, bias: Array, rows: Rows, *, mesh: Mesh) -> Array:
+    """The class with the largest logit, int32 [blocks r]."""
+
+    def block(rows: Rows) -> Array:
+        logits = jnp.einsum("rd,dc->rc", rows.x, kernel, precision=_HIGHEST) + bias
+        return jnp.argmax(logits, axis=1).astype(jnp.int32)
 
     return jax.shard_map(
         lambda rows: jax.lax.map(block, rows), mesh=mesh, in_specs=P("rows"), out_specs=P("rows")

@@ -41,6 +41,7 @@ def evaluate(
     test: Mapping[str, np.ndarray],
     *,
     label_names: Sequence[str] = (),
+    outcomes: dict[str, np.ndarray] | None = None,
     seed: int = 0,
     devices: Sequence[jax.Device] | None = None,
     choose_by: Annotated[
@@ -62,6 +63,7 @@ def evaluate(
     Args:
       train, test: `h` float [n d], `labels` int [n k]: 1 has label k, 0 has not, -1 unknown.
       label_names: names of the labels.
+      outcomes: gets the entries `labels` int [n k] and `scores` float [n k] of test.
       seed: seed of the held-out part of train.
       devices: devices over which the features are split.
       choose_by, l2_min, l2_max, num_l2, val_fraction, max_iterations, tolerance: see `linear`.
@@ -95,6 +97,8 @@ def evaluate(
         rows = rows._replace(weight=linear.place_weight(np.ones(len(labels)), rows))
         probe = fit_on_mesh(rows, num_labels, best_l2, start=probe, tolerance=tolerance)
     scores = logits(probe, (test["h"] - mean) / std)
+    if outcomes is not None:
+        outcomes |= {"labels": np.asarray(test["labels"]), "scores": scores}
     return label_metrics(scores, test["labels"], label_names) | {
         "best_l2": float(best_l2),
         "l2_at_edge": float(num_l2 > 1 and best_l2 in (grid[0], grid[-1])),

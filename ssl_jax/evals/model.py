@@ -26,6 +26,7 @@ class Model:
       layer_outputs: (jitted) function: (batch, names) -> the outputs of layers with these names
         (`ssl_jax.core.layer_outputs`).
       raw_outputs: without a method: the names of the outputs that there are.
+      start: gives the model with the weights that its run began with; None: they are not known.
       kept: values that an evaluation stores for its baselines, by the evaluation's name.
     """
 
@@ -35,6 +36,7 @@ class Model:
     held_out: Callable[[Batch], Outputs] | None = None
     layer_outputs: Callable[[Batch, tuple[str, ...]], Outputs] | None = None
     raw_outputs: tuple[str, ...] = ("h",)
+    start: Callable[[], Model] | None = None
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def outputs(self, batch: Batch, names: Iterable[str]) -> dict[str, jax.Array]:

@@ -25,6 +25,7 @@ def evaluate(
     test: Mapping[str, np.ndarray],
     *,
     label_names: Sequence[str] = (),
+    outcomes: dict[str, np.ndarray] | None = None,
     each_label: Annotated[bool, "Also the metrics of each label, besides their means."] = True,
 ) -> dict[str, float]:
     """The metrics of `label_metrics`.
@@ -32,12 +33,15 @@ def evaluate(
     Args:
       test: `h` float [n k], the logits, and `labels` int [n k].
       label_names: names of the labels.
+      outcomes: gets the entries `labels` int [n k] and `scores` float [n k] of test.
       each_label: also the metrics of each label.
 
     Raises:
       UserError: the classifier has another number of labels, or none can be scored.
     """
     _check_labels(np.shape(test["h"])[1], np.shape(test["labels"])[1])
+    if outcomes is not None:
+        outcomes |= {"labels": np.asarray(test["labels"]), "scores": np.asarray(test["h"])}
     measured = label_metrics(test["h"], test["labels"], label_names)
     return measured if each_label else {name: measured[name] for name in ("auc", "map", "map11")}
 

@@ -30,6 +30,7 @@ def evaluate(
     devices: Sequence[jax.Device] | None = None,
     on_error: Callable[[str, Exception], None] | None = None,
     rendered: Callable[[str], Rendered] | None = None,
+    outcomes: dict[str, dict[str, np.ndarray]] | None = None,
 ) -> dict[str, float]:
     """Runs evaluations on features of a train and a test split.
 
@@ -52,6 +53,8 @@ def evaluate(
         missing. None raises the error.
       rendered: name of an output -> new examples of the data set with this output as codes; None:
         it does not render any.
+      outcomes: gets, by the name of each evaluation that has any, what it predicts of each test
+        example, in the order of `test`.
 
     Returns:
       Flat metrics, e.g. {"knn/top1": 0.93, "few_shot/1": 0.61, "few_shot/1_std": 0.02}.
@@ -82,10 +85,14 @@ def evaluate(
     metrics: dict[str, float] = {}
     for evaluation, arguments in calls:
         try:
+            own: dict[str, np.ndarray] = {}
             metrics |= evaluation.call(
+                outcomes=own,
                 **arguments, factor_names=tuple(factor_names), label_names=tuple(label_names),
                 seed=seed, devices=devices,
             )  # fmt: skip
+            if outcomes is not None and own:
+                outcomes[evaluation.name] = own
         except Exception as error:
             _report(evaluation, error, on_error)
     return metrics

@@ -27,6 +27,18 @@ def rank_of_label(votes: np.ndarray, label: np.ndarray) -> np.ndarray:
     return ((votes > at_label) | ((votes == at_label) & lower_class)).sum(axis=1)
 
 
+def mean_per_class(hits: np.ndarray, label: np.ndarray) -> float:
+    """The mean over classes of the share of their examples that are hits; each class counts alike.
+
+    Args:
+      hits: bool [n].
+      label: int [n]; classes without an example do not count.
+    """
+    count = np.bincount(label)
+    of_class = np.bincount(label, weights=hits, minlength=len(count))
+    return float(np.mean(of_class[count > 0] / count[count > 0]))
+
+
 def of_logits(
     logits: Float[Array, "n c"], label: Int[Array, " n"], weight: Float[Array, " n"]
 ) -> tuple[Array, Array, Array]:

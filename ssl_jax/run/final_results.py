@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import platform
@@ -26,7 +27,8 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.methods.probe_grid import ProbeGrid
-from ssl_jax.run import baselines, failures, metrics, report_contents, results_file
+from ssl_jax.run import baselines, failures, metrics, outcomes, report_contents, results_file
+from ssl_jax.run.first_state import first_state
 from ssl_jax.run.probing import Prober
 
 _T = TypeVar("_T")
@@ -116,6 +118,8 @@ def evaluate_and_report(
             record["stopped_early"] = True
         path = epath.Path(workdir) / results_file.NAME
         try:
+            if experiment.config.eval.outcomes:
+                outcomes.write(workdir, prober.outcomes)
             if _page(workdir).exists():
                 _page(workdir).unlink()  # it shows other results
             storage.write_whole(path, json.dumps(record, indent=2) + "\n")
@@ -343,7 +347,11 @@ def representations(
         else:
             yield title, model, "h"
         del model
-    yield from rows_of(experiment.method.title, experiment.model(state.weights))
+    trained = dataclasses.replace(
+        experiment.model(state.weights),
+        start=lambda: experiment.model(first_state(experiment)[0].weights),
+    )
+    yield from rows_of(experiment.method.title, trained)
 
 
 def baseline_models(

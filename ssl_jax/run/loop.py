@@ -23,7 +23,6 @@ from ssl_jax.experiment.flops import model_flops
 from ssl_jax.experiment.refresh import Refresher
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.hardware import memory
-from ssl_jax.pretrained import init_from
 from ssl_jax.run import (
     failures,
     final_results,
@@ -35,6 +34,7 @@ from ssl_jax.run import (
 from ssl_jax.run.dry_evaluation import dry_evaluation
 from ssl_jax.run.early_stopping import EarlyStopping
 from ssl_jax.run.evaluation_checks import check_evaluations
+from ssl_jax.run.first_state import first_state
 from ssl_jax.run.probing import Prober
 from ssl_jax.run.profiler import Profiler
 from ssl_jax.run.signals import SharedStop, StopRequest
@@ -224,14 +224,11 @@ class Run:
         )  # fmt: skip
 
     def _first_state(self) -> TrainState:
-        if self.config.init_from is None or not self.config.init_weights:
-            return self.experiment.init_state()
-        loaded, lines = init_from.load(
-            self.config.init_from, self.experiment, self.source.tokenizer_json()
-        )
-        self._print("\n".join(f"starts from {line}" if i == 0 else f"  {line}"
-                              for i, line in enumerate(lines)))  # fmt: skip
-        return self.experiment.init_state(loaded)
+        state, lines = first_state(self.experiment, self.source.tokenizer_json())
+        if lines:
+            self._print("\n".join(f"starts from {line}" if i == 0 else f"  {line}"
+                                  for i, line in enumerate(lines)))  # fmt: skip
+        return state
 
     def _train(
         self,

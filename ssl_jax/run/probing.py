@@ -62,6 +62,8 @@ class Prober:
         # The task of the run's labelled texts, see `DataSpec`; None without one.
         self.task: str | None = self._spec.task
         self.dataset = dataset or config.eval.data or config.data.name
+        # What the last call of `evaluate` predicts of each test example, by evaluation and array.
+        self.outcomes: dict[str, dict[str, np.ndarray]] = {}
 
     @functools.cached_property
     def train(self) -> data.Source:
@@ -358,6 +360,7 @@ class Prober:
             else:
                 possible.append(evaluation)
         metrics = {}
+        self.outcomes = {}
         of_features = [evaluation for evaluation in possible if not evaluation.of_model]
         if of_features:
             metrics = self._evaluate_features(model, of_features, feature, on_error)
@@ -412,6 +415,7 @@ class Prober:
             feature=feature,
             on_error=on_error,
             rendered=self._rendered(model),
+            outcomes=self.outcomes,
         )
 
     def _rendered(self, model: Model) -> Callable[[str], Rendered] | None:

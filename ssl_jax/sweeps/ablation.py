@@ -22,6 +22,9 @@ from ssl_jax.core.errors import UserError, nearest
 SEED = "seed"  # the label over which results are averaged
 AVERAGE = "mean"  # the position of the mean over several positions
 Row = Mapping[str, Any]
+_BY = "chosen by"
+_ONLY_POINT = "the only point"
+_LOWEST = (-math.inf, None, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,12 @@ class Curve:
       where: label -> value of the cells to include; default: all cells.
       best_over: labels over which the best mean over seeds is selected, as in papers that tune each
         setting.
+      chosen_by: the column by which it is selected instead of the measure, such as a score on
+        validation data, "eval/accuracy/top1"; labels in braces are replaced. None: the measure.
       average_of: values of `x` whose mean is a further point, `AVERAGE`, of each series that has
         them all. Its published value is the paper's own average.
+      columns: value of `x` -> column of the results, for a curve over several measures of a cell;
+        `x` is then no label of the cells, and `measure` is not read.
       percent: whether the measure is a fraction, shown in %.
       matrix: whether it is drawn as a matrix with `series` as rows and `x` as columns.
       published: the table of `published.json` to compare with.
@@ -59,7 +66,9 @@ class Curve:
     names: Mapping[Hashable, str] = dataclasses.field(default_factory=dict)
     where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     best_over: tuple[str, ...] = ()
+    chosen_by: str | None = None
     average_of: tuple[Hashable, ...] = ()
+    columns: Mapping[Hashable, str] = dataclasses.field(default_factory=dict)
     percent: bool = True
     matrix: bool = False
     published: str | None = None
@@ -70,8 +79,14 @@ class Curve:
     @property
     def labels(self) -> tuple[str, ...]:
         """All labels of cells that the curve uses."""
-        own = (self.x, *([self.series] if self.series else ()), *self.where, *self.best_over)
+        x = () if self.columns else (self.x,)
+        own = (*x, *([self.series] if self.series else ()), *self.where, *self.best_over)
         return tuple(dict.fromkeys(own))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The columns of the results that it shows."""
+        return tuple(self.columns.values()) or (self.measure,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,25 +206,7 @@ def points(rows: Sequence[Row], labels: Sequence[str], curve: Curve) -> list[Poi
     Raises:
       UserError: settings of one point differ in a label that the curve does not name.
     """
-    rows = [row for row in rows if all(row[key] == value for key, value in curve.where.items())]
-    measured = [{**row, "": row.get(curve.measure.format(**row))} for row in rows]
-    best: dict[tuple[Any, Any], dict[str, Any]] = {}
-    for row in average_over_seeds(measured, labels, ("",)):
-        if "" not in row:
-            continue
-        position = row[curve.x], row[curve.series] if curve.series else None
-        if position in best:
-            other = best[position]
-            unnamed = [label for label in row if label not in ("", *curve.labels)]
-            differing = [label for label in unnamed if row[label] != other[label]]
-            if differing:
-                raise UserError(
-                    f"a curve over {curve.x} has several cells at {position[0]!r}, which differ in "
-                    f"{differing[0]}: name it in where, series or best_over"
-                )
-            if other[""][0] >= row[""][0]:
-                continue
-        best[position] = row
+    best = _best(rows, labels, curve)
     scale = 100 if curve.percent else 1
     found = [
         Point(x, series, scale * mean, None if std is None else scale * std,
@@ -218,6 +215,62 @@ def points(rows: Sequence[Row], labels: Sequence[str], curve: Curve) -> list[Poi
         for mean, std, _ in [row[""]]
     ]  # fmt: skip
     return found + (_averages(curve, best, scale) if curve.average_of else [])
+
+
+def best_rows(
+    rows: Sequence[Row], labels: Sequence[str], curve: Curve
+) -> dict[tuple[Any, Any], Row]:
+    """The row behind each point of a curve, of its first seed: (x, series) -> row."""
+    out = {}
+    for position, setting in _best(rows, labels, curve).items():
+        kept = [label for label in labels if label != SEED]
+        out[position] = next(
+            row for row in rows if all(row[label] == setting[label] for label in kept)
+        )
+    return out
+
+
+def _best(
+    rows: Sequence[Row], labels: Sequence[str], curve: Curve
+) -> dict[tuple[Any, Any], dict[str, Any]]:
+    """The selected setting at each (x, series): its labels and, under "", (mean, std, count).
+
+    Raises:
+      UserError: settings of one point differ in a label that the curve does not name.
+    """
+    rows = [row for row in rows if all(row[key] == value for key, value in curve.where.items())]
+    by = curve.chosen_by or curve.measure
+    if curve.columns:
+        return {
+            (x, row[curve.series] if curve.series else None): {**row, curve.x: x}
+            for x, column in curve.columns.items()
+            for row in _best(rows, labels, dataclasses.replace(
+                curve, measure=column, x=_ONLY_POINT, columns={}
+            )).values()
+        }  # fmt: skip
+    rows = [{_ONLY_POINT: None, **row} for row in rows]
+    measured = [
+        {**row, "": row.get(curve.measure.format(**row)), _BY: row.get(by.format(**row))}
+        for row in rows
+    ]
+    best: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for row in average_over_seeds(measured, (*labels, _ONLY_POINT), ("", _BY)):
+        if "" not in row:
+            continue
+        position = row[curve.x], row[curve.series] if curve.series else None
+        if position in best:
+            other = best[position]
+            unnamed = [label for label in row if label not in ("", _BY, *curve.labels)]
+            differing = [label for label in unnamed if row[label] != other[label]]
+            if differing:
+                raise UserError(
+                    f"a curve over {curve.x} has several cells at {position[0]!r}, which differ in "
+                    f"{differing[0]}: name it in where, series or best_over"
+                )
+            if other.get(_BY, _LOWEST)[0] >= row.get(_BY, _LOWEST)[0]:
+                continue
+        best[position] = row
+    return best
 
 
 def _averages(curve: Curve, best: Mapping[tuple[Any, Any], Row], scale: float) -> list[Point]:
@@ -240,7 +293,7 @@ def _published_value(curve: Curve, ours: Row) -> float | None:
         return None
     published_labels = {
         label: curve.stands_for.get(label, {}).get(ours[label], ours[label])
-        for label in curve.labels
+        for label in dict.fromkeys((*curve.labels, curve.x))
     }
     for row in table.rows:
         is_same = all(row.get(label, value) == value for label, value in published_labels.items())
@@ -258,7 +311,7 @@ def published_points(curve: Curve) -> list[Point]:
         key: curve.stands_for.get(key, {}).get(value, value) for key, value in curve.where.items()
     }
     return [
-        Point(row[curve.x], row.get(curve.series), row.get(curve.published_measure),
+        Point(row[curve.x], row.get(curve.series), row.get(curve.published_measure), row.get("std"),
               note=row.get("note", ""))
         for row in table.rows
         if curve.x in row and all(row.get(key, value) == value for key, value in where.items())

@@ -73,6 +73,12 @@ class Sweep:
         lowest of a metric whose lower values are better.
       setting: data, net and budget of the cells, in a few words, for the figure.
       curves: the curves of the figure, which compares them with published ones.
+      parameters: name that `--set` may give besides config keys -> its purpose; overrides name it
+        in braces: "{pretrained}". None as purpose: it may be missing, and the cells with it are
+        then left out.
+      compares: label whose values are compared with its first value by permutation tests over test
+        examples, on the cells that agree in the labels of the curves' x; None: no comparison.
+      skips_absent_data: whether cells whose data set is not on this machine are left out.
     """
 
     title: str
@@ -81,6 +87,9 @@ class Sweep:
     metric: str | None = None
     setting: str = ""
     curves: tuple[Curve, ...] = ()
+    parameters: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    compares: str | None = None
+    skips_absent_data: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -118,6 +127,8 @@ class Sweep:
         Raises:
           UserError: the cells differ in one of the keys, or a key of `needs` is missing.
         """
+        if self.parameters:
+            return self._filled_in(values)
         for key in values:
             own = dict.fromkeys(
                 repr(cell.overrides[key]) for cell in self.cells if key in cell.overrides
@@ -140,6 +151,26 @@ class Sweep:
             for cell in self.cells
         )
         return dataclasses.replace(self, cells=cells)
+
+    def _filled_in(self, values: Mapping[str, Any]) -> Sweep:
+        """The sweep with its parameters replaced by their values, and the other overrides added."""
+        for name, purpose in self.parameters.items():
+            if purpose is not None and name not in values:
+                raise UserError(f"this sweep needs --set={name}=..., {purpose}")
+        missing = [f"{{{name}}}" for name in self.parameters if name not in values]
+        given = {f"{{{name}}}": values[name] for name in self.parameters if name in values}
+        cells = []
+        for cell in self.cells:
+            if any(value in missing for value in cell.overrides.values()):
+                continue
+            filled = {
+                key: given.get(value, value) if isinstance(value, str) else value
+                for key, value in cell.overrides.items()
+            }
+            cells.append(dataclasses.replace(cell, overrides=filled))
+        rest = {key: value for key, value in values.items() if key not in self.parameters}
+        filled_in = dataclasses.replace(self, cells=tuple(cells), parameters={})
+        return filled_in.with_overrides(rest)
 
 
 def product(**axes: Iterable[Any]) -> list[dict[str, Any]]:

@@ -59,8 +59,10 @@ def rows_of(sweep: Sweep, workdir: epath.Path) -> list[Row]:
     A row contains the labels of the cell, `step`, and scores: `knn/top1` of the trained encoder,
     `z/knn/top1` of another output, and `raw pixels/knn/top1` and `untrained encoder/knn/top1` of
     baselines, if the cell has them. A training metric "train/..." that a curve needs is the mean
-    over the rows logged in the last tenth of the steps.
+    over the rows logged in the last tenth of the steps. Of "eval/..." metrics that select a setting
+    (`Curve.chosen_by`) it has the last logged value.
     """
+    chosen_by = {curve.chosen_by for curve in sweep.curves if curve.chosen_by}
     logged = {m for curve in sweep.curves if (m := curve.measure).startswith("train/")}
     rows = []
     for cell in sweep.cells:
@@ -74,8 +76,18 @@ def rows_of(sweep: Sweep, workdir: epath.Path) -> list[Row]:
             prefix = name.removeprefix(f"{trained}, ")  # "SimCLR, z" is "z" for any method
             row |= {f"{prefix}/{key}": value for key, value in results["results"][name].items()}
         row |= _means_at_the_end(workdir / cell.name, results["step"], logged)
+        named = {name.format(**row) for name in chosen_by}
+        row |= _last_logged(workdir / cell.name, {n for n in named if n.startswith("eval/")})
         rows.append(row)
     return rows
+
+
+def _last_logged(folder: epath.Path, names: set[str]) -> dict[str, float]:
+    """The last logged values of a run."""
+    values: dict[str, float] = {}
+    for row in metrics.read_metrics(folder) if names else ():
+        values |= {name: row[name] for name in sorted(names) if name in row}
+    return values
 
 
 def representations_of(sweep: Sweep, workdir: epath.Path) -> dict[str, dict[str, float]]:

@@ -85,6 +85,8 @@ def test_paper_scale_specs_need_no_data():
     )
     assert spec.num_examples == 1_281_167 and spec.num_classes == 1000
     assert spec.arrays["image/global"].shape == (2, 224, 224, 3)
+    spec = data.spec_from_config(section(name="tfds:voc/2007", image_size=224, split="train"))
+    assert spec.num_classes is None and spec.arrays["labels"].shape == (20,)
     spec = data.spec_from_config(section(name="tfds:cifar10:3.0.2", split="train[:90%]"))
     assert spec.num_examples == 45_000 and spec.arrays["image"].shape == (32, 32, 3)
     spec = data.spec_from_config(section(name="tfds:mine", image_size=64, num_examples=9))

@@ -191,6 +191,12 @@ def test_metric_learning(tmp_path):
 
 
 @pytest.mark.slow
+def test_transfer(tmp_path):
+    output = run(tmp_path, "transfer.md", train=("steps=8", "model.widths=(4,8)", *SHORT))
+    assert "set=lesions" in output and "set=shapes_hue" in output and "start=random" in output
+
+
+@pytest.mark.slow
 def test_ablations(tmp_path):
     sweep = ("--cell=2", "--set=eval.final_names=('few_shot',)", "--set=model.widths=(8,16)")
     output = run(tmp_path, "ablations.md", sweep=sweep)

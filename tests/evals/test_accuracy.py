@@ -28,11 +28,27 @@ def test_it_is_the_share_of_labels_among_the_first(classes, entries, monkeypatch
         for k in hits:
             hits[k] += order.index(true) < k
     got = accuracy.evaluate({"h": logits, "label": label}, num_classes=classes)
+    of_classes = [
+        np.mean(logits[label == k].argmax(axis=1) == k)
+        for k in range(classes)
+        if (label == k).any()
+    ]
+    assert got.pop("mean_class") == pytest.approx(np.mean(of_classes))
     assert (
         got == {"top1": hits[1] / 50, "top5": hits[5] / 50}
         if classes > 5
         else {"top1": hits[1] / 50}
     )
+
+
+def test_each_class_counts_alike():
+    label = np.array([0] * 8 + [1] * 2)
+    outcomes = {}
+    logits = np.tile([1.0, 0.0], (10, 1))  # class 0 for all
+    got = accuracy.evaluate({"h": logits, "label": label}, num_classes=2, outcomes=outcomes)
+    assert (got["top1"], got["mean_class"]) == (0.8, 0.5)
+    np.testing.assert_array_equal(outcomes["predicted"], np.zeros(10))
+    np.testing.assert_array_equal(outcomes["label"], label)
 
 
 def test_rows_without_a_label_do_not_count():

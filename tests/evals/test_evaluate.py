@@ -37,17 +37,17 @@ def test_every_evaluation_by_its_name():
     of_models = [one.name for one in loaded if one.of_model]
     assert of_models == [
         "analogies", "anomaly", "attentive", "corruptions", "feature_map", "held_out", "iwae",
-        "lidar", "probe_grid", "prompting", "properties", "retrieval", "segmentation",
+        "lidar", "probe_grid", "prompting", "properties", "retrieval", "reuse", "segmentation",
         "streamed_knn", "task", "transformations", "verification", "word_similarity",
     ]  # fmt: skip
     others = {"factors", "labels"}  # which these splits do not have
     chosen = [one.name for one in loaded if not (one.of_model or others.intersection(one.needs))]
     got = evals.evaluate(chosen, train, test, num_classes=6, config=CONFIG)
     expected = {
-        "accuracy/top1", "accuracy/top5",
+        "accuracy/top1", "accuracy/top5", "accuracy/mean_class",
         "knn/top1", "knn/top5", "knn/k",
-        "linear/top1", "linear/top5", "linear/best_l2", "linear/val_top1", "linear/l2_at_edge",
-        "linear/gradient_norm", "mlp/top1", "mlp/epochs",
+        "linear/top1", "linear/top5", "linear/mean_class", "linear/best_l2", "linear/val_top1",
+        "linear/l2_at_edge", "linear/gradient_norm", "mlp/top1", "mlp/epochs",
         "few_shot/1", "few_shot/1_std", "few_shot/2", "few_shot/2_std",
         "svm/1", "svm/1_std", "svm/cost_1", "svm/2", "svm/2_std", "svm/cost_2",
         "collapse/rankme_h", "collapse/effective_rank_h", "collapse/std_h",
@@ -250,7 +250,8 @@ def test_one_evaluation_that_fails_costs_its_own_metrics_only():
         ["mlp", "accuracy", "knn"], few, test, num_classes=6, config=CONFIG,
         on_error=lambda name, error: errors.append((name, str(error))),
     )  # fmt: skip
-    assert got.keys() == {"accuracy/top1", "accuracy/top5", "knn/top1", "knn/top5", "knn/k"}
+    accuracies = {f"accuracy/{name}" for name in ("top1", "top5", "mean_class")}
+    assert got.keys() == {*accuracies, "knn/top1", "knn/top5", "knn/k"}
     assert [name for name, _ in errors] == ["mlp"] and "10 train examples" in errors[0][1]
     broken = test | {"h": np.full_like(test["h"], np.nan)}
     errors.clear()

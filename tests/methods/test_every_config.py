@@ -56,6 +56,9 @@ SAID = {
     "metric_learning.py:sop": {"data.name": "sop:products"},
     "metric_learning.py:market1501": {"data.name": "market1501:people"},
     "metric_learning.py:faces": {"data.name": "faces:people", **UNSEEN},
+    "transfer.py": {"model.name": "resnet50"},  # of the pretrained run
+    "transfer.py:birdsnap": UNSEEN,
+    "transfer.py:aircraft": UNSEEN,
     "transfusion.py:chexpert": {"data.name": "image_csv:chexpert/{split}.csv"},
     "transfusion.py:retina": {"data.name": "image_csv:labels.csv"},
     "supervised.py:table": {"data.name": "table:wine"},

@@ -9,6 +9,7 @@ records are labelled examples.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from ssl_jax.data.request import Request
 from ssl_jax.data.text.option_types import DataDir
 from ssl_jax.data.text.text_kind import TextKind
 from ssl_jax.data.tfds import audio, images, records, texts
-from ssl_jax.data.tfds.facts import FACTS
+from ssl_jax.data.tfds.facts import FACTS, SEVERAL_LABELS
 from ssl_jax.modalities.audio import SPEAKER
 
 
@@ -76,11 +77,18 @@ def recordings(
 
 
 _LOCATION = "NAME"
+
+
+def _num_labels(name: str) -> int:
+    return SEVERAL_LABELS[name][2] if name in SEVERAL_LABELS else 0
+
+
 IMAGES = ImageKind(
     name="tfds",
     location=_LOCATION,
     dataset=dataset,
     known=lambda location, options: FACTS.get(location.partition(":")[0]),  # without the version
+    num_labels=lambda location, options: _num_labels(re.split("[/:]", location)[0]),
 )
 TEXTS = TextKind(
     name="tfds",

@@ -17,7 +17,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data.request import Request
 from ssl_jax.data.source import EncodedSource
 from ssl_jax.data.tfds import records as records_lib
-from ssl_jax.data.tfds.facts import FACTORS, FACTS
+from ssl_jax.data.tfds.facts import FACTORS, FACTS, SEVERAL_LABELS
 
 _LABELS_AT_ONCE = 256  # records that a thread reads before it takes up others
 
@@ -70,7 +70,10 @@ class TfdsDataset:
         # Set afterwards, because TFDS's mock would encode its images, which takes TensorFlow.
         records.decoders = {self._image_key: self._tfds.decode.SkipDecoding()}
         label = self._label_key and self._builder.info.features[self._label_key]
+        several = SEVERAL_LABELS.get(self._builder.name)
+        matrix = {} if several is None else self._label_matrix(records, split, several)
         return TfdsSource(
+            **matrix,
             name=f"tfds:{self._location}[{split}]",
             canvas=self._canvas,
             strict=self._strict,
@@ -83,6 +86,27 @@ class TfdsDataset:
             factor_names=tuple(key.removeprefix("label_") for key in self._factor_keys) or None,
             factor_keys=self._factor_keys,
         )
+
+    def _label_matrix(
+        self, records: Any, split: str, several: tuple[str, str, int]
+    ) -> dict[str, Any]:
+        """`label_matrix` and `label_names`, from all records; no image is decoded.
+
+        Raises:
+          UserError: a record cannot be read.
+        """
+        every, clear, count = several
+        matrix = np.zeros((len(records), count), np.int8)
+
+        def fill(row: int) -> None:
+            record = records_lib.read_record(self._location, split, records, row)
+            matrix[row, np.asarray(record[every], int)] = -1
+            matrix[row, np.asarray(record[clear], int)] = 1
+
+        with futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+            list(pool.map(fill, range(len(records))))
+        names = self._builder.info.features[every].feature.names
+        return {"label_matrix": matrix, "label_names": tuple(names)}
 
 
 def _class_names(label: Any) -> tuple[str, ...] | None:

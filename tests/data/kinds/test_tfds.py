@@ -13,6 +13,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data import class_names
 from ssl_jax.data.few_labels import FewLabels
 from ssl_jax.data.image import Canvas
+from ssl_jax.data.request import Request
 from ssl_jax.data.tfds import images
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -226,3 +227,27 @@ def test_bad_options(prepared, options, message):
     with pytest.raises(UserError) as caught:
         load(prepared, **options)
     assert message in str(caught.value)
+
+
+def test_difficult_labels_of_voc_are_unknown(tmp_path, monkeypatch):
+    builder = tfds.builder("voc/2007", data_dir=tmp_path)
+    records = [
+        {"labels": np.array([3, 7]), "labels_no_difficult": np.array([7])},
+        {"labels": np.array([0]), "labels_no_difficult": np.array([0])},
+        {"labels": np.array([19]), "labels_no_difficult": np.array([], int)},
+    ]
+
+    class Records(list):
+        decoders = None
+
+    monkeypatch.setattr(
+        "ssl_jax.data.tfds.records.open_records", lambda *arguments: Records(records)
+    )
+    opened = images.TfdsDataset(tfds, "voc/2007", builder, Request(image_size=8), None, None)
+    source = opened.source("test")
+    assert source.label_names[7] == "cat" and source.num_classes is None
+    assert [np.flatnonzero(row == 1).tolist() for row in source.label_matrix] == [[7], [0], []]
+    assert [np.flatnonzero(row == -1).tolist() for row in source.label_matrix] == [[3], [], [19]]
+    assert source.spec.arrays["labels"].shape == (20,)
+    part = source.select(1, 3)
+    assert np.flatnonzero(part.label_matrix[0] == 1).tolist() == [0]

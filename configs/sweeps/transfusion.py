@@ -1,0 +1,148 @@
+r"""Pretrained or random weights for medical images: Transfusion (Raghu et al. 2019), Table 2
+
+    ssl_jax train --config=transfusion:shapes --workdir=runs/shapes
+    ssl_jax sweep --config=sweeps/transfusion:lesions --workdir=runs/transfusion \
+        --set=pretrained=runs/shapes
+
+Variants:
+  lesions   generated discs with marks of a few pixels, pretrained on generated shapes; two lengths
+  chexpert  five pathologies of chest radiographs, each CBR net and ResNet-50 with its own
+            pretrained run: --set=cbr_small=runs/cbr_small --set=cbr_tiny=runs/cbr_tiny ...
+            --set=data.name='image_csv:CheXpert-v1.0-small/{split}.csv'
+
+Both starts have the same net, recipe and seeds. The table has the AUC of each label, mean and
+deviation over the seeds, in the layout of the paper's Table 2 and beside it. Inception-v3 is in
+Table 1 only and not trained here.
+
+The figure also has AUC against the length of training. He et al. 2019 (arXiv:1811.08883): from
+random weights a net catches up with a pretrained one if it is trained for long. `reuse` measures
+feature reuse: the CKA of each stage before and after training.
+"""
+
+from collections.abc import Mapping
+
+from ssl_jax.configs import common
+from ssl_jax.configs.transfusion import PATHOLOGIES
+from ssl_jax.data.kinds.lesions import FINDINGS
+from ssl_jax.evals.label_metrics import metric_name
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
+
+VARIANTS = ("lesions", "chexpert")
+NETS = {
+    "cbr_large_t": "CBR-LargeT",
+    "cbr_large_w": "CBR-LargeW",
+    "cbr_small": "CBR-Small",
+    "cbr_tiny": "CBR-Tiny",
+    "resnet50": "ResNet-50",
+}
+STARTS = {"random": False, "pretrained": True}  # -> whether it starts from the weights
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+_SPARE = {
+    "eval.every_epochs": 0.0,
+    "eval.final_names": ("multilabel", "reuse"),
+    "log.tensorboard": False,
+    "log.report": False,
+}
+
+
+def get_sweep(variant: str = "lesions") -> Sweep:
+    """The cells of one variant."""
+    common.check_variant("sweeps/transfusion", variant, VARIANTS)
+    return _lesions() if variant == "lesions" else _chexpert()
+
+
+def _lesions() -> Sweep:
+    lengths = (4, 8, 16)
+    cells = [
+        Cell(
+            labels,
+            "transfusion:lesions",
+            {
+                **_SPARE,
+                "init_from": "{pretrained}",
+                "init_weights": STARTS[labels["start"]],
+                "epochs": float(labels["epochs"]),
+                "seed": labels["seed"],
+            },
+        )
+        for labels in product(epochs=lengths, start=STARTS, seed=(0, 1, 2))
+    ]
+    length = Curve(
+        measure="multilabel/auc",
+        measure_label="AUC, mean over labels, %",
+        x="epochs",
+        x_label="epochs",
+        series="start",
+    )
+    return Sweep(
+        "Transfusion: random weights and those of a net of shapes",
+        by_seed(cells),
+        parameters={"pretrained": "the pretrained run, e.g. --set=pretrained=runs/shapes"},
+        setting="1024 generated discs of 48x48, an eighth of CBR-Tiny",
+        curves=(
+            length,
+            _table(FINDINGS, {"epochs": max(lengths)}, {start: start for start in STARTS}),
+            _reuse({"epochs": max(lengths)}),
+        ),
+    )
+
+
+def _chexpert() -> Sweep:
+    cells = [
+        Cell(
+            {"start": f"{title}, {start}", "seed": seed},
+            "transfusion:chexpert",
+            {
+                **_SPARE,
+                "model.name": net,
+                "init_from": f"{{{net}}}",
+                "init_weights": STARTS[start],
+                "seed": seed,
+            },
+        )
+        for net, title in NETS.items()
+        for start in STARTS
+        for seed in range(5)
+    ]
+    names = {cell.labels["start"]: cell.labels["start"] for cell in cells}
+    return Sweep(
+        "Transfusion: CheXpert, random weights and pretrained ones",
+        by_seed(cells),
+        parameters=dict.fromkeys(NETS),
+        setting="CheXpert",
+        curves=(_table(PATHOLOGIES, {}, names), _reuse({})),
+    )
+
+
+def _table(
+    findings: tuple[str, ...], where: Mapping[str, object], names: Mapping[str, str]
+) -> Curve:
+    """The table of the AUC of each label."""
+    return Curve(
+        columns={name: f"multilabel/auc_{metric_name(name)}" for name in findings},
+        measure="",
+        measure_label="AUC, %",
+        x="finding",
+        x_label="label",
+        series="start",
+        names=names,
+        where=where,
+        matrix=True,
+        published="transfusion_table_2",
+        published_measure="auc",
+        published_label="AUC, %",
+    )
+
+
+def _reuse(where: Mapping[str, object]) -> Curve:
+    """CKA of each stage, before and after training."""
+    return Curve(
+        columns={stage: f"reuse/{stage}" for stage in STAGES},
+        measure="",
+        measure_label="CKA of start and end",
+        x="stage",
+        x_label="stage",
+        series="start",
+        where=where,
+        percent=False,
+    )
