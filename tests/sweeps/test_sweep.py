@@ -534,10 +534,12 @@ def test_the_parameters_of_every_kind_of_cell_have_an_optimizer():
 
 def named(cell):
     """The cell; one that takes its net from a pretrained run names the net: there is no run."""
-    if not cell.config.startswith("finetune:"):
+    nets = {"finetune": "bert_tiny", "transfer": "resnet50"}
+    net = nets.get(cell.config.partition(":")[0])
+    if net is None:
         return cell
     overrides = {key: value for key, value in cell.overrides.items() if key != "init_from"}
-    return dataclasses.replace(cell, overrides={**overrides, "model.name": "bert_tiny"})
+    return dataclasses.replace(cell, overrides={**overrides, "model.name": net})
 
 
 def test_what_a_linear_probe_is_chosen_on_it_has_not_learnt_from():

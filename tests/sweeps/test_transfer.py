@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+from etils import epath
 
 from ssl_jax.cli import sweep as sweep_command
 from ssl_jax.core.errors import UserError
 from ssl_jax.run import outcomes
 from ssl_jax.sweeps import ablation, grid, significance, tables
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep
+from tests import commands
 
 RNG = np.random.default_rng(0)
 
@@ -187,3 +189,41 @@ def test_absent_sets_are_named_and_left_out(capsys):
     )
     with pytest.raises(UserError, match="none of the 1 data sets"):
         sweep_command._with_present_data(Sweep("t", tuple(cells[1:])))
+
+
+@pytest.mark.slow
+def test_cells_of_both_protocols_end_in_tables(tmp_path):
+    pretrained, swept = tmp_path / "pretrained", tmp_path / "transfer"
+    commands.run(
+        pretrained, "--config=configs/simclr.py:small_shapes", "--config.steps=2",
+        "--config.epochs=None", "--config.batch_size=16", "--config.model.widths=(4,8)",
+        "--config.data.options.num_generated=64", "--config.eval.final_names=()",
+        "--config.eval.every_epochs=0.0", "--config.eval.baselines=()", "--config.log.report=False",
+        "--config.log.tensorboard=False", "--config.optimizer.warmup_epochs=0.0",
+    )  # fmt: skip
+    values = {"pretrained": str(pretrained), "batch_size": "16", "eval.linear.num_l2": "3"}
+    loaded = grid.load("configs/sweeps/transfer.py:embedded").with_overrides(values)
+    chosen = [
+        cell
+        for cell in loaded.cells
+        if cell.labels["set"] == "digits" and cell.labels["rate"] in (0.0, 0.03)
+    ]
+    assert [(c.labels["protocol"], c.labels["start"]) for c in chosen] == [
+        ("linear", "pretrained"), ("linear", "random"),
+        ("finetuned", "pretrained"), ("finetuned", "random"),
+    ]  # fmt: skip
+    settings = [f"--set={key}={value}" for key, value in values.items()]
+    for cell in chosen:
+        done = commands.run(
+            swept, "--config=configs/sweeps/transfer.py:embedded", f"--cell={cell.name}",
+            *settings, module="sweep", check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    rows = sweep_command.collect(loaded, epath.Path(swept))
+    assert len(rows) == 4 and all(0 < row[row["metric"]] <= 1 for row in rows)
+    assert all("eval/accuracy/top1" in row for row in rows[2:])
+    text = (swept / "results.md").read_text()
+    assert "## linear evaluation: measured" in text and "## fine-tuned: published" in text
+    tests = (swept / "significance.csv").read_text().splitlines()
+    assert tests[0] == "protocol,set,first,other,difference,p" and len(tests) == 3
+    assert (swept / "results.png").stat().st_size > 10_000
