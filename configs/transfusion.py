@@ -36,8 +36,9 @@ def get_config(variant: str = "lesions") -> ConfigDict:
     config = base_config()
     several = variant in ("lesions", "chexpert")
     config.method = ConfigDict(dict(name="multilabel" if several else "supervised"))
-    own = "multilabel" if several else "accuracy"
-    config.eval.update(names=(own,), final_names=(own,), online=False, baselines=())
+    own = ("multilabel",) if several else ("accuracy", "grades")
+    own = own[:1] if variant == "shapes" else own
+    config.eval.update(names=own, final_names=own, online=False, baselines=())
     config.checkpoint.best_metric = "eval/multilabel/auc" if several else "eval/accuracy/top1"
     {"chexpert": _chexpert, "retina": _retina}.get(variant, _lesions)(config)
     if variant == "lesions_grade":
@@ -110,4 +111,5 @@ def _radiology(config: ConfigDict, *, size: int, batch_size: int, epochs: float)
         name="adam", base_lr=1e-3, lr_scaling="none", weight_decay=0.0, warmup_epochs=0.5
     )
     config.eval.update(every_epochs=1.0, batch_size=128)
+    config.eval.reuse.patches = "mean"  # all positions of 512 images would take gigabytes
     config.checkpoint.every_epochs = 1.0

@@ -1,4 +1,4 @@
-r"""Pretrained or random weights for medical images: Transfusion (Raghu et al. 2019), Table 2
+r"""Pretrained or random weights for medical images: Transfusion (Raghu et al. 2019), Tables 1, 2
 
     ssl_jax train --config=transfusion:shapes --workdir=runs/shapes
     ssl_jax sweep --config=sweeps/transfusion:lesions --workdir=runs/transfusion \
@@ -9,10 +9,11 @@ Variants:
   chexpert  five pathologies of chest radiographs, each CBR net and ResNet-50 with its own
             pretrained run: --set=cbr_small=runs/cbr_small --set=cbr_tiny=runs/cbr_tiny ...
             --set=data.name='image_csv:CheXpert-v1.0-small/{split}.csv'
+  retina    grades of retinal photographs, the same nets: --set=data.name=image_csv:trainLabels.csv
 
-Both starts have the same net, recipe and seeds. The table has the AUC of each label, mean and
-deviation over the seeds, in the layout of the paper's Table 2 and beside it. Inception-v3 is in
-Table 1 only and not trained here.
+Both starts have the same net, recipe and seeds. The tables have means and deviations over the
+seeds, in the layout of the paper's and beside them: the AUC of each label (Table 2), and that of
+grade 2 or above (Table 1), which also has Inception-v3, not trained here.
 
 The figure also has AUC against the length of training. He et al. 2019 (arXiv:1811.08883): from
 random weights a net catches up with a pretrained one if it is trained for long. `reuse` measures
@@ -27,7 +28,7 @@ from ssl_jax.data.kinds.lesions import FINDINGS
 from ssl_jax.evals.label_metrics import metric_name
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
-VARIANTS = ("lesions", "chexpert")
+VARIANTS = ("lesions", "chexpert", "retina")
 NETS = {
     "cbr_large_t": "CBR-LargeT",
     "cbr_large_w": "CBR-LargeW",
@@ -48,7 +49,7 @@ _SPARE = {
 def get_sweep(variant: str = "lesions") -> Sweep:
     """The cells of one variant."""
     common.check_variant("sweeps/transfusion", variant, VARIANTS)
-    return _lesions() if variant == "lesions" else _chexpert()
+    return {"lesions": _lesions, "chexpert": _chexpert, "retina": _retina}[variant]()
 
 
 def _lesions() -> Sweep:
@@ -111,6 +112,44 @@ def _chexpert() -> Sweep:
         parameters=dict.fromkeys(NETS),
         setting="CheXpert",
         curves=(_table(PATHOLOGIES, {}, names), _reuse({})),
+    )
+
+
+def _retina() -> Sweep:
+    cells = [
+        Cell(
+            {"model": title, "start": start, "seed": seed},
+            "transfusion:retina",
+            {
+                **_SPARE,
+                "eval.final_names": ("grades", "accuracy", "reuse"),
+                "model.name": net,
+                "init_from": f"{{{net}}}",
+                "init_weights": STARTS[start],
+                "seed": seed,
+            },
+        )
+        for net, title in NETS.items()
+        for start in STARTS
+        for seed in range(5)
+    ]
+    table = Curve(
+        measure="grades/auc",
+        measure_label="AUC, %",
+        x="model",
+        x_label="net",
+        series="start",
+        matrix=True,
+        published="transfusion_table_1",
+        published_measure="auc",
+        published_label="AUC, %",
+    )
+    return Sweep(
+        "Transfusion: retinal photographs, random weights and pretrained ones",
+        by_seed(cells),
+        parameters=dict.fromkeys(NETS),
+        setting="EyePACS",
+        curves=(table,),
     )
 
 

@@ -48,6 +48,7 @@ def test_every_evaluation_by_its_name():
         "knn/top1", "knn/top5", "knn/k",
         "linear/top1", "linear/top5", "linear/mean_class", "linear/best_l2", "linear/val_top1",
         "linear/l2_at_edge", "linear/gradient_norm", "mlp/top1", "mlp/epochs",
+        "grades/auc", *(f"grades/from_{grade}" for grade in range(1, 6)),
         "few_shot/1", "few_shot/1_std", "few_shot/2", "few_shot/2_std",
         "svm/1", "svm/1_std", "svm/cost_1", "svm/2", "svm/2_std", "svm/cost_2",
         "collapse/rankme_h", "collapse/effective_rank_h", "collapse/std_h",
