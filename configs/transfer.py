@@ -149,11 +149,11 @@ def _paper(config: ConfigDict) -> None:
 
 
 def _embedded(config: ConfigDict) -> None:
-    """Images of 32 pixels in colour, as encoders of `small_shapes` variants take; 200 steps."""
+    """Images of 32 pixels in colour, as encoders of `small_shapes` take; probes fit 5000 images."""
     config.batch_size = 128
     config.steps, config.epochs = 200, None
     config.data.update(image_size=32, channels=3)
     config.views = ConfigDict(
         dict(ops=("random_resized_crop",), random_resized_crop=dict(size=32, scale=(0.6, 1.0)))
     )
-    config.eval.batch_size = 512
+    config.eval.update(batch_size=512, max_train_examples=5000)
