@@ -197,7 +197,8 @@ def test_features_that_cannot_be_computed_cost_what_needs_them(monkeypatch, lost
     )
     title = experiment.method.title
     assert list(not_computed) == ["raw pixels", "untrained encoder", title]
-    measured = {"accuracy/top1", "accuracy/top5"} if lost == "train" else set()
+    accuracies = {f"accuracy/{name}" for name in ("top1", "top5", "mean_class")}
+    measured = accuracies if lost == "train" else set()
     assert set(results[title]) == measured  # the row of the trained model is there, and the last
     assert set(not_computed[title]) == ({"knn"} if lost == "train" else {"knn", "accuracy"})
     assert list(results)[-1] == title
