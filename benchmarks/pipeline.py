@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of every single measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="decoding processes")
+    parser.add_argument("--only", default="", help="lines that contain this text, such as '2 + 8'")
     args = parser.parse_args()
 
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "pillow", "grain")}
@@ -198,42 +199,55 @@ def main() -> None:
     )
     print(f"{'source':<40}{'workers':>8}{'img/s':>12}{'bound img/s':>14}{'ratio':>8}")
 
-    def line(name: str, workers: int | str, figures: tuple[float, float, float]) -> None:
-        ours, theirs, ratio = figures
+    def line(
+        name: str,
+        workers: int | str,
+        pipeline: Callable[[], data.pipeline.Batches],
+        bound: Callable[[float], float],
+    ) -> None:
+        if args.only not in name:
+            return
+        ours, theirs, ratio = measure(pipeline, bound, args)
         print(f"{name:<40}{workers:>8}{ours:>12,.0f}{theirs:>14,.0f}{ratio:>8.2f}", flush=True)
 
     for source, size in ((data.load("digits"), 256), (data.load("shapes"), 1024)):
         name = f"{source.name} {source.canvas.size}x{source.canvas.size}, batch {size}"
-        line(name, "-", measure(
+        line(
+            name,
+            "-",
             lambda source=source, size=size: data.batches(source, batch_size=size, seed=0),
             lambda seconds, source=source, size=size: rate(take(source.images, size), seconds),
-            args,
-        ))  # fmt: skip
+        )
 
     with tempfile.TemporaryDirectory() as temporary:
         root = pathlib.Path(temporary)
         encoded = write_folder(root / "photos")
-        prepare_tfds(root, root / "photos")
+        if args.only in "tfds":
+            prepare_tfds(root, root / "photos")
         for name, families, options in (
             (f"folder:{root}/photos", WHOLE, {}),
             (f"folder:{root}/photos", TWO, {}),
             (f"folder:{root}/photos", MULTI, {}),
             ("tfds:bench_photos", WHOLE, {"data_dir": str(root)}),
         ):
-            source = data.load(name, image_size=CANVAS, host_crops=families, **options)
             sides = [crops.get("size", CANVAS) for crops in families.values()]
             counts = " + ".join(str(crops["count"]) for crops in families.values())
             kind = name.partition(":")[0] + (f", {counts} random crops" if families else "")
+            label = f"{kind}, to {' and '.join(map(str, sides or [CANVAS]))}"
+            if args.only not in label:
+                continue
+            source = data.load(name, image_size=CANVAS, host_crops=families, **options)
             for workers in (0, args.workers):
-                line(f"{kind}, to {' and '.join(map(str, sides or [CANVAS]))}", workers, measure(
+                line(
+                    label,
+                    workers,
                     lambda source=source, workers=workers: data.batches(
                         source, batch_size=BATCH, seed=0, workers=workers
                     ),
                     lambda seconds, families=families, workers=workers: decode_bound(
                         encoded, families, workers, seconds
                     ),
-                    args,
-                ))  # fmt: skip
+                )
 
 
 if __name__ == "__main__":
