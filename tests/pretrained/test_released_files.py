@@ -1,4 +1,4 @@
-"""Runs that start from released files of DINO, DINOv2, MAE and I-JEPA, and from image folders."""
+"""Runs that start from released files of DINO, iBOT, DINOv2, MAE, I-JEPA, and image folders."""
 
 import json
 
@@ -113,6 +113,99 @@ def test_dinos_head_of_another_size_is_initialised(tmp_path):
     note = "the head is not loaded but initialised: head.mlp.0.weight has shape (10, 16), not (12"
     assert any(line.startswith(note) for line in lines)
     assert "head (8 arrays)" in lines[-1]
+
+
+def test_dinos_head_without_a_centre(tmp_path):
+    tree = released.dino()
+    del tree["dino_loss"]
+    arrays, lines = load(written(tmp_path, tree), dino_run())
+    assert "params/prototypes/direction" in arrays and "buffers/centre" not in arrays
+    assert "the file has no centre: this run's is initialised" in lines
+
+
+HEAD = dict(
+    hidden_dim=12, output_dim=8, num_prototypes=24, unit_prototypes=False, head_batch_norm=False
+)  # fmt: skip
+
+
+def masked_run(row, **method):
+    model, options = dict(VIT, mask_token=True), HEAD
+    if row == "dinov2":
+        model = dict(model, layer_scale=1e-5)
+        options = dict(HEAD, targets="centring", separate_heads=False)
+    options = options | method
+    return experiment_of(model, row, **{f"method__{name}": x for name, x in options.items()})
+
+
+@pytest.mark.parametrize("network", ["teacher", "student"])
+def test_ibot_continues_with_its_head_and_both_centres(network, tmp_path):
+    tree, experiment = released.ibot(), masked_run("ibot")
+    path = written(tmp_path, tree)
+    arrays, lines = load(path if network == "teacher" else f"{path}@student", experiment)
+    prefix = {"teacher": "", "student": "module."}[network]
+    state = {n.removeprefix(prefix): x for n, x in tree[network].items()}
+    assert_encoder(arrays, {n.removeprefix("backbone."): x for n, x in state.items()})
+    for ours, theirs in (
+        ("params/projector/dense3/kernel", state["head.mlp.4.weight"].T),
+        ("params/prototypes/direction", state["head.last_layer.weight_v"].T),
+        ("params/prototypes/magnitude", state["head.last_layer.weight_g"][:, 0]),
+        ("buffers/centre", tree["ibot_loss"]["center"][0]),
+        ("buffers/patch_centre", tree["ibot_loss"]["center2"][0, 0]),
+    ):
+        np.testing.assert_array_equal(arrays[ours], theirs, err_msg=ours)
+    if network == "teacher":
+        assert "the file has no mask token: this run's is initialised" in lines
+        unused = [line for line in lines if line.startswith("also in the file and not used")]
+        assert unused == [f"also in the file and not used: student ({len(tree['student'])} arrays)"]
+        return
+    token = tree["student"]["module.backbone.masked_embed"]
+    np.testing.assert_array_equal(arrays["params/encoder/mask_token"], token)
+    assert whole(experiment, arrays)
+    assert "the moving average starts from teacher of the file" in lines
+    loaded, _ = init_from.load(f"{path}@student", experiment)
+    average = by_path(experiment.init_state(loaded).weights.ema)
+    direction = tree["teacher"]["head.last_layer.weight_v"].T
+    np.testing.assert_array_equal(average["prototypes/direction"], direction)
+    np.testing.assert_array_equal(average["encoder/mask_token"], token)
+
+
+def test_ibots_own_last_layer_of_patches_is_named(tmp_path):
+    arrays, lines = load(written(tmp_path, released.ibot(shared=False)), masked_run("ibot"))
+    note = "patches have a last layer of their own there, head.last_layer2: it is not loaded"
+    assert note in lines and "params/prototypes/direction" in arrays
+    assert "head (2 arrays)" in lines[-1]
+
+
+def test_dinov2_continues_with_both_heads(tmp_path):
+    tree = released.dinov2_teacher()
+    options = dict(separate_heads=True, num_patch_prototypes=20, patch_output_dim=8)
+    experiment, path = masked_run("dinov2", **options), written(tmp_path, tree)
+    arrays, lines = load(path, experiment)
+    assert whole(experiment, arrays)
+    for ours, theirs in (
+        ("projector/dense1/kernel", "dino_head.mlp.0.weight"),
+        ("prototypes/direction", "dino_head.last_layer.weight_v"),
+        ("patch_projector/dense3/kernel", "ibot_head.mlp.4.weight"),
+        ("patch_prototypes/direction", "ibot_head.last_layer.weight_v"),
+    ):
+        stored = tree["teacher"][theirs].T
+        np.testing.assert_array_equal(arrays[f"params/{ours}"], stored, err_msg=ours)
+    centres = ["the file has no centre: this run's is initialised"]
+    centres.append("the file has no centre of patches: this run's is initialised")
+    assert lines[1:] == centres
+    # With one head for both, that of patches is left out.
+    arrays, lines = load(path, masked_run("dinov2"))
+    assert "params/prototypes/direction" in arrays
+    assert lines[-1] == "also in the file and not used: ibot_head (8 arrays)"
+    # Prototypes of another number.
+    experiment = masked_run("dinov2", **{**options, "num_patch_prototypes": 12})
+    arrays, lines = load(path, experiment)
+    note = "the head of patches is not loaded but initialised: ibot_head.last_layer.weight_"
+    assert any(line.startswith(note) for line in lines), lines
+    assert not [name for name in arrays if "patch_" in name and "encoder" not in name]
+    # Norms that this run does not learn.
+    _, lines = load(path, masked_run("dinov2", **options, unit_prototypes=True))
+    assert sum("its prototypes have learned norms" in line for line in lines) == 2
 
 
 def test_mae_continues_with_its_decoder_or_without(tmp_path):

@@ -5,10 +5,16 @@
                                       mask_token
     predictor (I-JEPA)                predictor_embed, predictor_blocks, predictor_norm,
                                       predictor_proj, mask_token
-    projector, prototypes, centre     head.mlp, head.last_layer, center of dino_loss
-    (DINO)
+    projector, prototypes             head.mlp, head.last_layer (DINO, iBOT); dino_head.mlp,
+                                      dino_head.last_layer (DINOv2)
+    patch_projector, patch_prototypes ibot_head.mlp, ibot_head.last_layer (DINOv2)
+    centre                            center of dino_loss (DINO, DINOv2) or ibot_loss (iBOT)
+    patch_centre                      center2 of ibot_loss, center of ibot_patch_loss (DINOv2)
 
-A net is loaded whole or not at all. Fixed positions are compared.
+A net is loaded whole or not at all, and a centre with its head only. Fixed positions are compared.
+
+iBOT's head has a second last layer, for patches. If both are the same (`shared_head`), it is that
+of this library; a second one of its own has no equivalent here and is not loaded.
 """
 
 from __future__ import annotations
@@ -39,32 +45,42 @@ def _grid_net(role: str, output: str) -> Rules:
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """Nets that are loaded together.
+    """Arrays that are loaded together.
 
     Attributes:
       title: for messages.
-      nets: their names in our parameters.
+      nets: the first parts of their paths in our parameters or buffers.
       rules: names of the modules' arrays.
       positions: name of the fixed positions.
+      head: of a head, the prefix of its names.
+      beside: title of the group that has to be loaded too.
     """
 
     title: str
     nets: tuple[str, ...]
-    rules: Rules
+    rules: Rules = ()
     positions: str = ""
+    head: str = ""
+    beside: str = ""
 
 
 _GROUPS = (
     _Group("decoder", ("decoder",), _grid_net("decoder", "pred"), "decoder_pos_embed"),
     _Group("predictor", ("predictor",), _grid_net("predictor", "proj"), "predictor_pos_embed"),
-    _Group("head", ("projector", "prototypes", "centre"), ()),
+    _Group("head", ("projector", "prototypes"), head="head"),
+    _Group("head of patches", ("patch_projector", "patch_prototypes"), head="patch_head"),
+    _Group("centre", ("centre",), beside="head"),
+    _Group("centre of patches", ("patch_centre",), beside="head of patches"),
 )
-_MAGNITUDE, _DIRECTION = "head.last_layer.weight_g", "head.last_layer.weight_v"
-# Names of weight normalisation in newer versions of PyTorch.
-_OLD_NAMES = {
-    "head.last_layer.parametrizations.weight.original0": _MAGNITUDE,
-    "head.last_layer.parametrizations.weight.original1": _DIRECTION,
-}
+_MAGNITUDE, _DIRECTION = "last_layer.weight_g", "last_layer.weight_v"
+# Names in DINOv2's files, and of weight normalisation in newer versions of PyTorch.
+_RENAMED = (
+    (re.compile(r"^dino_head\."), "head."),
+    (re.compile(r"^ibot_head\."), "patch_head."),
+    (re.compile(r"\.parametrizations\.weight\.original0$"), ".weight_g"),
+    (re.compile(r"\.parametrizations\.weight\.original1$"), ".weight_v"),
+)
+_SECOND = re.compile(r"^head\.last_layer2\.")  # iBOT's, for patches
 
 
 def convert(
@@ -80,15 +96,15 @@ def convert(
       (arrays, used, notes): path -> array; the names that are used; and a line about each net of
       the run that is not loaded.
     """
-    originals = {new: old for old, new in _OLD_NAMES.items() if old in state}
-    state = {_OLD_NAMES.get(name, name): x for name, x in state.items()}
+    originals = {_renamed(name): name for name in state}
+    state = {_renamed(name): x for name, x in state.items()}
     arrays: dict[str, np.ndarray] = {}
-    used, notes = [], []
+    used, notes, loaded = [], [], set()
     for group in _GROUPS:
         entries = list(_entries(group, own))
-        if not entries:
+        if not entries or not _is_beside(group, own, loaded):
             continue
-        group_arrays, problems = _convert_group(group, entries, state, own)
+        group_arrays, problems = _convert_group(group, entries, state, own, originals)
         if not any(entry.name in state for entry in entries):
             notes.append(f"the file has no {group.title}: this run's is initialised")
         elif problems:
@@ -96,13 +112,42 @@ def convert(
             notes.append(f"the {group.title} is not loaded but initialised: {problems[0]}{more}")
         else:
             arrays |= group_arrays
-            names = [
-                *(entry.name for entry in entries),
-                group.positions,
-                "head.last_layer.weight_g",
-            ]
-            used += [originals.get(name, name) for name in names if name in state]
+            loaded.add(group.title)
+            names = [*(entry.name for entry in entries), group.positions]
+            names += [f"{group.head}.{_MAGNITUDE}"] if group.head else []
+            used += [originals[name] for name in names if name in state]
+            if group.head == "head":
+                second_used, second_notes = _second_layer(state)
+                used += [originals[name] for name in second_used]
+                notes += second_notes
     return arrays, used, notes
+
+
+def _renamed(name: str) -> str:
+    for pattern, new in _RENAMED:
+        name = pattern.sub(new, name)
+    return name
+
+
+def _is_beside(group: _Group, own: Mapping[str, Any], loaded: set[str]) -> bool:
+    """Whether the group that this one belongs to is loaded; one head may serve both centres."""
+    has_patch_head = any(path.startswith("params/patch_prototypes/") for path in own)
+    head = "head" if group.beside == "head of patches" and not has_patch_head else group.beside
+    return not head or head in loaded
+
+
+def _second_layer(state: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
+    """(used names, notes) of iBOT's second last layer."""
+    names = [name for name in state if _SECOND.match(name)]
+    is_shared = all(
+        (first := state.get(name.replace("last_layer2", "last_layer"))) is not None
+        and first.shape == state[name].shape
+        and np.array_equal(first, state[name])
+        for name in names
+    )
+    if is_shared:
+        return names, []
+    return [], ["patches have a last layer of their own there, head.last_layer2: it is not loaded"]
 
 
 def to_torch(params: Mapping[str, Any], net: str) -> dict[str, np.ndarray]:
@@ -121,9 +166,13 @@ def to_torch(params: Mapping[str, Any], net: str) -> dict[str, np.ndarray]:
 
 
 def _convert_group(
-    group: _Group, entries: list[Entry], state: Mapping[str, np.ndarray], own: Mapping[str, Any]
+    group: _Group,
+    entries: list[Entry],
+    state: Mapping[str, np.ndarray],
+    own: Mapping[str, Any],
+    originals: Mapping[str, str],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """(path -> array, problems) of a group's nets."""
+    """(path -> array, problems) of a group's nets; problems have the file's own names."""
     arrays, problems = {}, []
     for entry in entries:
         path = f"{entry.part}/{entry.path}"
@@ -133,24 +182,26 @@ def _convert_group(
         stored = np.asarray(state[entry.name], np.float32)
         expected = entry.to_torch(np.zeros(own[path].shape, np.int8)).shape
         if stored.shape != expected:
-            problems.append(f"{entry.name} has shape {stored.shape}, not {expected}")
+            name = originals[entry.name]
+            problems.append(f"{name} has shape {stored.shape}, not {expected}")
             continue
         arrays[path] = np.ascontiguousarray(entry.to_ours(stored))
     if group.positions in state:
         positions = np.asarray(state[group.positions], np.float32)
         if "sincos" not in vit_tokens.fixed_kinds(positions.reshape(-1, positions.shape[-1])):
             problems.append(f"{group.positions} has other positions than this run's")
-    has_unit_prototypes = group.title == "head" and "params/prototypes/magnitude" not in own
-    if has_unit_prototypes and not np.allclose(state.get(_MAGNITUDE, 1), 1, atol=1e-3):
+    has_norms = any(path == f"params/{group.nets[-1]}/magnitude" for path in own)
+    norms = state.get(f"{group.head}.{_MAGNITUDE}", 1)
+    if group.head and not has_norms and not np.allclose(norms, 1, atol=1e-3):
         problems.append("its prototypes have learned norms; set method.unit_prototypes=False")
     return arrays, problems
 
 
 def _entries(group: _Group, own: Mapping[str, Any]) -> Iterator[Entry]:
     """The arrays of a run's nets of a group; none unless the run has the nets."""
-    if group.title == "head" and "params/prototypes/direction" not in own:
+    if group.head and f"params/{group.nets[1]}/direction" not in own:
         return
-    rules = group.rules or _head_rules(own)
+    rules = _head_rules(group, own) if group.head else group.rules
     for origin, leaf in own.items():
         part, _, path = origin.partition("/")
         if path.split("/", 1)[0] not in group.nets:
@@ -166,22 +217,27 @@ def _single(group: _Group, path: str) -> Entry | None:
     """The entry of an array that belongs to no layer."""
     if path == f"{group.title}/mask_token":
         return Entry("", path, "mask_token", lambda x: x[None, None], lambda x: x[0, 0])
-    if path == "prototypes/direction":
-        return Entry("", path, _DIRECTION, np.transpose, np.transpose)
-    if path == "prototypes/magnitude":
-        return Entry("", path, _MAGNITUDE, lambda x: x[:, None], lambda x: x[:, 0])
+    name = path.partition("/")[2]
+    if name == "direction":
+        return Entry("", path, f"{group.head}.{_DIRECTION}", np.transpose, np.transpose)
+    if name == "magnitude":
+        magnitude = f"{group.head}.{_MAGNITUDE}"
+        return Entry("", path, magnitude, lambda x: x[:, None], lambda x: x[:, 0])
     if path == "centre":
         return Entry("", path, "center", lambda x: x[None], lambda x: x[0])
+    if path == "patch_centre":
+        return Entry("", path, "patch_center", lambda x: x[None, None], lambda x: x[0, 0])
     return None
 
 
-def _head_rules(own: Mapping[str, Any]) -> Rules:
+def _head_rules(group: _Group, own: Mapping[str, Any]) -> Rules:
     """The names of DINO's MLP, a sequence of layers in which activations are counted too."""
-    if "params/projector/dense2/kernel" not in own:
-        return ((r"projector/dense1", lambda m: "head.mlp"),)
-    step = 3 if "params/projector/norm1/scale" in own else 2
+    net = group.nets[0]
+    if f"params/{net}/dense2/kernel" not in own:
+        return ((rf"{net}/dense1", lambda m: f"{group.head}.mlp"),)
+    step = 3 if f"params/{net}/norm1/scale" in own else 2
 
     def index(match: re.Match[str]) -> str:
-        return f"head.mlp.{step * (int(match[2]) - 1) + (match[1] == 'norm')}"
+        return f"{group.head}.mlp.{step * (int(match[2]) - 1) + (match[1] == 'norm')}"
 
-    return ((r"projector/(dense|norm)(\d+)", index),)
+    return ((rf"{net}/(dense|norm)(\d+)", index),)

@@ -1,6 +1,7 @@
 """Selects the encoder in a file that holds several networks.
 
-DINO, DINOv2   teacher and student, each a state dict with `backbone.` and the heads
+DINO, iBOT,    teacher and student, each a state dict with `backbone.` and the heads
+DINOv2
 I-JEPA         target_encoder, encoder and predictor, each a state dict
 MoCo           encoder_q and encoder_k (MoCo v3: base_encoder and momentum_encoder), one state
                dict
@@ -34,6 +35,14 @@ _AVERAGE_OF = {
 }
 # DINOv2's training code stores the blocks of a large net in chunks: blocks.CHUNK.BLOCK.
 _CHUNK = re.compile(r"\bblocks\.\d+\.(\d+)\.")
+# Buffers of losses by state dict and name -> their names in `Selected.beside`.
+_CENTRES = {
+    ("dino_loss", "center"): "center",
+    ("ibot_loss", "center"): "center",
+    ("ibot_loss", "center2"): "patch_center",
+    ("ibot_patch_loss", "center"): "patch_center",
+}
+_MASK_TOKENS = {"masked_embed": "mask_token"}  # iBOT's name -> DINOv2's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Selected:
       name: the name that selects it; "" if the file has no names.
       others: the names of the other encoders of the file.
       beside: the arrays of other nets that belong to it, without prefixes: its heads or decoder,
-        the predictor, and "center", that of DINO's loss.
+        the predictor, and "center" and "patch_center", those of the losses.
       remaining: name of every array outside of `state`, with the key of its state dict -> its name
         in `beside`, or "".
     """
@@ -101,6 +110,7 @@ def select(networks: Mapping[str, State], name: str | None = None) -> Selected:
         for n, x in state.items()
         if n.startswith(prefix)
     }
+    encoder = {_MASK_TOKENS.get(n, n): x for n, x in encoder.items()}
     root = prefix.removesuffix("backbone.")
     other_prefixes = tuple(p for k, p in encoders.values() if k == key and p not in (prefix, root))
     beside, remaining = dict(encoder) if root == prefix else {}, {}
@@ -113,8 +123,8 @@ def select(networks: Mapping[str, State], name: str | None = None) -> Selected:
                 short = n.removeprefix(root)
             elif other == "predictor":
                 short = n.removeprefix("module.")
-            elif (other, n) == ("dino_loss", "center"):
-                short = n
+            elif (other, n) in _CENTRES:
+                short = _CENTRES[other, n]
             if short:
                 beside[short] = x
             remaining[n if other == key else f"{other}.{n}"] = short

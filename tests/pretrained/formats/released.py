@@ -1,7 +1,8 @@
 """Tiny networks with the names and shapes of released files, as NumPy arrays of random numbers.
 
 DINO        facebookresearch/dino, vision_transformer.py and main_dino.py
-DINOv2      facebookresearch/dinov2, models/vision_transformer.py
+iBOT        bytedance/ibot, models/head.py and main_ibot.py
+DINOv2      facebookresearch/dinov2, models/vision_transformer.py and train/ssl_meta_arch.py
 MAE         facebookresearch/mae, models_mae.py
 I-JEPA      facebookresearch/ijepa, models/vision_transformer.py
 """
@@ -90,6 +91,29 @@ def dino():
     return {
         "student": network("module."), "teacher": network(""), "epoch": 800, "dino_loss": loss,
     }  # fmt: skip
+
+
+def ibot(*, shared=True):
+    """A full checkpoint: the student alone has the token of masked patches."""
+
+    def network(prefix, student):
+        head = dino_head()
+        for name in ("weight_g", "weight_v"):
+            first = head[f"last_layer.{name}"]
+            head[f"last_layer2.{name}"] = first if shared else draw(*first.shape)
+        backbone = vit() | ({"masked_embed": draw(1, 16)} if student else {})
+        return below(f"{prefix}backbone.", backbone) | below(f"{prefix}head.", head)
+
+    loss = {"center": draw(1, 24), "center2": draw(1, 1, 24)}
+    return {
+        "student": network("module.", True), "teacher": network("", False), "ibot_loss": loss,
+    }  # fmt: skip
+
+
+def dinov2_teacher():
+    """`teacher_checkpoint.pth` of the training code, with two heads and without centres."""
+    heads = below("dino_head.", dino_head()) | below("ibot_head.", dino_head(count=20))
+    return {"teacher": below("backbone.", dinov2()) | heads}
 
 
 def ijepa(dim=12):
