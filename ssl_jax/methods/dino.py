@@ -37,7 +37,7 @@ Deviations:
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 
@@ -55,8 +55,6 @@ from ssl_jax.methods.base.self_distillation import (
 @dataclasses.dataclass(frozen=True)
 class HyperParameters(DistillationParameters):
     """The keys of `config.method`."""
-
-    head_batch_norm: Annotated[bool, "BatchNorm in the hidden layers of g."] = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,5 +93,4 @@ class DINO(SelfDistillation):
 def make(config: Any, spec: DataSpec, length: Length) -> DINO:
     """Builds the method from the config's sections method, model and views."""
     hyper = hyper_parameters(HyperParameters, config.method, "method")
-    nets = distillation_nets(config, spec, hyper, batch_norm=hyper.head_batch_norm)
-    return DINO(hyper=hyper, length=length, **nets)
+    return DINO(hyper=hyper, length=length, **distillation_nets(config, spec, hyper))

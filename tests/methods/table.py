@@ -527,6 +527,7 @@ ROWS = {
             "method.num_prototypes": 24,
             "method.hidden_dim": 16,
             "method.output_dim": 8,
+            "method.head_batch_norm": False,
         },
         slow=True,
     ),
@@ -542,6 +543,7 @@ ROWS = {
             "method.num_patch_prototypes": 20,
             "method.hidden_dim": 16,
             "method.output_dim": 8,
+            "method.head_batch_norm": False,
             "method.patch_output_dim": 6,
             "method.koleo_chunk": 8,
             "method.koleo_weight": 1e-4,  # the features of an untrained net are all alike

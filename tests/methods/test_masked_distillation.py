@@ -9,7 +9,8 @@ import pytest
 
 from ssl_jax import losses
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import Weights
+from ssl_jax.core.families import MAIN
+from ssl_jax.core.method import TEACHER, Weights
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.methods.base.masked_distillation import patch_weights
 from ssl_jax.models import count_parameters
@@ -160,9 +161,55 @@ def test_dinov2_adds_koleo_and_assigns_targets_equally():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("row", ["ibot", "dinov2"])
+def test_a_head_with_batch_norm_keeps_the_statistics_of_views(row):
+    """Also where patches share it; a head of patches has its own, and so has the teacher."""
+    experiment, source = build(row, method__head_batch_norm=True)
+    method, batch = experiment.method, source.batch(np.arange(N))
+    keys, key = jax.random.split(jax.random.key(0), N), jax.random.key(1)
+
+    @jax.jit
+    def encoded_and_expected(params, buffers, ema, views):
+        w = Weights(params, buffers, ema)
+        encoded, updates = method.encode(w, views, key=key, step=jnp.int32(0))
+        expected = {}
+        for side, tree, masks, seen in (
+            ("student", params, {MAIN: views["mask"]}, views),
+            ("teacher", ema, None, {MAIN: views[MAIN]}),
+        ):
+            h, _, _ = method.encode_families(tree, buffers, seen, key=key, masks=masks)
+            z, statistics = method.projector.apply(
+                tree["projector"], buffers["projector"], h.reshape(-1, h.shape[-1]), train=True
+            )
+            expected[side] = losses.unit_length(z).reshape(*h.shape[:2], -1), statistics
+        return encoded, updates, expected
+
+    init = jax.jit(method.init)
+    params, buffers = init(jax.random.key(0), batch)
+    ema, _ = init(jax.random.key(1), batch)
+    encoded, updates, expected = encoded_and_expected(
+        params, buffers, ema, views_of(method, keys, batch)
+    )
+    sides = {"student": ("u", updates), "teacher": ("t", updates[TEACHER])}
+    for side, (name, changed) in sides.items():
+        u, statistics = expected[side]
+        np.testing.assert_allclose(encoded[name], u, atol=1e-5)
+        for path, x in by_path(statistics).items():
+            np.testing.assert_allclose(by_path(changed["projector"])[path], x, atol=1e-6)
+        assert ("patch_projector" in changed) == (row == "dinov2")
+    if row == "dinov2":
+        means = [
+            np.asarray(tree["patch_projector"]["batch_stats"]["norm1"]["mean"])
+            for tree in (buffers, buffers[TEACHER], updates, updates[TEACHER])
+        ]
+        assert not means[0].any() and not means[1].any() and means[2].any() and means[3].any()
+
+
+@pytest.mark.slow
 def test_without_patches_and_koleo_it_is_dino():
     """Views, value and gradient of a step."""
     off = dict(method__patch_weight=0.0, method__targets="centring", method__koleo_weight=0.0)
+    off |= dict(method__head_batch_norm=False)
     experiment, source = build("dinov2", **off)
     net = {
         f"model__{key}": value

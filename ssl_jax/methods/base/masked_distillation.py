@@ -2,6 +2,9 @@
 
 `ssl_jax.methods.ibot` has the equations. `MaskedDistillation` implements everything except
 `objective`, which adds terms to `distill`.
+
+A head with BatchNorm (`head_batch_norm`) normalises views with the statistics of the views, and
+patches with those of the places of masked patches, padding included.
 """
 
 from __future__ import annotations
@@ -89,10 +92,14 @@ class MaskedDistillation(SelfDistillation):
         if self.patch_projector is not None:
             head_key, prototypes_key = jax.random.split(jax.random.fold_in(key, _PATCH_HEAD))
             token = jax.ShapeDtypeStruct((1, self.encoder.module.dim), jnp.float32)
-            params["patch_projector"], _ = self.patch_projector.init(head_key, token)
+            params["patch_projector"], statistics = self.patch_projector.init(head_key, token)
+            if statistics:
+                buffers["patch_projector"] = statistics
+                copy = jax.tree.map(jnp.copy, statistics)  # each buffer is donated
+                buffers[TEACHER] = {**buffers[TEACHER], "patch_projector": copy}
             u, _ = jax.eval_shape(
-                lambda p, x: self.patch_projector.apply(p, {}, x, train=False),
-                params["patch_projector"], token,
+                lambda p, b, x: self.patch_projector.apply(p, b, x, train=False),
+                params["patch_projector"], statistics, token,
             )  # fmt: skip
             params["patch_prototypes"], _ = self.patch_prototypes.init(prototypes_key, u)
         if self.targets == "sinkhorn":
@@ -152,32 +159,43 @@ class MaskedDistillation(SelfDistillation):
         teacher_h, teacher_outputs, teacher_statistics = self.encode_families(
             w.ema, w.buffers[TEACHER], {MAIN: views[MAIN]}, key=key, encoder=self.teacher_encoder
         )
-        large_views = teacher_h.shape[1]
+        large_views, updates = teacher_h.shape[1], {"encoder": statistics}
+        teacher = {"encoder": teacher_statistics}
         encoded = {
             "h": h[:, :large_views],
-            "u": self._head(w.params, "projector", h),
-            "t": self._head(w.ema, "projector", teacher_h),
+            "u": self._head("projector", w.params, w.buffers, h, updates),
+            "t": self._head("projector", w.ema, w.buffers[TEACHER], teacher_h, teacher),
         }
         if masks:
             name = "projector" if self.patch_projector is None else "patch_projector"
-            for side, params, out in (
-                ("patch_u", w.params, outputs), ("patch_t", w.ema, teacher_outputs)
-            ):  # fmt: skip
+            for side, params, buffers, out, changed in (
+                ("patch_u", w.params, w.buffers, outputs, updates),
+                ("patch_t", w.ema, w.buffers[TEACHER], teacher_outputs, teacher),
+            ):
                 tokens = jnp.take_along_axis(
                     out["patch_tokens"], views["places"][..., None], axis=2
                 )  # (n, g, m, d)
                 tokens = tokens.reshape(len(tokens), -1, tokens.shape[-1])
-                encoded[side] = self._head(params, name, tokens)
+                encoded[side] = self._head(name, params, buffers, tokens, changed)
             encoded["is_masked"] = views["is_masked"]
         for name in encoded.keys() & {"t", "patch_t"}:
             encoded[name] = jax.lax.stop_gradient(encoded[name])
-        teacher = {**w.buffers[TEACHER], "encoder": jax.lax.stop_gradient(teacher_statistics)}
-        return encoded, {"encoder": statistics, TEACHER: teacher}
+        teacher = {**w.buffers[TEACHER], **jax.lax.stop_gradient(teacher)}
+        return encoded, {**updates, TEACHER: teacher}
 
-    def _head(self, params: PyTree, name: str, x: Array) -> Array:
-        """Unit vectors [n v d'] of tokens [n v d]."""
+    def _head(
+        self, name: str, params: PyTree, buffers: PyTree, x: Array, changed: dict[str, PyTree]
+    ) -> Array:
+        """Unit vectors [n v d'] of tokens [n v d].
+
+        Puts the running statistics of the head, if it has some, into `changed`. A head that views
+        and patches share has those of the views, with which it is evaluated.
+        """
         net = self.projector if name == "projector" else self.patch_projector
-        z, _ = net.apply(params[name], {}, x.reshape(-1, x.shape[-1]), train=True)
+        statistics = buffers.get(name, {})
+        z, statistics = net.apply(params[name], statistics, x.reshape(-1, x.shape[-1]), train=True)
+        if statistics:
+            changed.setdefault(name, statistics)
         return losses.unit_length(z).reshape(*x.shape[:2], -1)
 
     def patch_matrix(self, params: PyTree) -> Array:

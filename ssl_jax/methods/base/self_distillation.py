@@ -37,6 +37,7 @@ class DistillationParameters:
         bool, "Prototypes have norm 1; False: their norm is learned (norm_last_layer)."
     ] = True
     head_layers: Annotated[LayerCount, "Dense layers of g."] = 3
+    head_batch_norm: Annotated[bool, "BatchNorm in the hidden layers of g."] = False
     hidden_dim: Annotated[int, positive, "Width of the hidden layers of g."] = 2048
     output_dim: Annotated[int, positive, "Width of u, the bottleneck before the last layer."] = 256
     student_temperature: Annotated[float, positive, "t, of the student's softmax."] = 0.1
@@ -152,35 +153,34 @@ class SelfDistillation(MultiCrop):
         ]
 
 
-def distillation_nets(
-    config: Any, spec: DataSpec, hyper: DistillationParameters, *, batch_norm: bool = False
-) -> dict[str, Any]:
+def distillation_nets(config: Any, spec: DataSpec, hyper: DistillationParameters) -> dict[str, Any]:
     """The arguments of `SelfDistillation` that follow from the config, except the first two.
 
     Args:
       config: the whole config.
       spec: the data.
       hyper: its section `method`.
-      batch_norm: BatchNorm in the hidden layers of g.
 
     Raises:
       UserError: a section has a bad value, or there are more prototypes than examples.
     """
     check_prototypes(hyper.num_prototypes, spec)
     return dict(
-        projector=make_head(config, hyper, hyper.output_dim, batch_norm=batch_norm),
+        projector=make_head(config, hyper, hyper.output_dim),
         prototypes=make_prototypes(hyper, hyper.num_prototypes),
         dtype=config.dtype,
         **nets_and_families(config, spec),
     )
 
 
-def make_head(
-    config: Any, hyper: DistillationParameters, output_dim: int, *, batch_norm: bool = False
-) -> Net:
+def make_head(config: Any, hyper: DistillationParameters, output_dim: int) -> Net:
     """g, whose outputs have width `output_dim`."""
     return dino_head(
-        hyper.head_layers, hyper.hidden_dim, output_dim, batch_norm=batch_norm, dtype=config.dtype
+        hyper.head_layers,
+        hyper.hidden_dim,
+        output_dim,
+        batch_norm=hyper.head_batch_norm,
+        dtype=config.dtype,
     )
 
 
