@@ -60,6 +60,14 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 _BY_NUMBER = ("sgd", "adamw")
 
 
+class Head(NamedTuple):
+    """One probe of the grid: the output that it reads, its learning rate and weight decay."""
+
+    feature: str
+    learning_rate: float
+    weight_decay: float
+
+
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
     """The keys of `config.method`. Rates and decays are of batches as `optimizer.lr_scaling` says.
@@ -94,13 +102,12 @@ class HyperParameters:
         float, open_fraction, "Share of the training split that is held out to choose by."
     ] = 0.1
 
-
-class Head(NamedTuple):
-    """One probe of the grid: the output that it reads, its learning rate and weight decay."""
-
-    feature: str
-    learning_rate: float
-    weight_decay: float
+    def heads(self, feature: str) -> list[Head]:
+        """The probes of an output: all decays of the first rate, then of the second, ..."""
+        rates, decays = self.learning_rates, self.weight_decays
+        if is_attentive(feature):
+            rates, decays = self.attentive_learning_rates, self.attentive_weight_decays
+        return [Head(feature, rate, decay) for rate in rates for decay in decays]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,11 +236,7 @@ class ProbeGrid(Method):
 
     def heads(self, feature: str) -> list[Head]:
         """The probes of an output, in the order of the rows of its parameters."""
-        hyper = self.hyper
-        rates, decays = hyper.learning_rates, hyper.weight_decays
-        if is_attentive(feature):
-            rates, decays = hyper.attentive_learning_rates, hyper.attentive_weight_decays
-        return [Head(feature, rate, decay) for rate in rates for decay in decays]
+        return self.hyper.heads(feature)
 
     def row_rates(self, path: str) -> RowRates:
         name = path.split("/")[1]

@@ -11,6 +11,7 @@ from ssl_jax.report import (
     curves,
     galleries,
     maps,
+    probes,
     properties,
     retrieval,
     shown,
@@ -32,6 +33,7 @@ def render(inputs: ReportInputs) -> str:
             "properties", "Desiderata", "properties.html", Desiderata.from_results(inputs.results)
         ),
         *_units(inputs),
+        Section("probes", "Probes", "probes.html", probes.section(inputs)),
         Section("training", "Training", "training.html", _training(inputs)),
         Section("evaluations", "Evaluations over time", "evaluations.html", _evaluations(inputs)),
         Section(
