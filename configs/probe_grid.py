@@ -62,7 +62,7 @@ def _digits_grid(config: ConfigDict) -> None:
     common.digits(config, epochs=40.0, noise_p=0.5)
     config.method.update(
         normalize=True,
-        learning_rates=(3e-3, 0.01, 0.03, 0.1, 0.3),
+        learning_rates=(3e-3, 0.01, 0.03, 0.1, 0.3, 1.0),
         weight_decays=(0.0, 1e-3, 1e-2),
         attentive_learning_rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
         attentive_weight_decays=(5e-4, 5e-2),

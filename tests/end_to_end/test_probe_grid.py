@@ -54,11 +54,11 @@ def test_the_encoder_has_the_bits_of_the_pretrained_run(pretrained, whole):
         assert jax.tree.structure(was) == jax.tree.structure(now)
         for a, b in zip(jax.tree.leaves(was), jax.tree.leaves(now), strict=True):
             np.testing.assert_array_equal(a, b)
-    assert "probes      15 linear of h: 5 rates from 0.003 to 0.3 x 3 weight decays" in said
+    assert "probes      18 linear of h: 6 rates from 0.003 to 1 x 3 weight decays" in said
     assert "best probe" in said and "convnet, frozen" in said
     results = json.loads((workdir / "results.json").read_text())["results"]["probe grid"]
     assert {"probe_grid/top1", "probe_grid/val_h", "probe_grid/test_last1_patches"} <= set(results)
-    assert sum(key.startswith("probe_grid/head_") for key in results) == 40
+    assert sum(key.startswith("probe_grid/head_") for key in results) == 46
 
 
 @pytest.mark.slow
