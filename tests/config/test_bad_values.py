@@ -13,6 +13,7 @@ from ssl_jax.config.schema import schema
 from ssl_jax.core import method
 from ssl_jax.core.errors import UserError
 from ssl_jax.models import registry as models
+from tests.config.tiny_nets import name_net
 
 CONFIGS = ("simclr:digits", "moco_v3:vit_s16", "bert:base", "instdisc:digits",
            "distill:imagenet_big", "supervised:finetune_mae_b", "vicreg:digits", "byol:imagenet",
@@ -47,8 +48,7 @@ ALLOWED = {
 
 def load(name):
     config = config_lib.load(name)
-    if config.model.get("name") == "init_from":  # of a pretrained run, and there is none
-        config.model.name = "bert_tiny"
+    name_net(config, "")
     return config
 
 
