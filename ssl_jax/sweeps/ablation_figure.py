@@ -93,6 +93,8 @@ def figure(
     width, height = _WIDE_PANEL if len(curves) == 1 else _PANEL
     if any(curve.matrix for curve in curves):
         width, height = _MATRIX
+    if all(curve.matrix for curve in curves):
+        width, height = _size_of_matrices([*ours, *theirs])
     across, down = (2, 1) if beside else (len(curves), 1 + has_published)
     size = max(across * width, 5.4), down * (height + _HEADING) + 0.45
     drawn = Figure(figsize=size, layout="constrained")
@@ -114,6 +116,15 @@ def figure(
         text = textwrap.fill(" ".join(claims), int(size[0] * 14))
         drawn.supxlabel(text, x=0.012, ha="left", fontsize=9.5, color=MUTED)
     return drawn
+
+
+def _size_of_matrices(matrices: Sequence[Sequence[Point]]) -> tuple[float, float]:
+    """Width and height of each panel in inches; matrices with few rows are less high."""
+    columns = max(len(_levels(points, "x")) for points in matrices)
+    rows = max(len(_levels(points, "series")) for points in matrices)
+    if 2 * rows > columns:
+        return _MATRIX
+    return max(_MATRIX[0], 0.45 * columns + 1.7), 0.45 * rows + 2.1
 
 
 def _heading(part: SubFigure, text: str, width: float) -> None:
@@ -170,6 +181,7 @@ def _panels(
         axes.set_title(heading, loc="left", fontsize=10, color=INK)
         if not any(point.mean is not None for point in own):
             axes.set_axis_off()
+            axes.set_title("")
             axes.text(0.5, 0.5, "no published value", ha="center", color=MUTED,
                       transform=axes.transAxes)  # fmt: skip
         elif curve.matrix:
@@ -296,7 +308,9 @@ def _matrix(axes: Axes, curve: Curve, points: Sequence[Point]) -> None:
             axes.text(j, i, f"{values[i, j]:.0f}", ha="center", va="center", fontsize=9.5,
                       color="black" if light else "white")  # fmt: skip
     names = [curve.names.get(value, _text(value)) for value in down]
-    axes.set_xticks(range(len(across)), [curve.names.get(v, _text(v)) for v in across])
+    labels = [curve.names.get(value, _text(value)) for value in across]
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(across)), labels, **(turned if max(map(len, labels)) > 6 else {}))
     axes.set_yticks(range(len(down)), names)
     axes.spines[:].set_visible(False)
     axes.set_xlabel(curve.x_label)
