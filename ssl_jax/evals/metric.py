@@ -36,6 +36,7 @@ class Metric:
       shown: whether tables, charts and the line after an evaluation show it; else only the log.
       series: for a family of numbers, what the number counts; the report plots the family over it.
       number: the number of a member of a family.
+      headline: which member of a family the headline of a page shows.
     """
 
     heading: str
@@ -45,6 +46,7 @@ class Metric:
     shown: bool = True
     series: str = ""
     number: int | None = None
+    headline: Literal["smallest", "largest"] = "smallest"
 
     def __post_init__(self):
         if not self.title:

@@ -48,7 +48,9 @@ from ssl_jax.tasks import answers as answers_lib
 NEEDS = ()
 FITS = False
 METRICS = {
-    "{shots:d}": Metric("{shots}-shot", "right answers to prompts", series="demonstrations"),
+    "{shots:d}": Metric(
+        "{shots}-shot", "right answers to prompts", series="demonstrations", headline="largest"
+    ),
     "f1_{shots:d}": Metric("{shots}-shot F1", "F1 of the words of answers to prompts"),
 }
 CHANCE = "chance"

@@ -127,19 +127,31 @@ def _rows(summary: Summary) -> tuple[Row, ...]:
 def _headline(summary: Summary) -> Headline | None:
     """One sentence that compares the last row with the best baseline, in the first metric of both.
 
-    Other outputs of the trained model are no baselines.
+    Of a family of metrics it may be the last, see `Metric.headline`. Other outputs of the trained
+    model are no baselines.
     """
     *others, trained = summary.rows
     last = summary.rows[trained]
-    for key, metric in summary.columns.items():
-        baselines = {
-            name: summary.rows[name][key] for name in others
-            if key in summary.rows[name] and not name.startswith(f"{trained}, ")
-        }  # fmt: skip
-        if key in last and baselines and metric.better:
-            break
-    else:
+    outputs = f"{trained}, "
+    rivals = {
+        key: {
+            name: summary.rows[name][key]
+            for name in others
+            if key in summary.rows[name] and not name.startswith(outputs)
+        }
+        for key, metric in summary.columns.items()
+        if key in last and metric.better
+    }
+    rivals = {key: baselines for key, baselines in rivals.items() if baselines}
+    if not rivals:
         return None
+    key = next(iter(rivals))
+    metric = summary.columns[key]
+    if metric.headline == "largest":
+        family = [one for one in rivals if summary.columns[one].title == metric.title]
+        key = max(family, key=lambda one: summary.columns[one].number or 0)
+        metric = summary.columns[key]
+    baselines = rivals[key]
     choose = max if metric.better == "higher" else min
     name = choose(baselines, key=lambda name: baselines[name].mean)
     gap = last[key].mean - baselines[name].mean

@@ -47,6 +47,16 @@ def test_the_page_compares_with_the_strongest_baseline():
     assert "The best of a column is bold." in page
 
 
+def test_answers_to_prompts_are_summed_up_by_the_most_demonstrations():
+    results = {
+        "chance": {f"prompting/{shots}": 0.125 for shots in (0, 1, 8)},
+        "GPT": {"prompting/0": 0.13, "prompting/1": 0.4, "prompting/8": 0.874},
+    }
+    page = report.render(report.ReportInputs(config={}, results=results))
+    assert "Right answers to prompts (demonstrations: 8) of GPT" in page
+    assert "87.4%" in page and "74.9 points above" in page
+
+
 def test_a_score_is_bold_only_where_another_row_has_it():
     page = report.render(report.ReportInputs(config={}, results=RESULTS))
     assert '<td><span class="best">71.2</span></td>' in page and "<td>64.0</td>" in page
