@@ -194,7 +194,7 @@ def split_heads(x: Array, *, axis: int) -> Array:
         return x
     free = P.UNCONSTRAINED
     return jax.lax.with_sharding_constraint(
-        x, P(*(TENSOR if i == axis else free for i in range(x.ndim)))
+        x, P(*(TENSOR if i == axis % x.ndim else free for i in range(x.ndim)))
     )
 
 

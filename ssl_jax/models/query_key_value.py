@@ -46,12 +46,19 @@ class QueryKeyValue(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        split = (3, self.num_heads, self.features // (3 * self.num_heads))
-        if heads_are_split(self.num_heads):
-            kernel = split_heads(kernel.reshape(-1, *split), axis=2)
-            y = jnp.einsum("nti,ichd->ntchd", x, kernel)
-            return y if bias is None else y + split_heads(bias.reshape(split), axis=1)
+        by_heads = heads_are_split(self.num_heads)
+        if by_heads:
+            kernel, bias = self._by_heads(kernel), self._by_heads(bias)
         y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
         if bias is not None:
             y += jnp.reshape(bias, (1,) * (y.ndim - 1) + (-1,))
-        return y.reshape(*x.shape[:-1], *split)
+        if by_heads:
+            return y.reshape(*x.shape[:-1], self.num_heads, 3, -1).swapaxes(-3, -2)
+        return y.reshape(*x.shape[:-1], 3, self.num_heads, -1)
+
+    def _by_heads(self, x: Array | None) -> Array | None:
+        """Regroups the last axis from 3 x heads x d to heads x 3 x d, split over devices."""
+        if x is None:
+            return None
+        grouped = split_heads(x.reshape(*x.shape[:-1], 3, self.num_heads, -1), axis=-2)
+        return split_heads(grouped.swapaxes(-3, -2).reshape(x.shape), axis=-1)
