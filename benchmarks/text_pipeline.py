@@ -30,7 +30,15 @@ from rich.console import Console
 
 from benchmarks import machine
 from ssl_jax.data.kinds import text
-from ssl_jax.data.text import prepare, rows, text_source, token_cache, tokenizer
+from ssl_jax.data.text import (
+    prepare,
+    rows,
+    text_source,
+    token_cache,
+    tokenizer,
+    tokenizer_families,
+    tokenizer_training,
+)
 from ssl_jax.data.text.token_cache import Shard, TokenCache
 from ssl_jax.data.text.tokenizer_options import TokenizerOptions
 
@@ -60,8 +68,8 @@ def tokenizing(root: pathlib.Path, megabytes: float, rounds: int, workers: int) 
     title = f"MB/s of {size:.1f} MB, median of {rounds}"
     columns = ("tokenizer", "made by", "text to rows", "encode_batch", "ratio", "min", "max")
     table = machine.table(title, *columns, packages=("tokenizers",))
-    for family in tokenizer.FAMILIES:
-        trained = tokenizer.train(lambda: documents[::10], family, VOCAB_SIZE)
+    for family in tokenizer_families.FAMILIES:
+        trained = tokenizer_training.train(lambda: documents[::10], family, VOCAB_SIZE)
         path = root / family / "tokenizer.json"
         path.parent.mkdir()
         path.write_text(trained.to_json())
@@ -167,7 +175,7 @@ def synthetic_cache(
     root.mkdir()
     mean_sentence = 24.5
     rng = np.random.default_rng(0)
-    trained = tokenizer.train(lambda: ["a few words"] * 4, "wordpiece", 60)
+    trained = tokenizer_training.train(lambda: ["a few words"] * 4, "wordpiece", 60)
     (root / "tokenizer.json").write_text(trained.to_json())
     shards = []
     for number, chosen in enumerate(np.array_split(np.arange(num_documents), 8)):

@@ -49,7 +49,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import BASE, Weights
 from ssl_jax.core.tree_paths import join
 from ssl_jax.data.text.tokenizer import Tokenizer
-from ssl_jax.data.text.tokenizer import load as load_tokenizer
+from ssl_jax.data.text.tokenizer_files import load as load_tokenizer
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.encoder_decoder import EncoderDecoder

@@ -13,6 +13,7 @@ from ssl_jax.config import fields
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds import mappings
 from ssl_jax.data.text import tokenizer as tokenizer_lib
+from ssl_jax.data.text import tokenizer_training
 from ssl_jax.evals import prompting
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.model import Model
@@ -181,7 +182,7 @@ def test_scores_are_log_probabilities_whatever_stands_beside_them(gpt):
 
 
 def test_the_whole_text_is_tokenized_and_cut_where_the_context_ends():
-    made = tokenizer_lib.train(lambda: ["ab abc abcd"] * 9, "bpe", 300)
+    made = tokenizer_training.train(lambda: ["ab abc abcd"] * 9, "bpe", 300)
     for context, continuation in (("ab", " abc"), ("a", "bcd"), ("", "ab")):
         (pair,) = scoring.tokenized(made, [(context, continuation)], 9)
         ids, _ = made.encode([context + continuation])

@@ -10,7 +10,7 @@ from ssl_jax import data, parallel
 from ssl_jax.config.from_pretrained import fill_in
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
-from ssl_jax.data.text.tokenizer import load as load_tokenizer
+from ssl_jax.data.text.tokenizer_files import load as load_tokenizer
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.pretrained import export, init_from
 from ssl_jax.pretrained.trained_run import TrainedRun

@@ -27,7 +27,8 @@ from ssl_jax.data.labelled import windows
 from ssl_jax.data.labelled.examples import Question, TaskOptions, Text, Words
 from ssl_jax.data.names import Names
 from ssl_jax.data.ragged import ragged_arange
-from ssl_jax.data.text.tokenizer import FAMILIES, Tokenizer
+from ssl_jax.data.text.tokenizer import Tokenizer
+from ssl_jax.data.text.tokenizer_families import FAMILIES
 from ssl_jax.tasks.registry import TASKS
 
 _AT_ONCE = 1024  # examples that are tokenized at a time

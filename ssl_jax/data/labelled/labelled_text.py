@@ -18,7 +18,7 @@ from ssl_jax.data.labelled.examples import Examples, Question, TaskOptions, Word
 from ssl_jax.data.labelled.task_source import TaskSource
 from ssl_jax.data.names import Names
 from ssl_jax.data.ragged import ragged_arange
-from ssl_jax.data.text import prepare, tokenizer
+from ssl_jax.data.text import prepare, tokenizer_training
 from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.token_cache import TokenCache
 from ssl_jax.data.text.tokenizer import Tokenizer
@@ -109,7 +109,7 @@ class Labelled(Task):
         options.identity()  # checks them
         if not options.trained:
             return options.load()
-        return tokenizer.train(
+        return tokenizer_training.train(
             lambda: _texts(self._examples), options.tokenizer, options.vocab_size,
             lowercase=options.lowercase is not False, min_count=options.min_count,
             sentinels=options.sentinels,

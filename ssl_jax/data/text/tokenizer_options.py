@@ -12,7 +12,7 @@ from ssl_jax.config.fields import between, positive, positive_fraction
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Vocabulary
 from ssl_jax.data import counter
-from ssl_jax.data.text import tokenizer
+from ssl_jax.data.text import tokenizer_families, tokenizer_files, tokenizer_training
 from ssl_jax.data.text.corpus import Corpus
 from ssl_jax.data.text.tokenizer import Tokenizer
 
@@ -47,7 +47,7 @@ class TokenizerOptions:
 
     @property
     def trained(self) -> bool:
-        return self.tokenizer in tokenizer.FAMILIES
+        return self.tokenizer in tokenizer_families.FAMILIES
 
     @property
     def unknown_size(self) -> bool:
@@ -57,7 +57,11 @@ class TokenizerOptions:
     @property
     def wanted_size(self) -> int | None:
         """Tokens of a trained tokenizer, of which a small corpus gives fewer; None of files."""
-        return self.vocab_size or tokenizer.VOCAB_SIZES[self.tokenizer] if self.trained else None
+        return (
+            self.vocab_size or tokenizer_families.VOCAB_SIZES[self.tokenizer]
+            if self.trained
+            else None
+        )
 
     def load(self) -> Tokenizer:
         """The tokenizer of files.
@@ -65,7 +69,7 @@ class TokenizerOptions:
         Raises:
           UserError: they cannot be read, or are of another size than `vocab_size`.
         """
-        loaded = tokenizer.load(self.tokenizer, lowercase=self.lowercase)
+        loaded = tokenizer_files.load(self.tokenizer, lowercase=self.lowercase)
         if self.vocab_size not in (None, loaded.vocabulary.size):
             raise UserError(
                 f"vocab_size is {self.vocab_size}, but tokenizer {self.tokenizer} has "
@@ -100,13 +104,13 @@ class TokenizerOptions:
         """
         if not self.trained:
             return self.load().vocabulary
-        return tokenizer.family_vocabulary(self.tokenizer, self.vocab_size, self.sentinels)
+        return tokenizer_families.family_vocabulary(self.tokenizer, self.vocab_size, self.sentinels)
 
     def make(self, corpus: Corpus) -> Tokenizer:
         """Loads or trains the tokenizer.
 
         Raises:
-          UserError: as `load` and `tokenizer.train`, or there is nothing to train on.
+          UserError: as `load` and `tokenizer_training.train`, or there is nothing to train on.
         """
         if not self.trained:
             return self.load()
@@ -125,7 +129,7 @@ class TokenizerOptions:
                     yield part.text
 
         lowercase = self.lowercase is not False
-        made = tokenizer.train(
+        made = tokenizer_training.train(
             texts,
             self.tokenizer,
             self.vocab_size,

@@ -11,7 +11,7 @@ import tokenizers
 from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled import encoded, windows
-from ssl_jax.data.text import tokenizer
+from ssl_jax.data.text import tokenizer_files, tokenizer_training
 from ssl_jax.tasks import answers
 
 FOX = "The quick brown fox, born 1887 in Łódź, jumps over the lazy dog. "
@@ -39,7 +39,7 @@ def published(tmp_path_factory):
     """Folders of a tokenizer of each family."""
     root = tmp_path_factory.mktemp("tokenizers")
     for family, size in (("wordpiece", 180), ("bpe", 280)):
-        made = tokenizer.train(lambda: [CONTEXT, "EU rejects German calls"], family, size)
+        made = tokenizer_training.train(lambda: [CONTEXT, "EU rejects German calls"], family, size)
         (root / family).mkdir()
         (root / family / "tokenizer.json").write_text(made.to_json())
     return root
@@ -64,7 +64,7 @@ def everything(source):
 def test_rows_are_those_of_the_tokenizers_library(published, family):
     """Framing, truncation of single texts, and windows. Pairs of texts that are both too long are
     cut as BERT cuts them, which gives an odd token to the other text."""
-    made = tokenizer.load(str(published / family))
+    made = tokenizer_files.load(str(published / family))
     there = tokenizers.Tokenizer.from_str(made.to_json())
     cls, sep = (
         (there.id_to_token(index), index) for index in (made.vocabulary.cls, made.vocabulary.sep)

@@ -10,7 +10,7 @@ from ssl_jax import data
 from ssl_jax.config import base_config, from_json, to_json
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.labelled import glue_tasks
-from ssl_jax.data.text import tokenizer
+from ssl_jax.data.text import tokenizer_families, tokenizer_files, tokenizer_training
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -23,7 +23,7 @@ def published(tmp_path_factory):
     """Folders of a tokenizer of each family."""
     root = tmp_path_factory.mktemp("tokenizers")
     for family, size in (("wordpiece", 120), ("bpe", 300)):
-        made = tokenizer.train(lambda: [" ".join(WORDS)] * 3, family, size)
+        made = tokenizer_training.train(lambda: [" ".join(WORDS)] * 3, family, size)
         (root / family).mkdir()
         (root / family / "tokenizer.json").write_text(made.to_json())
     return root
@@ -231,7 +231,7 @@ def test_pairs_are_framed_as_the_tokenizer_frames_them(tmp_path, published):
             tokenizer=str(published / family),
         )  # fmt: skip
         batch = check_spec(source)
-        backend = tokenizer.load(str(published / family)).backend
+        backend = tokenizer_files.load(str(published / family)).backend
         backend.enable_truncation(length, strategy="longest_first")
         for row, line in enumerate(lines):
             one, two, _ = line.split(",")
@@ -322,7 +322,7 @@ def test_dry_runs_need_no_data(published):
     spec = data.spec_from_config(from_json(to_json(whole)).data)
     assert spec.task == "classify" and (spec.num_examples, spec.num_classes) == (70, 3)
     assert spec.arrays["tokens"] == jax.ShapeDtypeStruct((16,), np.int32)
-    assert spec.vocabulary == tokenizer.family_vocabulary("wordpiece", 120)
+    assert spec.vocabulary == tokenizer_families.family_vocabulary("wordpiece", 120)
     with config.unlocked():
         config.options.update(tokenizer=str(published / "bpe"), vocab_size=None)
     assert data.spec_from_config(config).vocabulary.size == 300

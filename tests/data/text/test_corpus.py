@@ -11,7 +11,7 @@ import pytest
 from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.kinds import jsonl, parquet, pydoc, text
-from ssl_jax.data.text import corpus, tokenizer
+from ssl_jax.data.text import corpus, tokenizer_training
 from ssl_jax.data.text.pydoc_groups import GROUP_OF, GROUPS
 from ssl_jax.tasks.labels import document_label
 
@@ -84,7 +84,7 @@ def test_cuts_change_no_token():
         "it?”",
     ]
     words += ["long " * 90, "  "]
-    made = tokenizer.train(lambda: words, "bpe", 300)
+    made = tokenizer_training.train(lambda: words, "bpe", 300)
     draw = random.Random(0)
     for _ in range(100):
         given = "".join(draw.choice(words) + draw.choice(["", " ", " "]) for _ in range(60)).strip()

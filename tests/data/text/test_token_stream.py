@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.text import tokenizer
+from ssl_jax.data.text import tokenizer_training
 from ssl_jax.data.text.token_bytes import token_bytes
 from tests.data.text.test_rows import PAD, SEP, cache, everything, source
 
@@ -43,12 +43,12 @@ def test_a_corpus_smaller_than_a_row_is_named():
 
 def test_bytes_of_tokens_are_the_text():
     texts = ["A line,\n  another\tline.", "naïve café – 東京 🙂", "  "]
-    made = tokenizer.train(lambda: texts * 5, "bpe", 300)
+    made = tokenizer_training.train(lambda: texts * 5, "bpe", 300)
     contents = token_bytes(made)
     assert len(contents) == made.vocabulary.size
     assert all(contents[token] == b"" for token in made.vocabulary.special)
     for text in texts:
         ids, _ = made.encode([text])
         assert b"".join(contents[i] for i in ids) == text.encode()
-    words = tokenizer.train(lambda: texts * 5, "wordpiece", 60)
+    words = tokenizer_training.train(lambda: texts * 5, "wordpiece", 60)
     assert token_bytes(words) is None  # lower case, without blanks

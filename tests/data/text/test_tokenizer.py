@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.text import tokenizer
+from ssl_jax.data.text import (
+    piece_memory,
+    tokenizer,
+    tokenizer_families,
+    tokenizer_files,
+    tokenizer_training,
+)
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog; it jumped again and was jumping still.",
@@ -21,7 +27,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def trained():
     return {
-        family: tokenizer.train(lambda: iter(TEXTS), family, size)
+        family: tokenizer_training.train(lambda: iter(TEXTS), family, size)
         for family, size in (("wordpiece", 150), ("bpe", 350))
     }
 
@@ -33,11 +39,11 @@ def tokens(made, text):
 @pytest.mark.parametrize("family", ["wordpiece", "bpe"])
 def test_special_ids_and_vocabulary(trained, family):
     made = trained[family]
-    names = tokenizer.FAMILIES[family]
+    names = tokenizer_families.FAMILIES[family]
     for kind, name in names.items():
         assert made.backend.token_to_id(name) == getattr(made.vocabulary, kind)
     assert made.vocabulary.special == tuple(range(5))
-    assert made.vocabulary == tokenizer.family_vocabulary(family, made.vocabulary.size)
+    assert made.vocabulary == tokenizer_families.family_vocabulary(family, made.vocabulary.size)
     assert list(names) == (
         ["pad", "unk", "cls", "sep", "mask"]
         if family == "wordpiece"
@@ -46,16 +52,16 @@ def test_special_ids_and_vocabulary(trained, family):
 
 
 def test_default_sizes_are_those_of_the_published_models():
-    assert tokenizer.family_vocabulary("wordpiece").size == 30_522
-    assert tokenizer.family_vocabulary("bpe").size == 50_265
+    assert tokenizer_families.family_vocabulary("wordpiece").size == 30_522
+    assert tokenizer_families.family_vocabulary("bpe").size == 50_265
 
 
 TRAIN = """
 import sys
-from ssl_jax.data.text import tokenizer
+from ssl_jax.data.text import tokenizer_training
 texts = {texts!r}
 for family, size in (("wordpiece", 150), ("bpe", 350)):
-    print(tokenizer.train(lambda: iter(texts), family, size).digest)
+    print(tokenizer_training.train(lambda: iter(texts), family, size).digest)
 """
 
 
@@ -81,7 +87,7 @@ def test_wordpiece_gives_the_words_back(trained):
     ids, _ = made.encode(["The  QUICK brown fox,\njumped."])
     assert made.decode(ids) == "the quick brown fox, jumped."
     assert made.decode(made.encode(["naïve façades"])[0]) == "naive facades"
-    cased = tokenizer.train(lambda: iter(TEXTS), "wordpiece", 300, lowercase=False)
+    cased = tokenizer_training.train(lambda: iter(TEXTS), "wordpiece", 300, lowercase=False)
     assert cased.decode(cased.encode(["Naïve Brown fox"])[0]) == "Naïve Brown fox"
 
 
@@ -95,9 +101,9 @@ def test_text_that_looks_like_a_special_token_is_text(trained, family):
 
 @pytest.mark.parametrize("family", ["wordpiece", "bpe"])
 def test_sentinels_have_the_last_ids_and_no_text_is_one(family):
-    made = tokenizer.train(lambda: iter(TEXTS), family, 300, sentinels=3)
+    made = tokenizer_training.train(lambda: iter(TEXTS), family, 300, sentinels=3)
     size = made.vocabulary.size
-    assert made.vocabulary == tokenizer.family_vocabulary(family, size, 3)
+    assert made.vocabulary == tokenizer_families.family_vocabulary(family, size, 3)
     assert made.vocabulary.sentinels == (size - 1, size - 2, size - 3)
     assert made.backend.id_to_token(size - 1) == "<extra_id_0>"
     again = tokenizer.Tokenizer.from_json(made.to_json())
@@ -123,8 +129,8 @@ OTHERS = [
 @pytest.mark.parametrize("family", ["wordpiece", "bpe"])
 def test_what_is_remembered_is_what_the_library_makes(trained, family, monkeypatch):
     made = tokenizer.Tokenizer.from_json(trained[family].to_json())
-    assert made._words is not None
-    monkeypatch.setattr(tokenizer, "_REMEMBERED", 300)  # so that it has to forget
+    assert made._memory is not None
+    monkeypatch.setattr(piece_memory, "_REMEMBERED", 300)  # so that it has to forget
     draw = random.Random(0)
     for _ in range(60):
         texts = [
@@ -138,20 +144,20 @@ def test_what_is_remembered_is_what_the_library_makes(trained, family, monkeypat
         ids, lengths = made.encode(texts)
         assert lengths.tolist() == list(map(len, expected))
         assert ids.tolist() == [i for own in expected for i in own]
-        assert len(made._words._known) <= 300
-        assert all(len(piece or "") <= 32 for piece in made._words._known)
+        assert len(made._memory._known) <= 300
+        assert all(len(piece or "") <= 32 for piece in made._memory._known)
 
 
 def test_only_pieces_known_to_be_independent_are_remembered(trained):
     parts = json.loads(trained["bpe"].to_json())
     parts["pre_tokenizer"]["add_prefix_space"] = True
     other = tokenizer.Tokenizer.from_json(json.dumps(parts))
-    assert other._words is None and other.decode(other.encode(["fox"])[0]) == " fox"
+    assert other._memory is None and other.decode(other.encode(["fox"])[0]) == " fox"
     parts = json.loads(trained["wordpiece"].to_json())
     token = parts["added_tokens"][0] | {"content": "lazy dog", "special": False, "id": 150}
     parts["added_tokens"].append(token)
     made = tokenizer.Tokenizer.from_json(json.dumps(parts))
-    assert made._words is None and 150 in made.encode(["the lazy dog"])[0]
+    assert made._memory is None and 150 in made.encode(["the lazy dog"])[0]
 
 
 @pytest.mark.parametrize("family", ["wordpiece", "bpe"])
@@ -183,17 +189,17 @@ VOCAB = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
 def test_a_published_vocab_txt(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(VOCAB) + "\n")
-    made = tokenizer.load(str(path))
+    made = tokenizer_files.load(str(path))
     vocabulary = made.vocabulary
     assert (vocabulary.size, vocabulary.pad, vocabulary.unk) == (16, 0, 2)
     assert (vocabulary.cls, vocabulary.sep, vocabulary.mask) == (3, 4, 5)
     # The example of Google's tokenization_test.py.
     assert made.encode(["UNwant\u00e9d,running"])[0].tolist() == [9, 10, 11, 14, 12, 13]
     assert tokens(made, "the fox ran!") == ["the", "fox", "[UNK]", "!"]
-    assert tokenizer.load(str(tmp_path)).digest == made.digest  # the folder
+    assert tokenizer_files.load(str(tmp_path)).digest == made.digest  # the folder
     path.write_text("\n".join([*VOCAB, "Fox"]) + "\n")  # a capital: the cased model
-    assert tokens(tokenizer.load(str(path)), "Fox fox") == ["Fox", "fox"]
-    assert tokens(tokenizer.load(str(path), lowercase=True), "Fox fox") == ["fox", "fox"]
+    assert tokens(tokenizer_files.load(str(path)), "Fox fox") == ["Fox", "fox"]
+    assert tokens(tokenizer_files.load(str(path), lowercase=True), "Fox fox") == ["fox", "fox"]
 
 
 def beside(folder, name, **values):
@@ -207,7 +213,7 @@ def test_what_stands_beside_a_vocab_txt(tmp_path):
 
     def read(text, **settings):
         beside(tmp_path, "tokenizer_config.json", **settings)
-        return tokens(tokenizer.load(str(tmp_path)), text)
+        return tokens(tokenizer_files.load(str(tmp_path)), text)
 
     # There are capitals, but what is said counts.
     assert read("Fox") == ["F", "##ox"]
@@ -219,7 +225,7 @@ def test_what_stands_beside_a_vocab_txt(tmp_path):
     assert read("f中", do_lower_case=False) == ["f", "中"]
     assert read("f中", do_lower_case=False, tokenize_chinese_chars=False) == ["f", "##中"]
     path = str(tmp_path / "vocab.txt")
-    assert tokens(tokenizer.load(path, lowercase=False), "f中") == ["f", "##中"]  # also so
+    assert tokens(tokenizer_files.load(path, lowercase=False), "f中") == ["f", "##中"]  # also so
     with pytest.raises(UserError, match="do_lower_case is 'yes', no bool"):
         read("", do_lower_case="yes")
     with pytest.raises(UserError, match="do_basic_tokenize false"):
@@ -228,7 +234,7 @@ def test_what_stands_beside_a_vocab_txt(tmp_path):
     beside(tmp_path, "added_tokens.json", **{"[E1]": size, "New York": size + 1})
     decoder = {0: {"content": "[PAD]", "special": True}, size + 2: {"content": "[E2]"}}
     beside(tmp_path, "tokenizer_config.json", do_lower_case=True, added_tokens_decoder=decoder)
-    made = tokenizer.load(path)
+    made = tokenizer_files.load(path)
     ids = made.encode(["fox [E1] new york [E2]"])[0].tolist()
     assert ids == [VOCAB.index("fox"), size, size + 1, size + 2]
     again = tokenizer.Tokenizer.from_json(made.to_json())  # as a run keeps it
@@ -245,7 +251,7 @@ def test_what_stands_beside_a_vocab_txt(tmp_path):
 
 def test_a_vocab_txt_without_a_mask_gets_one_behind_its_tokens(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(t for t in VOCAB if t != "[MASK]") + "\n")
-    made = tokenizer.load(str(tmp_path))
+    made = tokenizer_files.load(str(tmp_path))
     assert made.vocabulary.mask == 15 and made.vocabulary.size == 16
     assert tokens(made, "the fox") == ["the", "fox"]
 
@@ -254,10 +260,10 @@ def test_what_stands_beside_bpe_files(tmp_path):
     vocab = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "Ġ": 5, "Ġa": 6, "<mask>": 7}
     beside(tmp_path, "vocab.json", **vocab)
     (tmp_path / "merges.txt").write_text("#version: 0.2\nĠ a\n", encoding="utf-8")
-    assert tokens(tokenizer.load(str(tmp_path)), "a a") == ["a", "Ġa"]
+    assert tokens(tokenizer_files.load(str(tmp_path)), "a a") == ["a", "Ġa"]
     beside(tmp_path, "tokenizer_config.json", add_prefix_space=True)
     beside(tmp_path, "added_tokens.json", **{"<x>": 8})
-    made = tokenizer.load(str(tmp_path))
+    made = tokenizer_files.load(str(tmp_path))
     assert tokens(made, "a a<x>") == ["Ġa", "Ġa", "<x>"]
     assert made.vocabulary.size == 9 and 8 not in made.vocabulary.special
 
@@ -268,10 +274,10 @@ def test_published_bpe_files(tmp_path):
     vocab |= {token: i for i, token in enumerate(letters, 4)} | {"<mask>": 14}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     with pytest.raises(UserError, match="lacks the file beside it: merges.txt"):
-        tokenizer.load(str(tmp_path))
+        tokenizer_files.load(str(tmp_path))
     merges = "#version: 0.2\nl o\nlo w\ne r\nĠ low\n"
     (tmp_path / "merges.txt").write_text(merges, encoding="utf-8")
-    made = tokenizer.load(str(tmp_path / "vocab.json"))
+    made = tokenizer_files.load(str(tmp_path / "vocab.json"))
     assert tokens(made, "lower low") == ["low", "er", "Ġlow"]
     vocabulary = made.vocabulary
     assert (vocabulary.cls, vocabulary.pad, vocabulary.sep, vocabulary.unk) == (0, 1, 2, 3)
@@ -283,7 +289,7 @@ def test_gpt2_files_get_the_special_tokens_they_lack(tmp_path):
     vocab = {"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
-    vocabulary = tokenizer.load(str(tmp_path)).vocabulary
+    vocabulary = tokenizer_files.load(str(tmp_path)).vocabulary
     assert (vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.sep) == (3, 3, 3, 3)
     assert vocabulary.mask == 4 and vocabulary.size == 5 and vocabulary.special == (3, 4)
 
@@ -291,8 +297,8 @@ def test_gpt2_files_get_the_special_tokens_they_lack(tmp_path):
 def test_any_tokenizer_json(trained, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(trained["bpe"].to_json())
-    assert tokenizer.load(str(path)).digest == trained["bpe"].digest
-    assert tokenizer.load(str(tmp_path)).digest == trained["bpe"].digest
+    assert tokenizer_files.load(str(path)).digest == trained["bpe"].digest
+    assert tokenizer_files.load(str(tmp_path)).digest == trained["bpe"].digest
 
 
 @pytest.mark.parametrize(
@@ -309,29 +315,29 @@ def test_bad_files(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as caught:
-        tokenizer.load(str(path))
+        tokenizer_files.load(str(path))
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
 
 
 def test_bad_values(tmp_path):
     with pytest.raises(UserError, match="unknown kind of tokenizer 'wordpeace'.*'wordpiece'"):
-        tokenizer.train(lambda: iter(TEXTS), "wordpeace")
+        tokenizer_training.train(lambda: iter(TEXTS), "wordpeace")
     with pytest.raises(
         UserError, match="neither wordpiece nor bpe nor words nor a file.*'wordpiece'"
     ):
-        tokenizer.load("wordpeice")
+        tokenizer_files.load("wordpeice")
     with pytest.raises(UserError, match="vocab_size is 100; a bpe tokenizer needs at least 261"):
-        tokenizer.train(lambda: iter(TEXTS), "bpe", 100)
+        tokenizer_training.train(lambda: iter(TEXTS), "bpe", 100)
     with pytest.raises(UserError, match="holds no tokenizer"):
-        tokenizer.load(str(tmp_path))
+        tokenizer_files.load(str(tmp_path))
 
 
 WORDS = ["The cat's new_york, re-read: the CAT (cat) don’t!", "the cat's 42 ünïts; the\tcat’s"]
 
 
 def test_words_are_tokens_in_the_order_of_their_frequency():
-    made = tokenizer.train(lambda: WORDS, "words", min_count=2)
+    made = tokenizer_training.train(lambda: WORDS, "words", min_count=2)
     assert [made.backend.id_to_token(i) for i in range(5, made.vocabulary.size)] == [
         "the", "cat", "cat's",
     ]  # fmt: skip
@@ -347,7 +353,7 @@ def test_words_are_tokens_in_the_order_of_their_frequency():
 
 
 def test_words_do_not_depend_on_what_is_remembered_and_keep_capitals_if_asked():
-    made = tokenizer.train(lambda: WORDS, "words", min_count=1, lowercase=False)
+    made = tokenizer_training.train(lambda: WORDS, "words", min_count=1, lowercase=False)
     assert {"The", "the", "CAT", "new_york", "re-read", "42", "ünïts", "don’t"} <= set(
         made.backend.get_vocab()
     )
@@ -358,4 +364,4 @@ def test_words_do_not_depend_on_what_is_remembered_and_keep_capitals_if_asked():
 
 def test_no_word_that_is_frequent_enough_is_one_line():
     with pytest.raises(UserError, match=r"no word of the text occurs 9 times; .*min_count"):
-        tokenizer.train(lambda: WORDS, "words", min_count=9)
+        tokenizer_training.train(lambda: WORDS, "words", min_count=9)

@@ -10,7 +10,7 @@ from ssl_jax import checkpoint, data, parallel
 from ssl_jax import config as config_lib
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
-from ssl_jax.data.text import tokenizer
+from ssl_jax.data.text import tokenizer_files, tokenizer_training
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import make_encoder
 from ssl_jax.models.layers import restack
@@ -217,7 +217,7 @@ def test_robertas_head_has_one_gelu_when_it_comes_in():
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_an_exported_tokenizer_says_how_it_reads_texts(lowercase, tmp_path):
     lines = ["A Penny saved is a Penny earned."] * 20
-    made = tokenizer.train(lambda: iter(lines), "wordpiece", 60, lowercase=lowercase)
+    made = tokenizer_training.train(lambda: iter(lines), "wordpiece", 60, lowercase=lowercase)
     module = make_encoder(**{**TINY, "name": "bert_tiny"}).module
     files = hugging_face.tokenizer_files(made.to_json(), module, made.vocabulary)
     settings = json.loads(files["tokenizer_config.json"])
@@ -226,7 +226,7 @@ def test_an_exported_tokenizer_says_how_it_reads_texts(lowercase, tmp_path):
     # The vocabulary and the settings alone, as the library's BertTokenizer reads them.
     for name in ("vocab.txt", "tokenizer_config.json"):
         (tmp_path / name).write_text(files[name])
-    again = tokenizer.load(str(tmp_path))
+    again = tokenizer_files.load(str(tmp_path))
     for text in ("A PENNY saved", "a penny", "Pénny"):
         np.testing.assert_array_equal(again.encode([text])[0], made.encode([text])[0])
 
@@ -299,7 +299,7 @@ def test_a_run_goes_out_by_the_command_and_comes_in(tmp_path):
     assert settings["mask_token"] == "[MASK]" and settings["model_max_length"] == 32
     # The tokenizer reads texts as the run's does.
     source = data.from_config(experiment.config.data, seed=0)
-    again = tokenizer.load(f"{tmp_path}/out")
+    again = tokenizer_files.load(f"{tmp_path}/out")
     assert again.vocabulary == source.cache.vocabulary
     # Scanned or not, it comes in again, heads and all.
     for scan_layers in (False, True):

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from ssl_jax.core.tree_paths import by_path, replace  # noqa: E402
-from ssl_jax.data.text import tokenizer  # noqa: E402
+from ssl_jax.data.text import tokenizer_training  # noqa: E402
 from ssl_jax.models import make_encoder  # noqa: E402
 from ssl_jax.models.layers import restack  # noqa: E402
 from ssl_jax.pretrained import formats, torch_models  # noqa: E402
@@ -137,7 +137,7 @@ def test_a_decoder_of_its_own_computes_other_logits(tmp_path):
 def test_the_librarys_own_tokenizer_reads_as_ours_does(lowercase, tmp_path):
     """`BertTokenizer` builds itself from vocab.txt and the settings, not from tokenizer.json."""
     lines = ["A Penny saved is a Penny earned."] * 20
-    made = tokenizer.train(lambda: iter(lines), "wordpiece", 60, lowercase=lowercase)
+    made = tokenizer_training.train(lambda: iter(lines), "wordpiece", 60, lowercase=lowercase)
     module = make_encoder(**{**TINY, "name": "bert_tiny"}).module
     files = hugging_face.tokenizer_files(made.to_json(), module, made.vocabulary)
     for name, text in files.items():
@@ -164,7 +164,7 @@ def test_a_torch_file_comes_in(tmp_path):
 @pytest.mark.parametrize("family", ["wordpiece", "bpe"])
 def test_the_tokenizer_loads_and_frames_texts_alike(family, tmp_path):
     lines = ["A penny saved is a penny earned.", "Unaffable penguins, masked [MASK]!"] * 20
-    made = tokenizer.train(lambda: iter(lines), family, 300)
+    made = tokenizer_training.train(lambda: iter(lines), family, 300)
     model, _ = CASES["masked" if family == "wordpiece" else "roberta"]
     model = {**model, "vocab_size": made.vocabulary.size}
     module, params = perturbed(model, False)
