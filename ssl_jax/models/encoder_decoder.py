@@ -21,7 +21,6 @@ decoder and encoder. Encoder and decoder share the table of token embeddings.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -29,266 +28,28 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.config.fields import below_one, between, positive
+from ssl_jax.config.fields import below_one, between
 from ssl_jax.core.errors import UserError
-from ssl_jax.models.attention import attention
-from ssl_jax.models.layers import run_layers
+from ssl_jax.models.encoder_decoder_layers import Stack
 from ssl_jax.models.options import (
+    AttentionDropoutOption,
     AttentionOption,
     Count,
+    HeadsOption,
     LayerCount,
+    NormEpsOption,
     RematOption,
     ScanOption,
+    WidthOption,
     not_architecture,
 )
-from ssl_jax.models.relative_positions import RelativeBias
 from ssl_jax.models.transformer import mean_over_text
-from ssl_jax.models.transformer_layers import CACHE, OutputTable, make_norm
+from ssl_jax.models.transformer_layers import OutputTable
 
 Array = jax.Array
 Text = Mapping[str, Array]
 
 _ROWS = 128  # the tables of tokens have a multiple of so many rows
-_FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-
-
-class Attention(nn.Module):
-    """Attention of tokens to those of the same text, or to those of a memory.
-
-    Attributes:
-      num_heads, head_dim: number of heads and their width.
-      dropout: dropout rate of the attention weights.
-      implementation: see `ssl_jax.models.attention`.
-      dtype: dtype of activations and arithmetic.
-      causal: a token attends only to itself and the tokens before it.
-      cached: keys and values are stored: those of a memory once, those of the tokens by position.
-      cache_length: positions of the cache of tokens.
-    """
-
-    num_heads: int
-    head_dim: int
-    dropout: float
-    implementation: str
-    dtype: Any
-    causal: bool = False
-    cached: bool = False
-    cache_length: int = 0
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        memory: Array | None = None,
-        *,
-        bias: Array | None = None,
-        mask: Array | None = None,
-        position: Array | None = None,
-    ) -> Array:
-        """Attends.
-
-        Args:
-          x: [n t d], the queries, and the keys without `memory`.
-          memory: [n s d].
-          bias: [1 or n heads t s], added to the logits.
-          mask: bool, broadcastable to [n heads t s].
-          position: int [n t], slots of the cache.
-
-        Returns:
-          [n t d].
-        """
-        n, t, dim = x.shape
-        inner = self.num_heads * self.head_dim
-
-        def dense(name: str, y: Array, std: float) -> Array:
-            init = nn.initializers.normal(std)
-            out = nn.Dense(inner, use_bias=False, kernel_init=init, dtype=self.dtype, name=name)(y)
-            return out.reshape(n, -1, self.num_heads, self.head_dim)
-
-        source = x if memory is None else memory
-        q = dense("query", x, (dim * self.head_dim) ** -0.5)
-        k, v = (dense(name, source, dim**-0.5) for name in ("key", "value"))
-        causal = self.causal and not self.cached
-        if self.cached:
-            k, v = self._store(k, v, None if memory is not None else position)
-        y = attention(
-            q,
-            k,
-            v,
-            bias=bias,
-            mask=mask,
-            causal=causal,
-            scale=1.0,
-            dropout=self.dropout,
-            dropout_key=self.make_rng("dropout") if self.dropout else None,
-            implementation="xla" if self.cached else self.implementation,
-        ).reshape(n, t, inner)
-        init = nn.initializers.normal(inner**-0.5)
-        return nn.Dense(dim, use_bias=False, kernel_init=init, dtype=self.dtype, name="proj")(y)
-
-    def _store(self, k: Array, v: Array, position: Array | None) -> list[Array]:
-        """Stores keys and values at `position`, or as a whole at the first call without it."""
-        n, length = len(k), k.shape[1] if position is None else self.cache_length
-        slots = []
-        for name, x in (("keys", k), ("values", v)):
-            if position is None:
-                slots.append(self.variable(CACHE, name, lambda x=x: x).value)
-                continue
-            cached = self.variable(CACHE, name, jnp.zeros, (n, length, *x.shape[2:]), x.dtype)
-            cached.value = cached.value.at[jnp.arange(n)[:, None], position].set(x)
-            slots.append(cached.value)
-        return slots
-
-
-class FeedForward(nn.Module):
-    """Two dense layers with a ReLU, or with a gate: (gelu(x w_g) * (x w_1)) w_2 (Shazeer 2020)."""
-
-    hidden_dim: int
-    activation: str
-    dropout: float
-    train: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        dense = functools.partial(nn.Dense, use_bias=False, kernel_init=_FAN_IN, dtype=self.dtype)
-        y = dense(self.hidden_dim, name="fc1")(x)
-        if self.activation == "gated_gelu":
-            y = y * nn.gelu(dense(self.hidden_dim, name="gate")(x), approximate=True)
-        else:
-            y = nn.relu(y)
-        y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
-        return dense(x.shape[-1], name="fc2")(y)
-
-
-class Layer(nn.Module):
-    """Attention, in a decoder attention to the encoder's tokens, and an MLP, each pre-norm.
-
-    Attributes:
-      num_heads, head_dim, hidden_dim, activation, norm_eps, dropout, attention_dropout, attention,
-        dtype: see `EncoderDecoder`.
-      train: apply dropout.
-      decodes: whether it is a layer of the decoder.
-      cache_length: positions of the cache of a decoder; 0: no cache.
-    """
-
-    num_heads: int
-    head_dim: int
-    hidden_dim: int
-    activation: str
-    norm_eps: float
-    dropout: float
-    attention_dropout: float
-    attention: str
-    train: bool
-    dtype: Any
-    decodes: bool
-    cache_length: int = 0
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        bias: Array,
-        mask: Array | None,
-        memory: Array | None,
-        memory_mask: Array | None,
-        position: Array | None,
-    ) -> Array:
-        """x [n t d] to [n t d]; the other arguments are those of `Attention`."""
-        attend = functools.partial(
-            Attention,
-            self.num_heads,
-            self.head_dim,
-            self.attention_dropout if self.train else 0.0,
-            self.attention,
-            self.dtype,
-            cached=self.cache_length > 0,
-            cache_length=self.cache_length,
-        )
-
-        def norm(name: str) -> nn.Module:
-            return make_norm("rms", self.norm_eps, self.dtype, name)
-
-        drop = nn.Dropout(self.dropout, deterministic=not self.train)
-        own = attend(causal=self.decodes, name="attn")
-        x = x + drop(own(norm("norm1")(x), bias=bias, mask=mask, position=position))
-        if self.decodes:
-            cross = attend(name="cross_attn")
-            x = x + drop(cross(norm("cross_norm")(x), memory, mask=memory_mask))
-        mlp = FeedForward(
-            self.hidden_dim, self.activation, self.dropout, self.train, self.dtype, name="mlp"
-        )
-        return x + drop(mlp(norm("norm2")(x)))
-
-
-class Stack(nn.Module):
-    """The layers of an encoder or a decoder, with their table of positions and a last norm.
-
-    Attributes:
-      depth: number of layers.
-      num_buckets, max_distance: see `ssl_jax.models.relative_positions`.
-      scan_layers, remat: see `ssl_jax.models.layers`.
-      layer: the fields of `Layer`, without `train`, as pairs.
-    """
-
-    depth: int
-    num_buckets: int
-    max_distance: int
-    scan_layers: bool
-    remat: str
-    layer: tuple[tuple[str, Any], ...]
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        *,
-        train: bool,
-        mask: Array | None = None,
-        memory: Array | None = None,
-        memory_mask: Array | None = None,
-        position: Array | None = None,
-    ) -> tuple[Array, list[Array]]:
-        """The last tokens [n t d], and the outputs of all layers.
-
-        Args:
-          x: [n t d], embeddings without positions.
-          train: apply dropout.
-          mask: bool [n 1 1 t], keys that are no padding.
-          memory, memory_mask: the encoder's tokens [n s d] and bool [n 1 1 s].
-          position: int [n t], with a cache: positions of the tokens.
-        """
-        fields = {**dict(self.layer), "train": train}
-        dim, cache_length = x.shape[-1], fields["cache_length"]
-        query = jnp.arange(x.shape[1])[None] if position is None else position
-        key = jnp.arange(cache_length) if cache_length else query[0]
-        if cache_length:
-            mask = (key <= query[:, :, None])[:, None]  # (n, 1, t, s)
-        bias = RelativeBias(
-            fields["num_heads"],
-            not fields["decodes"],
-            self.num_buckets,
-            self.max_distance,
-            dim**-0.5,
-            fields["dtype"],
-            name="positions",
-        )(query, key)
-        drop = nn.Dropout(fields["dropout"], deterministic=not train)
-        layers = run_layers(
-            Layer,
-            fields,
-            drop(x),
-            bias,
-            mask,
-            memory,
-            memory_mask,
-            position,
-            depth=self.depth,
-            scan=self.scan_layers,
-            remat=self.remat,
-        )
-        norm = make_norm("rms", fields["norm_eps"], fields["dtype"], "norm")
-        return drop(norm(layers[-1])), layers
 
 
 class TokenEmbedding(nn.Module):
@@ -443,9 +204,9 @@ class EncoderDecoder(nn.Module):
 def encoder_decoder(
     *,
     vocab_size: int,
-    dim: Annotated[Count, "Width of the tokens."] = 512,
+    dim: WidthOption = 512,
     depth: Annotated[LayerCount, "Layers of the encoder, and of the decoder."] = 6,
-    num_heads: Annotated[Count, "Attention heads."] = 8,
+    num_heads: HeadsOption = 8,
     head_dim: Annotated[Count, "Width of a head."] = 64,
     hidden_dim: Annotated[Count, "Width of the hidden layer of each MLP."] = 2048,
     activation: Annotated[
@@ -458,13 +219,11 @@ def encoder_decoder(
     max_distance: Annotated[
         Count, "Distance from which on all tokens are in the last bucket of positions."
     ] = 128,
-    norm_eps: Annotated[float, positive, "Epsilon of the norms."] = 1e-6,
+    norm_eps: NormEpsOption = 1e-6,
     dropout: Annotated[
         float, below_one, not_architecture, "Dropout of embeddings, branches and hidden layers."
     ] = 0.0,
-    attention_dropout: Annotated[
-        float, below_one, not_architecture, "Dropout of attention weights; not in fused kernels."
-    ] = 0.0,
+    attention_dropout: AttentionDropoutOption = 0.0,
     scan_layers: ScanOption = False,
     remat: RematOption = "none",
     attention: AttentionOption = "auto",

@@ -15,22 +15,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.config.fields import below_one
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.layers import run_layers
 from ssl_jax.models.options import (
     AttentionOption,
-    Count,
-    LayerCount,
+    DepthOption,
+    DropoutOption,
+    HeadsOption,
     RematOption,
     ScanOption,
-    not_architecture,
+    WidthOption,
 )
 from ssl_jax.models.transformer_layers import STD, Layer, OutputTable, make_norm
 
@@ -140,12 +140,10 @@ def image_gpt(
     num_colors: int = 512,
     num_positions: int = 1024,
     causal: bool = True,
-    dim: Annotated[Count, "Width of the tokens."] = 512,
-    depth: Annotated[LayerCount, "Number of layers."] = 24,
-    num_heads: Annotated[Count, "Attention heads."] = 8,
-    dropout: Annotated[
-        float, below_one, not_architecture, "Dropout of embeddings and branches."
-    ] = 0.0,
+    dim: WidthOption = 512,
+    depth: DepthOption = 24,
+    num_heads: HeadsOption = 8,
+    dropout: DropoutOption = 0.0,
     scan_layers: ScanOption = False,
     remat: RematOption = "none",
     attention: AttentionOption = "auto",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from ssl_jax.config.fields import between
+from ssl_jax.config.fields import below_one, between, positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,4 +32,16 @@ RematOption = Annotated[
     Literal["none", "dots", "full"],
     not_architecture,
     "Recomputed in the backward pass: nothing, all but dense layers, everything.",
+]
+# Of transformers.
+WidthOption = Annotated[Count, "Width of the tokens."]
+DepthOption = Annotated[LayerCount, "Number of layers."]
+HeadsOption = Annotated[Count, "Attention heads."]
+MlpRatioOption = Annotated[float, positive, "Hidden width of the MLP divided by dim."]
+LengthOption = Annotated[Count, "Number of positions, tokens."]
+GeluOption = Annotated[Literal["gelu", "gelu_tanh"], "GELU: exact, or approximated with tanh."]
+NormEpsOption = Annotated[float, positive, "Epsilon of the norms."]
+DropoutOption = Annotated[float, below_one, not_architecture, "Dropout of embeddings and branches."]
+AttentionDropoutOption = Annotated[
+    float, below_one, not_architecture, "Dropout of attention weights; not in fused kernels."
 ]

@@ -29,15 +29,23 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.config.fields import below_one, positive
+from ssl_jax.config.fields import positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.layers import run_layers
 from ssl_jax.models.options import (
+    AttentionDropoutOption,
     AttentionOption,
     Count,
-    LayerCount,
+    DepthOption,
+    DropoutOption,
+    GeluOption,
+    HeadsOption,
+    LengthOption,
+    MlpRatioOption,
+    NormEpsOption,
     RematOption,
     ScanOption,
+    WidthOption,
     not_architecture,
 )
 from ssl_jax.models.transformer_layers import (
@@ -242,23 +250,17 @@ def _check(dim: int, num_heads: int, attention: str, attention_dropout: float) -
 def text_encoder(
     *,
     vocab_size: int,
-    dim: Annotated[Count, "Width of the tokens."] = 768,
-    depth: Annotated[LayerCount, "Number of layers."] = 12,
-    num_heads: Annotated[Count, "Attention heads."] = 12,
-    mlp_ratio: Annotated[float, positive, "Hidden width of the MLP divided by dim."] = 4.0,
-    max_length: Annotated[Count, "Number of positions, tokens."] = 512,
+    dim: WidthOption = 768,
+    depth: DepthOption = 12,
+    num_heads: HeadsOption = 12,
+    mlp_ratio: MlpRatioOption = 4.0,
+    max_length: LengthOption = 512,
     position_offset: int = 0,
     num_types: Annotated[Count, "Number of token types; 2 for sentence pairs."] = 2,
-    activation: Annotated[
-        Literal["gelu", "gelu_tanh"], "GELU: exact, or approximated with tanh."
-    ] = "gelu_tanh",
-    norm_eps: Annotated[float, positive, "Epsilon of LayerNorm."] = 1e-12,
-    dropout: Annotated[
-        float, below_one, not_architecture, "Dropout of embeddings and branches."
-    ] = 0.1,
-    attention_dropout: Annotated[
-        float, below_one, not_architecture, "Dropout of attention weights; not in fused kernels."
-    ] = 0.0,
+    activation: GeluOption = "gelu_tanh",
+    norm_eps: NormEpsOption = 1e-12,
+    dropout: DropoutOption = 0.1,
+    attention_dropout: AttentionDropoutOption = 0.0,
     pooler: bool = False,
     pool: Annotated[
         Literal["mean", "cls", "pooler"],
@@ -303,16 +305,14 @@ def text_encoder(
 def text_decoder(
     *,
     vocab_size: int,
-    dim: Annotated[Count, "Width of the tokens."] = 768,
-    depth: Annotated[LayerCount, "Number of layers."] = 12,
-    num_heads: Annotated[Count, "Attention heads."] = 12,
-    mlp_ratio: Annotated[float, positive, "Hidden width of the MLP divided by dim."] = 4.0,
-    max_length: Annotated[Count, "Number of positions, tokens."] = 1024,
-    activation: Annotated[
-        Literal["gelu", "gelu_tanh"], "GELU: exact, or approximated with tanh."
-    ] = "gelu_tanh",
+    dim: WidthOption = 768,
+    depth: DepthOption = 12,
+    num_heads: HeadsOption = 12,
+    mlp_ratio: MlpRatioOption = 4.0,
+    max_length: LengthOption = 1024,
+    activation: GeluOption = "gelu_tanh",
     norm: Annotated[Literal["layer", "rms"], "LayerNorm, or RMS norm."] = "layer",
-    norm_eps: Annotated[float, positive, "Epsilon of the norms."] = 1e-5,
+    norm_eps: NormEpsOption = 1e-5,
     pre_norm: Annotated[bool, "Norms in front of branches (GPT-2), not behind (GPT-1)."] = True,
     tied: Annotated[bool, "Whether the output shares the table of token embeddings."] = True,
     window: Annotated[
@@ -338,12 +338,8 @@ def text_decoder(
     scale_residual: Annotated[
         bool, not_architecture, "Divide the initial last matrices of branches by sqrt(2 depth)."
     ] = True,
-    dropout: Annotated[
-        float, below_one, not_architecture, "Dropout of embeddings and branches."
-    ] = 0.0,
-    attention_dropout: Annotated[
-        float, below_one, not_architecture, "Dropout of attention weights; not in fused kernels."
-    ] = 0.0,
+    dropout: DropoutOption = 0.0,
+    attention_dropout: AttentionDropoutOption = 0.0,
     pool: Annotated[
         Literal["mean", "last"], not_architecture, "h: the mean of the tokens, or the last one."
     ] = "mean",

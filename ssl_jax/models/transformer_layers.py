@@ -10,7 +10,7 @@ p. A query at position p attends to slots 0 to p, so slots of later positions ma
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,32 @@ def make_norm(kind: str, eps: float, dtype: Any, name: str) -> nn.Module:
     """LayerNorm ("layer") or RMS norm ("rms") in float32; its output has `dtype`."""
     norm = nn.LayerNorm if kind == "layer" else nn.RMSNorm
     return norm(epsilon=eps, dtype=dtype, name=name)
+
+
+def store_by_position(
+    module: nn.Module,
+    names: Sequence[str],
+    arrays: Sequence[Array],
+    position: Array,
+    cache_length: int,
+) -> list[Array]:
+    """Stores arrays in the cache of a module, and returns what is stored, [n cache_length ...].
+
+    Args:
+      module: whose compact method is running.
+      names: of the arrays in the cache.
+      arrays: [n t ...].
+      position: int [n t], the slot of each token.
+      cache_length: slots of a row, which are 0 at first.
+    """
+    row = jnp.arange(len(position))[:, None]
+    stored = []
+    for name, x in zip(names, arrays, strict=True):
+        shape = (len(x), cache_length, *x.shape[2:])
+        cached = module.variable(CACHE, name, jnp.zeros, shape, x.dtype)
+        cached.value = cached.value.at[row, position].set(x)
+        stored.append(cached.value)
+    return stored
 
 
 class SelfAttention(nn.Module):
@@ -113,13 +139,7 @@ class SelfAttention(nn.Module):
         self, q: Array, k: Array, v: Array, position: Array, banded: Array | float | None
     ) -> Array:
         """Stores keys and values [n t heads d] at `position` [n t], and attends to all slots."""
-        n, _, *shape = k.shape
-        row = jnp.arange(n)[:, None]
-        slots = []
-        for name, x in (("key", k), ("value", v)):
-            cached = self.variable(CACHE, name, jnp.zeros, (n, self.cache_length, *shape), x.dtype)
-            cached.value = cached.value.at[row, position].set(x)
-            slots.append(cached.value)
+        slots = store_by_position(self, ("key", "value"), (k, v), position, self.cache_length)
         slot = jnp.arange(self.cache_length)
         mask = slot <= position[:, :, None]  # (n, t, s)
         if self.window is not None:

@@ -33,16 +33,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ssl_jax.config.fields import below_one, between, not_negative, positive
+from ssl_jax.config.fields import below_one, between, not_negative
 from ssl_jax.core.errors import UserError
 from ssl_jax.models.attention import attention
 from ssl_jax.models.layers import run_layers
 from ssl_jax.models.options import (
     AttentionOption,
     Count,
-    LayerCount,
+    DepthOption,
+    HeadsOption,
+    MlpRatioOption,
     RematOption,
     ScanOption,
+    WidthOption,
     not_architecture,
 )
 from ssl_jax.models.positions import FIXED_POSITIONS, LearnedPositions, sincos_positions
@@ -407,10 +410,10 @@ def _as_matrix(init: Initializer) -> Initializer:
 def vit(
     *,
     patch_size: Annotated[Count, "Side of a patch, pixels."] = 16,
-    dim: Annotated[Count, "Width of the tokens."] = 768,
-    depth: Annotated[LayerCount, "Number of layers."] = 12,
-    num_heads: Annotated[Count, "Attention heads."] = 12,
-    mlp_ratio: Annotated[float, positive, "Hidden width of the MLP divided by dim."] = 4.0,
+    dim: WidthOption = 768,
+    depth: DepthOption = 12,
+    num_heads: HeadsOption = 12,
+    mlp_ratio: MlpRatioOption = 4.0,
     feed_forward: Annotated[
         Literal["mlp", "swiglu"], "Feed-forward of a layer; swiglu takes 2/3 of the hidden width."
     ] = "mlp",
