@@ -1,25 +1,20 @@
 """GPT-1 and GPT-2 in the format of transformers: names, settings, and back; logits, gradients and
 tokens with theirs.
-
-Every weight is away from 0 and 1, so none can be forgotten or swapped unseen.
 """
 
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Vocabulary
-from ssl_jax.core.tree_paths import by_path, replace
-from ssl_jax.data.text import tokenizer as tokenizer_lib
+from ssl_jax.data.text import tokenizer_files, tokenizer_training
 from ssl_jax.models import make_encoder
-from ssl_jax.models.layers import restack
-from ssl_jax.models.transformer import output_table
 from ssl_jax.pretrained import formats, torch_models
 from ssl_jax.pretrained.formats import hugging_face_gpt
+from tests.pretrained.formats import language_models
 
 WORDS = Vocabulary(size=90, pad=1, unk=3, cls=0, sep=2, mask=4, special=(0, 1, 2, 3, 4))
 TINY = dict(vocab_size=90, dim=24, depth=2, num_heads=3, max_length=20)
@@ -37,55 +32,14 @@ LINES = ["A penny saved is a penny earned.", "Unaffable penguins, über alles!"]
 
 
 def perturbed(case):
-    net = make_encoder(**CASES[case])
-    rng = np.random.default_rng(1)
-
-    def draw(path, leaf):
-        name = path[-1].key
-        if name == "scale":
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        spread = {"bias": 0.3, "embedding": 0.5}.get(name, leaf.shape[-2:][0] ** -0.5)
-        return (spread * rng.standard_normal(leaf.shape)).astype(np.float32)
-
-    shapes, _ = jax.eval_shape(net.init, jax.random.key(0), TEXT)
-    return net.module, jax.tree_util.tree_map_with_path(draw, shapes)
+    return language_models.perturbed(CASES[case], TEXT, embedding=0.5)
 
 
-def ours(module, params):
-    """Logits, and the gradients of the mean cross-entropy by their names."""
-
-    def loss(params):
-        out = module.apply({"params": params}, TEXT, train=False)[1]
-        found = jnp.einsum("ntd,vd->ntv", out["tokens"], output_table(params))
-        log_p = jax.nn.log_softmax(found)
-        return -jnp.take_along_axis(log_p, jnp.asarray(TARGETS)[..., None], -1).mean(), found
-
-    (_, found), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return np.asarray(found), hugging_face_gpt.to_hugging_face({"encoder": grads}, module)
-
-
-def theirs(folder):
-    import torch
-    import transformers
-
-    config = json.loads((folder / "config.json").read_text())
-    kind = getattr(transformers, config["architectures"][0])
-    net, said = kind.from_pretrained(folder, output_loading_info=True)
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        assert not said[what], (what, said[what])
-    out = net.eval()(input_ids=torch.from_numpy(TOKENS.astype(np.int64))).logits
-    loss = torch.nn.functional.cross_entropy(out.flatten(0, 1), torch.from_numpy(TARGETS).flatten())
-    loss.backward()
-    return out.detach().numpy(), {name: x.grad.numpy() for name, x in net.named_parameters()}
-
-
-def assert_equal(found, expected):
-    (found, grads), (expected, their_grads) = found, expected
-    np.testing.assert_allclose(found, expected, atol=1e-4 * max(1, np.abs(expected).max()))
-    assert grads.keys() == their_grads.keys()
-    for name, g in grads.items():
-        scale = max(np.abs(their_grads[name]).max(), 1e-3)
-        np.testing.assert_allclose(g, their_grads[name], atol=1e-4 * scale, err_msg=name)
+def compare(module, params, folder):
+    ours = language_models.logits_and_gradients(
+        module, params, TEXT, TARGETS, output="tokens", names=hugging_face_gpt.to_hugging_face
+    )
+    language_models.assert_equal(ours, language_models.theirs(folder, TARGETS, input_ids=TOKENS))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -101,10 +55,7 @@ def test_a_written_folder_comes_back(case, tmp_path):
     state["h.0.attn.bias"] = np.ones((1, 1, 20, 20))
     arrays, unused = hugging_face_gpt.from_hugging_face(state, config, module)
     assert not unused
-    again = restack(arrays, by_path({"encoder": params}))
-    for path, x in by_path({"encoder": params}).items():
-        np.testing.assert_array_equal(again.pop(path), x)
-    assert not again
+    language_models.assert_same(arrays, params)
     options = hugging_face_gpt.model_options(config, "config.json")
     other = make_encoder(**options, vocab_size=90).module
     for name in ("dim", "depth", "num_heads", "mlp_ratio", "activation", "tied", "max_length",
@@ -150,7 +101,7 @@ def test_logits_and_gradients_are_those_of_transformers(case, tmp_path):
     pytest.importorskip("transformers")
     module, params = perturbed(case)
     hugging_face_gpt.write(str(tmp_path), {"encoder": params}, module, WORDS)
-    assert_equal(ours(module, params), theirs(tmp_path))
+    compare(module, params, tmp_path)
     said = torch_models.compare_next_tokens(str(tmp_path), params, module)
     assert "logits differ by" in said
 
@@ -170,22 +121,17 @@ def test_their_folders_are_read(case, tmp_path):
         x.data = start + spread * torch.randn(x.shape, generator=generator)
     net.tie_weights()
     net.save_pretrained(tmp_path)
-    state = formats.read(str(tmp_path / "model.safetensors"))
-    saved = json.loads((tmp_path / "config.json").read_text())
-    arrays, unused = hugging_face_gpt.from_hugging_face(state, saved, module)
-    assert not unused
-    whole = {"encoder": params}
-    own = replace(whole, restack(arrays, by_path(whole)))["encoder"]
-    assert_equal(ours(module, own), theirs(tmp_path))
+    own = language_models.read(tmp_path, module, params, hugging_face_gpt.from_hugging_face)
+    compare(module, own, tmp_path)
 
 
 def test_vocabulary_and_merges_are_read_again(tmp_path):
     """vocab.json and merges.txt alone give the same tokens, special ones included."""
-    made = tokenizer_lib.train(lambda: iter(LINES), "bpe", 300)
+    made = tokenizer_training.train(lambda: iter(LINES), "bpe", 300)
     files = hugging_face_gpt.tokenizer_files(made.to_json(), made.vocabulary, 20)
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_text(files[name])
-    loaded = tokenizer_lib.load(str(tmp_path))
+    loaded = tokenizer_files.load(str(tmp_path))
     assert loaded.vocabulary == made.vocabulary
     for text in (*LINES[:2], "Pénny 你好\n\n <s>"):
         assert loaded.encode([text])[0].tolist() == made.encode([text])[0].tolist()
@@ -207,7 +153,7 @@ GPT1_MERGES = ["p e", "n n", "pe nn", "penn y</w>", "i s</w>", "e d</w>"]
 def write_gpt1(folder):
     (folder / "vocab.json").write_text(json.dumps(GPT1_VOCAB))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(GPT1_MERGES) + "\n")
-    return tokenizer_lib.load(str(folder))
+    return tokenizer_files.load(str(folder))
 
 
 def test_gpt1s_words_have_ends(tmp_path):
@@ -221,7 +167,7 @@ def test_gpt1s_words_have_ends(tmp_path):
 
 def test_their_tokenizers_read_as_ours_do(tmp_path):
     transformers = pytest.importorskip("transformers")
-    made = tokenizer_lib.train(lambda: iter(LINES), "bpe", 300)
+    made = tokenizer_training.train(lambda: iter(LINES), "bpe", 300)
     net = make_encoder(**{**CASES["gpt2"], "vocab_size": made.vocabulary.size})
     shapes, _ = jax.eval_shape(net.init, jax.random.key(0), TEXT)
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
@@ -237,7 +183,7 @@ def test_their_tokenizers_read_as_ours_do(tmp_path):
             assert loaded(text)["input_ids"] == made.encode([text])[0].tolist()
             assert loaded.decode(loaded(text)["input_ids"]) == text
     write_gpt1(tmp_path)
-    own = tokenizer_lib.load(str(tmp_path))
+    own = tokenizer_files.load(str(tmp_path))
     for name in ("gpt2", "tokenizer.json"):
         assert not (tmp_path / name).is_file()
     loaded = transformers.OpenAIGPTTokenizer.from_pretrained(str(tmp_path))

@@ -1,23 +1,17 @@
-"""T5 in the format of transformers: names, settings, and back; logits and gradients with theirs.
-
-Every weight is away from 0 and 1, so none can be forgotten or swapped unseen.
-"""
+"""T5 in the format of transformers: names, settings, and back; logits and gradients with theirs."""
 
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Vocabulary
-from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.models import make_encoder
-from ssl_jax.models.layers import restack
-from ssl_jax.models.transformer import output_table
 from ssl_jax.pretrained import formats, torch_models
 from ssl_jax.pretrained.formats import hugging_face_t5
+from tests.pretrained.formats import language_models
 
 WORDS = Vocabulary(size=120, pad=0, unk=2, cls=3, sep=1, mask=4, special=(0, 1, 2, 3, 4))
 TINY = dict(vocab_size=120, dim=24, depth=2, num_heads=3, head_dim=6, hidden_dim=40,
@@ -36,64 +30,18 @@ TARGETS = RNG.integers(0, 120, (3, 25))
 
 
 def perturbed(case):
-    net = make_encoder(**CASES[case])
-    rng = np.random.default_rng(1)
-
-    def draw(path, leaf):
-        if path[-1].key == "scale":
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        spread = 0.7 if path[-1].key == "embedding" else leaf.shape[-2] ** -0.5
-        return (spread * rng.standard_normal(leaf.shape)).astype(np.float32)
-
-    shapes, _ = jax.eval_shape(net.init, jax.random.key(0), TEXT)
-    return net.module, jax.tree_util.tree_map_with_path(draw, shapes)
+    return language_models.perturbed(CASES[case], TEXT, embedding=0.7)
 
 
-def logits(module, params):
-    out = module.apply({"params": params}, TEXT, train=False)[1]
-    return jnp.einsum("ntd,vd->ntv", out["written"], output_table(params))
-
-
-def ours(module, params):
-    """Logits, and the gradients of the mean cross-entropy by path, unstacked."""
-
-    def loss(params):
-        found = logits(module, params)
-        log_p = jax.nn.log_softmax(found)
-        return -jnp.take_along_axis(log_p, jnp.asarray(TARGETS)[..., None], -1).mean(), found
-
-    (_, found), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return np.asarray(found), hugging_face_t5.to_hugging_face({"encoder": grads}, module)
-
-
-def theirs(folder):
-    import torch
-    import transformers
-
-    net, said = transformers.T5ForConditionalGeneration.from_pretrained(
-        folder, output_loading_info=True
+def compare(module, params, folder):
+    ours = language_models.logits_and_gradients(
+        module, params, TEXT, TARGETS, output="written", names=hugging_face_t5.to_hugging_face
     )
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        assert not said[what], (what, said[what])
-    given = {name: torch.from_numpy(x.astype(np.int64)) for name, x in TEXT.items()}
-    out = net.eval()(
-        input_ids=given["tokens"],
-        attention_mask=given["segment"],
-        decoder_input_ids=given["written"],
-    ).logits
-    loss = torch.nn.functional.cross_entropy(out.flatten(0, 1), torch.from_numpy(TARGETS).flatten())
-    loss.backward()
-    grads = {name: x.grad.numpy() for name, x in net.named_parameters()}
-    return out.detach().numpy(), grads
-
-
-def assert_equal(found, expected):
-    (found, grads), (expected, their_grads) = found, expected
-    np.testing.assert_allclose(found, expected, atol=1e-4 * max(1, np.abs(expected).max()))
-    assert grads.keys() == their_grads.keys()
-    for name, g in grads.items():
-        scale = max(np.abs(their_grads[name]).max(), 1e-3)
-        np.testing.assert_allclose(g, their_grads[name], atol=1e-4 * scale, err_msg=name)
+    theirs = language_models.theirs(
+        folder, TARGETS, input_ids=TEXT["tokens"], attention_mask=TEXT["segment"],
+        decoder_input_ids=TEXT["written"],
+    )  # fmt: skip
+    language_models.assert_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -106,10 +54,7 @@ def test_a_written_folder_comes_back(case, tmp_path):
     assert state["encoder.block.1.layer.1.layer_norm.weight"].shape == (24,)
     arrays, unused = hugging_face_t5.from_hugging_face(state, config, module)
     assert not unused
-    again = restack(arrays, by_path({"encoder": params}))
-    for path, x in by_path({"encoder": params}).items():
-        np.testing.assert_array_equal(again.pop(path), x)
-    assert not again
+    language_models.assert_same(arrays, params)
     options = hugging_face_t5.model_options(config, "config.json")
     other = make_encoder(**options, vocab_size=120).module
     for name in ("dim", "depth", "num_heads", "head_dim", "hidden_dim", "activation", "tied",
@@ -139,7 +84,7 @@ def test_logits_and_gradients_are_those_of_transformers(case, tmp_path):
     pytest.importorskip("transformers")
     module, params = perturbed(case)
     hugging_face_t5.write(str(tmp_path), {"encoder": params}, module, WORDS)
-    assert_equal(ours(module, params), theirs(tmp_path))
+    compare(module, params, tmp_path)
     said = torch_models.compare_logits(str(tmp_path), params, module)
     assert "logits differ by" in said
 
@@ -161,13 +106,8 @@ def test_their_folders_are_read(case, tmp_path):
     else:
         net.lm_head.weight = torch.nn.Parameter(0.2 * torch.randn(128, 24, generator=generator))
     net.save_pretrained(tmp_path)
-    state = formats.read(str(tmp_path / "model.safetensors"))
-    saved = json.loads((tmp_path / "config.json").read_text())
-    arrays, unused = hugging_face_t5.from_hugging_face(state, saved, module)
-    assert not unused
-    whole = {"encoder": params}
-    own = replace(whole, restack(arrays, by_path(whole)))["encoder"]
-    assert_equal(ours(module, own), theirs(tmp_path))
+    own = language_models.read(tmp_path, module, params, hugging_face_t5.from_hugging_face)
+    compare(module, own, tmp_path)
 
 
 def test_buckets_are_those_of_transformers():
