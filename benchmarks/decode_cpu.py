@@ -128,7 +128,10 @@ def _weights(state: dict[str, Any]) -> dict[str, Any]:
 
     def layer(name: str) -> dict[str, Any]:
         dense = {
-            ours: {"kernel": arrays[f"{name}.{theirs}.weight"], "bias": arrays[f"{name}.{theirs}.bias"]}
+            ours: {
+                "kernel": arrays[f"{name}.{theirs}.weight"],
+                "bias": arrays[f"{name}.{theirs}.bias"],
+            }
             for theirs, ours in names.items()
         }
         return {
