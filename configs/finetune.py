@@ -253,7 +253,7 @@ def _t5(config: ConfigDict, task: str) -> None:
     if task == "pydoc":
         _pydoc(config)
         config.model = ConfigDict(dict(name="t5_tiny", dropout=0.1))
-        config.data.options.update(tokenizer="bpe", vocab_size=1024, sentinels=16)
+        config.data.options.update(tokenizer="init_from|bpe", vocab_size=1024, sentinels=16)
         return
     _glue_data(config, task)
     config.batch_size = 128

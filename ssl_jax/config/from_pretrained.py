@@ -3,14 +3,17 @@
     model.name = "init_from"              the encoder there: its name, width, depth and so on
     data.options.tokenizer = "init_from"  the tokenizer there, or where nothing is started from, one
                                           trained on the data as if it were not set
+    data.options.tokenizer = "init_from|bpe"  the same, and one that is trained is of this kind
 
 So that fine-tuning names a pretrained model once. What the config says of the model itself wins.
+Where the tokenizer is that of init_from, the name of a model in a config file is meant for training
+from scratch: it gives way to the model there, unless the command line names it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from etils import epath
@@ -21,21 +24,30 @@ from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
 
 
-def fill_in(config: ConfigDict) -> None:
+def fill_in(config: ConfigDict, overrides: Collection[str] = ()) -> None:
     """Replaces "init_from" by what stands there, in place.
+
+    Args:
+      config: the config.
+      overrides: dotted keys that the command line sets.
 
     Raises:
       UserError: there is nothing to start from, or it does not say.
     """
     options = config.data.options
-    if options.get("tokenizer", None) == INIT_FROM:
-        if config.init_from is None:
-            del options["tokenizer"]
-        else:
+    takes_model = config.model.get("name") == INIT_FROM
+    tokenizer, _, trained = str(options.get("tokenizer", None)).partition("|")
+    if tokenizer == INIT_FROM:
+        if config.init_from is not None:
             options.tokenizer = _folder(config.init_from)
             if "vocab_size" in options:  # it has its own
                 del options["vocab_size"]
-    if config.model.get("name") == INIT_FROM:
+            takes_model |= "model.name" not in overrides and _config(config.init_from).exists()
+        elif trained:
+            options.tokenizer = trained
+        else:
+            del options["tokenizer"]
+    if takes_model:
         if config.init_from is None:
             raise UserError(
                 "the model is that of init_from, and that is not set: add "
@@ -58,10 +70,15 @@ def _folder(source: str) -> str:
     return os.path.dirname(folder) if os.path.isfile(folder) else folder
 
 
+def _config(source: str) -> epath.Path:
+    """The config.json of a run or folder."""
+    return epath.Path(_folder(source)) / "config.json"
+
+
 def _model(source: str) -> dict[str, Any]:
     from ssl_jax.models import registry
 
-    path = epath.Path(_folder(source)) / "config.json"
+    path = _config(source)
     if not path.exists():
         raise UserError(f"init_from={source} does not say what its model is: {path} is not there")
     found = storage.read_json(path)

@@ -35,7 +35,7 @@ def resolve(config: ConfigDict, overrides: dict[str, Any] | None = None) -> Conf
         elif "epochs" in overrides and "steps" not in overrides:
             config.steps = None
         fields.check(shared_keys(config), config, "")
-        from_pretrained.fill_in(config)
+        from_pretrained.fill_in(config, overrides)
     config = complete(config)
     if (config.epochs is None) == (config.steps is None):
         raise UserError(

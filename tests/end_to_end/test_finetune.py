@@ -10,6 +10,7 @@ import pytest
 from ssl_jax import config as config_lib
 from ssl_jax import data, parallel
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.pretrained import formats, trained_run
 from ssl_jax.run import metrics
@@ -168,6 +169,20 @@ def test_what_init_from_says_of_a_folder_of_transformers(tmp_path):
         load("roberta_rte", init_from=str(tmp_path))
 
 
+def test_a_model_from_scratch_gives_way_to_the_pretrained_one(tmp_path):
+    there = {"name": "gpt2_tiny", "depth": 3, "max_length": 128, "dropout": 0.3}
+    (tmp_path / "config.json").write_text(json.dumps({"model": there}))
+    config = load("gpt_pydoc", init_from=str(tmp_path))
+    assert (config.model.depth, config.model.max_length) == (3, 128)
+    assert (config.model.dropout, config.model.pool) == (0.1, "last")  # as fine-tuning has it
+    assert config.data.options.tokenizer == str(tmp_path)
+    assert load("gpt_pydoc", init_from=str(tmp_path), model__name="gpt2_mini").model.depth == 4
+    assert load("gpt_pydoc").model.depth == 2
+    # The tokens of a T5 from scratch give back what they were made of.
+    options = load("t5_pydoc").data.options
+    assert (options.tokenizer, options.vocab_size, options.sentinels) == ("bpe", 1024, 16)
+
+
 def test_without_init_from_the_model_has_to_be_named(tmp_path):
     with pytest.raises(UserError, match="name a model to train from scratch"):
         load("glue_rte")
@@ -216,3 +231,35 @@ def test_a_workdir_that_moved_still_reads_text(finetuned, tmp_path):
     shutil.copytree(folder / "run", tmp_path / "run")
     found = trained_run.load(str(tmp_path / "run")).text_features(["a good ship"])
     assert found["logits"].shape == (1, 2)
+
+
+@pytest.mark.slow
+def test_a_t5_goes_to_a_folder_of_transformers_and_is_fine_tuned_from_there(tmp_path):
+    experiment, state = workdir_of("t5", tmp_path / "t5")
+    said = run(tmp_path / "t5", f"--output={tmp_path}/hf", "--to=hf", module="export").stdout
+    assert "arrays, step 3" in said and "without the tokenizer" not in said
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["architectures"] == ["T5ForConditionalGeneration"]
+    flags = [flag for flag in FLAGS if "csv" in flag or "log" in flag or "length" in flag]
+    flags[0] = "--config=configs/finetune.py:t5_pydoc"
+    said = run(
+        tmp_path / "run",
+        *flags,
+        f"--config.init_from={tmp_path}/hf",
+        "--config.data.split=train[:80%]",
+        "--config.eval.test_split=train[80%:]",
+        "--config.batch_size=17",
+        "--config.steps=2",
+        "--config.optimizer.base_lr=1e-9",
+    ).stdout
+    assert "t5, " in said and "not found" not in said
+    begun = trained_run.load(str(tmp_path / "run"))
+    module, like = begun.experiment.method.encoder.module, experiment.method.encoder.module
+    for name in ("dim", "depth", "num_heads", "head_dim", "hidden_dim", "activation", "tied"):
+        assert getattr(module, name) == getattr(like, name), name
+    assert begun.experiment.spec.vocabulary == experiment.spec.vocabulary
+    expected = by_path(state.params)
+    found = by_path(begun.weights.params)
+    assert found.keys() == expected.keys()
+    for path, leaf in found.items():
+        np.testing.assert_allclose(leaf, expected[path], atol=1e-6, err_msg=path)
