@@ -36,7 +36,7 @@ Shots = Annotated[tuple[int, ...], each(positive), not_empty, "Numbers k of posi
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 Draws = Annotated[int, positive, "Random sets of examples for each k."]
 Costs = Annotated[tuple[float, ...], each(positive), not_empty, "Costs C of the grid."]
-COSTS = (0.01, 0.1, 1.0, 10.0, 100.0)
+COSTS = (0.01, 0.1, 1.0, 10.0)
 RuleOption = Annotated[
     Rule,
     "Average precision: area under the interpolated curve, VOC07's 11 points, scikit-learn's.",

@@ -18,8 +18,10 @@ from ssl_jax.evals.metric import Metric
 
 NEEDS = ("label",)
 METRICS = {
-    "{shots:d}": Metric("SVM, {shots}", "mAP of linear SVMs", series="positives a label"),
-    "full": Metric("SVM, all", "mAP of linear SVMs on all labels"),
+    "{shots:d}": Metric(
+        "SVM, {shots}", "mean average precision of linear SVMs", series="positives a label"
+    ),
+    "full": Metric("SVM, all", "mean average precision of linear SVMs on all labels"),
     "cost_{shots:d}": Metric("cost, {shots}", unit="", better=None, shown=False),
 }
 _LOG = logging.getLogger(__name__)

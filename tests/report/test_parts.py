@@ -188,7 +188,10 @@ def test_every_family_has_a_chart_and_a_table():
     svm = {"SimCLR": {"svm/1": 0.4, "svm/2": 0.5, "svm/2_std": 0.01}}
     results = {name: {**scores, **svm.get(name, {})} for name, scores in RESULTS.items()}
     charts = curves.family_charts(tables.summarise(results))
-    assert [chart.title for chart in charts] == ["Few-shot accuracy", "MAP of linear SVMs"]
+    assert [chart.title for chart in charts] == [
+        "Few-shot accuracy",
+        "Mean average precision of linear SVMs",
+    ]
     first, second = (printed(table) for table in report.tables_of(results))
     assert "few_shot" not in second and "SVM" not in first
     assert "50.0±1.0" in second and "positives a label" in second
