@@ -131,8 +131,9 @@ def _scores(
     parts: list[_Sums] = []
     for batch in batches:
         parts.append(parallel.gather(score(w, batch)))
-    return {
-        feature: tokens.means([part[feature] for part in parts], no_label) for feature in parts[0]
+    return {  # a jitted function returns them in the order of the alphabet
+        feature: tokens.means([part[feature] for part in parts], no_label)
+        for feature in method.hyper.features
     }
 
 

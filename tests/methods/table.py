@@ -758,7 +758,7 @@ ROWS = {
         {
             **CONVNET,
             **VIEW,
-            "method.features": ("h", "stage1/mean"),
+            "method.features": ("stage1/mean", "h"),  # not in the order of the alphabet
             "method.learning_rates": (0.1, 0.5),
             "method.weight_decays": (0.0, 0.1),
         },
