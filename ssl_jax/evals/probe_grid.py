@@ -83,7 +83,8 @@ def evaluate_model(model: Model, prober: Any) -> dict[str, float]:
     best = max(chosen, key=lambda name: (val[name][0][chosen[name]], -val[name][2][chosen[name]]))
 
     no_label = "no example of the test split has a label"
-    weights = method.only(model.weights, chosen)
+    # Of an output whose probes have all diverged any one; it is not reported.
+    weights = method.only(model.weights, dict.fromkeys(val, 0) | chosen)
     test = _scores(method, weights, prober.batches(prober.test), no_label)
     head = method.heads(best)[chosen[best]]
     rates = [other.learning_rate for other in method.heads(best)]

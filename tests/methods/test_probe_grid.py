@@ -199,6 +199,9 @@ def test_the_choice_leaves_out_probes_that_are_not_finite():
     assert f"head_{4 + best}" not in some and some["diverged"] == whole["diverged"] + 1
     others = [whole[f"head_{4 + i}"] for i in range(4) if i != best]
     assert some["val_h"] == max(others)
+    broken["kernel"][:] = np.nan
+    some = evaluated(experiment, last.replace(params={"heads": {**heads, "h": broken}}))
+    assert "test_h" not in some and some["top1"] == some["test_stage1_mean"]
     lost = last.replace(params=jax.tree.map(lambda p: np.full_like(p, np.nan), last.params))
     with pytest.raises(UserError, match=r"all probes have diverged; lower method\.learning_rates"):
         evaluated(experiment, lost)
