@@ -4,6 +4,8 @@ import csv
 import decimal
 import pathlib
 
+import numpy as np
+
 from ssl_jax.data.kinds import shapes
 from ssl_jax.evals.metric import find
 from ssl_jax.evals.properties.metrics import METRICS, PROPERTIES
@@ -69,3 +71,16 @@ def test_every_picture_of_the_gallery_is_of_a_recorded_run_and_small():
     pictures = sorted((RESULTS / "gallery").glob("*.png"))
     assert pictures and {path.stem for path in pictures} <= recorded
     assert sum(path.stat().st_size for path in pictures) < 1_500_000
+
+
+def test_the_table_of_probes_is_that_of_the_recorded_runs():
+    with (RESULTS / "probe_grid_digits.csv").open(encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## A grid of probes")
+    columns = ("test_h", "test_stage3_mean", "test_last2_mean", "test_last1_patches", "top1",
+               "val_top1")  # fmt: skip
+    for column, shown in zip(columns, rows.values(), strict=True):
+        for encoder, text in zip(("simclr", "untrained"), shown, strict=True):
+            scores = [100 * float(run[column]) for run in runs if run["encoder"] == encoder]
+            assert len(scores) == 3
+            assert text == f"{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f}", column
