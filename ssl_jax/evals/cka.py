@@ -31,9 +31,11 @@ def linear_cka(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n e"]) -> floa
 
 
 def _centred_gram(x: np.ndarray) -> np.ndarray:
-    """X X^T of the centred X; exactly 0 if all rows are equal up to rounding."""
+    """X X^T of the centred X at unit scale; exactly 0 if all rows are equal up to rounding."""
     scale = np.abs(x).max(initial=0.0)
     x = x - x.mean(axis=0)
-    if np.abs(x).max(initial=0.0) <= 1e-12 * scale:
-        x = np.zeros_like(x)
+    largest = np.abs(x).max(initial=0.0)
+    if largest <= 1e-12 * scale:
+        return np.zeros((len(x), len(x)))
+    x = x / largest
     return x @ x.T
