@@ -94,7 +94,7 @@ def _retina(config: ConfigDict) -> None:
 
 
 def _radiology(config: ConfigDict, *, size: int, batch_size: int, epochs: float) -> None:
-    """Adam at 1e-3, images on a canvas of `size` pixels, random crops and flips on the device."""
+    """AdamW without decay, which is Adam, at 1e-3; images on a canvas of `size` pixels, random crops and flips on the device."""
     config.batch_size = batch_size
     config.epochs = epochs
     config.dtype = "bfloat16"
@@ -108,7 +108,7 @@ def _radiology(config: ConfigDict, *, size: int, batch_size: int, epochs: float)
         )
     )
     config.optimizer.update(
-        name="adam", base_lr=1e-3, lr_scaling="none", weight_decay=0.0, warmup_epochs=0.5
+        name="adamw", base_lr=1e-3, lr_scaling="none", weight_decay=0.0, warmup_epochs=0.5
     )
     config.eval.update(every_epochs=1.0, batch_size=128)
     config.eval.reuse.patches = "mean"  # all positions of 512 images would take gigabytes
