@@ -94,7 +94,7 @@ def _retina(config: ConfigDict) -> None:
 
 
 def _radiology(config: ConfigDict, *, size: int, batch_size: int, epochs: float) -> None:
-    """AdamW without decay, which is Adam, at 1e-3; images on a canvas of `size` pixels, random crops and flips on the device."""
+    """AdamW without decay, which is Adam; images on a canvas, crops and flips on the device."""
     config.batch_size = batch_size
     config.epochs = epochs
     config.dtype = "bfloat16"
