@@ -11,6 +11,7 @@ as in `linear` (Kornblith et al. 2019, App. A.3, and SimCLR, Chen et al. 2020, A
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -29,7 +30,12 @@ from ssl_jax.evals.scores import row_mesh
 
 NEEDS = ("labels",)
 METRICS = {
-    **METRICS_OF_LABELS,
+    **{
+        name: dataclasses.replace(
+            metric, heading=f"linear {metric.heading}", title=f"linear classifier, {metric.title}"
+        )
+        for name, metric in METRICS_OF_LABELS.items()
+    },
     "best_l2": Metric("penalty", unit="", better=None, shown=False),
     "l2_at_edge": Metric("penalty at the end of its grid", unit="", better=None, shown=False),
     "gradient_norm": Metric("gradient norm", unit="", better="lower", shown=False),

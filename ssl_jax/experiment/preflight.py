@@ -15,6 +15,7 @@ from ssl_jax.core.tree_paths import by_path
 from ssl_jax.data.source import ImageSource
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods.base.labelled import Labelled
+from ssl_jax.modalities.image import LABELS
 
 
 def lines(experiment: Experiment, source: data.Source | None = None) -> list[tuple[str, str]]:
@@ -95,6 +96,8 @@ def _data(experiment: Experiment) -> str:
             else f"{total:,} examples, {labelled:,} of them labelled"
         )
     classes = f"{spec.num_classes} classes" if spec.num_classes else "no labels"
+    if LABELS in spec.arrays:
+        classes = f"{spec.arrays[LABELS].shape[0]} labels an image"
     classes += f" ({section.classes})" if section.classes is not None else ""
     return f"{section.name}[{section.split}], {examples}, {classes}"
 
