@@ -1,0 +1,232 @@
+"""Whole runs beside lightly's: python -m benchmarks.peers --methods simclr byol barlow_twins
+
+Every method trains twice on the images of `METHOD:fashion`: once with `ssl_jax train`, once with
+lightly's losses, heads and transforms on PyTorch (`benchmarks/peers_lightly.py`), with the same
+encoder, batch, epochs, optimizer and strengths of the views. Runs take turns, each in a process of
+its own, and the same probes score the features of both: `knn` and `linear` of ssl_jax, on the test
+images. Images per second are the median over steps after the first ten, with views and loading.
+Processor time is of the whole process, with its start and, here, compilation and the probes; where
+other programs run it says more than the clock. Memory is the largest resident size of the process
+and its workers, shared pages counted once.
+
+Needs torch, torchvision and lightly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+METHODS = ("simclr", "moco_v2", "byol", "simsiam", "barlow_twins", "vicreg", "nnclr", "swav")
+FEW_EXAMPLES = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one run took and scored.
+
+    Attributes:
+      seconds: from start to end of the process.
+      cpu_seconds: of the process and its workers.
+      mib: largest resident size, workers included.
+      images_per_s: median over the logged steps after the first ten.
+      scores: "knn/top1" and "linear/top1", fractions.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    mib: float
+    images_per_s: float
+    scores: dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", default=METHODS[:1], choices=METHODS)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--folder", default="", help="of the IDX files; empty: Debian's")
+    parser.add_argument("--csv", help="a file that gets a row for every run")
+    parser.add_argument("--write", help=argparse.SUPPRESS)  # these two keep JAX out of this process
+    parser.add_argument("--probe", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.epochs < 2:
+        parser.error(f"--epochs={arguments.epochs}: the first one is warm-up; use at least 2")
+    if arguments.probe:
+        print(json.dumps(scores_of(arguments.probe)))
+        return
+    if arguments.write:
+        write_images(arguments.write, arguments.folder)
+        return
+    runs = {}
+    with tempfile.TemporaryDirectory() as folder:
+        again = [sys.executable, "-m", "benchmarks.peers", f"--folder={arguments.folder}"]
+        subprocess.run([*again, f"--write={folder}/images.npz"], check=True)
+        for method in arguments.methods:
+            for seed in arguments.seeds:
+                place = pathlib.Path(folder, f"{method}_{seed}")
+                place.mkdir()
+                for side in (ours, theirs):
+                    run = side(method, seed, arguments.epochs, arguments.folder, place)
+                    runs.setdefault((method, side.__name__), []).append(run)
+                    print(method, seed, side.__name__, run, flush=True)
+                    if arguments.csv:
+                        write_row(arguments.csv, method, seed, side.__name__, arguments.epochs, run)
+    show(runs, arguments.epochs)
+
+
+def ours(method: str, seed: int, epochs: int, data: str, place: pathlib.Path) -> Run:
+    """`ssl_jax train`, without its cache of compiled programs."""
+    workdir = place / "run"
+    command = ["-m", "ssl_jax", "train", f"--config={method}:fashion", f"--workdir={workdir}"]
+    for option in (
+        f"epochs={epochs}", f"seed={seed}", "eval.final_names=('knn','linear')",
+        "eval.baselines=()", "log.report=False", "compilation_cache=",
+        *([f"data.options.folder={data}"] if data else ()),
+    ):  # fmt: skip
+        command.append(f"--config.{option}")
+    seconds, cpu, mib = measured(command)
+    (scores,) = json.loads((workdir / "results.json").read_text())["results"].values()
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    speeds = [row["train/images_per_s"] for row in rows if "train/images_per_s" in row]
+    scores = {key: scores[key] for key in ("knn/top1", "linear/top1")}
+    return Run(seconds, cpu, mib, statistics.median(speeds[1:]), scores)
+
+
+def theirs(method: str, seed: int, epochs: int, data: str, place: pathlib.Path) -> Run:
+    """`benchmarks.peers_lightly`, and the probes of ssl_jax on its features."""
+    del data  # read from the file of images
+    command = ["-m", "benchmarks.peers_lightly", "theirs", f"--method={method}", f"--seed={seed}"]
+    command += [f"--epochs={epochs}", f"--images={place.parent}/images.npz", f"--out={place}"]
+    seconds, cpu, mib = measured(command)
+    speeds = json.loads((place / "speeds.json").read_text())
+    probe = [sys.executable, "-m", "benchmarks.peers", "--probe", str(place)]
+    scores = json.loads(subprocess.run(probe, check=True, capture_output=True).stdout)
+    return Run(seconds, cpu, mib, statistics.median(speeds[1:]), scores)
+
+
+def measured(command: Sequence[str]) -> tuple[float, float, float]:
+    """Seconds, processor seconds and the largest MiB of a Python process and its workers.
+
+    Raises:
+      SystemExit: it failed; its words are above.
+    """
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
+    largest = 0.0
+    while True:
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if ended:
+            break
+        largest = max(largest, sum(map(mib_of, family(process.pid))))
+        time.sleep(1.0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}")
+    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, largest
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError):
+            for path in pathlib.Path(f"/proc/{parent}/task").glob("*/children"):
+                found += map(int, path.read_text().split())
+    return found
+
+
+def mib_of(pid: int) -> float:
+    """Resident memory of a process; pages that several share count once for all of them."""
+    with contextlib.suppress(OSError):
+        text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(re.search(r"^Pss: +(\d+)", text, re.MULTILINE)[1]) / 1024
+    return 0.0
+
+
+def scores_of(place: str) -> dict[str, float]:
+    """Scores of the features in `features.npz`, with the options of `simclr:fashion`."""
+    import numpy as np
+
+    from ssl_jax import config as config_lib
+    from ssl_jax import evals
+
+    options = config_lib.load("simclr:fashion").eval
+    with np.load(pathlib.Path(place, "features.npz")) as file:
+        train, test = (
+            {"h": file[f"{split}_h"], "label": file[f"{split}_label"]}
+            for split in ("train", "test")
+        )
+    scores = evals.evaluate(["knn", "linear"], train, test, num_classes=10, config=options)
+    return {key: float(scores[key]) for key in ("knn/top1", "linear/top1")}
+
+
+def write_images(path: str, folder: str) -> None:
+    """Writes the images uint8 [n 28 28] and labels of both splits."""
+    import numpy as np
+
+    from ssl_jax import data
+    from ssl_jax.configs.fashion import TRAIN
+
+    arrays = {}
+    for name, split in (("train", TRAIN), ("test", "test")):
+        source = data.load("fashion_mnist", split, **({"folder": folder} if folder else {}))
+        indices = np.arange(len(source))
+        batch = source.read(indices, indices, 0, 0)[0]
+        arrays |= {f"{name}_image": batch["image"][..., 0], f"{name}_label": source.labels}
+    np.savez(path, **arrays)
+
+
+def write_row(path: str, method: str, seed: int, side: str, epochs: int, run: Run) -> None:
+    """Appends a run to a CSV file."""
+    import csv
+
+    row = {"method": method, "side": side, "seed": seed, "epochs": epochs}
+    row |= {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name != "scores"}
+    row |= run.scores
+    new = not os.path.exists(path)
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, row)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def show(runs: dict[tuple[str, str], list[Run]], epochs: int) -> None:
+    """Prints one line a method: this side, lightly's, and the ratio."""
+    from rich.console import Console
+
+    from benchmarks import machine
+
+    table = machine.table(
+        f"Whole runs of {epochs} epochs of {FEW_EXAMPLES:,} images, ssl_jax / lightly (ratio)",
+        *("method", "kNN, %", "linear, %", "images/s", "processor s", "MiB"),
+        packages=("torch", "lightly"),
+    )
+    for method in dict.fromkeys(method for method, _ in runs):
+        mine, other = runs[method, "ours"], runs[method, "theirs"]
+        cells = [method]
+        for key in ("knn/top1", "linear/top1"):
+            a, b = (statistics.mean(run.scores[key] for run in side) for side in (mine, other))
+            cells.append(f"{100 * a:.1f} / {100 * b:.1f}")
+        for name in ("images_per_s", "cpu_seconds", "mib"):
+            a, b = (statistics.median(getattr(run, name) for run in side) for side in (mine, other))
+            cells.append(f"{a:,.0f} / {b:,.0f} ({a / b:.2f})")
+        table.add_row(*cells)
+    Console(width=140).print(table)
+    print("load of the machine:", *(f"{load:.1f}" for load in os.getloadavg()))
+
+
+if __name__ == "__main__":
+    main()
