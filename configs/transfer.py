@@ -1,14 +1,17 @@
-"""A pretrained encoder on another data set: one variant for each set of SimCLR's transfer table
+"""Transfer to other data sets (Chen et al. 2020), https://arxiv.org/abs/2002.05709
 
     ssl_jax train --config=transfer:VARIANT --workdir=runs/transfer --config.init_from=runs/simclr
 
-Variants, with the score of the paper (Chen et al. 2020, App. B.8):
-  food101, cifar10, cifar100, birdsnap, sun397, cars196, dtd   top-1
-  aircraft, pets, caltech101, flowers                          mean of the classes' accuracies
-  voc2007                                                      mean 11-point average precision
-  digits, shapes_shape, shapes_hue, shapes_size, shapes_angle, shapes_background, lesions
-                                                               sets without a download
-  fashion                                                      Fashion-MNIST, where it is installed
+Variants:
+  food101, cifar10, cifar100, birdsnap  scored by top-1 (Chen et al. 2020, App. B.8)
+  sun397, cars196, dtd                  by top-1
+  aircraft, pets, caltech101, flowers   by the mean of the classes' accuracies
+  voc2007                               by the mean 11-point average precision of 20 labels
+  digits, lesions                       sets without a download; lesions has five labels an image
+  shapes_shape, shapes_hue              generated shapes with the label of that name
+  shapes_size, shapes_angle             the same
+  shapes_background                     the same
+  fashion                               Fashion-MNIST, where it is installed
 
 A variant fine-tunes all weights (SGD with Nesterov's momentum, 20,000 steps of 256 images at 224
 pixels, crops and flips). `method.freeze_encoder=True steps=1` leaves the encoder as it is, for an

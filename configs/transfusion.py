@@ -1,4 +1,4 @@
-"""Medical images, pretrained or not: Transfusion (Raghu et al. 2019), arXiv:1902.07208
+"""Medical images, pretrained or not (Raghu et al. 2019), https://arxiv.org/abs/1902.07208
 
     ssl_jax train --config=transfusion:VARIANT --workdir=runs/transfusion
 

@@ -44,7 +44,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Pretext tasks": ("rotnet", "context_prediction", "jigsaw", "colorization", "context_encoder"),
     "Language models": ("bert", "gpt", "t5", "word2vec"),
     "Learning from labels": (
-        "supervised", "probe_grid", "metric_learning", "distill", "regression",
+        "supervised", "multilabel", "probe_grid", "metric_learning", "distill", "regression",
         "token_classification", "question_answering", "text_to_text",
     ),
 }  # fmt: skip
