@@ -142,6 +142,15 @@ def state_bytes_per_device(tree: Any) -> int:
     )
 
 
+def sizes(experiment: Experiment) -> dict[str, int]:
+    """`trained_parameters`, frozen ones left out, and `state_bytes` of the training state."""
+    state = experiment.abstract_state
+    return {
+        "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+    }
+
+
 def check_memory(experiment: Experiment) -> None:
     """Checks that the state of a run and a batch each fit into the memory of a local device.
 

@@ -111,6 +111,7 @@ def evaluate_and_report(
         record = {"step": last_step, "results": results}
         if not_computed:
             record["not_computed"] = not_computed
+        record["sizes"] = preflight.sizes(experiment)
         record["environment"] = environment()
         if last_step != int(state.step):
             record["best_step"] = int(state.step)

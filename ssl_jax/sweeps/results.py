@@ -56,11 +56,11 @@ def results_of(cell: Cell, workdir: epath.Path) -> dict[str, Any] | None:
 def rows_of(sweep: Sweep, workdir: epath.Path) -> list[Row]:
     """One row per finished cell.
 
-    A row contains the labels of the cell, `step`, and scores: `knn/top1` of the trained encoder,
-    `z/knn/top1` of another output, and `raw pixels/knn/top1` and `untrained encoder/knn/top1` of
-    baselines, if the cell has them. A training metric "train/..." that a curve needs is the mean
-    over the rows logged in the last tenth of the steps. Of "eval/..." metrics that select a setting
-    (`Curve.chosen_by`) it has the last logged value.
+    A row contains the labels of the cell, `step`, `trained_parameters`, `state_bytes`, and scores:
+    `knn/top1` of the trained encoder, `z/knn/top1` of another output, and `raw pixels/knn/top1` and
+    `untrained encoder/knn/top1` of baselines, if the cell has them. A training metric "train/..."
+    that a curve needs is the mean over the rows logged in the last tenth of the steps. Of
+    "eval/..." metrics that select a setting (`Curve.chosen_by`) it has the last logged value.
     """
     chosen_by = {curve.chosen_by for curve in sweep.curves if curve.chosen_by}
     logged = {m for curve in sweep.curves if (m := curve.measure).startswith("train/")}
@@ -69,7 +69,7 @@ def rows_of(sweep: Sweep, workdir: epath.Path) -> list[Row]:
         results = results_of(cell, workdir)
         if results is None:
             continue
-        row = {**cell.labels, "step": results["step"]}
+        row = {**cell.labels, "step": results["step"], **results.get("sizes", {})}
         *baselines, trained = results["results"] or {"": {}}
         row |= results["results"].get(trained, {})
         for name in baselines:

@@ -89,6 +89,9 @@ def test_a_grid_with_a_failing_cell(file, tmp_path):
     for row in rows:
         found = json.loads((tmp_path / f"t={row['t']},seed=0" / "results.json").read_text())
         assert float(row["knn/top1"]) == found["results"]["SimCLR"]["knn/top1"]
+        assert int(row["trained_parameters"]) == found["sizes"]["trained_parameters"] > 0
+        # Parameters, and Adam's two moments of each.
+        assert int(row["state_bytes"]) >= 3 * 4 * int(row["trained_parameters"])
         raw = found["results"]["raw pixels"]["knn/top1"]
         assert float(row["raw pixels/knn/top1"]) == raw
 
