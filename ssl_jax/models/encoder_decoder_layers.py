@@ -1,4 +1,4 @@
-"""Layers of the encoder-decoder: attention to a text or to a memory, MLPs, and their stacks.
+"""Layers of the encoder-decoder: attention to a text or to a memory, and their stacks.
 
 See `ssl_jax.models.encoder_decoder` for what they have in common and for the initial values.
 """
@@ -15,7 +15,7 @@ from flax import linen as nn
 from ssl_jax.models.attention import attention
 from ssl_jax.models.layers import run_layers
 from ssl_jax.models.relative_positions import RelativeBias
-from ssl_jax.models.transformer_layers import CACHE, make_norm, store_by_position
+from ssl_jax.models.transformer_layers import CACHE, FeedForward, make_norm, store_by_position
 
 Array = jax.Array
 
@@ -104,27 +104,6 @@ class Attention(nn.Module):
         return store_by_position(self, names, (k, v), position, self.cache_length)
 
 
-class FeedForward(nn.Module):
-    """Two dense layers with a ReLU, or with a gate: (gelu(x w_g) * (x w_1)) w_2 (Shazeer 2020)."""
-
-    hidden_dim: int
-    activation: str
-    dropout: float
-    train: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        dense = functools.partial(nn.Dense, use_bias=False, kernel_init=_FAN_IN, dtype=self.dtype)
-        y = dense(self.hidden_dim, name="fc1")(x)
-        if self.activation == "gated_gelu":
-            y = y * nn.gelu(dense(self.hidden_dim, name="gate")(x), approximate=True)
-        else:
-            y = nn.relu(y)
-        y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
-        return dense(x.shape[-1], name="fc2")(y)
-
-
 class Layer(nn.Module):
     """Attention, in a decoder attention to the encoder's tokens, and an MLP, each pre-norm.
 
@@ -181,7 +160,15 @@ class Layer(nn.Module):
             cross = attend(name="cross_attn")
             x = x + drop(cross(norm("cross_norm")(x), memory, mask=memory_mask))
         mlp = FeedForward(
-            self.hidden_dim, self.activation, self.dropout, self.train, self.dtype, name="mlp"
+            self.hidden_dim,
+            self.activation,
+            self.dtype,
+            _FAN_IN,
+            _FAN_IN,
+            bias=False,
+            dropout=self.dropout,
+            train=self.train,
+            name="mlp",
         )
         return x + drop(mlp(norm("norm2")(x)))
 

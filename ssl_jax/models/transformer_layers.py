@@ -26,8 +26,10 @@ Text = Mapping[str, Array]
 ACTIVATIONS = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
     "gelu_sigmoid": lambda x: x * nn.sigmoid(1.702 * x),  # Image GPT
 }
+GATED = "gated_gelu"  # the activation of an MLP with a gate
 STD = 0.02  # of matrices and embeddings at initialisation
 CACHE = "cache"  # the collection of cached keys and values
 PREFIX = "prompt"  # of the embeddings' parameters: vectors in front of a text, if there are any
@@ -149,23 +151,39 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two dense layers with a GELU between them."""
+    """Two dense layers with an activation between them, or with a gate (Shazeer 2020).
+
+    Attributes:
+      hidden_dim: width between the layers.
+      activation: one of `ACTIVATIONS`, or "gated_gelu": (gelu(x w_g) * (x w_1)) w_2.
+      dtype: dtype of activations and arithmetic.
+      hidden_init: initialiser of the first matrix and of the gate's.
+      output_init: initialiser of the last matrix.
+      bias: whether the layers have biases.
+      dropout: dropout rate of what is between the layers.
+      train: apply dropout.
+    """
 
     hidden_dim: int
     activation: str
     dtype: Any
-    truncated: bool = True
-    output_std: float = STD
+    hidden_init: Any
+    output_init: Any
     bias: bool = True
-    hidden_std: float = STD
+    dropout: float = 0.0
+    train: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         dense = functools.partial(nn.Dense, use_bias=self.bias, dtype=self.dtype)
-        init = kernel_init(self.truncated, self.hidden_std)
-        y = dense(self.hidden_dim, kernel_init=init, name="fc1")(x)
-        init = kernel_init(self.truncated, self.output_std)
-        return dense(x.shape[-1], kernel_init=init, name="fc2")(ACTIVATIONS[self.activation](y))
+        hidden = functools.partial(dense, self.hidden_dim, kernel_init=self.hidden_init)
+        y = hidden(name="fc1")(x)
+        if self.activation == GATED:
+            y = y * ACTIVATIONS["gelu_tanh"](hidden(name="gate")(x))
+        else:
+            y = ACTIVATIONS[self.activation](y)
+        y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
+        return dense(x.shape[-1], kernel_init=self.output_init, name="fc2")(y)
 
 
 class Layer(nn.Module):
@@ -242,14 +260,14 @@ class Layer(nn.Module):
             self.qkv_std,
             name="attn",
         )
+        output_std = self.output_std if self.mlp_output_std is None else self.mlp_output_std
         mlp = FeedForward(
             round(self.mlp_ratio * x.shape[-1]),
             self.activation,
             self.dtype,
-            self.truncated,
-            self.output_std if self.mlp_output_std is None else self.mlp_output_std,
+            kernel_init(self.truncated, self.hidden_std),
+            kernel_init(self.truncated, output_std),
             self.bias,
-            self.hidden_std,
             name="mlp",
         )
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
