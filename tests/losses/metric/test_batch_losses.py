@@ -259,7 +259,7 @@ def test_memory_is_linear():
         compiled = f.lower(jax.ShapeDtypeStruct((n, 32), jnp.float32), labels(n)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    for name in ("supcon", "triplet, all"):
+    for name in ("supcon", "triplet, all", "triplet, batch_hard", "lifted"):
         small, large = temporary(name, 2048), temporary(name, 16384)
         assert large < 12 * small, (name, small, large)
         assert large < 16384**2 // 4, (name, large)
