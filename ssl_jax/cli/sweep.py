@@ -162,8 +162,9 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
         print(f"tables: {workdir / TABLES}", flush=True)
     if sweep.compares is not None:
         tests = significance.compare(sweep, rows, workdir)
-        results.write_csv(workdir / SIGNIFICANCE, tests)
-        print(f"permutation tests: {workdir / SIGNIFICANCE}", flush=True)
+        if tests:
+            results.write_csv(workdir / SIGNIFICANCE, tests)
+            print(f"permutation tests: {workdir / SIGNIFICANCE}", flush=True)
     scored = [row for row in rows if sweep.metric in row]
     if sweep.metric and scored:
         metric = evals.describe(sweep.metric, sections) or Metric(sweep.metric)
