@@ -5,6 +5,9 @@
                                           trained on the data as if it were not set
     data.options.tokenizer = "init_from|bpe"  the same, and one that is trained is of this kind
 
+A table is read by the columns of the run that it starts from: their means, deviations and
+categories.
+
 So that fine-tuning names a pretrained model once. What the config says of the model itself wins.
 Where the tokenizer is that of init_from, the name of a model in a config file is meant for training
 from scratch: it gives way to the model there, unless the command line names it.
@@ -22,6 +25,8 @@ from ml_collections import ConfigDict
 from ssl_jax.config.schema import INIT_FROM
 from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
+
+_TABLE = "table:"
 
 
 def fill_in(config: ConfigDict, overrides: Collection[str] = ()) -> None:
@@ -47,6 +52,10 @@ def fill_in(config: ConfigDict, overrides: Collection[str] = ()) -> None:
             options.tokenizer = trained
         else:
             del options["tokenizer"]
+    if config.init_from is not None and config.data.name.startswith(_TABLE):
+        columns = _columns(config.init_from)
+        if columns and options.get("columns", None) is None:
+            options.columns = ConfigDict(columns)
     if takes_model:
         if config.init_from is None:
             raise UserError(
@@ -73,6 +82,15 @@ def _folder(source: str) -> str:
 def _config(source: str) -> epath.Path:
     """The config.json of a run or folder."""
     return epath.Path(_folder(source)) / "config.json"
+
+
+def _columns(source: str) -> dict[str, Any] | None:
+    """The columns of the table of a run; None if it had none."""
+    path = _config(source)
+    if not path.exists():
+        return None
+    data = storage.read_json(path).get("data")
+    return data.get("options", {}).get("columns") if isinstance(data, dict) else None
 
 
 def _model(source: str) -> dict[str, Any]:

@@ -36,8 +36,8 @@ NEEDS = ("masks",)
 FEATURE = "last1/patches"
 TOKENS = True
 METRICS = {
-    "knn_miou": Metric("segmentation kNN mIoU", "mIoU of a kNN segmentation"),
-    "linear_miou": Metric("segmentation linear mIoU", "mIoU of a linear segmentation"),
+    "knn_miou": Metric("kNN mIoU", "mIoU of a kNN segmentation"),
+    "linear_miou": Metric("linear mIoU", "mIoU of a linear segmentation"),
     "knn_accuracy": Metric("kNN pixel accuracy", shown=False),
     "linear_accuracy": Metric("linear pixel accuracy", shown=False),
     "val_knn_miou": Metric("kNN mIoU, held out of train", shown=False),
@@ -114,14 +114,23 @@ def evaluate_model(
       UserError: the model has no such output, its positions form no grid, the splits have other
         classes, or there are too few images.
     """
-    options = {
-        name: value
-        for name, value in locals().items()
-        if name not in ("model", "prober", "feature")
-    }
+    options = dict(
+        seed=seed,
+        classifiers=classifiers,
+        ks=tuple(dict.fromkeys(ks)),
+        temperature=temperature,
+        bank_patches=bank_patches,
+        learning_rates=learning_rates,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        steps=steps,
+        val_fraction=val_fraction,
+        max_train_images=max_train_images,
+        max_test_images=max_test_images,
+    )
 
     def encode(batch: Any) -> dict[str, jax.Array]:
-        return {"x": model.outputs(batch, (feature,))[feature]}
+        return {"x": tokens.patches(model, batch, feature, evaluation="segmentation")}
 
     shape = prober.features(encode, prober.train, np.arange(1), targets=())["x"].shape
     image = prober.train.spec.arrays["image"].shape
@@ -247,7 +256,6 @@ def _fit_knn(
     **options: Any,
 ) -> tuple[tuple[int, ...], Score]:
     del options
-    ks = tuple(dict.fromkeys(ks))
     bank = Bank.of(x, counts, limit=bank_patches, seed=seed)
 
     def score(x: np.ndarray, choices: Sequence[int]) -> Iterator[np.ndarray]:

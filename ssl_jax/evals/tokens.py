@@ -86,14 +86,8 @@ def readers(
     def encode(source: Any, indices: np.ndarray) -> Iterator[Tokens]:
         for batch in prober.batches(source, indices, batch_size=size):
             inputs = {name: array for name, array in batch.items() if name != "mask"}
-            outputs = model.outputs(inputs, (feature,))
-            if feature not in outputs or outputs[feature].ndim != 3:
-                raise UserError(
-                    f"eval.{evaluation}.feature is {feature!r}, which is no output with one vector "
-                    "a patch; use last1/patches, or layer1/patches, stage1/patches, ..."
-                )
-            label = batch["label"]
-            yield Tokens(outputs[feature], label, _weight(label, batch["mask"]))
+            x, label = patches(model, inputs, feature, evaluation=evaluation), batch["label"]
+            yield Tokens(x, label, _weight(label, batch["mask"]))
 
     read_test = functools.partial(encode, prober.test)
     read_train: Read = functools.partial(encode, prober.train)
@@ -101,6 +95,27 @@ def readers(
     if gib(len(examples), shape) <= max_gib:
         read_train = _in_memory(read_train, examples, prober.mesh, size)
     return read_train, read_test, shape
+
+
+def patches(model: Model, batch: Any, feature: str, *, evaluation: str) -> jax.Array:
+    """The output `feature` of a batch, [n p d].
+
+    Args:
+      model: the model.
+      batch: without its mask.
+      feature: name of the output.
+      evaluation: name of the section in which `feature` is set, for the error message.
+
+    Raises:
+      UserError: the model has no such output, or it is no output with one vector a patch.
+    """
+    outputs = model.outputs(batch, (feature,))
+    if feature not in outputs or outputs[feature].ndim != 3:
+        raise UserError(
+            f"eval.{evaluation}.feature is {feature!r}, which is no output with one vector a "
+            "patch; use last1/patches, or layer1/patches, stage1/patches, ..."
+        )
+    return outputs[feature]
 
 
 @jax.jit

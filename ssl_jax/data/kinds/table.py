@@ -170,9 +170,12 @@ class TableKind(Kind):
 
     def facts(self, location: str, values: Mapping[str, Any]) -> Facts | None:
         options = fields.read(TableOptions, values, WHERE)
-        if options.columns is not None:  # of a run, which stores all it has to know
-            return None
-        return Tables(location, options).facts()
+        try:
+            return Tables(location, options).facts()
+        except UserError:
+            if options.columns is None:
+                raise
+            return None  # a run has stored all that it needs without the data
 
     def spec(
         self,
