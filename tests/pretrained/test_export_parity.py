@@ -14,7 +14,7 @@ from ssl_jax.cli import export as command
 from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE
-from ssl_jax.pretrained import export, formats, torch_models
+from ssl_jax.pretrained import export, formats, torch_models, trained_run
 from tests.methods.table import ROWS
 from tests.pretrained.formats import peers
 
@@ -108,6 +108,18 @@ def test_the_features_are_compared(name, to, run_of, exported):
     lines, arrays = exported(run_of(name)[0], to)
     assert_compared(lines, to)
     assert ("pos_embed" in arrays) == name.startswith("vit")
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit", "vit_of_mae"])
+def test_timm_builds_the_net_of_the_folder(name, run_of, exported, tmp_path):
+    path, _ = run_of(name)
+    exported(path, "timm")
+    net = peers.timm.create_model(f"local-dir:{tmp_path}/out", pretrained=True)
+    run = trained_run.load(str(path), dtype="float32")
+    images, _ = export._images(run)
+    views = np.asarray(run.experiment.method.eval_view(images), np.float32)
+    theirs, ours = peers.features(net, views), np.asarray(run.encode({"image": images})["h"])
+    np.testing.assert_allclose(theirs, ours, atol=1e-3 * np.abs(ours).max())
 
 
 def test_the_moving_average_is_compared_with_itself(run_of, exported):
