@@ -13,6 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Float
 
 from ssl_jax.core.arrays import Array
@@ -114,7 +115,7 @@ def moved(
     columns = jnp.arange(width)[None, :] + dx
 
     def channel(values: Array) -> Array:
-        return jax.scipy.ndimage.map_coordinates(values, [rows, columns], order=1, mode="mirror")
+        return map_coordinates(values, [rows, columns], order=1, mode="mirror")
 
     return jax.vmap(channel, in_axes=-1, out_axes=-1)(x)
 
