@@ -71,6 +71,7 @@ def test_methods_and_models_of_other_data_are_refused():
     config = config_lib.load(f"{CONFIGS}/rotnet.py:digits")
     config.data = ConfigDict({**config.data.to_dict(), "name": TABLE, "options": {}})
     config.data.update(image_size=None, channels=None)
+    config.batch_size = BATCH
     spec = data.spec_from_config(config.data)
     with pytest.raises(UserError, match="modality image, but table:wine has modality table"):
         Experiment.build(config_lib.resolve(config), spec)
