@@ -1,9 +1,10 @@
 """Linear SVMs, one for each label, on few positive examples: the protocol of Goyal et al. 2019.
 
 "Scaling and Benchmarking Self-Supervised Visual Representation Learning", section 6.1 and App. B,
-for VOC07; with scikit-learn's LinearSVC: squared hinge loss, dual, positives weighted twice,
-features of unit length. For k positives, a label gets k examples that have it and (labels - 1) k
-that do not: 19 k on VOC07.
+for VOC07; with scikit-learn's LinearSVC: squared hinge loss, positives weighted twice, features of
+unit length. The dual problem is solved, or the primal one where examples outnumber features, which
+has the same solution. For k positives, a label gets k examples that have it and (labels - 1) k that
+do not: 19 k on VOC07.
 
 It differs in the choice of the cost C. There it is the best on the test split. Here it is the best
 on the train examples that were not drawn, unless `choose_by` is "test", for numbers to compare.
@@ -155,7 +156,7 @@ def fit(
 ) -> LinearSVC:
     """The SVM of one label, 1 or 0."""
     svm = LinearSVC(
-        C=cost, loss="squared_hinge", dual=True, class_weight={1: 2.0, 0: 1.0},
+        C=cost, loss="squared_hinge", dual="auto", class_weight={1: 2.0, 0: 1.0},
         max_iter=max_iterations, random_state=0,
     )  # fmt: skip
     with warnings.catch_warnings():  # the paper's large costs do not converge either

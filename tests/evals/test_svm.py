@@ -79,7 +79,7 @@ def test_values_are_those_of_scikit_learn_in_a_loop():
                 for c in range(3):
                     rows = label_svm.draw_examples(labels, c, k, draw, 0)
                     rest = np.setdiff1d(np.arange(150), rows)
-                    svm = LinearSVC(C=cost, class_weight={1: 2, 0: 1}, dual=True, max_iter=2000,
+                    svm = LinearSVC(C=cost, class_weight={1: 2, 0: 1}, dual="auto", max_iter=2000,
                                     random_state=0).fit(x[rows], labels[rows, c])  # fmt: skip
                     on_rest.append(loop_area(svm.decision_function(x[rest]), labels[rest, c] > 0))
                     scores = svm.decision_function(test_x)
