@@ -527,6 +527,7 @@ ROWS = {
             "method.num_prototypes": 24,
             "method.hidden_dim": 16,
             "method.output_dim": 8,
+            "model.positions": "learned",
             "method.head_batch_norm": False,
         },
         slow=True,
@@ -543,6 +544,7 @@ ROWS = {
             "method.num_patch_prototypes": 20,
             "method.hidden_dim": 16,
             "method.output_dim": 8,
+            "model.positions": "learned",
             "method.head_batch_norm": False,
             "method.patch_output_dim": 6,
             "method.koleo_chunk": 8,
@@ -604,6 +606,7 @@ ROWS = {
         "mae.py:digits",
         {
             **VIEW,
+            "method.mask_ratio": 0.75,
             "model.dim": 16,
             "model.depth": 1,
             "model.num_heads": 2,
