@@ -38,7 +38,6 @@ from jaxtyping import Float, Int
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.nearest import ROWS, search_mesh, split_rows
-from ssl_jax.parallel import gather
 
 Similarity = Literal["cosine", "euclidean"]
 _SIMILARITIES = 2**25  # in a block on a device: 128 MiB of float32, and a few times that to rank
@@ -144,8 +143,8 @@ def score(
             )  # fmt: skip
             parts.append(part)
             if len(parts) > 1:  # one block ahead: the host does not queue up all of them
-                parts[-2] = gather(parts[-2])
-        parts[-1] = gather(parts[-1])
+                parts[-2] = jax.device_get(parts[-2])
+        parts = jax.device_get(parts)
     columns = [np.concatenate(column)[:n] for column in zip(*parts, strict=True)]
     return Scores(columns[0], columns[1], *(column.astype(np.float64) for column in columns[2:]))
 
@@ -251,8 +250,8 @@ def _search(
 ) -> tuple[jax.Array, ...]:
     """The fields of `Scores` of a block of queries, which are split over the devices.
 
-    The queries and the similarities of their references travel to all devices, and what the devices
-    count travels back to the queries.
+    The queries and the similarities of their references travel to all devices, what the devices
+    count travels back to the queries, and all devices have the scores.
     """
     everywhere = functools.partial(jax.lax.all_gather, axis_name=ROWS, tiled=True)
     to_queries = functools.partial(
@@ -284,11 +283,15 @@ def _search(
         of_references = jnp.sort(jnp.where(reference, to_queries(of_members), -jnp.inf), axis=1)
         ahead = (_compared if compare else _counted)(others, everywhere(of_references))
         references = reference.sum(axis=1, dtype=jnp.int32)
-        return _of_ranks(to_queries(ahead)[:, ::-1], references, ks)
+        scores = _of_ranks(to_queries(ahead)[:, ::-1], references, ks)
+        return tuple(everywhere(score) for score in scores)
 
-    rows = P(ROWS)
     return jax.shard_map(
-        local, mesh=mesh, in_specs=(rows,) * 8 + (P(),) * 2, out_specs=(rows,) * 6
+        local,
+        mesh=mesh,
+        in_specs=(P(ROWS),) * 8 + (P(),) * 2,
+        out_specs=(P(),) * 6,
+        check_vma=False,  # what is gathered is equal on all devices
     )(
         queries, query_label, query_start, query_count, query_group, query_row,
         gallery, gallery_label, member_row, member_group,
