@@ -84,3 +84,13 @@ def test_the_table_of_probes_is_that_of_the_recorded_runs():
             scores = [100 * float(run[column]) for run in runs if run["encoder"] == encoder]
             assert len(scores) == 3
             assert text == f"{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f}", column
+
+
+def test_the_table_of_transfer_is_that_of_the_recorded_runs():
+    with (RESULTS / "transfer_embedded.csv").open(encoding="utf-8") as file:
+        runs = {(run["set"], run["start"]): run for run in csv.DictReader(file)}
+    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Transfer")
+    assert {(name, start) for name in rows for start in ("pretrained", "random")} == set(runs)
+    for name, cells in rows.items():
+        both = [runs[name, start] for start in ("pretrained", "random")]
+        assert cells[:2] == [percent(run[run["metric"]]) for run in both], name
