@@ -78,7 +78,11 @@ class TrainedRun:
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """(mean, std) by channel of those images; None: they are in [0, 1]."""
-        statistics = recipe.normalization(recipe.read_recipes(self.config.views, 1)[0])
+        views = self.config.views.to_dict()
+        # The first view alone, by whose recipe images are evaluated.
+        changes = {str(view): change for view, change in views.get("overrides", {}).items()}
+        views["overrides"] = {"0": changes["0"]} if "0" in changes else {}
+        statistics = recipe.normalization(recipe.read_recipes(views, 1)[0])
         if statistics is None:
             return None
         channels = self.view_shape[-1]

@@ -72,6 +72,14 @@ def test_a_card_has_config_data_scores_licence_and_how_to_load_it(run, tmp_path)
     assert "eval" not in config and config["views"]["normalize"]["mean"] == [0.5]
 
 
+def test_views_with_changes_of_their_own_are_exported():
+    """The normalisation is that of the first view."""
+    own = run_of("moco-v3-vit")
+    assert "1" in own.config.views.overrides and own.normalization is None
+    changes = {**NORMALIZE, "views__overrides": {"1": {"ops": ("random_resized_crop",)}}}
+    assert run_of(**changes).normalization == ((0.5,), (0.25,))
+
+
 def test_without_results_and_licence_the_card_says_so(run):
     card = model_card.card(run, "out", "ssl_jax", Facts())
     assert "license: unknown\n" in card and "The run has no final results." in card
