@@ -199,7 +199,9 @@ class Log:
     wandb_project: Annotated[str, "Its project."] = "ssl_jax"
     report: Annotated[bool, "Writes report.html at the end."] = True
     beside: Annotated[
-        str | None, "Another run of images, whose activation maps the report shows beside its own."
+        str | None,
+        "Another run of images: the report shows its activation maps, and what a run of the same "
+        "method predicts, beside its own.",
     ] = None
 
 

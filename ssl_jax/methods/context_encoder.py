@@ -262,7 +262,7 @@ class ContextEncoder(EncoderFeatures):
         return [
             (
                 "holes",
-                f"{hyper.mask}, a band of {hyper.overlap} pixels with weight "
+                f"{hyper.mask}, a band of width {hyper.overlap} with weight "
                 f"{hyper.overlap_weight:g}; {height}x{width} pixels are predicted",
             ),
             (

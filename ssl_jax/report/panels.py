@@ -87,6 +87,7 @@ COLLAPSE = (
     Panel("Alignment", ("alignment",), "_", from_zero=True),
     Panel("Uniformity", ("uniformity",), "_"),
 )
+_ACRONYMS = ("elbo", "kl", "l2", "psnr")
 # Not drawn, because another chart shows the same. RankMe is the effective rank plus a constant.
 _REDUNDANT = (Panel("", ("steps_per_s", "step", "epoch")), Panel("", ("effective_rank",), "_"))
 
@@ -187,11 +188,18 @@ def _choose(names: Mapping[str, str], table: Sequence[Panel], prefix: str) -> li
             others.setdefault(name, []).append(key)
     for number, (name, keys) in enumerate(itertools.islice(others.items(), MAX_OTHERS)):
         unit = unit_of[name]
-        words = re.sub("[_/]", " ", name).capitalize()
+        words = _in_words(name)
         title = words if unit in ("", "%") else f"{words}, {unit}"
         own = Panel(title, (name,), percent=unit == "%")
         chosen.append(Chosen(f"{chapter}-other{number}", own, keys))
     return chosen
+
+
+def _in_words(name: str) -> str:
+    """The name of a metric as a title: "grad_norm" -> "Grad norm", "psnr" -> "PSNR"."""
+    words = re.sub("[_/]", " ", name).split()
+    words = [word.upper() if word in _ACRONYMS else word for word in words]
+    return words[0][:1].upper() + " ".join(words)[1:]
 
 
 def _unit(key: str) -> str:

@@ -6,6 +6,8 @@ images; and which patches of other images are nearest to one of an image.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 from etils import epath
@@ -45,15 +47,56 @@ def examples(prober: Prober, source: data.Source) -> dict[str, np.ndarray]:
 def shown_items(experiment: Experiment, w: Weights, batch: Batch) -> dict[str, Item]:
     """The items of `Method.show`, as NumPy arrays.
 
-    The examples are masked as in the held-out evaluation.
+    The examples are masked as in the held-out evaluation. If the run `log.beside` is of the same
+    method, its pictures of the same examples stand beside those of this run.
 
     Args:
       experiment: the experiment that ran.
       w: the weights.
       batch: the examples, see `examples`.
     """
-    show = jax.jit(experiment.method.show)
-    return parallel.gather(show(w, held_out_keys(batch["index"]), batch))
+    items = _shown(experiment.method, w, batch)
+    beside = experiment.config.log.beside
+    if beside is None:
+        return items
+    other = trained_run.load(beside)
+    method = other.experiment.method
+    if method.title != experiment.method.title:
+        return items
+    note = f" Marked by a star: {beside}, step {other.step:,}."
+    others = _shown(method, other.weights, batch)
+    return {title: _with_columns_of(item, others.get(title), note) for title, item in items.items()}
+
+
+def _shown(method: Method, w: Weights, batch: Batch) -> dict[str, Item]:
+    return parallel.gather(jax.jit(method.show)(w, held_out_keys(batch["index"]), batch))
+
+
+def _with_columns_of(item: Item, other: Item | None, note: str) -> Item:
+    """The item with those columns of another run's that are not its own, each after its like.
+
+    Items other than a table of named columns of images of one size stay as they are, also if the
+    other run's has other columns or sizes.
+    """
+    both = (item, other)
+    if not all(isinstance(one, Images) and not isinstance(one.pixels, tuple) for one in both):
+        return item
+    if not item.columns or item.columns != other.columns or item.pixels.shape != other.pixels.shape:
+        return item
+    columns: list[str] = []
+    pixels: list[np.ndarray] = []
+    for number, name in enumerate(item.columns):
+        own, others = (np.asarray(one.pixels[:, number]) for one in both)
+        columns.append(name)
+        pixels.append(own)
+        if not np.array_equal(own, others):
+            columns.append(f"{name} *")
+            pixels.append(others)
+    if len(columns) == len(item.columns):
+        return item
+    return dataclasses.replace(
+        item, pixels=np.stack(pixels, axis=1), columns=tuple(columns), note=item.note + note
+    )
 
 
 def activation_items(experiment: Experiment, w: Weights, batch: Batch) -> dict[str, Item]:

@@ -40,9 +40,11 @@ def test_without_such_a_metric_of_training_it_stands_among_the_evaluations():
 
 def test_metrics_that_the_table_does_not_name_have_a_chart_of_their_own():
     rows = row("train/kl", "train/teacher_accuracy", "train/lr/body", "train/lr/head",
-               "memory/used", "train/steps_per_s", "train/epoch")  # fmt: skip
+               "memory/used", "train/steps_per_s", "train/epoch", "train/psnr",
+               "train/new_kl")  # fmt: skip
     charts = {chart.title: chart for chart in curves.training_charts(rows)}
-    assert list(charts) == ["KL (nats)", "Learning rate", "Memory used", "Teacher accuracy"]
+    assert list(charts) == ["KL (nats)", "Learning rate", "Memory used", "New KL", "PSNR, dB",
+                            "Teacher accuracy"]  # fmt: skip
     assert charts["Teacher accuracy"].last == "50.0%" and charts["KL (nats)"].last == "0.5"
     assert [entry.label for entry in charts["Learning rate"].key] == ["body", "head"]
     (chart,) = curves.collapse_charts(row("collapse/new_measure"))

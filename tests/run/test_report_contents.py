@@ -35,6 +35,34 @@ def test_maps_of_another_net_are_beside_those_of_the_same_images(monkeypatch):
         assert "star" not in item.note
 
 
+def test_what_another_run_of_the_method_fills_in_stands_beside_its_own(monkeypatch):
+    experiment, source = built("context-encoder", **{"log.beside": "runs/l2"})
+    prober = Prober(experiment.config, experiment.mesh)
+    w = experiment.init_state().weights
+    batch = report_contents.examples(prober, source)
+
+    def show_beside(row, **changes):
+        other = built(row, **changes)[0]
+        loaded = types.SimpleNamespace(experiment=other, weights=other.init_state().weights, step=7)
+        monkeypatch.setattr(trained_run, "load", {"runs/l2": loaded}.__getitem__)
+        return report_contents.shown_items(experiment, w, batch), loaded
+
+    items, other = show_beside("context-encoder", seed=3)
+    item = items["Filled holes"]
+    assert item.columns == ("input", "output", "output *", "truth")
+    assert item.note.endswith("Marked by a star: runs/l2, step 7.")
+    alone, _ = built("context-encoder")
+    for weights, column in ((w, 1), (other.weights, 2)):
+        shown = report_contents.shown_items(alone, weights, batch)["Filled holes"]
+        assert shown.columns == ("input", "output", "truth") and "star" not in shown.note
+        np.testing.assert_allclose(shown.pixels[:, 1], item.pixels[:, column], atol=1e-6)
+    # The same weights have nothing to add, nor has another method.
+    items, _ = show_beside("context-encoder")
+    assert items["Filled holes"].columns == ("input", "output", "truth")
+    items, _ = show_beside("simclr")
+    assert items["Filled holes"].columns == ("input", "output", "truth")
+
+
 @pytest.mark.parametrize(
     ("row", "other", "message"),
     [
