@@ -77,7 +77,7 @@ def _chexpert(config: ConfigDict) -> None:
     (-1) are left out of the loss (U-Ignore of Irvin et al. 2019).
     """
     _radiology(config, size=224, batch_size=32, epochs=10.0)
-    config.data.update(num_examples=223_414)
+    config.data.update(name="image_csv:", num_examples=223_414)
     config.data.options = ConfigDict(
         dict(root="..", image_key="Path", label_keys=PATHOLOGIES, uncertain="unknown")
     )
@@ -87,7 +87,7 @@ def _chexpert(config: ConfigDict) -> None:
 def _retina(config: ConfigDict) -> None:
     """Photographs of 587x587, as in the paper; the fifth of the rows that is held out is scored."""
     _radiology(config, size=587, batch_size=8, epochs=10.0)
-    config.data.update(num_examples=28_100, num_classes=5)
+    config.data.update(name="image_csv:", num_examples=28_100, num_classes=5)
     config.data.options = ConfigDict(
         dict(root="train", image_key="image", suffix=".jpeg", label_key="level")
     )

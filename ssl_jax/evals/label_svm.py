@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedKFold
-from sklearn.svm import LinearSVC
 
 from ssl_jax.config.fields import each, not_empty, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.average_precision import average_precision, eleven_point, interpolated
+
+if TYPE_CHECKING:
+    from sklearn.svm import LinearSVC
 
 Rule = Literal["interpolated", "eleven_point", "step"]
 RULES: dict[str, Callable[..., float]] = {
@@ -131,6 +131,8 @@ def all_examples(
     Returns:
       The mean average precision on test, and the cost of each label.
     """
+    from sklearn.model_selection import StratifiedKFold
+
     score, precisions, chosen = RULES[rule], [], []
     for label in scored_labels(test_labels):
         known = labels[:, label] >= 0
@@ -155,6 +157,9 @@ def fit(
     x: Float[np.ndarray, "n d"], label: Int[np.ndarray, " n"], cost: float, max_iterations: int
 ) -> LinearSVC:
     """The SVM of one label, 1 or 0."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
     svm = LinearSVC(
         C=cost, loss="squared_hinge", dual="auto", class_weight={1: 2.0, 0: 1.0},
         max_iter=max_iterations, random_state=0,
