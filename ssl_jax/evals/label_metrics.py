@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -62,6 +63,13 @@ def label_metrics(
         "map11": np.mean([*elevens.values()]),
     }
     return {name: float(value) for name, value in {**means, **areas, **elevens}.items()}
+
+
+def names_of_metrics(source: Any) -> tuple[str, ...]:
+    """Names of the metrics of a source with several labels an example, if all can be scored."""
+    labels = source.label_names or map(str, range(source.num_labels))
+    own = [metric_name(label) for label in labels]
+    return ("auc", "map", "map11", *(f"{kind}_{name}" for kind in ("auc", "ap11") for name in own))
 
 
 def metric_name(label: str) -> str:

@@ -24,7 +24,7 @@ from ssl_jax.config.fields import not_negative, open_fraction, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import linear
 from ssl_jax.evals.known import Known
-from ssl_jax.evals.label_metrics import METRICS_OF_LABELS, label_metrics
+from ssl_jax.evals.label_metrics import METRICS_OF_LABELS, label_metrics, names_of_metrics
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.scores import row_mesh
 
@@ -116,6 +116,12 @@ def check(known: Known, *, l2_min: float, l2_max: float, **options: Any) -> None
     """Raises UserError if l2_min is above l2_max."""
     del known, options
     check_grid(l2_min, l2_max)
+
+
+def measures(known: Known, **options: Any) -> tuple[str, ...]:
+    """Names of the metrics."""
+    del options
+    return (*names_of_metrics(known.test), "best_l2", "l2_at_edge", "gradient_norm")
 
 
 def check_grid(l2_min: float, l2_max: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.known import Known
-from ssl_jax.evals.label_metrics import METRICS_OF_LABELS, label_metrics
+from ssl_jax.evals.label_metrics import METRICS_OF_LABELS, label_metrics, names_of_metrics
 
 NEEDS = ("labels",)
 METRICS = METRICS_OF_LABELS
@@ -50,6 +50,13 @@ def check(known: Known, **options: Any) -> None:
     """Raises UserError if classifier and data have different numbers of labels."""
     del options
     _check_labels(known.outputs[FEATURE].shape[1], known.test.num_labels)
+
+
+def measures(known: Known, *, each_label: bool, **options: Any) -> tuple[str, ...]:
+    """Names of the metrics."""
+    del options
+    names = names_of_metrics(known.test)
+    return names if each_label else names[:3]
 
 
 def _check_labels(learned: int, present: int) -> None:

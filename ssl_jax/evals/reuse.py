@@ -19,6 +19,7 @@ from ssl_jax.config.fields import at_least
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Batch, DataSpec, Method
 from ssl_jax.evals.cka import linear_cka
+from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
 
@@ -33,6 +34,12 @@ def applies(method: Method, spec: DataSpec) -> bool:
     """Whether the method says the outputs of its encoder's layers."""
     del spec
     return type(method).layers is not Method.layers
+
+
+def measures(known: Known, **options: Any) -> tuple[str, ...]:
+    """None that could choose a checkpoint: it is computed once, at the end of a run."""
+    del known, options
+    return ()
 
 
 def evaluate_model(

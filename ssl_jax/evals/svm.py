@@ -119,8 +119,15 @@ def check(known: Known, *, shots: Sequence[int], **options: Any) -> str:
 
 
 def measures(known: Known, *, shots: Sequence[int], full: bool, **options: Any) -> tuple[str, ...]:
-    """Names of the metrics, without the costs."""
+    """Names of the metrics."""
     del options
-    counts = known.train_counts
+    return names_of_metrics(known.train_counts, shots, full=full)
+
+
+def names_of_metrics(
+    counts: np.ndarray | None, shots: Sequence[int], *, full: bool
+) -> tuple[str, ...]:
+    """Names of the metrics of train splits with so many positives of each label, if known."""
     possible = shots if counts is None else label_svm.possible_shots(counts, shots)[0]
-    return (*map(str, possible), *(("full",) if full else ()))
+    names = [name for k in possible for name in (f"{k}", f"cost_{k}")]
+    return (*names, *(("full",) if full else ()))

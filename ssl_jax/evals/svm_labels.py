@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ssl_jax.evals import label_svm, svm
+from ssl_jax.evals.known import Known
 
 NEEDS = ("labels",)
 METRICS = svm.METRICS
@@ -42,3 +44,10 @@ def evaluate(
         seed=seed, shots=shots, draws=draws, costs=costs, rule=rule, choose_by=choose_by, full=full,
         max_iterations=max_iterations,
     )  # fmt: skip
+
+
+def measures(known: Known, *, shots: Sequence[int], full: bool, **options: Any) -> tuple[str, ...]:
+    """Names of the metrics."""
+    del options
+    counts = (np.asarray(known.train.label_matrix) == 1).sum(axis=0)
+    return svm.names_of_metrics(counts, shots, full=full)

@@ -162,15 +162,22 @@ def test_every_evaluation_knows_what_it_measures():
     arrays = {"h": np.random.default_rng(0).normal(size=(40, 3)), "label": label}
     arrays["factors"] = source.factors
     known = Known(source, source, 40, num_classes=4, train_counts=np.bincount(label))
+    several = data.load("lesions", "train", image_size=16, num_generated=40)
+    arrays["labels"] = several.label_matrix
+    of_labels = Known(several, several, 40)
     section = table.ROWS["simclr"].load(eval__alpha_req__first=1).eval  # of three features
     for evaluation in evals.load_all(evals.names(), section):
         families = [name for name in evaluation.module.METRICS if "{" in name]
         assert not families or hasattr(evaluation.module, "measures"), evaluation.name
-        others = ("accuracy", "dci", "factor_vae_metric", "sap")
+        others = ("accuracy", "dci", "factor_vae_metric", "grades", "sap")
         if evaluation.of_model or evaluation.name in others:
             continue
+        if evaluation.name == "multilabel":  # which scores a head's own logits
+            arrays["logits"] = np.zeros(several.label_matrix.shape)
         measured = evals.evaluate(
-            [evaluation], arrays, arrays, num_classes=4, factor_names=source.factor_names
-        )
+            [evaluation], arrays, arrays, num_classes=4, factor_names=source.factor_names,
+            label_names=several.label_names,
+        )  # fmt: skip
         names = {name.partition("/")[2] for name in measured if not name.endswith("_std")}
-        assert names == set(evaluation.measures(known)), evaluation.name
+        facts = of_labels if "labels" in evaluation.needs else known
+        assert names == set(evaluation.measures(facts)), evaluation.name

@@ -68,12 +68,13 @@ def check(declaration: Any, values: Any, where: str) -> dict[str, Any]:
 def describe(declaration: Any, where: str = "") -> list[Field]:
     """Every key of a section and of the sections in it, in the order of declaration.
 
-    A section whose keys are not known is one `Field`.
+    A section whose keys are not known is one `Field`; one without keys is none.
     """
     out = []
     for name, key in section(declaration).keys.items():
         path, nested = join(where, name), as_section(key.type)
-        if nested is not None and nested.keys:
+        known = nested is not None and nested.others is None and not nested.hint
+        if nested is not None and (nested.keys or known):
             out += describe(nested, path)
         else:
             out.append(Field(path, type_text(key.type), key.default, key.doc))

@@ -271,7 +271,7 @@ def test_kinds():
     kinds = data.kinds()
     assert kinds["tokens"].modalities == ("text",) and kinds["digits"].modalities == ("image",)
     tfds = kinds["tfds"]
-    assert tfds.modalities == ("image", "text")
+    assert tfds.modalities == ("image", "text", "audio")
     assert "rows" in tfds.options({"sequence_length": 8}).keys
     assert "rows" not in tfds.options({"image_key": "image"}).keys
     assert "stride" in tfds.options({"task": "classify"}).keys
