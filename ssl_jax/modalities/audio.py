@@ -16,7 +16,6 @@ from ssl_jax.modalities.base import Modality
 FULL_SCALE = 32_768  # of int16
 PHONE, SPEAKER = "phone", "speaker"
 FRAME_TARGETS = (PHONE, SPEAKER)
-_MAP_POINTS = 1500  # of the embedding map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,21 +81,6 @@ class Audio(Modality):
         del task, has_task, tokenizer, name
         kept = ("window", "sample_rate", "frame")
         return {name: options[name] for name in kept if name in options}
-
-    def report(self, prober: Any, encode: Any) -> dict[str, Any]:
-        """Windows with their features, for the embedding map."""
-        section = prober.config.eval
-        source = prober.test if prober.labelled else prober.train
-        split = section.test_split if prober.labelled else section.train_split
-        chosen = prober.evenly(source, _MAP_POINTS)
-        chosen = np.arange(len(source)) if chosen is None else chosen
-        features = prober.features(lambda batch: {"h": encode(batch)["h"]}, source, chosen)
-        return dict(
-            embedding=features["h"],
-            labels=features["label"] if prober.labelled else None,
-            class_names=source.class_names or (),
-            split=f"{len(chosen)} windows of {prober.dataset}[{split}]",
-        )
 
 
 AUDIO = Audio(

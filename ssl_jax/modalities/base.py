@@ -13,7 +13,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ssl_jax.core.method import DataSpec, Method
+
+MAP_POINTS = 1500  # examples in the map of the embedding, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +62,14 @@ class Modality(abc.ABC):
           spec: of the training data.
         """
 
-    @abc.abstractmethod
     def evaluation_options(self, evaluation: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that evaluation adds to those of a data set.
+        """Options that evaluation adds to those of a data set; none unless overridden.
 
         Args:
           evaluation: the config's section `eval`.
         """
+        del evaluation
+        return {}
 
     @abc.abstractmethod
     def options_elsewhere(
@@ -89,11 +94,25 @@ class Modality(abc.ABC):
           UserError: the run lacks something that is needed, such as a tokenizer.
         """
 
-    @abc.abstractmethod
     def report(self, prober: Any, encode: Any) -> dict[str, Any]:
         """What the report page shows of the data, as keyword arguments of `report.ReportInputs`.
+
+        Unless overridden, these are examples with their features, for the embedding map: of the
+        test split or, without labels, of the training split.
 
         Args:
           prober: gives the splits; see `ssl_jax.run.probing`.
           encode: batch -> {"h": [n d], ...}, the trained encoder.
         """
+        section = prober.config.eval
+        source = prober.test if prober.labelled else prober.train
+        split = section.test_split if prober.labelled else section.train_split
+        chosen = prober.evenly(source, MAP_POINTS)
+        chosen = np.arange(len(source)) if chosen is None else chosen
+        features = prober.features(lambda batch: {"h": encode(batch)["h"]}, source, chosen)
+        return dict(
+            embedding=features["h"],
+            labels=features["label"] if prober.labelled else None,
+            class_names=source.class_names or (),
+            split=f"{len(chosen)} {self.unit} of {prober.dataset}[{split}]",
+        )

@@ -10,10 +10,9 @@ import jax
 import numpy as np
 
 from ssl_jax.core.method import Batch, DataSpec, Method
-from ssl_jax.modalities.base import Modality
+from ssl_jax.modalities.base import MAP_POINTS, Modality
 
 LABELS = "labels"  # the array of images that can have several labels
-_MAP_POINTS = 1500  # of the embedding map and the neighbour gallery
 
 Shape = tuple[int, ...]
 
@@ -93,9 +92,9 @@ class Image(Modality):
         source = prober.test if prober.labelled else prober.train
         split = section.test_split if prober.labelled else section.train_split
         chosen = np.arange(len(source))
-        if len(source) > _MAP_POINTS:
+        if len(source) > MAP_POINTS:
             rng = np.random.default_rng(prober.config.seed)
-            chosen = np.sort(rng.choice(len(source), _MAP_POINTS, replace=False))
+            chosen = np.sort(rng.choice(len(source), MAP_POINTS, replace=False))
         names = [name for name in ("h", "z") if name == "h" or name in section.features]
 
         def outputs(batch: Any) -> dict[str, jax.Array]:

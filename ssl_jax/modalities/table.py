@@ -15,7 +15,6 @@ from ssl_jax.core.method import Array, Batch, DataSpec, Method
 from ssl_jax.modalities.base import Modality
 
 DRAWS = 2  # of each column with a row: one for each of two views
-_MAP_POINTS = 1500  # of the embedding map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +65,6 @@ class Table(Modality):
         del method
         return {"input": "rows of a table", "columns": dataclasses.asdict(spec.columns)}
 
-    def evaluation_options(self, evaluation: Mapping[str, Any]) -> dict[str, Any]:
-        del evaluation
-        return {}
-
     def options_elsewhere(
         self,
         options: Mapping[str, Any],
@@ -83,21 +78,6 @@ class Table(Modality):
         del task, has_task, tokenizer, name
         kept = ("columns", "label", "ignore", "delimiter")
         return {name: options[name] for name in kept if name in options}
-
-    def report(self, prober: Any, encode: Any) -> dict[str, Any]:
-        """Rows with their features, for the embedding map."""
-        section = prober.config.eval
-        source = prober.test if prober.labelled else prober.train
-        split = section.test_split if prober.labelled else section.train_split
-        chosen = prober.evenly(source, _MAP_POINTS)
-        chosen = np.arange(len(source)) if chosen is None else chosen
-        features = prober.features(lambda batch: {"h": encode(batch)["h"]}, source, chosen)
-        return dict(
-            embedding=features["h"],
-            labels=features["label"] if prober.labelled else None,
-            class_names=source.class_names or (),
-            split=f"{len(chosen)} rows of {prober.dataset}[{split}]",
-        )
 
 
 def standardized(x: Array, mean: Any, deviation: Any) -> tuple[Array, Array]:

@@ -61,10 +61,6 @@ class Text(Modality):
         del method
         return {"input": "tokens", "vocabulary": dataclasses.asdict(spec.vocabulary)}
 
-    def evaluation_options(self, evaluation: Mapping[str, Any]) -> dict[str, Any]:
-        del evaluation
-        return {}
-
     def options_elsewhere(
         self,
         options: Mapping[str, Any],
