@@ -43,6 +43,7 @@ def pixels(path):
     return np.asarray(Image.open(path)).astype(int)
 
 
+@pytest.mark.slow
 def test_traversals_are_those_of_the_method(vae, tmp_path):
     options = (f"--output={tmp_path}/x/t.png", "--examples=3,17", "--latents=2,0")
     done = run(vae, *options, module="traverse")

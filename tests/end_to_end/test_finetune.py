@@ -60,6 +60,7 @@ def test_model_and_tokenizer_come_from_the_pretrained_run(finetuned):
     assert tokenizers[0] == tokenizers[1]
 
 
+@pytest.mark.slow
 def test_it_stops_by_the_validation_split_and_is_scored_on_the_test_split(finetuned):
     folder, said = finetuned
     rows = [row for row in metrics.read_metrics(folder / "run") if "eval/task/accuracy" in row]

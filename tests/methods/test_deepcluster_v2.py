@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import checkpoint
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.refresh import Refresher
+from tests.marks import slow_unless
 from tests.methods import paper_scale
 from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.multi_crop import forward
@@ -149,7 +150,7 @@ RECIPES = {  # epochs, large views and their smallest area, small views
 }
 
 
-@pytest.mark.parametrize("variant", RECIPES)
+@pytest.mark.parametrize("variant", slow_unless(lambda name: name == "imagenet", RECIPES))
 def test_the_imagenet_recipes_are_the_released_ones(variant):
     epochs, large, smallest, small = RECIPES[variant]
     experiment = paper_scale.build(f"deepcluster_v2.py:{variant}")

@@ -13,7 +13,6 @@ from tests.methods.table import CONFIGS
 
 # A second or two each. All others are slow tests, also those of which test_methods.py trains a row.
 QUICK = {
-    "distill.py:digits",
     "finetune.py:pydoc",
     "moco_v3.py:digits",
     "roberta.py:pydoc",

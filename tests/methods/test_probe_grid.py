@@ -174,6 +174,7 @@ def test_the_held_out_share_does_not_depend_on_the_rest():
     assert not np.any(some & ~np.asarray(is_held_out(np.arange(5000), 0.2)))  # nested
 
 
+@pytest.mark.slow
 def test_a_probe_that_diverges_leaves_the_others_alone():
     experiment, source = build("probe-grid", method__learning_rates=(0.1, 1e36))
     _, last, history = trained(experiment, batches(source))

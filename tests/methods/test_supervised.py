@@ -364,7 +364,7 @@ def test_groups_are_the_parts_of_the_net():
 @pytest.mark.parametrize(
     ("variant", "examples", "peak", "epochs"),
     slow_unless(
-        lambda value: value[0] in ("imagenet", "linear", "finetune_v2"),
+        lambda value: value[0] in ("imagenet", "linear"),
         [
             ("imagenet", 1_281_167, 1.6, 90),
             ("finetune", 12_811, 0.8, 60),

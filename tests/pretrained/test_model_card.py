@@ -126,6 +126,7 @@ def test_timm_gets_the_arguments_of_the_vit():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_folder_for_timm_is_read_again(tmp_path):
     """By its names and its own description; a ResNet goes to timm with --to=hf, too."""
     overrides = {k: v for k, v in ROWS["simclr"].overrides.items() if k != "model.widths"}

@@ -231,6 +231,7 @@ def test_less_padding_by_packing(corpus):
     assert shares["packed"] < 0.03 and shares["padded"] > 0.1
 
 
+@pytest.mark.slow
 def test_python_documentation(tmp_path):
     options = {"cache_dir": str(tmp_path), "vocab_size": 2000, "sequence_length": 32}
     source = data.load("pydoc", rows="padded", **options)
