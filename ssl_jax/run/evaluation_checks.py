@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import evals
 from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.data import classes
 from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
 from ssl_jax.experiment.build import Experiment
@@ -20,7 +21,8 @@ def check_evaluations(experiment: Experiment) -> None:
     """Checks the names, options and features of `eval.names` and `eval.final_names`.
 
     Raises:
-      UserError: an evaluation or option does not exist; an evaluation takes an output that the
+      UserError: an evaluation or option does not exist; `eval.classes` without `data.classes` names
+        classes; an evaluation takes an output that the
         method does not have, or one of another rank; the data do not have a baseline; no
         evaluation measures `checkpoint.best_metric`.
     """
@@ -28,6 +30,12 @@ def check_evaluations(experiment: Experiment) -> None:
     features = tuple(section.features)
     if len(set(features)) < len(features) or "h" not in features:
         raise UserError(f"eval.features is {features}; name each output once and include 'h'")
+    known_classes = (classes.UNSEEN, classes.SEEN, classes.ALL)
+    if experiment.config.data.classes is None and section.classes not in known_classes:
+        raise UserError(
+            f"eval.classes={section.classes!r} names classes, but the run is trained on all: set "
+            f"data.classes too, or use one of {', '.join(known_classes)}"
+        )
     all_evaluations = evals.load_all((*section.names, *section.final_names), section)
     final = evals.load_all(section.final_names, section)
     for evaluation in all_evaluations:

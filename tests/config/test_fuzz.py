@@ -67,7 +67,8 @@ ACCEPTED = (
      "scales of one evaluation, and its results show them"),
     ("huge", "early_stopping.min_delta", "no improvement is that large: it stops after `patience`"),
     ("word", "compilation_cache data.options.cache_dir", "a folder, made where it is missing"),
-    ("word", "data.options.label_key", "a column, looked for when the file is read"),
+    ("word", "data.options.label_key data.options.image_key data.options.root data.options.suffix",
+     "a column, a folder and an ending, looked for when the file is read"),
     ("word", "log.wandb_project", "a name in another service"),
     ("word", "eval.prompting.calibration eval.prompting.template.instruction "
              "eval.prompting.template.separator", "texts of prompts"),
@@ -79,7 +80,6 @@ ACCEPTED = (
      "of an evaluation that the config does not name"),
     ("section", "eval.prompting.options", "as above"),
     ("none", "data.options.text_pair_key", "texts alone, not in pairs"),
-    ("none", "data.options.label", "rows without classes"),
     ("none", "data.options.vocab_size", "the size of the published tokenizers"),
     ("none", "data.options.label_key", "texts without labels"),
     ("none", "eval.task.null_threshold", "the best one is looked for"),
@@ -109,6 +109,8 @@ def sources():
             name_net(config, variant)
             if config.method.name == "distill":
                 config.init_from = TEACHER
+            if config.data.name.endswith(":"):  # whose place the command line says
+                config.data.name += "place"
             # As if they had been read.
             if config.data.name in ("pydoc", "mappings", "csv:/path/texts.csv"):
                 config.data.update(num_examples=1000, num_classes=4)

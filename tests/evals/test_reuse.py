@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import reuse
 from ssl_jax.evals.cka import linear_cka
@@ -47,7 +48,7 @@ def test_linear_cka():
 @pytest.mark.slow
 def test_reuse_of_the_layers_of_a_run():
     config = ROWS["multilabel"].load(data__num_examples=64)
-    experiment = Experiment.create(config)
+    experiment = Experiment.build(config, data.spec_from_config(config.data))
     prober = Prober(config, experiment.mesh)
     with jax.set_mesh(experiment.mesh):
         state, lines = first_state(experiment)
