@@ -87,8 +87,11 @@ def _digits(config: ConfigDict) -> None:
     the mean of the patches 58.8 and 85.4 (23.7 and 45.8). Raw pixels are better: 64.7 and 94.8.
     Targets that are not normalised give 55.1 and 77.4, and 53.0 and 78.1. The former recipe, a
     quarter visible and 200 epochs in batches of 256, had 73.6 with kNN on the class token, and an
-    attentive probe of 94.1 (untrained 93.1). One of the 288 scored images is 0.35. The 200 epochs
-    of this config, and its scores on the test split, were not measured.
+    attentive probe of 94.1 (untrained 93.1). One of the 288 scored images is 0.35.
+
+    After all 200 epochs, on the test split (one seed): with one label a class 60.0 for the class
+    token and 69.3 for the mean of the patches (raw pixels 64.1, untrained 24.7 and 24.6), with kNN
+    83.6 and 91.4 (95.8, 52.9 and 50.1), linear 96.4 and 97.2 (96.4, 92.5 and 91.9).
     """
     common.digits(config, epochs=200.0)
     config.batch_size = 64
