@@ -69,8 +69,8 @@ def get_config(variant: str = "pydoc") -> ConfigDict:
 def _pydoc(config: ConfigDict) -> None:
     """Rows of 128 tokens of a small vocabulary, whose table takes a small share of the time.
 
-    One run of these settings had 2.004 bits a byte on held-out text after 701 of 1,132 steps; one
-    at 2e-3 with a dropout of 0.1 had 2.083 after all of them.
+    Seeds 0 and 1 have 1.882 and 1.877 bits a byte on held-out text; a run at 2e-3 with a dropout of
+    0.1 had 2.083.
     """
     common.pydoc(config)
     common.next_token(config)
