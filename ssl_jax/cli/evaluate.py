@@ -145,13 +145,15 @@ def _chosen(
     """The evaluations of these names; without names, those of the run's last evaluation.
 
     Raises:
-      UserError: one of `names` does not apply to the run, or none of the run's to the data.
+      UserError: one of `names` does not apply to the run or needs what the data lack, or none of
+        the run's applies to the data.
     """
     section = experiment.config.eval
     if names:
         chosen = evals.load_all(names, section)
         for evaluation in chosen:
             evaluation.check_applies(experiment.method, experiment.spec)
+            prober.check_needs(evaluation)
         return chosen
     chosen = prober.evaluations(section.final_names, experiment.method)
     if not chosen:

@@ -123,11 +123,12 @@ def card(run: TrainedRun, folder: str, library: str, facts: Facts) -> str:
         f"- data set: `{config.data.name}`, split `{config.data.split}`, "
         f"{run.experiment.spec.num_examples:,} images"
         + (f", {classes} classes" if classes else ""),
-        f"- stored size: {image[0]}x{image[1]}, {image[2]} channels",
+        f"- stored size: {image[0]}x{image[1]}, {image[2]} channel{'s' * (image[2] > 1)}",
         "- labels in training: "
         + ("yes" if isinstance(method, Labelled) else "none; only the scores below use them"),
     ]
-    inputs = [f"{kind} images of {height}x{width} pixels, {scale.partition(',')[0]}."]
+    values = "standardised by channel" if statistics else "values in [0, 1]"
+    inputs = [f"{kind} images of {height}x{width} pixels, {values}."]
     if statistics:
         mean, std = statistics
         inputs.append(

@@ -265,6 +265,9 @@ def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     assert scores["raw pixels"] > 0.9 and 0.1 < scores["untrained encoder"] < 1
     done = run(workdir, "--evals=knn", "--baselines=pixel", module="evaluate", check=False)
     assert done.returncode == 1 and "pixel" in done.stderr and "untrained" in done.stderr
+    done = run(workdir, "--evals=knn,segmentation", module="evaluate", check=False)
+    needs = "error: evaluation 'segmentation' needs 'masks', but digits has"
+    assert done.returncode == 1 and done.stderr.startswith(needs) and done.stderr.count("\n") == 1
 
     output = tmp_path / "features.npz"
     # On three devices, over which the run's own batch of 64 would not divide.

@@ -65,6 +65,7 @@ def test_a_card_has_config_data_scores_licence_and_how_to_load_it(run, tmp_path)
     assert "| SimCLR | 95.6 | 71.2 ± 3.1 |\n" in card
     assert "step 5" in card and "The weights in this folder are those of step 7." in card
     assert "`digits`, split `train`, 1,438 images, 10 classes" in card
+    assert "grey images of 16x16 pixels, standardised by channel. Values in [0, 1] minus" in card
     assert "minus mean (0.5,), divided by deviation (0.25,)" in card
     assert "--config.init_from=mine\n```" in card
     config = json.loads(re.search(r"```json\n(.*?)```", card, re.DOTALL)[1])
