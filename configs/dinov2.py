@@ -136,7 +136,11 @@ def _cifar10(config: ConfigDict) -> None:
 
 
 def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 and 8x8, in patches of 4. Its scores were not measured."""
+    """Affine views of 16x16 and 8x8, in patches of 4.
+
+    On the test split, one seed: with one label a class 64.8 (untrained 33.0, raw pixels 64.1), kNN
+    96.7 (64.1, 95.8), linear 96.9 (93.6, 96.4).
+    """
     common.digits_multi_crop(config)
     _small_net(config, patch_size=4)
 
