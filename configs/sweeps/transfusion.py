@@ -20,7 +20,7 @@ random weights a net catches up with a pretrained one if it is trained for long.
 feature reuse: the CKA of each stage before and after training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ssl_jax.configs import common
 from ssl_jax.configs.transfusion import PATHOLOGIES
@@ -89,22 +89,7 @@ def _lesions() -> Sweep:
 
 
 def _chexpert() -> Sweep:
-    cells = [
-        Cell(
-            {"start": f"{title}, {start}", "seed": seed},
-            "transfusion:chexpert",
-            {
-                **_SPARE,
-                "model.name": net,
-                "init_from": f"{{{net}}}",
-                "init_weights": STARTS[start],
-                "seed": seed,
-            },
-        )
-        for net, title in NETS.items()
-        for start in STARTS
-        for seed in range(5)
-    ]
+    cells = _cells_of_nets("chexpert", lambda title, start: {"start": f"{title}, {start}"}, _SPARE)
     names = {cell.labels["start"]: cell.labels["start"] for cell in cells}
     return Sweep(
         "Transfusion: CheXpert, random weights and pretrained ones",
@@ -116,23 +101,11 @@ def _chexpert() -> Sweep:
 
 
 def _retina() -> Sweep:
-    cells = [
-        Cell(
-            {"model": title, "start": start, "seed": seed},
-            "transfusion:retina",
-            {
-                **_SPARE,
-                "eval.final_names": ("grades", "accuracy", "reuse"),
-                "model.name": net,
-                "init_from": f"{{{net}}}",
-                "init_weights": STARTS[start],
-                "seed": seed,
-            },
-        )
-        for net, title in NETS.items()
-        for start in STARTS
-        for seed in range(5)
-    ]
+    cells = _cells_of_nets(
+        "retina",
+        lambda title, start: {"model": title, "start": start},
+        {**_SPARE, "eval.final_names": ("grades", "accuracy", "reuse")},
+    )
     table = Curve(
         measure="grades/auc",
         measure_label="AUC, %",
@@ -151,6 +124,34 @@ def _retina() -> Sweep:
         setting="EyePACS",
         curves=(table,),
     )
+
+
+def _cells_of_nets(
+    variant: str, labels: Callable[[str, str], dict[str, str]], shared: Mapping[str, object]
+) -> list[Cell]:
+    """Five seeds of every net from either start.
+
+    Args:
+      variant: of the config `transfusion`.
+      labels: (title of the net, start) -> labels of the cell, without its seed.
+      shared: overrides of all cells.
+    """
+    return [
+        Cell(
+            {**labels(title, start), "seed": seed},
+            f"transfusion:{variant}",
+            {
+                **shared,
+                "model.name": net,
+                "init_from": f"{{{net}}}",
+                "init_weights": STARTS[start],
+                "seed": seed,
+            },
+        )
+        for net, title in NETS.items()
+        for start in STARTS
+        for seed in range(5)
+    ]
 
 
 def _table(

@@ -73,8 +73,7 @@ def describe(declaration: Any, where: str = "") -> list[Field]:
     out = []
     for name, key in section(declaration).keys.items():
         path, nested = join(where, name), as_section(key.type)
-        known = nested is not None and nested.others is None and not nested.hint
-        if nested is not None and (nested.keys or known):
+        if nested is not None and (nested.keys or (nested.others is None and not nested.hint)):
             out += describe(nested, path)
         else:
             out.append(Field(path, type_text(key.type), key.default, key.doc))
