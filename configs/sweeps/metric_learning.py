@@ -11,7 +11,7 @@ pixels and of the untrained encoder.
 """
 
 from ssl_jax.configs import common
-from ssl_jax.sweeps.grid import Cell, Sweep, product
+from ssl_jax.sweeps.grid import Cell, Sweep, by_seed, product
 
 VARIANTS = ("digits", "small_shapes")
 LOSSES = (
@@ -46,4 +46,4 @@ def get_sweep(variant: str = "digits") -> Sweep:
             continue
         overrides |= {"method.loss": labels["loss"], "eval.baselines": ()}
         cells.append(Cell(labels, f"metric_learning:{variant}", overrides))
-    return Sweep("losses of metric learning on unseen classes", tuple(cells))
+    return Sweep("losses of metric learning on unseen classes", by_seed(cells))
