@@ -201,6 +201,9 @@ class Method(abc.ABC):
     # Whether the loss is a mean over examples (or over parts of them, see `Aux.weight`). The
     # gradients of micro-batches are then accumulated, without a second forward pass.
     decomposes: ClassVar[bool] = False
+    # Whether tables name the trained net by its encoder and how that was trained ("vit, frozen")
+    # instead of by `title`: of methods that train a head on any encoder.
+    named_by_encoder: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Checks that a class defines `refresh` and `refresh_every` together.
@@ -356,6 +359,11 @@ class Method(abc.ABC):
             for field in dataclasses.fields(self)
             if hasattr(getattr(self, field.name), "module")
         }
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """Whether training leaves the encoder as it is."""
+        return False
 
     def ema_filter(self, path: str) -> bool:
         """Whether the parameter at `path` ("encoder/stem/kernel") has a moving average."""

@@ -123,6 +123,7 @@ class ProbeGrid(Method):
 
     title: ClassVar[str] = "probe grid"
     decomposes: ClassVar[bool] = True
+    named_by_encoder: ClassVar[bool] = True
 
     hyper: HyperParameters
     encoder: Net
@@ -263,6 +264,10 @@ class ProbeGrid(Method):
 
     def nets(self) -> dict[str, Net]:
         return {"encoder": self.encoder}
+
+    @property
+    def freezes_encoder(self) -> bool:
+        return True
 
     def eval_view(self, images: Array) -> Array:
         """The evaluation views [n h' w' c] of uint8 images [n h w c]."""

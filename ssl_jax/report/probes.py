@@ -27,9 +27,7 @@ class Probes:
 
 
 def section(inputs: ReportInputs) -> Probes | None:
-    """The charts; None if the run is no grid of probes, or none of them was scored."""
-    if inputs.config.get("method", {}).get("name") != "probe_grid":
-        return None
+    """The charts; None if the evaluation `probe_grid`, which only such runs have, has no scores."""
     values = next(
         (scores for scores in inputs.results.values() if any(_PROBE in key for key in scores)), None
     )

@@ -25,8 +25,6 @@ from ssl_jax.evals.registry import Evaluation
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.train_step import TrainState
-from ssl_jax.methods.base.labelled import Labelled
-from ssl_jax.methods.probe_grid import ProbeGrid
 from ssl_jax.run import baselines, failures, metrics, outcomes, report_contents, results_file
 from ssl_jax.run.first_state import first_state
 from ssl_jax.run.probing import Prober
@@ -297,14 +295,14 @@ def applies_to_row(evaluation: Evaluation, model: Model, feature: str, *, is_tra
 def shown_name(experiment: Experiment) -> str:
     """The name of the trained net in tables and on the report page.
 
-    For a method that learns from labels, it is the encoder and how it was trained, because
-    "supervised" does not tell whether it was fine-tuned.
+    For a method that trains a head on any encoder, it is the encoder and how it was trained,
+    because "supervised" does not tell whether it was fine-tuned.
     """
     method, config = experiment.method, experiment.config
-    if not isinstance(method, Labelled | ProbeGrid):
+    if not method.named_by_encoder:
         return method.title
     pretrained = config.init_from is not None and config.init_weights
-    if isinstance(method, ProbeGrid) or method.hyper.freeze_encoder:
+    if method.freezes_encoder:
         how = "frozen" if pretrained else "frozen, untrained"
     else:
         how = "fine-tuned" if pretrained else "from scratch"

@@ -12,8 +12,8 @@ METHOD = dict(
 )  # fmt: skip
 
 
-def inputs(scores, method=METHOD):
-    return ReportInputs(config={"method": method}, results={"probe grid": scores})
+def inputs(scores):
+    return ReportInputs(config={"method": METHOD}, results={"probe grid": scores})
 
 
 def test_each_output_has_a_chart_of_its_own_probes(monkeypatch):
@@ -42,4 +42,3 @@ def test_the_section_is_on_the_page_of_such_runs_only():
     text = page.render(inputs(scores | {"probe_grid/top1": 0.5}))
     assert "held out of the training split" in text and "decay 0.01" in text
     assert probes.section(inputs({"knn/top1": 0.5})) is None
-    assert probes.section(inputs(scores, {"name": "simclr"})) is None

@@ -75,6 +75,7 @@ class Labelled(Method):
 
     # Entries of a batch that the loss takes besides the outputs of the head.
     targets: ClassVar[tuple[str, ...]] = ("label",)
+    named_by_encoder: ClassVar[bool] = True
 
     hyper: HyperParameters
     classifier: Classifier
@@ -85,7 +86,7 @@ class Labelled(Method):
         views = jax.eval_shape(self.view.train, keys, batch)
         x = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), views)
         params, buffers = self.classifier.init(key, x)
-        if self.hyper.freeze_encoder:
+        if self.freezes_encoder:
             frozen = {name: params.pop(name) for name in list(params) if name != "head"}
             buffers["frozen"] = frozen
         return params, buffers
@@ -113,7 +114,7 @@ class Labelled(Method):
             x,
             train=train,
             key=key,
-            frozen=self.hyper.freeze_encoder,
+            frozen=self.freezes_encoder,
         )
 
     def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
@@ -123,6 +124,10 @@ class Labelled(Method):
 
     def nets(self) -> dict[str, Net]:
         return self.classifier.nets()
+
+    @property
+    def freezes_encoder(self) -> bool:
+        return self.hyper.freeze_encoder
 
     def eval_view(self, images: Array) -> Array:
         """The evaluation views [n h' w' c] of uint8 images [n h w c]."""
@@ -158,7 +163,7 @@ class Labelled(Method):
             head_input = {"tokens": "every token", "h": f"pool {pool}"}[self.classifier.reads]
             layers = "dense layer with tanh and linear map" if head.dense else "linear map"
             lines.append(("head", f"{layers} on {head_input}, dropout {head.dropout:g}"))
-        if self.hyper.freeze_encoder:
+        if self.freezes_encoder:
             lines.append(("encoder", "frozen; only the head is trained"))
         return lines
 
