@@ -91,6 +91,16 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             "2048 generated shapes of 32x32, small conv net",
             30.0,
         ),
+        # Two minutes a cell on one CPU core; photos.
+        "fashion": Scale(
+            "fashion",
+            {**_SPARE, "epochs": 8.0, "checkpoint.every_epochs": 8.0},
+            (0, 1, 2),
+            "linear/top1",
+            "top-1, linear probe, %",
+            "10,000 images of Fashion-MNIST, small conv net",
+            8.0,
+        ),
         # Some minutes a cell on one accelerator.
         "shapes": Scale(
             "shapes",

@@ -4,6 +4,7 @@
 
 Variants:
   digits    the embedded digits, three seeds: half an hour on two CPU cores
+  fashion   10,000 images of Fashion-MNIST, three seeds: two minutes a cell on one CPU core
   shapes    generated images, ResNet-18: about two hours on one accelerator
   imagenet  the paper's: ResNet-50, batch 256, 200 epochs
 
@@ -15,19 +16,26 @@ tables are published here.
 from ssl_jax.configs import scales
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed
 
-VARIANTS = ("digits", "shapes", "imagenet")
-BATCH = {"digits": 64, "shapes": 256, "imagenet": 256}
+VARIANTS = ("digits", "fashion", "shapes", "imagenet")
+BATCH = {"digits": 64, "fashion": 256, "shapes": 256, "imagenet": 256}
 NEGATIVES = {
     "digits": (64, 256, 1024),
+    "fashion": (256, 1024, 4096),
     "shapes": (256, 1024, 4096, 16384),
     "imagenet": (256, 512, 1024, 4096, 16384, 65536),
 }
-LARGEST_BATCH = {"digits": 256, "shapes": 1024, "imagenet": 1024}
-MOMENTUM = {"digits": 0.99, "shapes": 0.999, "imagenet": 0.999}  # while K varies
+LARGEST_BATCH = {"digits": 256, "fashion": 1024, "shapes": 1024, "imagenet": 1024}
+MOMENTUM = {"digits": 0.99, "fashion": 0.99, "shapes": 0.999, "imagenet": 0.999}  # while K varies
 MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)
-MIDDLE = {"digits": 256, "shapes": 4096, "imagenet": 4096}  # K while the momentum varies
+MIDDLE = {
+    "digits": 256,
+    "fashion": 1024,
+    "shapes": 4096,
+    "imagenet": 4096,
+}  # K while the momentum varies
 STANDS_FOR = {
     "digits": {"K": {256: 4096, 1024: 65536}, "m": {}},
+    "fashion": {"K": {1024: 4096, 4096: 65536}, "m": {}},
     "shapes": {"K": {4096: 4096, 16384: 65536}, "m": {}},
     "imagenet": {},
 }

@@ -5,6 +5,8 @@
 Variants:
   digits    the embedded digits at two lengths, two seeds: a quarter of an hour on two CPU
             cores
+  fashion   10,000 images of Fashion-MNIST at two lengths, two seeds: one to four minutes a cell on
+            one CPU core
   shapes    generated images, ResNet-18: about two hours on one accelerator
   imagenet  the paper's: ResNet-50, batches of 256 to 8192, 100 to 800 epochs
 
@@ -15,19 +17,31 @@ batch: 4096 in the paper, the largest batch in a small variant. All cells use LA
 from ssl_jax.configs import scales
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
-VARIANTS = ("digits", "shapes", "imagenet")
+VARIANTS = ("digits", "fashion", "shapes", "imagenet")
 BATCHES = {
     "digits": (32, 128, 512),
+    "fashion": (128, 512, 2048),
     "shapes": (128, 512, 2048),
     "imagenet": (256, 512, 1024, 2048, 4096, 8192),
 }
-EPOCHS = {"digits": (20, 80), "shapes": (10, 40), "imagenet": (100, 200, 400, 800)}
+EPOCHS = {
+    "digits": (20, 80),
+    "fashion": (5, 20),
+    "shapes": (10, 40),
+    "imagenet": (100, 200, 400, 800),
+}
 # The batch at which both rules agree, and the learning rate there.
-AGREED = {"digits": (512, 2.0), "shapes": (2048, 2.4), "imagenet": (4096, 4.8)}
+AGREED = {
+    "digits": (512, 2.0),
+    "fashion": (2048, 2.4),
+    "shapes": (2048, 2.4),
+    "imagenet": (4096, 4.8),
+}
 WARMUP = {"imagenet": 10.0}  # epochs, of any length; else a tenth of the run
 # Which published batch and length a smaller one stands for.
 STANDS_FOR = {
     "digits": {"batch": {32: 256, 128: 1024, 512: 4096}, "epochs": {20: 100, 80: 400}},
+    "fashion": {"batch": {128: 256, 512: 1024, 2048: 4096}, "epochs": {5: 100, 20: 400}},
     "shapes": {"batch": {128: 256, 512: 1024, 2048: 4096}, "epochs": {10: 100, 40: 400}},
     "imagenet": {},
 }

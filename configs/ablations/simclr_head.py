@@ -4,6 +4,7 @@
 
 Variants:
   digits    the embedded digits, two seeds: ten minutes on two CPU cores
+  fashion   10,000 images of Fashion-MNIST, two seeds: two minutes a cell on one CPU core
   shapes    generated images, ResNet-18: about an hour on one accelerator
   imagenet  the paper's: ResNet-50, batch 4096, 100 epochs
 
@@ -14,9 +15,10 @@ as bars without numbers, so ours are ranked beside the order that its text state
 from ssl_jax.configs import scales
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
-VARIANTS = ("digits", "shapes", "imagenet")
+VARIANTS = ("digits", "fashion", "shapes", "imagenet")
 DIMENSIONS = {
     "digits": (8, 128),  # h has 128; in the paper it has 2048
+    "fashion": (8, 128),  # h has 128
     "shapes": (32, 128, 512),  # h has 512
     "imagenet": (32, 64, 128, 256, 512, 1024, 2048),
 }
