@@ -66,19 +66,14 @@ def evaluate(
         test["h"], train["h"], k, exclude_self=exclude_self, devices=devices
     )
     label = np.asarray(test["label"])
-    hits = {"top1": 0, "top5": 0}
+    hits = np.zeros(2, np.int64)
     # Votes are a dense [rows, classes] table, so process a block of test examples at a time.
     block = max(1, 2**24 // num_classes)
     for first in range(0, len(label), block):
         rows = slice(first, first + block)
         votes = vote(similarity[rows], train["label"][index[rows]], num_classes, temperature)
-        voted = np.take_along_axis(votes, label[rows, None], axis=1)[:, 0] > 0
-        rank = rank_of_label(votes, label[rows])
-        hits["top1"] += int((voted & (rank < 1)).sum())
-        hits["top5"] += int((voted & (rank < 5)).sum())
-    if num_classes <= 5:
-        del hits["top5"]
-    return {name: count / len(label) for name, count in hits.items()} | {"k": float(k)}
+        hits += top_hits(votes, label[rows])
+    return metrics(hits, len(label), k, num_classes)
 
 
 def check(known: Known, *, k: int, exclude_self: bool, **options: Any) -> str:
@@ -136,3 +131,19 @@ def vote(
     cell = np.arange(len(label))[:, None] * num_classes + label
     votes = np.bincount(cell.ravel(), weight.ravel(), minlength=len(label) * num_classes)
     return votes.reshape(len(label), num_classes)
+
+
+def top_hits(votes: Float[np.ndarray, "m c"], label: Int[np.ndarray, " m"]) -> np.ndarray:
+    """Numbers of rows whose class is the first, and is among the first five, by votes; int [2].
+
+    A class without a vote is no hit.
+    """
+    voted = np.take_along_axis(votes, label[:, None], axis=1)[:, 0] > 0
+    rank = rank_of_label(votes, label)
+    return np.array([(voted & (rank < 1)).sum(), (voted & (rank < 5)).sum()])
+
+
+def metrics(hits: np.ndarray, total: int, k: int, num_classes: int) -> dict[str, float]:
+    """The values of `METRICS` from the sums of `top_hits` over `total` test examples."""
+    values = {"top1": hits[0] / total, "top5": hits[1] / total, "k": float(k)}
+    return {name: float(values[name]) for name in measured_ranks(METRICS, num_classes)}

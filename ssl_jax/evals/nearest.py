@@ -22,7 +22,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.evals.scores import ROWS_PER_DEVICE, row_mesh
 
 ROWS = "rows"  # the mesh's only axis
-_SIMILARITIES = 2**27  # similarities in a block on a device: 512 MiB of float32
+SIMILARITIES = 2**27  # similarities in a block on a device: 512 MiB of float32
 
 
 def search_mesh(rows: int, devices: Sequence[jax.Device] | None) -> Mesh:
@@ -104,7 +104,7 @@ def neighbours(
         raise UserError(f"k is {k}; it must be between 1 and {n - exclude_self}")
     mesh = search_mesh(n, devices)
     per_device = -(-n // mesh.size)
-    block = int(np.clip(_SIMILARITIES // per_device, 1, min(m, 1024)))
+    block = int(np.clip(SIMILARITIES // per_device, 1, min(m, 1024)))
     with jax.set_mesh(mesh):
         bank = normalize(split_rows(bank, mesh, prepare=_float32))
         results = []

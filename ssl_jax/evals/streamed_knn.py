@@ -28,8 +28,8 @@ from ssl_jax.evals import knn, tokens
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.model import Model
-from ssl_jax.evals.nearest import normalize
-from ssl_jax.evals.scores import measured_ranks, rank_of_label
+from ssl_jax.evals.nearest import SIMILARITIES, normalize
+from ssl_jax.evals.scores import measured_ranks
 
 NEEDS = ("label",)
 METRICS = {
@@ -37,7 +37,6 @@ METRICS = {
     "top5": Metric("kNN top-5, streamed", shown=False),
     "k": Metric("neighbours", unit="", better=None, shown=False),
 }
-_SIMILARITIES = 2**27  # similarities in a block on a device: 512 MiB of float32
 _NONE = np.iinfo(np.int32).max  # number of a row without an example
 
 
@@ -77,7 +76,7 @@ def evaluate_model(
     """
     bank, count = fill(model, prober, feature)
     k = min(k, count)
-    hits, total = np.zeros(2), 0
+    hits, total = np.zeros(2, np.int64), 0
     for batch in prober.batches(prober.test):
         h = model.outputs(_inputs(batch), (feature,))[feature]
         found = search(h, bank, k=k, mesh=prober.mesh)
@@ -85,14 +84,11 @@ def evaluate_model(
         _check_finite(np.isfinite(similarity[mask]).all(), "test")
         used = mask & (label >= 0)
         votes = knn.vote(similarity[used], voters[used], prober.num_classes, temperature)
-        voted = np.take_along_axis(votes, label[used, None], axis=1)[:, 0] > 0
-        rank = rank_of_label(votes, label[used])
-        hits += [(voted & (rank < 1)).sum(), (voted & (rank < 5)).sum()]
+        hits += knn.top_hits(votes, label[used])
         total += int(used.sum())
     if not total:
         raise UserError("streamed_knn needs labelled test examples")
-    measured = {"top1": hits[0] / total, "top5": hits[1] / total, "k": float(k)}
-    return {name: float(measured[name]) for name in measured_ranks(METRICS, prober.num_classes)}
+    return knn.metrics(hits, total, k, prober.num_classes)
 
 
 def check(known: Known, *, k: int, **options: Any) -> str:
@@ -221,11 +217,12 @@ def search(h: jax.Array, bank: Bank, *, k: int, mesh: Mesh) -> tuple[jax.Array, 
             similarity, row = jax.lax.top_k(similarity, min(k, rows))
             return similarity, bank.example[row], bank.label[row]
 
-        block = int(np.clip(_SIMILARITIES // rows, 1, len(queries)))
+        block = int(np.clip(SIMILARITIES // rows, 1, len(queries)))
         candidates = jax.lax.map(best, queries, batch_size=block)  # [q k] each
         similarity, example, label = (
             jax.lax.all_gather(part, BATCH_AXES, axis=1, tiled=True) for part in candidates
         )
+        # Unlike in `nearest`, device order is not the order of examples, so ties need a sort.
         similarity, _, label = jax.lax.sort((-similarity, example, label), num_keys=2)
         return -similarity[:, :k], label[:, :k]
 

@@ -104,7 +104,7 @@ def test_many_blocks_of_queries(monkeypatch):
     rng = np.random.default_rng(4)
     bank, queries = rng.normal(size=(50, 6)), rng.normal(size=(23, 6))
     whole = nearest.neighbours(queries, bank, 9)
-    monkeypatch.setattr(nearest, "_SIMILARITIES", 50 * 5)
+    monkeypatch.setattr(nearest, "SIMILARITIES", 50 * 5)
     blocks = nearest.neighbours(queries, bank, 9)
     np.testing.assert_array_equal(whole[1], blocks[1])
     np.testing.assert_allclose(whole[0], blocks[0], atol=1e-6)
