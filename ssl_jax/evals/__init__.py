@@ -11,12 +11,13 @@ the arrays in NEEDS, such as `label` int [n], `labels` int [n k] (1 has label k,
 unknown) or `factors` float [n f]. The function declares the arguments that it uses, out of `train`,
 `test`, `num_classes`, `factor_names`, `label_names`, `seed`, `devices`, `outcomes`, a dict to which
 it adds what it predicts of each test example, and `rendered`, new examples of data that render them
-(`ssl_jax.evals.shared_factor.Rendered`).
-Without `train` it fits nothing, and the train split is not encoded. Its other keyword arguments are
-`Annotated`; they are the options of the config section of the same name: `eval.knn.k`. The section
-has two more keys: `target`, the array to pass as `label`, and `feature`, the output of the method
-to evaluate. A module for one particular output names it in FEATURE. Rows may be frames: features
-[n t d] and targets [n t] are flattened, and frames with a negative target are left out.
+(`ssl_jax.evals.shared_factor.Rendered`). Without `train` it fits nothing, and the train split is
+not encoded. Its other keyword arguments are `Annotated`; they are the options of the config section
+of the same name: `eval.knn.k`. Options that several functions pass on are fields of a dataclass
+`Options` in the module instead, and `evaluate` takes one as `options`. The section has two more
+keys: `target`, the array to pass as `label`, and `feature`, the output of the method to evaluate. A
+module for one particular output names it in FEATURE. Rows may be frames: features [n t d] and
+targets [n t] are flattened, and frames with a negative target are left out.
 
 METRICS declares what `evaluate` returns, see `ssl_jax.evals.metric`; a fraction is in [0, 1].
 An evaluation must not use `test` to fit or choose anything.

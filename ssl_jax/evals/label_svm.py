@@ -12,6 +12,7 @@ on the train examples that were not drawn, unless `choose_by` is "test", for num
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -32,23 +33,31 @@ RULES: dict[str, Callable[..., float]] = {
     "eleven_point": eleven_point,
     "step": average_precision,
 }
-# The options of `svm` and `svm_labels`, and their defaults.
-Shots = Annotated[tuple[int, ...], each(positive), not_empty, "Numbers k of positives."]
-SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
-Draws = Annotated[int, positive, "Random sets of examples for each k."]
-Costs = Annotated[tuple[float, ...], each(positive), not_empty, "Costs C of the grid."]
-COSTS = (0.01, 0.1, 1.0, 10.0)
-RuleOption = Annotated[
-    Rule,
-    "Average precision: area under the interpolated curve, VOC07's 11 points, scikit-learn's.",
-]
-ChooseBy = Annotated[
-    Literal["train", "test"],
-    "What chooses C: train examples that were not drawn, or the test split, as in the paper.",
-]
 Full = Annotated[bool, "Also on all labels, with C by 3-fold cross-validation."]
-MaxIterations = Annotated[int, positive, "Maximum number of iterations of each fit."]
 _CHOICE = 5000  # train examples, at most, that a cost is chosen by
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of `svm` and `svm_labels`."""
+
+    shots: Annotated[tuple[int, ...], each(positive), not_empty, "Numbers k of positives."] = (
+        1, 2, 4, 8, 16, 32, 64, 96,
+    )  # fmt: skip
+    draws: Annotated[int, positive, "Random sets of examples for each k."] = 5
+    costs: Annotated[tuple[float, ...], each(positive), not_empty, "Costs C of the grid."] = (
+        0.01, 0.1, 1.0, 10.0,
+    )  # fmt: skip
+    rule: Annotated[
+        Rule,
+        "Average precision: area under the interpolated curve, VOC07's 11 points, scikit-learn's.",
+    ] = "interpolated"
+    choose_by: Annotated[
+        Literal["train", "test"],
+        "What chooses C: train examples that were not drawn, or the test split, as in the paper.",
+    ] = "train"
+    full: Full = False
+    max_iterations: Annotated[int, positive, "Maximum number of iterations of each fit."] = 2000
 
 
 class LowShot(NamedTuple):

@@ -23,6 +23,8 @@ from ssl_jax.evals.model import Model
 
 Section = Mapping[str, Any]
 LABEL = "label"
+# The dataclass of a module that declares its options there.
+_DECLARED = "Options"
 # Keys of an evaluation's section that are not options of its function.
 _KIND, _TARGET, _FEATURE = "evaluation", "target", "feature"
 
@@ -34,7 +36,7 @@ class Evaluation:
     Attributes:
       name: prefix of its metrics in logs: `name/metric`.
       module: the module of the evaluation.
-      options: keyword arguments of its function.
+      options: values by name.
       target: the array that it gets as `label`.
       feature: the output of the method that it evaluates; None: the output that the caller names.
     """
@@ -158,7 +160,14 @@ class Evaluation:
         parameters = self._parameters
         accepted = {name: value for name, value in arguments.items() if name in parameters}
         with self._own_name():
-            return self._named(_function(self.module)(**accepted, **self.options))
+            return self._named(_function(self.module)(**accepted, **self._arguments))
+
+    @property
+    def _arguments(self) -> Mapping[str, Any]:
+        """The options as arguments of the function."""
+        if not hasattr(self.module, _DECLARED):
+            return self.options
+        return {"options": getattr(self.module, _DECLARED)(**self.options)}
 
     @contextlib.contextmanager
     def _own_name(self) -> Iterator[None]:
@@ -268,7 +277,8 @@ def options_of(name: str) -> fields.Section:
       UserError: the evaluation is unknown.
     """
     module = _module(name)
-    keys = dict(fields.section(_function(module)).keys)
+    declared = getattr(module, _DECLARED, None) or _function(module)
+    keys = dict(fields.section(declared).keys)
     if LABEL in module.NEEDS and hasattr(module, "evaluate"):
         doc = "Array of the data to predict: one class per example, or one per frame."
         keys[_TARGET] = fields.Key(str, LABEL, doc)

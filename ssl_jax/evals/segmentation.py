@@ -16,6 +16,7 @@ scored once. Nothing is augmented. Raw pixels of the same patches are scored bes
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -59,6 +60,33 @@ class Part(NamedTuple):
     masks: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options besides the output."""
+
+    classifiers: Annotated[
+        tuple[Literal["knn", "linear"], ...], not_empty, "What tells the classes of patches."
+    ] = ("knn", "linear")
+    ks: Annotated[tuple[int, ...], each(positive), not_empty, "Numbers of neighbours."] = (
+        1, 10, 30, 90,
+    )  # fmt: skip
+    temperature: Annotated[float, positive, "tau of kNN, in units of cosine similarity."] = 0.02
+    bank_patches: Annotated[int, positive, "Patches of train in the bank of kNN."] = 100_000
+    learning_rates: Annotated[
+        tuple[float, ...], each(positive), not_empty, "Rates of the linear classifiers."
+    ] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    weight_decay: Annotated[float, not_negative, "Decay of their weights."] = 1e-3
+    batch_size: Annotated[int, positive, "Images of a step."] = 16
+    steps: Annotated[int, positive, "Steps of the linear classifiers."] = 1000
+    val_fraction: Annotated[
+        float, open_fraction, "Share of the train images that k and the rate are chosen on."
+    ] = 0.2
+    max_train_images: Annotated[
+        int, positive, "Train images, evenly spaced; their features are in host memory."
+    ] = 2000
+    max_test_images: Annotated[int, positive, "Test images, evenly spaced."] = 2000
+
+
 def applies(method: Method, spec: DataSpec) -> bool:
     """Whether the data are images."""
     return tokens.applies(method, spec)
@@ -70,30 +98,7 @@ def evaluate_model(
     *,
     seed: int = 0,
     feature: str = FEATURE,
-    classifiers: Annotated[
-        tuple[Literal["knn", "linear"], ...], not_empty, "What tells the classes of patches."
-    ] = ("knn", "linear"),
-    ks: Annotated[tuple[int, ...], each(positive), not_empty, "Numbers of neighbours."] = (
-        1,
-        10,
-        30,
-        90,
-    ),
-    temperature: Annotated[float, positive, "tau of kNN, in units of cosine similarity."] = 0.02,
-    bank_patches: Annotated[int, positive, "Patches of train in the bank of kNN."] = 100_000,
-    learning_rates: Annotated[
-        tuple[float, ...], each(positive), not_empty, "Rates of the linear classifiers."
-    ] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-    weight_decay: Annotated[float, not_negative, "Decay of their weights."] = 1e-3,
-    batch_size: Annotated[int, positive, "Images of a step."] = 16,
-    steps: Annotated[int, positive, "Steps of the linear classifiers."] = 1000,
-    val_fraction: Annotated[
-        float, open_fraction, "Share of the train images that k and the rate are chosen on."
-    ] = 0.2,
-    max_train_images: Annotated[
-        int, positive, "Train images, evenly spaced; their features are in host memory."
-    ] = 2000,
-    max_test_images: Annotated[int, positive, "Test images, evenly spaced."] = 2000,
+    options: Options,
 ) -> dict[str, float]:
     """Fits on train and scores on test.
 
@@ -102,8 +107,7 @@ def evaluate_model(
       prober: provides the splits; their sources have masks.
       seed: of the held-out part, the bank and the order of the images.
       feature: name of the output.
-      classifiers, ks, temperature, bank_patches, learning_rates, weight_decay, batch_size, steps,
-        val_fraction, max_train_images, max_test_images: the options.
+      options: see `Options`.
 
     Returns:
       For each classifier `miou`, pixel `accuracy` and the IoU of each class that occurs on test;
@@ -114,20 +118,6 @@ def evaluate_model(
       UserError: the model has no such output, its positions form no grid, the splits have other
         classes, or there are too few images.
     """
-    options = dict(
-        seed=seed,
-        classifiers=classifiers,
-        ks=tuple(dict.fromkeys(ks)),
-        temperature=temperature,
-        bank_patches=bank_patches,
-        learning_rates=learning_rates,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        steps=steps,
-        val_fraction=val_fraction,
-        max_train_images=max_train_images,
-        max_test_images=max_test_images,
-    )
 
     def encode(batch: Any) -> dict[str, jax.Array]:
         return {"x": tokens.patches(model, batch, feature, evaluation="segmentation")}
@@ -135,20 +125,20 @@ def evaluate_model(
     shape = prober.features(encode, prober.train, np.arange(1), targets=())["x"].shape
     image = prober.train.spec.arrays["image"].shape
     grid = tokens.grid(shape[1], image, feature, evaluation="segmentation")
-    model.kept[__name__] = grid, options
-    return _measure(encode, prober, grid, **options)
+    model.kept[__name__] = grid, seed, options
+    return _measure(encode, prober, grid, seed, options)
 
 
 def baselines(model: Model, prober: Any, source: Any = None) -> dict[str, dict[str, float]]:
     """The same with the raw pixels of the patches as features."""
     del source
-    grid, options = model.kept[__name__]
+    grid, seed, options = model.kept[__name__]
 
     @jax.jit
     def encode(batch: Any) -> dict[str, jax.Array]:
         return {"x": pixels.pixel_patches(batch["image"], grid)}
 
-    return {_RAW: _measure(encode, prober, grid, **options)}
+    return {_RAW: _measure(encode, prober, grid, seed, options)}
 
 
 def check(known: Known, *, feature: str, val_fraction: float, **options: Any) -> str:
@@ -185,23 +175,14 @@ def measures(known: Known, *, classifiers: Sequence[str], **options: Any) -> tup
 
 
 def _measure(
-    encode: Encode,
-    prober: Any,
-    grid: tuple[int, int],
-    *,
-    seed: int,
-    classifiers: Sequence[str],
-    max_train_images: int,
-    max_test_images: int,
-    val_fraction: float,
-    **options: Any,
+    encode: Encode, prober: Any, grid: tuple[int, int], seed: int, options: Options
 ) -> dict[str, float]:
     names = _check_classes(prober.train, prober.test)
     examples = tokens.train_examples(prober)
-    if max_train_images < len(examples):
-        chosen = np.linspace(0, len(examples) - 1, max_train_images).astype(int)
+    if options.max_train_images < len(examples):
+        chosen = np.linspace(0, len(examples) - 1, options.max_train_images).astype(int)
         examples = examples[chosen]
-    held_out_count = _check_counts(len(examples), val_fraction)
+    held_out_count = _check_counts(len(examples), options.val_fraction)
     train = _joined(_parts(encode, prober, prober.train, examples))
     order = np.random.default_rng(seed).permutation(len(train.x))
     fitted, held_out = (
@@ -211,12 +192,12 @@ def _measure(
     counts = pixels.cell_counts(fitted.masks, grid, len(names))
     if not counts.any():
         raise UserError("no pixel of the train images has a class")
-    subset = prober.evenly(prober.test, max_test_images)
+    subset = prober.evenly(prober.test, options.max_test_images)
     subset = np.arange(len(prober.test)) if subset is None else subset
 
     out: dict[str, float] = {}
-    for classifier in classifiers:
-        choices, score = _FIT[classifier](fitted.x, counts, seed=seed, **options)
+    for classifier in options.classifiers:
+        choices, score = _FIT[classifier](fitted.x, counts, seed, options)
         val = [
             pixels.mean_iou(pixels.confusion(scores, held_out.masks, grid))
             for scores in score(held_out.x, range(len(choices)))
@@ -246,40 +227,24 @@ Score = Callable[[np.ndarray, Sequence[int]], Iterator[np.ndarray]]
 
 
 def _fit_knn(
-    x: np.ndarray,
-    counts: np.ndarray,
-    *,
-    seed: int,
-    ks: tuple[int, ...],
-    temperature: float,
-    bank_patches: int,
-    **options: Any,
+    x: np.ndarray, counts: np.ndarray, seed: int, options: Options
 ) -> tuple[tuple[int, ...], Score]:
-    del options
-    bank = Bank.of(x, counts, limit=bank_patches, seed=seed)
+    ks = tuple(dict.fromkeys(options.ks))
+    bank = Bank.of(x, counts, limit=options.bank_patches, seed=seed)
 
     def score(x: np.ndarray, choices: Sequence[int]) -> Iterator[np.ndarray]:
         chosen = tuple(ks[choice] for choice in choices)
-        yield from bank.scores(x, chosen, temperature).values()
+        yield from bank.scores(x, chosen, options.temperature).values()
 
     return ks, score
 
 
 def _fit_linear(
-    x: np.ndarray,
-    counts: np.ndarray,
-    *,
-    seed: int,
-    learning_rates: tuple[float, ...],
-    weight_decay: float,
-    batch_size: int,
-    steps: int,
-    **options: Any,
+    x: np.ndarray, counts: np.ndarray, seed: int, options: Options
 ) -> tuple[tuple[float, ...], Score]:
-    del options
     fitted = linear.fit(
-        x, counts, rates=learning_rates, decay=weight_decay, steps=steps, batch_size=batch_size,
-        seed=seed,
+        x, counts, rates=options.learning_rates, decay=options.weight_decay, steps=options.steps,
+        batch_size=options.batch_size, seed=seed,
     )  # fmt: skip
 
     def score(x: np.ndarray, choices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -287,7 +252,7 @@ def _fit_linear(
             heads = jax.tree.map(lambda a, i=choice: a[i : i + 1], fitted.heads)
             yield fitted._replace(heads=heads).scores(x)[0]
 
-    return learning_rates, score
+    return options.learning_rates, score
 
 
 _FIT = {"knn": _fit_knn, "linear": _fit_linear}

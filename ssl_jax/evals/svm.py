@@ -14,6 +14,7 @@ import numpy as np
 
 from ssl_jax.evals import label_svm
 from ssl_jax.evals.known import Known
+from ssl_jax.evals.label_svm import Options
 from ssl_jax.evals.metric import Metric
 
 NEEDS = ("label",)
@@ -33,13 +34,7 @@ def evaluate(
     *,
     num_classes: int,
     seed: int = 0,
-    shots: label_svm.Shots = label_svm.SHOTS,
-    draws: label_svm.Draws = 5,
-    costs: label_svm.Costs = label_svm.COSTS,
-    rule: label_svm.RuleOption = "interpolated",
-    choose_by: label_svm.ChooseBy = "train",
-    full: label_svm.Full = False,
-    max_iterations: label_svm.MaxIterations = 2000,
+    options: Options,
 ) -> dict[str, float]:
     """Fits SVMs on k positives of each class and scores them on test.
 
@@ -47,8 +42,8 @@ def evaluate(
       train, test: `h` float [n d], `label` int [n] in [0, num_classes).
       num_classes: number of classes.
       seed: of the sets of examples.
-      shots: numbers k of positives. If a class has fewer, this k is left out with a warning.
-      draws, costs, rule, choose_by, full, max_iterations: see `label_svm`.
+      options: see `Options`. A k that some class has fewer examples than is left out with a
+        warning.
 
     Returns:
       "1", "2", ...: mean over the draws of the mean average precision over classes, "1_std", ...:
@@ -62,10 +57,7 @@ def evaluate(
     labels, test_labels = (
         (np.asarray(split["label"])[:, None] == classes).astype(np.int8) for split in (train, test)
     )
-    return measure(
-        (train["h"], labels), (test["h"], test_labels), seed=seed, shots=shots, draws=draws,
-        costs=costs, rule=rule, choose_by=choose_by, full=full, max_iterations=max_iterations,
-    )  # fmt: skip
+    return measure((train["h"], labels), (test["h"], test_labels), seed=seed, options=options)
 
 
 def measure(
@@ -73,35 +65,33 @@ def measure(
     test: tuple[np.ndarray, np.ndarray],
     *,
     seed: int,
-    shots: Sequence[int],
-    draws: int,
-    full: bool,
-    choose_by: str,
-    **options: Any,
+    options: Options,
 ) -> dict[str, float]:
     """The metrics of `evaluate` for features [n d] and labels [n c]: 1, 0, or -1 for unknown."""
     x, test_x = (label_svm.normalized(h) for h, _ in (train, test))
     labels, test_labels = train[1], test[1]
     scored = label_svm.scored_labels(test_labels)
-    possible, message = label_svm.possible_shots((labels[:, scored] == 1).sum(axis=0), shots)
+    counts = (labels[:, scored] == 1).sum(axis=0)
+    possible, message = label_svm.possible_shots(counts, options.shots)
     if message:
         _LOG.warning("svm: %s and left out", message)
-    if choose_by == "test":
+    if options.choose_by == "test":
         _LOG.warning("svm: the cost is chosen on the test split, as in the paper; do not compare")
+    fit = dict(
+        costs=options.costs, rule=options.rule, max_iterations=options.max_iterations, seed=seed
+    )
     measured = {}
     for k in possible:
         found = label_svm.low_shot(
-            x, labels, test_x, test_labels, shots=k, draws=draws, seed=seed, choose_by=choose_by,
-            **options,
+            x, labels, test_x, test_labels, shots=k, draws=options.draws,
+            choose_by=options.choose_by, **fit,
         )  # fmt: skip
         measured[str(k)] = float(found.mean_ap.mean())
-        if draws > 1:
+        if options.draws > 1:
             measured[f"{k}_std"] = float(found.mean_ap.std(ddof=1))
         measured[f"cost_{k}"] = float(np.exp(np.log(found.cost).mean()))
-    if full:
-        measured["full"], _ = label_svm.all_examples(
-            x, labels, test_x, test_labels, seed=seed, **options
-        )
+    if options.full:
+        measured["full"], _ = label_svm.all_examples(x, labels, test_x, test_labels, **fit)
     return measured
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,24 +15,25 @@ NEEDS = ("labels",)
 METRICS = svm.METRICS
 
 
+@dataclasses.dataclass(frozen=True)
+class Options(label_svm.Options):
+    """The options, with the paper's defaults."""
+
+    full: label_svm.Full = True
+
+
 def evaluate(
     train: Mapping[str, np.ndarray],
     test: Mapping[str, np.ndarray],
     *,
     seed: int = 0,
-    shots: label_svm.Shots = label_svm.SHOTS,
-    draws: label_svm.Draws = 5,
-    costs: label_svm.Costs = label_svm.COSTS,
-    rule: label_svm.RuleOption = "interpolated",
-    choose_by: label_svm.ChooseBy = "train",
-    full: label_svm.Full = True,
-    max_iterations: label_svm.MaxIterations = 2000,
+    options: Options,
 ) -> dict[str, float]:
     """Fits SVMs on k positives of each label and scores them on test.
 
     Args:
       train, test: `h` float [n d], `labels` int [n c]: 1 has label c, 0 has not, -1 unknown.
-      seed, shots, draws, costs, rule, choose_by, full, max_iterations: see `svm`.
+      seed, options: see `svm`.
 
     Returns:
       As `svm`.
@@ -41,8 +43,7 @@ def evaluate(
     """
     return svm.measure(
         (train["h"], np.asarray(train["labels"])), (test["h"], np.asarray(test["labels"])),
-        seed=seed, shots=shots, draws=draws, costs=costs, rule=rule, choose_by=choose_by, full=full,
-        max_iterations=max_iterations,
+        seed=seed, options=options,
     )  # fmt: skip
 
 
