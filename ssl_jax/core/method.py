@@ -127,6 +127,8 @@ class DataSpec:
 
 # The entry of `buffers` for the statistics of nets that are a moving average.
 TEACHER = "teacher"
+# The entry of `buffers` for nets that are not trained, such as the encoder of a probe.
+FROZEN = "frozen"
 # The entry of `buffers` for frozen weights beside which adapters are trained, see `ssl_jax.adapt`.
 BASE = "base"
 
@@ -395,11 +397,13 @@ class Method(abc.ABC):
     def origin(self, path: str) -> str | None:
         """The path in another run's state that initialises the array at `path`.
 
-        Both paths begin with "params/" or "buffers/". None keeps the random initialisation. A
-        method that stores a pretrained net under another path (frozen, or as a teacher) maps the
-        path here.
+        Both paths begin with "params/" or "buffers/". None keeps the random initialisation. The
+        default: the nets in `buffers["frozen"]` are parameters in the other run, and all other
+        paths are equal. A method that stores a pretrained net under another path, for example as a
+        teacher, maps the path here.
         """
-        return path
+        frozen = f"buffers/{FROZEN}/"
+        return f"params/{path.removeprefix(frozen)}" if path.startswith(frozen) else path
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         """Lines (label, text) that describe the method at this global batch size."""

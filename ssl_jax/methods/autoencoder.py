@@ -42,7 +42,7 @@ from ssl_jax.core.method import (
 from ssl_jax.methods.base.coder import Coder
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
 from ssl_jax.methods.base.latents import Latents, traversals
-from ssl_jax.methods.base.one_view import OneView, make_pixel_view
+from ssl_jax.methods.base.one_view import OneView, OneViewMethod, make_pixel_view
 from ssl_jax.methods.base.paths_between import interpolations
 from ssl_jax.models import Net, autoencoders, make_decoder, make_encoder
 from ssl_jax.models.encoder_layers import encoder_layers
@@ -76,7 +76,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class Autoencoder(EncoderFeatures):
+class Autoencoder(OneViewMethod, EncoderFeatures):
     """An autoencoder.
 
     Attributes:
@@ -175,10 +175,6 @@ class Autoencoder(EncoderFeatures):
         """The weights into the code and out of it, A and B."""
         into = w.params["code"]["dense1"]["kernel"]
         return into, into if self.decoder is None else w.params["decoder"]["pixels"]["kernel"]
-
-    def eval_view(self, images: Array) -> Array:
-        """The evaluation view of each image, [n h w c]; it is not corrupted."""
-        return self.view.eval_view(images)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n k], the code."""

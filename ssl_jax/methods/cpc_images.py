@@ -40,7 +40,7 @@ from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
-from ssl_jax.methods.base.one_view import OneView, make_pixel_view
+from ssl_jax.methods.base.one_view import OneView, OneViewMethod, make_pixel_view
 from ssl_jax.methods.base.two_views import check_batch_has_others
 from ssl_jax.models import Net, make_context, make_encoder
 from ssl_jax.models.options import Count
@@ -74,7 +74,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class CPCImages(EncoderFeatures):
+class CPCImages(OneViewMethod, EncoderFeatures):
     """Contrastive prediction of patches.
 
     Attributes:
@@ -204,10 +204,6 @@ class CPCImages(EncoderFeatures):
         loss = jnp.mean(jnp.stack([loss for loss, _ in found.values()]))
         h = jax.lax.stop_gradient(encoded["h"])
         return loss, Aux(w.buffers, metrics, {"h": h, "z": h[:, None]})
-
-    def eval_view(self, images: Array) -> Array:
-        """The evaluation view of each image, from which patches are cut, [n h w c]."""
-        return self.view.eval_view(images)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n d], the mean of the latents of the evaluation view."""

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 
 from ssl_jax.config.fields import between, fraction, positive
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.items import Item
 from ssl_jax.core.layer_outputs import LayerOutput
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
@@ -29,13 +28,12 @@ from ssl_jax.core.method import (
     Aux,
     Batch,
     DataSpec,
-    Method,
     PyTree,
     Weights,
     hyper_parameters,
 )
 from ssl_jax.losses.classification import cross_entropy, distillation
-from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.methods.base.one_view import OneView, OneViewMethod, make_one_view
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.classifier import Classifier, make_classifier
 from ssl_jax.models.encoder_layers import encoder_layers
@@ -55,7 +53,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill(Method):
+class Distill(OneViewMethod):
     """Cross-entropy with the class probabilities of a frozen teacher.
 
     Attributes:
@@ -131,14 +129,6 @@ class Distill(Method):
     def nets(self) -> dict[str, Net]:
         """The nets of the student, and the encoder of the teacher, whose weights are buffers."""
         return {**self.student.nets(), "teacher": self.teacher.encoder}
-
-    def eval_view(self, images: Array) -> Array:
-        """The evaluation views [n h' w' c] of uint8 images [n h w c]."""
-        return self.view.eval_view(images)
-
-    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
-        del w
-        return self.view.show(keys, batch)
 
     def origin(self, path: str) -> str | None:
         """The path in the teacher's run of the array at `path` in this state; None: not from it.

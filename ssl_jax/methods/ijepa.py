@@ -44,7 +44,7 @@ from ssl_jax.core.method import (
     hyper_parameters,
 )
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
-from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.methods.base.one_view import OneView, OneViewMethod, make_one_view
 from ssl_jax.models import Net, make_encoder, make_predictor
 from ssl_jax.models.patches import hide_patches, patch_grid
 from ssl_jax.models.vit import ViT
@@ -77,7 +77,7 @@ CONTEXT = dict(scale=(0.85, 1.0), aspect=(1.0, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
-class IJEPA(EncoderFeatures):
+class IJEPA(OneViewMethod, EncoderFeatures):
     """Joint-embedding prediction.
 
       Attributes:
@@ -209,10 +209,6 @@ class IJEPA(EncoderFeatures):
         metrics = {"target_momentum": jnp.float32(self.ema_decay(step))}
         weight = jnp.float32(len(image_losses))
         return jnp.mean(image_losses), Aux(w.buffers, metrics, outputs, weight)
-
-    def eval_view(self, images: Array) -> Array:
-        """The evaluation view of each image, [n h w c]."""
-        return self.view.eval_view(images)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         """The context and the targets of some images."""

@@ -38,14 +38,13 @@ from ssl_jax.core.method import (
     Batch,
     DataSpec,
     EncodeAll,
-    Method,
     PyTree,
     Weights,
     hyper_parameters,
 )
 from ssl_jax.losses import token_cross_entropy
 from ssl_jax.losses.language import CHUNK
-from ssl_jax.methods.base.one_view import OneView, make_pixel_view
+from ssl_jax.methods.base.one_view import OneView, OneViewMethod, make_pixel_view
 from ssl_jax.methods.base.token_scores import ChunkSize, mean_over_targets, row_sums
 from ssl_jax.models import Net, decoding, make_encoder
 from ssl_jax.models.decoding import Sampling
@@ -77,7 +76,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageGptMethod(Method):
+class ImageGptMethod(OneViewMethod):
     """A transformer on colours of a palette.
 
     Attributes:
@@ -221,10 +220,6 @@ class ImageGptMethod(Method):
             scale = {"scale": _scale_behind(params, i, self.encoder.module.depth)}
             layers[f"layer{i}"] = LayerOutput(norm.apply({"params": scale}, out[f"layer{i}"]))
         return layers
-
-    def eval_view(self, images: Array) -> Array:
-        """The evaluation view of each image, [n h w c]."""
-        return self.view.eval_view(images)
 
     def held_out(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Array]:
         colors = quantize(self.view.evaluate(batch), w.buffers["palette"])

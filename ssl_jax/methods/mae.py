@@ -41,7 +41,7 @@ from ssl_jax.core.method import (
     hyper_parameters,
 )
 from ssl_jax.methods.base.encoder_features import EncoderFeatures
-from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.methods.base.one_view import OneView, OneViewMethod, make_one_view
 from ssl_jax.models import Net, make_encoder, make_patch_decoder
 from ssl_jax.models.patches import (
     hide_patches,
@@ -67,7 +67,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class MAE(EncoderFeatures):
+class MAE(OneViewMethod, EncoderFeatures):
     """A masked autoencoder.
 
     Attributes:
@@ -161,10 +161,6 @@ class MAE(EncoderFeatures):
         h = jax.lax.stop_gradient(encoded["h"])
         weight = jnp.float32(len(image_losses))
         return jnp.mean(image_losses), Aux(w.buffers, {}, {"h": h}, weight)
-
-    def eval_view(self, images: Array) -> Array:
-        """The evaluation view of each image, [n h w c]."""
-        return self.view.eval_view(images)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         """The visible patches, and the reconstruction by the decoder."""

@@ -33,7 +33,6 @@ from jax.sharding import PartitionSpec
 
 from ssl_jax.config.fields import at_least, between, fraction, not_negative, positive
 from ssl_jax.core.batch_axes import BATCH_AXES
-from ssl_jax.core.items import Item
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
     Array,
@@ -61,7 +60,7 @@ from ssl_jax.methods.base.metric_losses import (
     loss_of_groups,
 )
 from ssl_jax.methods.base.metric_options import check_options
-from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.methods.base.one_view import OneView, OneViewMethod, make_one_view
 from ssl_jax.models import Net, make_encoder
 from ssl_jax.models.heads import embedding_head
 
@@ -150,7 +149,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class MetricLearning(EncoderFeatures):
+class MetricLearning(OneViewMethod, EncoderFeatures):
     """One view of each image, and a loss of its embedding and its label.
 
     Attributes:
@@ -180,10 +179,6 @@ class MetricLearning(EncoderFeatures):
     @property
     def cleans(self) -> bool:
         return self.hyper.loss == "subcenter_arcface" and self.hyper.clean_every_epochs > 0
-
-    def eval_view(self, images: Array) -> Array:
-        """The evaluation views [n h' w' c] of uint8 images [n h w c]."""
-        return self.view.eval_view(images)
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         encoder_key, head_key = jax.random.split(key)
@@ -313,10 +308,6 @@ class MetricLearning(EncoderFeatures):
 
     def param_group(self, path: str) -> str:
         return path.partition("/")[0]
-
-    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
-        del w
-        return self.view.show(keys, batch)
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         del batch_size

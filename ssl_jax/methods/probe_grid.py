@@ -32,22 +32,21 @@ import numpy as np
 
 from ssl_jax.config.fields import between, each, not_empty, not_negative, open_fraction, positive
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.items import Item
 from ssl_jax.core.layer_outputs import LayerOutput, is_layer_output, select
 from ssl_jax.core.length import Length
 from ssl_jax.core.method import (
+    FROZEN,
     Array,
     Aux,
     Batch,
     DataSpec,
-    Method,
     PyTree,
     RowRates,
     Weights,
     hyper_parameters,
 )
 from ssl_jax.losses.classification import cross_entropy
-from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.methods.base.one_view import OneView, OneViewMethod, make_one_view
 from ssl_jax.models import Net, attentive_head, make_encoder
 from ssl_jax.models.classifier import InputNorm
 from ssl_jax.models.encoder_layers import encode_with_layers
@@ -111,7 +110,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbeGrid(Method):
+class ProbeGrid(OneViewMethod):
     """Linear and attentive probes of a frozen encoder.
 
     Attributes:
@@ -136,7 +135,7 @@ class ProbeGrid(Method):
         x = jax.eval_shape(self.view.train, keys, batch)
         x = jnp.zeros((1, *x.shape[1:]), x.dtype)
         params, stats = self.encoder.init(encoder_key, x)
-        buffers = {"frozen": {"encoder": params}, "encoder": stats}
+        buffers = {FROZEN: {"encoder": params}, "encoder": stats}
         shapes = jax.eval_shape(lambda x: self._outputs(Weights({}, buffers), x)[1], x)
         heads, norms = {}, {}
         for i, (feature, shape) in enumerate(shapes.items()):
@@ -169,7 +168,7 @@ class ProbeGrid(Method):
 
     def _outputs(self, w: Weights, x: Array) -> tuple[Array, dict[str, Array]]:
         """h [n d], and the outputs to probe [n d] or [n p d] by name, of views."""
-        frozen = w.buffers["frozen"]["encoder"]
+        frozen = w.buffers[FROZEN]["encoder"]
         h, layers = encode_with_layers(self.encoder, frozen, w.buffers["encoder"], x)
         return h, {name: h if name == "h" else select(layers, name) for name in self.hyper.features}
 
@@ -258,7 +257,7 @@ class ProbeGrid(Method):
         return {"h": self._outputs(w, self.view.evaluate(batch))[0]}
 
     def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        frozen = w.buffers["frozen"]["encoder"]
+        frozen = w.buffers[FROZEN]["encoder"]
         x = self.view.evaluate(batch)
         return encode_with_layers(self.encoder, frozen, w.buffers["encoder"], x)[1]
 
@@ -268,19 +267,6 @@ class ProbeGrid(Method):
     @property
     def freezes_encoder(self) -> bool:
         return True
-
-    def eval_view(self, images: Array) -> Array:
-        """The evaluation views [n h' w' c] of uint8 images [n h w c]."""
-        return self.view.eval_view(images)
-
-    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
-        del w
-        return self.view.show(keys, batch)
-
-    def origin(self, path: str) -> str | None:
-        """The path in the pretrained run: the frozen weights are parameters there."""
-        frozen = "buffers/frozen/"
-        return f"params/{path.removeprefix(frozen)}" if path.startswith(frozen) else path
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         del batch_size

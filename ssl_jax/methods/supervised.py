@@ -30,7 +30,16 @@ import jax.numpy as jnp
 from ssl_jax.config.fields import below_one, between, not_negative, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
-from ssl_jax.core.method import Array, Aux, Batch, DataSpec, PyTree, Weights, hyper_parameters
+from ssl_jax.core.method import (
+    FROZEN,
+    Array,
+    Aux,
+    Batch,
+    DataSpec,
+    PyTree,
+    Weights,
+    hyper_parameters,
+)
 from ssl_jax.losses import token_cross_entropy
 from ssl_jax.losses.classification import cross_entropy
 from ssl_jax.methods.base import labelled
@@ -150,7 +159,7 @@ class Supervised(Labelled):
         """
         if self.hyper.frames is not None:
             (h, out), _ = self.classifier.encoder.apply(
-                {**w.params, **w.buffers.get("frozen", {})}["encoder"],
+                {**w.params, **w.buffers.get(FROZEN, {})}["encoder"],
                 w.buffers["encoder"],
                 self.view.evaluate(batch),
                 train=False,

@@ -43,14 +43,13 @@ from ssl_jax.core.method import (
     Aux,
     Batch,
     DataSpec,
-    Method,
     PyTree,
     Weights,
     hyper_parameters,
 )
 from ssl_jax.methods.base.coder import Coder
 from ssl_jax.methods.base.latents import Latents, traversals
-from ssl_jax.methods.base.one_view import OneView, make_pixel_view
+from ssl_jax.methods.base.one_view import OneView, OneViewMethod, make_pixel_view
 from ssl_jax.methods.base.paths_between import interpolations
 from ssl_jax.models import Net, make_decoder, make_encoder
 from ssl_jax.models.encoder_layers import encoder_layers
@@ -94,7 +93,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class VAE(Method):
+class VAE(OneViewMethod):
     """A variational autoencoder.
 
     Attributes:
@@ -212,10 +211,6 @@ class VAE(Method):
         if self.hyper.learn_noise:
             metrics["noise_std"] = jnp.exp(self._log_noise_std(w))
         return loss, Aux(w.buffers, metrics, {"h": mean}, count)
-
-    def eval_view(self, images: Array) -> Array:
-        """The evaluation view of each image, [n h w c]."""
-        return self.view.eval_view(images)
 
     def features(self, w: Weights, batch: Batch) -> dict[str, Array]:
         """`h` [n l], the mean of q(z|x), and `log_var` [n l]. Pixels are not binarized."""

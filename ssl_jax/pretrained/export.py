@@ -15,7 +15,7 @@ from etils import epath
 from ssl_jax import data, modalities
 from ssl_jax.adapt.adapters import is_adapter
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import BASE
+from ssl_jax.core.method import BASE, FROZEN
 from ssl_jax.core.tree_paths import by_path, join
 from ssl_jax.data.text.tokenizer import Tokenizer
 from ssl_jax.methods.base.labelled import Labelled
@@ -72,7 +72,7 @@ def export(
     model_card.check_license(facts.license_name)
     adapted, run = run, run.merged()
     # A frozen encoder is in the buffers.
-    params = {**run.weights.buffers.get("frozen", {}), **run.weights.params}
+    params = {**run.weights.buffers.get(FROZEN, {}), **run.weights.params}
     if "encoder" not in params:
         raise UserError(f"{run.workdir}: method {run.config.method.name} has no encoder to export")
     try:

@@ -29,12 +29,12 @@ from ssl_jax.config.fields import below_one
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item, TokenVectors
 from ssl_jax.core.layer_outputs import LayerOutput
-from ssl_jax.core.method import Array, Batch, DataSpec, Method, PyTree, Weights
+from ssl_jax.core.method import FROZEN, Array, Batch, DataSpec, PyTree, Weights
 from ssl_jax.methods.base.inputs import make_one_row
 from ssl_jax.methods.base.layer_groups import layer_group
 from ssl_jax.methods.base.one_recording import OneRecording, make_one_recording
 from ssl_jax.methods.base.one_text import OneText, make_one_text
-from ssl_jax.methods.base.one_view import OneView, make_one_view
+from ssl_jax.methods.base.one_view import OneView, OneViewMethod, make_one_view
 from ssl_jax.modalities.audio import AUDIO
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.modalities.table import TABLE
@@ -64,7 +64,7 @@ class HyperParameters:
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled(Method):
+class Labelled(OneViewMethod):
     """A head on an encoder.
 
     Attributes:
@@ -88,7 +88,7 @@ class Labelled(Method):
         params, buffers = self.classifier.init(key, x)
         if self.freezes_encoder:
             frozen = {name: params.pop(name) for name in list(params) if name != "head"}
-            buffers["frozen"] = frozen
+            buffers[FROZEN] = frozen
         return params, buffers
 
     def views(self, keys: Array, batch: Batch, *, key: Array, step: Array) -> PyTree:
@@ -109,7 +109,7 @@ class Labelled(Method):
     ) -> tuple[tuple[Array, Array], PyTree]:
         """Returns ((h [n d], outputs of the head), changed entries of `buffers`)."""
         return self.classifier.apply(
-            {**params, **buffers.get("frozen", {})},
+            {**params, **buffers.get(FROZEN, {})},
             buffers,
             x,
             train=train,
@@ -118,7 +118,7 @@ class Labelled(Method):
         )
 
     def layers(self, w: Weights, batch: Batch) -> dict[str, LayerOutput]:
-        params = {**w.params, **w.buffers.get("frozen", {})}
+        params = {**w.params, **w.buffers.get(FROZEN, {})}
         x = self.view.evaluate(batch)
         return encoder_layers(self.classifier.encoder, params["encoder"], w.buffers["encoder"], x)
 
@@ -128,10 +128,6 @@ class Labelled(Method):
     @property
     def freezes_encoder(self) -> bool:
         return self.hyper.freeze_encoder
-
-    def eval_view(self, images: Array) -> Array:
-        """The evaluation views [n h' w' c] of uint8 images [n h w c]."""
-        return self.view.eval_view(images)
 
     def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
         items = self.view.show(keys, batch)
@@ -145,15 +141,6 @@ class Labelled(Method):
         if net != "encoder":
             return net
         return layer_group(path_in_net)
-
-    def origin(self, path: str) -> str | None:
-        """The path in the state of the pretrained run of the array at `path` in this state.
-
-        Paths begin with "params/" or "buffers/". The weights of a frozen encoder are buffers here
-        and parameters in the pretrained run.
-        """
-        frozen = "buffers/frozen/"
-        return f"params/{path.removeprefix(frozen)}" if path.startswith(frozen) else path
 
     def preflight(self, batch_size: int) -> list[tuple[str, str]]:
         del batch_size

@@ -15,7 +15,7 @@ import jax
 from ssl_jax import modalities
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Item, augmented_views
-from ssl_jax.core.method import Array, Batch, DataSpec
+from ssl_jax.core.method import Array, Batch, DataSpec, Method, Weights
 from ssl_jax.views import main_images, to_show, train_and_eval
 
 
@@ -47,6 +47,20 @@ class OneView:
         """The training views for the report page."""
         views = self.recipe(keys, main_images(batch))
         return augmented_views(to_show(views, self.normalization), batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneViewMethod(Method):
+    """Base of methods that have their inputs from `view`, a `OneView` or what stands in for it."""
+
+    def eval_view(self, images: Array) -> Array:
+        """The inputs of the encoder in evaluation [n h' w' c], of uint8 images [n h w c]."""
+        return self.view.eval_view(images)
+
+    def show(self, w: Weights, keys: Array, batch: Batch) -> dict[str, Item]:
+        """The training views."""
+        del w
+        return self.view.show(keys, batch)
 
 
 def make_one_view(config: Any, spec: DataSpec, *, dtype: str | None = None) -> OneView:
