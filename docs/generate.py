@@ -205,7 +205,7 @@ MEASURED_NOTE = (
 def method_page(name: str, configs: Sequence[ConfigFile]) -> str:
     """The page of one method."""
     module = _module(name)
-    lines = [f"# {title_of(name)}", "", inspect.cleandoc(module.__doc__)]
+    lines = [f"# {title_of(name)}", "", markdown(inspect.cleandoc(module.__doc__))]
     users = _users(name, configs)
     if users:
         example = next(v for v, method in users[0].methods.items() if method == name)
@@ -356,6 +356,11 @@ def _belongs(entry: str, name: str, config: ConfigFile) -> bool:
         method == name and any(pattern.fullmatch(variant) for pattern in patterns)
         for variant, method in config.methods.items()
     )
+
+
+def markdown(docstring: str) -> str:
+    """A docstring as Markdown, in which a list needs a blank line above."""
+    return re.sub(r"^((?!- |  ).+)\n(?=- )", r"\1\n\n", docstring, flags=re.MULTILINE)
 
 
 def _joined(paragraph: str) -> str:

@@ -4,9 +4,11 @@
     (code of a, code of b) -> fc7, fc8, fc9 -> which of eight positions b has relative to a
     loss = mean over the pairs of the cross-entropy of the position
 
-Positions are those of the neighbours of a, row by row:    0 1 2
-                                                           3 a 4
-                                                           5 6 7
+Positions are those of the neighbours of a, row by row:
+
+    0 1 2
+    3 a 4
+    5 6 7
 
 The pairs of a view are those of the central patch with each of its neighbours, in both orders: 16
 pairs from nine patches, each position twice. The position of a relative to b is 7 minus that of b

@@ -1,4 +1,4 @@
-"""A grid of probes on a frozen encoder, all trained in one pass over the images.
+"""Probe grid: linear and attentive probes of a frozen encoder, trained in one pass over the data.
 
     x -> one random view -> outputs of layers of f -> for each output, rate and decay a probe:
                                                       softmax(W x + b), cross-entropy
@@ -16,9 +16,9 @@ As a training run it streams the images, splits batches and probes over the devi
 from its checkpoints. The weights of the encoder are buffers, and its BatchNorm runs in evaluation
 mode: it does not change. `config.init_from` is the pretrained run.
 
-Rates of the grid are factors of the learning rate of the optimizer, which therefore has `base_lr`
-1. Attentive probes are in its group "attentive", linear probes in "linear". Initial weights of
-linear probes are N(0, 0.01^2), as in the released code of DINOv2.
+Rates of the grid are factors of the optimizer's learning rate, therefore `base_lr=1`. Attentive
+probes are in its group "attentive", linear probes in "linear". Initial weights of linear probes are
+N(0, 0.01^2), as in the released code of DINOv2.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The guides in docs/ are true: their commands are run, in order, in a copy of the project.
 
-The blocks of a page that are marked `sh` are run. Blocks marked `python file=PATH` or `append=PATH`
-are written to the copy. Blocks marked `console` need an account, a cluster or hours and are not
-run; `test_commands.py` reads their configs and options.
+The blocks of a page that are marked `sh` are run. Blocks with `title="PATH"` or
+`title="appended to PATH"` are written to the copy. Blocks marked `console` need an account, a
+cluster or hours and are not run; `test_commands.py` reads their configs and options.
 
 So that a page takes seconds, a test replaces some of its text (a folder of images, a TPU slice) and
 adds options to its training commands; the page itself stays what a reader would type.
@@ -24,7 +24,9 @@ from tests import command_client, commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-BLOCK = re.compile(r"^```(\w+)?(?: (file|append)=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^```(\w+)?(?: title=\"(appended to )?([\w./]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 MINUTES = 25  # until a page counts as hanging
 COPIED = (
     "ssl_jax", "configs", "launch", "benchmarks", "tests", "docs", "setup.py", "pyproject.toml",
@@ -48,18 +50,18 @@ def text_of(*names):
 def python_of(document):
     """The code of a document's one Python block, without comments."""
     blocks = BLOCK.findall((ROOT / document).read_text())
-    (code,) = [code for language, how, _, code in blocks if language == "python" and not how]
+    (code,) = [code for language, _, path, code in blocks if language == "python" and not path]
     return re.sub(r"  # .*", "", code)
 
 
 def script(text, replaced=()):
     """One bash script of a page's blocks."""
     parts = ["set -euo pipefail"]
-    for language, how, path, code in BLOCK.findall(text):
+    for language, appended, path, code in BLOCK.findall(text):
         if language == "sh":
             parts.append(code)
-        elif how:
-            redirect = {"file": ">", "append": ">>"}[how]
+        elif path:
+            redirect = ">>" if appended else ">"
             parts.append(f"cat {redirect} {path} <<'END_OF_FILE'\n{code}END_OF_FILE")
     commands = "\n".join(parts) + "\n"
     for old, new in dict(replaced).items():
@@ -279,7 +281,7 @@ def test_every_page_with_commands_is_run():
     source = pathlib.Path(__file__).read_text()
     for path in PAGES:
         has_commands = any(
-            language == "sh" or how for language, how, _, _ in BLOCK.findall(path.read_text())
+            language == "sh" or title for language, _, title, _ in BLOCK.findall(path.read_text())
         )
         assert has_commands == (path.name not in UNRUN), path.name
         assert f'"{path.name}"' in source, path.name
