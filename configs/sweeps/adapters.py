@@ -7,8 +7,8 @@ r"""Full fine-tuning, LoRA, a soft prompt and frozen features of one pretrained 
 
 The task is that of finetune:pydoc with a tenth of its labels, the same ones in all cells: steps
 are few, and what was pretrained counts. `pydoc` trains on 85% of the documents of the train split
-at two learning rates each and scores the rest. `pydoc_final` trains on the whole train split at the
-rates of `BEST`, three seeds each, and scores the test split. The results have the numbers of
+at three learning rates each and scores the rest. `pydoc_final` trains on the whole train split at
+the rates of `BEST`, three seeds each, and scores the test split. The results have the numbers of
 trained parameters (with the head) and the bytes of the training state, frozen weights included.
 """
 
@@ -19,10 +19,10 @@ from ssl_jax.sweeps.grid import Cell, Sweep, product
 
 # What is trained besides the head -> what is set, and the learning rates tried.
 WAYS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
-    "full": ({}, (3e-4, 1e-3)),
-    "lora": ({"adapt.name": "lora", "adapt.rank": 8, "adapt.alpha": 16.0}, (2e-3, 1e-2)),
-    "prompt": ({"adapt.name": "prompt", "adapt.length": 16}, (1e-2, 1e-1)),
-    "frozen": ({"method.freeze_encoder": True}, (3e-3, 3e-2)),
+    "full": ({}, (1e-4, 3e-4, 1e-3)),
+    "lora": ({"adapt.name": "lora", "adapt.rank": 8, "adapt.alpha": 16.0}, (2e-3, 5e-3, 1e-2)),
+    "prompt": ({"adapt.name": "prompt", "adapt.length": 16}, (1e-2, 1e-1, 3e-1)),
+    "frozen": ({"method.freeze_encoder": True}, (3e-3, 3e-2, 1e-1)),
 }
 BEST = {"full": 3e-4, "lora": 2e-3, "prompt": 1e-2, "frozen": 3e-3}
 VARIANTS = ("pydoc", "pydoc_final")
