@@ -238,6 +238,8 @@ class Batches(Iterator[Batch]):
             chunk = next(self._chunks)
             found = json.loads(bytes(chunk.pop("problems")) or "[]")
             self._source.note([Problem(*problem) for problem in found])
+            if total <= _CHUNK and not self._workers:  # arrays of workers are shared memory
+                return chunk
             for key, value in chunk.items():
                 if key not in batch:
                     batch[key] = np.empty((total, *value.shape[1:]), value.dtype)
@@ -283,7 +285,7 @@ def _close_all() -> None:
             stream._lock.release()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)  # Grain logs it, and the source is large
 class _Chunk:
     """Element k of the Grain pipeline: chunk k % chunks of step first + k // chunks."""
 

@@ -123,82 +123,124 @@ class AudioSource(Source):
         )
 
     def example_name(self, index: int) -> str:
-        return self.recordings.name(self._locate(index)[0])
+        return self.recordings.name(int(self._locate(np.array([index]))[0][0]))
 
-    def _locate(self, index: int) -> tuple[int, int]:
-        """The recording of an example, and the number of the window in it."""
-        recording = int(np.searchsorted(self._ends, index, side="right"))
-        return recording, index - int(self._ends[recording] - self._counts[recording])
+    def _locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The recordings of examples, and the numbers of their windows, int64 [n] each."""
+        recordings = np.searchsorted(self._ends, indices, side="right")
+        return recordings, indices - (self._ends[recordings] - self._counts[recordings])
 
-    def _start(self, recording: int, window: int, where: float) -> int:
-        """The first sample of a window; `where` in [0, 1) is the random number of its row."""
+    def _starts(self, recordings: np.ndarray, windows: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """The first samples of windows, int64 [n].
+
+        Args:
+          recordings, windows: int64 [n], numbers of recordings and of windows in them.
+          where: float64 [n] in [0, 1), the random numbers of the rows.
+        """
         options = self.options
         if options.windows == "consecutive":
-            return window * options.window
-        spare = max(0, int(self.recordings.lengths[recording]) - options.window)
-        start = int((window + where) * spare / int(self._counts[recording]))
-        return start // options.frame * options.frame
+            return windows * options.window
+        spare = np.maximum(0, self.recordings.lengths[recordings] - options.window)
+        starts = ((windows + where) * spare / self._counts[recordings]).astype(np.int64)
+        return starts // options.frame * options.frame
 
     def read(
         self, indices: np.ndarray, positions: np.ndarray, seed: int, step: int
     ) -> tuple[Arrays, list[Problem]]:
-        n, options = len(indices), self.options
-        arrays: Arrays = {
-            "audio": np.zeros((n, options.window), np.int16),
-            **{name: np.full((n, options.frames), -1, np.int32) for name in self.targets},
-            "label": np.full(n, -1, np.int32),
-            "index": indices.astype(np.int32),
-        }
-        stream = counter.key(seed, counter.Stream.WINDOWS, step)
-        where = counter.uniform(stream, positions)
+        where = counter.uniform(counter.key(seed, counter.Stream.WINDOWS, step), positions)
+        recordings, windows = self._locate(indices)
+        starts = self._starts(recordings, windows, where)
+        audio = np.empty((len(indices), self.options.window), np.int16)
+        lengths = np.empty(len(indices), np.int64)
         problems: list[Problem] = []
-        for row, index in enumerate(indices.tolist()):
-            problems += self._fill(arrays, row, index, float(where[row]))
-        return arrays, problems
-
-    def _fill(self, arrays: Arrays, row: int, index: int, where: float) -> list[Problem]:
-        """Reads an example into a row, or the first window of the next readable recording."""
-        problems: list[Problem] = []
-        recording, window = self._locate(index)
-        tries = min(MAX_REPLACEMENTS, len(self.recordings))
-        for _ in range(tries):
-            start = self._start(recording, window, where)
+        for row, (recording, start) in enumerate(
+            zip(recordings.tolist(), starts.tolist(), strict=True)
+        ):
             try:
-                samples = self.recordings.samples(recording, start, start + self.options.window)
-                if not len(samples):
-                    raise ValueError(f"it ends before sample {start:,}, unlike its header says")
+                lengths[row] = self._fill(audio[row], recording, start)
             except Exception as error:  # readers raise all kinds on broken files
-                name, reason = self.recordings.name(recording), f"{type(error).__name__}: {error}"
-                if self.strict:
-                    raise UserError(
-                        f"unreadable recording {name} ({reason}); remove it, or set "
-                        "data.strict=False to replace it by the next readable one"
-                    ) from error
-                problems.append(Problem(row, name, reason))
-                recording, window = (recording + 1) % len(self.recordings), 0
-            else:
-                arrays["audio"][row, : len(samples)] = samples
-                self._fill_labels(arrays, row, recording, start, len(samples))
-                return problems
-        raise UserError(
-            f"no readable recording among {tries} of {self.name} in a row; first: "
-            f"{problems[0].name} ({problems[0].error})"
-        )
+                recordings[row], starts[row], lengths[row], found = self._replace(
+                    audio[row], row, recording, error, where[row]
+                )
+                problems += found
+        arrays = {"audio": audio, **self._labels(recordings, starts, lengths)}
+        return arrays | {"index": indices.astype(np.int32)}, problems
 
-    def _fill_labels(
-        self, arrays: Arrays, row: int, recording: int, start: int, length: int
-    ) -> None:
-        frame = self.options.frame
+    def _fill(self, out: np.ndarray, recording: int, start: int) -> int:
+        """Reads a window of a recording into `out`, int16 [w]; the number of samples in it."""
+        samples = self.recordings.samples(recording, start, start + len(out))
+        if not len(samples):
+            raise ValueError(f"it ends before sample {start:,}, unlike its header says")
+        out[: len(samples)] = samples
+        out[len(samples) :] = 0
+        return len(samples)
+
+    def _replace(
+        self, out: np.ndarray, row: int, recording: int, error: Exception, where: float
+    ) -> tuple[int, int, int, list[Problem]]:
+        """Fills the row of an unreadable recording with the first window of the next readable one.
+
+        Args:
+          out: int16 [w], the row.
+          row: its number.
+          recording: the unreadable one, and `error` what its reader raised.
+          where: the random number of the row.
+
+        Returns:
+          (recording, start, length) of the window, and the unreadable recordings up to it.
+
+        Raises:
+          UserError: no recording can be read, or `strict` is set.
+        """
+        problems: list[Problem] = []
+        tries = min(MAX_REPLACEMENTS, len(self.recordings))
+        while True:
+            name, reason = self.recordings.name(recording), f"{type(error).__name__}: {error}"
+            if self.strict:
+                raise UserError(
+                    f"unreadable recording {name} ({reason}); remove it, or set "
+                    "data.strict=False to replace it by the next readable one"
+                ) from error
+            problems.append(Problem(row, name, reason))
+            if len(problems) == tries:
+                raise UserError(
+                    f"no readable recording among {tries} of {self.name} in a row; first: "
+                    f"{problems[0].name} ({problems[0].error})"
+                )
+            recording = (recording + 1) % len(self.recordings)
+            (start,) = self._starts(
+                np.array([recording]), np.array([0]), np.array([where])
+            ).tolist()
+            try:
+                return recording, start, self._fill(out, recording, start), problems
+            except Exception as next_error:  # readers raise all kinds on broken files
+                error = next_error
+
+    def _labels(self, recordings: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Arrays:
+        """The labels of windows and of their frames.
+
+        Args:
+          recordings, starts, lengths: int64 [n]; of each window its recording, its first sample and
+            its number of samples.
+        """
+        n, frames, frame = len(recordings), self.options.frames, self.options.frame
         labels, speakers = self.recordings.labels, self.recordings.speakers
-        if labels is not None:
-            arrays["label"][row] = labels[recording]
-        heard = min(self.options.frames, -(-length // frame))
-        if SPEAKER in self.targets and speakers is not None:
-            arrays[SPEAKER][row, :heard] = speakers[recording]
-        phones = self.recordings.phones(recording) if PHONE in self.targets else None
-        if phones is not None:
-            phones = phones[start // frame :][:heard]
-            arrays[PHONE][row, : len(phones)] = phones
+        heard = np.minimum(frames, -(-lengths // frame))
+        arrays: Arrays = {}
+        for name in self.targets:
+            arrays[name] = out = np.full((n, frames), -1, np.int32)
+            if name == SPEAKER and speakers is not None:
+                inside = np.arange(frames) < heard[:, None]
+                np.copyto(out, speakers[recordings][:, None], where=inside)
+            elif name == PHONE:
+                for row, recording in enumerate(recordings.tolist()):
+                    phones = self.recordings.phones(recording)
+                    if phones is not None:
+                        phones = phones[starts[row] // frame :][: heard[row]]
+                        out[row, : len(phones)] = phones
+        known = labels is not None
+        label = labels[recordings].astype(np.int32) if known else np.full(n, -1, np.int32)
+        return arrays | {"label": label}
 
     def padding(self, key: str) -> int:
         return 0 if key == "audio" else -1

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.audio import wav
 
 # Names of audio files end so.
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".mp3")
@@ -48,6 +49,7 @@ class Header:
         return -(-self.frames * up // down)
 
 
+@functools.lru_cache(maxsize=256)
 def factors(rate: int, new_rate: int) -> tuple[int, int]:
     """(up, down), the ratio of two rates in lowest terms.
 
@@ -82,17 +84,31 @@ def require_soundfile() -> Any:
     return soundfile
 
 
+@functools.cache
+def _reader() -> tuple[type, type[Exception]]:
+    """A SoundFile that reads one stretch, and the error of libsndfile."""
+    soundfile = require_soundfile()
+
+    class OneStretch(soundfile.SoundFile):
+        """After a read, SoundFile seeks to where it is, which decodes a frame of FLAC once more."""
+
+        def seekable(self) -> bool:
+            return False  # what `read` asks; `seek` works
+
+    return OneStretch, soundfile.LibsndfileError
+
+
 @contextlib.contextmanager
 def _opened(encoded: Encoded) -> Iterator[Any]:
-    soundfile = require_soundfile()
-    if isinstance(encoded, bytes) and not encoded:
-        raise ValueError("the file is empty")
+    reader, error_class = _reader()
+    if isinstance(encoded, bytes):
+        if not encoded:
+            raise ValueError("the file is empty")
+        encoded = io.BytesIO(encoded)
     try:
-        with soundfile.SoundFile(
-            io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-        ) as f:
-            yield f
-    except soundfile.LibsndfileError as error:
+        with reader(encoded) as file:
+            yield file
+    except error_class as error:
         raise ValueError(str(error.error_string).strip()) from None
 
 
@@ -126,6 +142,10 @@ def read(encoded: Encoded, start: int, stop: int, rate: int) -> np.ndarray:
     Raises:
       ValueError: it is no audio file, it is broken, or it has values that are not finite.
     """
+    if isinstance(encoded, str) and encoded.endswith(".wav"):
+        plain = wav.read(encoded, start, stop, rate)
+        if plain is not None:
+            return plain
     with _opened(encoded) as file:
         return _stretch(functools.partial(_decode, file), file.samplerate, start, stop, rate)
 
@@ -178,10 +198,12 @@ def _stretch(
 
 def _decode(file: Any, start: int, stop: int) -> np.ndarray:
     """Samples of an open file at its own rate: int16 [s] if they are stored so, else float32."""
-    start = min(start, file.frames)
+    frames = file.frames
+    start = min(start, frames)
     file.seek(start)
     stored = file.channels == 1 and file.subtype == "PCM_16"
-    samples = file.read(max(0, stop - start), dtype="int16" if stored else "float32")
+    count = max(0, min(stop, frames) - start)
+    samples = file.read(count, dtype="int16" if stored else "float32")
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
     return samples if stored else _finite(samples)

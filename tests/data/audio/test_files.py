@@ -94,3 +94,18 @@ def test_files_that_cannot_be_read_say_why(tmp_path):
     odd = write(tmp_path / "odd.wav", tone(0.1, 15_991), 15_991)
     with pytest.raises(ValueError, match="15991 Hz has no simple ratio to 16000"):
         files.header(str(odd)).length_at(16_000)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "b.wav", "a.flac", "a.ogg"])
+def test_every_stretch_has_the_samples_that_soundfile_reads(tmp_path, name):
+    """`a.wav` is read without libsndfile; from others one stretch is read without a second seek."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 30_000)
+    path = write(tmp_path / name, noise, subtype="PCM_24" if name == "b.wav" else None)
+    for start, stop in ((0, 30_000), (1, 5_000), (4_096, 8_192), (29_000, 31_000), (9_999, 9_999)):
+        stored = name in ("a.wav", "a.flac")
+        with soundfile.SoundFile(path) as file:
+            file.seek(start)
+            expected = file.read(stop - start, dtype="int16" if stored else "float32")
+        if not stored:
+            expected = np.clip(np.rint(expected * 32_768), -32_768, 32_767).astype(np.int16)
+        np.testing.assert_array_equal(files.read(str(path), start, stop, 16_000), expected)
