@@ -304,7 +304,10 @@ class ArraySource(ImageSource):
     def _rows(self, rows: slice | np.ndarray) -> dict[str, Any]:
         kept = np.arange(len(self))[rows].tolist() if self.bad_rows else ()
         bad_rows = {new: self.bad_rows[old] for new, old in enumerate(kept) if old in self.bad_rows}
-        return super()._rows(rows) | {"images": self.images[rows], "bad_rows": bad_rows}
+        images = self.images[rows]
+        if images.base is not None and 2 * len(images) <= len(self.images):
+            images = images.copy()  # a view would keep all images in memory
+        return super()._rows(rows) | {"images": images, "bad_rows": bad_rows}
 
 
 @dataclasses.dataclass
