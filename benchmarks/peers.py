@@ -9,7 +9,7 @@ Processor time is of the whole process, with its start and, here, compilation an
 other programs run it says more than the clock. Memory is the largest resident size of the process
 and its workers, shared pages counted once.
 
-Needs torch, torchvision and lightly.
+Needs torch, torchvision, timm and lightly.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-METHODS = ("simclr", "moco_v2", "byol", "simsiam", "barlow_twins", "vicreg", "nnclr", "swav")
+METHODS = (
+    "simclr", "moco_v2", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino", "nnclr",
+    "mae",
+)  # fmt: skip
 FEW_EXAMPLES = 10_000
 
 
