@@ -32,7 +32,6 @@ METHODS = (
     "simclr", "moco_v2", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino", "nnclr",
     "mae",
 )  # fmt: skip
-FEW_EXAMPLES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +57,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", nargs="+", default=METHODS[:1], choices=METHODS)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument(
+        "--examples", type=int, default=10_000, help="the first of the train images"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folder", default="", help="of the IDX files; empty: Debian's")
     parser.add_argument("--csv", help="a file that gets a row for every run")
@@ -70,33 +72,35 @@ def main() -> None:
         print(json.dumps(scores_of(arguments.probe)))
         return
     if arguments.write:
-        write_images(arguments.write, arguments.folder)
+        write_images(arguments.write, arguments.folder, arguments.examples)
         return
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         again = [sys.executable, "-m", "benchmarks.peers", f"--folder={arguments.folder}"]
-        subprocess.run([*again, f"--write={folder}/images.npz"], check=True)
+        again += [f"--examples={arguments.examples}", f"--write={folder}/images.npz"]
+        subprocess.run(again, check=True)
         for method in arguments.methods:
             for seed in arguments.seeds:
                 place = pathlib.Path(folder, f"{method}_{seed}")
                 place.mkdir()
                 for side in (ours, theirs):
-                    run = side(method, seed, arguments.epochs, arguments.folder, place)
+                    run = side(method, seed, arguments, place)
                     runs.setdefault((method, side.__name__), []).append(run)
                     print(method, seed, side.__name__, run, flush=True)
                     if arguments.csv:
-                        write_row(arguments.csv, method, seed, side.__name__, arguments.epochs, run)
-    show(runs, arguments.epochs)
+                        write_row(arguments.csv, method, seed, side.__name__, arguments, run)
+    show(runs, arguments)
 
 
-def ours(method: str, seed: int, epochs: int, data: str, place: pathlib.Path) -> Run:
+def ours(method: str, seed: int, options: argparse.Namespace, place: pathlib.Path) -> Run:
     """`ssl_jax train`, without its cache of compiled programs."""
-    workdir = place / "run"
+    workdir, split = place / "run", f"train[:{options.examples}]"
     command = ["-m", "ssl_jax", "train", f"--config={method}:fashion", f"--workdir={workdir}"]
     for option in (
-        f"epochs={epochs}", f"seed={seed}", "eval.final_names=('knn','linear')",
+        f"epochs={options.epochs}", f"seed={seed}", f"data.split={split}",
+        f"eval.train_split={split}", "eval.final_names=('knn','linear')",
         "eval.baselines=()", "log.report=False", "compilation_cache=",
-        *([f"data.options.folder={data}"] if data else ()),
+        *([f"data.options.folder={options.folder}"] if options.folder else ()),
     ):  # fmt: skip
         command.append(f"--config.{option}")
     seconds, cpu, mib = measured(command)
@@ -107,11 +111,14 @@ def ours(method: str, seed: int, epochs: int, data: str, place: pathlib.Path) ->
     return Run(seconds, cpu, mib, statistics.median(speeds[1:]), scores)
 
 
-def theirs(method: str, seed: int, epochs: int, data: str, place: pathlib.Path) -> Run:
+def theirs(method: str, seed: int, options: argparse.Namespace, place: pathlib.Path) -> Run:
     """`benchmarks.peers_lightly`, and the probes of ssl_jax on its features."""
-    del data  # read from the file of images
     command = ["-m", "benchmarks.peers_lightly", "theirs", f"--method={method}", f"--seed={seed}"]
-    command += [f"--epochs={epochs}", f"--images={place.parent}/images.npz", f"--out={place}"]
+    command += [
+        f"--epochs={options.epochs}",
+        f"--images={place.parent}/images.npz",
+        f"--out={place}",
+    ]
     seconds, cpu, mib = measured(command)
     speeds = json.loads((place / "speeds.json").read_text())
     probe = [sys.executable, "-m", "benchmarks.peers", "--probe", str(place)]
@@ -175,15 +182,14 @@ def scores_of(place: str) -> dict[str, float]:
     return {key: float(scores[key]) for key in ("knn/top1", "linear/top1")}
 
 
-def write_images(path: str, folder: str) -> None:
+def write_images(path: str, folder: str, examples: int) -> None:
     """Writes the images uint8 [n 28 28] and labels of both splits."""
     import numpy as np
 
     from ssl_jax import data
-    from ssl_jax.configs.fashion import TRAIN
 
     arrays = {}
-    for name, split in (("train", TRAIN), ("test", "test")):
+    for name, split in (("train", f"train[:{examples}]"), ("test", "test")):
         source = data.load("fashion_mnist", split, **({"folder": folder} if folder else {}))
         indices = np.arange(len(source))
         batch = source.read(indices, indices, 0, 0)[0]
@@ -191,11 +197,14 @@ def write_images(path: str, folder: str) -> None:
     np.savez(path, **arrays)
 
 
-def write_row(path: str, method: str, seed: int, side: str, epochs: int, run: Run) -> None:
+def write_row(
+    path: str, method: str, seed: int, side: str, options: argparse.Namespace, run: Run
+) -> None:
     """Appends a run to a CSV file."""
     import csv
 
-    row = {"method": method, "side": side, "seed": seed, "epochs": epochs}
+    row = {"method": method, "side": side, "seed": seed, "epochs": options.epochs}
+    row["examples"] = options.examples
     row |= {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name != "scores"}
     row |= run.scores
     new = not os.path.exists(path)
@@ -206,14 +215,15 @@ def write_row(path: str, method: str, seed: int, side: str, epochs: int, run: Ru
         writer.writerow(row)
 
 
-def show(runs: dict[tuple[str, str], list[Run]], epochs: int) -> None:
+def show(runs: dict[tuple[str, str], list[Run]], options: argparse.Namespace) -> None:
     """Prints one line a method: this side, lightly's, and the ratio."""
     from rich.console import Console
 
     from benchmarks import machine
 
     table = machine.table(
-        f"Whole runs of {epochs} epochs of {FEW_EXAMPLES:,} images, ssl_jax / lightly (ratio)",
+        f"Whole runs of {options.epochs} epochs of {options.examples:,} images, ssl_jax / lightly "
+        "(ratio)",
         *("method", "kNN, %", "linear, %", "images/s", "processor s", "MiB"),
         packages=("torch", "lightly"),
     )

@@ -143,6 +143,14 @@ def test_unknown_options_and_splits():
         data.spec_from_config(section(name="tfds:imagenet2012"))
 
 
+def test_a_small_part_does_not_keep_all_images_in_memory():
+    whole = data.load("digits")
+    part = whole.select(100, 200)
+    assert part.images.base is None and part.images.nbytes * 10 < whole.images.nbytes
+    np.testing.assert_array_equal(part.images, whole.images[100:200])
+    assert np.shares_memory(whole.select(0, len(whole) - 1).images, whole.images)  # no copy
+
+
 def test_parts_joined():
     source = data.load("digits", "test[:5]+train[10:13]")
     train, test = data.load("digits"), data.load("digits", "test")
