@@ -3,7 +3,8 @@
 Complete collapse: every example gets the same embedding, the spread `std_z` goes to 0.
 Dimensional collapse: embeddings differ, but along a few directions only; the effective rank is low.
 Collapse of targets: a teacher or an assignment gives all images the same distribution over
-prototypes, either one prototype or all equally; the information of the targets goes to 0.
+prototypes, either one prototype or all equally; the information of the targets goes to 0. Targets
+of patches may tell their position only: their variance over images goes to 0.
 
 Sources: RankMe, Garrido et al. 2023, Eq. 1; effective rank, Roy & Vetterli 2007; alignment and
 uniformity, Wang & Isola 2020, Sec. 4; spread of normalised outputs, Chen & He 2021 (SimSiam),
@@ -38,8 +39,11 @@ METRICS = {
         "uniformity", "uniformity of the features", unit="", better="lower", shown=False
     ),
 }
-# Metrics of training that the monitor reads besides `diagnostics`, of methods with prototypes.
-TARGETS = ("prototypes_used", "target_entropy")
+# Metrics of training that the monitor reads besides `diagnostics`: of methods with prototypes, and
+# of methods that predict representations of patches, normalised to a variance of 1.
+_PROTOTYPES = ("prototypes_used", "target_entropy")
+_PATCHES = "patch_target_variance"
+TARGETS = (*_PROTOTYPES, _PATCHES)
 _PAIRS = 2**22  # squared distances in a block: 16 MiB of float32
 
 
@@ -174,7 +178,7 @@ class Alarm(NamedTuple):
     """A report of the monitor. `active` is False when a cause has ended."""
 
     step: int
-    cause: str  # "non-finite", "complete", "dimensional" or "targets"
+    cause: str  # "non-finite", "complete", "dimensional", "targets" or "patches"
     message: str  # one line: the observation and its likely causes
     active: bool
 
@@ -202,6 +206,9 @@ class Monitor:
       fallen_information: collapse of targets: their information (nats) below this and below half
         its highest value.
       no_information: collapse of targets: information below this, after `grace`.
+      fallen_variance: collapse of patches: variance of their targets over images below this and
+        below half its highest value.
+      no_variance: collapse of patches: variance below this, after `grace`.
     """
 
     patience: int = 3
@@ -212,11 +219,14 @@ class Monitor:
     single_rank: float = 1.2
     fallen_information: float = 0.05
     no_information: float = 0.02
+    fallen_variance: float = 0.02
+    no_variance: float = 0.01
 
     updates: int = 0
     highest_spread: float = 0.0
     highest_rank: float = 0.0
     highest_information: float = 0.0
+    highest_variance: float = 0.0
     # For each cause: number of consecutive updates that contradict its state.
     streaks: tuple[tuple[str, int], ...] = ()
     active: frozenset[str] = frozenset()
@@ -254,7 +264,7 @@ class Monitor:
             # Complete collapse has a low rank as well: report only complete collapse.
             if present_causes.get("complete") or "complete" in self.active:
                 present_causes["dimensional"] = "dimensional" in self.active
-        used, entropy = (values.get(name, math.nan) for name in TARGETS)
+        used, entropy = (values.get(name, math.nan) for name in _PROTOTYPES)
         # H(mean q) - mean H(q): how much a target says of its image.
         information = math.log(used) - entropy if used > 0 else math.nan
         if math.isfinite(information):
@@ -264,6 +274,13 @@ class Monitor:
                 information, min(self.fallen_information, 0.5 * highest), self.no_information,
                 "targets",
             )  # fmt: skip
+        variance = values.get(_PATCHES, math.nan)
+        if math.isfinite(variance):
+            highest = max(self.highest_variance, variance)
+            monitor = dataclasses.replace(monitor, highest_variance=highest)
+            present_causes["patches"] = self._below(
+                variance, min(self.fallen_variance, 0.5 * highest), self.no_variance, "patches"
+            )
         text = {
             "non-finite": f"{', '.join(non_finite)} not finite. Likely: learning rate too high, "
             "warm-up too short, or an overflow in low precision.",
@@ -283,6 +300,12 @@ class Monitor:
                 if used < 2
                 else "the targets are too flat (the teacher's temperature is too high)."
             ),
+            "patches": f"collapse of the targets of patches, their variance over images is "
+            f"{variance:.3f} (highest so far {monitor.highest_variance:.3f}): they tell the "
+            "position and hardly the image. Likely: pixels are small beside the positions "
+            "(views.normalize), the target encoder follows before the predictor has learned (raise "
+            "method.momentum), or the predictor learns too slowly (nets.predictor.kernel_init, "
+            "optimizer.base_lr).",
         }
         return monitor._report(step, present_causes, text)
 

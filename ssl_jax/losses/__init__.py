@@ -33,7 +33,11 @@ from ssl_jax.losses.instance import (
 from ssl_jax.losses.isotropy import invariance, sigreg
 from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.language import token_cross_entropy
-from ssl_jax.losses.masked_images import patch_error, smooth_l1_of_blocks
+from ssl_jax.losses.masked_images import (
+    patch_error,
+    patch_target_statistics,
+    smooth_l1_of_blocks,
+)
 from ssl_jax.losses.patch_distillation import masked_distillation, sinkhorn_offset
 from ssl_jax.losses.reconstruction import squared_error
 from ssl_jax.losses.redundancy import barlow_twins, vicreg
@@ -92,6 +96,7 @@ __all__ = [
     "nt_logistic",
     "nt_xent",
     "patch_error",
+    "patch_target_statistics",
     "prototype_logits",
     "psnr",
     "rebalancing_weights",

@@ -44,7 +44,32 @@ def smooth_l1_of_blocks(
     Returns:
       float32 [n]; 0 for an image without patches.
     """
-    error = jnp.abs(predicted.astype(jnp.float32) - target.astype(jnp.float32))
-    error = jnp.where(error < 1, 0.5 * error**2, error - 0.5)
+    error = _smooth_l1(predicted.astype(jnp.float32) - target.astype(jnp.float32))
     patch_errors = jnp.where(mask, jnp.mean(error, axis=-1), 0.0)
     return patch_errors.sum(axis=(1, 2)) / jnp.maximum(mask.sum(axis=(1, 2)), 1)
+
+
+def patch_target_statistics(targets: Float[Array, "n l d"]) -> dict[str, Array]:
+    """What the targets of patches tell of their images, beyond their positions.
+
+    Args:
+      targets: [n l d], those of all l patches of n images, any float dtype.
+
+    Returns:
+      float32 scalars:
+      `patch_target_variance`: the variance over images at the same position, mean over positions
+        and values; 0 if the targets of a position are the same for all images.
+      `blind_loss`: the mean smooth L1 error of predicting each target by the mean over the images
+        at its position. A predictor with a larger loss has not learned to use the context.
+    """
+    targets = targets.astype(jnp.float32)
+    error = targets - jnp.mean(targets, axis=0)
+    return {
+        "patch_target_variance": jnp.mean(jnp.square(error)),
+        "blind_loss": jnp.mean(_smooth_l1(error)),
+    }
+
+
+def _smooth_l1(difference: Array) -> Array:
+    error = jnp.abs(difference)
+    return jnp.where(error < 1, 0.5 * error**2, error - 0.5)

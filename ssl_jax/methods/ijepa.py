@@ -5,13 +5,19 @@
     p = predictor(s, positions of a block)
     loss = mean of smooth-L1(p - y) over the patches of the blocks
 
+While the loss is above the metric `blind_loss`, the predictor knows no more than the mean target of
+each position. `patch_target_variance` falls to 0 if f' forgets the image; the collapse monitor
+watches it.
+
 f is a ViT without a class token, f' its moving average, with a decay that rises linearly to 1. The
 predictor (`nets.predictor`) is a narrow ViT, applied to each block separately. LayerNorm has no
 scale and offset. f' is evaluated (`eval.weights = "ema"`); `h` is the mean of its patch tokens.
 
 Blocks are as in the released code. One random number per batch sets area and aspect ratio of the
 targets, another one those of the context. Positions are drawn for each image. A context has more
-than `min_context` patches; after 20 attempts a target may overlap it.
+than `min_context` patches; after 20 attempts a target may overlap it. In the released code no block
+reaches the last row or column of the grid: on its grid of 16x16 they are 12% of the patches, on one
+of 4x4 44%, which nothing is ever learned of. `whole_grid` includes them.
 
 Deviations:
 - The released code shortens all contexts of a GPU to the shortest one. Here a context is padded to
@@ -69,6 +75,9 @@ class HyperParameters:
         "Maximum number of patches of a context, as a fraction of the grid.",
     ] = 0.6
     num_targets: Annotated[int, positive, "Number of target blocks."] = _NUM_TARGETS
+    whole_grid: Annotated[
+        bool, "Blocks may reach the last row and column and span the grid; for small grids."
+    ] = False
 
 
 # Areas and aspects, Sec. 3 and App. A.1.
@@ -116,11 +125,11 @@ class IJEPA(OneViewMethod, EncoderFeatures):
 
     @property
     def _target(self) -> blocks.BlockSize:
-        return blocks.BlockSize(self.grid, **TARGET)
+        return blocks.BlockSize(self.grid, **TARGET, whole_grid=self.hyper.whole_grid)
 
     @property
     def _context(self) -> blocks.BlockSize:
-        return blocks.BlockSize(self.grid, **CONTEXT)
+        return blocks.BlockSize(self.grid, **CONTEXT, whole_grid=self.hyper.whole_grid)
 
     @property
     def context_length(self) -> int:
@@ -158,13 +167,17 @@ class IJEPA(OneViewMethod, EncoderFeatures):
             jax.random.uniform(jax.random.fold_in(key, tag)) for tag in (_TARGETS, _CONTEXT)
         )
         target, context = self._target.draw(target_share), self._context.draw(context_share)
-        length = self._target.largest
+        length, whole_grid = self._target.largest, self.hyper.whole_grid
 
         def image_masks(key: Array) -> dict[str, Array]:
             target_key, context_key = (jax.random.fold_in(key, tag) for tag in (_TARGETS, _CONTEXT))
-            masks = blocks.block_masks(target_key, target, self.grid, self.hyper.num_targets)
+            masks = blocks.block_masks(
+                target_key, target, self.grid, self.hyper.num_targets, whole_grid=whole_grid
+            )
             targets, is_target = jax.vmap(lambda mask: blocks.padded_places(mask, length))(masks)
-            mask = blocks.context_mask(context_key, context, masks, self.hyper.min_context)
+            mask = blocks.context_mask(
+                context_key, context, masks, self.hyper.min_context, whole_grid=whole_grid
+            )
             places, is_context = blocks.padded_places(mask, self.context_length)
             return {
                 "context": places, "is_context": is_context,
@@ -176,7 +189,7 @@ class IJEPA(OneViewMethod, EncoderFeatures):
     def encode(
         self, w: Weights, views: dict[str, Array], *, key: Array, step: Array
     ) -> tuple[PyTree, PyTree]:
-        """`h` [n d] of the context, `y` [n d] of the whole image, and the `loss` [n]."""
+        """`h` [n d] of the context, `y` [n d] of the whole image, `targets` [n l d], `loss` [n]."""
         del step
         context_key, target_key = jax.random.split(key)
         x, targets = views["x"], views["targets"]
@@ -197,7 +210,8 @@ class IJEPA(OneViewMethod, EncoderFeatures):
         target_tokens = jnp.take_along_axis(tokens, targets.reshape(n, -1, 1), axis=1)
         target_tokens = jax.lax.stop_gradient(target_tokens.reshape(n, count, m, -1))
         loss = losses.smooth_l1_of_blocks(predicted, target_tokens, views["is_target"])
-        encoded = {"h": h, "y": jax.lax.stop_gradient(y), "loss": loss}
+        target = jax.lax.stop_gradient({"y": y, "targets": tokens})
+        encoded = {"h": h, "loss": loss, **target}
         return encoded, {"encoder": encoder, "predictor": predictor}
 
     def objective(
@@ -206,7 +220,8 @@ class IJEPA(OneViewMethod, EncoderFeatures):
         del key
         image_losses = encoded["loss"]
         outputs = {"h": jax.lax.stop_gradient(encoded["h"]), "z": encoded["y"][:, None]}
-        metrics = {"target_momentum": jnp.float32(self.ema_decay(step))}
+        metrics = losses.patch_target_statistics(encoded["targets"])
+        metrics["target_momentum"] = jnp.float32(self.ema_decay(step))
         weight = jnp.float32(len(image_losses))
         return jnp.mean(image_losses), Aux(w.buffers, metrics, outputs, weight)
 

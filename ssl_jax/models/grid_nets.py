@@ -6,8 +6,9 @@ the values of these patches. Positions are fixed ("sincos").
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +108,13 @@ class ViTDecoder(GridNet):
 
 
 class ViTPredictor(GridNet):
-    """I-JEPA's predictor: predicts target blocks from a context (Assran et al. 2023)."""
+    """I-JEPA's predictor: predicts target blocks from a context (Assran et al. 2023).
+
+    Attributes:
+      kernel_init: of the layers, see `ViT`; the released code has N(0, 0.02^2), "normal".
+    """
+
+    kernel_init: str = "normal"
 
     @nn.compact
     def __call__(
@@ -141,7 +148,7 @@ class ViTPredictor(GridNet):
         x = jnp.concatenate([x, mask_tokens], axis=2).reshape(n * blocks, k + m, self.dim)
         is_context = jnp.broadcast_to(is_context[:, None], (n, blocks, k))
         is_real = jnp.concatenate([is_context, is_target], axis=2).reshape(n * blocks, k + m)
-        x = self.layers(x, is_real.astype(jnp.int32), kernel_init="normal")
+        x = self.layers(x, is_real.astype(jnp.int32), kernel_init=self.kernel_init)
         return self.predict(x[:, k:].reshape(n, blocks, m, self.dim))
 
 
@@ -180,6 +187,10 @@ def vit_predictor(
     depth: Depth = 12,
     num_heads: Heads = 12,
     mlp_ratio: Ratio = 4.0,
+    kernel_init: Annotated[
+        Literal["xavier", "normal"],
+        "Initialiser of the layers; normal is narrow for few units.",
+    ] = "normal",
     attention: AttentionOption = "auto",
     dtype: Any = jnp.float32,
 ) -> ViTPredictor:
@@ -188,8 +199,9 @@ def vit_predictor(
     Raises:
       UserError: the options contradict each other.
     """
+    net = functools.partial(ViTPredictor, kernel_init=kernel_init)
     return _checked(
-        ViTPredictor, "predictor", grid, values, dim, depth, num_heads, mlp_ratio, attention, dtype
+        net, "predictor", grid, values, dim, depth, num_heads, mlp_ratio, attention, dtype
     )
 
 

@@ -68,6 +68,7 @@ TRAINING = (
     Panel("Next sentence told from a random one", ("next_accuracy",)),
     Panel("Prototypes used by the targets of a batch", ("prototypes_used",), from_zero=True),
     Panel("Entropy of the targets (nats)", ("target_entropy",), from_zero=True),
+    Panel("Variance of a patch's target over images", ("patch_target_variance",), from_zero=True),
     Panel("ELBO (nats)", ("elbo",)),
     Panel("KL (nats)", ("kl",), from_zero=True),
     Panel("Active latents in a batch", ("active_latents",), from_zero=True),

@@ -29,22 +29,26 @@ class BlockSize:
       grid: (rows, columns) of patches.
       scale: smallest and largest area, as a fraction of the grid's.
       aspect: smallest and largest height / width.
+      whole_grid: blocks may be as large as the grid.
     """
 
     grid: tuple[int, int]
     scale: tuple[float, float]
     aspect: tuple[float, float]
+    whole_grid: bool = False
 
     def draw(self, share: Array | float) -> tuple[Array, Array]:
         """(height, width), int32 [], for a number in [0, 1) that sets both area and aspect.
 
-        Blocks are smaller than the grid in both directions, as in the released code.
+        Without `whole_grid` blocks are smaller than the grid in both directions, as in the released
+        code.
         """
         rows, columns = self.grid
+        less = 0 if self.whole_grid else 1
         area = jnp.floor(rows * columns * _between(self.scale, share))
         aspect = _between(self.aspect, share)
-        height = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, rows - 1)
-        width = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, columns - 1)
+        height = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, rows - less)
+        width = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, columns - less)
         return height.astype(jnp.int32), width.astype(jnp.int32)
 
     @property
@@ -64,23 +68,39 @@ def _between(ends: tuple[float, float], share: Array | float) -> Array:
     return jnp.float32(ends[0]) + jnp.asarray(share, jnp.float32) * (ends[1] - ends[0])
 
 
-def block_masks(key: Array, size: tuple[Array, Array], grid: tuple[int, int], count: int) -> Array:
+def block_masks(
+    key: Array,
+    size: tuple[Array, Array],
+    grid: tuple[int, int],
+    count: int,
+    *,
+    whole_grid: bool = False,
+) -> Array:
     """Masks of `count` blocks at random places: bool [count rows columns].
 
-    As in the released code the last possible offset is excluded, unless it is the only one.
+    Without `whole_grid` the last possible offset is excluded, unless it is the only one, as in the
+    released code: no block reaches the last row or column.
     """
     rows, columns = grid
     height, width = size
+    last = 1 if whole_grid else 0
     top_share, left_share = jax.random.uniform(key, (2, count))
-    top = jnp.floor(top_share * jnp.maximum(rows - height, 1)).astype(jnp.int32)
-    left = jnp.floor(left_share * jnp.maximum(columns - width, 1)).astype(jnp.int32)
+    top = jnp.floor(top_share * jnp.maximum(rows - height + last, 1)).astype(jnp.int32)
+    left = jnp.floor(left_share * jnp.maximum(columns - width + last, 1)).astype(jnp.int32)
     row, column = jnp.arange(rows), jnp.arange(columns)
     in_rows = (row >= top[:, None]) & (row < top[:, None] + height)
     in_columns = (column >= left[:, None]) & (column < left[:, None] + width)
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
-def context_mask(key: Array, size: tuple[Array, Array], targets: Array, smallest: int) -> Array:
+def context_mask(
+    key: Array,
+    size: tuple[Array, Array],
+    targets: Array,
+    smallest: int,
+    *,
+    whole_grid: bool = False,
+) -> Array:
     """Mask of a random block without the target blocks: bool [rows columns].
 
     Random positions are tried until more than `smallest` patches are left. After 20 failures the
@@ -91,6 +111,7 @@ def context_mask(key: Array, size: tuple[Array, Array], targets: Array, smallest
       size: (height, width) of the block.
       targets: bool [t rows columns].
       smallest: see above.
+      whole_grid: see `block_masks`.
     """
     count, rows, columns = targets.shape
     grid = rows, columns
@@ -99,7 +120,7 @@ def context_mask(key: Array, size: tuple[Array, Array], targets: Array, smallest
         for dropped in range(count + 1)
     ]
     excluded = jnp.repeat(jnp.stack(levels), _ATTEMPTS, axis=0)  # (tries, rows, columns)
-    tries = block_masks(key, size, grid, len(excluded)) & ~excluded
+    tries = block_masks(key, size, grid, len(excluded), whole_grid=whole_grid) & ~excluded
     enough = tries.sum(axis=(1, 2)) > smallest
     return tries[jnp.where(enough.any(), jnp.argmax(enough), len(tries) - 1)]
 

@@ -246,6 +246,21 @@ def test_targets_that_do_not_depend_on_the_image():
     assert [a.step for a in _watch(_target_rows(*from_the_start))[1]] == [12]
 
 
+def test_targets_of_patches_that_tell_their_position_only():
+    """As in a run of I-JEPA on digits; the spread alone does not show it."""
+    variances = [0.037, 0.037, 0.03, 0.025, 0.012, 0.01, 0.009, 0.008, 0.008]
+
+    def rows(values):
+        return [(i, {"std_z": 0.05, "patch_target_variance": v}) for i, v in enumerate(values)]
+
+    (alarm,) = _watch(rows(variances))[1]
+    assert (alarm.cause, alarm.step) == ("patches", 6)
+    assert "variance over images is 0.009 (highest so far 0.037)" in alarm.message
+    assert "method.momentum" in alarm.message
+    assert _watch(rows([0.037, 0.03, 0.025, 0.03, 0.2, 0.3, 0.5]))[1] == []
+    assert [a.step for a in _watch(rows([0.009] * 20))[1]] == [12]
+
+
 def test_monitor_is_pure_and_replays():
     rows = _rows(np.concatenate([np.full(5, 0.8), np.full(10, 0.01)]), np.full(15, 9.0))
     start = collapse.Monitor()

@@ -38,3 +38,22 @@ def test_errors_of_blocks_are_squares_when_small_and_lengths_when_large():
     grad = jax.grad(lambda p: losses.smooth_l1_of_blocks(p, target, mask).sum())(predicted)
     np.testing.assert_allclose(grad[0, 0], [[-0.125, 0.125], [-0.25, 0.25], [0, 0]], rtol=1e-6)
     assert not np.any(grad[1])
+
+
+def test_what_targets_of_patches_tell_of_their_images():
+    """A loop in float64; targets that depend on the position alone tell nothing."""
+    targets = 3 * np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
+    squares, errors = [], []
+    for place in range(4):
+        for value in range(3):
+            column = targets[:, place, value].astype(np.float64)
+            for x in np.abs(column - column.mean()):
+                squares.append(x * x)
+                errors.append(0.5 * x * x if x < 1 else x - 0.5)
+    assert min(errors) < 0.5 < max(errors)
+    got = losses.patch_target_statistics(targets)
+    np.testing.assert_allclose(got["patch_target_variance"], np.mean(squares), rtol=1e-5)
+    np.testing.assert_allclose(got["blind_loss"], np.mean(errors), rtol=1e-5)
+    positions = np.broadcast_to(targets[:1], targets.shape)
+    for name, value in losses.patch_target_statistics(positions).items():
+        np.testing.assert_allclose(value, 0, atol=1e-12, err_msg=name)

@@ -103,6 +103,15 @@ def test_all_images_of_a_batch_have_targets_of_one_size_at_their_own_places(give
     assert len(np.unique(np.asarray(views["targets"])[:, 0, 0])) > 1
 
 
+def test_metrics_say_whether_the_targets_depend_on_the_image(given, step):
+    """Images that are all the same have the same targets at each position."""
+    w, views = given
+    same = {**views, "x": np.broadcast_to(views["x"][:1], views["x"].shape)}
+    (_, some), (_, none) = (step(w, v) for v in (views, same))
+    for name in ("patch_target_variance", "blind_loss"):
+        assert some.metrics[name] > 1e-3 and none.metrics[name] < 1e-9, name
+
+
 def test_the_imagenet_recipe_is_the_released_one():
     experiment = paper_scale.build("ijepa.py:imagenet")
     config, length, method = experiment.config, experiment.length, experiment.method

@@ -41,6 +41,24 @@ def test_blocks_are_rectangles_at_every_place_but_the_last():
     assert (seen[:9, :7] > 0).mean() > 0.95 and seen.sum() == seen[:9, :7].sum() == 400
 
 
+def test_blocks_of_the_whole_grid_reach_its_last_row_and_column():
+    grid = (4, 4)
+    size = jnp.int32(2), jnp.int32(3)
+    draw = jax.jit(lambda key: blocks.block_masks(key, size, grid, 50, whole_grid=True))
+    seen = np.zeros(grid, int)
+    for mask in np.asarray(draw(jax.random.key(0))):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert (len(rows), len(columns)) == (2, 3) and mask.sum() == 6
+        seen[rows[0], columns[0]] += 1
+    assert (seen[:3, :2] > 0).all() and seen.sum() == seen[:3, :2].sum()
+    context = blocks.BlockSize(grid, (0.85, 1.0), (1.0, 1.0), whole_grid=True)
+    assert context.largest == 16 and tuple(map(int, context.draw(0.5))) == (4, 4)
+    targets = jnp.zeros((1, *grid), bool).at[0, 1, 1].set(True)
+    draw = functools.partial(blocks.context_mask, whole_grid=True)
+    mask = draw(jax.random.key(1), context.draw(0.5), targets, 4)
+    np.testing.assert_array_equal(mask, ~targets[0])
+
+
 def test_contexts_and_targets_are_disjoint_unless_that_leaves_too_little():
     draw = jax.jit(
         lambda key, share: (
