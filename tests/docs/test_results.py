@@ -49,6 +49,38 @@ def test_the_table_of_newer_methods_is_that_of_the_recorded_runs():
         assert cells == [*expected(own, name, columns), str(len(own))], name
 
 
+def test_the_table_of_pretext_tasks_is_that_of_the_recorded_runs():
+    with (RESULTS / "pretext_shapes.csv").open(encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Pretext tasks")
+    del rows["task"]
+    scores = ("few_shot/8", "knn/top1", "linear/top1")
+    columns = [prefix + score for score in scores for prefix in ("", "untrained encoder/")]
+    names = list(dict.fromkeys(run["method"] for run in runs))
+    for cells, name in zip(rows.values(), names, strict=True):
+        seeds = len([run for run in runs if run["method"] == name])
+        assert cells[1:] == [*expected(runs, name, columns), str(seeds)], name
+
+
+def test_the_table_of_cpc_on_speech_is_that_of_the_recorded_runs():
+    with (RESULTS / "cpc_speech.csv").open(encoding="utf-8") as file:
+        runs = [{**run, "method": run["net"]} for run in csv.DictReader(file)]
+    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## CPC on synthetic")
+    columns = ["phone/top1", "phone_mlp/top1", "speaker/top1"]
+    for label, prefix in (
+        ("untrained encoder", "untrained encoder/"),
+        ("MFCC", "MFCC/"),
+        ("CPC", ""),
+    ):
+        assert rows[label][:3] == expected(runs, "cpc", columns, prefix), label
+    phone, _, speaker = rows["supervised"][:3]
+    assert [phone] == expected(runs, "supervised_phone", columns[:1])
+    assert [speaker] == expected(runs, "supervised_speaker", columns[2:])
+    ahead = [f"held_out/step_{i}_accuracy" for i in range(1, 13)]
+    falling = [float(cell.split(" ")[0]) for cell in expected(runs, "cpc", ahead)]
+    assert falling == sorted(falling, reverse=True)
+
+
 def test_the_table_of_desiderata_is_that_of_the_recorded_runs():
     with (RESULTS / "properties_shapes.csv").open(encoding="utf-8") as file:
         runs = {run["method"]: run for run in csv.DictReader(file)}
