@@ -24,7 +24,7 @@ WAYS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "prompt": ({"adapt.name": "prompt", "adapt.length": 16}, (1e-2, 1e-1, 3e-1)),
     "frozen": ({"method.freeze_encoder": True}, (3e-3, 3e-2, 1e-1)),
 }
-BEST = {"full": 3e-4, "lora": 2e-3, "prompt": 1e-2, "frozen": 3e-3}
+BEST = {"full": 3e-4, "lora": 2e-3, "prompt": 0.3, "frozen": 3e-2}
 VARIANTS = ("pydoc", "pydoc_final")
 NEEDS = {"init_from": "the pretrained run, e.g. --set=init_from=runs/bert"}
 _SHARED = {
