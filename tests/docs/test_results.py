@@ -81,6 +81,15 @@ def test_the_table_of_cpc_on_speech_is_that_of_the_recorded_runs():
     assert falling == sorted(falling, reverse=True)
 
 
+def test_the_table_of_cpc_on_shapes_is_that_of_the_recorded_runs():
+    with (RESULTS / "cpc_images_shapes.csv").open(encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## CPC on drawn shapes")
+    columns = ["few_shot/8", "few_shot/32", "few_shot/128", "knn/top1", "linear/top1"]
+    for label, prefix in {**BASELINES, "CPC": ""}.items():
+        assert rows[label] == expected(runs, "cpc_images", columns, prefix), label
+
+
 def test_the_table_of_desiderata_is_that_of_the_recorded_runs():
     with (RESULTS / "properties_shapes.csv").open(encoding="utf-8") as file:
         runs = {run["method"]: run for run in csv.DictReader(file)}
