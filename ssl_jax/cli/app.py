@@ -11,6 +11,7 @@ import importlib
 import logging
 import pathlib
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -53,7 +54,7 @@ def main() -> None:
     command = importlib.import_module(f"ssl_jax.cli.{name}")
     if any(argument in _HELP for argument in sys.argv[1:]):
         command.define_flags()
-        print(f"{command.__doc__.strip()}\n\nOptions:\n{_flags_help()}")
+        print(command.__doc__.strip() + _flags_help())
         return
     run(command.main, command.define_flags)
 
@@ -85,11 +86,29 @@ def _flags_help() -> str:
     known = flags.FLAGS.flags_by_module_dict()
     own = [module for module in known if module.startswith(f"{__package__}.") if module != __name__]
     shown = [flag for module in [*own, __name__] for flag in known.get(module, [])]
-    return "\n".join(
-        f"  --{flag.name}  {flag.help or ''}".rstrip()
-        + (f" (default: {flag.default})" if flag.default not in (None, False, []) else "")
+    if not shown:
+        return ""
+    width = max(len(flag.name) for flag in shown) + 6
+    lines = [
+        textwrap.fill(
+            _flag_help(flag), 100, initial_indent=f"  --{flag.name}".ljust(width),
+            subsequent_indent=" " * width, break_on_hyphens=False, break_long_words=False,
+        )
         for flag in shown
-    )
+    ]  # fmt: skip
+    return "\n".join(["", "", "Options:", *lines])
+
+
+def _flag_help(flag: flags.Flag) -> str:
+    """What a flag means and its default, without what absl adds."""
+    text = flag.help.partition(";\n")[0]
+    if isinstance(flag, flags.EnumFlag):
+        text = f"{text.partition('>: ')[2]} One of {', '.join(flag.parser.enum_values)}."
+    if isinstance(flag, flags.MultiFlag) and "repeated" not in text:
+        text += " May be repeated."
+    default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
+    unset = default is None or default is False or default == ""
+    return text if unset else f"{text} (default: {default})"
 
 
 def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> None:
@@ -105,6 +124,7 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
     `parallel.LOST_PROCESS`. Anything else keeps its traceback.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
+    _log_once()
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
     parallel.skip_absent_tpu()
     define_flags()
@@ -138,6 +158,17 @@ def run(main: Callable[[], int | None], define_flags: Callable[[], None]) -> Non
     app.run(guarded, flags_parser=_parse)
 
 
+def _log_once() -> None:
+    """Takes away the handler that absl adds when a library logs while it is imported.
+
+    With it each warning would be printed twice: `app.run` adds absl's own handler.
+    """
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+
+
 def _out_of_memory(error: Exception) -> str | None:
     """A message if the host's or a device's memory is exhausted, else None."""
     text = next(iter(str(error).strip().splitlines()), "")
@@ -167,8 +198,11 @@ _KEY = "config."
 
 def define_config_flag() -> None:
     """The flag --config=NAME[:VARIANT] with its overrides --config.key=value."""
-    flags.DEFINE_string("config", None, "Config: NAME or FILE.py, optionally with :VARIANT.")
-    flags.DEFINE_multi_string("override", [], "KEY=VALUE; the same as --config.KEY=VALUE.")
+    flags.DEFINE_string(
+        "config", None,
+        "Config: NAME or FILE.py, optionally with :VARIANT. --config.KEY=VALUE sets a key.",
+    )  # fmt: skip
+    flags.DEFINE_multi_string("override", [], "KEY=VALUE: the same as --config.KEY=VALUE.")
 
 
 def read_config() -> ConfigDict:

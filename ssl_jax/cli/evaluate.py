@@ -44,7 +44,7 @@ def define_flags() -> None:
         "evals", None, f"Of {', '.join(evals.names())}; default: those of the config."
     )
     flags.DEFINE_multi_string(
-        "set", [], "Option of an evaluation, repeatable, e.g. analogies.path=questions-words.txt."
+        "set", [], "Option of an evaluation, e.g. analogies.path=questions-words.txt."
     )
     flags.DEFINE_string(
         "feature", "h", "Output of the method to evaluate, e.g. z, last1/mean or last4/cls_mean."

@@ -1,4 +1,7 @@
-"""Lists methods, configs, models, data sets or evaluations: ssl_jax list methods."""
+"""Lists methods, configs, models, data sets or evaluations: ssl_jax list methods
+
+Takes one or more of methods, configs, models, data and evals; without a name it lists all of them.
+"""
 
 from __future__ import annotations
 

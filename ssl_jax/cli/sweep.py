@@ -76,6 +76,10 @@ def main() -> int:
     if options.dry_run:
         _list(sweep, cells, workdir)
         return 0
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
     failed, stopped = ({}, 0) if options.collect else runner.run(cells, workdir)
     if stopped:
         return stopped

@@ -58,12 +58,14 @@ class Layout:
       noun: what the files are, plural, for messages.
 
     Raises:
-      UserError: no such folder, or it is in a bucket.
+      UserError: no such folder, it is in a bucket, or no file below it ends so.
     """
 
     def __init__(self, location: str, extensions: Sequence[str], noun: str):
         self.root = folder_at("folder", location)
         self._extensions, self._noun = tuple(extensions), noun
+        if not has_file(self.root, extensions):
+            raise UserError(f"no {noun} ({', '.join(extensions)}) below {self.root}")
         present = {entry.name for entry in _folders(self.root)}
         found = {
             split: next((name for name in names if name in present), None)

@@ -45,7 +45,7 @@ def lines(experiment: Experiment, source: data.Source | None = None) -> list[tup
         *method_lines,
         *_padding(experiment, source),
         *_notes(experiment, source),
-        ("length", ", ".join([f"{length.total_steps:,} steps = {epochs:g} epochs of "
+        ("length", ", ".join([f"{length.total_steps:,} steps = {round(epochs, 2):g} epochs of "
                               f"{length.steps_per_epoch:,} steps", *_epoch_notes(experiment)])),
         *_parameters(state.params),
         *optim.describe(experiment.groups, state.params, experiment.method.param_group,

@@ -103,6 +103,33 @@ def test_a_workdir_that_the_locale_cannot_name_is_refused_at_once(tmp_path):
     assert "has letters that are not ASCII" in line and line.endswith("PYTHONUTF8=1")
 
 
+@pytest.mark.parametrize("workdir", ["{tmp}/file", "{tmp}/file/x", "/proc/x"])
+def test_a_sweep_has_a_workdir_that_can_be_written(tmp_path, workdir):
+    (tmp_path / "file").touch()
+    workdir = workdir.format(tmp=tmp_path)
+    done = run(f"--workdir={workdir}", "--config=configs/sweeps/methods.py:digits", module="sweep")
+    assert done.returncode == 1 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: --workdir={workdir} cannot be written: ")
+
+
+@pytest.mark.slow
+def test_a_warning_is_printed_once(tmp_path):
+    """Libraries log while they are imported, for which absl adds a handler of its own."""
+    (tmp_path / "empty.txt").touch()
+    command = [
+        sys.executable, "-m", "ssl_jax", "train", "--config=configs/bert.py:pydoc",
+        f"--workdir={tmp_path}/x", f"--config.data.name=text:{tmp_path}/empty.txt",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    *lines, error = done.stderr.splitlines()
+    assert error.endswith("has no text to train a tokenizer on")
+    assert sum("training a wordpiece tokenizer" in line for line in lines) == 1
+
+
 def test_a_config_file_with_a_mistake_is_named_with_its_line(tmp_path):
     (tmp_path / "c.py").write_text("x = 1\ndef get_config(:\n")
     done = run("--workdir=x", f"--config={tmp_path}/c.py")

@@ -7,6 +7,7 @@ import pytest
 from ssl_jax.cli import app
 from ssl_jax.cli import list as list_command
 from ssl_jax.core.errors import UserError
+from tests import commands
 
 
 def listed(monkeypatch, capsys, *kinds):
@@ -59,3 +60,16 @@ def test_an_unknown_command_names_the_nearest(monkeypatch, capsys):
         app.main()
     assert "unknown command 'trian'" in (error := capsys.readouterr().err)
     assert "Did you mean 'train'?" in error
+
+
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_help_of_a_command_says_what_each_option_means(name):
+    done = commands.finish(name, "--help", environment=commands.environment())
+    assert done.returncode == 0 and not done.stderr
+    description, _, options = done.stdout.partition("\nOptions:\n")
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "repeat this option" not in options and "['" not in options
+    starts = [line for line in options.splitlines() if line.startswith("  --")]
+    assert all(len(line.split()) > 1 for line in starts)
+    assert bool(starts) == (name != "list")
+    assert "ssl_jax" in description

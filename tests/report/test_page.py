@@ -84,7 +84,7 @@ def test_full_page(full_page):
     for value in ("75.2", "± 3.1", "96.8", "the effective rank fell", "step 200", "batch  256"):
         assert value in text
     assert "Few-shot accuracy (labels a class: 1) of SimCLR: 75.2 ± 3.1%" in text
-    assert "14.9 points above raw pixels" in text
+    assert "14.9 points above the best baseline, raw pixels" in text
     assert "optimizer" in text and "(crop, flip)" in text and "python -m ssl_jax train" in text
 
 
@@ -233,7 +233,7 @@ def test_one_label_for_all_and_unlabelled_ones_between():
 def test_worse_than_pixels_is_said():
     results = {"raw pixels": {"knn/top1": 0.9}, "SimCLR": {"knn/top1": 0.8}}
     text = "".join(check(report.render(small_inputs(results=results))).text)
-    assert "10.0 points below raw pixels" in text
+    assert "10.0 points below the best baseline, raw pixels" in text
 
 
 def test_umap_falls_back(monkeypatch):

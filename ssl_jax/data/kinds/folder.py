@@ -27,10 +27,11 @@ def dataset(location: str, request: Request) -> Folder:
     """The images below the folder `location`.
 
     Raises:
-      UserError: no such folder, or it is in a bucket.
+      UserError: no such folder, it is in a bucket, or nothing to read is in it.
     """
+    canvas = request.canvas()
     layout = folders_lib.Layout(location, EXTENSIONS, "images")
-    return Folder(layout, request.canvas(), request.strict)
+    return Folder(layout, canvas, request.strict)
 
 
 class Folder:
@@ -72,7 +73,7 @@ def audio_dataset(
     """The recordings below the folder `location`.
 
     Raises:
-      UserError: no such folder, or it is in a bucket.
+      UserError: no such folder, it is in a bucket, or nothing to read is in it.
     """
     layout = folders_lib.Layout(location, audio_files.EXTENSIONS, "recordings")
     return AudioFolder(layout, read, folders, request.strict)

@@ -79,7 +79,8 @@ class Sampler(abc.ABC):
     def notes(self, num_examples: int, batch_size: int) -> list[str]:
         """What to tell the user about an epoch, one line each."""
         left_out = num_examples - self.steps_per_epoch(num_examples, batch_size) * batch_size
-        return [f"{left_out} other examples left out of each epoch"] if left_out else []
+        others = "other example" if left_out == 1 else "other examples"
+        return [f"{left_out} {others} left out of each epoch"] if left_out else []
 
 
 def check_batch_size(batch_size: int, num_examples: int) -> None:

@@ -66,6 +66,6 @@ def traversals(
         images.reshape(*codes.shape[:2], *images.shape[1:]),
         row_values=jnp.stack([rows.astype(jnp.float32), latents.size[rows]], axis=1),
         rows=(latents.caption,) * len(rows),
-        columns=tuple(f"{offset:+g}" for offset in OFFSETS),
+        columns=tuple(f"{offset:+g}" if offset else "0" for offset in OFFSETS),
         note=latents.note,
     )

@@ -210,7 +210,8 @@ def test_files_that_vanish_are_unreadable(tmp_path):
     [
         ("{tmp}/nowhere", {}, "folder:.*/nowhere does not exist"),
         ("{tmp}/file", {}, "is not a folder"),
-        ("{tmp}", {}, "no images .* for split 'train' below"),
+        ("{tmp}", {}, "no images .* below"),
+        ("{tmp}", {"split": "test"}, "no images .* below"),
         ("{tmp}", {"image_size": None}, "data.image_size is not set"),
         ("gs://bucket/images", {}, "not a local path; mount the bucket"),
         ("", {}, "names nothing; write folder:PATH"),
