@@ -5,6 +5,7 @@ import decimal
 import pathlib
 
 import numpy as np
+import pytest
 
 from ssl_jax.data.kinds import shapes
 from ssl_jax.evals.metric import find
@@ -88,6 +89,23 @@ def test_the_table_of_cpc_on_shapes_is_that_of_the_recorded_runs():
     columns = ["few_shot/8", "few_shot/32", "few_shot/128", "knn/top1", "linear/top1"]
     for label, prefix in {**BASELINES, "CPC": ""}.items():
         assert rows[label] == expected(runs, "cpc_images", columns, prefix), label
+
+
+@pytest.mark.parametrize("page", ["results/README.md", "docs/fine-tuning.md"])
+def test_the_table_of_adapters_is_that_of_the_recorded_runs(page):
+    with (RESULTS / "adapters_pydoc.csv").open(encoding="utf-8") as file:
+        runs = [{**run, "method": run["way"]} for run in csv.DictReader(file)]
+    table = rows_of((RESULTS.parent / page).read_text(encoding="utf-8"), "sweeps/adapters")
+    rows = [table[name] for name in list(table)[1:5]]  # the head of the table has a digit
+    for way, (parameters, mib, *scores) in zip(
+        ("full", "lora", "prompt", "frozen"), rows, strict=True
+    ):
+        sizes = {
+            (run["trained_parameters"], run["state_bytes"]) for run in runs if run["way"] == way
+        }
+        ((count, state),) = sizes
+        assert (parameters, mib) == (f"{int(count):,}", f"{int(state) / 2**20:.2f}")
+        assert scores == expected(runs, way, ["task/accuracy", "task/macro_f1"]), way
 
 
 def test_the_table_of_desiderata_is_that_of_the_recorded_runs():
