@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def main() -> None:
         "--examples", type=int, default=10_000, help="the first of the train images"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--cached", action="store_true", help="run `ours_cached` too")
     parser.add_argument("--folder", default="", help="of the IDX files; empty: Debian's")
     parser.add_argument("--csv", help="a file that gets a row for every run")
     parser.add_argument("--write", help=argparse.SUPPRESS)  # these two keep JAX out of this process
@@ -83,7 +85,7 @@ def main() -> None:
             for seed in arguments.seeds:
                 place = pathlib.Path(folder, f"{method}_{seed}")
                 place.mkdir()
-                for side in (ours, theirs):
+                for side in (ours, theirs, *[ours_cached] * arguments.cached):
                     run = side(method, seed, arguments, place)
                     runs.setdefault((method, side.__name__), []).append(run)
                     print(method, seed, side.__name__, run, flush=True)
@@ -92,14 +94,17 @@ def main() -> None:
     show(runs, arguments)
 
 
-def ours(method: str, seed: int, options: argparse.Namespace, place: pathlib.Path) -> Run:
-    """`ssl_jax train`, without its cache of compiled programs."""
-    workdir, split = place / "run", f"train[:{options.examples}]"
+def ours(
+    method: str, seed: int, options: argparse.Namespace, place: pathlib.Path, cache: str = ""
+) -> Run:
+    """`ssl_jax train`; `cache` is its folder of compiled programs, by default none."""
+    workdir, split = place / (f"run_{cache}" if cache else "run"), f"train[:{options.examples}]"
     command = ["-m", "ssl_jax", "train", f"--config={method}:fashion", f"--workdir={workdir}"]
     for option in (
         f"epochs={options.epochs}", f"seed={seed}", f"data.split={split}",
         f"eval.train_split={split}", "eval.final_names=('knn','linear')",
-        "eval.baselines=()", "log.report=False", "compilation_cache=",
+        "eval.baselines=()", "log.report=False",
+        f"compilation_cache={place / cache if cache else ''}",
         *([f"data.options.folder={options.folder}"] if options.folder else ()),
     ):  # fmt: skip
         command.append(f"--config.{option}")
@@ -109,6 +114,13 @@ def ours(method: str, seed: int, options: argparse.Namespace, place: pathlib.Pat
     speeds = [row["train/images_per_s"] for row in rows if "train/images_per_s" in row]
     scores = {key: scores[key] for key in ("knn/top1", "linear/top1")}
     return Run(seconds, cpu, mib, statistics.median(speeds[1:]), scores)
+
+
+def ours_cached(method: str, seed: int, options: argparse.Namespace, place: pathlib.Path) -> Run:
+    """As `ours`, with the programs that an earlier run has compiled."""
+    ours(method, seed, options, place, "programs")
+    shutil.rmtree(place / "run_programs")
+    return ours(method, seed, options, place, "programs")
 
 
 def theirs(method: str, seed: int, options: argparse.Namespace, place: pathlib.Path) -> Run:
