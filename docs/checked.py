@@ -15,8 +15,10 @@ from mkdocs.exceptions import PluginError
 _PARAGRAPH = re.compile(r"<(p|td)>(.*?)</\1>", re.DOTALL)
 _CODE = re.compile(r"<code[^>]*>.*?</code>", re.DOTALL)
 _LEFT = re.compile(r"```|^(?:- |\| )|^\d\. |\[[^\]]*\]\([^)]*\)", re.MULTILINE)
-# Short code in the text of a page, which `extra.css` does not break.
+_TABLE = re.compile(r"(<table>.*?</table>)", re.DOTALL)
+# Code that `extra.css` does not break, in text and in the narrow columns of tables.
 _SHORT_CODE = re.compile(r"<code>([^<\n]{1,40})</code>")
+_SHORT_CODE_IN_TABLE = re.compile(r"<code>([^<\n]{1,26})</code>")
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
@@ -30,4 +32,8 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
         if left := _LEFT.search(text):
             line = text[left.start() :].partition("\n")[0][:80]
             raise PluginError(f"{page.file.src_uri}: Markdown in a paragraph: {line}")
-    return _SHORT_CODE.sub(r'<code class="whole">\1</code>', html)
+    parts = _TABLE.split(html)
+    for number, part in enumerate(parts):
+        short = _SHORT_CODE_IN_TABLE if number % 2 else _SHORT_CODE
+        parts[number] = short.sub(r'<code class="whole">\1</code>', part)
+    return "".join(parts)

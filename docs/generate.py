@@ -270,6 +270,10 @@ def mean_and_deviation(values: Iterable[decimal.Decimal]) -> str:
 def config_keys_page() -> str:
     """Every shared config key."""
     lines = [
+        "---",
+        "hide: [toc]",
+        "---",
+        "",
         "# All config keys",
         "",
         "The keys that every experiment shares. The keys of `config.method` are on the pages of",

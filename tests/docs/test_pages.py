@@ -167,8 +167,8 @@ assert h.shape == (3, 8) and h.dtype == np.float32, (h.shape, h.dtype)
 @pytest.mark.slow
 def test_your_own_images(tmp_path):
     output = run(
-        tmp_path, "your-own-images.md", replaced={"~/Pictures": "sample"},
-        train=("steps=12", "batch_size=16", "data.image_size=32", "data.workers=0",
+        tmp_path, "your-own-images.md", replaced={"images=~/Pictures": "images=sample"},
+        train=("steps=4", "data.image_size=32", "data.workers=0",
                "views.random_resized_crop.size=32", "model.name=convnet", "model.widths=(4,8,8)",
                "method.hidden_dim=16", "method.output_dim=8"),
     )  # fmt: skip
