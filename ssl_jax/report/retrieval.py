@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ssl_jax.evals import roc
 from ssl_jax.report import figures, maps
 from ssl_jax.report.curves import Chart, KeyEntry
+from ssl_jax.report.examples import Examples
 from ssl_jax.report.figures import Line
 from ssl_jax.report.inputs import ReportInputs
-
-if TYPE_CHECKING:
-    from ssl_jax.report.galleries import Examples
 
 _EVALUATIONS = ("retrieval/", "verification/")
 _NEIGHBOURS = 32  # last K of the curve of recall
@@ -55,8 +53,6 @@ def is_measured(inputs: ReportInputs) -> bool:
 
 def section(inputs: ReportInputs) -> Retrieval | None:
     """The curves of the report's examples; None without such an evaluation or without classes."""
-    from ssl_jax.report.galleries import Examples
-
     examples = Examples.from_inputs(inputs)
     if examples is None or not is_measured(inputs):
         return None
