@@ -24,7 +24,6 @@ import numpy as np
 
 from ssl_jax.config.fields import between, each, not_empty, not_negative, open_fraction, positive
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.evals import attention_probe, tokens
 from ssl_jax.evals.attention_probe import Fit, Scaling
 from ssl_jax.evals.known import Known
@@ -37,6 +36,7 @@ from ssl_jax.models import attentive_head
 NEEDS = ("label",)
 FEATURE = "last1/patches"
 TOKENS = True
+applies = tokens.applies
 METRICS = {
     "top1": Metric("attentive", "accuracy of an attentive probe"),
     "top5": Metric("attentive top-5", "top-5 accuracy of an attentive probe", shown=False),
@@ -46,11 +46,6 @@ METRICS = {
     "rate_at_edge": Metric("rate at the end of its grid", unit="", better=None, shown=False),
     "steps": Metric("steps", unit="", better=None, shown=False),
 }
-
-
-def applies(method: Method, spec: DataSpec) -> bool:
-    """Whether the data are images."""
-    return tokens.applies(method, spec)
 
 
 def evaluate_model(

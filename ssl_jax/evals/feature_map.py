@@ -28,7 +28,6 @@ from flax import linen as nn
 from ssl_jax.config.fields import between, not_negative, positive
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.evals import tokens
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
@@ -43,6 +42,7 @@ from ssl_jax.models.nin import Block
 NEEDS = ("label",)
 FEATURE = "stage2/patches"
 TOKENS = True
+applies = tokens.applies
 METRICS = {
     "top1": Metric("feature map", "accuracy of a classifier of feature maps"),
     "top5": Metric("feature map top-5", "top-5 accuracy of feature maps", shown=False),
@@ -79,11 +79,6 @@ class Fit(NamedTuple):
     buffers: Any
     optimizer: optax.OptState
     seen: Array
-
-
-def applies(method: Method, spec: DataSpec) -> bool:
-    """Whether the data are images."""
-    return tokens.applies(method, spec)
 
 
 def evaluate_model(

@@ -25,7 +25,6 @@ import numpy as np
 
 from ssl_jax.config.fields import each, not_empty, not_negative, open_fraction, positive
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.method import DataSpec, Method
 from ssl_jax.evals import tokens
 from ssl_jax.evals.dense import linear, pixels
 from ssl_jax.evals.dense.neighbours import Bank
@@ -36,6 +35,7 @@ from ssl_jax.evals.model import Model
 NEEDS = ("masks",)
 FEATURE = "last1/patches"
 TOKENS = True
+applies = tokens.applies
 METRICS = {
     "knn_miou": Metric("kNN mIoU", "mIoU of a kNN segmentation"),
     "linear_miou": Metric("linear mIoU", "mIoU of a linear segmentation"),
@@ -85,11 +85,6 @@ class Options:
         int, positive, "Train images, evenly spaced; their features are in host memory."
     ] = 2000
     max_test_images: Annotated[int, positive, "Test images, evenly spaced."] = 2000
-
-
-def applies(method: Method, spec: DataSpec) -> bool:
-    """Whether the data are images."""
-    return tokens.applies(method, spec)
 
 
 def evaluate_model(

@@ -56,14 +56,6 @@ def corrupted_lengths(length: int, rate: float = 0.15, span: float = 3.0) -> tup
     return length - noise + spans + 1, noise + spans + 1
 
 
-def raw_length(inputs: int, rate: float = 0.15, span: float = 3.0) -> int:
-    """The largest number of tokens whose corrupted inputs are not longer than `inputs`."""
-    length = 2
-    while corrupted_lengths(length + 1, rate, span)[0] <= inputs:
-        length += 1
-    return length
-
-
 def noise_spans(
     key: Array, length: Array, row: int, rate: float = 0.15, span: float = 3.0
 ) -> Array:

@@ -12,7 +12,6 @@ from ssl_jax.views.span_corruption import (
     corrupt_spans,
     corrupted_lengths,
     noise_spans,
-    raw_length,
     shifted,
     span_counts,
 )
@@ -45,7 +44,6 @@ def test_the_example_of_the_paper():
 
 
 def test_lengths_of_the_released_code():
-    assert raw_length(512) == 568
     assert span_counts(568) == (85, 28)
     assert corrupted_lengths(568) == (512, 114)
     assert corrupted_lengths(569)[0] > 512

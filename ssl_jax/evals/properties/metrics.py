@@ -207,7 +207,6 @@ PROPERTIES = (
     ),
 )  # fmt: skip
 
-BY_NAME = {one.name: one for one in PROPERTIES}
 METRICS = {
     **{one.name: one.metric for one in PROPERTIES},
     "lipschitz_{perturbation}": Metric(
