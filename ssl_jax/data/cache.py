@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.image_source import ArraySource, ImageSource
 from ssl_jax.data.pipeline import epoch_batches
-from ssl_jax.data.source import ArraySource, ImageSource, Problem
+from ssl_jax.data.source import Problem
 
 
 def in_memory(source: ImageSource, *, workers: int = 0) -> ArraySource:

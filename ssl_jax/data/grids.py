@@ -15,8 +15,9 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas, on_canvas
+from ssl_jax.data.image_source import ImageSource
 from ssl_jax.data.kind import Facts
-from ssl_jax.data.source import Arrays, ImageSource, Problem
+from ssl_jax.data.source import Arrays, Problem
 
 SPLITS = ("train", "test")
 TEST_SHARE = 10  # one of so many images is for testing
@@ -139,7 +140,7 @@ class GridSource(ImageSource):
 
 @dataclasses.dataclass(frozen=True)
 class GridRenderer:
-    """Looks up the image of any combination of factors, see `ssl_jax.data.renderer`."""
+    """Looks up the image of any combination of factors, see `image_source.Renderer`."""
 
     grid: Grid
 

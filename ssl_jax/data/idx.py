@@ -22,7 +22,7 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.image import Canvas, on_canvas
-from ssl_jax.data.source import ArraySource
+from ssl_jax.data.image_source import ArraySource
 
 _FILE = re.compile(r"(.*?)(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
 _SPLITS = {"train": "train", "t10k": "test", "test": "test"}

@@ -12,9 +12,9 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.folders import files_below, path_hash
 from ssl_jax.data.image import EXTENSIONS
+from ssl_jax.data.image_source import EncodedSource, ImageSource
 from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import EncodedSource, ImageSource
 
 
 @dataclasses.dataclass

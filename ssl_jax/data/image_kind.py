@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from ssl_jax.config import fields
 from ssl_jax.core.method import DataSpec
+from ssl_jax.data.image_source import image_spec
 from ssl_jax.data.kind import WHERE, DataSet, Facts, Kind
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import image_spec
 from ssl_jax.modalities.image import IMAGE
 
 

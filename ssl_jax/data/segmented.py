@@ -20,10 +20,10 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data.folders import files_below, path_hash
 from ssl_jax.data.image import EXTENSIONS, Canvas
 from ssl_jax.data.image_files import FileSource, check_exists
+from ssl_jax.data.image_source import ImageSource
 from ssl_jax.data.masks import IGNORED, Masks
 from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import ImageSource
 
 _MASK_MODES = ("L", "P")
 

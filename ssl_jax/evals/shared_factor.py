@@ -2,8 +2,8 @@
 
 Both metrics were published for data that are generated during the evaluation: a value of one factor
 is drawn, all other factors are drawn freely, and the images are rendered. So it is done here if the
-data set renders images (`ssl_jax.data.renderer`), see `Rendered`. Otherwise the examples come from
-a finite split, and are drawn among those that have the value, see `Groups`:
+data set renders images (`ssl_jax.data.image_source.Renderer`), see `Rendered`. Otherwise the
+examples come from a finite split, and are drawn among those that have the value, see `Groups`:
 
 - A continuous factor is shared if it lies in the same interval, see `ssl_jax.evals.factors`.
 - The other factors follow the examples that share the value. This is the published distribution

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from ssl_jax import data, modalities, optim, parallel
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
-from ssl_jax.data.source import ImageSource
+from ssl_jax.data.image_source import ImageSource
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.modalities.image import LABELS

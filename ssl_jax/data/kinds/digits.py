@@ -15,9 +15,9 @@ import numpy as np
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.image_kind import ImageKind
+from ssl_jax.data.image_source import ArraySource
 from ssl_jax.data.kind import Facts
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import ArraySource
 
 SPLITS = ("train", "test")
 SIZES = {"train": 1438, "test": 359}

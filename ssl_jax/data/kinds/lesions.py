@@ -21,9 +21,9 @@ from ssl_jax.config.fields import open_fraction, positive
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.image_kind import ImageKind
+from ssl_jax.data.image_source import ArraySource
 from ssl_jax.data.kind import Facts
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import ArraySource
 
 FINDINGS = ("dot", "ring", "bar", "cross", "pair")
 SPLITS = ("train", "test")

@@ -20,10 +20,11 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data import counter
 from ssl_jax.data.image import Canvas
 from ssl_jax.data.image_kind import ImageKind
+from ssl_jax.data.image_source import ArraySource, ImageSource
 from ssl_jax.data.kind import Facts
 from ssl_jax.data.masks import Masks
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import Arrays, ArraySource, ImageSource, Problem
+from ssl_jax.data.source import Arrays, Problem
 
 SHAPES = ("disc", "square", "triangle", "star", "cross", "ring")
 # Factor -> range from which it is drawn uniformly. Lengths are fractions of the image's side.
@@ -138,7 +139,7 @@ class Shapes:
 
 @dataclasses.dataclass(frozen=True)
 class ShapeRenderer:
-    """Renders shapes with any factors, see `ssl_jax.data.renderer`."""
+    """Renders shapes with any factors, see `image_source.Renderer`."""
 
     shapes: Shapes
 

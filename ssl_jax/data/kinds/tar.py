@@ -34,9 +34,9 @@ from ssl_jax.data.audio.tar_recordings import Part, TarRecordings
 from ssl_jax.data.image import EXTENSIONS, Canvas
 from ssl_jax.data.image_kind import ImageKind
 from ssl_jax.data.image_or_audio_kind import ImageOrAudioKind
+from ssl_jax.data.image_source import EncodedSource
 from ssl_jax.data.names import Names
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import EncodedSource
 
 _IMAGES = frozenset(extension[1:] for extension in EXTENSIONS)
 _RECORDINGS = frozenset(extension[1:] for extension in audio_files.EXTENSIONS)

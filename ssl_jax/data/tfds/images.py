@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.image_source import EncodedSource
 from ssl_jax.data.request import Request
-from ssl_jax.data.source import EncodedSource
 from ssl_jax.data.tfds import records as records_lib
 from ssl_jax.data.tfds.facts import FACTORS, FACTS, SEVERAL_LABELS
 
