@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from ssl_jax.core import batch_axes
 from ssl_jax.core.arrays import Array, Scalar
-from ssl_jax.losses import blockwise, pairs
+from ssl_jax.losses import blockwise, pair_plan, pairs
 from ssl_jax.losses.blockwise import Negatives
 from ssl_jax.losses.tiles import (
     MASKED,
@@ -143,7 +143,9 @@ def nt_xent(
             negatives = unit_length(negatives, scale=scale)
         else:
             negatives = (negatives * scale).astype(negatives.dtype)
-        plan = pairs.Plan(_block_size(implementation, n, len(negatives), block_size), shift=shift)
+        plan = pair_plan.Plan(
+            _block_size(implementation, n, len(negatives), block_size), shift=shift
+        )
         lse_a, lse_b = (
             jnp.logaddexp(lse, pairs.statistics(z, negatives, columns=pairs.WHOLE, plan=plan).lse)
             for lse, z in ((lse_a, za), (lse_b, zb))
@@ -223,7 +225,7 @@ def info_nce(
         negatives = None if negatives is None else unit_length(negatives)
     else:
         queries = (queries / temperature).astype(queries.dtype)
-    plan = pairs.Plan(
+    plan = pair_plan.Plan(
         _block_size(implementation, n, n * in_batch + _rows(negatives), block_size),
         shift=_bound(temperature) if l2_normalize and is_constant else None,
     )
@@ -287,7 +289,7 @@ def nt_logistic(
         za, zb = unit_length(za, scale=1 / temperature), unit_length(zb)
     else:
         za = (za / temperature).astype(za.dtype)
-    plan = pairs.Plan(
+    plan = pair_plan.Plan(
         _block_size(implementation, len(za), len(za), block_size),
         shift=_bound(temperature) if l2_normalize and is_constant else None,
         function=None if semi_hard else _repulsion,
@@ -343,7 +345,7 @@ def margin_triplet(
     batch_axes.check_divisible(len(za), "images")
     if l2_normalize:
         za, zb = unit_length(za), unit_length(zb)
-    plan = pairs.Plan(
+    plan = pair_plan.Plan(
         _block_size(implementation, len(za), len(za), block_size),
         softmax=False,
         function=None if semi_hard else _hinge,
@@ -448,7 +450,7 @@ def _rows(x: Array | None) -> int:
 
 
 def _block_size(implementation: str, n: int, columns: int, block_size: int | None) -> int | None:
-    """`pairs.Plan.block_size` for n anchors and `columns` columns."""
+    """`pair_plan.Plan.block_size` for n anchors and `columns` columns."""
     if implementation == "auto":
         implementation, _ = choose_one_sided(n, columns)
     return None if implementation == "dense" else block_size or BLOCK_SIZE

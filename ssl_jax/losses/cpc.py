@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from ssl_jax.core import batch_axes
 from ssl_jax.core.arrays import Array
-from ssl_jax.losses import pairs
+from ssl_jax.losses import pair_plan, pairs
 from ssl_jax.losses.contrastive import BLOCK_SIZE, choose_one_sided
 from ssl_jax.losses.tiles import MASKED, row_products
 
@@ -118,7 +118,7 @@ def _across(
     groups: Array | None,
     negatives: str,
     block_size: int | None,
-) -> pairs.Statistics:
+) -> pair_plan.Statistics:
     """Statistics of all predictions [n P d] over their negatives, each [n P] as one dimension."""
     (n, q, d), p = targets.shape, rows.shape[1]
     sequence = jnp.arange(n, dtype=jnp.int32)
@@ -135,7 +135,7 @@ def _across(
         rows.reshape(n * p, d),
         targets.reshape(n * q, d),
         columns=pairs.GATHERED,
-        plan=pairs.Plan(block_size, excluded=_EXCLUDED[negatives]),
+        plan=pair_plan.Plan(block_size, excluded=_EXCLUDED[negatives]),
         row_ids=ids(position),
         column_ids=ids(jnp.arange(q)),
     )

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from ssl_jax.core import batch_axes
 from ssl_jax.core.arrays import Array, Scalar
-from ssl_jax.losses import pairs
+from ssl_jax.losses import pair_plan, pairs
 from ssl_jax.losses.contrastive import BLOCK_SIZE, choose_one_sided, unit_length
 from ssl_jax.losses.tiles import check_temperature, chunk_size, product, row_products
 
@@ -253,7 +253,7 @@ def softmax_over_bank(
     bank = jax.lax.stop_gradient(jnp.asarray(bank))
     queries = embeddings / temperature
     implementation, _ = choose_one_sided(len(embeddings), len(bank))
-    plan = pairs.Plan(block_size=None if implementation == "dense" else BLOCK_SIZE)
+    plan = pair_plan.Plan(block_size=None if implementation == "dense" else BLOCK_SIZE)
     stats = pairs.statistics(queries, bank, columns=pairs.WHOLE, plan=plan)
     positive = row_products(queries, bank[index])
     # `top` includes the positive, summed in another order: the two differ by rounding.

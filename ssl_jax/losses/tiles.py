@@ -30,6 +30,12 @@ def similarity(x: Array, y: Array) -> Array:
     return product("id,jd->ij", x, y)
 
 
+def tile(rows: Array, columns: Array, masked: Array | None) -> Array:
+    """The similarities [r c] of `rows` and `columns`; MASKED where `masked` [r c] is true."""
+    s = similarity(rows, columns)
+    return s if masked is None else jnp.where(masked, MASKED, s)
+
+
 def product(equation: str, x: Array, y: Array) -> Array:
     """An einsum in the dtype of `y`, to which `x` is cast; returns float32 or wider."""
     precision = jax.lax.Precision.HIGHEST if y.dtype != jnp.bfloat16 else None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import parallel
-from ssl_jax.losses import blockwise
+from ssl_jax.losses import blockwise_schedules as schedules
 from ssl_jax.losses.contrastive import choose_implementation, nt_xent
 from tests.marks import slow_unless
 
@@ -229,7 +229,7 @@ def test_the_cotangent_of_the_loss_scales_the_gradient():
 def test_pairs_of_chunks_come_once_each():
     for chunks in (1, 2, 3, 6, 7):
         seen = np.zeros((chunks, chunks), int)
-        seen = blockwise._over_pairs(lambda c, i, j: c.at[i, j].add(1), jnp.asarray(seen), chunks)
+        seen = schedules._over_pairs(lambda c, i, j: c.at[i, j].add(1), jnp.asarray(seen), chunks)
         np.testing.assert_array_equal(seen + seen.T, 1 - np.eye(chunks, dtype=int))
 
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
-from ssl_jax.losses import info_nce, margin_triplet, nt_logistic, pairs
+from ssl_jax.losses import info_nce, margin_triplet, nt_logistic, pair_plan, pairs
 from ssl_jax.losses.contrastive import choose_one_sided
 from tests.marks import slow_unless
 
@@ -329,7 +329,7 @@ def test_pairs_excluded_by_ids_are_in_no_statistic(mesh, columns, block_size):
 
     def f(q, k, threshold, row_ids, column_ids):
         def measure(q, k):
-            plan = pairs.Plan(block_size, function=soft_hinge, excluded=other_parity)
+            plan = pair_plan.Plan(block_size, function=soft_hinge, excluded=other_parity)
             ids = dict(row_ids=row_ids, column_ids=column_ids)
             found = pairs.statistics(q, k, threshold, columns=columns, plan=plan, **ids)
             return found.lse.sum() + found.total.sum(), found
@@ -562,10 +562,10 @@ def test_all_statistics_and_their_gradients_at_once(columns, mesh):
         size = 8 if tiled else None
         return (
             jax.value_and_grad(
-                functools.partial(f, pairs.Plan(size, function=_pull)), (0, 1, 2), has_aux=True
+                functools.partial(f, pair_plan.Plan(size, function=_pull)), (0, 1, 2), has_aux=True
             )(*x),
             jax.value_and_grad(
-                functools.partial(near, pairs.Plan(size, nearest=True)), (0, 1, 2), has_aux=True
+                functools.partial(near, pair_plan.Plan(size, nearest=True)), (0, 1, 2), has_aux=True
             )(*x),
         )
 
@@ -584,7 +584,7 @@ def test_all_statistics_and_their_gradients_at_once(columns, mesh):
 def test_a_row_without_columns():
     q = np.ones((1, 4), np.float32)
     for size in (None, 8):
-        plan = pairs.Plan(size, function=_pull, nearest=False)
+        plan = pair_plan.Plan(size, function=_pull, nearest=False)
 
         def f(q, plan=plan):
             found = pairs.statistics(q, q, jnp.ones(1), columns=pairs.BATCH, plan=plan)

@@ -18,8 +18,8 @@ from ssl_jax.core import batch_axes
 from ssl_jax.core.arrays import Array, Scalar
 from ssl_jax.core.batch_axes import ROWS, WHOLE
 from ssl_jax.losses.contrastive import unit_length
+from ssl_jax.losses.gather import gather_rows
 from ssl_jax.losses.metric import strips
-from ssl_jax.losses.pairs import gather_rows
 from ssl_jax.losses.tiles import MASKED, product
 
 _PADDING = -2  # the number of a class that does not exist; -1 is an example's missing label

@@ -29,9 +29,9 @@ import jax.numpy as jnp
 
 from ssl_jax.core import batch_axes
 from ssl_jax.core.batch_axes import ROWS
+from ssl_jax.losses.gather import gather_rows
 from ssl_jax.losses.metric import distances, strips
 from ssl_jax.losses.metric.strips import Side
-from ssl_jax.losses.pairs import gather_rows
 
 Array = jax.Array
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from ssl_jax.core import batch_axes
 from ssl_jax.core.arrays import Array, Scalar
-from ssl_jax.losses import pairs
+from ssl_jax.losses import pair_plan, pairs
 from ssl_jax.losses.contrastive import BLOCK_SIZE, choose_one_sided, unit_length
 from ssl_jax.losses.tiles import row_products
 
@@ -53,7 +53,7 @@ def sigmoid(
     x = (x * scale).astype(x.dtype)
     if block_size is None and choose_one_sided(n, n)[0] != "dense":
         block_size = BLOCK_SIZE
-    plan = pairs.Plan(block_size, softmax=False, function=_repulsion)
+    plan = pair_plan.Plan(block_size, softmax=False, function=_repulsion)
     positive = row_products(x, y)
     offset = jnp.full_like(positive, 1) * bias
     stats = pairs.statistics(x, y, offset, columns=pairs.BATCH, plan=plan)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import batch_axes
 from ssl_jax.core.batch_axes import ROWS
-from ssl_jax.losses.pairs import gather_rows
+from ssl_jax.losses.gather import gather_rows
 from ssl_jax.losses.tiles import row_products
 
 Array = jax.Array
