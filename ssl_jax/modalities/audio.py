@@ -68,20 +68,6 @@ class Audio(Modality):
         del evaluation
         return {"windows": "consecutive"}
 
-    def options_elsewhere(
-        self,
-        options: Mapping[str, Any],
-        *,
-        task: str | None,
-        has_task: bool,
-        tokenizer: str | None,
-        name: str,
-    ) -> dict[str, Any]:
-        """Audio keeps the length and the rate of its windows."""
-        del task, has_task, tokenizer, name
-        kept = ("window", "sample_rate", "frame")
-        return {name: options[name] for name in kept if name in options}
-
 
 AUDIO = Audio(
     name="audio",
@@ -92,4 +78,5 @@ AUDIO = Audio(
         "phone": "int32 [n t], the phone of each frame; -1: none",
         "speaker": "int32 [n t], the speaker of each frame; -1 where the recording has ended",
     },
+    kept=("window", "sample_rate", "frame"),
 )

@@ -11,13 +11,29 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ssl_jax.core.method import DataSpec, Method
 
 MAP_POINTS = 1500  # examples in the map of the embedding, at most
+
+
+class OtherData(NamedTuple):
+    """Another data set than that of the run, and what the run has to read it with.
+
+    Attributes:
+      name: of the other data set.
+      has_task: whether it can have labels for a task.
+      task: the labelled task that the run was trained on; None without one.
+      tokenizer: path of the run's tokenizer; None if it has none.
+    """
+
+    name: str
+    has_task: bool = False
+    task: str | None = None
+    tokenizer: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +45,14 @@ class Modality(abc.ABC):
       unit: the unit of throughput, plural: "images", "tokens".
       short_unit: the unit in a progress bar.
       batch: the arrays of a batch that only this modality has, name -> dtype, shape and meaning.
+      kept: data options of a run with which it reads other data sets too.
     """
 
     name: str
     unit: str
     short_unit: str
     batch: Mapping[str, str]
+    kept: tuple[str, ...] = ()
 
     @property
     def throughput_metric(self) -> str:
@@ -71,28 +89,20 @@ class Modality(abc.ABC):
         del evaluation
         return {}
 
-    @abc.abstractmethod
-    def options_elsewhere(
-        self,
-        options: Mapping[str, Any],
-        *,
-        task: str | None,
-        has_task: bool,
-        tokenizer: str | None,
-        name: str,
-    ) -> dict[str, Any]:
+    def options_elsewhere(self, options: Mapping[str, Any], other: OtherData) -> dict[str, Any]:
         """The options with which a run reads another data set, taken from its data options.
+
+        Unless overridden, these are the options `kept`.
 
         Args:
           options: data options of the run.
-          task: the labelled task that the run was trained on; None without one.
-          has_task: whether the other data set can have labels for a task.
-          tokenizer: path of the run's tokenizer; None if it has none.
-          name: of the other data set.
+          other: the other data set, and what the run has to read it with.
 
         Raises:
           UserError: the run lacks something that is needed, such as a tokenizer.
         """
+        del other
+        return {name: options[name] for name in self.kept if name in options}
 
     def report(self, prober: Any, encode: Any) -> dict[str, Any]:
         """What the report page shows of the data, as keyword arguments of `report.ReportInputs`.

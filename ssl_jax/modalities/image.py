@@ -70,18 +70,6 @@ class Image(Modality):
     def evaluation_options(self, evaluation: Mapping[str, Any]) -> dict[str, Any]:
         return {"center": evaluation["center"]}
 
-    def options_elsewhere(
-        self,
-        options: Mapping[str, Any],
-        *,
-        task: str | None,
-        has_task: bool,
-        tokenizer: str | None,
-        name: str,
-    ) -> dict[str, Any]:
-        del options, task, has_task, tokenizer, name  # images need no option of the run
-        return {}
-
     def report(self, prober: Any, encode: Any) -> dict[str, Any]:
         """Images with their features, for the embedding map and the nearest neighbours.
 

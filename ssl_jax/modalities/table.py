@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -65,20 +64,6 @@ class Table(Modality):
         del method
         return {"input": "rows of a table", "columns": dataclasses.asdict(spec.columns)}
 
-    def options_elsewhere(
-        self,
-        options: Mapping[str, Any],
-        *,
-        task: str | None,
-        has_task: bool,
-        tokenizer: str | None,
-        name: str,
-    ) -> dict[str, Any]:
-        """Another table is read by the columns of the run."""
-        del task, has_task, tokenizer, name
-        kept = ("columns", "label", "ignore", "delimiter")
-        return {name: options[name] for name in kept if name in options}
-
 
 def standardized(x: Array, mean: Any, deviation: Any) -> tuple[Array, Array]:
     """Numbers with mean 0 and deviation 1, missing ones 0; and 1 where they are missing."""
@@ -94,4 +79,5 @@ TABLE = Table(
         "table": "float32 [n 1+v c], the values of a row, NaN or category 0 where missing; then "
         "independent draws of each column from the rows of the split, one for each view",
     },
+    kept=("columns", "label", "ignore", "delimiter"),
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec, Method, Vocabulary
-from ssl_jax.modalities.base import Modality
+from ssl_jax.modalities.base import Modality, OtherData
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,28 +61,20 @@ class Text(Modality):
         del method
         return {"input": "tokens", "vocabulary": dataclasses.asdict(spec.vocabulary)}
 
-    def options_elsewhere(
-        self,
-        options: Mapping[str, Any],
-        *,
-        task: str | None,
-        has_task: bool,
-        tokenizer: str | None,
-        name: str,
-    ) -> dict[str, Any]:
+    def options_elsewhere(self, options: Mapping[str, Any], other: OtherData) -> dict[str, Any]:
         """Text keeps the format of its rows and the tokenizer of the run."""
-        if tokenizer is None:
+        if other.tokenizer is None:
             raise UserError(
-                f"{name} cannot be read: the run has no tokenizer.json; copy it from the run's "
-                "token cache into the workdir"
+                f"{other.name} cannot be read: the run has no tokenizer.json; copy it from the "
+                "run's token cache into the workdir"
             )
         names = ["sequence_length", "vocabulary", "cache_dir"]
-        more = {"tokenizer": tokenizer}
-        if task is None:
+        more = {"tokenizer": other.tokenizer}
+        if other.task is None:
             names += ["rows", "word_start"]
-        elif has_task:
+        elif other.has_task:
             names += ["stride", "query_length", "class_names"]
-            more["task"] = task
+            more["task"] = other.task
         else:  # a corpus: its documents are split into rows
             more["rows"] = "padded"
         return {name: options[name] for name in names if name in options} | more

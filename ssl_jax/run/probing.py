@@ -24,6 +24,7 @@ from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
 from ssl_jax.evals.shared_factor import Rendered
 from ssl_jax.experiment.epoch import device_batches
+from ssl_jax.modalities.base import OtherData
 from ssl_jax.tasks import TASKS
 
 PyTree = Any
@@ -185,10 +186,12 @@ class Prober:
             section.options = ConfigDict(
                 modality.options_elsewhere(
                     section.options,
-                    task=self.task,
-                    has_task=bool(data.kind_of(self.dataset)[0].tasks),
-                    tokenizer=self.tokenizer,
-                    name=self.dataset,
+                    OtherData(
+                        self.dataset,
+                        has_task=bool(data.kind_of(self.dataset)[0].tasks),
+                        task=self.task,
+                        tokenizer=self.tokenizer,
+                    ),
                 )
             )
         section.update(name=self.dataset, split=split)

@@ -10,6 +10,7 @@ from ssl_jax.config import base_config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Vocabulary
 from ssl_jax.modalities.audio import AUDIO
+from ssl_jax.modalities.base import OtherData
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.modalities.text import TEXT
 
@@ -77,9 +78,7 @@ def test_options_of_another_data_set():
     options = {"sequence_length": 24, "rows": "packed", "stride": 8, "class_names": ("a", "b")}
 
     def read(task, has_task, tokenizer="t.json"):
-        return TEXT.options_elsewhere(
-            options, task=task, has_task=has_task, tokenizer=tokenizer, name="text:x"
-        )
+        return TEXT.options_elsewhere(options, OtherData("text:x", has_task, task, tokenizer))
 
     rows = {"sequence_length": 24, "tokenizer": "t.json"}
     assert read(None, True) == rows | {"rows": "packed"}
@@ -88,9 +87,9 @@ def test_options_of_another_data_set():
     assert read("classify", False) == rows | {"rows": "padded"}
     with pytest.raises(UserError, match="text:x cannot be read: the run has no token"):
         read(None, True, None)
-    assert IMAGE.options_elsewhere(
-        {"num_generated": 3}, task=None, has_task=False, tokenizer=None, name="digits"
-    ) == {}  # fmt: skip
+    assert IMAGE.options_elsewhere({"num_generated": 3}, OtherData("digits")) == {}
+    heard = AUDIO.options_elsewhere({"window": 20480, "targets": ("phone",)}, OtherData("speech"))
+    assert heard == {"window": 20480}
 
 
 def test_a_method_of_another_modality_is_refused():

@@ -10,6 +10,7 @@ from ssl_jax import data
 from ssl_jax.config import base_config
 from ssl_jax.core.columns import Columns
 from ssl_jax.core.errors import UserError
+from ssl_jax.modalities.base import OtherData
 from ssl_jax.modalities.table import DRAWS, TABLE
 
 ROWS = """age,job,pay,zip,income
@@ -104,7 +105,7 @@ def test_another_table_is_read_by_the_columns_of_the_run(tmp_path):
     config = base_config()
     config.data.options = ConfigDict({"label": "income"})
     options = data.with_facts(config, run.spec, class_names=run.class_names).data.options
-    kept = TABLE.options_elsewhere(options, task=None, has_task=False, tokenizer=None, name="x")
+    kept = TABLE.options_elsewhere(options, OtherData("x"))
     other = write(tmp_path, "zip,job,extra,pay,age,income\n0123,pilot,7,,41,low\n", "other.csv")
     source = data.load(other, "train", **kept)
     assert source.columns == run.columns
