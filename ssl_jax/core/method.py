@@ -194,7 +194,11 @@ class Aux(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Method(abc.ABC):
-    """Base of every method. All functions are pure and jittable; `n` is the global batch."""
+    """Base of every method. All functions are pure and jittable; `n` is the global batch.
+
+    A method of images also has `eval_view`, a function of uint8 images [n h w c] that returns the
+    inputs of its encoder in evaluation [n h' w' c']; exports describe and check them.
+    """
 
     # The name in papers.
     title: ClassVar[str] = ""
