@@ -51,6 +51,27 @@ def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], **metadata: s
     os.chmod(path, 0o666 & ~mask)  # save_file makes it readable for the owner only
 
 
+def write_pretrained(
+    folder: str, arrays: Mapping[str, np.ndarray], files: Mapping[str, str]
+) -> int:
+    """Writes a folder for `from_pretrained` of transformers, which is created if missing.
+
+    Args:
+      folder: the folder.
+      arrays: name -> array, the weights.
+      files: name -> content of the other files, such as config.json.
+
+    Returns:
+      The number of arrays.
+    """
+    os.makedirs(folder, exist_ok=True)
+    write_safetensors(os.path.join(folder, "model.safetensors"), arrays)
+    for name, text in files.items():
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            file.write(text)
+    return len(arrays)
+
+
 def read(path: str) -> dict[str, np.ndarray]:
     """Reads the weights in a safetensors file or a PyTorch file, see `read_networks`.
 

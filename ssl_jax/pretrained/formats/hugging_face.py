@@ -17,7 +17,6 @@ transformers:
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,7 +29,7 @@ from ssl_jax.core.tree_paths import by_path
 from ssl_jax.models.layers import restack
 from ssl_jax.models.transformer import TextEncoder
 from ssl_jax.pretrained.formats import hugging_face_config, task_heads
-from ssl_jax.pretrained.formats.files import write_safetensors
+from ssl_jax.pretrained.formats.files import write_pretrained
 from ssl_jax.pretrained.formats.hugging_face_config import family
 from ssl_jax.pretrained.formats.task_heads import TaskHeads
 
@@ -285,17 +284,12 @@ def write(
       The number of arrays.
     """
     state = to_hugging_face(params, module, vocabulary, heads)
-    os.makedirs(folder, exist_ok=True)
-    write_safetensors(os.path.join(folder, "model.safetensors"), state)
     files = {
         "config.json": _json(hugging_face_config.description(module, vocabulary, params, heads))
     }
     if tokenizer is not None:
         files |= tokenizer_files(tokenizer, module, vocabulary)
-    for name, text in files.items():
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
-            file.write(text)
-    return len(state)
+    return write_pretrained(folder, state, files)
 
 
 def tokenizer_files(tokenizer: str, module: TextEncoder, vocabulary: Vocabulary) -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,7 +21,7 @@ from ssl_jax.core.method import Vocabulary
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.models.encoder_decoder import EncoderDecoder
 from ssl_jax.models.layers import restack
-from ssl_jax.pretrained.formats.files import write_safetensors
+from ssl_jax.pretrained.formats.files import write_pretrained
 
 PyTree = Any
 
@@ -221,15 +220,10 @@ def write(
       The number of arrays.
     """
     state = to_hugging_face(params, module)
-    os.makedirs(folder, exist_ok=True)
-    write_safetensors(os.path.join(folder, "model.safetensors"), state)
     files = {"config.json": json.dumps(description(module, vocabulary), indent=2) + "\n"}
     if tokenizer is not None:
         files |= _tokenizer_files(tokenizer, vocabulary)
-    for name, text in files.items():
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
-            file.write(text)
-    return len(state)
+    return write_pretrained(folder, state, files)
 
 
 def _tokenizer_files(tokenizer: str, vocabulary: Vocabulary) -> dict[str, str]:

@@ -15,14 +15,13 @@ files they are one. `hugging_face_vit_config` reads and writes config.json.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ssl_jax.pretrained.formats.files import write_safetensors
+from ssl_jax.pretrained.formats.files import write_pretrained
 from ssl_jax.pretrained.formats.hugging_face_vit_config import PREFIXES
 
 State = Mapping[str, np.ndarray]
@@ -146,13 +145,8 @@ def write(folder: str, state: State, config: Mapping[str, Any]) -> int:
       state: released name -> array.
       config: the content of config.json, see `hugging_face_vit_config.description`.
     """
-    os.makedirs(folder, exist_ok=True)
     arrays = to_hugging_face(state, config["model_type"])
-    write_safetensors(os.path.join(folder, "model.safetensors"), arrays)
-    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-        json.dump(config, file, indent=2)
-        file.write("\n")
-    return len(arrays)
+    return write_pretrained(folder, arrays, {"config.json": json.dumps(config, indent=2) + "\n"})
 
 
 def _name_in_files(name: str, kind: str) -> str:
