@@ -6,6 +6,8 @@ import dataclasses
 import os
 import pathlib
 import tempfile
+import types
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -142,6 +144,12 @@ class Row:
         return config_lib.resolve(config, changes)
 
 
+def _metric(loss: str, more: Mapping[str, Any] = types.MappingProxyType({})) -> Row:
+    """A row of metric learning by another loss than that of "metric-triplet"."""
+    overrides = {**CONVNET, **VIEW, **PK, "method.output_dim": 8, "method.loss": loss, **more}
+    return Row("metric_learning.py:digits", overrides, slow=True, rounding=2e-4)
+
+
 ROWS = {
     "simclr": Row(
         "simclr.py:digits",
@@ -220,153 +228,18 @@ ROWS = {
         {**CONVNET, **VIEW, **PK, "method.output_dim": 8},
         rounding=2e-4,
     ),
-    "metric-pair": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "pair",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-quadruplet": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "quadruplet",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-n-pair": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "n_pair",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-lifted": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "lifted_structured",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-supcon": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "supcon",
-            "method.head": "norm",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-center": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "center",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-sphereface": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "sphereface",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-cosface": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "cosface",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-arcface": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "arcface",
-            "method.head": "linear",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-subcenter": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "subcenter_arcface",
-            "method.clean_every_epochs": 0.02,
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-adacos": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "adacos",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
-    "metric-adaptive": Row(
-        "metric_learning.py:digits",
-        {
-            **CONVNET,
-            **VIEW,
-            **PK,
-            "method.output_dim": 8,
-            "method.loss": "adaptive_margin",
-        },
-        slow=True,
-        rounding=2e-4,
-    ),
+    "metric-pair": _metric("pair"),
+    "metric-quadruplet": _metric("quadruplet"),
+    "metric-n-pair": _metric("n_pair"),
+    "metric-lifted": _metric("lifted_structured"),
+    "metric-supcon": _metric("supcon", {"method.head": "norm"}),
+    "metric-center": _metric("center"),
+    "metric-sphereface": _metric("sphereface"),
+    "metric-cosface": _metric("cosface"),
+    "metric-arcface": _metric("arcface", {"method.head": "linear"}),
+    "metric-subcenter": _metric("subcenter_arcface", {"method.clean_every_epochs": 0.02}),
+    "metric-adacos": _metric("adacos"),
+    "metric-adaptive": _metric("adaptive_margin"),
     "moco-v1": Row(
         "moco_v1.py:digits",
         {
