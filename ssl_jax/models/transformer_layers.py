@@ -1,4 +1,4 @@
-"""Layers of text transformers: self-attention and an MLP, and the embeddings of a text.
+"""Layers of transformers: self-attention and an MLP, and the embeddings of a text.
 
 A layer is post-norm, x <- norm(x + branch(x)), or pre-norm, x <- x + branch(norm(x)). Attention is
 within a text, and may be causal, banded (Child et al. 2019) and cached.
@@ -78,26 +78,28 @@ class SelfAttention(nn.Module):
 
     Attributes:
       num_heads: number of heads.
-      causal: a token attends only to itself and the tokens before it.
-      dropout: dropout rate of the attention weights.
       implementation: see `ssl_jax.models.attention`.
       dtype: dtype of activations and arithmetic.
-      truncated, output_std, bias, qkv_std: the matrices, see `Layer`.
+      qkv_init: initialiser of the matrix of query, key and value.
+      output_init: initialiser of the last matrix.
+      qkv_bias, output_bias: whether they have biases.
+      causal: a token attends only to itself and the tokens before it.
+      dropout: dropout rate of the attention weights.
       window: number of keys a query of a banded layer attends to, itself included.
       cache_length: positions of the cache; 0: no cache.
     """
 
     num_heads: int
-    causal: bool
-    dropout: float
     implementation: str
     dtype: Any
-    truncated: bool = True
-    output_std: float = STD
+    qkv_init: Any
+    output_init: Any
+    qkv_bias: bool = True
+    output_bias: bool = True
+    causal: bool = False
+    dropout: float = 0.0
     window: int | None = None
     cache_length: int = 0
-    bias: bool = True
-    qkv_std: float = STD
 
     @nn.compact
     def __call__(
@@ -108,16 +110,26 @@ class SelfAttention(nn.Module):
         banded: Array | float | None = None,
     ) -> Array:
         n, t, dim = x.shape
-        options = dict(use_bias=self.bias, dtype=self.dtype)
-        init = kernel_init(self.truncated, self.qkv_std)
-        qkv = QueryKeyValue(3 * dim, self.num_heads, kernel_init=init, name="qkv", **options)(x)
+        qkv = QueryKeyValue(
+            3 * dim,
+            self.num_heads,
+            use_bias=self.qkv_bias,
+            kernel_init=self.qkv_init,
+            dtype=self.dtype,
+            name="qkv",
+        )(x)
         q, k, v = (qkv[:, :, i] for i in range(3))  # (n, t, heads, d)
         if self.cache_length:
             x = self._attend_to_cache(q, k, v, position, banded)
         else:
             x = self._attend(q, k, v, segment, banded)
-        init = kernel_init(self.truncated, self.output_std)
-        return nn.Dense(dim, kernel_init=init, name="proj", **options)(x.reshape(n, t, dim))
+        return nn.Dense(
+            dim,
+            use_bias=self.output_bias,
+            kernel_init=self.output_init,
+            dtype=self.dtype,
+            name="proj",
+        )(x.reshape(n, t, dim))
 
     def _attend(
         self, q: Array, k: Array, v: Array, segment: Array | None, banded: Array | float | None
@@ -248,16 +260,16 @@ class Layer(nn.Module):
         """
         attend = SelfAttention(
             self.num_heads,
-            self.causal,
-            self.attention_dropout if self.train else 0.0,
             self.attention,
             self.dtype,
-            self.truncated,
-            self.output_std,
-            self.window,
-            self.cache_length,
+            kernel_init(self.truncated, self.qkv_std),
+            kernel_init(self.truncated, self.output_std),
             self.bias,
-            self.qkv_std,
+            self.bias,
+            causal=self.causal,
+            dropout=self.attention_dropout if self.train else 0.0,
+            window=self.window,
+            cache_length=self.cache_length,
             name="attn",
         )
         output_std = self.output_std if self.mlp_output_std is None else self.mlp_output_std

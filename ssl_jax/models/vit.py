@@ -24,7 +24,6 @@ et al. 2024), and a mask token that replaces the embeddings of masked patches (i
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -35,7 +34,6 @@ from flax import linen as nn
 
 from ssl_jax.config.fields import below_one, between, not_negative
 from ssl_jax.core.errors import UserError
-from ssl_jax.models.attention import attention
 from ssl_jax.models.layers import run_layers
 from ssl_jax.models.options import (
     AttentionOption,
@@ -49,7 +47,7 @@ from ssl_jax.models.options import (
     not_architecture,
 )
 from ssl_jax.models.positions import FIXED_POSITIONS, LearnedPositions, sincos_positions
-from ssl_jax.models.query_key_value import QueryKeyValue
+from ssl_jax.models.transformer_layers import FeedForward, SelfAttention
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -66,49 +64,6 @@ SIZES = {
 }
 _STD = 0.02  # of the initialiser of the class token and of kernels with kernel_init "normal"
 _REGISTER_STD = 1e-6  # of the initialiser of register tokens, as in DINOv2's released code
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with one matrix for query, key and value."""
-
-    num_heads: int
-    qkv_bias: bool
-    kernel_init: str
-    implementation: str
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array, segment: Array | None = None) -> Array:
-        n, t, dim = x.shape
-        qkv = QueryKeyValue(
-            3 * dim,
-            self.num_heads,
-            use_bias=self.qkv_bias,
-            kernel_init=_kernel_init(self.kernel_init, parts=3),
-            dtype=self.dtype,
-            name="qkv",
-        )(x)
-        q, k, v = (qkv[:, :, i] for i in range(3))  # (n, t, heads, d)
-        x = attention(q, k, v, segment=segment, implementation=self.implementation)
-        x = x.reshape(n, t, dim)
-        init = _kernel_init(self.kernel_init)
-        return nn.Dense(dim, kernel_init=init, dtype=self.dtype, name="proj")(x)
-
-
-class FeedForward(nn.Module):
-    """Two dense layers with an exact GELU between them."""
-
-    hidden_dim: int
-    kernel_init: str
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        dense = functools.partial(
-            nn.Dense, kernel_init=_kernel_init(self.kernel_init), dtype=self.dtype
-        )
-        y = nn.gelu(dense(self.hidden_dim, name="fc1")(x), approximate=False)
-        return dense(x.shape[-1], name="fc2")(y)
 
 
 class SwiGLU(nn.Module):
@@ -130,9 +85,6 @@ class SwiGLU(nn.Module):
         y = nn.silu(gates[..., :width]) * gates[..., width:]
         init = _kernel_init(self.kernel_init)
         return nn.Dense(x.shape[-1], kernel_init=init, dtype=self.dtype, name="w3")(y)
-
-
-FEED_FORWARDS = {"mlp": FeedForward, "swiglu": SwiGLU}
 
 
 class LayerScale(nn.Module):
@@ -187,12 +139,21 @@ class Layer(nn.Module):
         self, x: Array, segment: Array | None = None, survival: float | Array = 1.0
     ) -> Array:
         """Tokens `[n t d]`; with `drop_path` a branch counts for a share `survival` of the n."""
-        attend = Attention(
-            self.num_heads, self.qkv_bias, self.kernel_init, self.attention, self.dtype, name="attn"
+        init = _kernel_init(self.kernel_init)
+        attend = SelfAttention(
+            self.num_heads,
+            implementation=self.attention,
+            dtype=self.dtype,
+            qkv_init=_kernel_init(self.kernel_init, parts=3),
+            output_init=init,
+            qkv_bias=self.qkv_bias,
+            name="attn",
         )
-        mlp = FEED_FORWARDS[self.feed_forward](
-            round(self.mlp_ratio * x.shape[-1]), self.kernel_init, self.dtype, name="mlp"
-        )
+        width = round(self.mlp_ratio * x.shape[-1])
+        if self.feed_forward == "swiglu":
+            mlp = SwiGLU(width, self.kernel_init, self.dtype, name="mlp")
+        else:
+            mlp = FeedForward(width, "gelu", self.dtype, init, init, name="mlp")
         for i, branch in enumerate((lambda x: attend(x, segment), mlp), start=1):
             y = branch(layer_norm(self.dtype, name=f"norm{i}")(x))
             if self.layer_scale is not None:
