@@ -14,10 +14,9 @@ accuracy on CIFAR-10 is 82.6.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from ssl_jax.config import base_config
-from ssl_jax.configs import common, fashion
+from ssl_jax.configs import common, moco_v1
 
 VARIANTS = ("digits", "fashion", "cifar10", "imagenet", "imagenet800")
 
@@ -26,56 +25,36 @@ def get_config(variant: str = "digits") -> ConfigDict:
     """The config of one variant."""
     common.check_variant("moco_v2", variant, VARIANTS)
     config = base_config()
-    config.method = ConfigDict(
-        dict(
-            name="moco",
-            dictionary="queue",  # queue, end_to_end, bank
-            num_negatives=65536,  # in the queue: a multiple of batch_size
-            momentum=0.999,  # of the key encoder
-            bank_momentum=0.5,  # of a row of the bank
-            temperature=0.2,
-            bn_groups=8,  # groups with BatchNorm statistics of their own; the paper: its 8 GPUs
-            projector_layers=2,
-            hidden_dim=placeholder(int),  # unset: the encoder's width
-            output_dim=128,
-        )
-    )
-    if variant == "digits":
-        _digits(config)
-    elif variant == "fashion":
-        _fashion(config)
-    elif variant == "cifar10":
-        _cifar10(config)
-    else:
-        _imagenet(config, epochs=800.0 if variant == "imagenet800" else 200.0)
+    config.method = moco_v1.method(temperature=0.2, projector_layers=2)
+    {
+        "digits": moco_v1.digits,
+        "fashion": moco_v1.fashion,
+        "cifar10": _cifar10,
+        "imagenet": _imagenet,
+        "imagenet800": _imagenet800,
+    }[variant](config)
     return config
 
 
-def _imagenet(config: ConfigDict, *, epochs: float) -> None:
+def _imagenet(config: ConfigDict, *, epochs: float = 200.0) -> None:
     """Paper, Sec. 3: v1 with an MLP head, blur, weaker colours, a cosine schedule and t = 0.2.
 
-    Crops are made on the host, the rest on the device. Every parameter is decayed, as in the
-    released code.
+    Crops are made on the host, the rest on the device.
     """
     common.imagenet(config, batch_size=256, epochs=epochs, scale=(0.2, 1.0), log_every=100)
     config.model.update(name="resnet50", kernel_init="he_fan_out")
     config.views = common.moco_v2_views()
-    config.optimizer.update(
-        name="sgd",
-        base_lr=0.03,
-        lr_scaling="linear",
-        schedule="cosine",
-        warmup_epochs=0.0,
-        weight_decay=1e-4,
-        exclude="",
-    )
+    moco_v1.sgd(config, schedule="cosine")
+
+
+def _imagenet800(config: ConfigDict) -> None:
+    """The longer schedule of the paper."""
+    _imagenet(config, epochs=800.0)
 
 
 def _cifar10(config: ConfigDict) -> None:
     """The released demo: crops of at least 8%, no blur, and a linear head."""
-    common.cifar10(config, batch_size=512, epochs=200.0)
-    config.method.update(num_negatives=4096, momentum=0.99, temperature=0.1, projector_layers=1)
-    config.model.update(name="resnet18", stem="cifar", kernel_init="he_fan_out")
+    moco_v1.cifar10_demo(config)
     config.views = ConfigDict(
         dict(
             ops=("random_resized_crop", "flip", "color_jitter", "grayscale", "normalize"),
@@ -86,29 +65,3 @@ def _cifar10(config: ConfigDict) -> None:
             normalize=common.CIFAR10_NORMALIZE,
         )
     )
-    config.optimizer.update(
-        name="sgd",
-        base_lr=0.03,
-        lr_scaling="linear",
-        schedule="cosine",
-        warmup_epochs=0.0,
-        weight_decay=5e-4,
-        exclude="",
-    )
-    config.eval.knn.update(k=200, temperature=0.1)
-
-
-def _digits(config: ConfigDict) -> None:
-    """Affine views of 16x16 with strong noise; no flip, because mirrored digits are not digits.
-
-    With one label per class, accuracy on train[80%:] was 72.8% at t = 0.2 and 80.9% at t = 0.5 (one
-    seed).
-    """
-    common.digits(config)
-    config.method.update(num_negatives=512, momentum=0.98, temperature=0.5, output_dim=64)
-
-
-def _fashion(config: ConfigDict) -> None:
-    """The net and views of simclr:fashion, and a queue of four batches."""
-    fashion.images(config)
-    config.method.update(num_negatives=1024, momentum=0.98, temperature=0.2, output_dim=64)
