@@ -83,8 +83,8 @@ def main() -> int:
             )
     parallel.initialize()
     runs = runs_in(options.workdir)
-    found = [candidate for run, saved in runs for candidate in _measured(run, saved, options)]
-    ordered = ranked(found, options.by[0])
+    candidates = [candidate for run, saved in runs for candidate in _measured(run, saved, options)]
+    ordered = ranked(candidates, options.by[0])
     correlations = {name: correlation(ordered, name) for name in options.by}
     if jax.process_index() == 0:
         _show(ordered, options, correlations)

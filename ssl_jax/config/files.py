@@ -22,14 +22,14 @@ _SHARED = ("__init__", "common", "fashion", "scales")
 def names() -> list[str]:
     """The configs of the package: `simclr`, and in folders `sweeps/methods`."""
     root = str(importlib.resources.files("ssl_jax.configs"))
-    found = []
+    paths = []
     for folder, _, files in os.walk(root):
         inside = os.path.relpath(folder, root)
         for file in files:
             name, extension = os.path.splitext(file)
             if extension == ".py" and name not in _SHARED:
-                found.append(name if inside == "." else f"{inside}/{name}".replace(os.sep, "/"))
-    return sorted(found)
+                paths.append(name if inside == "." else f"{inside}/{name}".replace(os.sep, "/"))
+    return sorted(paths)
 
 
 def locate(source: str) -> tuple[str, str]:

@@ -99,10 +99,10 @@ def _model(source: str) -> dict[str, Any]:
     path = _config(source)
     if not path.exists():
         raise UserError(f"init_from={source} does not say what its model is: {path} is not there")
-    found = storage.read_json(path)
-    if "model_type" in found:
-        return _of_transformers(found, str(path))
-    section = found.get("model")
+    description = storage.read_json(path)
+    if "model_type" in description:
+        return _of_transformers(description, str(path))
+    section = description.get("model")
     if not isinstance(section, dict) or not section.get("name"):
         raise UserError(f"{path} does not say what its model is; set model.name")
     taken = registry.architecture(section["name"], f"{path}: model")
@@ -113,7 +113,7 @@ def _model(source: str) -> dict[str, Any]:
     }
 
 
-def _of_transformers(found: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _of_transformers(description: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The options of an encoder like that of a config.json of the transformers library."""
     from ssl_jax.pretrained.formats import (
         hugging_face_config,
@@ -122,10 +122,10 @@ def _of_transformers(found: Mapping[str, Any], path: str) -> dict[str, Any]:
         hugging_face_vit_config,
     )
 
-    if found["model_type"] == hugging_face_t5.FAMILY:
-        return hugging_face_t5.model_options(found, path)
-    if found["model_type"] in hugging_face_gpt.FAMILIES:
-        return hugging_face_gpt.model_options(found, path)
-    if found["model_type"] in hugging_face_vit_config.FAMILIES:
-        return hugging_face_vit_config.model_section(found, path)
-    return hugging_face_config.model_options(found, path)
+    if description["model_type"] == hugging_face_t5.FAMILY:
+        return hugging_face_t5.model_options(description, path)
+    if description["model_type"] in hugging_face_gpt.FAMILIES:
+        return hugging_face_gpt.model_options(description, path)
+    if description["model_type"] in hugging_face_vit_config.FAMILIES:
+        return hugging_face_vit_config.model_section(description, path)
+    return hugging_face_config.model_options(description, path)

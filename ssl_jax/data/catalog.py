@@ -30,8 +30,8 @@ _COMMON = tuple(field.name for field in dataclasses.fields(Request))  # options 
 def kinds() -> dict[str, Kind]:
     """The kinds of data sets by name: the modules of `ssl_jax.data.kinds`."""
     modules = pkgutil.iter_modules(kinds_package.__path__, f"{kinds_package.__name__}.")
-    found = (importlib.import_module(module.name).KIND for module in modules)
-    return {kind.name: kind for kind in found}
+    known = (importlib.import_module(module.name).KIND for module in modules)
+    return {kind.name: kind for kind in known}
 
 
 def load(

@@ -67,16 +67,16 @@ class Layout:
         if not has_file(self.root, extensions):
             raise UserError(f"no {noun} ({', '.join(extensions)}) below {self.root}")
         present = {entry.name for entry in _folders(self.root)}
-        found = {
+        folders = {
             split: next((name for name in names if name in present), None)
             for split, names in _SPLIT_FOLDERS.items()
         }
         # `train` beside `car` and `bus` is a class, not a split.
-        others = present - {found["train"]}
-        other_splits = found["validation"] or found["test"]
-        self._divided = bool(found["train"] and (other_splits or not others))
+        others = present - {folders["train"]}
+        other_splits = folders["validation"] or folders["test"]
+        self._divided = bool(folders["train"] and (other_splits or not others))
         if self._divided:
-            self._tops = {split: name for split, name in found.items() if name}
+            self._tops = {split: name for split, name in folders.items() if name}
             self.aliases = {name: split for split, name in self._tops.items()}
             if "test" not in self._tops and "validation" in self._tops:
                 self.aliases["test"] = "validation"

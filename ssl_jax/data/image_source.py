@@ -205,7 +205,7 @@ class EncodedSource(ImageSource):
             for name, shape in self.canvas.shapes.items()
         }
         labels = np.empty(len(indices), np.int32)
-        found = np.array(indices)  # the examples whose images are in the rows
+        examples = np.array(indices)  # those whose images are in the rows
         problems: list[Problem] = []
         tries = min(MAX_REPLACEMENTS, len(self))
         for row, index in enumerate(indices):
@@ -216,7 +216,7 @@ class EncodedSource(ImageSource):
                     encoded, labels[row] = self._example(candidate)
                     for name, image in self.canvas.render(encoded, boxes).items():
                         images[name][row] = image
-                    found[row] = candidate
+                    examples[row] = candidate
                     break
                 except Exception as error:  # Pillow's readers raise all kinds on broken files
                     name = self.example_name(candidate)
@@ -234,7 +234,7 @@ class EncodedSource(ImageSource):
                     f"{first.name} ({first.error})"
                 )
         arrays = {**images, "label": labels, "index": indices.astype(np.int32)}
-        return arrays | self.labels_of(found), problems
+        return arrays | self.labels_of(examples), problems
 
 
 @dataclasses.dataclass
@@ -315,12 +315,12 @@ class Concatenated(ImageSource):
         start = 0
         for part in self.parts:
             rows = np.flatnonzero((indices >= start) & (indices < start + len(part)))
-            read, found = part.read(indices[rows] - start, positions[rows], seed, step)
+            read, unreadable = part.read(indices[rows] - start, positions[rows], seed, step)
             for key, value in read.items():
                 if key not in arrays:
                     arrays[key] = np.empty((len(indices), *value.shape[1:]), value.dtype)
                 arrays[key][rows] = value + start if key == "index" else value
-            problems += [problem._replace(row=int(rows[problem.row])) for problem in found]
+            problems += [problem._replace(row=int(rows[problem.row])) for problem in unreadable]
             start += len(part)
         return arrays, sorted(problems, key=lambda problem: problem.row)
 

@@ -45,17 +45,17 @@ def splits(kind: str, pattern: str) -> tuple[str, ...]:
     """
     if SPLIT not in pattern:
         return ("train",)
-    found = set()
+    names = set()
     folder, inside = _literal_part(pattern)
     for one in expand_braces(inside):
         first, *others = map(_expression, one.split(SPLIT))
         named = re.compile(re.escape(folder) + first + r"([\w-]+?)" + r"\1".join(others))
         paths = glob.glob(glob.escape(folder) + one.replace(SPLIT, "*"), recursive=True)
         matches = map(named.fullmatch, paths)
-        found |= {match[1] for match in matches if match}
-    if not found:
+        names |= {match[1] for match in matches if match}
+    if not names:
         raise UserError(f"no file matches {kind}:{pattern}")
-    return tuple(sorted(found, key=lambda split: (split != "train", split)))
+    return tuple(sorted(names, key=lambda split: (split != "train", split)))
 
 
 def files(kind: str, pattern: str, split: str) -> list[str]:
@@ -65,15 +65,15 @@ def files(kind: str, pattern: str, split: str) -> list[str]:
       UserError: no file matches.
     """
     folder, inside = _literal_part(pattern.replace(SPLIT, split))
-    found = [
+    paths = [
         path
         for one in expand_braces(inside)
         for path in sorted(glob.glob(glob.escape(folder) + one, recursive=True))
         if os.path.isfile(path)
     ]
-    if not found:
+    if not paths:
         raise UserError(f"no file matches {kind}:{pattern}")
-    return found
+    return paths
 
 
 def _literal_part(pattern: str) -> tuple[str, str]:

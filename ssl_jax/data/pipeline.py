@@ -236,8 +236,8 @@ class Batches(Iterator[Batch]):
         batch: Batch = {}
         for start in range(0, total, _CHUNK):
             chunk = next(self._chunks)
-            found = json.loads(bytes(chunk.pop("problems")) or "[]")
-            self._source.note([Problem(*problem) for problem in found])
+            problems = json.loads(bytes(chunk.pop("problems")) or "[]")
+            self._source.note([Problem(*problem) for problem in problems])
             if total <= _CHUNK and not self._workers:  # arrays of workers are shared memory
                 return chunk
             for key, value in chunk.items():

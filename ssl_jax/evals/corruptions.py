@@ -86,12 +86,12 @@ def evaluate_model(
         test = _labelled(prober.features(encode, prober.test, subset), "test")
         return knn.evaluate(train, test, num_classes=prober.num_classes, k=k)["top1"]
 
-    found = np.array([[accuracy(name, severity) for severity in severities] for name in names])
+    hits = np.array([[accuracy(name, severity) for severity in severities] for name in names])
     return {
-        "mean": float(found.mean()),
+        "mean": float(hits.mean()),
         "clean": accuracy(None, 0),
-        **{f"severity_{s}": float(x) for s, x in zip(severities, found.mean(axis=0), strict=True)},
-        **{name: float(x) for name, x in zip(names, found.mean(axis=1), strict=True)},
+        **{f"severity_{s}": float(x) for s, x in zip(severities, hits.mean(axis=0), strict=True)},
+        **{name: float(x) for name, x in zip(names, hits.mean(axis=1), strict=True)},
     }
 
 

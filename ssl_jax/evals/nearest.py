@@ -111,11 +111,11 @@ def neighbours(
         for first in range(0, m, block):
             # Blocks all have the same size, to compile once; surplus rows are dropped below.
             rows = np.minimum(np.arange(first, first + block), m - 1).astype(np.int32)
-            found = _search(
+            nearest = _search(
                 _float32(queries[rows]), rows, bank, np.int32(n),
                 k=k, exclude_self=exclude_self, mesh=mesh,
             )  # fmt: skip
-            results.append(found)
+            results.append(nearest)
             if len(results) > 1:  # one block ahead: the host does not queue up all of them
                 results[-2] = jax.device_get(results[-2])
         results = jax.device_get(results)

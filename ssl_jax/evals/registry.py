@@ -312,9 +312,9 @@ def logged_as(key: str, config: Section | None = None) -> str | None:
     For "held_out/accuracy" it is "train/accuracy": LOGGED_AS of the evaluation's module is the
     prefix of its metrics in the rows of training.
     """
-    _, kind, rest = _parts(key, config)
+    _, kind, metric_name = _parts(key, config)
     prefix = getattr(_module(kind), "LOGGED_AS", None) if kind in names() else None
-    return None if prefix is None else prefix + rest
+    return None if prefix is None else prefix + metric_name
 
 
 def describe_logged(key: str) -> Metric | None:
@@ -328,10 +328,10 @@ def describe_logged(key: str) -> Metric | None:
 
 def _parts(key: str, config: Section | None) -> tuple[str, str, str]:
     """Splits a key of results: (name of the evaluation, its module, name of the metric)."""
-    name, _, rest = key.removeprefix("eval/").partition("/")
+    name, _, metric_name = key.removeprefix("eval/").partition("/")
     section = (config or {}).get(name)
     kind = section.get(_KIND, name) if hasattr(section, "items") else name
-    return name, kind, rest
+    return name, kind, metric_name
 
 
 def automatic(config: Section | None = None) -> tuple[Evaluation, ...]:

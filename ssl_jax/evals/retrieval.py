@@ -227,13 +227,13 @@ def cluster(
     for start in range(starts):
         key = jax.random.fold_in(jax.random.key(seed), start)
         with jax.set_mesh(mesh):
-            found = jax.device_get(
+            clusters = jax.device_get(
                 clustering.spherical_kmeans(
                     padded, mask, key=key, num_clusters=number, iterations=_ITERATIONS
                 )
             )
-        own = found.assignments[: len(x)]
-        fit = float(np.einsum("nd,nd->", x, found.centroids[own], dtype=np.float64))
+        own = clusters.assignments[: len(x)]
+        fit = float(np.einsum("nd,nd->", x, clusters.centroids[own], dtype=np.float64))
         if fit > best:
             best, assigned = fit, own
     return assigned

@@ -79,8 +79,8 @@ def evaluate_model(
     hits, total = np.zeros(2, np.int64), 0
     for batch in prober.batches(prober.test):
         h = model.outputs(_inputs(batch), (feature,))[feature]
-        found = search(h, bank, k=k, mesh=prober.mesh)
-        similarity, voters, label, mask = parallel.gather((*found, batch["label"], batch["mask"]))
+        nearest = search(h, bank, k=k, mesh=prober.mesh)
+        similarity, voters, label, mask = parallel.gather((*nearest, batch["label"], batch["mask"]))
         _check_finite(np.isfinite(similarity[mask]).all(), "test")
         used = mask & (label >= 0)
         votes = knn.vote(similarity[used], voters[used], prober.num_classes, temperature)

@@ -82,14 +82,14 @@ def measure(
     )
     measured = {}
     for k in possible:
-        found = label_svm.low_shot(
+        scored_draws = label_svm.low_shot(
             x, labels, test_x, test_labels, shots=k, draws=options.draws,
             choose_by=options.choose_by, **fit,
         )  # fmt: skip
-        measured[str(k)] = float(found.mean_ap.mean())
+        measured[str(k)] = float(scored_draws.mean_ap.mean())
         if options.draws > 1:
-            measured[f"{k}_std"] = float(found.mean_ap.std(ddof=1))
-        measured[f"cost_{k}"] = float(np.exp(np.log(found.cost).mean()))
+            measured[f"{k}_std"] = float(scored_draws.mean_ap.std(ddof=1))
+        measured[f"cost_{k}"] = float(np.exp(np.log(scored_draws.cost).mean()))
     if options.full:
         measured["full"], _ = label_svm.all_examples(x, labels, test_x, test_labels, **fit)
     return measured

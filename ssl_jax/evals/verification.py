@@ -221,15 +221,15 @@ def of_lfw(path: str, names: Sequence[str]) -> Pairs:
             raise UserError(f"{path} names {image}, which is not among the {len(names)} images")
         return row_of[image]
 
-    found = []
+    listed = []
     for number, cells in enumerate(rows):
         same = number % (2 * of_kind) < of_kind
         if len(cells) != (3 if same else 4):
             raise UserError(f"{path} line {number + 2} is no {'same' if same else 'other'} pair: "
                             f"{' '.join(cells)[:80]!r}")  # fmt: skip
         first, second = (cells[:2], (cells[0], cells[2])) if same else (cells[:2], cells[2:])
-        found.append((row(*first), row(*second), same, number // (2 * of_kind)))
-    columns = [np.array(column) for column in zip(*found, strict=True)]
+        listed.append((row(*first), row(*second), same, number // (2 * of_kind)))
+    columns = [np.array(column) for column in zip(*listed, strict=True)]
     pairs = Pairs(*columns)
     return pairs if folds > 1 else pairs._replace(fold=_folds(pairs.same))
 

@@ -191,17 +191,17 @@ class CPCImages(OneViewMethod, EncoderFeatures):
         there are several.
         """
         del key, step
-        found, metrics = {}, {}
+        by_direction, metrics = {}, {}
         for direction in self.hyper.directions:
-            found[direction] = losses.cpc(
+            by_direction[direction] = losses.cpc(
                 encoded["predictions"][direction], encoded["targets"][direction]
             )
-        if len(found) > 1:
-            for direction, (_, parts) in found.items():
+        if len(by_direction) > 1:
+            for direction, (_, parts) in by_direction.items():
                 metrics[f"accuracy_{direction}"] = parts["contrastive_accuracy"]
-        parts = [parts for _, parts in found.values()]
+        parts = [parts for _, parts in by_direction.values()]
         metrics |= jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *parts)
-        loss = jnp.mean(jnp.stack([loss for loss, _ in found.values()]))
+        loss = jnp.mean(jnp.stack([loss for loss, _ in by_direction.values()]))
         h = jax.lax.stop_gradient(encoded["h"])
         return loss, Aux(w.buffers, metrics, {"h": h, "z": h[:, None]})
 
@@ -299,10 +299,10 @@ def _patch_recipe(
     recipe = views_of_images.make_views(config.views, num_views=1, dtype="float32", family=_PATCH)
     side = hyper.patch_size
     x = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-    made = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), x).shape[2:]
-    if made != x.shape[1:]:
+    shape = jax.eval_shape(recipe, jax.random.split(jax.random.key(0), 1), x).shape[2:]
+    if shape != x.shape[1:]:
         raise UserError(
-            f"views.families.{_PATCH} makes views of {made[0]}x{made[1]} of patches of "
+            f"views.families.{_PATCH} makes views of {shape[0]}x{shape[1]} of patches of "
             f"{side}x{side} pixels; it must not change their size"
         )
     return recipe

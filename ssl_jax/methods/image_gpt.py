@@ -233,21 +233,21 @@ class ImageGptMethod(OneViewMethod):
         colors = quantize(x, palette)
         if not self._is_causal:
             return {"Hidden pixels": self._filled(w, keys, x, colors)}
-        given = self._pixels // 2 // self.view.shape[1] * self.view.shape[1]  # whole lines
-        given = max(given, 1)
-        n, rest = len(x), self._pixels - given
-        prompts = jnp.concatenate([self._start(n), colors[:, :given]], axis=1)
+        shown = self._pixels // 2 // self.view.shape[1] * self.view.shape[1]  # whole lines
+        shown = max(shown, 1)
+        n, missing = len(x), self._pixels - shown
+        prompts = jnp.concatenate([self._start(n), colors[:, :shown]], axis=1)
         drawn = decoding.generate(
             self.encoder.module,
             w.params["encoder"],
             jnp.tile(prompts, (_COMPLETIONS, 1)),
-            jnp.full(_COMPLETIONS * n, given + 1),
+            jnp.full(_COMPLETIONS * n, shown + 1),
             jnp.concatenate([fold_in(keys, _DRAW + i) for i in range(_COMPLETIONS)]),
-            sampling=Sampling(max_new_tokens=rest),
+            sampling=Sampling(max_new_tokens=missing),
             end=-1,  # no colour
-        ).tokens.reshape(_COMPLETIONS, n, rest)
-        columns = [colors, jnp.where(jnp.arange(self._pixels) < given, colors, -1)]
-        columns += [jnp.concatenate([colors[:, :given], new], axis=1) for new in drawn]
+        ).tokens.reshape(_COMPLETIONS, n, missing)
+        columns = [colors, jnp.where(jnp.arange(self._pixels) < shown, colors, -1)]
+        columns += [jnp.concatenate([colors[:, :shown], new], axis=1) for new in drawn]
         names = tuple(f"completion {number + 1}" for number in range(_COMPLETIONS))
         return {
             "Completions": Images(

@@ -296,10 +296,10 @@ class MetricLearning(OneViewMethod, EncoderFeatures):
                 "label": batch["label"],
             }
 
-        found = encode_all(cosines)
+        examples = encode_all(cosines)
         keep, dominant = jax.jit(class_losses.clean_cosines, static_argnums=2)(
-            found["cosine"],
-            jnp.where(found["mask"], found["label"], UNLABELLED),
+            examples["cosine"],
+            jnp.where(examples["mask"], examples["label"], UNLABELLED),
             rows_for(self.num_classes),
             max_angle=self.hyper.clean_angle,
         )

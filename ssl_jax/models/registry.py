@@ -161,7 +161,7 @@ def make_patch_decoder(
     where: str = "nets.decoder",
     **options: Any,
 ) -> Net:
-    """Makes the decoder of a masked autoencoder, see `ssl_jax.models.vit_decoder.ViTDecoder`.
+    """Makes the decoder of a masked autoencoder, see `ssl_jax.models.grid_nets.ViTDecoder`.
 
     Args:
       name: a key of `PATCH_DECODERS`.

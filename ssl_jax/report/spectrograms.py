@@ -58,8 +58,8 @@ def runs(classes: np.ndarray) -> list[tuple[int, int, int]]:
     """(first, end, class) of the runs of equal classes [t], without those of -1."""
     edges = np.flatnonzero(np.diff(classes)) + 1
     bounds = [0, *edges.tolist(), len(classes)]
-    found = [(first, end, int(classes[first])) for first, end in itertools.pairwise(bounds)]
-    return [run for run in found if run[2] >= 0]
+    every_run = [(first, end, int(classes[first])) for first, end in itertools.pairwise(bounds)]
+    return [run for run in every_run if run[2] >= 0]
 
 
 def _drawing(number: int, x: np.ndarray, kinds: dict[str, np.ndarray]) -> Markup:

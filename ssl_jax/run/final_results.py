@@ -181,14 +181,14 @@ def _report(
         ),
         f"the report of {modality.unit}": lambda: modality.report(prober, model.features),
     }
-    found: dict[str, dict[str, Any]] = {}
+    report_parts: dict[str, dict[str, Any]] = {}
     for name, part in parts.items():
         try:
-            found[name] = part()
+            report_parts[name] = part()
         except Exception as error:
             failures.warn(name, error)
-            found[name] = {}
-    shown, maps, patches, contents = found.values()
+            report_parts[name] = {}
+    shown, maps, patches, contents = report_parts.values()
     if jax.process_index() != 0:
         return
     try:

@@ -208,13 +208,13 @@ def points(rows: Sequence[Row], labels: Sequence[str], curve: Curve) -> list[Poi
     """
     best = _best(rows, labels, curve)
     scale = 100 if curve.percent else 1
-    found = [
+    points = [
         Point(x, series, scale * mean, None if std is None else scale * std,
               _published_value(curve, row))
         for (x, series), row in best.items()
         for mean, std, _ in [row[""]]
     ]  # fmt: skip
-    return found + (_averages(curve, best, scale) if curve.average_of else [])
+    return points + (_averages(curve, best, scale) if curve.average_of else [])
 
 
 def best_rows(

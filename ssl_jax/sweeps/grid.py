@@ -158,19 +158,19 @@ class Sweep:
             if purpose is not None and name not in values:
                 raise UserError(f"this sweep needs --set={name}=..., {purpose}")
         missing = [f"{{{name}}}" for name in self.parameters if name not in values]
-        given = {f"{{{name}}}": values[name] for name in self.parameters if name in values}
+        replacements = {f"{{{name}}}": values[name] for name in self.parameters if name in values}
         cells = []
         for cell in self.cells:
             if any(value in missing for value in cell.overrides.values()):
                 continue
             filled = {
-                key: given.get(value, value) if isinstance(value, str) else value
+                key: replacements.get(value, value) if isinstance(value, str) else value
                 for key, value in cell.overrides.items()
             }
             cells.append(dataclasses.replace(cell, overrides=filled))
-        rest = {key: value for key, value in values.items() if key not in self.parameters}
+        others = {key: value for key, value in values.items() if key not in self.parameters}
         filled_in = dataclasses.replace(self, cells=tuple(cells), parameters={})
-        return filled_in.with_overrides(rest)
+        return filled_in.with_overrides(others)
 
 
 def product(**axes: Iterable[Any]) -> list[dict[str, Any]]:

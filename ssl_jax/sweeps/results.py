@@ -97,7 +97,7 @@ def representations_of(sweep: Sweep, workdir: epath.Path) -> dict[str, dict[str,
     has it. Other names get the method, and the labels of the cell if cells share a method.
     """
     finished = [(cell, results_of(cell, workdir)) for cell in sweep.cells]
-    finished = [(cell, found["results"]) for cell, found in finished if found and found["results"]]
+    finished = [(cell, saved["results"]) for cell, saved in finished if saved and saved["results"]]
     titles = [list(rows)[-1] for _, rows in finished]
     shared: dict[str, dict[str, float]] = {}
     untrained: dict[str, dict[str, float]] = {}

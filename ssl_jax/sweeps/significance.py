@@ -56,7 +56,7 @@ def compare(
         best = ablation.best_rows(rows, sweep.labels, curve)
         values = list(dict.fromkeys(series for _, series in best))
         for x in dict.fromkeys(x for x, _ in best):
-            found = {}
+            outcomes_of = {}
             for value in values:
                 row = best.get((x, value))
                 if row is None:
@@ -66,11 +66,11 @@ def compare(
                 evaluation, _, metric = measure.partition("/")
                 own = outcomes_lib.read(workdir / cell.name, evaluation)
                 if own is not None:
-                    found[value] = own, metric
-            if values[0] not in found:
+                    outcomes_of[value] = own, metric
+            if values[0] not in outcomes_of:
                 continue
-            first, metric = found.pop(values[0])
-            for value, (other, _) in found.items():
+            first, metric = outcomes_of.pop(values[0])
+            for value, (other, _) in outcomes_of.items():
                 difference, p = permutation_test(first, other, metric)
                 tests.append({
                     **curve.where, curve.x: x, "first": values[0], "other": value,

@@ -73,8 +73,8 @@ def equalize(lines: Float[Array, "n h c w"]) -> Float[Array, "n h c w"]:
     level = jnp.round(lines * 255).astype(jnp.int32).swapaxes(1, 2).reshape(n, channels, -1)
     counts = jax.lax.platform_dependent(level, tpu=histogram_dense, default=histogram_scatter)
     highest = level.max(axis=2, keepdims=True)
-    rest = height * width - jnp.take_along_axis(counts, highest, axis=2)  # (n, c, 1)
-    step = rest // 255
+    other_pixels = height * width - jnp.take_along_axis(counts, highest, axis=2)  # (n, c, 1)
+    step = other_pixels // 255
     below = jnp.cumsum(counts, axis=2) - counts
     table = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)  # (n, c, 256)
     equal = jax.lax.platform_dependent(table, level, tpu=look_up_dense, default=look_up_gather)

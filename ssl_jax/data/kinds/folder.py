@@ -47,15 +47,15 @@ class Folder:
         Raises:
           UserError: there are none.
         """
-        found, classes = self._layout.files(split), self._layout.classes
-        labelled = bool((found.labels >= 0).any())
+        files, classes = self._layout.files(split), self._layout.classes
+        labelled = bool((files.labels >= 0).any())
         return FileSource(
             name=f"folder:{self._layout.root}[{split}]",
             canvas=self._canvas,
             strict=self._strict,
-            root=found.top,
-            names=Names(found.paths),
-            labels=found.labels if labelled else None,
+            root=files.top,
+            names=Names(files.paths),
+            labels=files.labels if labelled else None,
             num_classes=len(classes) if labelled else None,
             class_names=classes if labelled else None,
         )
@@ -93,12 +93,12 @@ class AudioFolder:
         Raises:
           UserError: there are none that can be read.
         """
-        found, classes = self._layout.files(split), self._layout.classes
-        labels = found.labels if (found.labels >= 0).any() else None
+        files, classes = self._layout.files(split), self._layout.classes
+        labels = files.labels if (files.labels >= 0).any() else None
         speakers = labels if self._folders == "speakers" else None
         name = f"folder:{self._layout.root}"
         recordings, problems = FileRecordings.scan(
-            name, found.top, found.paths, labels, speakers,
+            name, files.top, files.paths, labels, speakers,
             rate=self._read.sample_rate, strict=self._strict,
         )  # fmt: skip
         return AudioSource(

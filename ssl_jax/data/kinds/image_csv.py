@@ -209,15 +209,15 @@ def _files_of(location: str) -> dict[str, str]:
         if not os.path.isfile(path):
             raise UserError(f"image_csv:{location}: {path} is not a file")
         return {"train": path}
-    found = {}
+    files = {}
     for split, names in _SPLIT_NAMES.items():
         paths = [path.replace(_SPLIT, name) for name in names]
         present = [candidate for candidate in paths if os.path.isfile(candidate)]
         if present:
-            found[split] = present[0]
-    if "train" not in found:
+            files[split] = present[0]
+    if "train" not in files:
         raise UserError(f"image_csv:{location}: {path.replace(_SPLIT, 'train')} is not a file")
-    return found
+    return files
 
 
 KIND = ImageKind(

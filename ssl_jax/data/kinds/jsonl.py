@@ -71,8 +71,8 @@ class LabelledLines(FileExamples):
         return tables.examples(self._records(path), self.task, self._keys)
 
     def _records(self, path: str) -> Iterator[Record]:
-        for _, where, found in objects(path, self.errors):
-            yield Record(where, whole_characters(found, self.errors, where))
+        for _, where, record in objects(path, self.errors):
+            yield Record(where, whole_characters(record, self.errors, where))
 
 
 class JsonLines(corpus_lib.FileCorpus):

@@ -128,7 +128,7 @@ class LibriSpeech:
             )
         return kept
 
-    def _alignments(self, wanted: set[str]) -> dict[str, np.ndarray] | None:
+    def _alignments(self, utterances: set[str]) -> dict[str, np.ndarray] | None:
         """The phones of utterances, uint8 each; None where there is no file or no such utterance.
 
         Raises:
@@ -152,7 +152,7 @@ class LibriSpeech:
                 "data.options.targets=('speaker',)"
             )
         found = _read_alignments(path)
-        return found if wanted.intersection(found) else None
+        return found if utterances.intersection(found) else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,12 +38,12 @@ def dataset(location: str, request: Request) -> ListedImages:
       UserError: a folder is missing, or a file has another name.
     """
     root = folder_at("market1501", location)
-    found = {}
+    by_split = {}
     for split, folder in FOLDERS.items():
         top = folder_at("market1501", os.path.join(root, folder))
         named = [(f"{folder}/{path}", *_identity(top, path)) for path in sorted(image_files(top))]
-        found[split] = [entry for entry in named if entry[1] != "-1"]
-    people = {split: {identity for _, identity, _ in rows} for split, rows in found.items()}
+        by_split[split] = [entry for entry in named if entry[1] != "-1"]
+    people = {split: {identity for _, identity, _ in rows} for split, rows in by_split.items()}
     trained = tuple(sorted(people["train"]))
     others = sorted((people["query"] | people["gallery"]) - people["train"])
     every = trained + tuple(others)
@@ -55,7 +55,7 @@ def dataset(location: str, request: Request) -> ListedImages:
             trained if split == "train" else every,
             {"camera": np.array([camera for _, _, camera in rows], np.int32)},
         )
-        for split, rows in found.items()
+        for split, rows in by_split.items()
     }
     return ListedImages(f"market1501:{location}", root, request, parts)
 

@@ -217,11 +217,11 @@ def _parse(path: str) -> ast.Module | None:
 
 def _of(node: ast.Module | ast.ClassDef, name: str, group: str) -> Iterator[Document]:
     """The document of a module or class, then those of the classes in it."""
-    found = [ast.get_docstring(node)]
+    docstrings = [ast.get_docstring(node)]
     for child in node.body:
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            found.append(ast.get_docstring(child))
-    text = "\n\n".join(one for one in found if one)
+            docstrings.append(ast.get_docstring(child))
+    text = "\n\n".join(one for one in docstrings if one)
     if text:
         yield Document(name, text, group)
     for child in node.body:

@@ -90,18 +90,18 @@ def _is_impossible(value: Any, where: str) -> bool:
     return known[word]
 
 
-def _answers(found: Any, context: str, where: str) -> Iterator[tuple[str, int]]:
-    if isinstance(found, dict):
-        texts = _get(found, "text", list, where)
-        starts = found.get("answer_start", [None] * len(texts))
+def _answers(answers: Any, context: str, where: str) -> Iterator[tuple[str, int]]:
+    if isinstance(answers, dict):
+        texts = _get(answers, "text", list, where)
+        starts = answers.get("answer_start", [None] * len(texts))
         if not isinstance(starts, list) or len(starts) != len(texts):
             raise UserError(f"{where} has {len(texts)} answers and not as many answer_start")
-        found = [
+        answers = [
             {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
         ]
-    if not isinstance(found, list):
-        raise UserError(f"{where}: answers is {found!r:.40}, neither a list nor an object")
-    for answer in found:
+    if not isinstance(answers, list):
+        raise UserError(f"{where}: answers is {answers!r:.40}, neither a list nor an object")
+    for answer in answers:
         text = _get(answer, "text", str, where)
         start = answer.get("answer_start")
         if start is not None and (not isinstance(start, int) or isinstance(start, bool)):

@@ -88,13 +88,13 @@ def _scan_split(
     problems: dict[str, str] = {}
     unreadable: list[str] = []
     for number, shard in enumerate(shards):
-        found, error, bad_labels = scan(shard, number, extensions)
-        members += found
+        in_shard, error, bad_labels = scan(shard, number, extensions)
+        members += in_shard
         unreadable += bad_labels
         if error and strict:
             raise UserError(f"{shard}: {error}; data.strict=False would use the rest")
         if error:
-            problems[shard] = f"{error}; of its {noun}, {len(found)} are used"
+            problems[shard] = f"{error}; of its {noun}, {len(in_shard)} are used"
     if not members:
         raise UserError(f"no {noun} ({', '.join(sorted(extensions))}) in tar:{pattern}")
     labels = np.array([member.label for member in members], np.int32)
@@ -121,18 +121,18 @@ class Shards:
 
     def source(self, split: str) -> TarSource:
         """Scans the shards of a split; errors as of `_scan_split`."""
-        found = _scan_split(self._pattern, split, self._strict, _IMAGES, "images")
+        scanned = _scan_split(self._pattern, split, self._strict, _IMAGES, "images")
         return TarSource(
             name=f"tar:{self._pattern}[{split}]",
             canvas=self._canvas,
             strict=self._strict,
-            shards=found.shards,
-            places=np.array([member[:3] for member in found.members], np.int64),
-            names=Names(member.name for member in found.members),
-            labels=found.labels,
-            num_classes=found.num_classes,
-            problems=found.problems,
-            bad_labels=found.bad_labels,
+            shards=scanned.shards,
+            places=np.array([member[:3] for member in scanned.members], np.int64),
+            names=Names(member.name for member in scanned.members),
+            labels=scanned.labels,
+            num_classes=scanned.num_classes,
+            problems=scanned.problems,
+            bad_labels=scanned.bad_labels,
         )
 
 
@@ -157,22 +157,22 @@ class AudioShards:
         Raises:
           UserError: as of `_scan_split`, or no recording can be read.
         """
-        found = _scan_split(self._pattern, split, self._strict, _RECORDINGS, "recordings")
-        places = np.array([member[:3] for member in found.members], np.int64)
-        names = [f"{found.shards[member.shard]}:{member.name}" for member in found.members]
+        scanned = _scan_split(self._pattern, split, self._strict, _RECORDINGS, "recordings")
+        places = np.array([member[:3] for member in scanned.members], np.int64)
+        names = [f"{scanned.shards[member.shard]}:{member.name}" for member in scanned.members]
         kept, lengths, problems = scan_headers(
             f"tar:{self._pattern}",
             names,
-            lambda number: Part(found.shards[places[number, 0]], *places[number, 1:].tolist()),
+            lambda number: Part(scanned.shards[places[number, 0]], *places[number, 1:].tolist()),
             rate=self._read.sample_rate,
             strict=self._strict,
         )
         recordings = TarRecordings(
-            shards=found.shards,
+            shards=scanned.shards,
             places=places[kept],
             names=Names(names[number] for number in kept.tolist()),
             lengths=lengths,
-            labels=None if found.labels is None else found.labels[kept],
+            labels=None if scanned.labels is None else scanned.labels[kept],
             rate=self._read.sample_rate,
         )
         return AudioSource(
@@ -181,9 +181,9 @@ class AudioShards:
             options=self._read,
             targets=chosen_targets({}, self._read, f"tar:{self._pattern}"),
             strict=self._strict,
-            num_classes=found.num_classes,
-            problems=found.problems | problems,
-            earlier_notes=_of_bad_labels(found.bad_labels, f"tar:{self._pattern}", "recordings"),
+            num_classes=scanned.num_classes,
+            problems=scanned.problems | problems,
+            earlier_notes=_of_bad_labels(scanned.bad_labels, f"tar:{self._pattern}", "recordings"),
         )
 
 

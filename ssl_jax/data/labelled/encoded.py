@@ -113,9 +113,9 @@ class Frame(NamedTuple):
     between: int
 
     @classmethod
-    def of(cls, made: Tokenizer) -> Frame:
-        vocabulary = made.vocabulary
-        roberta = made.backend.id_to_token(vocabulary.cls) == FAMILIES["bpe"]["cls"]
+    def of(cls, tokenizer: Tokenizer) -> Frame:
+        vocabulary = tokenizer.vocabulary
+        roberta = tokenizer.backend.id_to_token(vocabulary.cls) == FAMILIES["bpe"]["cls"]
         return cls(vocabulary, 2 if roberta else 1)
 
     def special(self, pair: bool) -> int:
@@ -177,13 +177,17 @@ class Frame(NamedTuple):
 
 
 def encode(
-    examples: Iterable[Any], made: Tokenizer, options: TaskOptions, class_of: ClassOf, title: str
+    examples: Iterable[Any],
+    tokenizer: Tokenizer,
+    options: TaskOptions,
+    class_of: ClassOf,
+    title: str,
 ) -> Encoded:
     """Tokenizes examples.
 
     Args:
       examples: `Text`, `Words` or `Question`, as the task has them.
-      made: the tokenizer.
+      tokenizer: of the texts.
       options: what rows are like.
       class_of: numbers the classes.
       title: what to call the examples in messages.
@@ -191,22 +195,22 @@ def encode(
     Raises:
       UserError: a class that is not known, an answer that is not in its text, or no example.
     """
-    frame, builder = Frame.of(made), _Builder()
+    frame, builder = Frame.of(tokenizer), _Builder()
     read = _READ[TASKS[options.task].example]
     for block in _blocks(examples):
-        read(builder, block, made, frame, options, class_of)
+        read(builder, block, tokenizer, frame, options, class_of)
     if not builder.names:
         raise UserError(f"{title} has no examples")
     return builder.built()
 
 
 def framed_texts(
-    made: Tokenizer, length: int, texts: Sequence[str], second: Sequence[str] | None = None
+    tokenizer: Tokenizer, length: int, texts: Sequence[str], second: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
     """Texts, or pairs of them, as rows of tokens: `tokens`, `segment`, `position` and `type`.
 
     Args:
-      made: the tokenizer.
+      tokenizer: of the texts.
       length: of a row.
       texts: what stands in a row each.
       second: as many texts that stand behind them, or None.
@@ -217,8 +221,8 @@ def framed_texts(
         for i, (first, other) in enumerate(zip(texts, pairs, strict=True))
     ]
     options = TaskOptions("classify", sequence_length=length)
-    encoded = encode(examples, made, options, lambda name, where: -1, "texts")
-    return Frame.of(made).arrays(encoded, np.arange(len(texts)), length)
+    encoded = encode(examples, tokenizer, options, lambda name, where: -1, "texts")
+    return Frame.of(tokenizer).arrays(encoded, np.arange(len(texts)), length)
 
 
 def truncated(a: np.ndarray, b: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
@@ -234,10 +238,10 @@ def truncated(a: np.ndarray, b: np.ndarray, room: int) -> tuple[np.ndarray, np.n
     a, b = np.asarray(a, np.int64), np.asarray(b, np.int64)
     excess = np.maximum(a + b - room, 0)
     uneven = np.minimum(excess, np.abs(a - b))
-    rest = excess - uneven  # from both in turn
+    shared = excess - uneven  # from both in turn
     return (
-        a - np.where(a > b, uneven, 0) - rest // 2,
-        b - np.where(b > a, uneven, 0) - (rest + 1) // 2,
+        a - np.where(a > b, uneven, 0) - shared // 2,
+        b - np.where(b > a, uneven, 0) - (shared + 1) // 2,
     )
 
 
@@ -283,7 +287,7 @@ def _blocks(examples: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def _texts(
-    builder: _Builder, block: list[Text], made: Tokenizer, frame: Frame, options: TaskOptions,
+    builder: _Builder, block: list[Text], tokenizer: Tokenizer, frame: Frame, options: TaskOptions,
     class_of: ClassOf,
 ) -> None:  # fmt: skip
     pair = block[0].second is not None
@@ -291,7 +295,7 @@ def _texts(
     sides = [[text.first[:most] for text in block]]
     if pair:
         sides.append([(text.second or "")[:most] for text in block])
-    encoded = [made.encode(side) for side in sides]
+    encoded = [tokenizer.encode(side) for side in sides]
     room = options.length - frame.special(pair)
     (_, a), kept_b = encoded[0], np.full(len(block), -1)
     if pair:
@@ -318,14 +322,14 @@ def _texts(
 
 
 def _words(
-    builder: _Builder, block: list[Words], made: Tokenizer, frame: Frame, options: TaskOptions,
+    builder: _Builder, block: list[Words], tokenizer: Tokenizer, frame: Frame, options: TaskOptions,
     class_of: ClassOf,
 ) -> None:  # fmt: skip
     room = options.length - frame.special(False)
     # Byte-level tokenizers tell the beginning of a word by the blank in front of it.
-    blank = " " if list(made.encode([" a"])[0]) != list(made.encode(["a"])[0]) else ""
+    blank = " " if list(tokenizer.encode([" a"])[0]) != list(tokenizer.encode(["a"])[0]) else ""
     words = [f"{blank}{word[: _CHARACTERS * room]}" for text in block for word in text.words]
-    ids, sizes = made.encode(words)
+    ids, sizes = tokenizer.encode(words)
     ids, sizes = _never_empty(ids, sizes, frame.vocabulary.unk)
     inside = ragged_arange(sizes)
     ids, first = ids[inside < room], (inside == 0)[inside < room]
@@ -367,11 +371,11 @@ def _never_empty(ids: np.ndarray, sizes: np.ndarray, unk: int) -> tuple[np.ndarr
 
 
 def _questions(
-    builder: _Builder, block: list[Question], made: Tokenizer, frame: Frame, options: TaskOptions,
-    class_of: ClassOf,
+    builder: _Builder, block: list[Question], tokenizer: Tokenizer, frame: Frame,
+    options: TaskOptions, class_of: ClassOf,
 ) -> None:  # fmt: skip
     del class_of
-    ids, sizes = made.encode([question.question for question in block])
+    ids, sizes = tokenizer.encode([question.question for question in block])
     kept = np.minimum(sizes, options.query_length)
     inside = ragged_arange(sizes) < np.repeat(kept, sizes)
     begin = builder.add_tokens(ids[inside])
@@ -380,7 +384,7 @@ def _questions(
     texts: dict[str, tuple[int, np.ndarray]] = {}  # context -> where it begins, offsets
     for question, query, size in zip(block, queries.tolist(), kept.tolist(), strict=True):
         if question.context not in texts:
-            tokens, offsets = windows.with_offsets(made, question.context)
+            tokens, offsets = windows.with_offsets(tokenizer, question.context)
             texts[question.context] = builder.add_tokens(tokens), offsets
             builder.add(offsets=offsets)
         text, offsets = texts[question.context]

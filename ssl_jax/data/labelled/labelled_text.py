@@ -63,13 +63,13 @@ class Task(abc.ABC):
         Raises:
           UserError: it cannot be read, or is another one than `options.vocabulary` says.
         """
-        made, asked = self.make_tokenizer(), self.options.vocabulary
-        if asked not in (None, made.vocabulary):
+        tokenizer, asked = self.make_tokenizer(), self.options.vocabulary
+        if asked not in (None, tokenizer.vocabulary):
             raise UserError(
-                f"tokenizer {self.options.tokenizer.tokenizer} has {made.vocabulary}, not "
+                f"tokenizer {self.options.tokenizer.tokenizer} has {tokenizer.vocabulary}, not "
                 f"{asked} (data.options.vocabulary); use the tokenizer the run began with"
             )
-        return made
+        return tokenizer
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...] | None:

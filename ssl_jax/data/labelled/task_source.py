@@ -64,8 +64,8 @@ class TaskSource(Source):
 
     @property
     def spec(self) -> DataSpec:
-        made = task_spec(self.options, self.tokenizer.vocabulary, len(self), self.num_classes)
-        return dataclasses.replace(made, class_tokens=self._class_tokens)
+        spec = task_spec(self.options, self.tokenizer.vocabulary, len(self), self.num_classes)
+        return dataclasses.replace(spec, class_tokens=self._class_tokens)
 
     @functools.cached_property
     def _class_tokens(self) -> tuple[tuple[int, ...], ...] | None:

@@ -42,14 +42,14 @@ def whole_words(sizes: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
     yield start, length
 
 
-def with_offsets(made: Tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
+def with_offsets(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of a text, uint32 [t], and where they begin and end in it, int32 [t 2].
 
     Blanks in front of a word are no part of it, whatever the tokenizer says.
     """
-    found = made.backend.encode(text, add_special_tokens=False)
-    tokens = np.array(found.ids, np.uint32)
-    offsets = np.array(found.offsets, np.int32).reshape(-1, 2)
+    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+    tokens = np.array(encoding.ids, np.uint32)
+    offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
     blank = np.fromiter(map(str.isspace, text), bool, len(text))
     places = np.where(blank, len(text), np.arange(len(text)))
     # The first character from each on that is no blank.

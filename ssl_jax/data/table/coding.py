@@ -49,14 +49,14 @@ def columns_of(
             )
         numbers = None if name in categories else _numbers(present)
         if numbers is None:
-            found = in_order(collections.Counter(present))
-            if len(found) > MAX_CATEGORIES:
+            texts = in_order(collections.Counter(present))
+            if len(texts) > MAX_CATEGORIES:
                 raise UserError(
-                    f"{table.where}: column {name!r} has {len(found):,} different texts, such as "
-                    f"{found[0]!r:.40}; at most {MAX_CATEGORIES:,} categories are learned: name it "
+                    f"{table.where}: column {name!r} has {len(texts):,} different texts, such as "
+                    f"{texts[0]!r:.40}; at most {MAX_CATEGORIES:,} categories are learned: name it "
                     "in data.options.ignore"
                 )
-            values.append(found)
+            values.append(texts)
             means.append(0.0)
             deviations.append(1.0)
             continue
@@ -100,10 +100,10 @@ def classes_of(tables: Sequence[Raw], label: str) -> tuple[str, ...]:
     """
     for table in tables:
         check_column(table, label, "label")
-    found = {value for table in tables for value in table.columns[label]} - {""}
-    if not found:
+    classes = {value for table in tables for value in table.columns[label]} - {""}
+    if not classes:
         raise UserError(f"{tables[0].where}: the label {label!r} has no value")
-    return in_order(found)
+    return in_order(classes)
 
 
 def labels_of(table: Raw, label: str | None, classes: Sequence[str]) -> np.ndarray:

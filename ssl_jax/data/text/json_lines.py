@@ -25,12 +25,12 @@ def objects(path: str, errors: str) -> Iterator[tuple[int, str, dict[str, Any]]]
             continue
         where = f"{path}, line {number}"
         try:
-            found = json.loads(line)
+            record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON: {error}") from None
-        if not isinstance(found, dict):
+        if not isinstance(record, dict):
             raise UserError(f"{where} is {line[:40]!r}; it must be an object, {{...}}")
-        yield number, where, found
+        yield number, where, record
 
 
 def whole_characters(value: Any, errors: str, where: str) -> Any:

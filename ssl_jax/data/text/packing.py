@@ -71,9 +71,9 @@ def contents(counts: np.ndarray, capacity: int) -> list[tuple[Content, int]]:
             enough = rooms >> size
             if not enough:  # new rows
                 each = capacity // size
-                full, rest = divmod(left, each)
+                full, left_over = divmod(left, each)
                 put((size,) * each, capacity - each * size, full)
-                put((size,) * rest, capacity - rest * size, 1 if rest else 0)
+                put((size,) * left_over, capacity - left_over * size, 1 if left_over else 0)
                 break
             room = size + (enough & -enough).bit_length() - 1  # the least that is enough
             content, rows = with_room[room].popleft()

@@ -81,7 +81,7 @@ def sample(
     stop = np.minimum(at + _SECTION, (sentence_start + num_sentences)[owner])
 
     streams = [counter.key(seed, counter.Stream.PAIRS, 2 + draw) for draw in range(_DRAWS)]
-    found = []
+    pairs = []
     while len(at):
         goal = target[owner]
         # The chunk ends with the sentence that reaches the target.
@@ -98,14 +98,14 @@ def sample(
         last = np.searchsorted(token_start, token_start[first] + goal - a_length, side="left")
         last = np.clip(last, first + 1, (sentence_start + num_sentences)[other])
         b_first, b_last = np.where(random, first, middle), np.where(random, last, end)
-        found.append(
+        pairs.append(
             (at, token_start[at], a_length, token_start[b_first],
              token_start[b_last] - token_start[b_first], random)
         )  # fmt: skip
         at = np.where(random, middle, end)
         going = at < stop
         at, stop, owner = at[going], stop[going], owner[going]
-    first, *columns = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    first, *columns = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     order = np.argsort(first, kind="stable")
     a_start, a_length, b_start, b_length, random = (column[order] for column in columns)
     cut_a, cut_b = _excess(a_length, b_length, room)
@@ -127,8 +127,8 @@ def _excess(a: np.ndarray, b: np.ndarray, room: int) -> tuple[np.ndarray, np.nda
     """How many tokens A and B lose if always the longer one (of equals: B) loses one."""
     excess = np.maximum(a + b - room, 0)
     from_longer = np.minimum(excess, np.abs(a - b))
-    rest = excess - from_longer  # from both in turns, B first
-    cut_a = np.where(a > b, from_longer, 0) + rest // 2
+    shared = excess - from_longer  # from both in turns, B first
+    cut_a = np.where(a > b, from_longer, 0) + shared // 2
     return cut_a, excess - cut_a
 
 

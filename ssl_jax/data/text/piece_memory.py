@@ -89,10 +89,10 @@ class PieceMemory:
             some = missing[start : start + _AT_ONCE]
             for piece, ids in zip(some, token_ids(self._backend, some), strict=True):
                 self._known[piece] = array.array("I", ids).tobytes()
-        found = np.frombuffer(b"".join(map(self._known.__getitem__, pieces)), np.uint32)
+        tokens = np.frombuffer(b"".join(map(self._known.__getitem__, pieces)), np.uint32)
         for piece in missing:
             if len(piece) > _LONGEST:
                 del self._known[piece]
-        ends = np.flatnonzero(found == _END)
+        ends = np.flatnonzero(tokens == _END)
         lengths = np.diff(ends, prepend=-1) - 1
-        return found[found != _END], lengths
+        return tokens[tokens != _END], lengths

@@ -97,17 +97,17 @@ def prepare(
       UserError: the directory holds something else, or the corpus cannot be read or has no tokens.
       RunError: the directory cannot be written to, or a worker process died.
     """
-    wanted = identity(corpus, options, shard_characters)
+    expected = identity(corpus, options, shard_characters)
     try:
         with _alone(directory, say):
             if os.path.exists(os.path.join(directory, token_cache.MANIFEST)):
-                done = _finished(directory, wanted, say)
+                done = _finished(directory, expected, say)
                 if done is not None:
                     return done
             else:
-                _begin(directory, wanted, say)
+                _begin(directory, expected, say)
             return _Preparation(corpus, options, directory, workers, shard_characters, say).run(
-                wanted
+                expected
             )
     except OSError as error:
         raise RunError(
@@ -134,14 +134,14 @@ def _alone(directory: str, say: Say) -> Iterator[None]:
         yield
 
 
-def _finished(directory: str, wanted: dict[str, Any], say: Say) -> TokenCache | None:
+def _finished(directory: str, expected: dict[str, Any], say: Say) -> TokenCache | None:
     """The finished cache in `directory`; None if parts of it have to be made again.
 
     Raises:
       UserError: it is one of something else.
     """
     path = os.path.join(directory, token_cache.MANIFEST)
-    _compare(directory, token_cache.read_manifest(directory)["identity"], wanted)
+    _compare(directory, token_cache.read_manifest(directory)["identity"], expected)
     try:
         cache = TokenCache(directory)
         _ = cache.tokenizer
@@ -152,17 +152,17 @@ def _finished(directory: str, wanted: dict[str, Any], say: Say) -> TokenCache | 
         say(f"{directory} is finished: nothing to do")
         return cache
     say(f"{directory} is damaged ({broken[0]}): making what is broken again")
-    token_cache.write_json(os.path.join(directory, token_cache.UNFINISHED), wanted)
+    token_cache.write_json(os.path.join(directory, token_cache.UNFINISHED), expected)
     os.remove(path)
     return None
 
 
-def _begin(directory: str, wanted: dict[str, Any], say: Say) -> None:
+def _begin(directory: str, expected: dict[str, Any], say: Say) -> None:
     """Marks the directory as an unfinished cache, or checks that it is the one wanted."""
     path = os.path.join(directory, token_cache.UNFINISHED)
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
-            _compare(directory, json.load(file), wanted)
+            _compare(directory, json.load(file), expected)
         say(f"going on with {directory}")
         return
     others = sorted(name for name in os.listdir(directory) if not name.startswith("."))
@@ -171,18 +171,18 @@ def _begin(directory: str, wanted: dict[str, Any], say: Say) -> None:
         raise UserError(
             f"{directory} is not empty and holds no token cache ({others[0]}); choose another"
         )
-    token_cache.write_json(path, wanted)
+    token_cache.write_json(path, expected)
 
 
-def _compare(directory: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    if found == wanted:
+def _compare(directory: str, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+    if stored == expected:
         return
-    flat_found, flat_wanted = _flat(found), _flat(wanted)
-    keys = sorted(flat_found.keys() | flat_wanted.keys())
+    flat_stored, flat_expected = _flat(stored), _flat(expected)
+    keys = sorted(flat_stored.keys() | flat_expected.keys())
     changes = [
-        f"{key}: {flat_found.get(key)} -> {flat_wanted.get(key)}"
+        f"{key}: {flat_stored.get(key)} -> {flat_expected.get(key)}"
         for key in keys
-        if flat_found.get(key) != flat_wanted.get(key)
+        if flat_stored.get(key) != flat_expected.get(key)
     ]
     raise UserError(
         f"{directory} holds a cache of something else ({'; '.join(changes)}); choose another "
@@ -210,7 +210,7 @@ class _Preparation:
         self._largest_label = -1
         self._made = 0  # characters
 
-    def run(self, wanted: dict[str, Any]) -> TokenCache:
+    def run(self, expected: dict[str, Any]) -> TokenCache:
         self._tokenizer = self._settle_tokenizer()
         self._began = self._said = time.monotonic()
         records: dict[str, list[dict[str, Any]]] = {split: [] for split in self._corpus.splits}
@@ -225,7 +225,7 @@ class _Preparation:
         met = tuple(self._labels)  # in the order in which the documents name them
         names = self._corpus.class_names or class_names.in_order(met)
         token_cache.write_manifest(
-            self._directory, self._tokenizer, splits, identity=wanted,
+            self._directory, self._tokenizer, splits, identity=expected,
             class_names=names or None,
             class_numbers=None if self._corpus.class_names else [names.index(one) for one in met],
             num_classes=len(names) or self._largest_label + 1 or None,
@@ -267,10 +267,10 @@ class _Preparation:
             return Tokenizer.from_json(file.read())
         if self._options.trained:
             self._say(f"training a {self._options.tokenizer} tokenizer on {self._corpus.title}")
-        made = self._options.make(self._corpus)
-        self._say(f"tokenizer of {made.vocabulary.size:,} tokens: {path}")
-        token_cache.write_file(path, made.to_json().encode())
-        return made
+        tokenizer = self._options.make(self._corpus)
+        self._say(f"tokenizer of {tokenizer.vocabulary.size:,} tokens: {path}")
+        token_cache.write_file(path, tokenizer.to_json().encode())
+        return tokenizer
 
     def _made_or_kept(self, split: str, makers: Makers) -> Iterator[dict[str, Any]]:
         """The records of a split's shards, in order."""
@@ -326,10 +326,10 @@ class _Preparation:
                 "of them; use one that fits the text, e.g. tokenizer=bpe"
             )
 
-    def _clear(self, wanted: set[str]) -> None:
+    def _clear(self, kept: set[str]) -> None:
         """Removes what other attempts have left."""
         for name in os.listdir(self._directory):
-            shard = name.endswith(".safetensors") and name not in wanted
+            shard = name.endswith(".safetensors") and name not in kept
             if shard or name == token_cache.UNFINISHED or name.endswith(".writing"):
                 os.remove(os.path.join(self._directory, name))
 

@@ -101,7 +101,7 @@ def plan(cache: TokenCache, chosen: np.ndarray, options: RowOptions, seed: int) 
     if options.rows == "full_sentences":
         return _full_sentences(cache, chosen, options.sequence_length)
     start, count = cache.documents.sentence_start[chosen], cache.documents.num_sentences[chosen]
-    found = pairs.Pairs(*map(np.concatenate, zip(*(
+    sampled = pairs.Pairs(*map(np.concatenate, zip(*(
         pairs.sample(
             start, count, cache.sentence_starts, options.sequence_length,
             options.short_probability, counter.key(seed, duplicate),
@@ -109,11 +109,11 @@ def plan(cache: TokenCache, chosen: np.ndarray, options: RowOptions, seed: int) 
         for duplicate in range(options.duplicates)
     ), strict=True)))  # fmt: skip
     return Plan(
-        start=np.stack([found.a_start, found.b_start], axis=1).reshape(-1),
-        length=np.stack([found.a_length, found.b_length], axis=1).reshape(-1),
-        first=2 * np.arange(len(found.next) + 1),
+        start=np.stack([sampled.a_start, sampled.b_start], axis=1).reshape(-1),
+        length=np.stack([sampled.a_length, sampled.b_length], axis=1).reshape(-1),
+        first=2 * np.arange(len(sampled.next) + 1),
         framed=False,
-        next=found.next,
+        next=sampled.next,
     )
 
 
@@ -190,12 +190,12 @@ class Reader:
 
     Args:
       cache: the tokens.
-      made: the plan.
+      plan: the contents of the rows.
       options: with which it was made.
     """
 
-    def __init__(self, cache: TokenCache, made: Plan, options: RowOptions):
-        self._cache, self._plan, self._options = cache, made, options
+    def __init__(self, cache: TokenCache, plan: Plan, options: RowOptions):
+        self._cache, self._plan, self._options = cache, plan, options
         self._vocabulary: Vocabulary = cache.vocabulary
 
     @functools.cached_property
@@ -204,35 +204,35 @@ class Reader:
 
     def read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Rows of the plan, int [n]; see `text_source` for the arrays."""
-        made, length = self._plan, self._options.sequence_length
-        counts = made.first[rows + 1] - made.first[rows]
+        plan, length = self._plan, self._options.sequence_length
+        counts = plan.first[rows + 1] - plan.first[rows]
         number = ragged_arange(counts)  # of a run within its row
-        runs = np.repeat(made.first[rows], counts) + number
+        runs = np.repeat(plan.first[rows], counts) + number
         row = np.repeat(np.arange(len(rows)), counts)
-        sizes = made.length[runs]
-        spans = sizes + (2 if made.framed else 1 + (number == 0))  # with cls, if any, and sep
+        sizes = plan.length[runs]
+        spans = sizes + (2 if plan.framed else 1 + (number == 0))  # with cls, if any, and sep
         ends = np.cumsum(spans)
         heads = np.flatnonzero(number == 0)
         used = np.add.reduceat(spans, heads) if len(heads) else np.zeros(0, np.int64)
         before = ends - spans - np.repeat((ends - spans)[heads], counts)  # within the row
         place = row * length + before
-        has_cls = made.framed | (number == 0)
+        has_cls = plan.framed | (number == 0)
 
         tokens = np.full(len(rows) * length, self._vocabulary.pad, np.int32)
         tokens[place[has_cls]] = self._vocabulary.cls
         tokens[place + spans - 1] = self._vocabulary.sep
-        self._cache.read(made.start[runs], sizes, tokens, place + has_cls)
+        self._cache.read(plan.start[runs], sizes, tokens, place + has_cls)
         real = np.arange(length) < used[:, None]  # [n l]
         arrays = {"tokens": tokens.reshape(len(rows), length)}
-        if made.framed:
+        if plan.framed:
             arrays["segment"] = _spread(real, np.repeat(number + 1, spans))
             arrays["position"] = _spread(real, ragged_arange(spans))
         else:
             arrays["segment"] = real.astype(np.int32)
             arrays["position"] = _spread(real, ragged_arange(used))
-        if made.next is not None:
+        if plan.next is not None:
             arrays["type"] = _spread(real, np.repeat(number, spans))
-            arrays["next"] = made.next[rows]
+            arrays["next"] = plan.next[rows]
         if self._options.word_start:
             starts = self._word_starts[tokens]
             starts[place + has_cls] = True  # where a run begins within a word

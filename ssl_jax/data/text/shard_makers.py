@@ -29,9 +29,9 @@ class Task(NamedTuple):
     facts: dict[str, Any]
 
 
-def make_shard(task: Task, made: Tokenizer) -> dict[str, Any]:
+def make_shard(task: Task, tokenizer: Tokenizer) -> dict[str, Any]:
     """Tokenizes and writes a shard. Returns its record."""
-    dtype = token_cache.dtype_of(made.vocabulary)
+    dtype = token_cache.dtype_of(tokenizer.vocabulary)
     ids: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
     pieces: list[str] = []
@@ -40,8 +40,8 @@ def make_shard(task: Task, made: Tokenizer) -> dict[str, Any]:
 
     def encode() -> None:
         nonlocal pieces, waiting
-        found, counts = made.encode(pieces)
-        ids.append(found.astype(dtype))
+        tokens, counts = tokenizer.encode(pieces)
+        ids.append(tokens.astype(dtype))
         lengths.append(counts)
         pieces, waiting = [], 0
 
@@ -70,15 +70,15 @@ def make_shard(task: Task, made: Tokenizer) -> dict[str, Any]:
         names=np.frombuffer(b"".join(encoded), np.uint8),
         name_ends=np.cumsum([len(name) for name in encoded], dtype=np.int64),
     )
-    unknown = int(np.count_nonzero(tokens == made.vocabulary.unk))
+    unknown = int(np.count_nonzero(tokens == tokenizer.vocabulary.unk))
     return token_cache.write_shard(task.path, shard, {**task.facts, "unknown": unknown})
 
 
 class Makers:
     """Makes shards, here or in worker processes, and hands back their records in order."""
 
-    def __init__(self, workers: int, made: Tokenizer):
-        self._workers, self._tokenizer = workers, made
+    def __init__(self, workers: int, tokenizer: Tokenizer):
+        self._workers, self._tokenizer = workers, tokenizer
         self._pool: ProcessPoolExecutor | None = None
         self._waiting: collections.deque[Any] = collections.deque()
 

@@ -83,14 +83,16 @@ class TextKind(Kind):
         options = fields.read(self.options(values), values, WHERE)
         if not self._is_labelled(values):
             make = self.corpus or self.cache
-            made = make(location, **_own(make, options))
+            corpus = make(location, **_own(make, options))
             read = text_source.TextOptions.of(options)
-            return text_source.Text(made, read, request.seed, values)
+            return text_source.Text(corpus, read, request.seed, values)
         task = self.task_of(location, options)
         read = examples_lib.TaskOptions.of(task, options)
-        made = self.examples(location, task, **_own(self.examples, options))
-        opened = labelled_text.Passages if isinstance(made, Corpus) else labelled_text.Labelled
-        return opened(made, read)
+        examples = self.examples(location, task, **_own(self.examples, options))
+        labelled = (
+            labelled_text.Passages if isinstance(examples, Corpus) else labelled_text.Labelled
+        )
+        return labelled(examples, read)
 
     def facts(self, location: str, values: Mapping[str, Any]) -> Facts | None:
         return self.known(location) if self.known else None

@@ -72,24 +72,31 @@ OPTIONS = Section({key: kind for group in _GROUPS for key, kind in section(group
 
 
 class Text:
-    """A corpus or a token cache, in all its splits."""
+    """A corpus or a token cache, in all its splits.
+
+    Args:
+      text: the corpus or the cache.
+      options: how its tokens are read.
+      seed: of the rows.
+      values: the options that were set.
+    """
 
     def __init__(
-        self, made: Corpus | TokenCache, options: TextOptions, seed: int, given: Mapping[str, Any]
+        self, text: Corpus | TokenCache, options: TextOptions, seed: int, values: Mapping[str, Any]
     ):
-        self._made, self._options, self._seed, self._given = made, options, seed, given
-        self.splits: tuple[str, ...] = tuple(made.splits)
+        self._text, self._options, self._seed, self._values = text, options, seed, values
+        self.splits: tuple[str, ...] = tuple(text.splits)
 
     @functools.cached_property
     def cache(self) -> TokenCache:
         """The tokens, prepared now if they are not yet."""
         options, preparation = self._options, self._options.preparation
-        if isinstance(self._made, TokenCache):
-            cache = self._made
-            _check_tokenizer(cache, options.tokenizer, self._given)
+        if isinstance(self._text, TokenCache):
+            cache = self._text
+            _check_tokenizer(cache, options.tokenizer, self._values)
         else:
             cache = prepare.cached(
-                self._made,
+                self._text,
                 options.tokenizer,
                 preparation.cache_dir,
                 workers=preparation.prepare_workers,
@@ -119,7 +126,7 @@ class Text:
         )
 
 
-def _check_tokenizer(cache: TokenCache, asked: TokenizerOptions, given: Mapping[str, Any]) -> None:
+def _check_tokenizer(cache: TokenCache, asked: TokenizerOptions, values: Mapping[str, Any]) -> None:
     """Raises UserError if the options name another tokenizer than the cache's."""
     size = cache.vocabulary.size
     if asked.vocab_size not in (None, size):
@@ -127,7 +134,7 @@ def _check_tokenizer(cache: TokenCache, asked: TokenizerOptions, given: Mapping[
             f"vocab_size is {asked.vocab_size:,}, but the tokens in {cache.directory} are those of "
             f"{size:,}; set data.options.vocab_size={size}"
         )
-    if "tokenizer" not in given:
+    if "tokenizer" not in values:
         return
     made_with = cache.manifest["identity"]["tokenizer"]
     if asked.trained:

@@ -97,7 +97,7 @@ def write_json(path: str, value: Any) -> None:
 
 def write_manifest(
     directory: str,
-    made: Tokenizer,
+    tokenizer: Tokenizer,
     splits: Mapping[str, Mapping[str, Any]],
     *,
     identity: Mapping[str, Any],
@@ -109,7 +109,7 @@ def write_manifest(
 
     Args:
       directory: of the cache.
-      made: the tokenizer.
+      tokenizer: what made the tokens.
       splits: facts of each split, in this order; `shards` are the records of its shards.
       identity: what tells it from other caches, JSON.
       class_names, num_classes: of the documents' labels.
@@ -118,8 +118,11 @@ def write_manifest(
     manifest = {
         "format": FORMAT,
         "identity": identity,
-        "tokenizer": {"hash": made.digest, "vocabulary": dataclasses.asdict(made.vocabulary)},
-        "dtype": dtype_of(made.vocabulary).name,
+        "tokenizer": {
+            "hash": tokenizer.digest,
+            "vocabulary": dataclasses.asdict(tokenizer.vocabulary),
+        },
+        "dtype": dtype_of(tokenizer.vocabulary).name,
         "class_names": class_names,
         "class_numbers": class_numbers,
         "num_classes": num_classes,
@@ -249,12 +252,12 @@ class TokenCache:
         path = os.path.join(self.directory, TOKENIZER)
         try:
             with open(path, encoding="utf-8") as file:
-                found = Tokenizer.from_json(file.read())
+                tokenizer = Tokenizer.from_json(file.read())
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-        if found.digest != self.manifest["tokenizer"]["hash"]:
+        if tokenizer.digest != self.manifest["tokenizer"]["hash"]:
             raise UserError(f"{path} is not the tokenizer with which this cache was prepared")
-        return found
+        return tokenizer
 
     def damaged(self) -> list[str]:
         """Files of shards that do not hold what was written. Reads all of them."""
@@ -337,12 +340,12 @@ class TokenCache:
         offsets = starts - self._ends[shards]
         runs = zip(*(array.tolist() for array in (shards, offsets, lengths, at)), strict=True)
         for shard, offset, length, place in runs:
-            found = self._tokens(shard)[offset : offset + length]
-            out[place : place + len(found)] = found
-            while len(found) < length:  # the document goes on in the next shard
-                shard, length, place = shard + 1, length - len(found), place + len(found)
-                found = self._tokens(shard)[:length]
-                out[place : place + len(found)] = found
+            piece = self._tokens(shard)[offset : offset + length]
+            out[place : place + len(piece)] = piece
+            while len(piece) < length:  # the document goes on in the next shard
+                shard, length, place = shard + 1, length - len(piece), place + len(piece)
+                piece = self._tokens(shard)[:length]
+                out[place : place + len(piece)] = piece
 
     def _map(self, shard: int) -> np.ndarray:
         """The tokens of a shard, memory-mapped."""

@@ -87,10 +87,10 @@ def load(path: str, *, lowercase: bool | None = None) -> Tokenizer:
     path = os.path.expanduser(path)
     if os.path.isdir(path):
         names = ("tokenizer.json", "vocab.txt", "vocab.json")
-        found = [name for name in names if os.path.exists(os.path.join(path, name))]
-        if not found:
+        present = [name for name in names if os.path.exists(os.path.join(path, name))]
+        if not present:
             raise UserError(f"tokenizer {path} holds no tokenizer: {_FILES}")
-        path = os.path.join(path, found[0])
+        path = os.path.join(path, present[0])
     if not os.path.isfile(path):
         raise UserError(
             f"tokenizer {path!r} is neither {' nor '.join(FAMILIES)} nor a file: {_FILES}."

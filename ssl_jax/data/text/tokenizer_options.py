@@ -115,21 +115,21 @@ class TokenizerOptions:
         if not self.trained:
             return self.load()
         split = "train" if "train" in corpus.splits else corpus.splits[0]
-        found = False
+        has_text = False
 
         def texts() -> Iterator[str]:
-            nonlocal found
+            nonlocal has_text
             kept, number = True, 0
             for part in corpus.parts(split):
                 if not part.continues:
                     kept = _drawn(number, self.tokenizer_fraction)
                     number += 1
                 if kept:
-                    found = True
+                    has_text = True
                     yield part.text
 
         lowercase = self.lowercase is not False
-        made = tokenizer_training.train(
+        tokenizer = tokenizer_training.train(
             texts,
             self.tokenizer,
             self.vocab_size,
@@ -137,9 +137,9 @@ class TokenizerOptions:
             min_count=self.min_count,
             sentinels=self.sentinels,
         )
-        if not found:
+        if not has_text:
             raise UserError(f"{corpus.title}[{split}] has no text to train a tokenizer on")
-        return made
+        return tokenizer
 
 
 def _drawn(number: int, fraction: float) -> bool:

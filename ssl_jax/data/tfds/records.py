@@ -44,10 +44,10 @@ def splits(location: str, builder: Any, known: Iterable[str]) -> tuple[str, ...]
     Raises:
       UserError: it is not prepared and none are known.
     """
-    found = builder.info.splits or known
-    if not found:
+    names = builder.info.splits or known
+    if not names:
         raise _not_prepared(location, builder)
-    return tuple(found)
+    return tuple(names)
 
 
 def open_records(location: str, builder: Any, split: str) -> Any:
@@ -81,20 +81,20 @@ def _not_prepared(location: str, builder: Any) -> UserError:
 
 def key(location: str, features: Any, option: str, asked: str | None, kind: type) -> str | None:
     """The name of the one feature of this kind, or of the one asked for; None if there is none."""
-    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    names = [name for name, feature in features.items() if isinstance(feature, kind)]
     if asked is not None:
-        if asked not in found:
+        if asked not in names:
             raise UserError(
-                f"tfds:{location}: {option} {asked!r} is not one of {', '.join(found) or 'none'}."
-                f"{nearest(asked, found)}"
+                f"tfds:{location}: {option} {asked!r} is not one of {', '.join(names) or 'none'}."
+                f"{nearest(asked, names)}"
             )
         return asked
     usual = option.removesuffix("_key")
-    if usual in found or len(found) == 1:
-        return usual if usual in found else found[0]
-    if found:
+    if usual in names or len(names) == 1:
+        return usual if usual in names else names[0]
+    if names:
         raise UserError(
-            f"tfds:{location} has several features that could be it ({', '.join(found)}); set "
+            f"tfds:{location} has several features that could be it ({', '.join(names)}); set "
             f"data.options.{option}"
         )
     return None

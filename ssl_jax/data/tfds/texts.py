@@ -74,15 +74,15 @@ class TfdsExamples(Examples):
     ):  # fmt: skip
         tfds, self._builder = records_lib.open_builder(location, data_dir)
         features, text = self._builder.info.features, tfds.features.Text
-        found = records_lib.key(location, features, "text_key", text_key, text)
-        if found is None:
+        key = records_lib.key(location, features, "text_key", text_key, text)
+        if key is None:
             raise UserError(f"tfds:{location} has no text feature; features: {', '.join(features)}")
         if text_pair_key is not None:
             records_lib.key(location, features, "text_pair_key", text_pair_key, text)
         self.name, self.task, self._location = f"tfds:{location}", task, location
         known = _SPLITS.get(self._builder.name, ())
         self.splits = records_lib.splits(location, self._builder, known)
-        self._keys = Keys(found, text_pair_key, label_key)
+        self._keys = Keys(key, text_pair_key, label_key)
         label = dict(features.items()).get(label_key)
         if TASKS[task].labels_examples and isinstance(label, tfds.features.ClassLabel):
             self.class_names = tuple(label.names)
@@ -155,9 +155,9 @@ class TfdsCorpus(corpus_lib.Corpus):
         return records_lib.open_records(self._location, self._builder, split)
 
     def parts(self, split: str) -> Iterator[corpus_lib.Part]:
-        found = self._records(split)
-        for number in range(len(found)):
-            record = records_lib.read_record(self._location, split, found, number)
+        records = self._records(split)
+        for number in range(len(records)):
+            record = records_lib.read_record(self._location, split, records, number)
             text = records_lib.plain(record[self._text_key])
             label = None if self._label_key is None else int(record[self._label_key])
             yield from corpus_lib.documents(f"{split}:{number}", str(text), label)

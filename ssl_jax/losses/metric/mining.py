@@ -230,7 +230,7 @@ def hardest(
         d = distances.matrix(rows.z, columns.z, rows.square, columns.square, distance=distance)
         positive, negative = strips.positives(rows, columns), strips.negatives(rows, columns)
         farthest = jnp.argmax(jnp.where(positive, d, -1), axis=1)
-        found = []
+        hardest = []
         for i in range(max(1, len(without))):
             allowed = negative
             if without:
@@ -238,7 +238,7 @@ def hardest(
                 allowed &= (rows.label != left_out)[:, None]
                 allowed &= columns.label[None, :] != left_out[:1]
             near = jnp.where(allowed, d, _FAR)
-            found.append(
+            hardest.append(
                 Hardest(
                     farthest.astype(jnp.int32),
                     jnp.argmin(near, axis=1).astype(jnp.int32),
@@ -247,7 +247,7 @@ def hardest(
                     near.min(axis=1),
                 )
             )
-        return tuple(found)
+        return tuple(hardest)
 
     extra = {str(i): jnp.full(labels.shape, label) for i, label in enumerate(without)}
     return strips.per_anchor(search, jax.lax.stop_gradient(z), labels, **extra)
@@ -284,8 +284,8 @@ def _distances_to(distance: str, z: Array, rows: tuple[Array, ...]) -> tuple[Arr
         anchor, *others = (z[part] for part in rows)
         return tuple(distances.paired(anchor, other, distance=distance) for other in others)
 
-    found = jax.lax.map(strip, _split(rows, z))
-    return tuple(d.reshape(-1)[: len(rows[0])] for d in found)
+    strips = jax.lax.map(strip, _split(rows, z))
+    return tuple(d.reshape(-1)[: len(rows[0])] for d in strips)
 
 
 def _split(columns: tuple[Array, ...], z: Array) -> tuple[Array, ...]:

@@ -101,9 +101,9 @@ def _closest_of_others(
     without = labels[one], labels[two]
     others = hardest(z, labels, distance=distance, without=without)
     for label, search in zip(without, others, strict=True):
-        i, j, found = _closest(search)
+        i, j, is_pair = _closest(search)
         one, two, exists = (
-            jnp.where(labels == label, x, y) for x, y in ((i, one), (j, two), (found, exists))
+            jnp.where(labels == label, x, y) for x, y in ((i, one), (j, two), (is_pair, exists))
         )
     return distances.paired(z[one], z[two], distance=distance), exists
 

@@ -97,13 +97,13 @@ def generate_texts(
         chunk += [chunk[0]] * (size - len(chunk))
         padded = [row + [method.end_token] * (width - len(row)) for row in chunk]
         lengths = np.array([len(row) for row in chunk], np.int32)
-        found = jax.device_get(
+        completions = jax.device_get(
             _generate(
                 method, sampling, w, np.array(padded, np.int32), lengths,
                 keys[start : start + size], stops,
             )
         )  # fmt: skip
-        for tokens, count in zip(found.tokens, found.lengths, strict=True):
+        for tokens, count in zip(completions.tokens, completions.lengths, strict=True):
             texts.append(_text(tokenizer, contents, tokens[:count].tolist(), stop))
     return texts[: len(rows)]
 

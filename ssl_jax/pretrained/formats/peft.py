@@ -117,13 +117,13 @@ def read_config(folder: str) -> dict[str, Any]:
             raise UserError(f"{path} has {key} {config[key]!r}; only {plain!r} is supported")
     base = str(config.get("base_model_name_or_path"))
     folders = [base, os.path.join(folder, base), os.path.join(folder, "base")]
-    found = next((b for b in folders if os.path.exists(os.path.join(b, "config.json"))), None)
-    if found is None:
+    base_folder = next((b for b in folders if os.path.exists(os.path.join(b, "config.json"))), None)
+    if base_folder is None:
         raise UserError(
             f"{path} names the base model {base!r}, which is no folder here; put its files into "
             f"{folders[-1]}"
         )
-    return {"r": rank, "lora_alpha": alpha, "base": found}
+    return {"r": rank, "lora_alpha": alpha, "base": base_folder}
 
 
 def read_adapter(
