@@ -207,6 +207,8 @@ class Method(abc.ABC):
     # Whether the loss is a mean over examples (or over parts of them, see `Aux.weight`). The
     # gradients of micro-batches are then accumulated, without a second forward pass.
     decomposes: ClassVar[bool] = False
+    # Whether training reads the labels of the data.
+    learns_from_labels: ClassVar[bool] = False
     # Whether tables name the trained net by its encoder and how that was trained ("vit, frozen")
     # instead of by `title`: of methods that train a head on any encoder.
     named_by_encoder: ClassVar[bool] = False

@@ -64,6 +64,7 @@ class Distill(OneViewMethod):
     """
 
     title: ClassVar[str] = "distillation"
+    learns_from_labels: ClassVar[bool] = True
 
     hyper: HyperParameters
     student: Classifier

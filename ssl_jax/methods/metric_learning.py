@@ -162,6 +162,7 @@ class MetricLearning(OneViewMethod, EncoderFeatures):
     """
 
     title: ClassVar[str] = "metric learning"
+    learns_from_labels: ClassVar[bool] = True
 
     hyper: HyperParameters
     encoder: Net

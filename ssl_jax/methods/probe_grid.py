@@ -122,6 +122,7 @@ class ProbeGrid(OneViewMethod):
 
     title: ClassVar[str] = "probe grid"
     decomposes: ClassVar[bool] = True
+    learns_from_labels: ClassVar[bool] = True
     named_by_encoder: ClassVar[bool] = True
 
     hyper: HyperParameters

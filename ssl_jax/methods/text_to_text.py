@@ -57,6 +57,7 @@ class TextToText(EncoderDecoderMethod):
     """
 
     title: ClassVar[str] = "text-to-text"
+    learns_from_labels: ClassVar[bool] = True
 
     hyper: HyperParameters
     num_classes: int

@@ -18,7 +18,6 @@ from ssl_jax import config as config_lib
 from ssl_jax import evals
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.metric import SPREAD
-from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.pretrained.trained_run import TrainedRun
 
 NAME = "README.md"
@@ -125,7 +124,7 @@ def card(run: TrainedRun, folder: str, library: str, facts: Facts) -> str:
         + (f", {classes} classes" if classes else ""),
         f"- stored size: {image[0]}x{image[1]}, {image[2]} channel{'s' * (image[2] > 1)}",
         "- labels in training: "
-        + ("yes" if isinstance(method, Labelled) else "none; only the scores below use them"),
+        + ("yes" if method.learns_from_labels else "none; only the scores below use them"),
     ]
     values = "standardised by channel" if statistics else "values in [0, 1]"
     inputs = [f"{kind} images of {height}x{width} pixels, {values}."]

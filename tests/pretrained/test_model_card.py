@@ -83,11 +83,17 @@ def test_views_with_changes_of_their_own_are_exported():
 
 def test_without_results_and_licence_the_card_says_so(run):
     card = model_card.card(run, "out", "ssl_jax", Facts())
+    assert "- labels in training: none" in card
     assert "license: unknown\n" in card and "The run has no final results." in card
     assert "Not stated. The licence of the weights may depend on that of the data" in card
     with pytest.raises(UserError, match="--license='my own' is no identifier") as told:
         next(export.export(run, "hf", "out", Facts("my own")))
     assert "\n" not in str(told.value)
+
+
+def test_a_card_tells_of_methods_that_learn_from_labels():
+    card = model_card.card(run_of("metric-triplet"), "out", "ssl_jax", Facts())
+    assert "- labels in training: yes" in card
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class Labelled(OneViewMethod):
 
     # Entries of a batch that the loss takes besides the outputs of the head.
     targets: ClassVar[tuple[str, ...]] = ("label",)
+    learns_from_labels: ClassVar[bool] = True
     named_by_encoder: ClassVar[bool] = True
 
     hyper: HyperParameters
