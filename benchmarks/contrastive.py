@@ -180,7 +180,7 @@ def products(za, zb):
     import jax
     import jax.numpy as jnp
 
-    from ssl_jax.losses.contrastive import BLOCK_SIZE
+    from ssl_jax.losses.implementation import BLOCK_SIZE
 
     size = min(BLOCK_SIZE, 2 * len(za))
     z = jnp.concatenate([za, zb]).reshape(-1, size, DIMENSIONS)

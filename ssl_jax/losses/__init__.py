@@ -3,8 +3,6 @@
 from ssl_jax.losses.clusters import cluster_cross_entropy
 from ssl_jax.losses.colorization import rebalancing_weights, soft_cross_entropy
 from ssl_jax.losses.contrastive import (
-    choose_implementation,
-    choose_one_sided,
     info_nce,
     margin_triplet,
     nt_logistic,
@@ -12,6 +10,7 @@ from ssl_jax.losses.contrastive import (
     unit_length,
 )
 from ssl_jax.losses.cpc import cpc
+from ssl_jax.losses.implementation import choose_implementation, choose_one_sided
 from ssl_jax.losses.inpainting import (
     discriminator_loss,
     generator_loss,

@@ -15,6 +15,14 @@ from ssl_jax.core import batch_axes
 from ssl_jax.core.arrays import Array, Scalar
 from ssl_jax.losses import blockwise, pair_plan, pairs
 from ssl_jax.losses.blockwise import Negatives
+from ssl_jax.losses.implementation import (
+    BLOCK_SIZE,
+    IMPLEMENTATIONS,
+    ONE_SIDED,
+    check_implementation,
+    choose_implementation,
+    tile_size,
+)
 from ssl_jax.losses.tiles import (
     MASKED,
     MAX_CONSTANT_SHIFT,
@@ -22,16 +30,6 @@ from ssl_jax.losses.tiles import (
     row_products,
     similarity,
 )
-
-IMPLEMENTATIONS = ("auto", "dense", "blockwise", "ring")
-# Implementations of the losses whose anchors all come from one view.
-ONE_SIDED = ("auto", "dense", "blockwise")
-# Default number of views on a side of a tile: 4 MiB of float32.
-BLOCK_SIZE = 1024
-# "auto" stores the whole similarity matrix if it takes at most this many bytes on a device.
-DENSE_BYTES = 16 * 2**20
-# "auto" gathers all embeddings on each device if they take at most this many bytes.
-KEYS_BYTES = 2**30
 
 
 def unit_length(
@@ -109,7 +107,7 @@ def nt_xent(
         )
     _check_negatives(negatives, za.shape[1])
     is_constant = check_temperature(temperature)
-    _check_implementation(implementation, IMPLEMENTATIONS, block_size)
+    check_implementation(implementation, IMPLEMENTATIONS, block_size)
     # Both factors of a similarity are divided by the square root of the temperature.
     scale = 1 / jnp.sqrt(temperature)
     if l2_normalize:
@@ -143,9 +141,7 @@ def nt_xent(
             negatives = unit_length(negatives, scale=scale)
         else:
             negatives = (negatives * scale).astype(negatives.dtype)
-        plan = pair_plan.Plan(
-            _block_size(implementation, n, len(negatives), block_size), shift=shift
-        )
+        plan = pair_plan.Plan(tile_size(implementation, n, len(negatives), block_size), shift=shift)
         lse_a, lse_b = (
             jnp.logaddexp(lse, pairs.statistics(z, negatives, columns=pairs.WHOLE, plan=plan).lse)
             for lse, z in ((lse_a, za), (lse_b, zb))
@@ -208,7 +204,7 @@ def info_nce(
     """
     _check_shapes("info_nce", queries, keys)
     is_constant = check_temperature(temperature)
-    _check_implementation(implementation, ONE_SIDED, block_size)
+    check_implementation(implementation, ONE_SIDED, block_size)
     n, d = queries.shape
     if in_batch is None:
         in_batch = negatives is None
@@ -226,7 +222,7 @@ def info_nce(
     else:
         queries = (queries / temperature).astype(queries.dtype)
     plan = pair_plan.Plan(
-        _block_size(implementation, n, n * in_batch + _rows(negatives), block_size),
+        tile_size(implementation, n, n * in_batch + _rows(negatives), block_size),
         shift=_bound(temperature) if l2_normalize and is_constant else None,
     )
     parts = []
@@ -283,14 +279,14 @@ def nt_logistic(
     """
     _check_shapes("nt_logistic", za, zb)
     is_constant = check_temperature(temperature)
-    _check_implementation(implementation, ONE_SIDED, block_size)
+    check_implementation(implementation, ONE_SIDED, block_size)
     batch_axes.check_divisible(len(za), "images")
     if l2_normalize:
         za, zb = unit_length(za, scale=1 / temperature), unit_length(zb)
     else:
         za = (za / temperature).astype(za.dtype)
     plan = pair_plan.Plan(
-        _block_size(implementation, len(za), len(za), block_size),
+        tile_size(implementation, len(za), len(za), block_size),
         shift=_bound(temperature) if l2_normalize and is_constant else None,
         function=None if semi_hard else _repulsion,
         nearest=semi_hard,
@@ -341,12 +337,12 @@ def margin_triplet(
     _check_shapes("margin_triplet", za, zb)
     if not isinstance(margin, jax.core.Tracer) and not margin >= 0:
         raise ValueError(f"margin must not be negative, got {margin}")
-    _check_implementation(implementation, ONE_SIDED, block_size)
+    check_implementation(implementation, ONE_SIDED, block_size)
     batch_axes.check_divisible(len(za), "images")
     if l2_normalize:
         za, zb = unit_length(za), unit_length(zb)
     plan = pair_plan.Plan(
-        _block_size(implementation, len(za), len(za), block_size),
+        tile_size(implementation, len(za), len(za), block_size),
         softmax=False,
         function=None if semi_hard else _hinge,
         nearest=semi_hard,
@@ -357,54 +353,6 @@ def margin_triplet(
     # If the closest of the farther negatives is outside the margin, all of them are.
     violation = _hinge(stats.nearest, positive - margin) if semi_hard else stats.total
     return jnp.mean(violation), {"contrastive_accuracy": _accuracy(positive, stats.top)}
-
-
-def choose_implementation(
-    n: int, d: int, *, itemsize: int = 4, shards: int | None = None
-) -> tuple[str, str]:
-    """The choice of `implementation="auto"` of `nt_xent`.
-
-    Args:
-      n: images of the global batch.
-      d: dimensions of an embedding.
-      itemsize: bytes of one number of an embedding.
-      shards: number of devices that split the batch; default: those of the ambient mesh.
-
-    Returns:
-      (name of the implementation, reason in words).
-    """
-    shards = batch_axes.shards() if shards is None else shards
-    matrix, keys = (2 * n) ** 2 * 4 // shards, 2 * n * d * itemsize
-    if matrix <= DENSE_BYTES:
-        return "dense", f"the similarities take {_mebibytes(matrix)} per device"
-    if shards > 1 and keys > KEYS_BYTES:
-        return "ring", f"all embeddings would take {_mebibytes(keys)} on every device"
-    return "blockwise", (
-        f"the similarities would take {_mebibytes(matrix)} per device, the embeddings take "
-        f"{_mebibytes(keys)}"
-    )
-
-
-def choose_one_sided(n: int, columns: int, *, shards: int | None = None) -> tuple[str, str]:
-    """The choice of `implementation="auto"` of losses whose anchors come from one view.
-
-    Args:
-      n: anchors of the global batch.
-      columns: embeddings that each anchor is compared with.
-      shards: number of devices that split the anchors; default: those of the ambient mesh.
-
-    Returns:
-      (name of the implementation, reason in words).
-    """
-    shards = batch_axes.shards() if shards is None else shards
-    matrix = n * columns * 4 // shards
-    if matrix <= DENSE_BYTES:
-        return "dense", f"the similarities take {_mebibytes(matrix)} per device"
-    return "blockwise", f"the similarities would take {_mebibytes(matrix)} per device"
-
-
-def _mebibytes(count: int) -> str:
-    return f"{count / 2**20:,.{1 if count < 10 * 2**20 else 0}f} MiB"
 
 
 def _dense(za: Array, zb: Array) -> Negatives:
@@ -436,24 +384,8 @@ def _check_negatives(negatives: Array | None, d: int) -> None:
         raise ValueError(f"negatives must be [k {d}] like the embeddings, got {negatives.shape}")
 
 
-def _check_implementation(
-    implementation: str, known: tuple[str, ...], block_size: int | None
-) -> None:
-    if implementation not in known:
-        raise ValueError(f"unknown implementation {implementation!r}; one of {', '.join(known)}")
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size must be positive, got {block_size}")
-
-
 def _rows(x: Array | None) -> int:
     return 0 if x is None else len(x)
-
-
-def _block_size(implementation: str, n: int, columns: int, block_size: int | None) -> int | None:
-    """`pair_plan.Plan.block_size` for n anchors and `columns` columns."""
-    if implementation == "auto":
-        implementation, _ = choose_one_sided(n, columns)
-    return None if implementation == "dense" else block_size or BLOCK_SIZE
 
 
 def _bound(temperature: float | Array) -> float | None:

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from ssl_jax.core import batch_axes
 from ssl_jax.core.arrays import Array
 from ssl_jax.losses import pair_plan, pairs
-from ssl_jax.losses.contrastive import BLOCK_SIZE, choose_one_sided
+from ssl_jax.losses.implementation import BLOCK_SIZE, choose_one_sided
 from ssl_jax.losses.tiles import MASKED, row_products
 
 # Which latents are negatives, in the order of the paper's Table 2.

@@ -9,7 +9,8 @@ import pytest
 
 from ssl_jax import parallel
 from ssl_jax.losses import blockwise_schedules as schedules
-from ssl_jax.losses.contrastive import choose_implementation, nt_xent
+from ssl_jax.losses.contrastive import nt_xent
+from ssl_jax.losses.implementation import choose_implementation
 from tests.marks import slow_unless
 
 

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax import losses, parallel
 from ssl_jax.losses import instance
-from ssl_jax.losses.contrastive import choose_one_sided
+from ssl_jax.losses.implementation import choose_one_sided
 
 T = 0.2
 

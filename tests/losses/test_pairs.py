@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax import parallel
 from ssl_jax.losses import info_nce, margin_triplet, nt_logistic, pair_plan, pairs
-from ssl_jax.losses.contrastive import choose_one_sided
+from ssl_jax.losses.implementation import choose_one_sided
 from tests.marks import slow_unless
 
 # --- The oracle: the whole matrix, in float64 -----------------------------------------------------

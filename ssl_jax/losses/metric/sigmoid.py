@@ -14,7 +14,8 @@ from jaxtyping import Float
 from ssl_jax.core import batch_axes
 from ssl_jax.core.arrays import Array, Scalar
 from ssl_jax.losses import pair_plan, pairs
-from ssl_jax.losses.contrastive import BLOCK_SIZE, choose_one_sided, unit_length
+from ssl_jax.losses.contrastive import unit_length
+from ssl_jax.losses.implementation import BLOCK_SIZE, choose_one_sided
 from ssl_jax.losses.tiles import row_products
 
 
