@@ -74,7 +74,7 @@ def read_examples(texts: Sequence[str], source: data.Source, at_least: int) -> l
     """
     numbers = read_numbers("examples", texts, len(source), source.name)
     if len(numbers) < at_least:
-        raise UserError(f"--examples has {len(numbers)} number(s); name at least {at_least}")
+        raise UserError(f"--examples names {len(numbers)} of at least {at_least} examples")
     return numbers
 
 

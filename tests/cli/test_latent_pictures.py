@@ -85,7 +85,7 @@ def test_lines_are_drawn_above_those_of_pixels(vae, tmp_path):
         (["1", "400"], "--examples: '400' is not a number from 0 to 358, of digits[test]"),
         (["-1", "2"], "--examples: '-1' is not a number from 0 to 358, of digits[test]"),
         (["two", "2"], "--examples: 'two' is not a number from 0 to 358, of digits[test]"),
-        (["1"], "--examples has 1 number(s); name at least 2"),
+        (["1"], "--examples names 1 of at least 2 examples"),
     ],
 )
 def test_examples_that_are_not_there_are_named(texts, message):
