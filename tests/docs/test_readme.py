@@ -91,15 +91,18 @@ def test_what_is_said_of_lightly_is_recorded():
     pairs = list(zip(*sides, strict=True))
     assert all(one["method"] == other["method"] for one, other in pairs)
 
-    def ratios(column):
-        values = sorted(float(one[column]) / float(other[column]) for one, other in pairs)
-        return f"{values[0]:.1f} to {values[-1]:.1f} times the"
+    def ratios(column, left_out=()):
+        return sorted(
+            (f"{float(one[column]) / float(other[column]):.1f}", one["method"])
+            for one, other in pairs if one["method"] not in left_out
+        )  # fmt: skip
 
     text = " ".join(README.split())
-    assert f"{ratios('images_per_s')} images a second" in text
-    assert f"{ratios('mib')} memory" in text
-    for column in ("knn/top1", "linear/top1"):
-        assert all(abs(float(one[column]) - float(other[column])) < 0.02 for one, other in pairs)
+    speed = ratios("images_per_s", left_out=("moco_v2",))  # disturbed, see benchmarks/README.md
+    assert (speed[0][1], speed[-1][1]) == ("mae", "dino")
+    assert f"{speed[0][0]} (MAE) to {speed[-1][0]} (DINO) times the images a second" in text
+    memory = ratios("mib")
+    assert f"{memory[0][0]} to {memory[-1][0]} times the memory" in text
 
 
 def documents():
