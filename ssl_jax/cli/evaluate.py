@@ -3,9 +3,9 @@
 On the training set's own labels, or on another data set with --data; a model of labelled texts is
 scored by what it predicts. Prints a table and writes workdir/evaluations/<step>_<data>.json, with
 _<weights> or _<feature> at the end of the name where --weights or --feature are others than those
-that the run evaluates. --set=knn.k=20 sets an option of an evaluation,
---baselines=pixels,untrained scores these beside it. An evaluation that fails costs its own
-metrics; the exit code is 1 then.
+that the run evaluates. The next evaluation of the same checkpoint and data replaces the file.
+--set=knn.k=20 sets an option of an evaluation, --baselines=pixels,untrained scores these beside it.
+An evaluation that fails costs its own metrics; the exit code is 1 then.
 """
 
 from __future__ import annotations
