@@ -16,7 +16,7 @@ stable-pretraining reports them. Data, net and budget differ, so only the order 
 from ssl_jax.configs import common
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
-METHODS = ("simclr", "swav", "dino", "lejepa", "mae", "ijepa")
+METHODS = ("simclr", "mae", "dino", "lejepa", "swav", "ijepa")
 VARIANTS = ("small_shapes", "one_seed")
 VIT = {
     "batch_size": 64,
@@ -50,6 +50,7 @@ def get_sweep(variant: str = "small_shapes") -> Sweep:
         x="method",
         x_label="method",
         published="imagenette_vit_s16",
+        joined=False,
     )
-    return Sweep("methods with a ViT", by_seed(cells), setting="shapes, ViT with patches of 8",
+    return Sweep("Methods with a ViT", by_seed(cells), setting="shapes, ViT with patches of 8",
                  curves=(curve,))  # fmt: skip

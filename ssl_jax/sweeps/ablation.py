@@ -50,6 +50,7 @@ class Curve:
         `x` is then no label of the cells, and `measure` is not read.
       percent: whether the measure is a fraction, shown in %.
       matrix: whether it is drawn as a matrix with `series` as rows and `x` as columns.
+      joined: whether a line joins the points; not if the settings have no order.
       published: the table of `published.json` to compare with.
       published_measure: the column of that table, in % if `percent`. If a paper gives an order
         without values, the column "order" contains ranks, of which 1 is the worst.
@@ -71,6 +72,7 @@ class Curve:
     columns: Mapping[Hashable, str] = dataclasses.field(default_factory=dict)
     percent: bool = True
     matrix: bool = False
+    joined: bool = True
     published: str | None = None
     published_measure: str = "top1"
     published_label: str = "top-1, %"

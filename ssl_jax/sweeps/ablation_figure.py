@@ -6,6 +6,7 @@ can also be matrices.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -45,6 +46,7 @@ _STYLE = {
 }
 _PANEL, _WIDE_PANEL, _MATRIX = (3.4, 2.5), (4.4, 2.7), (4.6, 3.9)  # inches
 _HEADING = 0.62  # height in inches of the heading above a row of panels
+_BREAK = re.compile("[ _]")  # where the name of a setting goes on in a second line
 _HALO = [patheffects.withStroke(linewidth=3, foreground="white")]
 
 
@@ -239,8 +241,9 @@ def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[
         valued = [p for p in own if p.mean is not None]
         colour = COLOURS[list(colours).index(_stands_for(curve, series)) % len(COLOURS)]
         x, y = [position[p.x] + shift for p in valued], [p.mean for p in valued]
-        axes.errorbar(x, y, yerr=[p.std or 0 for p in valued], color=colour, lw=1.8, marker="o",
-                      markersize=5, capsize=0, elinewidth=1.4)  # fmt: skip
+        axes.errorbar(x, y, yerr=[p.std or 0 for p in valued], color=colour, marker="o",
+                      lw=1.8 if curve.joined else 0, markersize=5, capsize=0,
+                      elinewidth=1.4)  # fmt: skip
         if valued and series is not None:
             name = curve.names.get(series, _text(series))
             if position[valued[-1].x] == last:
@@ -256,7 +259,9 @@ def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[
     axes.yaxis.set_major_locator(MaxNLocator(5))
     names = [_text(level) for level in levels]
     long = max(map(len, names)) * len(names) > 34
-    axes.set_xticks(range(len(levels)), [n.replace(" ", "\n", 1) if long else n for n in names])
+    axes.set_xticks(
+        range(len(levels)), [_BREAK.sub("\n", n, count=1) if long else n for n in names]
+    )
     axes.set_xlim(-0.35, len(levels) - 0.65 + 0.16 * len(levels) * bool(ends))
     axes.set_xlabel(curve.x_label)
     axes.margins(y=0.15)
