@@ -543,6 +543,11 @@ ROWS = {
             "model.num_heads": 2,
             "nets.predictor.dim": 16,
             "nets.predictor.num_heads": 2,
+            # A grid that has room for the released blocks.
+            "model.patch_size": 2,
+            "method.whole_grid": False,
+            "method.max_context": 0.6,
+            "method.min_context": 5,
         },
         slow=True,
     ),
