@@ -35,14 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
-from ssl_jax.config.fields import (
-    each,
-    fraction,
-    increasing,
-    not_negative,
-    positive,
-    positive_fraction,
-)
+from ssl_jax.config.fields import fraction, not_negative, positive, positive_fraction
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images, Item
 from ssl_jax.core.length import Length
@@ -82,19 +75,13 @@ class HyperParameters:
         "Maximum number of patches of a context, as a fraction of the grid.",
     ] = 0.6
     num_targets: Annotated[int, positive, "Number of target blocks."] = _NUM_TARGETS
-    target_scale: Annotated[
-        tuple[float, float],
-        each(positive_fraction),
-        increasing,
-        "Smallest and largest area of a target block, as a fraction of the grid.",
-    ] = (0.15, 0.2)
     whole_grid: Annotated[
         bool, "Blocks may reach the last row and column and span the grid; for small grids."
     ] = False
 
 
 # Areas and aspects, Sec. 3 and App. A.1.
-_TARGET_ASPECT = (0.75, 1.5)
+TARGET = dict(scale=(0.15, 0.2), aspect=(0.75, 1.5))
 CONTEXT = dict(scale=(0.85, 1.0), aspect=(1.0, 1.0))
 
 
@@ -138,10 +125,7 @@ class IJEPA(OneViewMethod, EncoderFeatures):
 
     @property
     def _target(self) -> blocks.BlockSize:
-        hyper = self.hyper
-        return blocks.BlockSize(
-            self.grid, hyper.target_scale, _TARGET_ASPECT, whole_grid=hyper.whole_grid
-        )
+        return blocks.BlockSize(self.grid, **TARGET, whole_grid=self.hyper.whole_grid)
 
     @property
     def _context(self) -> blocks.BlockSize:

@@ -132,7 +132,6 @@ def test_the_imagenet_recipe_is_the_released_one():
         ({"model__patch_size": 8}, "a grid of 2x2 patches leaves contexts of at most 2 patches"),
         ({"model__cls_token": True}, "I-JEPA needs a ViT without a class token"),
         ({"method__min_context": 50}, "at most 38 patches, and method.min_context=50"),
-        ({"method__target_scale": (0.3, 0.2)}, "method.target_scale"),
         ({"nets__predictor__num_heads": 3}, "nets.predictor.dim 16 does not divide into 3 heads"),
     ],
 )
