@@ -153,7 +153,7 @@ def _photos(config: ConfigDict, name: str, *, epochs: float) -> None:
     config.optimizer.update(
         name="adamw", base_lr=1e-4, lr_scaling="none", weight_decay=1e-4, warmup_epochs=1.0
     )
-    config.eval.update(test_split="test", features=("z",), final_names=("retrieval",))
+    config.eval.update(test_split="test", features=("h", "z"), final_names=("retrieval",))
 
 
 def _pooled_halves(config: ConfigDict) -> None:

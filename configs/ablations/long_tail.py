@@ -33,7 +33,7 @@ _SMALL = {
     "eval.every_epochs": 0.0,
     "eval.names": (),
     "eval.final_names": ("retrieval",),
-    "eval.features": ("z",),
+    "eval.features": ("h", "z"),
     "eval.online": False,
     "eval.collapse_every_steps": 0,
     "eval.baselines": (),

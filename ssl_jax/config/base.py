@@ -34,6 +34,7 @@ Baseline = Literal[
     "majority", "bag_of_words", "tf_idf", "mfcc", "columns",
 ]  # fmt: skip
 AxisSize = Literal[-1] | Annotated[int, positive]
+with_h = Bound("'h' among them, each once", lambda a: "h" in a and len(set(a)) == len(a))
 first_and_last = Bound("none, or a first and a last one", lambda items: len(items) in (0, 2))
 
 
@@ -120,7 +121,7 @@ class Eval:
         "few_shot",
     )
     features: Annotated[
-        tuple[str, ...], not_empty, "What is evaluated at the end: h, z of the projection head ..."
+        tuple[str, ...], with_h, "What is evaluated at the end: h, z of the projection head ..."
     ] = ("h",)
     weights: Annotated[
         Literal["params", "ema", "polyak"],

@@ -28,8 +28,6 @@ def check_evaluations(experiment: Experiment) -> None:
     """
     section = experiment.config.eval
     features = tuple(section.features)
-    if len(set(features)) < len(features) or "h" not in features:
-        raise UserError(f"eval.features is {features}; name each output once and include 'h'")
     known_classes = (classes.UNSEEN, classes.SEEN, classes.ALL)
     if experiment.config.data.classes is None and section.classes not in known_classes:
         raise UserError(

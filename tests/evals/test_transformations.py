@@ -72,15 +72,11 @@ def test_a_wrong_name_is_found_before_the_run():
 
 
 def test_outputs_to_probe_are_checked_before_the_run():
-    for features, message in (
-        (("z",), "include 'h'"),
-        (("h", "h"), "name each output once"),
-        (
-            ("h", "y"),
-            "evaluation 'knn' needs the output 'y', but this method has h, z.*eval.features",
-        ),
-    ):
-        config = ROWS["simclr"].load(eval__features=features)
-        experiment = Experiment.build(config, data.spec_from_config(config.data))
-        with pytest.raises(UserError, match=message):
-            check_evaluations(experiment)
+    for features in (("z",), ("h", "h"), ()):
+        with pytest.raises(UserError, match="eval.features is .*'h' among them, each once"):
+            ROWS["simclr"].load(eval__features=features)
+    config = ROWS["simclr"].load(eval__features=("h", "y"))
+    experiment = Experiment.build(config, data.spec_from_config(config.data))
+    message = "evaluation 'knn' needs the output 'y', but this method has h, z.*eval.features"
+    with pytest.raises(UserError, match=message):
+        check_evaluations(experiment)
