@@ -75,7 +75,7 @@ def test_a_lower_perplexity_is_better():
     only = {name: {"held_out/perplexity": row["held_out/perplexity"]}
             for name, row in HELD_OUT.items()}  # fmt: skip
     page = report.render(report.ReportInputs(config={}, results=only))
-    assert "<b>152.6</b>, <b>318.5 below</b> unigram (471.1)" in page
+    assert "<b>152.6</b>, <b>318.5 below</b> the best baseline, unigram (471.1)" in page
 
 
 def test_one_predictor_alone_is_not_the_best():

@@ -29,9 +29,8 @@ def dataset(location: str, request: Request) -> Folder:
     Raises:
       UserError: no such folder, it is in a bucket, or nothing to read is in it.
     """
-    canvas = request.canvas()
     layout = folders_lib.Layout(location, EXTENSIONS, "images")
-    return Folder(layout, canvas, request.strict)
+    return Folder(layout, request.canvas(), request.strict)
 
 
 class Folder:

@@ -212,7 +212,6 @@ def test_files_that_vanish_are_unreadable(tmp_path):
         ("{tmp}/file", {}, "is not a folder"),
         ("{tmp}", {}, "no images .* below"),
         ("{tmp}", {"split": "test"}, "no images .* below"),
-        ("{tmp}", {"image_size": None}, "data.image_size is not set"),
         ("gs://bucket/images", {}, "not a local path; mount the bucket"),
         ("", {}, "names nothing; write folder:PATH"),
     ],
@@ -222,6 +221,12 @@ def test_errors(tmp_path, location, options, message):
     with pytest.raises(UserError, match=message) as caught:
         load(location.format(tmp=tmp_path), **options)
     assert "\n" not in str(caught.value)
+
+
+def test_images_need_a_size(tmp_path):
+    save(tmp_path / "a.png", 10)
+    with pytest.raises(UserError, match="data.image_size is not set"):
+        load(tmp_path, image_size=None)
 
 
 def test_names_are_kept_small(tmp_path):
