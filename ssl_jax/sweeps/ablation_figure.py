@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -105,14 +105,17 @@ def figure(
     heading_width = size[0] / (1 + beside)
     _heading(halves[0], f"Measured: {setting}", heading_width)
     order = _colour_order(curves, ours, theirs)
-    titles = [curve.measure_label for curve in curves]
+    titles = [curve.measure_label + _restriction(curve, curve.where) for curve in curves]
     _panels(halves[0], curves, ours, order, titles, _correlations(curves, ours))
     tables = list({curve.published: ablation.table_of(curve) for curve in curves}.values())
     tables = [table for table in tables if table is not None]
     if has_published:
         sources = [f"{table.paper}, {table.place}: {table.setting}" for table in tables]
         _heading(halves[1], f"Published: {'; '.join(sources)}", heading_width)
-        _panels(halves[1], curves, theirs, order, [curve.published_label for curve in curves])
+        titles = [
+            curve.published_label + _restriction(curve, _published(curve)) for curve in curves
+        ]
+        _panels(halves[1], curves, theirs, order, titles)
     claims = [f"Published: {t.paper}, {t.place}: {t.claim}." for t in tables if t.claim]
     if claims:
         text = textwrap.fill(" ".join(claims), int(size[0] * 14))
@@ -177,13 +180,13 @@ def _panels(
     all_axes = np.ravel(part.subplots(1, len(curves), squeeze=False))
     ends: list[tuple[Axes, list[_End]]] = []
     for number, (axes, curve, own) in enumerate(zip(all_axes, curves, points, strict=True)):
-        heading = titles[number] + _restriction(curve)
+        heading = titles[number]
         if number in correlations:
             heading += f"\nrank correlation {correlations[number]}"
         axes.set_title(heading, loc="left", fontsize=10, color=INK)
         if not any(point.mean is not None for point in own):
             axes.set_axis_off()
-            axes.set_title("")
+            axes.set_title("", loc="left")
             axes.text(0.5, 0.5, "no published value", ha="center", color=MUTED,
                       transform=axes.transAxes)  # fmt: skip
         elif curve.matrix:
@@ -203,9 +206,15 @@ def _panels(
         _name_ends(axes, line_ends)
 
 
-def _restriction(curve: Curve) -> str:
-    """The curve's `where` as text, which distinguishes panels of the same measure."""
-    return "".join(f", {key} {value}" for key, value in curve.where.items())
+def _restriction(curve: Curve, labels: Container[str]) -> str:
+    """The part of the curve's `where` as text that distinguishes panels of the same measure."""
+    return "".join(f", {key} {value}" for key, value in curve.where.items() if key in labels)
+
+
+def _published(curve: Curve) -> set[str]:
+    """The labels of the published rows."""
+    table = ablation.table_of(curve)
+    return set().union(*table.rows) if table else set()
 
 
 def _levels(points: Sequence[Point], name: str) -> list[Any]:
