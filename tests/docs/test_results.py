@@ -108,6 +108,22 @@ def test_the_table_of_adapters_is_that_of_the_recorded_runs(page):
         assert scores == expected(runs, way, ["task/accuracy", "task/macro_f1"]), way
 
 
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [("digits", "## On unseen digits"), ("shapes", "## On unseen combinations")],
+)
+def test_the_tables_of_metric_learning_are_those_of_the_recorded_runs(name, heading):
+    with (RESULTS / f"metric_learning_{name}.csv").open(encoding="utf-8") as file:
+        runs = [{**run, "method": run["loss"]} for run in csv.DictReader(file)]
+    page = RESULTS.parent / "docs" / "metric-learning.md"
+    rows = rows_of(page.read_text(encoding="utf-8"), heading)
+    columns = ["retrieval/recall_1", "retrieval/map_r", "z/retrieval/recall_1", "z/retrieval/map_r"]
+    for loss in dict.fromkeys(run["loss"] for run in runs):
+        label = "SimCLR" if loss == "simclr" else f"`{loss}`"
+        assert rows[label] == expected(runs, loss, columns), loss
+    assert rows["raw pixels"][:2] == expected(runs, "simclr", columns[:2], "raw pixels/")
+
+
 def test_the_table_of_desiderata_is_that_of_the_recorded_runs():
     with (RESULTS / "properties_shapes.csv").open(encoding="utf-8") as file:
         runs = {run["method"]: run for run in csv.DictReader(file)}
