@@ -11,13 +11,19 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from jaxtyping import Float
 
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
 from ssl_jax.data import masks as masks_lib
 from ssl_jax.data.image import Canvas, largest_wide_value
 from ssl_jax.data.masks import Masks
 from ssl_jax.data.names import Names
-from ssl_jax.data.source import MAX_REPLACEMENTS, Arrays, Problem, Source
+from ssl_jax.data.source import (
+    MAX_REPLACEMENTS,
+    Arrays,
+    Problem,
+    Source,
+    none_readable,
+    unreadable,
+)
 from ssl_jax.modalities.image import IMAGE
 
 _LOOKED_AT = 64  # images of a source, to note what is unusual about them
@@ -220,19 +226,9 @@ class EncodedSource(ImageSource):
                     break
                 except Exception as error:  # Pillow's readers raise all kinds on broken files
                     name = self.example_name(candidate)
-                    reason = f"{type(error).__name__}: {error}"
-                    if self.strict:
-                        raise UserError(
-                            f"unreadable image {name} ({reason}); remove it, or set "
-                            "data.strict=False to replace it by the next readable one"
-                        ) from error
-                    problems.append(Problem(row, name, reason))
+                    problems.append(unreadable("image", row, name, error, strict=self.strict))
             else:
-                first = problems[-tries]
-                raise UserError(
-                    f"no readable image among {tries} of {self.name} in a row; first: "
-                    f"{first.name} ({first.error})"
-                )
+                raise none_readable("image", self.name, problems[-tries:])
         arrays = {**images, "label": labels, "index": indices.astype(np.int32)}
         return arrays | self.labels_of(examples), problems
 

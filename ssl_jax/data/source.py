@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
 
 # More unreadable images in a row than this mean that the whole data set is broken.
@@ -28,6 +29,42 @@ class Problem(NamedTuple):
     row: int
     name: str
     error: str
+
+
+def unreadable(noun: str, row: int, name: str, error: Exception, *, strict: bool) -> Problem:
+    """The problem of an example whose reader raised `error`.
+
+    Args:
+      noun: what examples are, singular, for messages: "image".
+      row: of the batch.
+      name: of the example.
+      error: what its reader raised.
+      strict: whether an example that cannot be read stops the run.
+
+    Raises:
+      UserError: `strict` is set.
+    """
+    reason = f"{type(error).__name__}: {error}"
+    if strict:
+        raise UserError(
+            f"unreadable {noun} {name} ({reason}); remove it, or set data.strict=False to replace "
+            "it by the next readable one"
+        ) from error
+    return Problem(row, name, reason)
+
+
+def none_readable(noun: str, source: str, problems: Sequence[Problem]) -> UserError:
+    """The error where `problems` are all examples that could take the place of one.
+
+    Args:
+      noun: what examples are, singular.
+      source: its name.
+      problems: in the order of the attempts.
+    """
+    return UserError(
+        f"no readable {noun} among {len(problems)} of {source} in a row; first: "
+        f"{problems[0].name} ({problems[0].error})"
+    )
 
 
 @dataclasses.dataclass

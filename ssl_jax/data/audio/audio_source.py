@@ -21,7 +21,14 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import DataSpec
 from ssl_jax.data import counter
 from ssl_jax.data.audio.recordings import Recordings, Selected
-from ssl_jax.data.source import MAX_REPLACEMENTS, Arrays, Problem, Source
+from ssl_jax.data.source import (
+    MAX_REPLACEMENTS,
+    Arrays,
+    Problem,
+    Source,
+    none_readable,
+    unreadable,
+)
 from ssl_jax.modalities.audio import AUDIO, PHONE, SPEAKER
 
 _LOOKED_AT = 64  # recordings of a source, to note silent ones
@@ -195,18 +202,10 @@ class AudioSource(Source):
         problems: list[Problem] = []
         tries = min(MAX_REPLACEMENTS, len(self.recordings))
         while True:
-            name, reason = self.recordings.name(recording), f"{type(error).__name__}: {error}"
-            if self.strict:
-                raise UserError(
-                    f"unreadable recording {name} ({reason}); remove it, or set "
-                    "data.strict=False to replace it by the next readable one"
-                ) from error
-            problems.append(Problem(row, name, reason))
+            name = self.recordings.name(recording)
+            problems.append(unreadable("recording", row, name, error, strict=self.strict))
             if len(problems) == tries:
-                raise UserError(
-                    f"no readable recording among {tries} of {self.name} in a row; first: "
-                    f"{problems[0].name} ({problems[0].error})"
-                )
+                raise none_readable("recording", self.name, problems)
             recording = (recording + 1) % len(self.recordings)
             (start,) = self._starts(
                 np.array([recording]), np.array([0]), np.array([where])
