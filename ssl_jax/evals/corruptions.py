@@ -86,12 +86,12 @@ def evaluate_model(
         test = _labelled(prober.features(encode, prober.test, subset), "test")
         return knn.evaluate(train, test, num_classes=prober.num_classes, k=k)["top1"]
 
-    hits = np.array([[accuracy(name, severity) for severity in severities] for name in names])
+    scores = np.array([[accuracy(name, severity) for severity in severities] for name in names])
     return {
-        "mean": float(hits.mean()),
+        "mean": float(scores.mean()),
         "clean": accuracy(None, 0),
-        **{f"severity_{s}": float(x) for s, x in zip(severities, hits.mean(axis=0), strict=True)},
-        **{name: float(x) for name, x in zip(names, hits.mean(axis=1), strict=True)},
+        **{f"severity_{s}": float(x) for s, x in zip(severities, scores.mean(axis=0), strict=True)},
+        **{name: float(x) for name, x in zip(names, scores.mean(axis=1), strict=True)},
     }
 
 

@@ -22,9 +22,8 @@ def check_evaluations(experiment: Experiment) -> None:
 
     Raises:
       UserError: an evaluation or option does not exist; `eval.classes` without `data.classes` names
-        classes; an evaluation takes an output that the
-        method does not have, or one of another rank; the data do not have a baseline; no
-        evaluation measures `checkpoint.best_metric`.
+        classes; an evaluation takes an output that the method does not have, or one of another
+        rank; the data do not have a baseline; no evaluation measures `checkpoint.best_metric`.
     """
     section = experiment.config.eval
     features = tuple(section.features)
