@@ -50,8 +50,8 @@ def rows_of(text, heading):
     return {label: cells.replace("*", "").split(" | ") for label, cells in rows}
 
 
-def expected(runs, method, columns, prefix=""):
-    own = [run for run in runs if run["method"] == method]
+def expected(runs, method, columns, prefix="", by="method"):
+    own = [run for run in runs if run[by] == method]
     return [
         shown([100 * decimal.Decimal(run[prefix + column]) for run in own]) for column in columns
     ]

@@ -1,6 +1,5 @@
 """The tables of results/README.md are those of the CSV files beside it."""
 
-import csv
 import decimal
 import pathlib
 
@@ -10,9 +9,10 @@ import pytest
 from ssl_jax.data.kinds import shapes
 from ssl_jax.evals.metric import find
 from ssl_jax.evals.properties.metrics import METRICS, PROPERTIES
-from tests.docs.test_readme import BASELINES, expected, rows_of
+from tests.docs.test_readme import BASELINES, expected, recorded, rows_of
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results"
+README = (RESULTS / "README.md").read_text(encoding="utf-8")
 SHOTS = (1, 2, 4, 8)
 
 
@@ -30,17 +30,15 @@ def cells(run, prefix):
 
 
 def test_the_table_of_fashion_mnist_is_that_of_the_recorded_run():
-    with (RESULTS / "simclr_fashion.csv").open(encoding="utf-8") as file:
-        run = next(csv.DictReader(file))
-    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Fashion-MNIST")
+    (run,) = recorded("simclr_fashion.csv")
+    rows = rows_of(README, "## Fashion-MNIST")
     expected = {label: cells(run, prefix) for label, prefix in BASELINES.items()}
     assert rows == {**expected, "SimCLR": cells(run, "")}
 
 
 def test_the_table_of_newer_methods_is_that_of_the_recorded_runs():
-    with (RESULTS / "methods_digits_newer.csv").open(encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
-    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Newer methods")
+    runs = recorded("methods_digits_newer.csv")
+    rows = rows_of(README, "## Newer methods")
     del rows["method"]
     columns = ["few_shot/1", "few_shot/8", "knn/top1", "linear/top1"]
     columns.append("untrained encoder/few_shot/1")
@@ -51,9 +49,8 @@ def test_the_table_of_newer_methods_is_that_of_the_recorded_runs():
 
 
 def test_the_table_of_pretext_tasks_is_that_of_the_recorded_runs():
-    with (RESULTS / "pretext_shapes.csv").open(encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
-    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Pretext tasks")
+    runs = recorded("pretext_shapes.csv")
+    rows = rows_of(README, "## Pretext tasks")
     del rows["task"]
     scores = ("few_shot/8", "knn/top1", "linear/top1")
     columns = [prefix + score for score in scores for prefix in ("", "untrained encoder/")]
@@ -64,28 +61,26 @@ def test_the_table_of_pretext_tasks_is_that_of_the_recorded_runs():
 
 
 def test_the_table_of_cpc_on_speech_is_that_of_the_recorded_runs():
-    with (RESULTS / "cpc_speech.csv").open(encoding="utf-8") as file:
-        runs = [{**run, "method": run["net"]} for run in csv.DictReader(file)]
-    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## CPC on synthetic")
+    runs = recorded("cpc_speech.csv")
+    rows = rows_of(README, "## CPC on synthetic")
     columns = ["phone/top1", "phone_mlp/top1", "speaker/top1"]
     for label, prefix in (
         ("untrained encoder", "untrained encoder/"),
         ("MFCC", "MFCC/"),
         ("CPC", ""),
     ):
-        assert rows[label][:3] == expected(runs, "cpc", columns, prefix), label
+        assert rows[label][:3] == expected(runs, "cpc", columns, prefix, by="net"), label
     phone, _, speaker = rows["supervised"][:3]
-    assert [phone] == expected(runs, "supervised_phone", columns[:1])
-    assert [speaker] == expected(runs, "supervised_speaker", columns[2:])
+    assert [phone] == expected(runs, "supervised_phone", columns[:1], by="net")
+    assert [speaker] == expected(runs, "supervised_speaker", columns[2:], by="net")
     ahead = [f"held_out/step_{i}_accuracy" for i in range(1, 13)]
-    falling = [float(cell.split(" ")[0]) for cell in expected(runs, "cpc", ahead)]
+    falling = [float(cell.split(" ")[0]) for cell in expected(runs, "cpc", ahead, by="net")]
     assert falling == sorted(falling, reverse=True)
 
 
 def test_the_table_of_cpc_on_shapes_is_that_of_the_recorded_runs():
-    with (RESULTS / "cpc_images_shapes.csv").open(encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
-    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## CPC on drawn shapes")
+    runs = recorded("cpc_images_shapes.csv")
+    rows = rows_of(README, "## CPC on drawn shapes")
     columns = ["few_shot/8", "few_shot/32", "few_shot/128", "knn/top1", "linear/top1"]
     for label, prefix in {**BASELINES, "CPC": ""}.items():
         assert rows[label] == expected(runs, "cpc_images", columns, prefix), label
@@ -93,8 +88,7 @@ def test_the_table_of_cpc_on_shapes_is_that_of_the_recorded_runs():
 
 @pytest.mark.parametrize("page", ["results/README.md", "docs/fine-tuning.md"])
 def test_the_table_of_adapters_is_that_of_the_recorded_runs(page):
-    with (RESULTS / "adapters_pydoc.csv").open(encoding="utf-8") as file:
-        runs = [{**run, "method": run["way"]} for run in csv.DictReader(file)]
+    runs = recorded("adapters_pydoc.csv")
     table = rows_of((RESULTS.parent / page).read_text(encoding="utf-8"), "sweeps/adapters")
     rows = [table[name] for name in list(table)[1:5]]  # the head of the table has a digit
     for way, (parameters, mib, *scores) in zip(
@@ -105,7 +99,7 @@ def test_the_table_of_adapters_is_that_of_the_recorded_runs(page):
         }
         ((count, state),) = sizes
         assert (parameters, mib) == (f"{int(count):,}", f"{int(state) / 2**20:.2f}")
-        assert scores == expected(runs, way, ["task/accuracy", "task/macro_f1"]), way
+        assert scores == expected(runs, way, ["task/accuracy", "task/macro_f1"], by="way"), way
 
 
 @pytest.mark.parametrize(
@@ -113,21 +107,19 @@ def test_the_table_of_adapters_is_that_of_the_recorded_runs(page):
     [("digits", "## On unseen digits"), ("shapes", "## On unseen combinations")],
 )
 def test_the_tables_of_metric_learning_are_those_of_the_recorded_runs(name, heading):
-    with (RESULTS / f"metric_learning_{name}.csv").open(encoding="utf-8") as file:
-        runs = [{**run, "method": run["loss"]} for run in csv.DictReader(file)]
+    runs = recorded(f"metric_learning_{name}.csv")
     page = RESULTS.parent / "docs" / "metric-learning.md"
     rows = rows_of(page.read_text(encoding="utf-8"), heading)
     columns = ["retrieval/recall_1", "retrieval/map_r", "z/retrieval/recall_1", "z/retrieval/map_r"]
     for loss in dict.fromkeys(run["loss"] for run in runs):
         label = "SimCLR" if loss == "simclr" else f"`{loss}`"
-        assert rows[label] == expected(runs, loss, columns), loss
-    assert rows["raw pixels"][:2] == expected(runs, "simclr", columns[:2], "raw pixels/")
+        assert rows[label] == expected(runs, loss, columns, by="loss"), loss
+    assert rows["raw pixels"][:2] == expected(runs, "simclr", columns[:2], "raw pixels/", by="loss")
 
 
 def test_the_table_of_desiderata_is_that_of_the_recorded_runs():
-    with (RESULTS / "properties_shapes.csv").open(encoding="utf-8") as file:
-        runs = {run["method"]: run for run in csv.DictReader(file)}
-    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Desiderata")
+    runs = {run["method"]: run for run in recorded("properties_shapes.csv")}
+    rows = rows_of(README, "## Desiderata")
     columns = [(runs["simclr"], "raw pixels/")]
     columns += [(run, prefix) for run in runs.values() for prefix in ("untrained encoder/", "")]
     names = {one.heading: one.name for one in PROPERTIES}
@@ -141,17 +133,15 @@ def test_the_table_of_desiderata_is_that_of_the_recorded_runs():
 
 
 def test_every_picture_of_the_gallery_is_of_a_recorded_run_and_small():
-    with (RESULTS / "methods_fashion.csv").open(encoding="utf-8") as file:
-        recorded = {run["method"] for run in csv.DictReader(file) if run["seed"] == "0"}
+    methods = {run["method"] for run in recorded("methods_fashion.csv") if run["seed"] == "0"}
     pictures = sorted((RESULTS / "gallery").glob("*.png"))
-    assert pictures and {path.stem for path in pictures} <= recorded
+    assert pictures and {path.stem for path in pictures} <= methods
     assert sum(path.stat().st_size for path in pictures) < 1_500_000
 
 
 def test_the_table_of_probes_is_that_of_the_recorded_runs():
-    with (RESULTS / "probe_grid_digits.csv").open(encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
-    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## A grid of probes")
+    runs = recorded("probe_grid_digits.csv")
+    rows = rows_of(README, "## A grid of probes")
     columns = ("test_h", "test_stage3_mean", "test_last2_mean", "test_last1_patches", "top1",
                "val_top1")  # fmt: skip
     for column, shown in zip(columns, rows.values(), strict=True):
@@ -162,9 +152,8 @@ def test_the_table_of_probes_is_that_of_the_recorded_runs():
 
 
 def test_the_table_of_transfer_is_that_of_the_recorded_runs():
-    with (RESULTS / "transfer_embedded.csv").open(encoding="utf-8") as file:
-        runs = {(run["set"], run["start"]): run for run in csv.DictReader(file)}
-    rows = rows_of((RESULTS / "README.md").read_text(encoding="utf-8"), "## Transfer")
+    runs = {(run["set"], run["start"]): run for run in recorded("transfer_embedded.csv")}
+    rows = rows_of(README, "## Transfer")
     assert {(name, start) for name in rows for start in ("pretrained", "random")} == set(runs)
     for name, cells in rows.items():
         both = [runs[name, start] for start in ("pretrained", "random")]
