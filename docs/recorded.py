@@ -52,11 +52,22 @@ def fashion_table() -> str:
 
 def fashion_pictures() -> str:
     """The picture of each run in `results/gallery`, with its name, in a grid."""
-    lines = ['<div class="pictures" markdown>']
-    for picture in sorted((ROOT / "results" / "gallery").glob("*.png")):
+    return _pictures("gallery", "nearest neighbours", "pictures")
+
+
+def fashion_predictions() -> str:
+    """The picture of each run in `results/gallery/predicted`, with its name, in a grid."""
+    return _pictures(
+        "gallery/predicted", "images, what it sees of them, its output", "pictures wide"
+    )
+
+
+def _pictures(folder: str, what: str, css_class: str) -> str:
+    lines = [f'<div class="{css_class}" markdown>']
+    for picture in sorted((ROOT / "results" / folder).glob("*.png")):
         title = _config_title(picture.stem)
-        lines += ["", "<figure markdown>", f"![{title}: nearest neighbours](results/gallery/"
-                  f"{picture.name})", f"<figcaption>{title}</figcaption>", "</figure>"]  # fmt: skip
+        lines += ["", "<figure markdown>", f"![{title}: {what}](results/{folder}/{picture.name})",
+                  f"<figcaption>{title}</figcaption>", "</figure>"]  # fmt: skip
     return "\n".join([*lines, "", "</div>"])
 
 
@@ -88,4 +99,8 @@ def _method_of(name: str) -> str:
     return config_lib.load(f"{name}:fashion").method.name
 
 
-PARTS = {"fashion table": fashion_table, "fashion pictures": fashion_pictures}
+PARTS = {
+    "fashion table": fashion_table,
+    "fashion pictures": fashion_pictures,
+    "fashion predictions": fashion_predictions,
+}

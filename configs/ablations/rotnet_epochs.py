@@ -5,6 +5,8 @@
 Variants:
   digits        the embedded digits, three seeds: ten minutes on two CPU cores
   small_shapes  2048 generated images in colour, three seeds: some minutes more
+  fashion       10,000 images of Fashion-MNIST, three seeds of the shortest and the longest runs:
+                one to five minutes a cell on one CPU core
   cifar10       the paper's: network in network, up to 200 epochs
   imagenet      the paper's recipe for ImageNet, AlexNet, up to 50 epochs
 
@@ -17,26 +19,35 @@ import dataclasses
 from ssl_jax.configs import scales
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
-VARIANTS = ("digits", "small_shapes", "cifar10", "imagenet")
+VARIANTS = ("digits", "small_shapes", "fashion", "cifar10", "imagenet")
 EPOCHS = {
     "digits": (5.0, 10.0, 20.0, 40.0),
     "small_shapes": (5.0, 10.0, 20.0, 40.0),
+    "fashion": (1.0, 2.0, 4.0, 8.0),
     "cifar10": (20.0, 60.0, 120.0, 200.0),
     "imagenet": (10.0, 20.0, 30.0, 50.0),
 }
+# A warm-up of an epoch would be all of the shortest run.
+OVERRIDES = {"fashion": {"optimizer.warmup_epochs": 0.5}}
 
 
 def get_sweep(variant: str = "digits") -> Sweep:
     """The grid of one variant."""
     scale = scales.scale("ablations/rotnet_epochs", variant, VARIANTS)
     data = "ImageNet, AlexNet" if variant == "imagenet" else scale.data
+    extremes = (EPOCHS[variant][0], EPOCHS[variant][-1])
     cells = [
         Cell(
             labels,
             scale.config("rotnet"),
-            {**scale.lasting(labels["epochs"]).overrides, "seed": labels["seed"]},
+            {
+                **scale.lasting(labels["epochs"]).overrides,
+                "seed": labels["seed"],
+                **OVERRIDES.get(variant, {}),
+            },
         )
         for labels in product(epochs=EPOCHS[variant], seed=scale.seeds)
+        if variant != "fashion" or labels["seed"] == 0 or labels["epochs"] in extremes
     ]
     shared = dict(x="epochs", x_label="epochs")
     curves = (

@@ -2,6 +2,7 @@
 
 import pathlib
 import runpy
+import types
 
 import numpy as np
 from PIL import Image
@@ -29,3 +30,15 @@ def test_a_picture_has_the_images_and_frames(tmp_path):
             expected = red if framed[i, j] else (255, 255, 255)
             assert (around[0] == expected).all() and (around[:, 0] == expected).all()
             assert (around[-1] == expected).all() and (around[:, -1] == expected).all()
+
+
+def test_predicted_pixels_are_below_the_originals():
+    rng = np.random.default_rng(0)
+    truth, seen, output = images = rng.random((3, 2, 4, 4, 1))  # of two examples
+    item = types.SimpleNamespace
+    found = PICTURES["rows_of"](item(inputs=None, pixels=np.stack([seen, output, truth], axis=1)))
+    again = PICTURES["rows_of"](item(inputs=truth, pixels=np.stack([seen, output], axis=1)))
+    for rows in (found, again):
+        assert not any(framed for row in rows for _, framed in row)
+        pixels = np.array([[image for image, _ in row] for row in rows])
+        np.testing.assert_array_equal(pixels, np.rint(255 * images))
