@@ -1,6 +1,7 @@
 """Eight virtual CPU devices for the whole suite, and a compilation cache shared between runs."""
 
 import collections
+import ctypes
 import gc
 import os
 import signal
@@ -40,6 +41,8 @@ _CHECKED = (
     "views.filters",
 )  # fmt: skip
 jaxtyping.install_import_hook([f"ssl_jax.{name}" for name in _CHECKED], "beartype.beartype")
+
+import jax  # noqa: E402
 
 from tests import jitted  # noqa: E402  below what has to come before jax
 
@@ -91,3 +94,20 @@ def pytest_collection_finish():
     # Modules stay, and so do most traced programs: looking for garbage among them takes time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+_MEMORY = 2.5 * 2**30  # bytes a worker may keep
+
+
+def pytest_runtest_teardown():
+    # jax keeps every program that it traced and compiled, by the end of the suite several GiB. What
+    # is needed again comes from the cache on disk.
+    if sys.platform != "linux":
+        return
+    with open("/proc/self/statm") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resident > _MEMORY:
+        jitted.forget()
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -66,6 +66,11 @@ def _program(function, structure, static, constants):
     return jax.jit(call)
 
 
+def forget():
+    """Frees the programs that are kept."""
+    _program.cache_clear()
+
+
 def jitted(function):
     """`function`, jitted where it is called with arrays and outside of a transformation."""
 
