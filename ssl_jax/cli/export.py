@@ -7,15 +7,19 @@
                   (of pretraining or of fine-tuning); a Vision Transformer as Dinov2Model,
                   Dinov2WithRegistersModel, IJepaModel, ViTMAEForPreTraining or ViTModel; a
                   ResNet as for timm
+    official      all networks of a run of DINO, iBOT, DINOv2, MAE or I-JEPA, OUT/checkpoint.pth as
+                  the released code saves it: student and teacher with their heads and prototypes,
+                  the centres; decoder or predictor. init_from reads it back
     word2vec      the vectors of words, OUT/vectors.txt and OUT/vectors.bin in the formats of
                   word2vec.c, for gensim's KeyedVectors.load_word2vec_format
     peft          the LoRA adapters of a BERT or RoBERTa, and its base model in OUT/base
     safetensors   any encoder with the names of ssl_jax ("params/...", "buffers/...")
 
-All but word2vec write OUT/model.safetensors, the weights in float32, and OUT/config.json, which
-describes the architecture and its inputs: RGB images with values in [0, 1], standardised only if
-the recipe of the run does so. A text encoder gets the config.json of the transformers library and
-the files of its tokenizer. Except for peft, adapters are merged into the weights.
+All but official and word2vec write OUT/model.safetensors, the weights in float32, and
+OUT/config.json, which describes the architecture and its inputs: RGB images with values in [0, 1],
+standardised only if the recipe of the run does so. A text encoder gets the config.json of the
+transformers library and the files of its tokenizer. Except for peft, adapters are merged into the
+weights.
 
 With timm and hf, an encoder of images gets a model card, OUT/README.md: config, data, the scores of
 the run with their spread, the licence (`--license=apache-2.0`) and the lines that load it.
@@ -56,6 +60,11 @@ def main() -> int:
     for name, example in (("workdir", "runs/x"), ("output", "exported"), ("to", "timm")):
         if not getattr(options, name):
             raise UserError(f"--{name} is missing, e.g. --{name}={example}")
+    if options.to == "official" and options.weights:
+        raise UserError(
+            f"--to=official writes the parameters and their moving average; leave out "
+            f"--weights={options.weights}"
+        )
     run = trained_run.load(options.workdir, options.step, dtype="float32", weights=options.weights)
     facts = model_card.Facts(options.license, results_file.read(options.workdir))
     for line in export.export(run, options.to, options.output, facts):

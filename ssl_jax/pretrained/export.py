@@ -22,9 +22,7 @@ from ssl_jax.methods.base.labelled import Labelled
 from ssl_jax.modalities.image import IMAGE
 from ssl_jax.models import ResNet, TextEncoder, ViT
 from ssl_jax.models.encoder_decoder import EncoderDecoder
-from ssl_jax.models.patches import patch_grid
-from ssl_jax.models.positions import sincos_positions
-from ssl_jax.pretrained import formats, model_card, torch_models
+from ssl_jax.pretrained import formats, model_card, released, torch_models
 from ssl_jax.pretrained.formats import (
     hugging_face,
     hugging_face_config,
@@ -32,10 +30,10 @@ from ssl_jax.pretrained.formats import (
     hugging_face_t5,
     hugging_face_vit,
     hugging_face_vit_config,
-    method_nets,
     peft,
     task_heads,
     timm_config,
+    torch_files,
     word2vec,
 )
 from ssl_jax.pretrained.formats.task_heads import TaskHeads
@@ -43,7 +41,7 @@ from ssl_jax.pretrained.trained_run import TrainedRun
 
 PyTree = Any
 
-TARGETS = ("torchvision", "timm", "hf", "word2vec", "safetensors", "peft")
+TARGETS = ("torchvision", "timm", "hf", "official", "word2vec", "safetensors", "peft")
 _COMPARED_IMAGES = 8
 
 
@@ -52,7 +50,8 @@ def export(
 ) -> Iterator[str]:
     """Writes model.safetensors and config.json of the run's encoder, then compares its features.
 
-    For encoders of images, the targets "hf" and "timm" write a model card, README.md, too.
+    For encoders of images, the targets "hf" and "timm" write a model card, README.md, too. The
+    target "official" writes checkpoint.pth, with the heads, see `ssl_jax.pretrained.released`.
 
     Args:
       run: loaded with float32 activations.
@@ -70,6 +69,8 @@ def export(
     """
     facts = facts or model_card.Facts()
     model_card.check_license(facts.license_name)
+    if target == "official":
+        released.check(run)
     adapted, run = run, run.merged()
     # A frozen encoder is in the buffers.
     params = {**run.weights.buffers.get(FROZEN, {}), **run.weights.params}
@@ -81,6 +82,8 @@ def export(
         raise UserError(f"--output={folder} is not a folder: {error.strerror}") from error
     if target == "peft":
         yield from _export_adapters(adapted, folder)
+    elif target == "official":
+        yield from _export_training_checkpoint(adapted, folder)
     elif target in ("hf", "timm") and run.experiment.spec.modality == IMAGE.name:
         yield from _export_images(run, params, target, folder, facts)
     elif target == "hf":
@@ -145,6 +148,17 @@ def _export_adapters(run: TrainedRun, folder: str) -> Iterator[str]:
     yield from _left_out_head(whole, heads, module)
 
 
+def _export_training_checkpoint(run: TrainedRun, folder: str) -> Iterator[str]:
+    """The target "official": all networks of the run, as the released code of its method saves."""
+    path, content = (
+        os.path.join(folder, released.NAME),
+        released.tree(run, released.all_weights(run)),
+    )
+    torch_files.write(path, content)
+    yield f"{path}: {released.summary(content)}, step {run.step}"
+    yield "without the optimizer's state: training continues from these weights with a new one"
+
+
 def _export_encoder(run: TrainedRun, params: PyTree, target: str, folder: str) -> Iterator[str]:
     """The targets other than "hf": the encoder alone, without heads."""
     params, buffers = (
@@ -184,21 +198,7 @@ def _torch_arrays(
             "timm has other names for register tokens and SwiGLU; use --to=hf or --to=safetensors"
         )
     params = {name: x for name, x in params.items() if name != "mask_token"}
-    return _released_vit(run, params)
-
-
-def _released_vit(run: TrainedRun, params: PyTree) -> dict[str, np.ndarray]:
-    """The arrays of a Vision Transformer by their released names.
-
-    Args:
-      run: the run.
-      params: of its encoder.
-    """
-    module, positions = _encoder_module(run), None
-    if "pos_embed" not in params:  # fixed positions are no parameters, but others store them
-        grid = patch_grid(run.view_shape, module.patch_size)
-        positions = sincos_positions(grid, module.dim, module.positions)
-    return formats.to_torch(params, {}, sincos=positions)
+    return released.vit(run, params)
 
 
 def _encoder_module(run: TrainedRun) -> Any:
@@ -244,16 +244,13 @@ def _export_vit(run: TrainedRun, params: PyTree, folder: str) -> Iterator[str]:
     shape = run.view_shape
     hyper = method.hyper if has_decoder else None
     config = hugging_face_vit_config.description(module, shape, decoder, hyper)
-    state = _released_vit(run, params["encoder"])
+    state = released.vit(run, params["encoder"])
     if config["model_type"].startswith("dinov2"):  # where it always has a mask token
         state.setdefault("mask_token", np.zeros((1, module.dim), np.float32))
     else:
         state.pop("mask_token", None)
     if has_decoder:
-        state |= method_nets.to_torch(by_path(params), "decoder")
-        positions = sincos_positions(patch_grid(shape, module.patch_size), decoder.dim)
-        positions = positions.reshape(1, -1, decoder.dim)
-        state["decoder_pos_embed"] = np.pad(positions, ((0, 0), (1, 0), (0, 0)))
+        state |= released.decoder(run, params)
     count = hugging_face_vit.write(folder, state, config)
     yield f"{os.path.join(folder, 'model.safetensors')}: {count} arrays, step {run.step}"
     left_out = [net for net in params if net != "encoder" and not (net == "decoder" and decoder)]

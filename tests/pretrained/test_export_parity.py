@@ -14,7 +14,7 @@ from ssl_jax.cli import export as command
 from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models.resnet import BLOCKS_PER_STAGE
-from ssl_jax.pretrained import export, formats, torch_models, trained_run
+from ssl_jax.pretrained import export, formats, released, torch_models, trained_run
 from tests.methods.table import ROWS
 from tests.pretrained.formats import peers
 
@@ -151,8 +151,8 @@ def test_a_difference_fails_the_command(run_of, exported, monkeypatch):
         with pytest.raises(RunError, match="torchvision computes other features from .* relative"):
             exported(run_of("resnet")[0], "torchvision")
     # Positions in the other order.
-    other = export.sincos_positions
-    monkeypatch.setattr(export, "sincos_positions", lambda grid, dim, kind: other(grid, dim))
+    other = released.sincos_positions
+    monkeypatch.setattr(released, "sincos_positions", lambda grid, dim, kind: other(grid, dim))
     with pytest.raises(RunError, match="timm computes other features from"):
         exported(run_of("vit")[0], "timm")
 

@@ -150,19 +150,27 @@ def _second_layer(state: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]
     return [], ["patches have a last layer of their own there, head.last_layer2: it is not loaded"]
 
 
-def to_torch(params: Mapping[str, Any], net: str) -> dict[str, np.ndarray]:
-    """The arrays of the net "decoder" or "predictor" by their released names, without positions.
+def to_torch(own: Mapping[str, Any], net: str) -> dict[str, np.ndarray]:
+    """The arrays of a net by their released names, without positions.
 
     Args:
-      params: path -> array of the method's parameters.
-      net: name of the net.
+      own: path -> array of the method; paths begin with "params/" or "buffers/".
+      net: "decoder" or "predictor"; "projector" or "patch_projector", with their prototypes: names
+        begin with "head." or "patch_head."; "centre" or "patch_centre": "center", "patch_center".
+
+    Returns:
+      name -> float32 array; empty if the method has no such net. Norms of prototypes that are not
+      learned are 1.
     """
     group = next(group for group in _GROUPS if net in group.nets)
-    arrays = {f"params/{path}": np.asarray(x, np.float32) for path, x in params.items()}
-    return {
-        entry.name: np.ascontiguousarray(entry.to_torch(arrays[f"{entry.part}/{entry.path}"]))
-        for entry in _entries(group, arrays)
-    }
+    state = {}
+    for entry in _entries(group, own):
+        value = np.asarray(own[f"{entry.part}/{entry.path}"], np.float32)
+        state[entry.name] = np.ascontiguousarray(entry.to_torch(value))
+    if group.head and state:
+        count = len(state[f"{group.head}.{_DIRECTION}"])
+        state.setdefault(f"{group.head}.{_MAGNITUDE}", np.ones((count, 1), np.float32))
+    return state
 
 
 def _convert_group(

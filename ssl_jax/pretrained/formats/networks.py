@@ -123,8 +123,10 @@ def select(networks: Mapping[str, State], name: str | None = None) -> Selected:
                 short = n.removeprefix(root)
             elif other == "predictor":
                 short = n.removeprefix("module.")
-            elif (other, n) in _CENTRES:
-                short = _CENTRES[other, n]
+            else:
+                # A state dict of its own, or one of all modules: "dino_loss.center".
+                loss, _, leaf = (n if other == key else f"{other}.{n}").rpartition(".")
+                short = _CENTRES.get((loss, leaf), "")
             if short:
                 beside[short] = x
             remaining[n if other == key else f"{other}.{n}"] = short

@@ -19,6 +19,7 @@ from ssl_jax.pretrained.formats import (  # noqa: E402
     hugging_face_vit_config,
     method_nets,
 )
+from ssl_jax.pretrained.matching import flat  # noqa: E402
 from tests.pretrained.formats.nets import images, perturbed  # noqa: E402
 from tests.pretrained.formats.vits import (  # noqa: E402
     MODELS,
@@ -176,7 +177,7 @@ def test_a_run_of_mae_is_written_whole(tmp_path):
     module, decoder = (method.nets()[role].module for role in ("encoder", "decoder"))
     config = hugging_face_vit_config.description(module, (SIDE, SIDE, 1), decoder, method.hyper)
     state = formats.to_torch(params["encoder"], {}, sincos=sincos_positions((4, 4), 16))
-    state |= method_nets.to_torch(by_path(params), "decoder")
+    state |= method_nets.to_torch(flat({"params": params}), "decoder")
     positions = sincos_positions((4, 4), 24).reshape(1, 16, 24)
     state["decoder_pos_embed"] = np.pad(positions, ((0, 0), (1, 0), (0, 0)))
     hugging_face_vit.write(str(tmp_path), state, config)

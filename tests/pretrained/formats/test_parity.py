@@ -8,6 +8,7 @@ import pytest
 
 from ssl_jax.core.tree_paths import replace
 from ssl_jax.pretrained import formats, init_from, torch_models
+from ssl_jax.pretrained.formats import torch_files
 from tests.pretrained.formats.nets import images, perturbed
 from tests.pretrained.formats.peers import features, timm, torch
 from tests.pretrained.test_init_from import SIDE, VIT, experiment_of
@@ -92,3 +93,19 @@ def test_a_vit_with_fixed_positions_comes_in(indexing, tmp_path):
         assert np.abs(ours - expected).max() <= 1e-4 * np.abs(expected).max()
     with pytest.raises(ValueError, match=f"set model.positions={right}"):
         init_from.load(path, experiment_of(dict(VIT, positions=wrong)))
+
+
+def test_torch_reads_a_file_that_we_write(tmp_path):
+    rng = np.random.default_rng(0)
+    tree = {
+        "student": {"module.a": rng.standard_normal((3, 4, 5), np.float32)},
+        "transposed": {"b": rng.standard_normal((2, 3), np.float32).T},
+        "epoch": 100_000,
+    }
+    path = str(tmp_path / "checkpoint.pth")
+    torch_files.write(path, tree)
+    for options in (dict(weights_only=True), dict(weights_only=True, mmap=True)):
+        read = torch.load(path, **options)
+        assert read["epoch"] == tree["epoch"]
+        for key, name in (("student", "module.a"), ("transposed", "b")):
+            np.testing.assert_array_equal(read[key][name].numpy(), tree[key][name])
