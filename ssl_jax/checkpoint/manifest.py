@@ -43,6 +43,11 @@ class Manifest:
     arrays: Mapping[str, Entry]
     metrics: Mapping[str, float]
 
+    @property
+    def fingerprint(self) -> str:
+        """8 hexadecimal digits, equal for equal arrays."""
+        return f"{_crc32({name: list(entry) for name, entry in self.arrays.items()}):08x}"
+
     def to_json(self) -> dict[str, Any]:
         content = {
             "step": self.step,

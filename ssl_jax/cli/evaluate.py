@@ -3,14 +3,14 @@
 On the training set's own labels, or on another data set with --data; a model of labelled texts is
 scored by what it predicts. Prints a table and writes workdir/evaluations/<step>_<data>.json, with
 _<weights> or _<feature> at the end of the name where --weights or --feature are others than those
-that the run evaluates. The next evaluation of the same checkpoint and data replaces the file.
+that the run evaluates. Evaluations of the same checkpoint and data add up in the file: one that is
+measured again replaces its own figures only, see `ssl_jax.run.evaluation_file`.
 --set=knn.k=20 sets an option of an evaluation, --baselines=pixels,untrained scores these beside it.
 An evaluation that fails costs its own metrics; the exit code is 1 then.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
-from ssl_jax.run import baselines, failures
+from ssl_jax.run import baselines, evaluation_file, failures
 from ssl_jax.run.final_results import applies_to_row, baseline_models, shown_name
 from ssl_jax.run.probing import Prober
 
@@ -119,10 +119,12 @@ def main() -> int:
             "data": prober.dataset,
             "weights": options.weights or config.eval.weights,
             "feature": options.feature,
+            "checkpoint": evaluation_file.fingerprint(options.workdir, encoder.step),
             **values,
         }
         if beside:
             record["baselines"] = beside
+        record["settings"] = {one.name: evaluation_file.settings(one, prober) for one in chosen}
         if errors:
             record["not_computed"] = {
                 name: failures.reason(error) for name, error in errors.items()
@@ -132,9 +134,10 @@ def main() -> int:
             name += f"_{options.weights}"
         if options.feature != "h":
             name += "_" + options.feature.replace("/", "-")
-        path = epath.Path(options.workdir) / "evaluations" / f"{encoder.step}_{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n")
+        folder = epath.Path(options.workdir) / evaluation_file.FOLDER
+        path = folder / f"{encoder.step}_{name}.json"
+        for line in evaluation_file.add(path, record):
+            print(line)
         print(f"written to {path}")
     return 1 if errors else 0
 

@@ -233,8 +233,34 @@ def test_an_evaluation_that_fails_costs_its_own_metrics(finished):
     assert "warning: evaluation 'mlp' failed: the mlp probe needs 10" in done.stderr
     values = json.loads((finished(1) / "evaluations" / "30_digits.json").read_text())
     assert "knn/top1" in values and list(values["not_computed"]) == ["mlp"]
+    assert "mlp" not in values["settings"]
     done = run(finished(1), "--evals=mlp", few[1], module="evaluate", check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: the mlp probe needs 10")
+
+
+@pytest.mark.slow
+def test_evaluations_of_a_checkpoint_add_up(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished(1), workdir, ignore=shutil.ignore_patterns("evaluations"))
+
+    def evaluate(*arguments):
+        said = run(workdir, *arguments, module="evaluate").stdout
+        return said, json.loads((workdir / "evaluations" / "30_digits.json").read_text())
+
+    few = ("--set=linear.num_l2=1", "--set=linear.max_iterations=2")
+    said, first = evaluate("--evals=linear", "--baselines=pixels", *few)
+    assert (
+        "keeps from earlier" not in said and first["settings"]["linear"]["options"]["num_l2"] == 1
+    )
+    said, both = evaluate("--evals=knn", "--train_split=train[:200]")
+    assert "the file keeps from earlier: linear (train_split=train, train_examples=1438)" in said
+    assert both["linear/top1"] == first["linear/top1"] and "knn/top1" in both
+    assert both["baselines"] == first["baselines"]
+    assert both["settings"]["knn"]["data"]["train_examples"] == 200
+    assert both["checkpoint"] == Manifest.read(workdir / "checkpoints" / "30").fingerprint
+    said, again = evaluate("--evals=knn", "--baselines=pixels")
+    assert again["settings"]["knn"]["data"]["train_examples"] == 1438
+    assert again["baselines"]["raw pixels"].keys() >= {"knn/top1", "linear/top1"}
 
 
 @pytest.mark.slow
