@@ -131,9 +131,11 @@ def _table(config: ConfigDict) -> None:
     """SCARF (Bahri et al. 2022, Sec. 4): the first view is the row, the second one is corrupted.
 
     60% of the columns are replaced; encoder and projector of four and two layers with 256 units;
-    temperature 1, Adam (AdamW without decay) with rate 1e-3, batches of 128. The paper stops
-    early by a held-out loss; here the number of epochs is fixed. Categories are embedded, the
-    paper's are one-hot; the projector has BatchNorm, as SimCLR's.
+    temperature 1, Adam (AdamW without decay) with rate 1e-3, batches of 128, all compared with the
+    text of the paper. The paper trains for at most 1000 epochs and stops early by a held-out loss,
+    patience 3; here the number of epochs is fixed. There categories are one-hot, and mean or mode
+    fills missing values; here categories are embedded, and an input of its own says that a value is
+    missing. The projector has BatchNorm, as SimCLR's.
     """
     common.table(config)
     config.method.update(loss="info_nce", temperature=1.0, hidden_dim=256, output_dim=256)

@@ -125,7 +125,17 @@ class Correlation:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One table of `published.json`, which describes the keys."""
+    """One table of `published.json`.
+
+    Attributes:
+      paper: authors and year.
+      place: table, figure or section.
+      url: of the paper or the repository.
+      setting: data, net and measure.
+      rows: labels and values, in the paper's units.
+      claim: what the paper concludes, if it prints no numbers or more than them.
+      checked: which values were compared with the paper, and by what; "" if that is not recorded.
+    """
 
     paper: str
     place: str
@@ -133,6 +143,7 @@ class Published:
     setting: str
     rows: tuple[Row, ...]
     claim: str = ""
+    checked: str = ""
 
 
 @functools.cache

@@ -196,6 +196,26 @@ def test_published_tables_say_where_they_are_from():
         assert table.paper and table.place and table.setting, name
         assert table.url.startswith(("https://arxiv.org/abs/", "https://github.com/")), name
         assert table.rows or table.claim, name
+        # What was written from memory once is compared with the paper, or said not to be.
+        assert table.checked or not name.startswith(("simclr_table", "transfusion")), name
+
+
+def test_values_of_simclr_that_the_paper_prints():
+    """Sums of rows and columns of Tables 7 and 8, as a transcript of the paper has them."""
+    rows = ablation.published()["simclr_table_8"].rows
+    sums = {}
+    for row in rows:
+        key = row["protocol"], row["start"]
+        sums[key] = round(sums.get(key, 0) + row["score"], 1)
+    assert sums == {
+        ("linear", "pretrained"): 929.1, ("linear", "supervised"): 949.1,
+        ("finetuned", "pretrained"): 1050.6, ("finetuned", "supervised"): 1050.6,
+        ("finetuned", "random"): 954.2,
+    }  # fmt: skip
+    tables = (ablation.published()[f"simclr_table_7{end}"].rows for end in ("", "_comparators"))
+    few = {(row["method"], row["fraction"]): row["top5"] for table in tables for row in table}
+    assert round(sum(value for (_, share), value in few.items() if share == 0.01), 1) == 522.2
+    assert round(sum(value for (_, share), value in few.items() if share == 0.1), 1) == 683.2
 
 
 def drawn(*curves, measured, labels=LABELS):
