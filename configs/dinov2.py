@@ -170,6 +170,5 @@ def _separate_heads(config: ConfigDict) -> None:
 
 def _fashion(config: ConfigDict) -> None:
     """A small ViT; crops of 28x28 and 14x14 in patches of 7."""
-    fashion.multi_crop(config, epochs=4.0, batch_size=64)
     fashion.masked_vit(config)
     _separate_heads(config)

@@ -1,6 +1,6 @@
 """Data, nets, views, optimizer and probes of the `fashion` variants: 10,000 grey photos, 28x28.
 
-A run takes about two minutes of one quiet core. All methods train on the first 10,000 images of
+A run takes two to five minutes of one quiet core. All methods train on the first 10,000 images of
 Fashion-MNIST, of which 942 to 1,027 show each class; probes read the labels of the same images. To
 choose a recipe, score it on images that no run trains on: --config.eval.test_split=train[50000:].
 """
@@ -8,6 +8,8 @@ choose a recipe, score it on images that no run trains on: --config.eval.test_sp
 from __future__ import annotations
 
 from ml_collections import ConfigDict
+
+from ssl_jax.configs import common
 
 TRAIN = "train[:10000]"
 
@@ -76,16 +78,16 @@ def vit(config: ConfigDict, *, patch_size: int) -> None:
 
 
 def masked_vit(config: ConfigDict) -> None:
-    """The net, head and optimizer of iBOT's and DINOv2's variants: 16 patches of 7x7."""
-    vit(config, patch_size=7)
-    config.model.mask_token = True
-    config.method.update(num_prototypes=128, hidden_dim=256, output_dim=64, teacher_momentum=0.98)
-    config.optimizer.update(
-        weight_decay=0.04,
-        weight_decay_end=0.4,
-        clip=dict(norm=3.0, per="tensor"),
-        groups=dict(last_layer=dict(frozen_epochs=1.0)),
-    )
+    """Data, net, head and optimizer of iBOT's and DINOv2's variants: 16 patches of 7x7.
+
+    Scored on train[50000:], one seed: with one label a class iBOT has 48.0 (untrained 33.3), kNN
+    72.4 (63.1), linear 79.4 (77.2); DINOv2 45.3 (37.6), 79.4 (67.7) and 79.2 (78.0). The former
+    recipe (no BatchNorm in the head, a rate of 1e-3, a decay of the teacher of 0.98, four epochs)
+    was level with the untrained encoder on test: iBOT 34.9 (32.6), 61.1 (61.8) and 76.3 (76.0).
+    """
+    multi_crop(config, epochs=10.0, batch_size=64)
+    common.small_masked_vit(config, patch_size=7)
+    config.optimizer.update(warmup_epochs=1.0, weight_decay_end=0.4)
 
 
 def as_they_are(config: ConfigDict, *, epochs: float, batch_size: int) -> None:
