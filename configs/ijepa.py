@@ -135,12 +135,17 @@ def _small_net(config: ConfigDict) -> None:
 
 
 def _fashion(config: ConfigDict) -> None:
-    """Crops of 28x28 in patches of 4, of the data's mean and deviation."""
-    fashion.images(config, epochs=3.0, batch_size=64)
+    """Crops of 28x28 in patches of 7, of the data's mean and deviation.
+
+    Scored on train[50000:], one seed: one label a class 45.0 (untrained 32.9), kNN 68.9 (61.6),
+    linear 78.1 (73.7). The former recipe (patches of 4, a rate of 1e-3, a momentum of 0.99, three
+    epochs) was below the untrained encoder on test: 25.1 (27.5), 49.8 (55.9) and 74.3 (75.6).
+    """
+    fashion.images(config, epochs=14.0, batch_size=64)
     config.views.ops = ("random_resized_crop", "normalize")
     config.views.normalize = ConfigDict(dict(mean=(0.29,), std=(0.35,)))
-    fashion.vit(config, patch_size=4)
+    fashion.vit(config, patch_size=7)
     config.model.update(cls_token=False, pool="mean")
     config.nets.predictor.update(dim=32, depth=2, num_heads=2)
-    config.method.update(min_context=5, momentum=0.99)
-    config.optimizer.update(weight_decay=0.04, weight_decay_end=0.4)
+    config.method.update(max_context=1.0, min_context=4, momentum=0.98)
+    config.optimizer.update(base_lr=3e-3, weight_decay=0.04, weight_decay_end=0.4)
