@@ -121,8 +121,12 @@ def _small_net(config: ConfigDict) -> None:
 
 
 def _fashion(config: ConfigDict) -> None:
-    """Crops of 28x28 in patches of 4, of which 12 of 49 are visible."""
-    fashion.images(config, epochs=8.0, batch_size=128)
+    """Crops of 28x28 in patches of 4, of which 12 of 49 are visible.
+
+    Scored on train[50000:], one seed: one label a class 46.7 (untrained 32.7), kNN 68.3 (58.8),
+    linear 78.1 (77.3). After eight epochs instead of 20 test had 39.3, 64.9 and 77.0.
+    """
+    fashion.images(config, epochs=20.0, batch_size=128)
     config.views.ops = ("random_resized_crop", "flip")
     fashion.vit(config, patch_size=4)
     config.nets.decoder.update(dim=64, depth=1, num_heads=4)
