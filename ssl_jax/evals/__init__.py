@@ -19,6 +19,9 @@ keys: `target`, the array to pass as `label`, and `feature`, the output of the m
 module for one particular output names it in FEATURE. Rows may be frames: features [n t d] and
 targets [n t] are flattened, and frames with a negative target are left out.
 
+With SPLIT = True, `h` may be `ssl_jax.evals.split_rows.SplitRows`, of which each process of a run
+has only the rows that it computed; all processes then have to do the same.
+
 METRICS declares what `evaluate` returns, see `ssl_jax.evals.metric`; a fraction is in [0, 1].
 An evaluation must not use `test` to fit or choose anything.
 

@@ -9,8 +9,11 @@ values in [1e-6, 1e5] (45 values there), and the probe is then fitted again on t
 split. The value is chosen by accuracy on held-out examples of *train*; the test split is scored
 once, at the end.
 
-The rows of the features are split over the devices. Each step sends W to the devices and the
-gradient back to the host, where L-BFGS runs in float64. Matmuls are float32 at the highest
+The rows of the features are split over the devices: those of all processes if there are enough
+rows. Each process then needs only the features that it computed itself (SPLIT). Each step sends W
+to the devices and the gradient, summed over all of them, back to the host, where L-BFGS runs in
+float64. With several processes all do the same steps, from equal gradients; their hosts have to be
+of one kind, so that their float64 arithmetic is equal too. Matmuls are float32 at the highest
 precision.
 """
 
@@ -24,19 +27,22 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from ssl_jax import parallel
 from ssl_jax.config.fields import not_negative, open_fraction, positive
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.lbfgs import minimise
 from ssl_jax.evals.metric import Metric
-from ssl_jax.evals.scores import mean_per_class, measured_ranks, of_logits, row_mesh
+from ssl_jax.evals.scores import mean_per_class, measured_ranks, of_logits, shared_mesh
+from ssl_jax.evals.split_rows import Layout, SplitRows
 
 Array = jax.Array
 
 NEEDS = ("label",)
+SPLIT = True
 METRICS = {
     "top1": Metric("linear", "accuracy of a linear classifier"),
     "top5": Metric("linear top-5", "top-5 accuracy of a linear classifier", shown=False),
@@ -70,8 +76,8 @@ class Probe(NamedTuple):
 
 
 def evaluate(
-    train: Mapping[str, np.ndarray],
-    test: Mapping[str, np.ndarray],
+    train: Mapping[str, Any],
+    test: Mapping[str, Any],
     *,
     num_classes: int,
     seed: int = 0,
@@ -92,10 +98,11 @@ def evaluate(
     """Fits the probe on train and scores it on test.
 
     Args:
-      train, test: `h` float [n d], `label` int [n] in [0, num_classes).
+      train, test: `h` float [n d], whole or `SplitRows`, and `label` int [n] in [0, num_classes),
+        whole on every process.
       num_classes: number of classes.
       seed: seed of the held-out part of train.
-      devices: devices over which the features are split, see `row_mesh`.
+      devices: devices over which the features are split, see `shared_mesh`.
       outcomes: gets the entries `label` and `predicted`, int [n], of test.
       l2_min, l2_max, num_l2: the log-spaced grid. Fits go from strong to weak regularisation, and
         each fit starts from the previous one.
@@ -119,14 +126,16 @@ def evaluate(
     _check_grid(l2_min, l2_max)
     grid = np.geomspace(l2_max, l2_min, num_l2)
     held_out = hold_out(train["label"], val_fraction, seed)
-    mesh = row_mesh(len(train["h"]), devices)
+    is_split = isinstance(train["h"], SplitRows)
+    mesh = shared_mesh(None if is_split else len(train["h"]), devices)
     fit_on_mesh = functools.partial(fit, mesh=mesh, max_iterations=max_iterations)
 
     with jax.set_mesh(mesh):
-        rows = place(train["h"], train["label"], ~held_out, num_classes, mesh)
+        layout = layout_of(train["h"], num_classes, mesh)
+        rows = place(train["h"], train["label"], ~held_out, layout)
         selection_moments = moments(rows, standardize=standardize)
         rows = rows._replace(x=rescale(rows.x, *selection_moments))
-        held_out_rows = rows._replace(weight=place_weight(held_out, rows))
+        held_out_rows = rows._replace(weight=layout.put(held_out, np.float32))
         best, probe = None, None
         for l2 in grid:
             probe = fit_on_mesh(rows, num_classes, l2, start=probe, tolerance=10 * tolerance)
@@ -138,16 +147,17 @@ def evaluate(
 
         # Fit again on all of train, starting from the best probe. Rescale the rescaled features, so
         # that the devices hold only one copy of them.
-        rows = rows._replace(weight=place_weight(np.ones(len(held_out)), rows))
+        rows = rows._replace(weight=layout.put(np.ones(len(held_out)), np.float32))
         refit_moments = moments(rows, standardize=standardize)
         rows = rows._replace(x=rescale(rows.x, *refit_moments))
         probe = fit_on_mesh(rows, num_classes, best_l2, start=probe, tolerance=tolerance)
         del rows, held_out_rows
 
-        test_rows = place(test["h"], test["label"], np.ones(len(test["h"])), num_classes, mesh)
+        layout = layout_of(test["h"], num_classes, mesh)
+        test_rows = place(test["h"], test["label"], np.ones(len(test["h"])), layout)
         x = rescale(rescale(test_rows.x, *selection_moments), *refit_moments)
         measured = score(probe, test_rows._replace(x=x), mesh=mesh)
-        predicted = predictions(probe, test_rows._replace(x=x), mesh=mesh)[: len(test["h"])]
+        predicted = predictions(probe, test_rows._replace(x=x), layout)
     if probe.gradient_norm > 1e-3:
         logging.getLogger(__name__).warning(
             "linear probe: gradient norm %.1e after %d iterations; raise max_iterations",
@@ -238,7 +248,7 @@ def fit(
     """
     residual = residual or softmax_residual
     d = rows.x.shape[-1]
-    n = float(jnp.sum(rows.weight))
+    n = float(parallel.gather(jnp.sum(rows.weight)))
 
     def gradient(parameters: np.ndarray) -> np.ndarray:
         kernel, bias = np.split(parameters, [d * num_classes])
@@ -274,7 +284,7 @@ def score(probe: Probe, rows: Rows, *, mesh: Mesh) -> dict[str, float]:
     kernel, bias = probe.kernel.astype(np.float32), probe.bias.astype(np.float32)
     top1, top5, loss, count = (
         part.sum(dtype=np.float64)
-        for part in jax.device_get(_hits(kernel, bias, rows, mesh=mesh))
+        for part in parallel.gather(_hits(kernel, bias, rows, mesh=mesh))
     )  # fmt: skip
     measured = {"top1": top1, "top5": top5, "cross_entropy": loss}
     if len(bias) <= 5:
@@ -282,36 +292,29 @@ def score(probe: Probe, rows: Rows, *, mesh: Mesh) -> dict[str, float]:
     return {name: float(total / count) for name, total in measured.items()}
 
 
-def predictions(probe: Probe, rows: Rows, *, mesh: Mesh) -> np.ndarray:
-    """The classes with the largest logits, int32 [rows with padding]; the lowest of equal ones."""
+def predictions(probe: Probe, rows: Rows, layout: Layout) -> np.ndarray:
+    """The classes with the largest logits, int32 [n]; the lowest of equal ones."""
     kernel, bias = probe.kernel.astype(np.float32), probe.bias.astype(np.float32)
-    return np.asarray(jax.device_get(_predicted(kernel, bias, rows, mesh=mesh))).ravel()
+    return layout.restored(_predicted(kernel, bias, rows, mesh=layout.mesh))
 
 
-def place(
-    h: np.ndarray, label: np.ndarray, weight: np.ndarray, num_classes: int, mesh: Mesh
-) -> Rows:
-    """Puts examples on the devices of the mesh, padded to whole blocks with weight 0."""
-    n = len(h)
-    max_rows = int(np.clip(_LOGITS // num_classes, 128, 8192))
-    blocks = mesh.size * -(-n // (mesh.size * max_rows))
-    r = -(-n // blocks)
-    sharding = NamedSharding(mesh, P("rows"))
-
-    def put(array: np.ndarray, dtype: type) -> Array:
-        array = np.asarray(array, dtype)
-        padding = [(0, blocks * r - n)] + [(0, 0)] * (array.ndim - 1)
-        array = np.pad(array, padding) if blocks * r > n else array
-        return jax.device_put(array.reshape(blocks, r, *array.shape[1:]), sharding)
-
-    return Rows(put(h, np.float32), put(label, np.int32), put(weight, np.float32))
+def layout_of(h: np.ndarray | SplitRows, num_classes: int, mesh: Mesh) -> Layout:
+    """The places of features [n d] on the devices, in blocks whose logits fit."""
+    return Layout.of(h, mesh, int(np.clip(_LOGITS // num_classes, 128, 8192)))
 
 
-def place_weight(weight: np.ndarray, rows: Rows) -> Array:
-    """Weights [n] in the layout of `rows`."""
-    padded = np.zeros(rows.weight.size, np.float32)
-    padded[: len(weight)] = weight
-    return jax.device_put(padded.reshape(rows.weight.shape), rows.weight.sharding)
+def place(h: np.ndarray | SplitRows, label: np.ndarray, weight: np.ndarray, layout: Layout) -> Rows:
+    """Puts examples on the devices; padding has weight 0.
+
+    Args:
+      h: features [n d].
+      label: [n], or [n k] of several labels an example.
+      weight: [n].
+      layout: of `h`, see `layout_of`.
+    """
+    return Rows(
+        layout.put(h, np.float32), layout.put(label, np.int32), layout.put(weight, np.float32)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="standardize")

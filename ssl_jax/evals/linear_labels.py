@@ -91,7 +91,9 @@ def evaluate(
     num_labels = labels.shape[1]
     with jax.set_mesh(mesh):
         mean, std = standard(train["h"][~held_out])
-        rows = linear.place((train["h"] - mean) / std, labels, ~held_out, num_labels, mesh)
+        x = (train["h"] - mean) / std
+        layout = linear.layout_of(x, num_labels, mesh)
+        rows = linear.place(x, labels, ~held_out, layout)
         x_held_out = (train["h"][held_out] - mean) / std
         best, probe = None, None
         for l2 in grid:
@@ -100,7 +102,7 @@ def evaluate(
             if best is None or value > best[0]:
                 best = value, l2, probe
         _, best_l2, probe = best
-        rows = rows._replace(weight=linear.place_weight(np.ones(len(labels)), rows))
+        rows = rows._replace(weight=layout.put(np.ones(len(labels)), np.float32))
         probe = fit_on_mesh(rows, num_labels, best_l2, start=probe, tolerance=tolerance)
     scores = logits(probe, (test["h"] - mean) / std)
     if outcomes is not None:

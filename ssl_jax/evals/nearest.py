@@ -13,28 +13,15 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.scores import ROWS_PER_DEVICE, row_mesh
+from ssl_jax.evals.scores import ROWS, shared_mesh
 
-ROWS = "rows"  # the mesh's only axis
 SIMILARITIES = 2**27  # similarities in a block on a device: 512 MiB of float32
-
-
-def search_mesh(rows: int, devices: Sequence[jax.Device] | None) -> Mesh:
-    """A mesh with one axis, "rows", over the devices that share `rows` rows.
-
-    Default: the devices of all processes if there are enough rows for them, which every process
-    must then search; otherwise some devices of this process, see `row_mesh`.
-    """
-    every = jax.devices()
-    if devices is None and rows >= ROWS_PER_DEVICE * len(every):
-        return Mesh(np.asarray(every), (ROWS,), axis_types=(AxisType.Auto,))
-    return row_mesh(rows, devices)
 
 
 def split_rows(
@@ -44,11 +31,11 @@ def split_rows(
     fill: float = 0,
     prepare: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> jax.Array:
-    """Splits the rows of an array over the devices of `search_mesh`, each an equal number.
+    """Splits the rows of an array over the devices of `shared_mesh`, each an equal number.
 
     Args:
       x: [n ...], the same on every process.
-      mesh: of `search_mesh`.
+      mesh: of `shared_mesh`.
       fill: value of the rows after the n-th, which make the number divide.
       prepare: what is done with the rows of a device [r ...] before they are put there.
 
@@ -89,7 +76,7 @@ def neighbours(
       bank: float [n d].
       k: at most n, or n - 1 with `exclude_self`.
       exclude_self: query i is bank row i, which is not its own neighbour.
-      devices: see `search_mesh`.
+      devices: see `shared_mesh`.
 
     Returns:
       similarity float32 [m k] and bank row int32 [m k].
@@ -102,7 +89,7 @@ def neighbours(
         raise UserError(f"exclude_self compares a set with itself, not {m} with {n} examples")
     if not 1 <= k <= n - exclude_self:
         raise UserError(f"k is {k}; it must be between 1 and {n - exclude_self}")
-    mesh = search_mesh(n, devices)
+    mesh = shared_mesh(n, devices)
     per_device = -(-n // mesh.size)
     block = int(np.clip(SIMILARITIES // per_device, 1, min(m, 1024)))
     with jax.set_mesh(mesh):

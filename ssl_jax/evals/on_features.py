@@ -12,8 +12,9 @@ from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.evals import registry
 from ssl_jax.evals.registry import LABEL, Evaluation
 from ssl_jax.evals.shared_factor import Rendered
+from ssl_jax.evals.split_rows import SplitRows, total
 
-Features = Mapping[str, np.ndarray]
+Features = Mapping[str, Any]  # arrays; features may be `SplitRows` for evaluations that take them
 
 
 def evaluate(
@@ -140,13 +141,17 @@ def _check_features(split: str, rows: Features, feature: str) -> None:
             f"the {split} split has no features {feature!r}; it has {', '.join(sorted(rows))}."
             f"{nearest(feature, rows)}"
         )
-    values = np.asarray(rows[feature])
+    values = _whole_or_split(rows[feature])
     if values.ndim not in (2, 3):
         raise UserError(
             f"features {feature!r} of the {split} split have shape {values.shape}; "
             "evaluations take [n d], or frames [n t d]"
         )
-    bad = int((~np.isfinite(values).reshape(len(values), -1).all(axis=1)).sum())
+    is_split = isinstance(values, SplitRows)
+    own = values.values if is_split else values
+    bad = int((~np.isfinite(own).reshape(len(own), -1).all(axis=1)).sum())
+    if is_split:
+        bad = total(bad)
     if bad:
         raise UserError(
             f"features {feature!r} of {bad} of {len(values)} {split} examples are not finite; "
@@ -154,11 +159,9 @@ def _check_features(split: str, rows: Features, feature: str) -> None:
         )
 
 
-def _rows(
-    evaluation: Evaluation, split: str, rows: Features, feature: str
-) -> dict[str, np.ndarray]:
+def _rows(evaluation: Evaluation, split: str, rows: Features, feature: str) -> dict[str, Any]:
     """`h` and the needed arrays of one split, one row per example or frame."""
-    h = np.asarray(rows[feature])
+    h = _whole_or_split(rows[feature])
     out = {}
     for name, needed in zip(evaluation.needs, evaluation.module.NEEDS, strict=True):
         is_target = needed == LABEL
@@ -176,7 +179,7 @@ def _rows(
             raise UserError(f"the {split} split has {_count(h.shape[:-1])} features and "
                             f"{_count(values.shape[: h.ndim - 1])} {noun}")  # fmt: skip
         out[needed] = values.reshape(-1, *values.shape[h.ndim - 1 :])
-    h = h.reshape(-1, h.shape[-1])
+    h = h.flattened() if isinstance(h, SplitRows) else h.reshape(-1, h.shape[-1])
     if not evaluation.has_target:
         return {"h": h, **out}
     has_label = out[LABEL] >= 0
@@ -189,8 +192,16 @@ def _rows(
         )
     out[LABEL] = out[LABEL].astype(np.int32)
     out = {"h": h, **out}
-    # Do not copy the features if all rows have labels.
-    return out if has_label.all() else {name: array[has_label] for name, array in out.items()}
+    if has_label.all():  # without a copy of the features
+        return out
+    return {
+        name: array.kept(has_label) if isinstance(array, SplitRows) else array[has_label]
+        for name, array in out.items()
+    }
+
+
+def _whole_or_split(features: Any) -> Any:
+    return features if isinstance(features, SplitRows) else np.asarray(features)
 
 
 def check_features(

@@ -37,7 +37,8 @@ from jaxtyping import Float, Int
 
 from ssl_jax.core.arrays import Array
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.nearest import ROWS, search_mesh, split_rows
+from ssl_jax.evals.nearest import split_rows
+from ssl_jax.evals.scores import ROWS, shared_mesh
 
 Similarity = Literal["cosine", "euclidean"]
 _SIMILARITIES = 2**25  # in a block on a device: 128 MiB of float32, and a few times that to rank
@@ -92,7 +93,7 @@ def score(
       ks: the K of `recall`; K beyond the size of the gallery is allowed.
       similarity: "cosine", or "euclidean" for minus the Euclidean distance. Computed in float32 at
         the highest matmul precision.
-      devices: devices over which the gallery is split, see `search_mesh`.
+      devices: devices over which the gallery is split, see `shared_mesh`.
 
     Raises:
       UserError: queries and gallery have different widths.
@@ -106,7 +107,7 @@ def score(
         )
     members = _members(gallery, queries.label)
     n, m = len(queries.h), len(gallery.h)
-    mesh = search_mesh(m, devices)
+    mesh = shared_mesh(m, devices)
     block = block_size(n, m, members.largest, mesh.size)
     centre, scale = _frame(gallery.h) if similarity == "euclidean" else (0.0, 1.0)
     grouped = queries.group is not None and gallery.group is not None

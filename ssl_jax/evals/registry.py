@@ -78,6 +78,11 @@ class Evaluation:
         return getattr(self.module, "TOKENS", False)
 
     @property
+    def takes_split_rows(self) -> bool:
+        """Whether its features may be `SplitRows`, of which each process has its own."""
+        return getattr(self.module, "SPLIT", False)
+
+    @property
     def automatic(self) -> bool:
         """Whether it runs without being named, if it applies."""
         return getattr(self.module, "AUTOMATIC", False)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from ssl_jax.core.arrays import Array
 
+ROWS = "rows"  # the only axis of a mesh that splits rows
 # Minimum number of rows per device, for which computation outweighs the cost of dispatch.
 ROWS_PER_DEVICE = 4096
 
@@ -63,13 +64,30 @@ def measured_ranks(names: Iterable[str], num_classes: int | None) -> tuple[str, 
     return tuple(name for name in names if not (few and name == "top5"))
 
 
+def shared_mesh(rows: int | None, devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
+    """A mesh with one axis, "rows", over the devices that share `rows` rows.
+
+    Default: the devices of all processes if there are enough rows for them (None: in any case),
+    which must then all do the same; otherwise some devices of this process, see `row_mesh`.
+    """
+    if devices is None and (rows is None or enough_for_all(rows)):
+        auto = (jax.sharding.AxisType.Auto,)
+        return jax.sharding.Mesh(np.asarray(jax.devices()), (ROWS,), axis_types=auto)
+    return row_mesh(rows or 0, devices)
+
+
+def enough_for_all(rows: int) -> bool:
+    """Whether there are enough rows for the devices of all processes."""
+    return rows >= ROWS_PER_DEVICE * jax.device_count()
+
+
 def row_mesh(rows: int, devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
     """A mesh with one axis, "rows", over `devices`.
 
     Default: the devices of this process, or fewer for a small number of rows. Each process has all
-    features and computes the same numbers, so evaluations need no communication between processes.
+    features and computes the same numbers, without communication between processes.
     """
     if devices is None:
         devices = jax.local_devices()[: max(1, rows // ROWS_PER_DEVICE)]
     auto = (jax.sharding.AxisType.Auto,)
-    return jax.sharding.Mesh(np.asarray(devices), ("rows",), axis_types=auto)
+    return jax.sharding.Mesh(np.asarray(devices), (ROWS,), axis_types=auto)

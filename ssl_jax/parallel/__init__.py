@@ -14,7 +14,7 @@ from ssl_jax.parallel.distributed import (
     skip_absent_tpu,
     text_from_first_process,
 )
-from ssl_jax.parallel.global_arrays import gather, to_global
+from ssl_jax.parallel.global_arrays import gather, own_rows, to_global
 from ssl_jax.parallel.mesh import (
     batch_sharding,
     batch_shards,
@@ -51,6 +51,7 @@ __all__ = [
     "local_rows",
     "lost_process",
     "make_mesh",
+    "own_rows",
     "peak_flops",
     "prefetch_to_device",
     "replicated",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,42 @@ def _reader(
         return array[first : first + stop - start]
 
     return read
+
+
+def own_rows(array: Any, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a global array that belong to this process; each belongs to one process.
+
+    Every process must call it.
+
+    Args:
+        array: `[n ...]`, global, or the same on every process.
+        mesh: mesh of all devices.
+
+    Returns:
+        (numbers, values): the numbers of the rows, int64 `[m]`, increasing; and the rows, NumPy
+        `[m ...]`.
+    """
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+        array = np.asarray(array)
+        numbers = np.array_split(np.arange(len(array)), jax.process_count())[jax.process_index()]
+        return numbers, array[numbers]
+    sharding = batch_sharding(mesh)
+    if not array.sharding.is_equivalent_to(sharding, array.ndim):
+        array = _placed(sharding)(array)
+    parts = {}
+    for shard in array.addressable_shards:
+        if shard.replica_id == 0:  # neighbours along `tensor` have the same rows
+            start, stop, _ = shard.index[0].indices(len(array))
+            parts[start] = np.arange(start, stop), np.asarray(shard.data)
+    numbers = [np.zeros(0, int)] + [parts[start][0] for start in sorted(parts)]
+    values = [np.zeros((0, *array.shape[1:]), array.dtype)]
+    values += [parts[start][1] for start in sorted(parts)]
+    return np.concatenate(numbers), np.concatenate(values)
+
+
+@functools.cache
+def _placed(sharding: jax.sharding.Sharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 def gather(array: Any) -> Any:

@@ -18,13 +18,14 @@ from ssl_jax.evals import features as features_lib
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.on_features import check_features
 from ssl_jax.evals.registry import LABEL, Evaluation
+from ssl_jax.evals.scores import enough_for_all
 from ssl_jax.evals.shared_factor import Rendered
 from ssl_jax.experiment.epoch import device_batches
 from ssl_jax.run.evaluation_data import EvaluationData
 
 PyTree = Any
 Encode = Callable[[Any], Mapping[str, jax.Array]]
-Features = dict[str, np.ndarray]
+Features = dict[str, Any]  # name -> array or `SplitRows`
 FACTORS = "factors"
 MASKS = "masks"  # of pixels; evaluations read them from the source, see `ssl_jax.data.masks`
 
@@ -94,6 +95,7 @@ class Prober(EvaluationData):
         source: data.Source,
         subset: np.ndarray | None = None,
         targets: Collection[str] = (LABEL,),
+        split: Collection[str] = (),
     ) -> Features:
         """`encode` over every example of `source` (or of `subset`), on every process.
 
@@ -103,12 +105,19 @@ class Prober(EvaluationData):
           subset: indices into `source`, default all.
           targets: arrays to return with the features, if the data have them: arrays of a batch, and
             `factors` float32 [N f], the true factors of generated data.
+          split: outputs of which each process keeps only its own rows.
 
         Returns:
           h, z, ... float32 [N d], the targets, and index int32 [N], in the order of the source.
+          The outputs in `split` are `SplitRows`.
         """
         rows = features_lib.extract(
-            encode, self.batches(source, subset), targets=tuple(targets), gather=parallel.gather
+            encode,
+            self.batches(source, subset),
+            targets=tuple(targets),
+            gather=parallel.gather,
+            split=split,
+            own_rows=lambda array: parallel.own_rows(array, self.mesh),
         )
         if FACTORS in targets and FACTORS in self._arrays_of(source):
             rows[FACTORS] = source.read_factors()[rows["index"]]
@@ -252,10 +261,13 @@ class Prober(EvaluationData):
         feature: str,
         on_error: Callable[[str, Exception], None],
     ) -> dict[str, float]:
-        train = None
+        train, split = None, frozenset[str]()
         if fitted := [evaluation for evaluation in evaluations if evaluation.fits]:
             try:
-                train = self._features_for(model, fitted, feature, self.train, self.train_subset())
+                subset = self.train_subset()
+                count = len(self.train if subset is None else subset)
+                split = split_outputs(evaluations, feature, count)
+                train = self._features_for(model, fitted, feature, self.train, subset, split)
             except Exception as error:
                 for evaluation in fitted:
                     on_error(evaluation.name, error)
@@ -263,7 +275,7 @@ class Prober(EvaluationData):
         if not evaluations:
             return {}
         try:
-            test = self._features_for(model, evaluations, feature, self.test)
+            test = self._features_for(model, evaluations, feature, self.test, split=split)
         except Exception as error:
             for evaluation in evaluations:
                 on_error(evaluation.name, error)
@@ -309,11 +321,12 @@ class Prober(EvaluationData):
         feature: str,
         source: data.Source,
         subset: np.ndarray | None = None,
+        split: Collection[str] = (),
     ) -> Features:
         """The features and targets of one split that `evaluations` take."""
         targets = {LABEL}.union(*(evaluation.needs for evaluation in evaluations))
         encode = _selected(model, evaluations, feature)
-        return self.features(encode, source, subset, sorted(targets))
+        return self.features(encode, source, subset, sorted(targets), split)
 
     def evaluate_changed(
         self,
@@ -344,6 +357,24 @@ class Prober(EvaluationData):
         return evals.evaluate(
             loaded, train, test, num_classes=num_classes, seed=self.config.seed, feature=feature
         )
+
+
+def split_outputs(evaluations: Sequence[Evaluation], feature: str, count: int) -> frozenset[str]:
+    """The outputs of which each of several processes keeps only its own rows.
+
+    Those that are taken only by evaluations that can do with them, if there are enough examples for
+    the devices of all processes.
+
+    Args:
+      evaluations: those that are run together.
+      feature: the output to evaluate, for evaluations that do not name one.
+      count: number of examples of the train split.
+    """
+    if jax.process_count() == 1 or not enough_for_all(count):
+        return frozenset()
+    apart = {one.feature_of(feature) for one in evaluations if one.takes_split_rows}
+    whole = {one.feature_of(feature) for one in evaluations if not one.takes_split_rows}
+    return frozenset(apart - whole)
 
 
 def _raise(name: str, error: Exception) -> None:

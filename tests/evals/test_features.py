@@ -1,9 +1,5 @@
 import ast
 import functools
-import os
-import socket
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.features import extract
+from tests.evals.two_processes import run_in_two_processes
 
 
 def _rows(rng, n):
@@ -103,12 +100,7 @@ def test_errors():
 
 
 _PROCESS = """
-import functools, sys
-import jax
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 2)
-process = int(sys.argv[1])
-jax.distributed.initialize(sys.argv[2], num_processes=2, process_id=process)
+import functools
 import numpy as np
 from jax.experimental import multihost_utils
 from ssl_jax import evals
@@ -142,12 +134,12 @@ with jax.set_mesh(mesh):  # the other process's devices are in the ambient mesh
     print(evals.evaluate(["knn", "linear", "few_shot"], got, got, config=config))
 
 # With enough rows for the devices of both processes, each process has the rows of its own devices.
-from ssl_jax.evals import nearest, ranking
+from ssl_jax.evals import nearest, ranking, scores
 
 rows = ranking.Rows(got["h"], got["label"])
 alone = ranking.score(rows), nearest.neighbours(got["h"], got["h"], 3)
-nearest.ROWS_PER_DEVICE = 2
-assert nearest.search_mesh(20, None).size == 4
+scores.ROWS_PER_DEVICE = 2
+assert scores.shared_mesh(20, None).size == 4
 for own, shared in zip(alone[0], ranking.score(rows), strict=True):
     np.testing.assert_array_equal(own, shared)
 for own, shared in zip(alone[1], nearest.neighbours(got["h"], got["h"], 3), strict=True):
@@ -157,22 +149,6 @@ for own, shared in zip(alone[1], nearest.neighbours(got["h"], got["h"], 3), stri
 
 @pytest.mark.slow
 def test_two_processes_evaluate_alike():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _PROCESS, str(i), address],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    first, second = (ast.literal_eval(out.splitlines()[-1]) for out, _ in outputs)
+    outputs = run_in_two_processes(_PROCESS)
+    first, second = (ast.literal_eval(out.splitlines()[-1]) for out in outputs)
     assert first == second and first["linear/top1"] > 0.8

@@ -22,7 +22,8 @@ def _data(n, seed, d=12, classes=6, noise=1.5, offset=3.0):
 def _fit(data, l2, devices=1, standardize=False, **options):
     mesh = row_mesh(len(data["h"]), jax.devices()[:devices])
     with jax.set_mesh(mesh):
-        rows = linear.place(data["h"], data["label"], np.ones(len(data["h"])), 6, mesh)
+        layout = linear.layout_of(data["h"], 6, mesh)
+        rows = linear.place(data["h"], data["label"], np.ones(len(data["h"])), layout)
         mean, std = (
             np.asarray(part) for part in linear.moments(rows, standardize=standardize)
         )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import retrieval_tpu
 from ssl_jax import data
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import nearest, ranking, retrieval
+from ssl_jax.evals import ranking, retrieval, scores
 from ssl_jax.evals.known import Known
 from ssl_jax.evals.model import Model
 from ssl_jax.evals.ranking import Rows
@@ -126,7 +126,7 @@ def test_equal_examples_of_other_classes_come_first(compared, devices, monkeypat
 
 
 def test_memory_of_a_million_rows_is_split_over_devices():
-    mesh = nearest.search_mesh(2**20, jax.devices()[:8])
+    mesh = scores.shared_mesh(2**20, jax.devices()[:8])
     block, program = retrieval_tpu.lowered(mesh, rows=2**20, width=512, references=64)
     memory = program.compile().memory_analysis()
     gallery, similarities = 2**20 // 8 * 512 * 4, block * 2**20 // 8 * 4
