@@ -168,7 +168,7 @@ own = splits[0]["h"]
 assert own.shape == (203, 8) and 90 < len(own.values) < 113, len(own.values)
 np.testing.assert_array_equal(own.values, whole[0]["h"][own.numbers])
 
-config = {"linear": {"num_l2": 4}}
+config = {"linear": {"num_l2": 2, "max_iterations": 6}}  # each step waits for both
 found = []
 for part, devices in ((splits, None), (whole, None), (whole, jax.local_devices()[:1])):
     outcomes = {}
@@ -197,15 +197,16 @@ def probe(h, label, mesh):
 label = np.maximum(whole[0]["label"], 0)
 apart = probe(own, label, scores.shared_mesh(None, None))
 alone = probe(whole[0]["h"], label, scores.row_mesh(1, None))
-np.testing.assert_allclose(apart.kernel, alone.kernel, atol=1e-6)
-np.testing.assert_allclose(apart.bias - apart.bias[0], alone.bias - alone.bias[0], atol=1e-6)
+close = dict(rtol=0, atol=5e-6)  # both stop where the float32 gradient ends
+np.testing.assert_allclose(apart.kernel, alone.kernel, **close)
+np.testing.assert_allclose(apart.bias - apart.bias[0], alone.bias - alone.bias[0], **close)
 print([zlib.crc32(apart.kernel.tobytes()), found[0][0]["linear/top1"], len(own.values)])
 """
 
 
 @pytest.mark.slow
 def test_two_processes_fit_the_probe_of_one():
-    outputs = run_in_two_processes(_PROCESS)
+    outputs = run_in_two_processes(_PROCESS, timeout=300)
     first, second = (ast.literal_eval(out.splitlines()[-1]) for out in outputs)
     assert first[:2] == second[:2]  # bit for bit, so that both take the same steps
     assert first[1] > 0.5 and first[2] + second[2] == 203
