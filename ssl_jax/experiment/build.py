@@ -24,6 +24,7 @@ from ssl_jax.core import method as method_lib
 from ssl_jax.data.samplers.groups import check_groups
 from ssl_jax.evals.model import Model
 from ssl_jax.experiment import evaluated, gradient_cache, train_step
+from ssl_jax.hardware import compiler_thread
 
 PyTree = Any
 
@@ -144,7 +145,7 @@ class Experiment:
           loaded: initial weights, see `ssl_jax.pretrained.init_from`.
           seed: of all random numbers; default: the config's.
         """
-        with jax.set_mesh(self.mesh):
+        with jax.set_mesh(self.mesh), compiler_thread.yielding(self.mesh):
             return self._jitted_init(np.uint32(self.config.seed if seed is None else seed), loaded)
 
     @functools.cached_property

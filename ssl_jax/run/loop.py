@@ -22,7 +22,7 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.flops import model_flops
 from ssl_jax.experiment.refresh import Refresher
 from ssl_jax.experiment.train_step import TrainState
-from ssl_jax.hardware import memory
+from ssl_jax.hardware import compiler_thread, memory
 from ssl_jax.run import (
     failures,
     final_results,
@@ -249,7 +249,9 @@ class Run:
         total = self.length.total_steps
         evaluated = [row for row in rows if self.stopping.metric in row]
         bar = progress.ProgressBar(total, start, primary=self.primary)
-        train_step = self.experiment.compiled_train_step
+        jax.block_until_ready(state)
+        with compiler_thread.yielding(self.mesh):
+            train_step = self.experiment.compiled_train_step
         memory.release()
         meter = self._meter(start)
         step_logger = StepLogger(self.experiment, self.source, writer, bar, meter, rows)
