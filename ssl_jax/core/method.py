@@ -12,7 +12,7 @@ The loss is two functions. `encode` computes the forward passes of each example 
 micro-batches whose activations are never in memory together (`ssl_jax.experiment.gradient_cache`).
 
 A new method is one file in `ssl_jax/methods/` with a `make` function, one file in `configs/` and
-one row in `tests/methods/table.py`. The train step knows no method by name.
+one row in `tests/methods/rows/`. The train step knows no method by name.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from ssl_jax.experiment import tpu_fit
 from ssl_jax.hardware import tpu
 from tests import commands
 from tests.commands import ROOT
-from tests.methods.table import CONFIGS, ROWS
+from tests.methods.rows.row import CONFIGS
+from tests.methods.table import ROWS
 
 needs_libtpu = pytest.mark.skipif(not tpu.is_installed(), reason="libtpu is not installed")
 TINY = (

@@ -15,7 +15,7 @@ from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import ResNet
 from ssl_jax.pretrained import formats, init_from, torch_models, trained_run
 from tests.commands import TINY, run
-from tests.methods.table import CONFIGS
+from tests.methods.rows.row import CONFIGS
 
 RESNET = [
     "--config=configs/simclr.py:shapes",

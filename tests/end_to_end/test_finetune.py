@@ -16,7 +16,7 @@ from ssl_jax.pretrained import formats, trained_run
 from ssl_jax.run import metrics
 from tests.commands import run
 from tests.methods import labelled_texts
-from tests.methods.table import CONFIGS
+from tests.methods.rows.row import CONFIGS
 from tests.pretrained.formats.test_hugging_face import workdir_of
 
 FLAGS = (

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ssl_jax.evals import collapse
-from tests.methods.table import LEARNING
+from tests.methods.rows.images import LEARNING
 from tests.methods.test_methods import batches, build
 
 BATCH = 64

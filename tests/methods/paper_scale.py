@@ -9,7 +9,7 @@ from ssl_jax import config as config_lib
 from ssl_jax import data, parallel
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
-from tests.methods.table import CONFIGS
+from tests.methods.rows.row import CONFIGS
 
 
 @functools.cache

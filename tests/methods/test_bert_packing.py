@@ -9,6 +9,7 @@ from ssl_jax import data
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.losses import token_cross_entropy
 from tests.methods import table
+from tests.methods.rows import short_text
 
 SENTENCES = [
     "One row holds many.",
@@ -68,7 +69,7 @@ def furthest(packed, padded):
 
 @pytest.mark.slow
 def test_packing_changes_no_loss(corpus, tmp_path):
-    options = dict(table.TEXT_OPTIONS, cache_dir=str(tmp_path / "cache"), vocab_size=120)
+    options = dict(short_text.TEXT_OPTIONS, cache_dir=str(tmp_path / "cache"), vocab_size=120)
     packed, padded = (data.load(corpus, rows=kind, **options) for kind in ("packed", "padded"))
     config = table.ROWS["bert"].load(
         data__name=corpus, data__options=ConfigDict(dict(options, rows="packed")),

@@ -12,7 +12,8 @@ from ssl_jax.core.tree_paths import by_path, replace
 from ssl_jax.experiment.build import Experiment
 from tests.methods import paper_scale
 from tests.methods.contract import encode, views_of
-from tests.methods.table import LEARNING, ROWS
+from tests.methods.rows.images import LEARNING
+from tests.methods.table import ROWS
 
 
 def build(row="distill", **overrides):

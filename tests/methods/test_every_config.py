@@ -9,7 +9,7 @@ import pytest
 from ssl_jax import config as config_lib
 from tests.marks import slow_unless
 from tests.methods.paper_scale import build, trace_step
-from tests.methods.table import CONFIGS
+from tests.methods.rows.row import CONFIGS
 
 # A second or two each. All others are slow tests, also those of which test_methods.py trains a row.
 QUICK = {

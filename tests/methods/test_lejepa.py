@@ -11,7 +11,7 @@ from ssl_jax import losses
 from tests.methods import paper_scale
 from tests.methods.contract import loss_and_aux, views_of
 from tests.methods.multi_crop import forward
-from tests.methods.table import LEARNING
+from tests.methods.rows.images import LEARNING
 from tests.methods.test_methods import batches, build
 
 

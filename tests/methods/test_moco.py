@@ -14,7 +14,8 @@ from ssl_jax.models.norm import interleave
 from ssl_jax.optim import EmaState
 from tests.methods import paper_scale
 from tests.methods.contract import encode, loss_and_aux, views_of
-from tests.methods.table import BATCH, ROWS
+from tests.methods.rows.row import BATCH
+from tests.methods.table import ROWS
 from tests.methods.test_methods import batches, build, run
 
 SGD = dict(

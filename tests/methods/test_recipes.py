@@ -8,7 +8,7 @@ import pytest
 from ssl_jax import config as config_lib
 from ssl_jax.optim import scale_learning_rate
 from ssl_jax.views.recipe import read_recipes
-from tests.methods.table import CONFIGS
+from tests.methods.rows.row import CONFIGS
 
 
 class Recipe(NamedTuple):

@@ -18,7 +18,8 @@ from ssl_jax.methods import simclr
 from tests import commands
 from tests.data.kinds.test_idx import write
 from tests.methods.contract import loss_and_aux, views_of
-from tests.methods.table import CONFIGS, ROWS
+from tests.methods.rows.row import CONFIGS
+from tests.methods.table import ROWS
 from tests.methods.test_methods import build
 
 

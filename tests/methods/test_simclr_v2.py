@@ -13,7 +13,8 @@ from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.models import count_parameters
 from tests.methods.contract import loss_and_aux, views_of
-from tests.methods.table import CONFIGS, ROWS
+from tests.methods.rows.row import CONFIGS
+from tests.methods.table import ROWS
 
 
 def build(**overrides):

@@ -20,7 +20,8 @@ from ssl_jax.models import Net
 from ssl_jax.models.classifier import make_classifier
 from tests.marks import slow_unless
 from tests.methods.contract import loss_and_aux, views_of
-from tests.methods.table import CONFIGS, ROWS
+from tests.methods.rows.row import CONFIGS
+from tests.methods.table import ROWS
 from tests.methods.test_methods import build
 
 SGD = dict(

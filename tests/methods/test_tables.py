@@ -10,7 +10,7 @@ from ssl_jax import data
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.build import Experiment
 from tests.marks import slow_unless
-from tests.methods.table import BATCH, CONFIGS
+from tests.methods.rows.row import BATCH, CONFIGS
 from tests.methods.test_methods import run
 
 METHODS = (

@@ -9,6 +9,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.evals.known import Known
 from ssl_jax.run.loop import Run
 from tests.methods import table
+from tests.methods.rows.row import CONFIGS
 
 
 def write_folder(root, train, test):
@@ -152,7 +153,7 @@ def test_other_data_that_the_model_cannot_read(tmp_path):
     with pytest.raises(
         UserError, match="eval.data is 'text:.*': data.image_size is 8, but text is"
     ):
-        begin(tmp_path, eval__data=f"text:{table.CONFIGS.parent}/LICENSE")
+        begin(tmp_path, eval__data=f"text:{CONFIGS.parent}/LICENSE")
 
 
 def test_every_evaluation_knows_what_it_measures():
