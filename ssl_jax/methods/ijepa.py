@@ -124,12 +124,16 @@ class IJEPA(OneViewMethod, EncoderFeatures):
         return self.encoder.module.patch_size
 
     @property
+    def _block_grid(self) -> blocks.Grid:
+        return blocks.Grid(*self.grid, whole=self.hyper.whole_grid)
+
+    @property
     def _target(self) -> blocks.BlockSize:
-        return blocks.BlockSize(self.grid, **TARGET, whole_grid=self.hyper.whole_grid)
+        return blocks.BlockSize(self._block_grid, **TARGET)
 
     @property
     def _context(self) -> blocks.BlockSize:
-        return blocks.BlockSize(self.grid, **CONTEXT, whole_grid=self.hyper.whole_grid)
+        return blocks.BlockSize(self._block_grid, **CONTEXT)
 
     @property
     def context_length(self) -> int:
@@ -167,17 +171,13 @@ class IJEPA(OneViewMethod, EncoderFeatures):
             jax.random.uniform(jax.random.fold_in(key, tag)) for tag in (_TARGETS, _CONTEXT)
         )
         target, context = self._target.draw(target_share), self._context.draw(context_share)
-        length, whole_grid = self._target.largest, self.hyper.whole_grid
+        length, grid = self._target.largest, self._block_grid
 
         def image_masks(key: Array) -> dict[str, Array]:
             target_key, context_key = (jax.random.fold_in(key, tag) for tag in (_TARGETS, _CONTEXT))
-            masks = blocks.block_masks(
-                target_key, target, self.grid, self.hyper.num_targets, whole_grid=whole_grid
-            )
+            masks = blocks.block_masks(target_key, target, grid, self.hyper.num_targets)
             targets, is_target = jax.vmap(lambda mask: blocks.padded_places(mask, length))(masks)
-            mask = blocks.context_mask(
-                context_key, context, masks, self.hyper.min_context, whole_grid=whole_grid
-            )
+            mask = blocks.context_mask(context_key, context, grid, masks, self.hyper.min_context)
             places, is_context = blocks.padded_places(mask, self.context_length)
             return {
                 "context": places, "is_context": is_context,

@@ -22,33 +22,55 @@ _BLOCK_ATTEMPTS = 10  # blocks tried in a row before a mask stays smaller than r
 
 
 @dataclasses.dataclass(frozen=True)
+class Grid:
+    """The patches that blocks are cut from.
+
+    Attributes:
+      rows, columns: of patches.
+      whole: blocks may be as large as the grid, and reach its last row and column. Without it they
+        do neither, as in the released code: the last possible offset is excluded, unless it is the
+        only one.
+    """
+
+    rows: int
+    columns: int
+    whole: bool = False
+
+    @property
+    def largest_block(self) -> tuple[int, int]:
+        """(height, width)."""
+        less = 0 if self.whole else 1
+        return self.rows - less, self.columns - less
+
+    def offsets(self, size: tuple[Array, Array]) -> tuple[Array, Array]:
+        """How many places a block of (height, width) has below each other, and side by side."""
+        more = 1 if self.whole else 0
+        height, width = size
+        down = jnp.maximum(self.rows - height + more, 1)
+        return down, jnp.maximum(self.columns - width + more, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class BlockSize:
     """The sizes of a kind of block.
 
     Attributes:
-      grid: (rows, columns) of patches.
+      grid: of patches.
       scale: smallest and largest area, as a fraction of the grid's.
       aspect: smallest and largest height / width.
-      whole_grid: blocks may be as large as the grid.
     """
 
-    grid: tuple[int, int]
+    grid: Grid
     scale: tuple[float, float]
     aspect: tuple[float, float]
-    whole_grid: bool = False
 
     def draw(self, share: Array | float) -> tuple[Array, Array]:
-        """(height, width), int32 [], for a number in [0, 1) that sets both area and aspect.
-
-        Without `whole_grid` blocks are smaller than the grid in both directions, as in the released
-        code.
-        """
-        rows, columns = self.grid
-        less = 0 if self.whole_grid else 1
-        area = jnp.floor(rows * columns * _between(self.scale, share))
+        """(height, width), int32 [], for a number in [0, 1) that sets both area and aspect."""
+        highest, widest = self.grid.largest_block
+        area = jnp.floor(self.grid.rows * self.grid.columns * _between(self.scale, share))
         aspect = _between(self.aspect, share)
-        height = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, rows - less)
-        width = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, columns - less)
+        height = jnp.clip(jnp.round(jnp.sqrt(area * aspect)), 1, highest)
+        width = jnp.clip(jnp.round(jnp.sqrt(area / aspect)), 1, widest)
         return height.astype(jnp.int32), width.astype(jnp.int32)
 
     @property
@@ -68,38 +90,21 @@ def _between(ends: tuple[float, float], share: Array | float) -> Array:
     return jnp.float32(ends[0]) + jnp.asarray(share, jnp.float32) * (ends[1] - ends[0])
 
 
-def block_masks(
-    key: Array,
-    size: tuple[Array, Array],
-    grid: tuple[int, int],
-    count: int,
-    *,
-    whole_grid: bool = False,
-) -> Array:
-    """Masks of `count` blocks at random places: bool [count rows columns].
-
-    Without `whole_grid` the last possible offset is excluded, unless it is the only one, as in the
-    released code: no block reaches the last row or column.
-    """
-    rows, columns = grid
+def block_masks(key: Array, size: tuple[Array, Array], grid: Grid, count: int) -> Array:
+    """Masks of `count` blocks of (height, width) at random places: bool [count rows columns]."""
     height, width = size
-    last = 1 if whole_grid else 0
+    down, across = grid.offsets(size)
     top_share, left_share = jax.random.uniform(key, (2, count))
-    top = jnp.floor(top_share * jnp.maximum(rows - height + last, 1)).astype(jnp.int32)
-    left = jnp.floor(left_share * jnp.maximum(columns - width + last, 1)).astype(jnp.int32)
-    row, column = jnp.arange(rows), jnp.arange(columns)
+    top = jnp.floor(top_share * down).astype(jnp.int32)
+    left = jnp.floor(left_share * across).astype(jnp.int32)
+    row, column = jnp.arange(grid.rows), jnp.arange(grid.columns)
     in_rows = (row >= top[:, None]) & (row < top[:, None] + height)
     in_columns = (column >= left[:, None]) & (column < left[:, None] + width)
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
 def context_mask(
-    key: Array,
-    size: tuple[Array, Array],
-    targets: Array,
-    smallest: int,
-    *,
-    whole_grid: bool = False,
+    key: Array, size: tuple[Array, Array], grid: Grid, targets: Array, smallest: int
 ) -> Array:
     """Mask of a random block without the target blocks: bool [rows columns].
 
@@ -109,18 +114,17 @@ def context_mask(
     Args:
       key: PRNG key of the image.
       size: (height, width) of the block.
+      grid: of patches.
       targets: bool [t rows columns].
       smallest: see above.
-      whole_grid: see `block_masks`.
     """
-    count, rows, columns = targets.shape
-    grid = rows, columns
+    count, nothing = len(targets), jnp.zeros(targets.shape[1:], bool)
     levels = [
-        jnp.any(targets[: count - dropped], axis=0) if dropped < count else jnp.zeros(grid, bool)
+        jnp.any(targets[: count - dropped], axis=0) if dropped < count else nothing
         for dropped in range(count + 1)
     ]
     excluded = jnp.repeat(jnp.stack(levels), _ATTEMPTS, axis=0)  # (tries, rows, columns)
-    tries = block_masks(key, size, grid, len(excluded), whole_grid=whole_grid) & ~excluded
+    tries = block_masks(key, size, grid, len(excluded)) & ~excluded
     enough = tries.sum(axis=(1, 2)) > smallest
     return tries[jnp.where(enough.any(), jnp.argmax(enough), len(tries) - 1)]
 

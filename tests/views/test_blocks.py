@@ -1,7 +1,5 @@
 """I-JEPA's blocks: sizes, places, contexts without targets, padding."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +8,17 @@ import pytest
 from ssl_jax.views import blocks
 
 GRID = (14, 14)
-TARGET = blocks.BlockSize(GRID, (0.15, 0.2), (0.75, 1.5))
-CONTEXT = blocks.BlockSize(GRID, (0.85, 1.0), (1.0, 1.0))
+BLOCKS = blocks.Grid(*GRID)
+TARGET = blocks.BlockSize(BLOCKS, (0.15, 0.2), (0.75, 1.5))
+CONTEXT = blocks.BlockSize(BLOCKS, (0.85, 1.0), (1.0, 1.0))
 
 
-@pytest.mark.parametrize("size", [TARGET, CONTEXT, blocks.BlockSize((4, 6), (0.2, 0.5), (0.5, 2))])
+@pytest.mark.parametrize(
+    "size", [TARGET, CONTEXT, blocks.BlockSize(blocks.Grid(4, 6), (0.2, 0.5), (0.5, 2))]
+)
 def test_sizes_are_the_released_codes(size):
     """One number decides area and aspect; a block is smaller than the grid."""
-    rows, columns = size.grid
+    rows, columns = size.grid.rows, size.grid.columns
     areas = []
     for share in np.linspace(0, 0.999, 25):
         area = int(rows * columns * (size.scale[0] + share * (size.scale[1] - size.scale[0])))
@@ -31,7 +32,7 @@ def test_sizes_are_the_released_codes(size):
 
 def test_blocks_are_rectangles_at_every_place_but_the_last():
     size = jnp.int32(5), jnp.int32(7)
-    draw = jax.jit(lambda key: blocks.block_masks(key, size, GRID, 4))
+    draw = jax.jit(lambda key: blocks.block_masks(key, size, BLOCKS, 4))
     seen = np.zeros((14, 14), int)
     for number in range(100):
         for mask in np.asarray(draw(jax.random.key(number))):
@@ -42,28 +43,29 @@ def test_blocks_are_rectangles_at_every_place_but_the_last():
 
 
 def test_blocks_of_the_whole_grid_reach_its_last_row_and_column():
-    grid = (4, 4)
+    grid = blocks.Grid(4, 4, whole=True)
     size = jnp.int32(2), jnp.int32(3)
-    draw = jax.jit(lambda key: blocks.block_masks(key, size, grid, 50, whole_grid=True))
-    seen = np.zeros(grid, int)
+    draw = jax.jit(lambda key: blocks.block_masks(key, size, grid, 50))
+    seen = np.zeros((4, 4), int)
     for mask in np.asarray(draw(jax.random.key(0))):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert (len(rows), len(columns)) == (2, 3) and mask.sum() == 6
         seen[rows[0], columns[0]] += 1
     assert (seen[:3, :2] > 0).all() and seen.sum() == seen[:3, :2].sum()
-    context = blocks.BlockSize(grid, (0.85, 1.0), (1.0, 1.0), whole_grid=True)
+    context = blocks.BlockSize(grid, (0.85, 1.0), (1.0, 1.0))
     assert context.largest == 16 and tuple(map(int, context.draw(0.5))) == (4, 4)
-    targets = jnp.zeros((1, *grid), bool).at[0, 1, 1].set(True)
-    draw = functools.partial(blocks.context_mask, whole_grid=True)
-    mask = draw(jax.random.key(1), context.draw(0.5), targets, 4)
+    targets = jnp.zeros((1, 4, 4), bool).at[0, 1, 1].set(True)
+    mask = blocks.context_mask(jax.random.key(1), context.draw(0.5), grid, targets, 4)
     np.testing.assert_array_equal(mask, ~targets[0])
 
 
 def test_contexts_and_targets_are_disjoint_unless_that_leaves_too_little():
     draw = jax.jit(
         lambda key, share: (
-            targets := blocks.block_masks(key, TARGET.draw(share), GRID, 4),
-            blocks.context_mask(jax.random.fold_in(key, 1), CONTEXT.draw(share), targets, 10),
+            targets := blocks.block_masks(key, TARGET.draw(share), BLOCKS, 4),
+            blocks.context_mask(
+                jax.random.fold_in(key, 1), CONTEXT.draw(share), BLOCKS, targets, 10
+            ),
         )
     )
     for number in range(30):
@@ -75,8 +77,9 @@ def test_the_last_targets_may_overlap_a_context_first():
     """Targets 0 and 1 are halves of the grid: without them a block has no patches."""
     halves = jnp.zeros((2, 6, 6), bool).at[0, :3].set(True).at[1, 3:].set(True)
     size = jnp.int32(5), jnp.int32(5)
-    draw = functools.partial(blocks.context_mask, size=size, targets=halves, smallest=4)
-    context = jax.jit(lambda key: draw(key))(jax.random.key(0))
+    grid = blocks.Grid(6, 6)
+    draw = jax.jit(lambda key: blocks.context_mask(key, size, grid, halves, 4))
+    context = draw(jax.random.key(0))
     assert not np.any(context & halves[0]) and np.any(context & halves[1])
 
 
