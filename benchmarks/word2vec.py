@@ -154,7 +154,8 @@ def _ours(arguments: argparse.Namespace) -> tuple[float, Callable, Callable]:
     import jax.numpy as jnp
 
     from ssl_jax.core.length import Length
-    from ssl_jax.core.method import Weights, load
+    from ssl_jax.core.method import Weights
+    from ssl_jax.core.named_methods import load
 
     config, source = _corpus()
     kind, how = arguments.serve.split()

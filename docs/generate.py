@@ -26,7 +26,7 @@ from ssl_jax import adapt
 from ssl_jax import config as config_lib
 from ssl_jax.adapt.registry import ADAPTERS
 from ssl_jax.config import base, fields
-from ssl_jax.core import method as method_lib
+from ssl_jax.core import named_methods
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Titles of the groups of methods, and the methods in them. Others are listed as "Other methods".
@@ -70,7 +70,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for entry in config.nav:
         if "Methods" in entry:
             entry["Methods"] = [
-                "methods/index.md", *(f"methods/{name}.md" for name in method_lib.names())
+                "methods/index.md", *(f"methods/{name}.md" for name in named_methods.names())
             ]  # fmt: skip
         if "API" in entry:
             entry["API"] = ["reference/index.md", *(_reference_path(name) for name in PUBLIC)]
@@ -95,7 +95,7 @@ def pages() -> dict[str, str]:
         "config-keys.md": config_keys_page(),
         "reference/index.md": reference_index(),
     }
-    out |= {f"methods/{name}.md": method_page(name, configs) for name in method_lib.names()}
+    out |= {f"methods/{name}.md": method_page(name, configs) for name in named_methods.names()}
     out |= {_reference_path(name): reference_page(name) for name in PUBLIC}
     out |= {page: copied_page(file, page) for file, page in COPIES.items()}
     return out
@@ -161,7 +161,7 @@ def _variants(paragraph: str) -> dict[str, str]:
 
 def grouped() -> list[tuple[str, list[str]]]:
     """The titles of the groups, each with the methods in it."""
-    names = method_lib.names()
+    names = named_methods.names()
     known = {name for group in GROUPS.values() for name in group}
     other = [name for name in names if name not in known]
     groups = [(title, [n for n in group if n in names]) for title, group in GROUPS.items()]

@@ -35,9 +35,9 @@ def main() -> int:
 
 
 def _methods() -> list[tuple[str, str]]:
-    from ssl_jax.core import method
+    from ssl_jax.core import named_methods
 
-    return [(name, _about(f"ssl_jax.methods.{name}")) for name in method.names()]
+    return [(name, _about(f"ssl_jax.methods.{name}")) for name in named_methods.names()]
 
 
 def _configs() -> list[tuple[str, str]]:

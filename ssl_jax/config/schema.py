@@ -34,7 +34,7 @@ def schema(config: Mapping[str, Any]) -> Section:
         has a bad value.
     """
     from ssl_jax import adapt
-    from ssl_jax.core import method
+    from ssl_jax.core import named_methods
     from ssl_jax.data import catalog
     from ssl_jax.data.samplers import registry as samplers
     from ssl_jax.models import registry as models
@@ -60,7 +60,7 @@ def schema(config: Mapping[str, Any]) -> Section:
     options = kind.options(config["data"]["options"]).partial() if kind else Mapping[str, Any]
     sampler = samplers.declaration(config["data"]["sampler"]["name"])
     return shared.replace(
-        method=_ANY_NAME if name is None else method.declaration(name),
+        method=_ANY_NAME if name is None else named_methods.declaration(name),
         model=net("model", config["model"]["name"], models.ENCODERS),
         adapt=adapt.declaration(config["adapt"]["name"]),
         nets=Section(nets, others=_ANY_NAME),

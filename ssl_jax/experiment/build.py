@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import adapt, data, optim, parallel
 from ssl_jax.config import Length
-from ssl_jax.core import layer_outputs
+from ssl_jax.core import layer_outputs, named_methods
 from ssl_jax.core import method as method_lib
 from ssl_jax.data.samplers.groups import check_groups
 from ssl_jax.evals.model import Model
@@ -78,7 +78,7 @@ class Experiment:
         check_groups(config.batch_size, spec.group_size)
         spec = dataclasses.replace(spec, unique_examples=sampler.unique)
         length = Length.of(config, sampler.steps_per_epoch(spec.num_examples, config.batch_size))
-        method = adapt.adapted(method_lib.load(config, spec, length), config, spec)
+        method = adapt.adapted(named_methods.load(config, spec, length), config, spec)
         lengths = dict(
             batch_size=config.batch_size,
             total_steps=length.total_steps,

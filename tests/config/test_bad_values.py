@@ -10,7 +10,7 @@ from ssl_jax.cli.train import dry_run
 from ssl_jax.config import fields
 from ssl_jax.config.listing import flat
 from ssl_jax.config.schema import schema
-from ssl_jax.core import method
+from ssl_jax.core import named_methods
 from ssl_jax.core.errors import UserError
 from ssl_jax.models import registry as models
 from tests.config.tiny_nets import name_net
@@ -145,7 +145,7 @@ def test_a_bad_word_of_a_command_line(path, text, message):
 
 def test_every_hyper_parameter_and_option_says_what_it_means():
     """And its default is a value that it takes."""
-    sections = {f"method {name}": method.declaration(name) for name in method.names()}
+    sections = {f"method {name}": named_methods.declaration(name) for name in named_methods.names()}
     sections |= {f"model {name}": models.declaration(name, "model") for name in models.NETS}
     sections["config"] = schema(config_lib.base_config())
     for name, section in sections.items():

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax import data, parallel
-from ssl_jax.core import method as method_lib
+from ssl_jax.core import named_methods
 from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.methods.simclr import SimCLR
@@ -35,13 +35,13 @@ class Misplaced(Banked):
 
 
 def experiment_of(monkeypatch, cls, devices=1, **overrides):
-    load = method_lib.load
+    load = named_methods.load
 
     def load_changed(config, spec, length):
         method = load(config, spec, length)
         return cls(**{f.name: getattr(method, f.name) for f in dataclasses.fields(method)})
 
-    monkeypatch.setattr(method_lib, "load", load_changed)
+    monkeypatch.setattr(named_methods, "load", load_changed)
     config = table.ROWS["simclr"].load(**overrides)
     source = data.from_config(config.data, seed=0)
     mesh = parallel.make_mesh(fsdp=config.mesh.fsdp, devices=jax.devices()[:devices])

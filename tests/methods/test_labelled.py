@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import data, optim, parallel
-from ssl_jax.core import method
+from ssl_jax.core import named_methods
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.method import Weights
 from ssl_jax.core.tree_paths import by_path
@@ -244,13 +244,13 @@ def test_what_does_not_fit_is_named(name, change, message):
             config[section][last] = value
     source = data.from_config(config.data, seed=0)
     with pytest.raises(UserError, match=message):
-        method.load(config, source.spec, 10)
+        named_methods.load(config, source.spec, 10)
 
 
 def test_text_of_a_corpus_with_labels_is_classified_too():
     """Of the rows of a corpus, each its document's; the labels are no task's."""
     spec = dataclasses.replace(build(NAMES[0])[1].spec, task=None)
-    made = method.load(ROWS[NAMES[0]].load(), spec, 10)
+    made = named_methods.load(ROWS[NAMES[0]].load(), spec, 10)
     tx = optim.make_optimizer(
         {**ROWS[NAMES[0]].load().optimizer.to_dict(), "warmup_steps": 0},
         batch_size=8, total_steps=5, steps_per_epoch=5,

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from ssl_jax import checkpoint, data, parallel
-from ssl_jax.core import method
+from ssl_jax.core import named_methods
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.experiment.build import Experiment
 from tests.marks import slow_unless
@@ -86,7 +86,7 @@ def name(request):
 
 def test_every_method_has_a_row():
     covered = {row.load().method.name for row in table.ROWS.values()}
-    assert covered == set(method.names())
+    assert covered == set(named_methods.names())
 
 
 def test_three_steps_keep_the_states_structure_and_finite_metrics(name):

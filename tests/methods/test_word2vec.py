@@ -7,7 +7,8 @@ import pytest
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.length import Length
-from ssl_jax.core.method import DataSpec, Vocabulary, Weights, load, loss_and_aux
+from ssl_jax.core.method import DataSpec, Vocabulary, Weights, loss_and_aux
+from ssl_jax.core.named_methods import load
 from ssl_jax.modalities.text import TEXT
 from ssl_jax.views import words as words_lib
 from tests.methods.table import ROWS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import data
-from ssl_jax.core import method
+from ssl_jax.core import named_methods
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import task as task_evaluation
 from ssl_jax.tasks import TASKS
@@ -18,7 +18,7 @@ from ssl_jax.tasks.tags import TAGS
 
 
 def test_tasks_name_methods_and_metrics_that_there_are():
-    assert set(method.names()) >= {task.method for task in TASKS.values()}
+    assert set(named_methods.names()) >= {task.method for task in TASKS.values()}
     for task in TASKS.values():
         assert set(task.scores) <= set(task_evaluation.METRICS)
     of_kinds = {name for kind in data.kinds().values() for name in kind.tasks}
