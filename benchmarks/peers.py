@@ -33,6 +33,8 @@ METHODS = (
     "simclr", "moco_v2", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino", "nnclr",
     "mae",
 )  # fmt: skip
+# Of all epochs: twenty batches of 256, and what is left over of two epochs.
+FEWEST_IMAGES = 22 * 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,9 @@ def main() -> None:
         "--examples", type=int, default=10_000, help="the first of the train images"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--cached", action="store_true", help="run `ours_cached` too")
+    parser.add_argument(
+        "--cached", action="store_true", help="run ours again, with its compiled programs"
+    )
     parser.add_argument("--folder", default="", help="of the IDX files; empty: Debian's")
     parser.add_argument("--csv", help="a file that gets a row for every run")
     parser.add_argument("--write", help=argparse.SUPPRESS)  # these two keep JAX out of this process
@@ -70,6 +74,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.epochs < 2:
         parser.error(f"--epochs={arguments.epochs}: the first one is warm-up; use at least 2")
+    if arguments.epochs * arguments.examples < FEWEST_IMAGES:
+        parser.error(
+            f"--epochs={arguments.epochs} of --examples={arguments.examples} are too few images: "
+            f"speed is a median after ten steps; use {FEWEST_IMAGES:,} in all at least"
+        )
     if arguments.probe:
         print(json.dumps(scores_of(arguments.probe)))
         return
@@ -94,17 +103,14 @@ def main() -> None:
     show(runs, arguments)
 
 
-def ours(
-    method: str, seed: int, options: argparse.Namespace, place: pathlib.Path, cache: str = ""
-) -> Run:
-    """`ssl_jax train`; `cache` is its folder of compiled programs, by default none."""
-    workdir, split = place / (f"run_{cache}" if cache else "run"), f"train[:{options.examples}]"
+def ours(method: str, seed: int, options: argparse.Namespace, place: pathlib.Path) -> Run:
+    """`ssl_jax train`; the folder of compiled programs, which is in `place`, is empty at first."""
+    workdir, split = place / "run", f"train[:{options.examples}]"
     command = ["-m", "ssl_jax", "train", f"--config={method}:fashion", f"--workdir={workdir}"]
     for option in (
         f"epochs={options.epochs}", f"seed={seed}", f"data.split={split}",
         f"eval.train_split={split}", "eval.final_names=('knn','linear')",
-        "eval.baselines=()", "log.report=False",
-        f"compilation_cache={place / cache if cache else ''}",
+        "eval.baselines=()", "log.report=False", f"compilation_cache={place / 'programs'}",
         *([f"data.options.folder={options.folder}"] if options.folder else ()),
     ):  # fmt: skip
         command.append(f"--config.{option}")
@@ -117,10 +123,9 @@ def ours(
 
 
 def ours_cached(method: str, seed: int, options: argparse.Namespace, place: pathlib.Path) -> Run:
-    """As `ours`, with the programs that an earlier run has compiled."""
-    ours(method, seed, options, place, "programs")
-    shutil.rmtree(place / "run_programs")
-    return ours(method, seed, options, place, "programs")
+    """`ours` once more, with the programs that it has compiled."""
+    shutil.rmtree(place / "run")
+    return ours(method, seed, options, place)
 
 
 def theirs(method: str, seed: int, options: argparse.Namespace, place: pathlib.Path) -> Run:
@@ -228,7 +233,7 @@ def write_row(
 
 
 def show(runs: dict[tuple[str, str], list[Run]], options: argparse.Namespace) -> None:
-    """Prints one line a method: this side, lightly's, and the ratio."""
+    """Prints a line for each method and each run of ours: ours, lightly's, and the ratio."""
     from rich.console import Console
 
     from benchmarks import machine
@@ -239,9 +244,11 @@ def show(runs: dict[tuple[str, str], list[Run]], options: argparse.Namespace) ->
         *("method", "kNN, %", "linear, %", "images/s", "processor s", "MiB"),
         packages=("torch", "lightly"),
     )
-    for method in dict.fromkeys(method for method, _ in runs):
-        mine, other = runs[method, "ours"], runs[method, "theirs"]
-        cells = [method]
+    for (method, side), mine in runs.items():
+        if side == "theirs":
+            continue
+        other = runs[method, "theirs"]
+        cells = [method if side == "ours" else f"{method}, compiled before"]
         for key in ("knn/top1", "linear/top1"):
             a, b = (statistics.mean(run.scores[key] for run in side) for side in (mine, other))
             cells.append(f"{100 * a:.1f} / {100 * b:.1f}")
