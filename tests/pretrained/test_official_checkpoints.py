@@ -1,5 +1,6 @@
 """`export --to=official`: checkpoints in the layouts of released code, with heads, out and in."""
 
+import dataclasses
 import types
 
 import jax
@@ -7,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import checkpoint
+from ssl_jax import checkpoint, data
 from ssl_jax import config as config_lib
 from ssl_jax.cli import export as command
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
+from ssl_jax.experiment.build import Experiment
 from ssl_jax.pretrained import formats, init_from
+from tests.methods.table import ROWS
 from tests.pretrained.formats import released, torch_files
 from tests.pretrained.formats.vits import experiment_of
 
@@ -34,12 +37,21 @@ RUNS = {
     "mae": ("mae", dict(VIT, positions="sincos"), {}),
     "ijepa": ("ijepa", PATCHES, {}),
 }  # fmt: skip
-EPOCHS, STEPS = 3, 100
+STEPS = 100
 
 
 def experiment(name, **method):
     row, model, options = RUNS[name]
     return experiment_of(model, row, **{f"method__{k}": v for k, v in (options | method).items()})
+
+
+def dino_of_a_resnet():
+    """DINO with a net of BatchNorm, whose teacher has statistics of its own."""
+    row = ROWS["dino"]
+    others = {key: x for key, x in row.overrides.items() if not key.startswith("model.")}
+    net = dict(model__name="resnet18", model__width=0.125, method__head_batch_norm=True)
+    config = config_lib.resolve(dataclasses.replace(row, overrides=others).load(**net))
+    return Experiment.build(config, data.spec_from_config(config.data))
 
 
 def saved(folder, experiment):
@@ -107,6 +119,20 @@ def test_a_checkpoint_comes_back_bit_for_bit(name, tmp_path, exported):
     buffers = {**teacher.buffers, "teacher": state.buffers["teacher"]}
     assert_same(loaded, {"params": teacher.params, "buffers": buffers})
     assert notes[-1].startswith("also in the file and not used: student (")
+
+
+def test_statistics_of_student_and_teacher_come_back(tmp_path, exported):
+    built = dino_of_a_resnet()
+    state = saved(tmp_path / "run", built)
+    exported()
+    path = str(tmp_path / "out" / "checkpoint.pth")
+    for key, state_dict in formats.read_networks(path).items():
+        if key in ("student", "teacher"):  # the code wraps both for several devices
+            assert "module.backbone.layer4.1.bn2.running_var" in state_dict
+            assert "module.head.mlp.1.running_mean" in state_dict
+    loaded, _ = init_from.load(f"{path}@student", built)
+    expected = {"params": state.params, "buffers": state.buffers, "ema": state.weights.ema}
+    assert_same(loaded, expected)
 
 
 def test_the_names_of_the_released_code(tmp_path, exported):
