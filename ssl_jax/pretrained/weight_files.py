@@ -229,6 +229,9 @@ def _match_released(
     matched = dataclasses.replace(
         matched, missing=problems, unused=unused, notes=[*matched.notes, *notes]
     )
+    if taken := method_nets.titles(net_arrays):
+        *first, last = taken
+        source_note += f"with its {', '.join(first)}{' and ' * bool(first)}{last}, "
     return matched.loaded, summary(matched, source_note), used
 
 

@@ -73,6 +73,7 @@ def test_dino_continues_from_the_named_network(network, tmp_path):
     np.testing.assert_array_equal(arrays["buffers/centre"], tree["dino_loss"]["center"][0])
     other = {"teacher": "student", "student": "teacher"}[network]
     assert lines[0].startswith(f"{source}: {network}, names below '{prefix}backbone.', ")
+    assert ", with its head and centre, " in lines[0]
     assert lines[1] == f"the file also has {other}: set init_from=.../released.pth@{other}"
     if network == "teacher":  # both start from it
         assert lines[2:] == [f"also in the file and not used: student ({len(tree[other])} arrays)"]
@@ -110,6 +111,7 @@ def test_dinos_head_of_another_size_is_initialised(tmp_path):
     tree["teacher"]["head.mlp.0.weight"] = np.ones((10, 16), np.float32)
     arrays, lines = load(written(tmp_path, tree), dino_run())
     assert not [path for path in arrays if "encoder" not in path]
+    assert "with its" not in lines[0]
     note = "the head is not loaded but initialised: head.mlp.0.weight has shape (10, 16), not (12"
     assert any(line.startswith(note) for line in lines)
     assert "head (8 arrays)" in lines[-1]
@@ -190,6 +192,7 @@ def test_dinov2_continues_with_both_heads(tmp_path):
     ):
         stored = tree["teacher"][theirs].T
         np.testing.assert_array_equal(arrays[f"params/{ours}"], stored, err_msg=ours)
+    assert ", with its head and head of patches, " in lines[0]
     centres = ["the file has no centre: this run's is initialised"]
     centres.append("the file has no centre of patches: this run's is initialised")
     assert lines[1:] == centres

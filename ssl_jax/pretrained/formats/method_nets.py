@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,12 @@ def convert(
                 used += [originals[name] for name in second_used]
                 notes += second_notes
     return arrays, used, notes
+
+
+def titles(arrays: Collection[str]) -> list[str]:
+    """What arrays with these paths belong to, such as "head" and "centre"."""
+    nets = {path.split("/")[1] for path in arrays}
+    return [group.title for group in _GROUPS if nets.intersection(group.nets)]
 
 
 def _renamed(name: str) -> str:
