@@ -172,6 +172,11 @@ class Experiment:
         with jax.set_mesh(self.mesh):
             return self.train_step.lower(self.abstract_state, self.abstract_batch()).compile()
 
+    def drop_train_step(self) -> None:
+        """Frees the compiled train step; it is compiled again if it is needed again."""
+        for name in ("compiled_train_step", "train_step"):
+            self.__dict__.pop(name, None)
+
     def model(self, w: method_lib.Weights) -> Model:
         """The method with weights, for evaluations."""
         return Model(

@@ -192,6 +192,8 @@ class Run:
                 if not over:
                     self._print(f"stopped at step {step}, saved; the same command continues")
                     return stop.exit_code
+                self.experiment.drop_train_step()
+                memory.release()
                 use_best = final_evaluation and self.stopping.best
                 best = self.saves.best_step() if use_best else None
                 if use_best and best is None:

@@ -63,3 +63,12 @@ def test_a_method_places_its_buffers(monkeypatch):
 def test_a_wrong_placement_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="the method names axis 'dta'.*Did you mean 'data'"):
         _ = experiment_of(monkeypatch, Misplaced)[0].state_shardings
+
+
+def test_a_dropped_train_step_is_made_again(monkeypatch):
+    experiment, _ = experiment_of(monkeypatch, SimCLR)
+    step = experiment.train_step
+    assert experiment.train_step is step
+    experiment.drop_train_step()
+    experiment.drop_train_step()
+    assert experiment.train_step is not step
