@@ -104,7 +104,11 @@ def test_the_table_of_adapters_is_that_of_the_recorded_runs(page):
 
 @pytest.mark.parametrize(
     ("name", "heading"),
-    [("digits", "## On unseen digits"), ("shapes", "## On unseen combinations")],
+    [
+        ("digits", "## On unseen digits"),
+        ("shapes", "## On unseen combinations"),
+        ("fashion", "## On unseen clothes"),
+    ],
 )
 def test_the_tables_of_metric_learning_are_those_of_the_recorded_runs(name, heading):
     runs = recorded(f"metric_learning_{name}.csv")
@@ -115,6 +119,16 @@ def test_the_tables_of_metric_learning_are_those_of_the_recorded_runs(name, head
         label = "SimCLR" if loss == "simclr" else f"`{loss}`"
         assert rows[label] == expected(runs, loss, columns, by="loss"), loss
     assert rows["raw pixels"][:2] == expected(runs, "simclr", columns[:2], "raw pixels/", by="loss")
+
+
+def test_the_table_of_few_labels_is_that_of_the_recorded_runs():
+    runs = recorded("few_labels_fashion.csv")
+    rows = rows_of(README, "### Rotations on Fashion-MNIST")
+    assert set(rows) == {run["labels"] for run in runs}
+    for labels, cells in rows.items():
+        own = [run for run in runs if run["labels"] == labels]
+        for start, cell in zip(("pretrained", "scratch"), cells, strict=True):
+            assert [cell] == expected(own, start, ["accuracy/top1"], by="start"), labels
 
 
 def test_the_table_of_desiderata_is_that_of_the_recorded_runs():
