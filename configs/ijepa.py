@@ -92,7 +92,8 @@ def _digits(config: ConfigDict) -> None:
     Trained on train[:80%] for 2,500 steps, one seed. On train[80%:] (one label a class, kNN, ridge
     regression) the encoder has 46.8, 84.0 and 91.0, untrained 25.1, 67.4 and 89.2, and raw pixels
     66.8, 97.9 and 93.8. It is the second of two recipes tried there. At first it gets worse (25.5,
-    56.9 and 88.2 after 500 steps). results/README.md has the scores on the test split.
+    56.9 and 88.2 after 500 steps). On the test split, three seeds: 50.2 (untrained 31.4), kNN 73.6
+    (54.8), linear 93.6 (90.2).
 
     The former recipe (patches of 2, kernels of N(0, 0.02) in the predictor, a rate of 1e-3, a
     momentum of 0.99, 20 epochs) taught nothing: the predictor did not use its context, and targets
