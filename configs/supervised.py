@@ -4,6 +4,7 @@
 
 Variants:
   digits               8x8 handwritten digits with all their labels: half a minute on two CPU cores
+  small_shapes         generated 32x32 images in colour: a minute on two CPU cores
   fashion              Fashion-MNIST, 10,000 photos of 28x28, grey: minutes on two CPU cores
   cifar10              ResNet-18 with a 3x3 stem from scratch (needs tfds:cifar10 prepared)
   imagenet             ResNet-50 from scratch, Goyal et al. 2017, https://arxiv.org/abs/1706.02677
@@ -50,6 +51,7 @@ from ssl_jax.configs import common, fashion
 
 VARIANTS = (
     "digits",
+    "small_shapes",
     "fashion",
     "cifar10",
     "imagenet",
@@ -95,6 +97,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     config.checkpoint.best_metric = "eval/accuracy/top1"
     {
         "digits": _digits,
+        "small_shapes": _small_shapes,
         "fashion": _fashion,
         "cifar10": _cifar10,
         "imagenet": _imagenet,
@@ -154,6 +157,11 @@ def _digits(config: ConfigDict) -> None:
     had noise, and 99.7% when half of them had.
     """
     common.digits(config, epochs=60.0, noise_p=0.5)
+
+
+def _small_shapes(config: ConfigDict) -> None:
+    """The net and views of simclr:small_shapes with the shape as label; one view an image."""
+    common.small_shapes(config)
 
 
 def _cifar10(config: ConfigDict) -> None:

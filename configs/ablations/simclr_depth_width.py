@@ -4,6 +4,8 @@
 
 Variants:
   small_shapes  2048 generated images, narrow ResNet-10 and -18: about two hours on two CPU cores
+  fashion       10,000 images of Fashion-MNIST, the same nets with ImageNet's stem, which is cheap:
+                half an hour on two CPU cores
   shapes        generated images: some hours on one accelerator
   imagenet      the paper's: ResNet-18 to -152 of width 1, 2 and 4, batch 4096, 100 epochs
 
@@ -21,15 +23,21 @@ from ssl_jax.models.resnet import num_parameters
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 NAME = "ablations/simclr_depth_width"
-VARIANTS = ("small_shapes", "shapes", "imagenet")
+VARIANTS = ("small_shapes", "fashion", "shapes", "imagenet")
 TRAININGS = ("simclr", "supervised")
-DEPTHS = {"small_shapes": (10, 18), "shapes": (10, 18, 34), "imagenet": (18, 34, 50, 101, 152)}
+DEPTHS = {
+    "small_shapes": (10, 18),
+    "fashion": (10, 18),
+    "shapes": (10, 18, 34),
+    "imagenet": (18, 34, 50, 101, 152),
+}
 WIDTHS = {
     "small_shapes": (0.125, 0.25, 0.5),
+    "fashion": (0.125, 0.25, 0.5),
     "shapes": (0.25, 0.5, 1.0),
     "imagenet": (1.0, 2.0, 4.0),
 }
-STEMS = {"small_shapes": "cifar", "shapes": "cifar", "imagenet": "imagenet"}
+STEMS = {"small_shapes": "cifar", "fashion": "imagenet", "shapes": "cifar", "imagenet": "imagenet"}
 
 
 def get_config(variant: str = "small_shapes,simclr,10,0.25") -> ConfigDict:
