@@ -9,7 +9,7 @@ SimCLR's question (Chen et al. 2020, Table 3; `ablations/simclr_knows` has the p
 of the other methods with two views and a projector g. A random rotation by multiples of 90 degrees
 is added to the augmentations of all of them; noise is among them. After pretraining a nonlinear
 probe tells the change from h, and from g(h), which is as wide as h. Chance is 25% for the rotation
-and 50% for noise; the untrained encoder is the row of `results.json` beside.
+and 50% for noise; the figure has the untrained net beside.
 """
 
 from ml_collections import ConfigDict
@@ -20,19 +20,27 @@ from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
 NAME = "ablations/two_views_know"
 VARIANTS = ("digits",)
-METHODS = (
-    "simclr", "moco_v2", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg", "nnclr",
-    "simclr_v2",
-)  # fmt: skip
+METHODS = {
+    "simclr": "SimCLR", "moco_v2": "MoCo v2", "moco_v3": "MoCo v3", "byol": "BYOL",
+    "simsiam": "SimSiam", "barlow_twins": "Barlow Twins", "vicreg": "VICReg", "nnclr": "NNCLR",
+    "simclr_v2": "SimCLR v2",
+}  # fmt: skip
 CHANGES = ("rotation", "noise")
 _WIDTH = 128  # of h
+# What a probe reads -> the row of the results.
+_OUTPUTS = {
+    "untrained h": "untrained encoder/",
+    "h": "",
+    "untrained g(h)": "untrained encoder, z/",
+    "g(h)": "z/",
+}
 
 
 def get_config(variant: str = "digits,simclr") -> ConfigDict:
     """One method with rotated views: "SIZE,METHOD"."""
     size, _, method = variant.partition(",")
     common.check_variant(NAME, size, VARIANTS)
-    common.check_variant(f"{NAME}:{size}", method, METHODS)
+    common.check_variant(f"{NAME}:{size}", method, tuple(METHODS))
     config = config_lib.load(f"{method}:{size}")
     config.views.ops = (*config.views.ops, "random_rotate90")
     config.views.random_rotate90 = ConfigDict(dict(p=1.0))
@@ -60,12 +68,15 @@ def get_sweep(variant: str = "digits") -> Sweep:
     ]
     curves = tuple(
         Curve(
-            measure=f"{prefix}transformations/{change}",
-            measure_label=f"{change} told from {name}, %",
-            x="method",
-            x_label="method",
+            measure="knn/top1",
+            measure_label=f"{change} told, %",
+            x="output",
+            x_label="told from",
+            columns={name: f"{row}transformations/{change}" for name, row in _OUTPUTS.items()},
+            series="method",
+            names=METHODS,
+            matrix=True,
         )
         for change in CHANGES
-        for name, prefix in (("h", ""), ("g(h)", "z/"))
     )
     return Sweep("What h and g(h) know", by_seed(cells), setting=scale.setting, curves=curves)
