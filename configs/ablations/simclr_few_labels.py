@@ -15,7 +15,8 @@ simclr_table_7_comparators. On ImageNet the measure is top-5 as in the paper, on
 from ssl_jax.configs import common
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
 
-VARIANTS = ("digits", "imagenet")
+SETTINGS = {"digits": "8x8 digits, small conv net, 400 steps", "imagenet": "ImageNet, ResNet-50"}
+VARIANTS = tuple(SETTINGS)
 STARTS = {"SimCLR": True, "supervised": False}  # -> init_weights
 NEEDS = {"init_from": "the pretrained run, e.g. --set=init_from=runs/simclr"}
 _SPARE = {
@@ -53,7 +54,7 @@ def get_sweep(variant: str = "digits") -> Sweep:
     )
     return Sweep(
         "SimCLR: 1% and 10% of the labels", by_seed(cells), needs=NEEDS, metric=measure,
-        setting=variant, curves=(curve,),
+        setting=SETTINGS[variant], curves=(curve,),
     )  # fmt: skip
 
 
