@@ -6,7 +6,8 @@ there are cores take these to LLVM and free them. The latter have more to do. On
 they fall behind, and the contexts of nearly all kernels are in memory together: of the 750 MiB of
 `simclr:fashion`, 340 were such contexts. If the first thread has a lower priority, it waits while
 there are kernels to take, and few contexts exist. That also saves the time to make the others. The
-programs are the same.
+programs are the same. On a machine that other programs keep busy it would wait for them too, so
+there it is left alone.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ def yielding(mesh: jax.sharding.Mesh) -> Iterator[None]:
 
     The thread does nothing but compile, so that no program runs slower. It is known as the oldest
     of XLA's threads that work; so no program may be running when the block begins. Devices other
-    than CPUs and systems other than Linux are left alone.
+    than CPUs, systems other than Linux and busy machines are left alone.
 
     Args:
       mesh: the devices that are compiled for.
     """
-    if sys.platform != "linux" or mesh.devices.flat[0].platform != "cpu":
+    if sys.platform != "linux" or mesh.devices.flat[0].platform != "cpu" or busy():
         yield
         return
     jax.jit(_nothing).lower().compile()
@@ -50,6 +51,11 @@ def yielding(mesh: jax.sharding.Mesh) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
+
+
+def busy() -> bool:
+    """Whether programs have had to wait for a processor during the last minute."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
 def _nothing() -> None:
