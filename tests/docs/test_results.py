@@ -168,7 +168,8 @@ def test_the_table_of_probes_is_that_of_the_recorded_runs():
 def test_the_table_of_transfer_is_that_of_the_recorded_runs():
     runs = {(run["set"], run["start"]): run for run in recorded("transfer_embedded.csv")}
     rows = rows_of(README, "## Transfer")
-    assert {(name, start) for name in rows for start in ("pretrained", "random")} == set(runs)
+    starts = ("pretrained", "supervised", "random")
+    assert {(name, start) for name in rows for start in starts} == set(runs)
     for name, cells in rows.items():
-        both = [runs[name, start] for start in ("pretrained", "random")]
-        assert cells[:2] == [percent(run[run["metric"]]) for run in both], name
+        own = [runs[name, start] for start in starts]
+        assert cells[:3] == [percent(run[run["metric"].replace("_map11", "/map11")]) for run in own]
