@@ -27,7 +27,12 @@ from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
 from ssl_jax.run import baselines, evaluation_file, failures
-from ssl_jax.run.final_results import applies_to_row, baseline_models, shown_name
+from ssl_jax.run.final_results import (
+    applies_to_row,
+    baseline_models,
+    rows_beside,
+    shown_name,
+)
 from ssl_jax.run.probing import Prober
 
 
@@ -79,7 +84,9 @@ def main() -> int:
         raise UserError("--workdir is missing, e.g. --workdir=runs/demo")
     parallel.initialize()
     settings = [*options["set"].value, f"baselines={tuple(options.baselines)!r}"]
-    config = _with_options(trained_run.read_config(options.workdir), settings)
+    saved = trained_run.read_config(options.workdir)
+    usual_weights = saved.eval.weights
+    config = _with_options(saved, settings)
     use_compilation_cache(config.compilation_cache)
     if options.train_split:
         config.eval.train_split = options.train_split
@@ -92,6 +99,8 @@ def main() -> int:
     encoder = trained_run.load_experiment(
         options.workdir, experiment, options.step, weights=options.weights
     )
+    # Now: a run that goes on may delete the checkpoint, or save the step again.
+    checkpoint = evaluation_file.fingerprint(options.workdir, encoder.step)
     with jax.set_mesh(experiment.mesh):
         chosen = _chosen(experiment, prober, options.evals)
         model = experiment.model(encoder.weights)
@@ -104,7 +113,7 @@ def main() -> int:
         beside = _beside(experiment, prober, chosen, options.feature)
         for evaluation in chosen:
             if evaluation.name not in errors:
-                for name, row in evaluation.baselines(model, prober).items():
+                for name, row in rows_beside(evaluation, model, prober).items():
                     beside[name] = beside.get(name, {}) | row
     if jax.process_index() == 0:
         print(f"{options.workdir}, step {encoder.step}, on {prober.dataset}")
@@ -114,12 +123,13 @@ def main() -> int:
         rows = {**beside, shown_name(experiment): values}
         for table in report.tables_of(rows, config.eval):
             make_console().print(table)
+        weights = options.weights or config.eval.weights
         record = {
             "step": encoder.step,
             "data": prober.dataset,
-            "weights": options.weights or config.eval.weights,
+            "weights": weights,
             "feature": options.feature,
-            "checkpoint": evaluation_file.fingerprint(options.workdir, encoder.step),
+            "checkpoint": checkpoint,
             **values,
         }
         if beside:
@@ -130,8 +140,8 @@ def main() -> int:
                 name: failures.reason(error) for name, error in errors.items()
             }
         name = re.sub(r"[^\w.-]+", "_", prober.dataset).strip("_")
-        if options.weights not in (None, config.eval.weights):
-            name += f"_{options.weights}"
+        if weights != usual_weights:
+            name += f"_{weights}"
         if options.feature != "h":
             name += "_" + options.feature.replace("/", "-")
         folder = epath.Path(options.workdir) / evaluation_file.FOLDER

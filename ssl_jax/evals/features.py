@@ -120,7 +120,8 @@ def _finish(
     arrays: dict[str, Any], gather: Gather | None, split: Collection[str], own_rows: OwnRows | None
 ) -> dict[str, Any]:
     """Waits for one batch, moves it to the host and drops its padding."""
-    kept_apart = {name: arrays.pop(name) for name in split if name in arrays}
+    # In one order on all processes: `own_rows` may be a program of all of them.
+    kept_apart = {name: arrays.pop(name) for name in sorted(split) if name in arrays}
     if gather is not None:
         arrays = dict(gather(arrays))
     else:

@@ -48,8 +48,8 @@ def evaluate(
       config: the eval section; its sub-section `knn` holds options of `knn`, and so on.
       seed: seed of all random numbers (held-out split, label sets).
       feature: the key of the features, e.g. "z" to evaluate a projection head's output.
-      devices: devices to compute on; default: those of this process, or
-        fewer for small data sets.
+      devices: devices to compute on; default: those of this process, of all processes for
+        rows that are split over them, or fewer for small data sets.
       on_error: called with the name and the error of an evaluation that fails. Its metrics are then
         missing. None raises the error.
       rendered: name of an output -> new examples of the data set with this output as codes; None:
@@ -149,7 +149,7 @@ def _check_features(split: str, rows: Features, feature: str) -> None:
         )
     is_split = isinstance(values, SplitRows)
     own = values.values if is_split else values
-    bad = int((~np.isfinite(own).reshape(len(own), -1).all(axis=1)).sum())
+    bad = int((~np.isfinite(own).all(axis=tuple(range(1, own.ndim)))).sum())
     if is_split:
         bad = total(bad)
     if bad:

@@ -145,8 +145,11 @@ class Experiment:
           loaded: initial weights, see `ssl_jax.pretrained.init_from`.
           seed: of all random numbers; default: the config's.
         """
-        with jax.set_mesh(self.mesh), compiler_thread.yielding(self.mesh):
-            return self._jitted_init(np.uint32(self.config.seed if seed is None else seed), loaded)
+        arguments = np.uint32(self.config.seed if seed is None else seed), loaded
+        with jax.set_mesh(self.mesh):
+            with compiler_thread.yielding(self.mesh):  # while it is compiled and none runs
+                self._jitted_init.lower(*arguments).compile()
+            return self._jitted_init(*arguments)
 
     @functools.cached_property
     def _jitted_init(self) -> Callable[..., PyTree]:

@@ -54,8 +54,11 @@ def yielding(mesh: jax.sharding.Mesh) -> Iterator[None]:
 
 
 def busy() -> bool:
-    """Whether programs have had to wait for a processor during the last minute."""
-    return os.getloadavg()[0] > (os.cpu_count() or 1)
+    """Whether programs had to wait for a processor in the last minute, or this is not known."""
+    try:
+        return not _TASKS.is_dir() or os.getloadavg()[0] > (os.cpu_count() or 1)
+    except OSError:
+        return True
 
 
 def _nothing() -> None:

@@ -10,7 +10,8 @@
 
 A figure is replaced by the next one of the same evaluation and row; all others stay. An evaluation
 has one set of settings: if it is measured with others, its earlier figures are left out in all
-rows. If the step was saved again with other weights, all earlier figures are.
+rows. If the file is about other weights or data, all earlier figures are. A file that cannot be
+read is renamed to ....damaged.
 """
 
 from __future__ import annotations
@@ -73,13 +74,23 @@ def add(path: epath.Path, measured: Mapping[str, Any]) -> list[str]:
     earlier: dict[str, Any] = {}
     if path.exists():
         try:
-            earlier = storage.read_json(path)
+            earlier = _read(path)
         except UserError as error:
             failures.warn("reading the earlier evaluations", error)
+            path.replace(path.with_name(f"{path.name}.damaged"))
     content, lines = merged(earlier, measured)
     path.parent.mkdir(parents=True, exist_ok=True)
     storage.write_whole(path, json.dumps(content, indent=2) + "\n")
     return lines
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    content = storage.read_json(path)
+    parts = (content, content.get("baselines", {}), content.get("settings", {}))
+    rows = parts[1].values() if isinstance(parts[1], dict) else ()
+    if not all(isinstance(part, dict) for part in (*parts, *rows)):
+        raise UserError(f"{path} cannot be read: its baselines or settings are no objects")
+    return content
 
 
 def merged(
@@ -87,13 +98,12 @@ def merged(
 ) -> tuple[dict[str, Any], list[str]]:
     """(content of the file, lines for the user), see `add`."""
     lines = []
-    if earlier and (
-        not measured["checkpoint"] or earlier.get("checkpoint") != measured["checkpoint"]
-    ):
+    same = measured["checkpoint"] and all(earlier.get(k) == measured[k] for k in _HEADER)
+    if earlier and not same:
         earlier = {}
         lines.append(
             "left out: the earlier figures of the file, which does not say that they are of these "
-            "weights"
+            "weights and data"
         )
     old_settings, new_settings = dict(earlier.get("settings", {})), dict(measured["settings"])
     old_rows, new_rows = _rows(earlier), _rows(measured)

@@ -259,7 +259,7 @@ def _evaluate(
         values = prober.evaluate(model, applicable, feature, on_error=on_error)
         for evaluation in applicable if is_trained else ():
             if evaluation.of_model and evaluation.name not in not_computed.get(row, {}):
-                for name, baseline in _baselines(evaluation, model, prober, source).items():
+                for name, baseline in rows_beside(evaluation, model, prober, source).items():
                     results[name] = results.get(name, {}) | baseline
         values = failures.without_values_that_are_not_finite(values, row, not_computed)
         if values or is_trained:
@@ -267,8 +267,8 @@ def _evaluate(
     return results, not_computed
 
 
-def _baselines(
-    evaluation: Evaluation, model: Model, prober: Prober, source: data.Source
+def rows_beside(
+    evaluation: Evaluation, model: Model, prober: Prober, source: data.Source | None = None
 ) -> dict[str, dict[str, float]]:
     """`Evaluation.baselines`; none, with a warning, if they fail."""
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from ssl_jax import evals
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import linear, scores
+from ssl_jax.evals import linear, on_features, scores
 from ssl_jax.evals.features import extract
 from ssl_jax.evals.split_rows import Layout, SplitRows
 from ssl_jax.run import probing
@@ -117,6 +117,12 @@ def test_bad_features_and_missing_labels_of_split_rows():
         ["linear"], some, test, num_classes=5, config=config, devices=jax.devices()
     )
     assert got == expected
+
+
+@pytest.mark.parametrize("shape", ((0, 3), (0, 2, 3)))
+def test_a_process_may_have_no_row_of_a_split(shape):
+    rows = {"h": SplitRows(np.zeros(shape), np.zeros(0, int), 5)}
+    on_features._check_features("test", rows, "h")
 
 
 def test_which_outputs_stay_with_their_processes(monkeypatch):

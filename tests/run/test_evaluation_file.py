@@ -1,7 +1,9 @@
 """Evaluations of one checkpoint add up in a file; see also tests/end_to_end/test_train.py."""
 
 import copy
+import json
 
+import pytest
 from etils import epath
 
 from ssl_jax.core import storage
@@ -80,6 +82,9 @@ def test_other_weights_replace_everything():
     for checkpoint in ("", "def"):
         content, lines = added(record(["linear"]), record(checkpoint=checkpoint))
         assert "linear/top1" not in content and len(lines) == 1 and "these weights" in lines[0]
+    for key, value in (("weights", "ema"), ("data", "folder:b"), ("feature", "z")):
+        content, lines = added(record(["linear"]), record() | {key: value})
+        assert "linear/top1" not in content and content[key] == value and len(lines) == 1
     old_file = {"step": 30, "linear/top1": 1.0}
     content, lines = evaluation_file.merged(old_file, record())
     assert "linear/top1" not in content and lines
@@ -104,11 +109,22 @@ def test_a_failure_costs_no_earlier_figure():
 def test_a_damaged_file_is_replaced_with_a_warning(tmp_path, capsys):
     path = epath.Path(tmp_path / "evaluations" / "30_digits.json")
     assert evaluation_file.add(path, record()) == []
-    path.write_text(path.read_text()[:-20])
+    damaged = path.read_text()[:-20]
+    path.write_text(damaged)
     assert evaluation_file.add(path, record(["linear"])) == []
+    assert path.with_name("30_digits.json.damaged").read_text() == damaged
     assert "warning: reading the earlier evaluations failed" in capsys.readouterr().err
     assert storage.read_json(path) == record(["linear"])
     assert evaluation_file.add(path, record()) == ["the file keeps from earlier: linear"]
+
+
+@pytest.mark.parametrize("damage", ({"baselines": []}, {"baselines": {"a": 1}}, {"settings": None}))
+def test_parts_of_a_wrong_kind_are_damage(damage, tmp_path, capsys):
+    path = epath.Path(tmp_path / "30_digits.json")
+    path.write_text(json.dumps(record(["linear"]) | damage))
+    assert evaluation_file.add(path, record()) == []
+    assert "are no objects" in capsys.readouterr().err
+    assert storage.read_json(path) == record()
 
 
 def test_a_checkpoint_without_a_manifest_has_no_fingerprint(tmp_path):

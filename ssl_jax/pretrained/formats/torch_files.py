@@ -9,6 +9,7 @@ torch/serialization.py). `torch.load` reads it, with `weights_only=True` too, an
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -32,12 +33,15 @@ def write(path: str, tree: Mapping[str, Any]) -> None:
     """
     storages: list[np.ndarray] = []
     content = _pickled(tree, storages)
-    with zipfile.ZipFile(path, "w") as archive:  # stored without compression, as PyTorch needs
+    unfinished = f"{path}.tmp"
+    # Stored without compression, as PyTorch needs.
+    with zipfile.ZipFile(unfinished, "w") as archive:
         archive.writestr(f"{_ROOT}/data.pkl", content)
         archive.writestr(f"{_ROOT}/byteorder", "little")
         for number, array in enumerate(storages):
             archive.writestr(f"{_ROOT}/data/{number}", array.astype("<f4", copy=False).tobytes())
         archive.writestr(f"{_ROOT}/version", "3\n")
+    os.replace(unfinished, path)
 
 
 def _pickled(tree: Mapping[str, Any], storages: list[np.ndarray]) -> bytes:
