@@ -198,7 +198,8 @@ def _means(sweep: Sweep, rows: list[dict[str, Any]], sections: Mapping[str, Any]
     columns = list(metrics)
     named = [{**row, **{name: row.get(name.format(**row)) for name in columns}} for row in rows]
     averaged = ablation.average_over_seeds(named, sweep.labels, columns)
-    note = f", mean ± std over {sweep.seeds} seeds" if sweep.seeds else ""
+    seeds = ablation.seeds_said(rows, sweep.labels)
+    note = f", {seeds}" if seeds else ""
     table = Table(title=Text(f"{sweep.title}{note}", "bold"), box=box.SIMPLE_HEAD,
                   title_justify="left", show_edge=False, pad_edge=False)  # fmt: skip
     labels = [label for label in sweep.labels if label != ablation.SEED]
@@ -242,8 +243,8 @@ def _draw(sweep: Sweep, rows: list[dict[str, Any]], workdir: epath.Path) -> None
     for line in ablation.summary(rows, sweep.labels, sweep.curves):
         print(line)
     setting, missing = sweep.setting, len(sweep.cells) - len(rows)
-    if seeds := sweep.seeds:
-        setting += f"; mean ± std over {seeds} seeds"
+    if seeds := ablation.seeds_said(rows, sweep.labels):
+        setting += f"; {seeds}"
     if missing:
         setting += f"; {missing} of {len(sweep.cells)} cells not finished"
     path = workdir / FIGURE

@@ -8,6 +8,7 @@ that a paper only draws are not included; claims of its text are.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import importlib.resources
@@ -170,6 +171,24 @@ def table_of(curve: Curve) -> Published | None:
             f"{nearest(curve.published, published())}"
         )
     return published()[curve.published]
+
+
+def seeds_said(rows: Sequence[Row], labels: Sequence[str]) -> str:
+    """Over how many seeds the rows can be averaged, e.g. "mean ± std over 3 seeds".
+
+    Args:
+      rows: one per finished cell.
+      labels: the labels of the cells.
+
+    Returns:
+      "" if every setting has one seed, and "up to" if some settings have fewer than others.
+    """
+    others = [label for label in labels if label != SEED]
+    found = collections.Counter(tuple(row[label] for label in others) for row in rows)
+    most, fewest = max(found.values(), default=1), min(found.values(), default=1)
+    if most == 1 or SEED not in labels:
+        return ""
+    return f"mean ± std over {'up to ' if fewest < most else ''}{most} seeds"
 
 
 def average_over_seeds(

@@ -96,12 +96,6 @@ class Sweep:
         """The labels that every cell has."""
         return tuple(self.cells[0].labels)
 
-    @property
-    def seeds(self) -> int:
-        """Number of different values of the label `seed`; 0 if there are not several."""
-        count = len({cell.labels.get(ablation.SEED) for cell in self.cells})
-        return count if count > 1 else 0
-
     def __post_init__(self) -> None:
         if not self.cells:
             raise UserError(f"the sweep {self.title!r} has no cells")
