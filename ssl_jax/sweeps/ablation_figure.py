@@ -180,7 +180,7 @@ def _panels(
     all_axes = np.ravel(part.subplots(1, len(curves), squeeze=False))
     ends: list[tuple[Axes, list[_End]]] = []
     for number, (axes, curve, own) in enumerate(zip(all_axes, curves, points, strict=True)):
-        heading = titles[number]
+        heading = textwrap.fill(titles[number], 42)
         if number in correlations:
             heading += f"\nrank correlation {correlations[number]}"
         axes.set_title(heading, loc="left", fontsize=10, color=INK)
