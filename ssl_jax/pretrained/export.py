@@ -150,10 +150,8 @@ def _export_adapters(run: TrainedRun, folder: str) -> Iterator[str]:
 
 def _export_training_checkpoint(run: TrainedRun, folder: str) -> Iterator[str]:
     """The target "official": all networks of the run, as the released code of its method saves."""
-    path, content = (
-        os.path.join(folder, released.NAME),
-        released.tree(run, released.all_weights(run)),
-    )
+    path = os.path.join(folder, released.NAME)
+    content = released.tree(run, released.all_weights(run))
     torch_files.write(path, content)
     yield f"{path}: {released.summary(content)}, step {run.step}"
     yield "without the optimizer's state: training continues from these weights with a new one"
