@@ -67,6 +67,10 @@ def main() -> None:
     parser.add_argument(
         "--cached", action="store_true", help="run ours again, with its compiled programs"
     )
+    parser.add_argument(
+        "--rest", type=float, default=60.0,
+        help="seconds to wait at most before a run, until the machine has little to do",
+    )  # fmt: skip
     parser.add_argument("--folder", default="", help="of the IDX files; empty: Debian's")
     parser.add_argument("--csv", help="a file that gets a row for every run")
     parser.add_argument("--write", help=argparse.SUPPRESS)  # these two keep JAX out of this process
@@ -95,6 +99,7 @@ def main() -> None:
                 place = pathlib.Path(folder, f"{method}_{seed}")
                 place.mkdir()
                 for side in (ours, theirs, *[ours_cached] * arguments.cached):
+                    rest(arguments.rest)
                     run = side(method, seed, arguments, place)
                     runs.setdefault((method, side.__name__), []).append(run)
                     print(method, seed, side.__name__, run, flush=True)
@@ -162,6 +167,13 @@ def measured(command: Sequence[str]) -> tuple[float, float, float]:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}")
     return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, largest
+
+
+def rest(at_most: float) -> None:
+    """Waits until the load of the last minute is below three quarters of the cores."""
+    until = time.monotonic() + at_most
+    while os.getloadavg()[0] > 0.75 * (os.cpu_count() or 1) and time.monotonic() < until:
+        time.sleep(1.0)
 
 
 def family(pid: int) -> list[int]:

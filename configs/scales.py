@@ -39,8 +39,9 @@ class Scale:
         return self.data if self.epochs is None else f"{self.data}, {self.epochs:g} epochs"
 
     def lasting(self, epochs: float) -> Scale:
-        """The same at another length."""
-        overrides = {**self.overrides, "epochs": epochs, "checkpoint.every_epochs": epochs}
+        """The same at another length; a size without checkpoints on the way stays so."""
+        lengths = ["epochs", *({"checkpoint.every_epochs"} & set(self.overrides))]
+        overrides = {**self.overrides, **dict.fromkeys(lengths, epochs)}
         return dataclasses.replace(self, overrides=overrides, epochs=epochs)
 
     def measure_of(self, method: str) -> str:

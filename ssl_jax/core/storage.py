@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec.config
@@ -125,6 +127,28 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: epath.Path) -> Iterator[None]:
+    """Lets one process at a time run the block, e.g. to read a file, change it and write it.
+
+    Others wait. The system releases the folder when a process ends, also after `kill -9`. Object
+    stores, and file systems without locks, do not make anyone wait.
+
+    Args:
+      folder: which exists.
+    """
+    if is_object_store(folder):
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def upload(folder: pathlib.Path, target: epath.Path) -> None:

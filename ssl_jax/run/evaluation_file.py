@@ -11,7 +11,7 @@
 A figure is replaced by the next one of the same evaluation and row; all others stay. An evaluation
 has one set of settings: if it is measured with others, its earlier figures are left out in all
 rows. If the file is about other weights or data, all earlier figures are. A file that cannot be
-read is renamed to ....damaged.
+read is renamed to ....damaged. Commands that end at the same time add one after the other.
 """
 
 from __future__ import annotations
@@ -71,16 +71,17 @@ def add(path: epath.Path, measured: Mapping[str, Any]) -> list[str]:
     Returns:
       Lines for the user: what the file keeps of earlier, and what not.
     """
-    earlier: dict[str, Any] = {}
-    if path.exists():
-        try:
-            earlier = _read(path)
-        except UserError as error:
-            failures.warn("reading the earlier evaluations", error)
-            path.replace(path.with_name(f"{path.name}.damaged"))
-    content, lines = merged(earlier, measured)
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage.write_whole(path, json.dumps(content, indent=2) + "\n")
+    with storage.one_at_a_time(path.parent):
+        earlier: dict[str, Any] = {}
+        if path.exists():
+            try:
+                earlier = _read(path)
+            except UserError as error:
+                failures.warn("reading the earlier evaluations", error)
+                path.replace(path.with_name(f"{path.name}.damaged"))
+        content, lines = merged(earlier, measured)
+        storage.write_whole(path, json.dumps(content, indent=2) + "\n")
     return lines
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -175,9 +175,23 @@ def product(**axes: Iterable[Any]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def by_seed(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """Sorts cells by seed, so that an unfinished sweep has results of all settings."""
-    return tuple(sorted(cells, key=lambda cell: cell.labels[ablation.SEED]))
+def by_seed(
+    cells: Iterable[Cell], repeated: Callable[[Mapping[str, Any]], bool] | None = None
+) -> tuple[Cell, ...]:
+    """Sorts cells by seed, so that an unfinished sweep has results of all settings.
+
+    Args:
+      cells: of any seeds.
+      repeated: labels of a cell -> whether its setting keeps all seeds. Other settings keep the
+        first. None: all settings keep all.
+    """
+    cells = sorted(cells, key=lambda cell: cell.labels[ablation.SEED])
+    if repeated is None:
+        return tuple(cells)
+    first = cells[0].labels[ablation.SEED]
+    return tuple(
+        cell for cell in cells if cell.labels[ablation.SEED] == first or repeated(cell.labels)
+    )
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, str]:

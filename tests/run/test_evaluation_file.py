@@ -2,6 +2,7 @@
 
 import copy
 import json
+import threading
 
 import pytest
 from etils import epath
@@ -104,6 +105,25 @@ def test_a_failure_costs_no_earlier_figure():
     content, lines = added(record(k=3), second)
     assert "knn/top1" not in content and content["not_computed"] == {"knn": "too few"}
     assert lines == ["left out, because it was measured with other options: knn of this run"]
+
+
+def test_commands_that_end_at_the_same_time_lose_nothing(tmp_path, monkeypatch):
+    path = epath.Path(tmp_path / "30_digits.json")
+    second = threading.Thread(target=evaluation_file.add, args=(path, record(["knn"])))
+    merge = evaluation_file.merged
+
+    def merged(earlier, measured):
+        """Gives the second command time to read what the first is about to change."""
+        if "linear" in measured["settings"]:
+            second.start()
+            second.join(timeout=0.5)
+            assert second.is_alive()  # it waits
+        return merge(earlier, measured)
+
+    monkeypatch.setattr(evaluation_file, "merged", merged)
+    evaluation_file.add(path, record(["linear"]))
+    second.join()
+    assert storage.read_json(path)["settings"].keys() == {"linear", "knn"}
 
 
 def test_a_damaged_file_is_replaced_with_a_warning(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Sweeps as a user runs them: a grid, a failing cell, an interruption, the collected results."""
 
+import collections
 import csv
 import dataclasses
 import itertools
@@ -327,6 +328,7 @@ SMALL = {
     "long_tail": ("small_shapes", "margin=adaptive,rarest=0.1,seed=0"),
     "moco_negatives": ("digits", "dictionary=bank,K=64,m=0.99,seed=0"),
     "moco_v2": ("small_shapes", "recipe=MLP,_aug+,_cos,seed=0"),
+    "moco_v2_batch": ("digits", "length=short,method=moco_v2,batch=64,seed=0"),
     "roberta_data_steps": ("pydoc", "data=a_tenth,steps=400,seed=0"),
     "rotnet_epochs": ("digits", "epochs=5.0,seed=0"),
     "rotnet_rotations": ("digits", "rotations=0_180,seed=0"),
@@ -390,6 +392,29 @@ def test_every_ablation_has_a_cell_that_is_checked():
     assert set(SMALL) == {path.stem for path in (ROOT / "configs" / "ablations").glob("[a-z]*.py")}
 
 
+@pytest.mark.parametrize(
+    "source", ("moco_negatives", "moco_v2_batch", "rotnet_epochs", "simclr_batch_size")
+)
+def test_extremes_on_photos_have_three_seeds_and_others_one(source):
+    cells = grid.load(f"configs/ablations/{source}.py:fashion").cells
+    seeds = collections.Counter(
+        tuple((key, value) for key, value in cell.labels.items() if key != "seed") for cell in cells
+    )
+    assert set(seeds.values()) == {1, 3}
+    assert [cell.labels["seed"] for cell in cells] == sorted(c.labels["seed"] for c in cells)
+
+
+def test_longer_runs_of_moco_v2_keep_the_checkpoints_of_their_configs():
+    for cell in grid.load("configs/ablations/moco_v2_batch.py:imagenet").cells:
+        config, default = cell.load(), config_lib.load(cell.config)
+        assert config.checkpoint.every_epochs == default.checkpoint.every_epochs
+        assert config.epochs >= 200
+    for cell in grid.load("configs/ablations/moco_v2_batch.py:fashion").cells:
+        config = cell.load()
+        assert config.checkpoint.every_epochs == config.epochs
+        assert config.optimizer.base_lr == pytest.approx(2e-3 * (config.batch_size / 256) ** 0.5)
+
+
 def test_batches_of_the_paper_warm_up_for_ten_epochs_however_long_they_train():
     for cell in grid.load("configs/ablations/simclr_batch_size.py:imagenet").cells:
         config = cell.load()
@@ -411,6 +436,10 @@ def test_cells_have_names_of_their_own():
     assert [cell.name for cell in grid.by_seed(cells)] == [
         "a=x,seed=0", "a=y,seed=0", "a=x,seed=1", "a=y,seed=1",
     ]  # fmt: skip
+    assert [cell.name for cell in grid.by_seed(cells, lambda labels: labels["a"] == "y")] == [
+        "a=x,seed=0", "a=y,seed=0", "a=y,seed=1",
+    ]  # fmt: skip
+    assert len(grid.by_seed(cells, lambda labels: False)) == 2
 
 
 def test_settings_reach_every_cell_as_text():
