@@ -22,6 +22,9 @@ from ssl_jax.evals.metric import Metric
 from ssl_jax.evals.nearest import neighbours
 from ssl_jax.evals.scores import measured_ranks, rank_of_label
 
+# Votes of neighbours, and entries of the [rows, classes] table of their sums, in a block: some
+# arrays of 8 bytes each.
+_VOTES = 2**19
 NEEDS = ("label",)
 METRICS = {
     "top1": Metric("kNN", "accuracy of a kNN classifier"),
@@ -67,8 +70,7 @@ def evaluate(
     )
     label = np.asarray(test["label"])
     hits = np.zeros(2, np.int64)
-    # Votes are a dense [rows, classes] table, so process a block of test examples at a time.
-    block = max(1, 2**24 // num_classes)
+    block = max(1, _VOTES // max(num_classes, k))
     for first in range(0, len(label), block):
         rows = slice(first, first + block)
         votes = vote(similarity[rows], train["label"][index[rows]], num_classes, temperature)

@@ -22,6 +22,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.evals.scores import ROWS, shared_mesh
 
 SIMILARITIES = 2**27  # similarities in a block on a device: 512 MiB of float32
+_ON_CPU = 2**21  # the same where the host's memory is the device's; a block has 64 rows at least
 
 
 def split_rows(
@@ -91,7 +92,7 @@ def neighbours(
         raise UserError(f"k is {k}; it must be between 1 and {n - exclude_self}")
     mesh = shared_mesh(n, devices)
     per_device = -(-n // mesh.size)
-    block = int(np.clip(SIMILARITIES // per_device, 1, min(m, 1024)))
+    block = _queries_at_once(m, per_device, mesh)
     with jax.set_mesh(mesh):
         bank = normalize(split_rows(bank, mesh, prepare=_float32))
         results = []
@@ -108,6 +109,14 @@ def neighbours(
         results = jax.device_get(results)
     similarity, index = (np.concatenate(parts)[:m] for parts in zip(*results, strict=True))
     return similarity, index
+
+
+def _queries_at_once(queries: int, rows: int, mesh: Mesh) -> int:
+    """Queries that are compared with `rows` rows on each device at a time."""
+    few = SIMILARITIES // rows
+    if mesh.devices.flat[0].platform == "cpu":
+        few = min(few, max(64, _ON_CPU // rows))
+    return int(np.clip(few, 1, min(queries, 1024)))
 
 
 def _float32(x: np.ndarray) -> np.ndarray:

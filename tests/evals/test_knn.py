@@ -110,6 +110,14 @@ def test_many_blocks_of_queries(monkeypatch):
     np.testing.assert_allclose(whole[0], blocks[0], atol=1e-6)
 
 
+def test_votes_are_counted_in_blocks(monkeypatch):
+    rng = np.random.default_rng(6)
+    train, test = ({"h": rng.normal(size=(n, 6)), "label": rng.integers(0, 3, n)} for n in (50, 23))
+    whole = knn.evaluate(train, test, num_classes=3, k=9)
+    monkeypatch.setattr(knn, "_VOTES", 9 * 5)
+    assert knn.evaluate(train, test, num_classes=3, k=9) == whole
+
+
 def test_extreme_scales_and_zero_features():
     rng = np.random.default_rng(5)
     bank = rng.normal(size=(30, 6)).astype(np.float32)
