@@ -39,7 +39,7 @@ def compile_step(dictionary: str, batch_size: int, model: str, topology: str) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", default="64,128", help="images, comma-separated")
-    parser.add_argument("--dictionaries", default="queue,end_to_end")
+    parser.add_argument("--dictionaries", default="queue,bank,end_to_end")
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--topology", default="v5e:1x1")
     arguments = parser.parse_args()
