@@ -62,7 +62,7 @@ def get_sweep(variant: str = "digits") -> Sweep:
             measure=scale.measure,
             measure_label=scale.measure_label,
             x="batch",
-            x_label=f"batch, {'shorter' if length == 'short' else 'longer'} runs",
+            x_label="batch",
             series="method",
             names=NAMES,
             where={"length": length},

@@ -257,6 +257,11 @@ def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[
             name = curve.names.get(series, _text(series))
             if position[valued[-1].x] == last:
                 ends.append(_End(x[-1], y[-1], name, colour))
+            elif len(valued) == 1:
+                above = any(
+                    p.mean is not None and p.mean > y[0] for p in points if p.x == valued[0].x
+                )
+                _name(axes, name, (x[0], y[0]), colour, xytext=(7, -15 if above else 0))
             else:  # other lines are to its right, so the name is above, beside its own line
                 falls = len(y) > 1 and y[-1] < y[-2]
                 top = x[-1], y[-1] + (valued[-1].std or 0)
