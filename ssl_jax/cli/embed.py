@@ -17,9 +17,9 @@ from absl import flags
 from etils import epath
 
 from ssl_jax import data, parallel
+from ssl_jax.cli import checkpoint_flags
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import class_names
-from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
 from ssl_jax.run.probing import Prober
@@ -29,10 +29,7 @@ FORMATS = (".npz", ".parquet")
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run.")
-    flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
-    flags.DEFINE_enum(
-        "weights", None, evaluated.CHOICES, "Which weights; default: the run's eval.weights."
-    )
+    checkpoint_flags.define_flags()
     flags.DEFINE_string("data", None, "Data set, e.g. folder:/path; default: the run's own.")
     flags.DEFINE_string("split", "all", "Split to embed, e.g. test or train[:1000].")
     flags.DEFINE_string("output", None, "File to write: .npz or .parquet.")

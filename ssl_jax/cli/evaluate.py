@@ -20,10 +20,10 @@ from absl import flags
 from etils import epath
 
 from ssl_jax import data, evals, parallel, report
+from ssl_jax.cli import checkpoint_flags
 from ssl_jax.config import apply
 from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError
-from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
 from ssl_jax.run import baselines, evaluation_file, failures
@@ -38,12 +38,7 @@ from ssl_jax.run.probing import Prober
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run.")
-    flags.DEFINE_integer(
-        "step", None, "The checkpoint's step; default: the latest, or the best if the run took it."
-    )
-    flags.DEFINE_enum(
-        "weights", None, evaluated.CHOICES, "Which weights; default: the run's eval.weights."
-    )
+    checkpoint_flags.define_flags()
     flags.DEFINE_string("data", None, "Data set to probe on, e.g. tfds:cifar10; default: its own.")
     flags.DEFINE_list(
         "evals", None, f"Of {', '.join(evals.names())}; default: those of the config."

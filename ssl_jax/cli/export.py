@@ -4,9 +4,9 @@
     timm          a ResNet or Vision Transformer with timm's names; timm.create_model loads the
                   folder if timm has the net
     hf            for from_pretrained of the transformers library: BERT or RoBERTa with its heads
-                  (of pretraining or of fine-tuning); a Vision Transformer as Dinov2Model,
-                  Dinov2WithRegistersModel, IJepaModel, ViTMAEForPreTraining or ViTModel; a
-                  ResNet as for timm
+                  (of pretraining or of fine-tuning), GPT-1, GPT-2 or T5, with their tokenizers; a
+                  Vision Transformer as Dinov2Model, Dinov2WithRegistersModel, IJepaModel,
+                  ViTMAEForPreTraining or ViTModel; a ResNet as for timm
     official      all networks of a run of DINO, iBOT, DINOv2, MAE or I-JEPA, OUT/checkpoint.pth as
                   the released code saves it: student and teacher with their heads and prototypes,
                   the centres; decoder or predictor. init_from reads it back
@@ -36,8 +36,8 @@ from __future__ import annotations
 
 from absl import flags
 
+from ssl_jax.cli import checkpoint_flags
 from ssl_jax.core.errors import UserError
-from ssl_jax.experiment import evaluated
 from ssl_jax.pretrained import export, model_card, trained_run
 from ssl_jax.run import results_file
 
@@ -46,10 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "A finished or running run.")
     flags.DEFINE_string("output", None, "Folder to write; created if missing.")
     flags.DEFINE_enum("to", None, export.TARGETS, "The library whose names the weights get.")
-    flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
-    flags.DEFINE_enum(
-        "weights", None, evaluated.CHOICES, "Which weights; default: the run's eval.weights."
-    )
+    checkpoint_flags.define_flags()
     flags.DEFINE_string(
         "license", None, "Identifier of the weights' licence for the model card, e.g. apache-2.0."
     )

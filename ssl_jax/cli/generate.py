@@ -17,18 +17,15 @@ from __future__ import annotations
 from absl import flags
 
 from ssl_jax import parallel
+from ssl_jax.cli import checkpoint_flags
 from ssl_jax.core.errors import UserError
-from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import use_compilation_cache
 from ssl_jax.pretrained import trained_run
 
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run.")
-    flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
-    flags.DEFINE_enum(
-        "weights", None, evaluated.CHOICES, "Which weights; default: the run's eval.weights."
-    )
+    checkpoint_flags.define_flags()
     flags.DEFINE_multi_string("prompt", [], "The beginning of a text.")
     flags.DEFINE_integer("max_new_tokens", 64, "Largest number of tokens of a completion.")
     flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0: the most likely token.")

@@ -10,10 +10,10 @@ from absl import flags
 from etils import epath
 
 from ssl_jax import data
+from ssl_jax.cli import checkpoint_flags
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images
 from ssl_jax.core.method import Method
-from ssl_jax.experiment import evaluated
 from ssl_jax.experiment.build import use_compilation_cache
 from ssl_jax.pretrained import trained_run
 from ssl_jax.pretrained.trained_run import TrainedRun
@@ -23,10 +23,7 @@ from ssl_jax.run.probing import Prober
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run, of an autoencoder or a VAE.")
-    flags.DEFINE_integer("step", None, "The checkpoint's step; default: the latest.")
-    flags.DEFINE_enum(
-        "weights", None, evaluated.CHOICES, "Which weights; default: the run's eval.weights."
-    )
+    checkpoint_flags.define_flags()
     flags.DEFINE_string("data", None, "Data set, e.g. folder:/path; default: the run's own.")
     flags.DEFINE_string("split", None, "Split of the examples; default: the run's test split.")
     flags.DEFINE_string("output", None, "File to write: .png.")

@@ -6,8 +6,8 @@ memory-mapped shards. Runs read them with --config.data.name=tokens:DIR. After a
 same command continues; the result is equal to the byte.
 
     --tokenizer=wordpiece   BERT's; bpe: RoBERTa's and GPT-2's; words: all that occur --min_count=5
-                            times (word2vec); or the path of vocab.txt,
-                            vocab.json (with merges.txt) or tokenizer.json, or their folder
+                            times (word2vec); or the path of vocab.txt, vocab.json (with
+                            merges.txt) or tokenizer.json, or their folder
     --vocab_size=30522      of a tokenizer to be trained; 50265 by default for bpe
     --document=paragraph    what a document of a text file is: between blank lines, line or file
     --sequence_length=512   says how many rows there are of each kind, and how much of them pads
