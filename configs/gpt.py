@@ -1,4 +1,5 @@
-"""GPT, GPT-2 and GPT-3 (Radford et al. 2018, 2019; Brown et al. 2020, arXiv:2005.14165)
+"""GPT, GPT-2 and GPT-3 (Radford et al. 2018, 2019; Brown et al. 2020),
+https://arxiv.org/abs/2005.14165
 
     ssl_jax train --config=gpt:VARIANT --workdir=runs/gpt
 

@@ -1,4 +1,4 @@
-"""T5 (Raffel et al. 2020), arXiv:1910.10683
+"""T5 (Raffel et al. 2020), https://arxiv.org/abs/1910.10683
 
     ssl_jax train --config=t5:VARIANT --workdir=runs/t5
 

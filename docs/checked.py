@@ -16,13 +16,15 @@ _PARAGRAPH = re.compile(r"<(p|td)>(.*?)</\1>", re.DOTALL)
 _CODE = re.compile(r"<code[^>]*>.*?</code>", re.DOTALL)
 _LEFT = re.compile(r"```|^(?:- |\| )|^\d\. |\[[^\]]*\]\([^)]*\)", re.MULTILINE)
 _TABLE = re.compile(r"(<table>.*?</table>)", re.DOTALL)
+# The blanks around it: a mean and its deviation stay on one line of a narrow column.
+_DEVIATION = re.compile(r"(?<=\d) ± (?=\d)")
 # Code that `extra.css` does not break, in text and in the narrow columns of tables.
 _SHORT_CODE = re.compile(r"<code>([^<\n]{1,40})</code>")
 _SHORT_CODE_IN_TABLE = re.compile(r"<code>([^<\n]{1,26})</code>")
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
-    """The page with its short codes marked.
+    """The page with its short codes marked and its deviations beside their means.
 
     Raises:
       PluginError: a paragraph has Markdown that was not understood.
@@ -34,6 +36,10 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
             raise PluginError(f"{page.file.src_uri}: Markdown in a paragraph: {line}")
     parts = _TABLE.split(html)
     for number, part in enumerate(parts):
-        short = _SHORT_CODE_IN_TABLE if number % 2 else _SHORT_CODE
-        parts[number] = short.sub(r'<code class="whole">\1</code>', part)
+        in_table = bool(number % 2)
+        short = _SHORT_CODE_IN_TABLE if in_table else _SHORT_CODE
+        part = short.sub(r'<code class="whole">\1</code>', part)
+        parts[number] = (
+            _DEVIATION.sub("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", part) if in_table else part
+        )
     return "".join(parts)

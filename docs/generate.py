@@ -107,8 +107,8 @@ class ConfigFile:
 
     Attributes:
       name: as on the command line, "simclr".
-      title: first line of its docstring without the address: "SimCLR (Chen et al. 2020)".
-      url: of the paper, "" if the docstring names none.
+      title: the beginning of its docstring up to an address: "SimCLR (Chen et al. 2020)".
+      about: the first paragraph of its docstring, with links to the papers.
       variants: name -> text, as the docstring's table has them.
       published: the paragraphs of the docstring that begin with "Published".
       notes: its other paragraphs.
@@ -117,7 +117,7 @@ class ConfigFile:
 
     name: str
     title: str
-    url: str
+    about: str
     variants: Mapping[str, str]
     published: Sequence[str]
     notes: Sequence[str]
@@ -133,7 +133,8 @@ def _read_config(name: str) -> ConfigFile:
     path, _ = config_lib.locate(name)
     docstring = ast.get_docstring(ast.parse(pathlib.Path(path).read_text(encoding="utf-8")))
     first, *paragraphs = docstring.split("\n\n")
-    title, _, url = first.partition(", https://")
+    first = _joined(first)
+    title = first.partition(", https://")[0]
     variants, published, notes = {}, [], []
     for paragraph in paragraphs:
         if paragraph.startswith("Variants:\n"):
@@ -144,8 +145,21 @@ def _read_config(name: str) -> ConfigFile:
             notes.append(_joined(paragraph))
     module, _ = config_lib.load_module(name)
     methods = {v: module.get_config(v).method.name for v in module.VARIANTS}
-    return ConfigFile(name, title, f"https://{url}" if url else "", variants, published, notes,
-                      methods)  # fmt: skip
+    return ConfigFile(name, title, _with_links(first), variants, published, notes, methods)
+
+
+def _with_code(text: str) -> str:
+    """Text in which options of the command line, such as --config.epochs=1, are code."""
+    return re.sub(r"(?<![\w`])--config\.[\w.]+=\S*[\w*]", r"`\g<0>`", text)
+
+
+def _with_links(text: str) -> str:
+    """Text in which a link stands for each address of a paper after a comma."""
+
+    def links(match: re.Match[str]) -> str:
+        return f" ({', '.join(f'[paper]({url})' for url in match[0].split(', ')[1:])})"
+
+    return re.sub(r"(?:, https?://[^\s,]+)+", links, text)
 
 
 def _variants(paragraph: str) -> dict[str, str]:
@@ -218,12 +232,11 @@ def method_page(name: str, configs: Sequence[ConfigFile]) -> str:
     if users:
         lines += ["", "## Configs"]
     for config in users:
-        paper = f" ([paper]({config.url}))" if config.url else ""
-        lines += ["", f"### `{config.name}`", "", f"{_cell(config.title)}{paper}", ""]
+        lines += ["", f"### `{config.name}`", "", config.about, ""]
         lines += ["| variant | what |", "|---|---|"]
         for variant, text in config.variants.items():
             if _belongs(variant, name, config):
-                lines.append(f"| `{variant}` | {_cell(text)} |")
+                lines.append(f"| `{variant}` | {_cell(_with_code(text))} |")
         for note in config.notes:
             lines += ["", note]
     published = [text for config in users for text in config.published]
@@ -289,11 +302,12 @@ def config_keys_page() -> str:
 
 def key_table(keys: Iterable[fields.Field]) -> list[str]:
     """A Markdown table of config keys."""
-    lines = ["| key | default | type | meaning |", "|---|---|---|---|"]
+    lines = ['<div class="keys" markdown>', ""]
+    lines += ["| key | default | type | meaning |", "|---|---|---|---|"]
     for key in keys:
         default = "" if key.default is fields.REQUIRED else f"`{key.default!r}`"
         lines.append(f"| `{key.path}` | {_cell(default)} | {_cell(key.type)} | {_cell(key.doc)} |")
-    return lines
+    return [*lines, "", "</div>"]
 
 
 def reference_index() -> str:
