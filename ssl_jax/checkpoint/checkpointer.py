@@ -285,8 +285,8 @@ class Checkpointer:
             sharding: sharding of every array; default: one local device.
 
         Returns:
-            `({prefix: nested dict of arrays}, step)`; None if there is no checkpoint. A prefix
-            without arrays gives an empty dict.
+            The arrays of each prefix as nested dicts, and the step; None if there is no checkpoint.
+            A prefix without arrays has an empty dict.
 
         Raises:
             UserError: the step does not exist.

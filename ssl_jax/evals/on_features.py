@@ -58,7 +58,7 @@ def evaluate(
         example, in the order of `test`.
 
     Returns:
-      Flat metrics, e.g. {"knn/top1": 0.93, "few_shot/1": 0.61, "few_shot/1_std": 0.02}.
+      Metrics by `evaluation/metric`, such as `knn/top1`, `few_shot/1` and `few_shot/1_std`.
 
     Raises:
       UserError: an unknown name or option, missing or invalid labels, features that are not finite

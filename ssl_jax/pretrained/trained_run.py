@@ -112,7 +112,7 @@ class TrainedRun:
           batch_size: number of images encoded at a time.
 
         Returns:
-          {"h": [n d], "z": [n d']} float32.
+          `h` [n d] and, where there is a projection head, `z` [n d'], float32.
 
         Raises:
           UserError: the run encodes texts, or the images are not uint8 or have a wrong shape or
@@ -155,8 +155,8 @@ class TrainedRun:
           batch_size: number of texts encoded at a time.
 
         Returns:
-          {"h": [n d]} float32, and for a run trained on labels "logits" [n c], "prediction" [n],
-          "tags" int32 [n l], or "start" and "end" [n l].
+          `h` [n d] float32, and for a run trained on labels `logits` [n c], `prediction` [n],
+          `tags` int32 [n l], or `start` and `end` [n l].
 
         Raises:
           UserError: the run encodes images or has no tokenizer, or the texts are not a non-empty
