@@ -10,6 +10,7 @@ import ast
 import importlib
 import logging
 import pathlib
+import re
 import sys
 import textwrap
 import traceback
@@ -229,14 +230,28 @@ def _parse(argv: Sequence[str]) -> list[str]:
         name = argument.lstrip("-")
         if not argument.startswith("-") or not name.startswith(_KEY):
             continue
-        if "override" not in flags.FLAGS:  # of a sweep
+        if "override" not in flags.FLAGS:
             setting = name.removeprefix(_KEY)
-            _stop(f"--{name}: every cell is set by --set={setting}")
+            if "cell" in flags.FLAGS:  # of a sweep
+                _stop(f"--{name}: every cell is set by --set={setting}")
+            _stop(f"--{name}: this command takes the config of the run as it is")
         arguments[number] = f"--override={name.removeprefix(_KEY)}"
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
-        _stop(str(error).splitlines()[0])
+        _stop(_in_our_words(error))
+
+
+def _in_our_words(error: flags.Error) -> str:
+    """One line of what absl says of a flag, with the way out."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        name = error.flagname
+        return f"there is no option --{name}.{nearest(name, list(flags.FLAGS))}"
+    line = str(error).splitlines()[0].removeprefix("flag ")
+    line = re.sub(r": invalid literal for int\(\).*", "; use a whole number", line)
+    line = re.sub(r": could not convert string to float.*", "; use a number", line)
+    choices = re.search(r": value should be one of <(.*)>$", line)
+    return f"{line[: choices.start()]}; use {choices[1].replace('|', ', ')}" if choices else line
 
 
 def _stop(message: str) -> None:

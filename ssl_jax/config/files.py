@@ -47,8 +47,9 @@ def locate(source: str) -> tuple[str, str]:
         return path, variant
     known = names()
     if path not in known:
-        raise UserError(f"there is no config {path!r}; configs: {', '.join(known)}."
-                        f"{nearest(path, known)}")  # fmt: skip
+        raise UserError(
+            f"there is no config {path!r}.{nearest(path, known)} `ssl_jax list configs` prints all"
+        )
     return str(importlib.resources.files("ssl_jax.configs") / f"{path}.py"), variant
 
 

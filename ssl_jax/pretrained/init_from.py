@@ -6,7 +6,6 @@
     moco_v2_800ep_pretrain.pth  a PyTorch file, read without executing its code
     exported/                   a folder with model.safetensors, written by the export command
     dino_full.pth@student       one of the networks of a PyTorch file
-    exported/                   a folder with model.safetensors, written by the export command
     adapter/                    a folder with an adapter of the peft library for BERT or RoBERTa
     bert-base-uncased/          a folder of BERT, RoBERTa, T5, GPT-1 or GPT-2 of the transformers
                                 library
@@ -79,6 +78,18 @@ from ssl_jax.pretrained.unseen_settings import check_settings
 
 # Names of arrays that belong to an encoder.
 _HUGGING_FACE_ENCODER = re.compile(r"(bert|roberta)\.(embeddings|encoder)\.")
+
+
+def check_exists(source: str) -> None:
+    """Checks that there is a run, file or folder, before anything is built for it.
+
+    Raises:
+      UserError: there is nothing at `source`.
+    """
+    folder, _ = folder_and_step(source)
+    path, _ = formats.file_and_network(folder)
+    if not epath.Path(path).exists():
+        raise UserError(f"init_from={source}: there is no such run, file or folder")
 
 
 def load(

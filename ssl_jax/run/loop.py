@@ -23,6 +23,7 @@ from ssl_jax.experiment.flops import model_flops
 from ssl_jax.experiment.refresh import Refresher
 from ssl_jax.experiment.train_step import TrainState
 from ssl_jax.hardware import compiler_thread, memory
+from ssl_jax.pretrained import init_from
 from ssl_jax.run import (
     failures,
     final_results,
@@ -79,8 +80,10 @@ class Run:
 
     def _settle(self, allow_config_change: bool) -> None:
         """What is left to settle before the first step, with the lock of the workdir."""
-        self._write_or_check_config(allow_config_change)
         config = self.config
+        if config.init_from is not None and config.init_weights and not self._has_begun():
+            init_from.check_exists(config.init_from)
+        self._write_or_check_config(allow_config_change)
         self.saves = checkpoint.Checkpointer(
             self.workdir,
             keep_latest=config.checkpoint.keep_latest,

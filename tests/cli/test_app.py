@@ -49,7 +49,12 @@ WRONG = [
         ("--workdir=x", "--config=configs/simclr.py", "--config.optimizer.base_lr=-1"),
         "optimizer.base_lr is '-1'; use a number of at least 0",
     ),
-    (("--workdr=x",), "workdr"),
+    (("--workdr=x",), "there is no option --workdr. Did you mean 'workdir'?"),
+    (("--workdir=x", "--config=simcrl:digits"), "Did you mean 'simclr'? `ssl_jax list configs`"),
+    (
+        ("--workdir=x", "--config=configs/simclr.py", "--config.init_from=runs/nothing"),
+        "init_from=runs/nothing: there is no such run, file or folder",
+    ),
     (("stray",), "unexpected argument 'stray'"),
     (
         ("--workdir=x", "--config=configs/simclr.py", "--config.data.name=digit"),
@@ -78,6 +83,19 @@ def test_a_wrong_command_line_is_one_line(arguments, message):
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--step=last", "--step=last; use a whole number"),
+        ("--weights=emma", "--weights=emma; use params, ema, polyak"),
+        ("--config.steps=3", "--config.steps=3: this command takes the config of the run as it is"),
+    ],
+)
+def test_a_wrong_option_of_a_run_is_one_line(argument, message):
+    done = run("--workdir=x", argument, module="evaluate")
+    assert done.returncode == 1 and done.stderr == f"error: {message}\n"
 
 
 @pytest.mark.slow
