@@ -6,7 +6,7 @@ r"""Transfer to twelve data sets, linear and fine-tuned (SimCLR, Chen et al. 202
         --set=pretrained=runs/simclr --set=supervised=runs/supervised
 
 Variants:
-  paper           linear evaluation and fine-tuning on the twelve sets, 2028 cells: job arrays
+  paper           linear evaluation and fine-tuning on the twelve sets, 2052 cells: job arrays
   linear          linear evaluation alone, a cell for each set and encoder
   embedded        both on digits, generated shapes and discs, and Fashion-MNIST
   embedded_linear linear evaluation alone: minutes
