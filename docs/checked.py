@@ -21,10 +21,13 @@ _DEVIATION = re.compile(r"(?<=\d) ± (?=\d)")
 # Code that `extra.css` does not break, in text and in the narrow columns of tables.
 _SHORT_CODE = re.compile(r"<code>([^<\n]{1,40})</code>")
 _SHORT_CODE_IN_TABLE = re.compile(r"<code>([^<\n]{1,26})</code>")
+# Longer code may be broken, but not behind the "--" of an option.
+_LONG_CODE = re.compile(r"<code>[^<]*</code>")
+_OPTION = re.compile(r"(?<![\w-])--\w+")
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
-    """The page with its short codes marked and its deviations beside their means.
+    """The page with what is not to be broken marked: short codes, options, deviations.
 
     Raises:
       PluginError: a paragraph has Markdown that was not understood.
@@ -36,10 +39,13 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
             raise PluginError(f"{page.file.src_uri}: Markdown in a paragraph: {line}")
     parts = _TABLE.split(html)
     for number, part in enumerate(parts):
-        in_table = bool(number % 2)
-        short = _SHORT_CODE_IN_TABLE if in_table else _SHORT_CODE
+        if number % 2:  # a table
+            part = _DEVIATION.sub("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", part)
+        short = _SHORT_CODE_IN_TABLE if number % 2 else _SHORT_CODE
         part = short.sub(r'<code class="whole">\1</code>', part)
-        parts[number] = (
-            _DEVIATION.sub("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", part) if in_table else part
-        )
+        parts[number] = _LONG_CODE.sub(_with_whole_options, part)
     return "".join(parts)
+
+
+def _with_whole_options(code: re.Match[str]) -> str:
+    return _OPTION.sub(r'<span class="option">\g<0></span>', code[0])
