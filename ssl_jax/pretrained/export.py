@@ -79,7 +79,7 @@ def export(
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output={folder} is not a folder: {error.strerror}") from error
+        raise UserError(f"--output={folder} cannot be a folder: {error.strerror}") from error
     if target == "peft":
         yield from _export_adapters(adapted, folder)
     elif target == "official":
