@@ -20,11 +20,12 @@ def define_flags() -> None:
 
 def main() -> int:
     kinds = sys.argv[1:] or list(KINDS)
-    for number, kind in enumerate(kinds):
+    for kind in kinds:
         if kind not in KINDS:
             raise UserError(
                 f"nothing is called {kind!r}; list one of {', '.join(KINDS)}.{nearest(kind, KINDS)}"
             )
+    for number, kind in enumerate(kinds):
         rows = KINDS[kind]()
         if len(kinds) > 1:
             print(f"{'' if number == 0 else chr(10)}{kind}:")

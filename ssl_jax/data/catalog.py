@@ -226,6 +226,9 @@ def kind_of(name: str) -> tuple[Kind, str]:
     """
     word, colon, location = name.partition(":")
     kind = kinds().get(word)
+    if kind is None and "/" in word:
+        raise UserError(f"unknown data set {name!r}; a path has its kind in front, e.g. "
+                        f"folder:{name} or text:{name}: `ssl_jax list data`")  # fmt: skip
     if kind is None or bool(colon) != bool(kind.location):
         usage = ", ".join(kind.usage for kind in kinds().values())
         raise UserError(f"unknown data set {name!r}; data sets: {usage}.{nearest(word, kinds())}")

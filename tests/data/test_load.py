@@ -120,7 +120,7 @@ def test_known_facts_are_the_facts(tmp_path):
         ("digits:8", "unknown data set 'digits:8'"),
         ("folder", "unknown data set 'folder'; data sets: ade20k:DIR, cars196:DIR, "),
         ("folder:", "data set 'folder:' names nothing; write folder:PATH"),
-        ("/data/images", "unknown data set '/data/images'"),
+        ("/data/images", "a path has its kind in front, e.g. folder:/data/images or text:/data"),
     ],
 )  # fmt: skip
 def test_unknown_data_sets(name, message):
