@@ -7,6 +7,8 @@ breaks the build.
 
 from __future__ import annotations
 
+import functools
+import html as html_lib
 import re
 from typing import Any
 
@@ -18,11 +20,10 @@ _LEFT = re.compile(r"```|^(?:- |\| )|^\d\. |\[[^\]]*\]\([^)]*\)", re.MULTILINE)
 _TABLE = re.compile(r"(<table>.*?</table>)", re.DOTALL)
 # The blanks around it: a mean and its deviation stay on one line of a narrow column.
 _DEVIATION = re.compile(r"(?<=\d) ± (?=\d)")
-# Code that `extra.css` does not break, in text and in the narrow columns of tables.
-_SHORT_CODE = re.compile(r"<code>([^<\n]{1,40})</code>")
-_SHORT_CODE_IN_TABLE = re.compile(r"<code>([^<\n]{1,26})</code>")
+# The longest code that `extra.css` does not break, in text and in the narrow columns of tables.
+_SHORT, _SHORT_IN_TABLE = 40, 26
+_INLINE_CODE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
 # Longer code may be broken, but not behind the "--" of an option.
-_LONG_CODE = re.compile(r"<code>[^<]*</code>")
 _OPTION = re.compile(r"(?<![\w-])--\w+")
 
 
@@ -41,11 +42,13 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
     for number, part in enumerate(parts):
         if number % 2:  # a table
             part = _DEVIATION.sub("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", part)
-        short = _SHORT_CODE_IN_TABLE if number % 2 else _SHORT_CODE
-        part = short.sub(r'<code class="whole">\1</code>', part)
-        parts[number] = _LONG_CODE.sub(_with_whole_options, part)
+        longest = _SHORT_IN_TABLE if number % 2 else _SHORT
+        parts[number] = _INLINE_CODE.sub(functools.partial(_marked, longest), part)
     return "".join(parts)
 
 
-def _with_whole_options(code: re.Match[str]) -> str:
-    return _OPTION.sub(r'<span class="option">\g<0></span>', code[0])
+def _marked(longest: int, code: re.Match[str]) -> str:
+    text = html_lib.unescape(re.sub(r"<[^>]*>", "", code[1]))
+    if len(text) <= longest and "\n" not in text:
+        return f'<code class="whole">{code[1]}</code>'
+    return code[0] if "<" in code[1] else _OPTION.sub(r'<span class="option">\g<0></span>', code[0])
