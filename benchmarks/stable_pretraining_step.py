@@ -1,9 +1,10 @@
 """A step beside stable-pretraining's JAX backend: python -m benchmarks.stable_pretraining_step
 
-Forward, loss, backward and AdamW of SimCLR and Barlow Twins on batches that stay on the devices,
-without augmentation: the conv net of the `fashion` variants, and a projector with the same widths
-(here with BatchNorm, as in the papers; theirs has none). On 1 and 8 virtual devices of this CPU, in
-turns, each side in a process of its own. MiB is what a process grew by since its imports.
+Forward, loss, backward, AdamW and BYOL's moving average on batches that stay on the devices,
+without augmentation: the conv net of the `fashion` variants, and a projector and predictor with the
+same widths (here with BatchNorm, as in the papers; theirs have none). On 1 and 8 virtual devices of
+this CPU, in turns, each side in a process of its own. MiB is what a process grew by since its
+imports.
 
 Needs stable-pretraining (its JAX backend needs neither torch nor lightning).
 """
@@ -18,7 +19,14 @@ from collections.abc import Callable
 from typing import Any
 
 SIDES = ("ours", "theirs")
-METHODS = {"simclr": (256, 64), "barlow_twins": (256, 256, 256)}  # widths of the projector
+METHODS = {  # widths of the projector
+    "simclr": (256, 64),
+    "barlow_twins": (256, 256, 256),
+    "vicreg": (256, 256, 256),
+    "byol": (256, 64),
+    "simsiam": (256, 256, 256),
+}
+SIMSIAM_PREDICTOR = 64  # its hidden width; BYOL's is that of the projector
 WIDTHS = (32, 64, 128, 128)
 
 
@@ -97,6 +105,8 @@ def our_step(method: str, batch_size: int) -> Callable[[], Any]:
     config = config_lib.load(f"{method}:fashion")
     config.update(batch_size=batch_size)
     config.method.update(hidden_dim=hidden, output_dim=out)
+    if method == "simsiam":
+        config.method.predictor_dim = SIMSIAM_PREDICTOR
     config.views = {"ops": ()}
     config.eval.online = False
     config = config_lib.resolve(config)
@@ -147,13 +157,21 @@ def their_step(method: str, batch_size: int) -> Callable[[], Any]:
             return jnp.mean(x, axis=(1, 2))
 
     rngs = nnx.Rngs(0)
-    kind = {"simclr": spj.SimCLR, "barlow_twins": spj.BarlowTwins}[method]
+    kinds = {
+        "simclr": spj.SimCLR, "barlow_twins": spj.BarlowTwins, "vicreg": spj.VICReg,
+        "byol": spj.BYOL, "simsiam": spj.SimSiam,
+    }  # fmt: skip
+    predictor = {
+        "byol": {"predictor_hidden": METHODS["byol"][0]},
+        "simsiam": {"predictor_dim": SIMSIAM_PREDICTOR},
+    }.get(method, {})
     optim = {"type": "adamw", "learning_rate": 2e-3, "weight_decay": 1e-4}
-    module = kind(
+    module = kinds[method](
         backbone=ConvNet(rngs), embed_dim=WIDTHS[-1], rngs=rngs, projector_dims=METHODS[method],
-        optim=optim,
+        optim=optim, **predictor,
     )  # fmt: skip
-    trainer = spj.Trainer(data_parallel=True)
+    averages = [spj.TeacherStudentCallback(update_schedule=False)] if method == "byol" else []
+    trainer = spj.Trainer(data_parallel=True, callbacks=averages)
     trainer.optimizer = nnx.Optimizer(module, spj.create_optimizer(optim), wrt=nnx.Param)
     trainer._setup_data_parallel(module)
     rng = np.random.default_rng(0)
@@ -164,6 +182,7 @@ def their_step(method: str, batch_size: int) -> Callable[[], Any]:
 
     def update() -> Any:
         state, _ = trainer_lib._train_step(module, trainer.optimizer, batch)
+        trainer._run("on_train_batch_end", module, state, batch, 0)
         return state["loss"]
 
     return update
