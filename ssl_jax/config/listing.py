@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax.config import fields
 from ssl_jax.config.schema import schema
+from ssl_jax.core.errors import UserError
 
 
 def listing(config: ConfigDict) -> str:
@@ -24,9 +25,17 @@ def listing(config: ConfigDict) -> str:
         if section not in (None, head):
             lines.append("")
         section = head
-        doc = fields.find(declared, path).doc
+        doc = _doc(declared, path)
         lines.append(f"{path} = {value!r}" + (f"  # {doc}" if doc else ""))
     return "\n".join(lines)
+
+
+def _doc(declared: fields.Section, path: str) -> str:
+    """The meaning of a key; "" of a part of a value, such as data.options.columns.names."""
+    try:
+        return fields.find(declared, path).doc
+    except UserError:
+        return ""
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

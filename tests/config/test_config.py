@@ -206,6 +206,16 @@ def test_the_listing_has_every_key_with_its_meaning():
     assert keys[0] == "seed" and len(keys) == len(set(keys)) > 100
 
 
+def test_the_listing_has_the_columns_that_a_run_has_learned():
+    config = config_lib.load("supervised:table")
+    config = config_lib.apply(config, {"data.name": "table:breast_cancer"})
+    config.data.options.columns = ConfigDict(
+        {"names": ("age",), "values": ((),), "means": (40.0,), "deviations": (10.0,)}
+    )
+    lines = config_lib.listing(config_lib.resolve(config)).splitlines()
+    assert "data.options.columns.names = ('age',)" in lines
+
+
 def test_another_evaluation_under_the_same_name_keeps_what_it_knows():
     config = config_lib.load("rotnet:cifar10")  # eval.connected is a `feature_map`
     changes = {"eval.connected.evaluation": "attentive", "eval.connected.head_dim": "32"}
