@@ -46,10 +46,11 @@ class Vocabulary:
 
     Attributes:
       size: number of token ids, the special ones included.
-      pad, unk, cls, sep, mask: ids of the special tokens (RoBERTa's <s> and </s> are cls and sep).
+      pad, unk, cls, sep, mask: ids of the special tokens (cls and sep are RoBERTa's `<s>` and
+        `</s>`).
       special: ids of all special tokens, sorted; they include the others named here.
       sentinels: ids of the tokens that stand for the first, second, ... missing span of a text
-        (T5's <extra_id_0>, <extra_id_1>, ...); most vocabularies have none.
+        (T5's `<extra_id_0>`, `<extra_id_1>`, ...); most vocabularies have none.
     """
 
     size: int

@@ -221,7 +221,7 @@ class TrainedRun:
 
         Args:
           prompts: beginnings of texts, none of them empty. Those of an encoder-decoder may have
-            <extra_id_0>, <extra_id_1> and so on for missing spans.
+            `<extra_id_0>`, `<extra_id_1>` and so on for missing spans.
           max_new_tokens: largest number of tokens of a completion.
           temperature: divides the logits; 0: the most likely token at every step.
           top_k: draw from the k most likely tokens; 0: from all.
