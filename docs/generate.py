@@ -238,7 +238,7 @@ def method_page(name: str, configs: Sequence[ConfigFile]) -> str:
             if _belongs(variant, name, config):
                 lines.append(f"| `{variant}` | {_cell(_with_code(text))} |")
         for note in config.notes:
-            lines += ["", note]
+            lines += ["", _with_code(note)]
     published = [text for config in users for text in config.published]
     if published:
         lines += ["", "## Published scores"]
@@ -306,7 +306,10 @@ def key_table(keys: Iterable[fields.Field]) -> list[str]:
     lines += ["| key | default | type | meaning |", "|---|---|---|---|"]
     for key in keys:
         default = "" if key.default is fields.REQUIRED else f"`{key.default!r}`"
-        lines.append(f"| `{key.path}` | {_cell(default)} | {_cell(key.type)} | {_cell(key.doc)} |")
+        path = key.path.replace(".", ".<wbr>")  # a narrow column breaks behind a dot
+        lines.append(
+            f"| <code>{path}</code> | {_cell(default)} | {_cell(key.type)} | {_cell(key.doc)} |"
+        )
     return [*lines, "", "</div>"]
 
 
