@@ -18,6 +18,9 @@ _PARAGRAPH = re.compile(r"<(p|td)>(.*?)</\1>", re.DOTALL)
 _CODE = re.compile(r"<code[^>]*>.*?</code>", re.DOTALL)
 _LEFT = re.compile(r"```|^(?:- |\| )|^\d\. |\[[^\]]*\]\([^)]*\)", re.MULTILINE)
 _TABLE = re.compile(r"(<table>.*?</table>)", re.DOTALL)
+# Text of a table that `extra.css` keeps from becoming a column of single words.
+_CELL = re.compile(r"<td>(.*?)</td>", re.DOTALL)
+_LONG_TEXT = 50
 # The blanks around it: a mean and its deviation stay on one line of a narrow column.
 _DEVIATION = re.compile(r"(?<=\d) ± (?=\d)")
 # The longest code that `extra.css` does not break, in text and in the narrow columns of tables.
@@ -41,10 +44,16 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
     parts = _TABLE.split(html)
     for number, part in enumerate(parts):
         if number % 2:  # a table
+            part = _CELL.sub(_wide_if_long, part)
             part = _DEVIATION.sub("\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", part)
         longest = _SHORT_IN_TABLE if number % 2 else _SHORT
         parts[number] = _INLINE_CODE.sub(functools.partial(_marked, longest), part)
     return "".join(parts)
+
+
+def _wide_if_long(cell: re.Match[str]) -> str:
+    is_long = len(re.sub(r"<[^>]*>", "", cell[1])) > _LONG_TEXT
+    return f'<td class="long">{cell[1]}</td>' if is_long else cell[0]
 
 
 def _marked(longest: int, code: re.Match[str]) -> str:
