@@ -305,7 +305,8 @@ def key_table(keys: Iterable[fields.Field]) -> list[str]:
     lines = ['<div class="keys" markdown>', ""]
     lines += ["| key | default | type | meaning |", "|---|---|---|---|"]
     for key in keys:
-        default = "" if key.default is fields.REQUIRED else f"`{key.default!r}`"
+        value = dict(key.default) if isinstance(key.default, Mapping) else key.default
+        default = "" if value is fields.REQUIRED else f"`{value!r}`"
         path = key.path.replace(".", ".<wbr>")  # a narrow column breaks behind a dot
         lines.append(
             f"| <code>{path}</code> | {_cell(default)} | {_cell(key.type)} | {_cell(key.doc)} |"
