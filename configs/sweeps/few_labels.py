@@ -30,6 +30,11 @@ GRIDS = {
     "fashion": ((8, 32, 128, 512), 1000, 300),
     "cifar10": ((20, 100, 400, 1000, 5000), 5000, 20_000),
 }
+DATA = {
+    "digits": "8x8 digits",
+    "fashion": "10,000 images of Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+}
 # Variant -> what its cells differ in from the config.
 OVERRIDES = {
     "digits": {},
@@ -77,5 +82,5 @@ def get_sweep(variant: str = "digits") -> Sweep:
     return Sweep(
         "Few labels: pretrained and from scratch",
         by_seed(cells, lambda labels: labels["labels"] in repeated), needs=NEEDS,
-        metric="accuracy/top1", setting=f"{variant}, {steps:,} steps", curves=(curve,),
+        metric="accuracy/top1", setting=f"{DATA[variant]}, {steps:,} steps", curves=(curve,),
     )  # fmt: skip
