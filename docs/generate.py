@@ -306,11 +306,9 @@ def key_table(keys: Iterable[fields.Field]) -> list[str]:
     lines += ["| key | default | type | meaning |", "|---|---|---|---|"]
     for key in keys:
         value = dict(key.default) if isinstance(key.default, Mapping) else key.default
-        default = "" if value is fields.REQUIRED else f"`{value!r}`"
+        default = "" if value is fields.REQUIRED else f"<code>{_verbatim(repr(value))}</code>"
         path = key.path.replace(".", ".<wbr>")  # a narrow column breaks behind a dot
-        lines.append(
-            f"| <code>{path}</code> | {_cell(default)} | {_cell(key.type)} | {_cell(key.doc)} |"
-        )
+        lines.append(f"| <code>{path}</code> | {default} | {_cell(key.type)} | {_cell(key.doc)} |")
     return [*lines, "", "</div>"]
 
 
@@ -391,3 +389,10 @@ def _joined(paragraph: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def _verbatim(text: str) -> str:
+    """Text for an HTML element in a cell, in which nothing is Markdown."""
+    return re.sub(r"[^\w\s.,:;'()-]", lambda match: f"&#{ord(match[0])};", text).replace(
+        "_", "&#95;"
+    )
