@@ -11,6 +11,8 @@ names = [classifier.class_names[i] for i in logits.argmax(axis=1)]
 
 writer = ssl_jax.load("runs/gpt")
 completions = writer.generate(["The list", "A string"], max_new_tokens=40, temperature=0)
+
+The weights are those that the run evaluates (`eval.weights`), unless `weights` names others.
 """
 
 from __future__ import annotations
