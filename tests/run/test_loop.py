@@ -34,7 +34,10 @@ def test_ones_own_text_needs_a_part_to_be_scored_on(tmp_path):
 
 
 def test_a_try_that_ended_before_its_first_step_is_replaced(tmp_path):
-    begin(tmp_path, init_from="nonsense")
+    with pytest.raises(UserError, match="init_from=nonsense: there is no such run, file or folder"):
+        begin(tmp_path, init_from="nonsense")
+    assert not (tmp_path / "config.json").exists()
+    begin(tmp_path, init_from=__file__)  # its weights would be read at the first step
     begin(tmp_path, init_from=None, seed=3)
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 3
     # Not so once there is something to lose.
