@@ -1,16 +1,16 @@
 """Loads a trained run and computes features with it.
 
-import ssl_jax
+    import ssl_jax
 
-encoder = ssl_jax.load("runs/demo")  # or "runs/demo@450", its checkpoint of step 450
-h = encoder.features(images)["h"]  # images uint8 [n h w c] -> float32 [n d]
+    encoder = ssl_jax.load("runs/demo")  # or "runs/demo@450", its checkpoint of step 450
+    h = encoder.features(images)["h"]  # images uint8 [n h w c] -> float32 [n d]
 
-classifier = ssl_jax.load("runs/finetuned")
-logits = classifier.text_features(["one text", "another"])["logits"]  # float32 [n c]
-names = [classifier.class_names[i] for i in logits.argmax(axis=1)]
+    classifier = ssl_jax.load("runs/finetuned")
+    logits = classifier.text_features(["one text", "another"])["logits"]  # float32 [n c]
+    names = [classifier.class_names[i] for i in logits.argmax(axis=1)]
 
-writer = ssl_jax.load("runs/gpt")
-completions = writer.generate(["The list", "A string"], max_new_tokens=40, temperature=0)
+    writer = ssl_jax.load("runs/gpt")
+    completions = writer.generate(["The list", "A string"], max_new_tokens=40, temperature=0)
 
 The weights are those that the run evaluates (`eval.weights`), unless `weights` names others.
 """
