@@ -26,7 +26,7 @@ _DEVIATION = re.compile(r"(?<=\d) ± (?=\d)")
 # The longest code that `extra.css` does not break, in text and in the narrow columns of tables.
 _SHORT, _SHORT_IN_TABLE = 40, 26
 _INLINE_CODE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
-# Longer code may be broken, but not behind the "--" of an option.
+# Code may be broken on a phone, and longer code anywhere, but not behind the "--" of an option.
 _OPTION = re.compile(r"(?<![\w-])--\w+")
 
 
@@ -58,6 +58,8 @@ def _wide_if_long(cell: re.Match[str]) -> str:
 
 def _marked(longest: int, code: re.Match[str]) -> str:
     text = html_lib.unescape(re.sub(r"<[^>]*>", "", code[1]))
-    if len(text) <= longest and "\n" not in text:
-        return f'<code class="whole">{code[1]}</code>'
-    return code[0] if "<" in code[1] else _OPTION.sub(r'<span class="option">\g<0></span>', code[0])
+    inner = code[1]
+    if "<" not in inner:
+        inner = _OPTION.sub(r'<span class="option">\g<0></span>', inner)
+    is_short = len(text) <= longest and "\n" not in text
+    return f'<code class="whole">{inner}</code>' if is_short else f"<code>{inner}</code>"
