@@ -13,8 +13,6 @@ has to grow. Learning rates grow with the batch: on ImageNet linearly, in small 
 train with AdamW, with its square root.
 """
 
-import dataclasses
-
 from ssl_jax import config as config_lib
 from ssl_jax.configs import scales
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed
@@ -72,7 +70,11 @@ def get_sweep(variant: str = "digits") -> Sweep:
         for length in SETTINGS[variant]
     )
     title = "MoCo v2 beside SimCLR, by batch"
-    setting = dataclasses.replace(scale, epochs=None).setting
+    lengths = ", ".join(
+        f"{length}: {next(iter(methods.values()))[1]:g} epochs"
+        for length, methods in SETTINGS[variant].items()
+    )
+    setting = f"{scale.data}; {lengths}"
     repeated = (lambda labels: labels["length"] == "short") if variant == "fashion" else None
     return Sweep(title, by_seed(cells, repeated), setting=setting, curves=curves)
 

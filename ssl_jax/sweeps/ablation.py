@@ -2,20 +2,21 @@
 
 With another data set, net and budget, only the order of the settings of a published curve can be
 reproduced. So the comparison is Spearman's rank correlation between our means over seeds and the
-published values. `published.json` contains the published values in the papers' units (%). Values
-that a paper only draws are not included; claims of its text are.
+published values. Means are over the seeds that all settings have, because seeds differ by as much
+as settings do; standard deviations are over all seeds of a setting. `published.json` contains the
+published values in the papers' units (%). Values that a paper only draws are not included; claims
+of its text are.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import importlib.resources
 import json
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from ssl_jax.core.errors import UserError, nearest
@@ -99,8 +100,8 @@ class Point:
     Attributes:
       x: the value of the curve's label `x`.
       series: the value of the curve's label `series`; None without series.
-      mean: the mean over seeds; None if there is no value.
-      std: the standard deviation over seeds (n - 1); None for a single seed.
+      mean: the mean over the seeds that all settings have; None if there is no value.
+      std: the standard deviation over all its seeds (n - 1); None for a single seed.
       published: the corresponding published value; None if there is none.
       note: a text in place of the value, e.g. "fails".
     """
@@ -174,25 +175,62 @@ def table_of(curve: Curve) -> Published | None:
 
 
 def seeds_said(rows: Sequence[Row], labels: Sequence[str]) -> str:
-    """Over how many seeds the rows can be averaged, e.g. "mean ± std over 3 seeds".
+    """Over which seeds the rows are averaged, e.g. "mean ± std over 3 seeds".
 
     Args:
       rows: one per finished cell.
       labels: the labels of the cells.
 
     Returns:
-      "" if every setting has one seed, and "up to" if some settings have fewer than others.
+      "" if every setting has one seed.
     """
-    others = [label for label in labels if label != SEED]
-    found = collections.Counter(tuple(row[label] for label in others) for row in rows)
-    most, fewest = max(found.values(), default=1), min(found.values(), default=1)
-    if most == 1 or SEED not in labels:
+    if SEED not in labels:
         return ""
-    return f"mean ± std over {'up to ' if fewest < most else ''}{most} seeds"
+    found = [{row[SEED] for row in members} for members in _settings(rows, labels).values()]
+    most, shared = max(map(len, found), default=1), set.intersection(*found) if found else set()
+    if most == 1:
+        return ""
+    if not shared:
+        return f"mean ± std over up to {most} seeds"
+    if all(seeds == shared for seeds in found):
+        return f"mean ± std over {most} seeds"
+    seeds = "1 seed" if len(shared) == 1 else f"{len(shared)} seeds"
+    return f"mean over {seeds} that all settings have, std over up to {most}"
+
+
+def shared_seeds(rows: Sequence[Row], labels: Sequence[str], columns: Sequence[str]) -> set[Any]:
+    """The seeds of which every setting with a value in one of the columns has one.
+
+    Args:
+      rows: one row per cell of a sweep.
+      labels: the labels of the cells.
+      columns: columns of the results; labels in braces are replaced by the values of the row.
+    """
+    found = [
+        {
+            row.get(SEED)
+            for row in members
+            if any(_number(row.get(column.format(**row))) is not None for column in columns)
+        }
+        for members in _settings(rows, labels).values()
+    ]
+    return set.intersection(*[seeds for seeds in found if seeds] or [set()])
+
+
+def _settings(rows: Sequence[Row], labels: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows of each setting, by its labels without the seed, in the order of appearance."""
+    kept = [label for label in labels if label != SEED]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[label] for label in kept), []).append(row)
+    return groups
 
 
 def average_over_seeds(
-    rows: Sequence[Row], labels: Sequence[str], columns: Sequence[str]
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    columns: Sequence[str],
+    seeds: Collection[Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Averages the results over seeds.
 
@@ -200,24 +238,37 @@ def average_over_seeds(
       rows: one row per cell of a sweep.
       labels: the labels of the cells, including the seed.
       columns: the columns of the results. Missing and non-finite values are ignored.
+      seeds: the seeds that means are over; a setting that has none of them is averaged over its
+        own. None: for each column, those that all settings with a value have.
 
     Returns:
       One row per setting, in the order of appearance: its labels without the seed, and for each
-      column (mean, std, count). The standard deviation divides by n - 1 and is None for a single
-      value. Columns without values are omitted.
+      column (mean, std, count). Standard deviation and count are of all seeds of the setting; the
+      former divides by n - 1 and is None for a single value. Columns without values are omitted.
     """
     kept = [label for label in labels if label != SEED]
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[label] for label in kept), []).append(row)
+    of_column = {
+        column: shared_seeds(rows, labels, [column]) if seeds is None else seeds
+        for column in columns
+    }
     out = []
-    for setting, members in groups.items():
+    for setting, members in _settings(rows, labels).items():
         averaged = dict(zip(kept, setting, strict=True))
         for column in columns:
-            values = [v for row in members if (v := _number(row.get(column))) is not None]
+            values = {
+                number: v
+                for number, row in enumerate(members)
+                if (v := _number(row.get(column))) is not None
+            }
             if values:
-                std = statistics.stdev(values) if len(values) > 1 else None
-                averaged[column] = (statistics.fmean(values), std, len(values))
+                std = statistics.stdev(values.values()) if len(values) > 1 else None
+                shared = [
+                    v
+                    for number, v in values.items()
+                    if members[number].get(SEED) in of_column[column]
+                ]
+                mean = statistics.fmean(shared or values.values())
+                averaged[column] = (mean, std, len(values))
         out.append(averaged)
     return out
 
@@ -227,18 +278,21 @@ def _number(value: Any) -> float | None:
     return float(value) if value not in (None, "") and math.isfinite(float(value)) else None
 
 
-def points(rows: Sequence[Row], labels: Sequence[str], curve: Curve) -> list[Point]:
+def points(
+    rows: Sequence[Row], labels: Sequence[str], curve: Curve, seeds: Collection[Any] | None = None
+) -> list[Point]:
     """The measured points of a curve, means over seeds, with their published values.
 
     Args:
       rows: one row per cell of the sweep.
       labels: the labels of the cells.
       curve: the curve.
+      seeds: the seeds that means are over; None: those that all settings of the curve have.
 
     Raises:
       UserError: settings of one point differ in a label that the curve does not name.
     """
-    best = _best(rows, labels, curve)
+    best = _best(rows, labels, curve, seeds)
     scale = 100 if curve.percent else 1
     points = [
         Point(x, series, scale * mean, None if std is None else scale * std,
@@ -247,6 +301,24 @@ def points(rows: Sequence[Row], labels: Sequence[str], curve: Curve) -> list[Poi
         for mean, std, _ in [row[""]]
     ]  # fmt: skip
     return points + (_averages(curve, best, scale) if curve.average_of else [])
+
+
+def all_points(
+    rows: Sequence[Row], labels: Sequence[str], curves: Sequence[Curve]
+) -> list[list[Point]]:
+    """`points` of each curve; curves that are ranked together are means over the same seeds."""
+    seeds: dict[int, set[Any]] = {}
+    for group in groups(curves):
+        measures = list(dict.fromkeys(measure for curve in group for measure in curve.measures))
+        members = [row for row in rows if any(_includes(curve, row) for curve in group)]
+        shared = shared_seeds(members, labels, measures)
+        seeds |= {id(curve): shared for curve in group}
+    return [points(rows, labels, curve, seeds[id(curve)] or None) for curve in curves]
+
+
+def _includes(curve: Curve, row: Row) -> bool:
+    """Whether the cell of a row is among those of the curve."""
+    return all(row[key] == value for key, value in curve.where.items())
 
 
 def best_rows(
@@ -263,14 +335,14 @@ def best_rows(
 
 
 def _best(
-    rows: Sequence[Row], labels: Sequence[str], curve: Curve
+    rows: Sequence[Row], labels: Sequence[str], curve: Curve, seeds: Collection[Any] | None = None
 ) -> dict[tuple[Any, Any], dict[str, Any]]:
     """The selected setting at each (x, series): its labels and, under "", (mean, std, count).
 
     Raises:
       UserError: settings of one point differ in a label that the curve does not name.
     """
-    rows = [row for row in rows if all(row[key] == value for key, value in curve.where.items())]
+    rows = [row for row in rows if _includes(curve, row)]
     by = curve.chosen_by or curve.measure
     if curve.columns:
         return {
@@ -278,7 +350,7 @@ def _best(
             for x, column in curve.columns.items()
             for row in _best(rows, labels, dataclasses.replace(
                 curve, measure=column, x=_ONLY_POINT, columns={}
-            )).values()
+            ), seeds).values()
         }  # fmt: skip
     rows = [{_ONLY_POINT: None, **row} for row in rows]
     measured = [
@@ -286,7 +358,7 @@ def _best(
         for row in rows
     ]
     best: dict[tuple[Any, Any], dict[str, Any]] = {}
-    for row in average_over_seeds(measured, (*labels, _ONLY_POINT), ("", _BY)):
+    for row in average_over_seeds(measured, (*labels, _ONLY_POINT), ("", _BY), seeds):
         if "" not in row:
             continue
         position = row[curve.x], row[curve.series] if curve.series else None
@@ -380,7 +452,7 @@ def summary(rows: Sequence[Row], labels: Sequence[str], curves: Sequence[Curve])
         table = table_of(group[0])
         if table is None:
             continue
-        value = correlation([point for curve in group for point in points(rows, labels, curve)])
+        value = correlation([point for own in all_points(rows, labels, group) for point in own])
         result = "too few settings in common to rank" if value is None else f"Spearman {value}"
         lines.append(f"{group[0].measure_label} beside {table.paper}, {table.place}: {result}")
     return lines

@@ -86,7 +86,7 @@ def figure(
     Raises:
       ValueError: no finished cell has a point of the curves.
     """
-    ours = [ablation.points(rows, labels, curve) for curve in curves]
+    ours = ablation.all_points(rows, labels, curves)
     if not any(ours):
         raise ValueError("no finished cell has a point of the curves")
     theirs = [ablation.published_points(curve) for curve in curves]

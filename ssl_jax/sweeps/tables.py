@@ -24,10 +24,9 @@ def text(
       curves: the curves; others than matrices are left out.
     """
     parts = [f"# {title}"]
-    for curve in curves:
+    for curve, ours in zip(curves, ablation.all_points(rows, labels, curves), strict=True):
         if not curve.matrix:
             continue
-        ours = ablation.points(rows, labels, curve)
         if ours:
             parts += [f"## {curve.measure_label}: measured", _table(curve, ours)]
         published = ablation.table_of(curve)
