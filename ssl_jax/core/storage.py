@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +20,8 @@ from ssl_jax.core.errors import UserError
 # gcsfs caches listings: a process would not see files that other processes, such as the cells of a
 # sweep or an evaluation, write later.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def is_object_store(path: epath.PathLike) -> bool:
@@ -133,22 +136,25 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
 def one_at_a_time(folder: epath.Path) -> Iterator[None]:
     """Lets one process at a time run the block, e.g. to read a file, change it and write it.
 
-    Others wait. The system releases the folder when a process ends, also after `kill -9`. Object
-    stores, and file systems without locks, do not make anyone wait.
+    Others wait. They wait for a lock on `folder/.lock`, which the system releases when a process
+    ends, also after `kill -9`. Object stores, and file systems without locks, make nobody wait.
 
     Args:
       folder: which exists.
+
+    Raises:
+      OSError: the folder cannot be written.
     """
     if is_object_store(folder):
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with open(folder / ".lock", "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
-    finally:
-        os.close(descriptor)
 
 
 def upload(folder: pathlib.Path, target: epath.Path) -> None:

@@ -11,7 +11,8 @@
 A figure is replaced by the next one of the same evaluation and row; all others stay. An evaluation
 has one set of settings: if it is measured with others, its earlier figures are left out in all
 rows. If the file is about other weights or data, all earlier figures are. A file that cannot be
-read is renamed to ....damaged. Commands that end at the same time add one after the other.
+read is renamed to ....damaged. Commands that end at the same time add one after the other, but not
+in an object store, where the last one wins.
 """
 
 from __future__ import annotations
