@@ -234,7 +234,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
             setting = name.removeprefix(_KEY)
             if "cell" in flags.FLAGS:  # of a sweep
                 _stop(f"--{name}: every cell is set by --set={setting}")
-            _stop(f"--{name}: this command takes the config of the run as it is")
+            if "workdir" in flags.FLAGS:
+                _stop(f"--{name}: this command takes the config of the run as it is")
+            _stop(f"there is no option --{name}")
         arguments[number] = f"--override={name.removeprefix(_KEY)}"
     try:
         return flags.FLAGS(arguments)
@@ -245,11 +247,21 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _in_our_words(error: flags.Error) -> str:
     """One line of what absl says of a flag, with the way out."""
     if isinstance(error, flags.UnrecognizedFlagError):
-        name = error.flagname
-        return f"there is no option --{name}.{nearest(name, list(flags.FLAGS))}"
+        name, modules = error.flagname, flags.FLAGS.flags_by_module_dict()
+        own = [
+            flag.name
+            for module, defined in modules.items()
+            if not module.startswith("absl")
+            for flag in defined
+        ]
+        hint = nearest(name, own)
+        if not hint and "override" in own:
+            return f"there is no option --{name}; a key of the config is --config.{name}=..."
+        return f"there is no option --{name}.{hint}"
     line = str(error).splitlines()[0].removeprefix("flag ")
     line = re.sub(r": invalid literal for int\(\).*", "; use a whole number", line)
     line = re.sub(r": could not convert string to float.*", "; use a number", line)
+    line = re.sub(r": \('Non-boolean argument.*", "; use true or false", line)
     choices = re.search(r": value should be one of <(.*)>$", line)
     return f"{line[: choices.start()]}; use {choices[1].replace('|', ', ')}" if choices else line
 

@@ -237,7 +237,7 @@ def _draw(sweep: Sweep, rows: list[dict[str, Any]], workdir: epath.Path) -> None
     """Draws the figure of an ablation, and prints how it agrees with the published results."""
     from ssl_jax.sweeps import ablation_figure  # imports matplotlib, which is slow
 
-    if not any(ablation.points(rows, sweep.labels, curve) for curve in sweep.curves):
+    if not any(ablation.all_points(rows, sweep.labels, sweep.curves)):
         print("no finished cell has the metrics of the figure")
         return
     for line in ablation.summary(rows, sweep.labels, sweep.curves):

@@ -233,8 +233,7 @@ def kind_of(name: str) -> tuple[Kind, str]:
         usage = ", ".join(kind.usage for kind in kinds().values())
         raise UserError(f"unknown data set {name!r}; data sets: {usage}.{nearest(word, kinds())}")
     if colon and not location:
-        raise UserError(f"data set {name!r} names nothing; write {kind.usage}, e.g. "
-                        f"--config.data.name={kind.usage}")  # fmt: skip
+        raise UserError(f"data set {name!r} names nothing; write {kind.usage}")
     return kind, location
 
 

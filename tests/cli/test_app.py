@@ -50,6 +50,11 @@ WRONG = [
         "optimizer.base_lr is '-1'; use a number of at least 0",
     ),
     (("--workdr=x",), "there is no option --workdr. Did you mean 'workdir'?"),
+    (
+        ("--workdir=x", "--epochs=3"),
+        "there is no option --epochs; a key of the config is --config.epochs=",
+    ),
+    (("--workdir=x", "--dry_run=maybe"), "use true or false"),
     (("--workdir=x", "--config=simcrl:digits"), "Did you mean 'simclr'? `ssl_jax list configs`"),
     (
         ("--workdir=x", "--config=configs/simclr.py", "--config.init_from=runs/nothing"),
