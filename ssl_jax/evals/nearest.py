@@ -22,7 +22,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.evals.scores import ROWS, shared_mesh
 
 SIMILARITIES = 2**27  # similarities in a block on a device: 512 MiB of float32
-_ON_CPU = 2**21  # the same where the host's memory is the device's; a block has 64 rows at least
+_ON_CPU = 2**21  # the same where the device's memory is the host's, from 64 queries on
 
 
 def split_rows(

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -108,6 +110,24 @@ def test_many_blocks_of_queries(monkeypatch):
     blocks = nearest.neighbours(queries, bank, 9)
     np.testing.assert_array_equal(whole[1], blocks[1])
     np.testing.assert_allclose(whole[0], blocks[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("platform", "queries", "rows", "expected"),
+    (
+        ("cpu", 10_000, 5_000, 419),
+        ("cpu", 10_000, 60_000, 64),
+        ("cpu", 10_000, 2**22, 32),
+        ("cpu", 7, 5_000, 7),
+        ("tpu", 10_000, 5_000, 1024),
+        ("tpu", 10_000, 1_281_167, 104),
+        ("tpu", 10_000, 2**28, 1),
+    ),
+)
+def test_blocks_fit_the_memory_of_a_device(platform, queries, rows, expected):
+    device = types.SimpleNamespace(platform=platform)
+    mesh = types.SimpleNamespace(devices=np.array([device], object))
+    assert nearest._queries_at_once(queries, rows, mesh) == expected
 
 
 def test_votes_are_counted_in_blocks(monkeypatch):
