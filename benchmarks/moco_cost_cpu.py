@@ -6,7 +6,7 @@ The whole train step of `moco_v2:fashion` on batches that stay on the device, wi
 with a queue, a memory bank, and end to end, where the gradient also goes through the keys. Sides
 have a process each and take turns; ratios are medians over rounds, relative to the queue. Two
 measures of memory: what XLA plans for the step (its arguments, results and temporary values), and
-what a process grew by since its imports, compilation included.
+what a process grew by since its experiment was built, compilation included.
 
 The MoCo v2 paper (Chen et al. 2020b, Table 3) gives 5.0 GB a GPU and 53 hours for MoCo at batch
 256, 7.4 GB and 65 hours end to end. `benchmarks.moco_cost_tpu` compiles its ResNet-50 for a TPU.

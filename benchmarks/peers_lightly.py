@@ -81,7 +81,7 @@ def main() -> None:
     (out / "speeds.json").write_text(json.dumps(speeds))
     features = {}
     for split in ("train", "test"):
-        features[f"{split}_h"] = encode(method.encoder, images[f"{split}_image"])
+        features[f"{split}_h"] = encode(method.evaluated, images[f"{split}_image"])
         features[f"{split}_label"] = images[f"{split}_label"]
     np.savez(out / "features.npz", **features)
 
@@ -165,6 +165,11 @@ class Method(nn.Module):
     def __init__(self, encoder: nn.Module, epoch: int, steps: int, head: nn.Module):
         super().__init__()
         self.encoder, self.head, self.epoch, self.steps = encoder, head, epoch, steps
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The encoder whose features are scored."""
+        return self.encoder
 
     def project(self, views: Views) -> Views:
         """One pass for all views of one size, as here and in the papers' code."""
@@ -293,6 +298,11 @@ class DINO(Method):
         self.teacher = nn.Sequential(copy.deepcopy(encoder), copied)
         deactivate_requires_grad(self.teacher)
         self.loss = DINOLoss(128, student_temp=0.1, teacher_temp=0.04)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The teacher's, as here and in the paper."""
+        return self.teacher[0]
 
     def forward(self, views: Views) -> Tensor:
         with torch.no_grad():

@@ -4,7 +4,7 @@ Forward, loss, backward, AdamW and BYOL's moving average on batches that stay on
 without augmentation: the conv net of the `fashion` variants, and a projector and predictor with the
 same widths (here with BatchNorm, as in the papers; theirs have none). On 1 and 8 virtual devices of
 this CPU, in turns, each side in a process of its own. MiB is what a process grew by since its
-imports.
+step was made.
 
 Needs stable-pretraining (its JAX backend needs neither torch nor lightning).
 """
