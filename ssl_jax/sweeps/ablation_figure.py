@@ -257,18 +257,20 @@ def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[
             name = curve.names.get(series, _text(series))
             if position[valued[-1].x] == last:
                 ends.append(_End(x[-1], y[-1], name, colour))
-            elif len(valued) == 1:
-                above = any(
-                    p.mean is not None and p.mean > y[0] for p in points if p.x == valued[0].x
-                )
-                _name(axes, name, (x[0], y[0]), colour, xytext=(7, -15 if above else 0))
-            else:  # other lines are to its right, so the name is above, beside its own line
-                falls = len(y) > 1 and y[-1] < y[-2]
-                top = x[-1], y[-1] + (valued[-1].std or 0)
-                side = {"xytext": (-4, 10), "ha": "left"}
-                if not falls:
-                    side = {"xytext": (6, 10), "ha": "right"}
-                _name(axes, name, top, colour, **side)
+            else:  # other lines may be to its right
+                end, std = (x[-1], y[-1]), valued[-1].std or 0
+                here = [p.mean for p in points if p.x == valued[-1].x and p.mean is not None]
+                is_below = max(here) > y[-1]
+                if len(valued) == 1:
+                    _name(axes, name, end, colour, xytext=(7, -15 if is_below else 0))
+                elif y[-1] < y[-2] and is_below:
+                    _name(axes, name, end, colour, xytext=(7, -2), ha="left")
+                else:
+                    falls = y[-1] < y[-2]
+                    side = {"xytext": (-4, 10), "ha": "left"} if falls else {
+                        "xytext": (6, 10), "ha": "right"
+                    }  # fmt: skip
+                    _name(axes, name, (end[0], end[1] + std), colour, **side)
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(5))
     names = [_text(level) for level in levels]
