@@ -81,7 +81,7 @@ _HUGGING_FACE_ENCODER = re.compile(r"(bert|roberta)\.(embeddings|encoder)\.")
 
 
 def check_exists(source: str) -> None:
-    """Checks that there is a run, file or folder, without reading it.
+    """Checks that there is a run, file or folder, before anything is built or written for it.
 
     Raises:
       UserError: there is nothing at `source`.

@@ -58,6 +58,8 @@ class Run:
         if not storage.is_object_store(self.workdir):
             self.workdir = self.workdir.expanduser()
         self.primary = jax.process_index() == 0
+        if config.init_from is not None and config.init_weights and not self._has_begun():
+            init_from.check_exists(config.init_from)
         source = data.from_config(config.data, seed=config.seed)
         self.source = class_names.matched(source, self._known_class_names())
         self.config = data.with_facts(
@@ -81,8 +83,6 @@ class Run:
     def _settle(self, allow_config_change: bool) -> None:
         """What is left to settle before the first step, with the lock of the workdir."""
         config = self.config
-        if config.init_from is not None and config.init_weights and not self._has_begun():
-            init_from.check_exists(config.init_from)
         self._write_or_check_config(allow_config_change)
         self.saves = checkpoint.Checkpointer(
             self.workdir,

@@ -88,6 +88,7 @@ def test_a_wrong_command_line_is_one_line(arguments, message):
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     assert message in lines[0]
+    assert not os.path.exists("x")
 
 
 @pytest.mark.parametrize(
