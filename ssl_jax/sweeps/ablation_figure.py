@@ -100,7 +100,9 @@ def figure(
     across, down = (2, 1) if beside else (len(curves), 1 + has_published)
     size = max(across * width, 5.4), down * (height + _HEADING) + 0.45
     drawn = Figure(figsize=size, layout="constrained")
-    drawn.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+    drawn.suptitle(
+        textwrap.fill(title, int(size[0] * 8.2)), x=0.012, ha="left", fontsize=13, fontweight="bold"
+    )
     halves = np.ravel(drawn.subfigures(*((1, 2) if beside else (down, 1)), squeeze=False))
     heading_width = size[0] / (1 + beside)
     _heading(halves[0], f"Measured: {setting}", heading_width)
@@ -323,10 +325,11 @@ def _matrix(axes: Axes, curve: Curve, points: Sequence[Point]) -> None:
         if point.mean is not None:
             values[down.index(point.series), across.index(point.x)] = point.mean
     shown = axes.imshow(values, cmap="cividis", aspect="equal")
+    digits = 1 if np.nanmax(values) - np.nanmin(values) < 10 else 0
     for i, j in np.ndindex(values.shape):
         if np.isfinite(values[i, j]):
             light = shown.norm(values[i, j]) > 0.55
-            axes.text(j, i, f"{values[i, j]:.0f}", ha="center", va="center", fontsize=9.5,
+            axes.text(j, i, f"{values[i, j]:.{digits}f}", ha="center", va="center", fontsize=9.5,
                       color="black" if light else "white")  # fmt: skip
     names = [curve.names.get(value, _text(value)) for value in down]
     labels = [curve.names.get(value, _text(value)) for value in across]
