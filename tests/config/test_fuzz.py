@@ -89,7 +89,7 @@ ACCEPTED = (
     ("empty", "model.widths nets.decoder.widths method.hidden_dims",
      "no hidden layers: a linear map"),
 )  # fmt: skip
-TEACHER = "runs/teacher"  # of the method table; there is no such run
+TEACHER = "runs/teacher"  # of the method table; no such run is read
 TEXTS = ("", "nan", "1e999", "'", '"a', "(1, 2", "(1, 2)", "{", "{'a': 1}", "None")
 
 
@@ -231,6 +231,7 @@ def test_listed_values_start_a_run(survivors, tmp_path, monkeypatch):
     Configs without such a value start as they are: a refusal of the other test is of its value.
     """
     monkeypatch.chdir(tmp_path)  # some values are names of folders
+    (tmp_path / TEACHER).mkdir(parents=True)  # it is looked for at once, and read later
     groups = {}
     for kind, path, config in survivors:
         if is_accepted(kind, path):

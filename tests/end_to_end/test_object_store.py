@@ -167,7 +167,7 @@ def test_killed_stopped_and_resumed_on_gs_it_is_the_run_of_a_local_workdir(workd
     for where in (workdir, tmp_path / "run"):
         run(where, "--evals=knn", module="evaluate")
         run(where, f"--output={where / 'features.npz'}", module="embed")
-    name = next((tmp_path / "run" / "evaluations").iterdir()).name
+    name = next((tmp_path / "run" / "evaluations").glob("*.json")).name
     scores = [
         json.loads((where / "evaluations" / name).read_text())["knn/top1"]
         for where in (workdir, tmp_path / "run")
