@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 
 import numpy as np
@@ -92,24 +91,16 @@ def planned_bytes(ours: Experiment) -> int:
 def serve(dictionary: str, batch: int, steps: int) -> None:
     """Answers every line of stdin with the seconds of a call and the MiB so far."""
     ours = experiment(dictionary, batch)
-    before = _peak()
-    rng = np.random.default_rng(0)
-    host = {
-        name: rng.integers(0, 255 if name == "image" else 10, array.shape).astype(array.dtype)
-        for name, array in ours.spec.batch(batch).items()
-    }
+    before = updates.peak_mib()
+    host = updates.random_images(ours, batch)
     host["index"] = np.arange(batch, dtype=np.int32)
     update = updates.repeated(ours, host, steps)
 
     def call() -> float:
         update()
-        return _peak() - before
+        return updates.peak_mib() - before
 
     turns.serve(call)
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

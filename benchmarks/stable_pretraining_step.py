@@ -95,8 +95,8 @@ def _peak() -> float:
 def our_step(method: str, batch_size: int) -> Callable[[], Any]:
     """The step of `METHOD:fashion` without views and online probe."""
     import jax
-    import numpy as np
 
+    from benchmarks import updates
     from ssl_jax import config as config_lib
     from ssl_jax import data
     from ssl_jax.experiment.build import Experiment
@@ -111,11 +111,7 @@ def our_step(method: str, batch_size: int) -> Callable[[], Any]:
     config.eval.online = False
     config = config_lib.resolve(config)
     experiment = Experiment.build(config, data.spec_from_config(config.data))
-    rng = np.random.default_rng(0)
-    host = {
-        name: rng.integers(0, 255 if name == "image" else 10, array.shape).astype(array.dtype)
-        for name, array in experiment.spec.batch(batch_size).items()
-    }
+    host = updates.random_images(experiment, batch_size)
     shardings = {name: array.sharding for name, array in experiment.abstract_batch().items()}
     batch = jax.device_put(host, shardings)
     state = experiment.init_state()

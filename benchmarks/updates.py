@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from ssl_jax.experiment.build import Experiment
 
@@ -29,3 +31,17 @@ def repeated(experiment: Experiment, batch: Mapping[str, Any], steps: int) -> Ca
         return float(values["loss"])
 
     return call
+
+
+def random_images(experiment: Experiment, count: int) -> dict[str, Any]:
+    """A host batch of `count` random images with labels below 10."""
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.integers(0, 255 if name == "image" else 10, array.shape).astype(array.dtype)
+        for name, array in experiment.spec.batch(count).items()
+    }
+
+
+def peak_mib() -> float:
+    """The largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
