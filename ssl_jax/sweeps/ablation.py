@@ -255,20 +255,14 @@ def average_over_seeds(
     for setting, members in _settings(rows, labels).items():
         averaged = dict(zip(kept, setting, strict=True))
         for column in columns:
-            values = {
-                number: v
-                for number, row in enumerate(members)
-                if (v := _number(row.get(column))) is not None
-            }
+            values = [
+                (row.get(SEED), v) for row in members if (v := _number(row.get(column))) is not None
+            ]
             if values:
-                std = statistics.stdev(values.values()) if len(values) > 1 else None
-                shared = [
-                    v
-                    for number, v in values.items()
-                    if members[number].get(SEED) in of_column[column]
-                ]
-                mean = statistics.fmean(shared or values.values())
-                averaged[column] = (mean, std, len(values))
+                own = [v for _, v in values]
+                shared = [v for seed, v in values if seed in of_column[column]]
+                std = statistics.stdev(own) if len(own) > 1 else None
+                averaged[column] = (statistics.fmean(shared or own), std, len(own))
         out.append(averaged)
     return out
 

@@ -263,15 +263,15 @@ def _lines(axes: Axes, curve: Curve, points: Sequence[Point], colours: Sequence[
                 end, std = (x[-1], y[-1]), valued[-1].std or 0
                 here = [p.mean for p in points if p.x == valued[-1].x and p.mean is not None]
                 is_below = max(here) > y[-1]
+                falls = len(y) > 1 and y[-1] < y[-2]
                 if len(valued) == 1:
                     _name(axes, name, end, colour, xytext=(7, -15 if is_below else 0))
-                elif y[-1] < y[-2] and is_below:
+                elif falls and is_below:
                     _name(axes, name, end, colour, xytext=(7, -2), ha="left")
                 else:
-                    falls = y[-1] < y[-2]
-                    side = {"xytext": (-4, 10), "ha": "left"} if falls else {
-                        "xytext": (6, 10), "ha": "right"
-                    }  # fmt: skip
+                    side = {"xytext": (6, 10), "ha": "right"}
+                    if falls:
+                        side = {"xytext": (-4, 10), "ha": "left"}
                     _name(axes, name, (end[0], end[1] + std), colour, **side)
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(5))
