@@ -11,6 +11,7 @@ from ssl_jax import data, evals
 from ssl_jax.core.errors import RunError
 from ssl_jax.evals import collapse
 from ssl_jax.experiment.build import Experiment
+from ssl_jax.hardware import memory
 from ssl_jax.run import metrics, progress
 
 
@@ -68,6 +69,7 @@ class StepLogger:
         if monitored and not self._diagnose_is_compiled:  # at the start, not in mid-run
             with self._meter.pause():
                 jax.block_until_ready(self._diagnose(outputs["z"], outputs.get("h")))
+                memory.release()
             self._diagnose_is_compiled = True
         diagnostics = {}
         if monitored and step % self._monitor_every == 0:
