@@ -8,6 +8,10 @@ dimension over the batch above 1. The covariance term reduces the covariances be
 Both are computed for each view separately, so the two branches may be different. z, the output of
 the "expander" g, is neither normalised nor standardised. See `losses.vicreg` for the sums.
 
+The terms have a scale, so that of the first z matters. As in the released code the kernels of g are
+PyTorch's, 1/sqrt(3) as wide as LeCun's: a dimension then begins at a standard deviation of about a
+third, well below the 1 that the variance term asks for.
+
 As in the released code each view has its own forward pass, with BatchNorm statistics of n images
 over all devices; variances and covariances are those of the global batch.
 """
@@ -79,6 +83,7 @@ def make(config: Any, spec: DataSpec, length: Length) -> VICReg:
             hyper.hidden_dim,
             hyper.output_dim,
             hidden_bias=True,
+            kernel_init="pytorch",
             dtype=config.dtype,
         ),
         **nets_and_views(config, spec),

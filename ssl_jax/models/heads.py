@@ -7,7 +7,7 @@ The heads of the papers, for an encoder of 2048 features:
     SimSiam       mlp_head(3, 2048, 2048, output_norm="no_affine")      projector
                   mlp_head(2, 512, 2048, output_bias=True)              predictor
     Barlow Twins  mlp_head(3, 8192, 8192)                               projector
-    VICReg        mlp_head(3, 8192, 8192, hidden_bias=True)             expander
+    VICReg        mlp_head(3, 8192, 8192, hidden_bias=True, kernel_init="pytorch")  expander
     SwAV          swav_head()                                           projector
     metric        embedding_head("prelu", 128)                          embedding
     DINO          dino_head()                                           projector; see `prototypes`
@@ -29,6 +29,11 @@ from ssl_jax.models.norm import batch_norm
 HEADS = ("none", "linear", "nonlinear")
 OUTPUT_NORMS = ("none", "scale", "affine", "no_affine")
 ACTIVATIONS = {"relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=False)}
+KERNEL_INITS = {
+    "lecun": nn.initializers.lecun_normal(),
+    "pytorch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+    "dino": nn.initializers.normal(0.02),
+}
 
 
 class MLP(nn.Module):
@@ -43,8 +48,8 @@ class MLP(nn.Module):
         ("scale"), with scale and offset ("affine") or with neither ("no_affine").
       hidden_bias: biases in the hidden dense layers; None: only without `hidden_norm`.
       output_bias: a bias in the last dense layer.
-      kernel_std: standard deviation of the kernels' normal initialiser; None: LeCun's initialiser
-        (variance 1/fan_in).
+      kernel_init: of the dense layers: "lecun" (normal, variance 1/fan_in), "pytorch" (PyTorch's
+        default: uniform, variance 1/(3 fan_in)) or "dino" (N(0, 0.02^2)).
       activation: "relu", or "gelu" (exact).
       dtype: dtype of the arithmetic; the output and BatchNorm's statistics are float32.
     """
@@ -56,7 +61,7 @@ class MLP(nn.Module):
     output_norm: str = "none"
     hidden_bias: bool | None = None
     output_bias: bool = False
-    kernel_std: float | None = None
+    kernel_init: str = "lecun"
     activation: str = "relu"
     dtype: Any = jnp.float32
 
@@ -68,11 +73,7 @@ class MLP(nn.Module):
                 f"unknown output_norm {self.output_norm!r}; known are {OUTPUT_NORMS}."
                 f"{nearest(self.output_norm, OUTPUT_NORMS)}"
             )
-        kernel_init = (
-            nn.initializers.lecun_normal()
-            if self.kernel_std is None
-            else nn.initializers.normal(self.kernel_std)
-        )
+        kernel_init = KERNEL_INITS[self.kernel_init]
         dense = functools.partial(nn.Dense, kernel_init=kernel_init, dtype=self.dtype)
         norm = functools.partial(batch_norm, train=train)
         hidden_dim = self.hidden_dim or x.shape[-1]
@@ -196,7 +197,7 @@ def dino_head(
         hidden_norm=batch_norm,
         hidden_bias=True,
         output_bias=True,
-        kernel_std=0.02,
+        kernel_init="dino",
         activation="gelu",
         dtype=dtype,
     )
@@ -225,14 +226,15 @@ def projection_head(
     hidden_dim: int | None = None,
     output_dim: int = 128,
     batch_norm: bool = True,
-    kernel_std: float | None = None,
     dtype: Any = jnp.float32,
 ) -> Net:
     """SimCLR's projection head g, `[n d]` to z `[n output_dim]` float32 (Chen et al. 2020, 4.2).
 
     The layers are those of the released code. Dense layers have no bias, and BatchNorm follows each
     of them: with scale and offset, and then ReLU, in hidden layers, and with a scale only after the
-    last layer.
+    last layer. Kernels are LeCun's; the released code draws them from N(0, 0.01^2), which with
+    BatchNorm after every layer only makes the first steps larger relative to the weights, and with
+    LARS changes nothing.
 
     Args:
       kind: "none" (z = h), "linear" or "nonlinear".
@@ -240,9 +242,6 @@ def projection_head(
       hidden_dim: width of its hidden layers; None: the width of h, as in the paper.
       output_dim: width of z; the paper tries 32 to 2048.
       batch_norm: False: no BatchNorm; hidden layers then have biases.
-      kernel_std: None: LeCun's initialiser. The released code uses N(0, 0.01^2). With BatchNorm
-        after every layer this only makes the first steps larger relative to the weights; with
-        LARS it changes nothing.
       dtype: compute dtype, by name or as a type.
 
     Raises:
@@ -258,6 +257,5 @@ def projection_head(
         output_dim,
         hidden_norm=batch_norm,
         output_norm="scale" if batch_norm else "none",
-        kernel_std=kernel_std,
         dtype=dtype,
     )

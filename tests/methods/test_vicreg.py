@@ -36,6 +36,15 @@ def test_each_view_has_its_own_forward_pass():
     np.testing.assert_allclose(loss, losses.vicreg(*z)[0], rtol=1e-5)
 
 
+def test_a_dimension_of_z_begins_at_a_third():
+    """PyTorch's kernels: after BatchNorm and ReLU the variance is 0.341 / 3 (LeCun's: 0.341)."""
+    method = build("vicreg", method__hidden_dim=256, method__output_dim=256)[0].method
+    h = np.random.default_rng(0).normal(size=(256, 64)).astype(np.float32)
+    params, buffers = method.projector.init(jax.random.key(0), h)
+    z, _ = method.projector.apply(params, buffers, h, train=True)
+    np.testing.assert_allclose(np.mean(np.std(z, axis=0)), (0.341 / 3) ** 0.5, rtol=0.1)
+
+
 def test_the_configs_weights_are_those_of_the_loss():
     z = np.random.default_rng(0).normal(size=(16, 2, 8)).astype(np.float32)
     weights = {"invariance": 3.0, "variance": 5.0, "covariance": 0.7}

@@ -10,7 +10,7 @@ import pytest
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.models import MLP, Net, count_parameters, projection_head
-from ssl_jax.models.heads import dino_head
+from ssl_jax.models.heads import dino_head, mlp_head
 
 
 def param_shapes(net, width):
@@ -131,12 +131,17 @@ def test_bfloat16_head_returns_float32_embeddings():
     np.testing.assert_allclose(z, exact, atol=0.1)
 
 
-def test_kernel_std():
+@pytest.mark.parametrize(
+    ("name", "std"), [("lecun", 1 / 16), ("pytorch", 1 / 16 / 3**0.5), ("dino", 0.02)]
+)
+def test_kernel_init(name, std):
     h = jax.ShapeDtypeStruct((2, 256), jnp.float32)
-    for std, expected in ((0.01, 0.01), (None, 256**-0.5)):
-        init = jax.jit(projection_head("linear", kernel_std=std).init, static_argnums=1)
-        params, _ = init(jax.random.key(0), h)
-        np.testing.assert_allclose(np.std(params["dense1"]["kernel"]), expected, rtol=0.02)
+    head = mlp_head(1, None, 128, kernel_init=name)
+    params, _ = jax.jit(head.init, static_argnums=1)(jax.random.key(0), h)
+    kernel = params["dense1"]["kernel"]
+    np.testing.assert_allclose(np.std(kernel), std, rtol=0.02)
+    if name == "pytorch":  # nn.Linear: uniform between -1/sqrt(fan_in) and 1/sqrt(fan_in)
+        np.testing.assert_allclose([kernel.min(), kernel.max()], [-1 / 16, 1 / 16], rtol=0.01)
 
 
 def test_bad_values_are_named():
