@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from ssl_jax import config as config_lib
 from ssl_jax.configs import common
+from ssl_jax.sweeps import grid
+from ssl_jax.sweeps.grid import Cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Scale:
       measure_label: what a reader calls it.
       data: data and net, in a few words.
       epochs: of a cell; None for those of the config.
+      one_seed: whether settings that are not worth all seeds have the first one only.
     """
 
     variant: str
@@ -32,6 +35,7 @@ class Scale:
     measure_label: str
     data: str
     epochs: float | None = None
+    one_seed: bool = False
 
     @property
     def setting(self) -> str:
@@ -48,6 +52,12 @@ class Scale:
         """The measure, taken from the last of the outputs that the method's config evaluates."""
         feature = config_lib.load(self.config(method)).eval.features[-1]
         return self.measure if feature == "h" else f"{feature}/{self.measure}"
+
+    def by_seed(
+        self, cells: Iterable[Cell], repeated: Callable[[Mapping[str, Any]], bool]
+    ) -> tuple[Cell, ...]:
+        """`grid.by_seed`, with `repeated` if settings may have one seed only, see `one_seed`."""
+        return grid.by_seed(cells, repeated if self.one_seed else None)
 
     def config(self, method: str) -> str:
         """The config of a method at this size."""
@@ -101,6 +111,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             "top-1, linear probe, %",
             "10,000 images of Fashion-MNIST, small conv net",
             8.0,
+            one_seed=True,
         ),
         # Some minutes a cell on one accelerator.
         "shapes": Scale(

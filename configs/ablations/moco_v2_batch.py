@@ -13,9 +13,11 @@ has to grow. Learning rates grow with the batch: on ImageNet linearly, in small 
 train with AdamW, with its square root.
 """
 
+from collections.abc import Mapping
+
 from ssl_jax import config as config_lib
 from ssl_jax.configs import scales
-from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep
 
 VARIANTS = ("digits", "fashion", "imagenet")
 NAMES = {"simclr": "SimCLR", "moco_v2": "MoCo v2"}
@@ -64,19 +66,26 @@ def get_sweep(variant: str = "digits") -> Sweep:
             series="method",
             names=NAMES,
             where={"length": length},
+            panel=_epochs(methods),
             published="moco_v2_table_2",
+            published_panel=_epochs(SETTINGS["imagenet"][length]),
             stands_for=STANDS_FOR[variant],
         )
-        for length in SETTINGS[variant]
-    )
-    title = "MoCo v2 beside SimCLR, by batch"
-    lengths = ", ".join(
-        f"{length}: {next(iter(methods.values()))[1]:g} epochs"
         for length, methods in SETTINGS[variant].items()
     )
-    setting = f"{scale.data}; {lengths}"
-    repeated = (lambda labels: labels["length"] == "short") if variant == "fashion" else None
-    return Sweep(title, by_seed(cells, repeated), setting=setting, curves=curves)
+    title = "MoCo v2 beside SimCLR, by batch"
+    cells = scale.by_seed(cells, lambda labels: labels["length"] == "short")
+    return Sweep(title, cells, setting=scale.data, curves=curves)
+
+
+def _epochs(methods: Mapping[str, tuple[tuple[int, ...], float]]) -> str:
+    """The epochs of a length: "200 epochs", or "1000 and 800 epochs" of SimCLR and MoCo v2."""
+    return (
+        " and ".join(
+            f"{epochs:g}" for epochs in dict.fromkeys(epochs for _, epochs in methods.values())
+        )
+        + " epochs"
+    )
 
 
 def _rate(source: str, batch: int) -> dict[str, float]:

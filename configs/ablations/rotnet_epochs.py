@@ -17,7 +17,7 @@ snapshots of one run. It finds that recognition improves with the accuracy of th
 import dataclasses
 
 from ssl_jax.configs import scales
-from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, product
 
 VARIANTS = ("digits", "small_shapes", "fashion", "cifar10", "imagenet")
 EPOCHS = {
@@ -55,5 +55,5 @@ def get_sweep(variant: str = "digits") -> Sweep:
     title = "RotNet: rotations and recognition over training"
     setting = dataclasses.replace(scale, data=data, epochs=None).setting
     extremes = (EPOCHS[variant][0], EPOCHS[variant][-1])
-    repeated = (lambda labels: labels["epochs"] in extremes) if variant == "fashion" else None
-    return Sweep(title, by_seed(cells, repeated), setting=setting, curves=curves)
+    cells = scale.by_seed(cells, lambda labels: labels["epochs"] in extremes)
+    return Sweep(title, cells, setting=setting, curves=curves)

@@ -15,7 +15,7 @@ batch: 4096 in the paper, the largest batch in a small variant. All cells use LA
 """
 
 from ssl_jax.configs import scales
-from ssl_jax.sweeps.grid import Cell, Curve, Sweep, by_seed, product
+from ssl_jax.sweeps.grid import Cell, Curve, Sweep, product
 
 VARIANTS = ("digits", "fashion", "shapes", "imagenet")
 BATCHES = {
@@ -93,5 +93,5 @@ def get_sweep(variant: str = "digits") -> Sweep:
     setting = f"{scale.data}, LARS"
     title = "SimCLR: batch size and learning-rate scaling"
     shortest = min(EPOCHS[variant])
-    repeated = (lambda labels: labels["epochs"] == shortest) if variant == "fashion" else None
-    return Sweep(title, by_seed(cells, repeated), setting=setting, curves=curves)
+    cells = scale.by_seed(cells, lambda labels: labels["epochs"] == shortest)
+    return Sweep(title, cells, setting=setting, curves=curves)

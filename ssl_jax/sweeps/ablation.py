@@ -42,6 +42,8 @@ class Curve:
       series: the label that distinguishes lines, or rows of a matrix; None for one line.
       names: value of `series` -> name in the figure.
       where: label -> value of the cells to include; default: all cells.
+      panel: what distinguishes the panel from others of the same measure, e.g. "8 epochs"; empty:
+        the labels and values of `where`.
       best_over: labels over which the best mean over seeds is selected, as in papers that tune each
         setting.
       chosen_by: the column by which it is selected instead of the measure, such as a score on
@@ -57,6 +59,7 @@ class Curve:
       published_measure: the column of that table, in % if `percent`. If a paper gives an order
         without values, the column "order" contains ranks, of which 1 is the worst.
       published_label: the title of the published measure.
+      published_panel: `panel` of the published curve.
       stands_for: label -> our value -> the corresponding published value; other values correspond
         to themselves.
     """
@@ -68,6 +71,7 @@ class Curve:
     series: str | None = None
     names: Mapping[Hashable, str] = dataclasses.field(default_factory=dict)
     where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    panel: str = ""
     best_over: tuple[str, ...] = ()
     chosen_by: str | None = None
     average_of: tuple[Hashable, ...] = ()
@@ -78,6 +82,7 @@ class Curve:
     published: str | None = None
     published_measure: str = "top1"
     published_label: str = "top-1, %"
+    published_panel: str = ""
     stands_for: Mapping[str, Mapping[Any, Any]] = dataclasses.field(default_factory=dict)
 
     @property

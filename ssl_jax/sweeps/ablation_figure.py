@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -107,16 +107,17 @@ def figure(
     heading_width = size[0] / (1 + beside)
     _heading(halves[0], f"Measured: {setting}", heading_width)
     order = _colour_order(curves, ours, theirs)
-    titles = [curve.measure_label + _restriction(curve, curve.where) for curve in curves]
+    titles = [
+        curve.measure_label + (f", {curve.panel}" if curve.panel else _restriction(curve))
+        for curve in curves
+    ]
     _panels(halves[0], curves, ours, order, titles, _correlations(curves, ours))
     tables = list({curve.published: ablation.table_of(curve) for curve in curves}.values())
     tables = [table for table in tables if table is not None]
     if has_published:
         sources = [f"{table.paper}, {table.place}: {table.setting}" for table in tables]
         _heading(halves[1], f"Published: {'; '.join(sources)}", heading_width)
-        titles = [
-            curve.published_label + _restriction(curve, _published(curve)) for curve in curves
-        ]
+        titles = [curve.published_label + _published_restriction(curve) for curve in curves]
         _panels(halves[1], curves, theirs, order, titles)
     claims = [f"Published: {t.paper}, {t.place}: {t.claim}." for t in tables if t.claim]
     if claims:
@@ -208,15 +209,18 @@ def _panels(
         _name_ends(axes, line_ends)
 
 
-def _restriction(curve: Curve, labels: Container[str]) -> str:
+def _restriction(curve: Curve) -> str:
     """The part of the curve's `where` as text that distinguishes panels of the same measure."""
-    return "".join(f", {key} {value}" for key, value in curve.where.items() if key in labels)
+    return "".join(f", {key} {value}" for key, value in curve.where.items())
 
 
-def _published(curve: Curve) -> set[str]:
-    """The labels of the published rows."""
+def _published_restriction(curve: Curve) -> str:
+    """`_restriction` of the published curve, whose rows may lack some of the labels."""
+    if curve.published_panel:
+        return f", {curve.published_panel}"
     table = ablation.table_of(curve)
-    return set().union(*table.rows) if table else set()
+    known = set().union(*table.rows) if table else set()
+    return "".join(f", {key} {value}" for key, value in curve.where.items() if key in known)
 
 
 def _levels(points: Sequence[Point], name: str) -> list[Any]:

@@ -424,6 +424,12 @@ def test_longer_runs_of_moco_v2_keep_the_checkpoints_of_their_configs():
         assert config.optimizer.base_lr == pytest.approx(2e-3 * (config.batch_size / 256) ** 0.5)
 
 
+def test_panels_of_moco_v2_say_how_long_runs_are():
+    curves = grid.load("configs/ablations/moco_v2_batch.py:fashion").curves
+    assert [curve.panel for curve in curves] == ["8 epochs", "20 epochs"]
+    assert [curve.published_panel for curve in curves] == ["200 epochs", "1000 and 800 epochs"]
+
+
 def test_batches_of_the_paper_warm_up_for_ten_epochs_however_long_they_train():
     for cell in grid.load("configs/ablations/simclr_batch_size.py:imagenet").cells:
         config = cell.load()
