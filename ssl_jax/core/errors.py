@@ -23,5 +23,10 @@ class RunError(RuntimeError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` with the known name closest to `word`, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    close = closest(word, known)
+    return f" Did you mean {close!r}?" if close else ""
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known name closest to `word`; "" if none is close."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), "")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.core.errors import UserError, nearest
+from ssl_jax.core.errors import UserError, closest
 from ssl_jax.core.method import DataSpec
 from ssl_jax.data import class_names, subsplit
 from ssl_jax.data import classes as classes_lib
@@ -229,9 +229,19 @@ def kind_of(name: str) -> tuple[Kind, str]:
     if kind is None and "/" in word:
         raise UserError(f"unknown data set {name!r}; a path has its kind in front, e.g. "
                         f"folder:{name} or text:{name}: `ssl_jax list data`")  # fmt: skip
-    if kind is None or bool(colon) != bool(kind.location):
-        usage = ", ".join(kind.usage for kind in kinds().values())
-        raise UserError(f"unknown data set {name!r}; data sets: {usage}.{nearest(word, kinds())}")
+    if kind is None:
+        close = closest(word, kinds())
+        usage = kinds()[close].usage if close else ""
+        # A mistyped name keeps its location.
+        meant = f"{close}:{location}" if close and location and ":" in usage else usage
+        hint = f"did you mean {meant!r}? " if meant else ""
+        raise UserError(f"unknown data set {name!r}; {hint}`ssl_jax list data` prints all")
+    if bool(colon) != bool(kind.location):
+        raise UserError(
+            f"data set {name!r} is not complete; write {kind.usage}"
+            if kind.location
+            else f"data set {name!r} takes nothing behind it; write {kind.usage}"
+        )
     if colon and not location:
         raise UserError(f"data set {name!r} names nothing; write {kind.usage}")
     return kind, location

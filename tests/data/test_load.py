@@ -111,14 +111,13 @@ def test_known_facts_are_the_facts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("digit", "unknown data set 'digit'; data sets: ade20k:DIR, cars196:DIR, conll:PATTERN, "
-         "csv:PATTERN, cub200:DIR, digits, dsprites:FILE, faces:DIR, fashion_mnist, folder:PATH, "
-         "glue:NAME, idx:DIR, image_csv:FILE, jsonl:PATTERN, lesions, librispeech:DIR, mappings, "
-         "market1501:DIR, pairs:FILE, parquet:PATTERN, pydoc, segmented:DIR, shapes, "
-         "shapes3d:FILE, sop:DIR, speech, squad:PATTERN, table:FILE, tar:PATTERN, text:PATTERN, "
-         "tfds:NAME, tokens:DIR, triplets:FILE, voc2012:DIR. Did you mean 'digits'?"),
-        ("digits:8", "unknown data set 'digits:8'"),
-        ("folder", "unknown data set 'folder'; data sets: ade20k:DIR, cars196:DIR, "),
+        ("digitz", "unknown data set 'digitz'; did you mean 'digits'? `ssl_jax list data` prints"),
+        ("foldr:/x", "did you mean 'folder:/x'? `ssl_jax list data` prints all"),
+        ("foldr", "did you mean 'folder:PATH'? `ssl_jax list data` prints all"),
+        ("digitz:8", "did you mean 'digits'? `ssl_jax list data` prints all"),
+        ("qqqq", "unknown data set 'qqqq'; `ssl_jax list data` prints all"),
+        ("digits:8", "data set 'digits:8' takes nothing behind it; write digits"),
+        ("folder", "data set 'folder' is not complete; write folder:PATH"),
         ("folder:", "data set 'folder:' names nothing; write folder:PATH"),
         ("/data/images", "a path has its kind in front, e.g. folder:/data/images or text:/data"),
     ],
@@ -128,6 +127,7 @@ def test_unknown_data_sets(name, message):
         with pytest.raises(UserError) as caught:
             call(name)
         assert message in str(caught.value) and "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 160
 
 
 def test_unknown_options_and_splits():

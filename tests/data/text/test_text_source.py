@@ -258,7 +258,7 @@ def test_python_documentation(tmp_path):
         ("text:/nowhere/*.txt", {}, "no file matches text:/nowhere"),
         ("tokens:/nowhere", {}, "tokens:/nowhere is not a folder; make it: ssl_jax"),
         ("tokens:gs://x", {}, "is not a local path"),
-        ("text", {}, "unknown data set 'text'; data sets: .*text:PATTERN"),
+        ("text", {}, "data set 'text' is not complete; write text:PATTERN"),
         ("tokens:", {}, "names nothing; write tokens:DIR"),
     ],
 )
