@@ -18,7 +18,7 @@ from ssl_jax.evals.scores import mean_per_class, measured_ranks, rank_of_label
 
 NEEDS = ("label",)
 METRICS = {
-    "top1": Metric("own head", "accuracy of the classifier itself"),
+    "top1": Metric("own head", "accuracy of the classifier itself", sentence="accuracy of {model}"),
     "top5": Metric("own head top-5", "top-5 accuracy of the classifier itself", shown=False),
     "mean_class": Metric(
         "own head, mean of classes",

@@ -30,7 +30,9 @@ from ssl_jax.evals.word_space import WordSpace, has_word_vectors, read_lines
 NEEDS = ()
 FITS = False
 METRICS = {
-    "accuracy": Metric("analogies", "accuracy of analogies"),
+    "accuracy": Metric(
+        "analogies", "accuracy of analogies", sentence="accuracy of {model} on analogies"
+    ),
     "semantic": Metric("semantic", "accuracy of semantic analogies", shown=False),
     "syntactic": Metric("syntactic", "accuracy of syntactic analogies", shown=False),
     "top5": Metric("analogies, top 5", "right answer among the five nearest", shown=False),

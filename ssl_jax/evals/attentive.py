@@ -38,7 +38,11 @@ FEATURE = "last1/patches"
 TOKENS = True
 applies = tokens.applies
 METRICS = {
-    "top1": Metric("attentive", "accuracy of an attentive probe"),
+    "top1": Metric(
+        "attentive",
+        "accuracy of an attentive probe",
+        sentence="accuracy of {model} with an attentive probe",
+    ),
     "top5": Metric("attentive top-5", "top-5 accuracy of an attentive probe", shown=False),
     "val_top1": Metric("attentive, held out of train", shown=False),
     "best_learning_rate": Metric("learning rate", unit="", better=None, shown=False),

@@ -18,7 +18,13 @@ from ssl_jax.evals.known import Known
 from ssl_jax.evals.metric import Metric
 
 NEEDS = ("label",)
-METRICS = {"top1": Metric("boosted trees", "accuracy of gradient-boosted trees")}
+METRICS = {
+    "top1": Metric(
+        "boosted trees",
+        "accuracy of gradient-boosted trees",
+        sentence="accuracy of {model} with gradient-boosted trees",
+    )
+}
 _HELD_OUT = 0.1
 
 

@@ -27,7 +27,11 @@ from ssl_jax.views.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 NEEDS = ("label",)
 METRICS = {
-    "mean": Metric("corrupted", "kNN accuracy on corrupted images, mean"),
+    "mean": Metric(
+        "corrupted",
+        "kNN accuracy on corrupted images, mean",
+        sentence="mean kNN accuracy of {model} on corrupted images",
+    ),
     "clean": Metric("clean", "kNN accuracy on clean images", shown=False),
     "severity_{severity:d}": Metric(
         "severity {severity}", "kNN accuracy on corrupted images", series="severity", shown=False

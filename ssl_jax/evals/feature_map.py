@@ -44,7 +44,8 @@ FEATURE = "stage2/patches"
 TOKENS = True
 applies = tokens.applies
 METRICS = {
-    "top1": Metric("feature map", "accuracy of a classifier of feature maps"),
+    "top1": Metric("feature map", "accuracy of a classifier of feature maps",
+                   sentence="accuracy of {model} with a classifier of feature maps"),
     "top5": Metric("feature map top-5", "top-5 accuracy of feature maps", shown=False),
     "loss": Metric("feature map loss", "cross-entropy on test", unit="", better="lower",
                    shown=False),

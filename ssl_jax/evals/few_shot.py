@@ -29,7 +29,14 @@ from ssl_jax.evals.metric import Metric
 Array = jax.Array
 
 NEEDS = ("label",)
-METRICS = {"{shots:d}": Metric("{shots}-shot", "few-shot accuracy", series="labels a class")}
+METRICS = {
+    "{shots:d}": Metric(
+        "{shots}-shot",
+        "few-shot accuracy",
+        series="labels a class",
+        sentence="accuracy of {model} with {number}",
+    )
+}
 _FLOATS = 2**26  # float32 numbers of fits that run together, examples and logits: 256 MiB
 _HIGHEST = jax.lax.Precision.HIGHEST
 _LOG = logging.getLogger(__name__)

@@ -37,7 +37,11 @@ AUTOMATIC = True
 FITS = False
 LOGGED_AS = "train/"
 METRICS = {
-    "accuracy": Metric("held-out accuracy", "accuracy on hidden parts of held-out examples"),
+    "accuracy": Metric(
+        "held-out accuracy",
+        "accuracy on hidden parts of held-out examples",
+        sentence="accuracy of {model} on hidden parts of held-out examples",
+    ),
     "perplexity": Metric("perplexity", "perplexity on hidden parts", "", "lower"),
     "bits_per_byte": Metric("bits/byte", "bits per byte of held-out text", "", "lower"),
     "loss": Metric("loss", "loss on hidden parts", "nats", "lower", shown=False),

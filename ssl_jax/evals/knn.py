@@ -27,7 +27,9 @@ from ssl_jax.evals.scores import measured_ranks, rank_of_label
 _VOTES = 2**19
 NEEDS = ("label",)
 METRICS = {
-    "top1": Metric("kNN", "accuracy of a kNN classifier"),
+    "top1": Metric(
+        "kNN", "accuracy of a kNN classifier", sentence="accuracy of {model} with a kNN classifier"
+    ),
     "top5": Metric("kNN top-5", "top-5 accuracy of a kNN classifier", shown=False),
     "k": Metric("neighbours", unit="", better=None, shown=False),
 }

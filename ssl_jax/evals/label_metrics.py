@@ -15,8 +15,16 @@ from ssl_jax.evals.average_precision import average_precision, eleven_point
 from ssl_jax.evals.metric import Metric
 
 METRICS_OF_LABELS = {
-    "auc": Metric("AUC", "area under the ROC curve, mean over labels"),
-    "map": Metric("mAP", "average precision, mean over labels"),
+    "auc": Metric(
+        "AUC",
+        "area under the ROC curve, mean over labels",
+        sentence="area under the ROC curve of {model}, mean over labels",
+    ),
+    "map": Metric(
+        "mAP",
+        "average precision, mean over labels",
+        sentence="average precision of {model}, mean over labels",
+    ),
     "map11": Metric("mAP, 11 points", "11-point average precision, mean over labels", shown=False),
     "auc_{label}": Metric("AUC {label}", "area under the ROC curve of {label}", shown=False),
     "ap11_{label}": Metric("AP {label}", "11-point average precision of {label}", shown=False),

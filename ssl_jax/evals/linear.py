@@ -44,7 +44,11 @@ Array = jax.Array
 NEEDS = ("label",)
 SPLIT = True
 METRICS = {
-    "top1": Metric("linear", "accuracy of a linear classifier"),
+    "top1": Metric(
+        "linear",
+        "accuracy of a linear classifier",
+        sentence="accuracy of {model} with a linear classifier",
+    ),
     "top5": Metric("linear top-5", "top-5 accuracy of a linear classifier", shown=False),
     "mean_class": Metric(
         "linear, mean of classes", "accuracy of a linear classifier, mean of classes", shown=False

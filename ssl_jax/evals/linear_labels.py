@@ -32,7 +32,10 @@ NEEDS = ("labels",)
 METRICS = {
     **{
         name: dataclasses.replace(
-            metric, heading=f"linear {metric.heading}", title=f"linear classifier, {metric.title}"
+            metric,
+            heading=f"linear {metric.heading}",
+            title=f"linear classifier, {metric.title}",
+            sentence=metric.sentence and f"{metric.sentence}, with a linear classifier",
         )
         for name, metric in METRICS_OF_LABELS.items()
     },

@@ -37,6 +37,8 @@ class Metric:
       series: for a family of numbers, what the number counts; the report plots the family over it.
       number: the number of a member of a family.
       headline: which member of a family the headline of a page shows.
+      sentence: the title with "{model}" where the name of a model stands, and "{number}" for what a
+        member of a family counts; empty: "title of {model}", of a family "... with {number}".
     """
 
     heading: str
@@ -47,6 +49,7 @@ class Metric:
     series: str = ""
     number: int | None = None
     headline: Literal["smallest", "largest"] = "smallest"
+    sentence: str = ""
 
     def __post_init__(self):
         if not self.title:
@@ -67,8 +70,25 @@ class Metric:
 
     @property
     def in_words(self) -> str:
-        """The title; a family includes its number: "few-shot accuracy (labels a class: 4)"."""
-        return f"{self.title} ({self.series}: {self.number})" if self.series else self.title
+        """The title; a family includes its number: "few-shot accuracy with 4 labels a class"."""
+        return f"{self.title} with {self._counted}" if self.series else self.title
+
+    def of_model(self, name: str) -> str:
+        """The title for a sentence on a model: "accuracy of SimCLR with one label a class"."""
+        sentence = self.sentence or f"{self.title} of {{model}}" + " with {number}" * bool(
+            self.series
+        )
+        return sentence.replace("{model}", name).replace("{number}", self._counted)
+
+    @property
+    def _counted(self) -> str:
+        """The number of a member with what it counts: "one label a class", "severity 3"."""
+        noun, space, others = self.series.partition(" ")
+        if not noun.endswith("s"):
+            return f"{self.series} {self.number}"
+        if self.number == 1:
+            return f"one {noun.removesuffix('s')}{space}{others}"
+        return f"{self.number} {self.series}"
 
     @property
     def column(self) -> str:

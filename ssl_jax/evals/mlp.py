@@ -22,7 +22,11 @@ from ssl_jax.evals.metric import Metric
 
 NEEDS = ("label",)
 METRICS = {
-    "top1": Metric("MLP", "accuracy of a two-layer perceptron"),
+    "top1": Metric(
+        "MLP",
+        "accuracy of a two-layer perceptron",
+        sentence="accuracy of {model} with a two-layer perceptron",
+    ),
     "epochs": Metric("epochs", unit="", better=None, shown=False),
 }
 

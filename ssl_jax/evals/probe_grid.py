@@ -30,7 +30,11 @@ NEEDS = ("label",)
 FITS = False  # the run has fitted the probes; what is held out is a part of data.split
 OF_RUN_CLASSES = True
 METRICS = {
-    "top1": Metric("best probe", "accuracy of the best probe of the grid"),
+    "top1": Metric(
+        "best probe",
+        "accuracy of the best probe of the grid",
+        sentence="accuracy of {model} with the best probe of the grid",
+    ),
     "top5": Metric("best probe top-5", "top-5 accuracy of the best probe", shown=False),
     "val_top1": Metric("best probe, held out of train", shown=False),
     "best_learning_rate": Metric("learning rate", unit="", better=None, shown=False),

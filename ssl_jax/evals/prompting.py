@@ -49,7 +49,11 @@ NEEDS = ()
 FITS = False
 METRICS = {
     "{shots:d}": Metric(
-        "{shots}-shot", "right answers to prompts", series="demonstrations", headline="largest"
+        "{shots}-shot",
+        "right answers to prompts",
+        series="demonstrations",
+        headline="largest",
+        sentence="right answers of {model} to prompts with {number}",
     ),
     "f1_{shots:d}": Metric("{shots}-shot F1", "F1 of the words of answers to prompts"),
 }

@@ -307,7 +307,10 @@ def describe(key: str, config: Section | None = None) -> Metric | None:
     if metric is None or kind == name:
         return metric
     return dataclasses.replace(
-        metric, heading=f"{name} {metric.heading}", title=f"{metric.title}, {name}"
+        metric,
+        heading=f"{name} {metric.heading}",
+        title=f"{metric.title}, {name}",
+        sentence=metric.sentence and f"{metric.sentence}, {name}",
     )
 
 

@@ -42,7 +42,12 @@ _ITERATIONS = 30  # of k-means
 NEEDS = ("label",)
 FITS = False
 METRICS = {
-    "recall_{k:d}": Metric("R@{k}", "recall among the nearest", series="neighbours"),
+    "recall_{k:d}": Metric(
+        "R@{k}",
+        "recall among the nearest",
+        series="neighbours",
+        sentence="recall of {model} with {number}",
+    ),
     "map_r": Metric("MAP@R", "mean average precision at R"),
     "r_precision": Metric("R-precision", "R-precision", shown=False),
     "map": Metric("mAP", "mean average precision"),

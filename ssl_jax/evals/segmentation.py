@@ -37,8 +37,14 @@ FEATURE = "last1/patches"
 TOKENS = True
 applies = tokens.applies
 METRICS = {
-    "knn_miou": Metric("kNN mIoU", "mIoU of a kNN segmentation"),
-    "linear_miou": Metric("linear mIoU", "mIoU of a linear segmentation"),
+    "knn_miou": Metric(
+        "kNN mIoU", "mIoU of a kNN segmentation", sentence="mIoU of {model} with a kNN segmentation"
+    ),
+    "linear_miou": Metric(
+        "linear mIoU",
+        "mIoU of a linear segmentation",
+        sentence="mIoU of {model} with a linear segmentation",
+    ),
     "knn_accuracy": Metric("kNN pixel accuracy", shown=False),
     "linear_accuracy": Metric("linear pixel accuracy", shown=False),
     "val_knn_miou": Metric("kNN mIoU, held out of train", shown=False),

@@ -20,9 +20,16 @@ from ssl_jax.evals.metric import Metric
 NEEDS = ("label",)
 METRICS = {
     "{shots:d}": Metric(
-        "SVM, {shots}", "mean average precision of linear SVMs", series="positives a label"
+        "SVM, {shots}",
+        "mean average precision of linear SVMs",
+        series="positives a label",
+        sentence="mean average precision of {model} with linear SVMs on {number}",
     ),
-    "full": Metric("SVM, all", "mean average precision of linear SVMs on all labels"),
+    "full": Metric(
+        "SVM, all",
+        "mean average precision of linear SVMs on all labels",
+        sentence="mean average precision of {model} with linear SVMs on all labels",
+    ),
     "cost_{shots:d}": Metric("cost, {shots}", unit="", better=None, shown=False),
 }
 _LOG = logging.getLogger(__name__)

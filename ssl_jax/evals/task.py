@@ -31,7 +31,9 @@ METRICS = {
     "pearson": Metric("Pearson", "Pearson's correlation"),
     "spearman": Metric("Spearman", "Spearman's correlation of ranks"),
     "exact_match": Metric("exact match", "answers that match exactly"),
-    "entity_f1": Metric("entity F1", "F1 of whole entities"),
+    "entity_f1": Metric(
+        "entity F1", "F1 of whole entities", sentence="F1 of {model} on whole entities"
+    ),
     "entity_precision": Metric("precision", "precision of whole entities"),
     "entity_recall": Metric("recall", "recall of whole entities"),
     "rmse": Metric("RMSE", "root mean square error", "", "lower"),

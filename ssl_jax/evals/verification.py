@@ -38,7 +38,11 @@ from ssl_jax.modalities.image import IMAGE
 NEEDS = ()
 FITS = False
 METRICS = {
-    "accuracy": Metric("verification", "accuracy of telling pairs apart"),
+    "accuracy": Metric(
+        "verification",
+        "accuracy of telling pairs apart",
+        sentence="accuracy of {model} in telling pairs apart",
+    ),
     "auroc": Metric("verification AUROC", "area under the ROC curve of pairs", shown=False),
     "tar_far_1": Metric("TAR@FAR 1e-1", "same pairs accepted at FAR 1e-1", shown=False),
     "tar_far_2": Metric("TAR@FAR 1e-2", "same pairs accepted at FAR 1e-2", shown=False),

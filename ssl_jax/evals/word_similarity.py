@@ -22,7 +22,12 @@ from ssl_jax.evals.word_space import WordSpace, has_word_vectors, read_lines
 NEEDS = ()
 FITS = False
 METRICS = {
-    "spearman": Metric("similarity", "rank correlation of word similarities", unit=""),
+    "spearman": Metric(
+        "similarity",
+        "rank correlation of word similarities",
+        unit="",
+        sentence="rank correlation of the word similarities of {model}",
+    ),
     "pairs": Metric("pairs", unit="", better=None, shown=False),
     "known_share": Metric("known", "share of pairs with known words", better=None, shown=False),
 }

@@ -15,14 +15,13 @@ class Headline:
     """The trained model's score beside that of the best baseline, all as text.
 
     Attributes:
-      metric: in words.
-      name, score: of the trained model.
+      subject: the metric and the trained model, e.g. "Accuracy of BYOL with a kNN classifier".
+      score: of the trained model.
       gap: the difference from the baseline, e.g. "3.1 points above".
       baseline, baseline_score: of the best baseline.
     """
 
-    metric: str
-    name: str
+    subject: str
     score: str
     gap: str
     baseline: str
@@ -157,10 +156,9 @@ def _headline(summary: Summary) -> Headline | None:
     gap = last[key].mean - baselines[name].mean
     is_percent = metric.unit == "%"
     amount = f"{abs(100 * gap):.1f} points" if is_percent else metric.with_unit(abs(gap))
-    title = metric.in_words
+    subject = metric.of_model(trained)
     return Headline(
-        metric=title[:1].upper() + title[1:],
-        name=trained,
+        subject=subject[:1].upper() + subject[1:],
         score=last[key].with_unit,
         gap=f"{amount} {'above' if gap >= 0 else 'below'}",
         baseline=name,

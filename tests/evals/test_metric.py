@@ -41,12 +41,36 @@ def test_a_family_has_a_number_in_its_name():
     }
     found = metric.find(declared, "16")
     assert (found.heading, found.title, found.number) == ("16-shot", "few shots", 16)
-    assert found.in_words == "few shots (labels a class: 16)"
+    assert found.in_words == "few shots with 16 labels a class"
     assert metric.find(declared, "next_loss").heading == "next loss"
     assert metric.find(declared, "next_loss").in_words == "next loss"
     assert found.series == "labels a class" and metric.find(declared, "top1") == Metric("kNN")
     for name in ("1_std", "top", "top1/x", "-1"):
         assert metric.find(declared, name) is None
+
+
+def test_a_sentence_on_a_model():
+    assert Metric("mAP", "average precision").of_model("BYOL") == "average precision of BYOL"
+    declared = {"{k:d}": Metric("{k}", "hits", series="severity")}
+    assert metric.find(declared, "3").of_model("BYOL") == "hits of BYOL with severity 3"
+    for key, sentence in {
+        "knn/top1": "accuracy of BYOL with a kNN classifier",
+        "few_shot/1": "accuracy of BYOL with one label a class",
+        "few_shot/8": "accuracy of BYOL with 8 labels a class",
+        "retrieval/recall_1": "recall of BYOL with one neighbour",
+        "prompting/4": "right answers of BYOL to prompts with 4 demonstrations",
+        "svm/1": "mean average precision of BYOL with linear SVMs on one positive a label",
+    }.items():
+        assert evals.describe(key).of_model("BYOL") == sentence
+    fine = evals.describe("fine/top1", {"fine": {"evaluation": "knn"}})
+    assert fine.of_model("BYOL") == "accuracy of BYOL with a kNN classifier, fine"
+
+
+@pytest.mark.parametrize("name", evals.names())
+def test_every_sentence_names_the_model(name):
+    for declared in evals.load(name).module.METRICS.values():
+        assert "BYOL" in declared.of_model("BYOL")
+        assert "{number}" not in declared.sentence or declared.series
 
 
 def test_keys_of_results_and_of_rows():

@@ -83,7 +83,7 @@ def test_full_page(full_page):
     assert "a-run" in text and "SimCLR on digits · 2026-11-20" in text
     for value in ("75.2", "± 3.1", "96.8", "the effective rank fell", "step 200", "batch  256"):
         assert value in text
-    assert "Few-shot accuracy (labels a class: 1) of SimCLR: 75.2 ± 3.1%" in text
+    assert "Accuracy of SimCLR with one label a class: 75.2 ± 3.1%" in text
     assert "14.9 points above the best baseline, raw pixels" in text
     assert "optimizer" in text and "(crop, flip)" in text and "python -m ssl_jax train" in text
 
