@@ -4,10 +4,10 @@ Every method trains twice on the images of `METHOD:fashion`: once with `ssl_jax 
 lightly's losses, heads and transforms on PyTorch (`benchmarks/peers_lightly.py`), with the same
 encoder, batch, epochs, optimizer and strengths of the views. Runs take turns, each in a process of
 its own, and the same probes score the features of both: `knn` and `linear` of ssl_jax, on the test
-images. Images per second are the median over steps after the first ten, with views and loading.
-Processor time is of the whole process, with its start and, here, compilation and the probes; where
-other programs run it says more than the clock. Memory is the largest resident size of the process
-and its workers, shared pages counted once.
+images, in other processes, which are not measured. Images per second are the median over steps
+after the first ten, with views and loading. Processor time is of the whole process, with its start
+and, here, compilation; where other programs run it says more than the clock. Memory is the largest
+resident size of the process and its workers, shared pages counted once.
 
 Needs torch, torchvision, timm and lightly.
 """
@@ -111,16 +111,19 @@ def main() -> None:
 def ours(method: str, seed: int, options: argparse.Namespace, place: pathlib.Path) -> Run:
     """`ssl_jax train`; the folder of compiled programs, which is in `place`, is empty at first."""
     workdir, split = place / "run", f"train[:{options.examples}]"
+    probe = ["evaluate", f"--workdir={workdir}", "--evals=knn,linear"]
     command = ["-m", "ssl_jax", "train", f"--config={method}:fashion", f"--workdir={workdir}"]
     for option in (
         f"epochs={options.epochs}", f"seed={seed}", f"data.split={split}",
-        f"eval.train_split={split}", "eval.final_names=('knn','linear')",
-        "eval.baselines=()", "log.report=False", f"compilation_cache={place / 'programs'}",
+        f"eval.train_split={split}", "eval.final_names=()", "log.report=False",
+        f"compilation_cache={place / 'programs'}",
         *([f"data.options.folder={options.folder}"] if options.folder else ()),
     ):  # fmt: skip
         command.append(f"--config.{option}")
     seconds, cpu, mib = measured(command)
-    (scores,) = json.loads((workdir / "results.json").read_text())["results"].values()
+    subprocess.run([sys.executable, "-m", "ssl_jax", *probe], check=True, stdout=subprocess.DEVNULL)
+    (file,) = (workdir / "evaluations").glob("*.json")
+    scores = json.loads(file.read_text())
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     speeds = [row["train/images_per_s"] for row in rows if "train/images_per_s" in row]
     scores = {key: scores[key] for key in ("knn/top1", "linear/top1")}
