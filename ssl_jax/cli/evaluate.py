@@ -27,6 +27,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
 from ssl_jax.pretrained import trained_run
 from ssl_jax.run import baselines, evaluation_file, failures
+from ssl_jax.run.dry_evaluation import check_chosen
 from ssl_jax.run.final_results import (
     applies_to_row,
     baseline_models,
@@ -90,22 +91,26 @@ def main() -> int:
     # Whatever devices there are, however many the run was trained on.
     experiment = Experiment.build(config, data.spec_from_config(config.data), parallel.make_mesh())
     prober = Prober(config, experiment.mesh, options.data, workdir=options.workdir)
+    with jax.set_mesh(experiment.mesh):
+        chosen, errors, notes = _chosen(experiment, prober, options.evals, options.feature)
     baselines.check(config.eval.baselines, prober.test.spec.evaluated)
+    if jax.process_index() == 0:
+        for note in notes:
+            print(note, flush=True)
     encoder = trained_run.load_experiment(
         options.workdir, experiment, options.step, weights=options.weights
     )
     # Now: a run that goes on may delete the checkpoint, or save the step again.
     checkpoint = evaluation_file.fingerprint(options.workdir, encoder.step)
     with jax.set_mesh(experiment.mesh):
-        chosen = _chosen(experiment, prober, options.evals)
         model = experiment.model(encoder.weights)
-        errors: dict[str, Exception] = {}
-        values = prober.evaluate(model, chosen, options.feature, on_error=errors.__setitem__)
+        possible = [evaluation for evaluation in chosen if evaluation.name not in errors]
+        values = prober.evaluate(model, possible, options.feature, on_error=errors.__setitem__)
         if errors and not values:
             raise next(iter(errors.values()))
         for name, error in errors.items():
             failures.warn(f"evaluation {name!r}", error)
-        beside = _beside(experiment, prober, chosen, options.feature)
+        beside = _beside(experiment, prober, possible, options.feature)
         for evaluation in chosen:
             if evaluation.name not in errors:
                 for name, row in rows_beside(evaluation, model, prober).items():
@@ -148,28 +153,33 @@ def main() -> int:
 
 
 def _chosen(
-    experiment: Experiment, prober: Prober, names: Sequence[str] | None
-) -> tuple[evals.Evaluation, ...]:
+    experiment: Experiment, prober: Prober, names: Sequence[str] | None, feature: str
+) -> tuple[tuple[evals.Evaluation, ...], dict[str, Exception], list[str]]:
     """The evaluations of these names; without names, those of the run's last evaluation.
 
+    Returns:
+      the evaluations; by name why some cannot be computed; and notes on the others.
+
     Raises:
-      UserError: one of `names` does not apply to the run or needs what the data lack, or none of
-        the run's applies to the data.
+      UserError: one of `names` does not apply to the run or needs what the data lack, or none can
+        be computed.
     """
     section = experiment.config.eval
     if names:
         chosen = evals.load_all(names, section)
         for evaluation in chosen:
             evaluation.check_applies(experiment.method, experiment.spec)
-            prober.check_needs(evaluation)
-        return chosen
-    chosen = prober.evaluations(section.final_names, experiment.method)
+    else:
+        chosen = prober.evaluations(section.final_names, experiment.method)
     if not chosen:
         raise UserError(
             f"{prober.dataset} has no labels for {', '.join(section.final_names)}; "
             "name evaluations that need none, e.g. --evals=collapse"
         )
-    return chosen
+    notes, errors = check_chosen(experiment, prober, chosen, feature)
+    if len(errors) == len(chosen):
+        raise next(iter(errors.values()))
+    return chosen, errors, notes
 
 
 def _beside(

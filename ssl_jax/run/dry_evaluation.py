@@ -100,18 +100,51 @@ def _opened(prober: Prober, key: str) -> data.Source:
     return source
 
 
+def check_chosen(
+    experiment: Experiment, prober: Prober, evaluations: Sequence[Evaluation], feature: str
+) -> tuple[list[str], dict[str, Exception]]:
+    """Checks the evaluations of a command that evaluates a trained run, before it reads examples.
+
+    Args:
+      experiment: the experiment of the run.
+      prober: gives the splits.
+      evaluations: those that apply to the run.
+      feature: the output to evaluate, for evaluations that do not name one.
+
+    Returns:
+      lines on evaluations that are limited by the data; and by name why some cannot be computed,
+      such as probes of classes that are too small.
+
+    Raises:
+      UserError: the data lack what an evaluation needs, or the method lacks an output.
+    """
+    for evaluation in evaluations:
+        if LABEL in evaluation.needs and not (prober.may_have_labels and prober.labelled):
+            raise UserError(
+                f"evaluation {evaluation.name!r} needs class labels, and {prober.dataset} has "
+                "none; leave it out of --evals, or name labelled data by --data"
+            )
+    named = {evaluation.feature_of(feature) for evaluation in evaluations}
+    experiment.output_shapes(experiment.spec.evaluated, named)  # layers that the encoder lacks
+    known = _open_and_know(experiment, prober, evaluations, "test_split", (feature,))
+    of_features = [evaluation for evaluation in evaluations if evaluation.of_features]
+    check_features(of_features, known.outputs, feature, prober.test.spec.arrays)
+    notes: list[str] = []
+    errors: dict[str, Exception] = {}
+    for evaluation in evaluations:
+        try:
+            notes += _check_one(prober, evaluation, known, "test_split")
+        except UserError as error:
+            errors[evaluation.name] = error
+    return list(dict.fromkeys(notes)), errors
+
+
 def _check(
     experiment: Experiment, prober: Prober, evaluations: Sequence[Evaluation], key: str
 ) -> list[str]:
     """Checks evaluations on the split that `key` names, and returns notes."""
-    _opened(prober, key)
-    if any(evaluation.fits for evaluation in evaluations):
-        _opened(prober, "train_split")
-    for evaluation in evaluations:
-        prober.check_needs(evaluation)
-    prober.check_classes(evaluations)
-    known = _known(experiment, prober, evaluations)
     section = experiment.config.eval
+    known = _open_and_know(experiment, prober, evaluations, key, tuple(section.features))
     of_features = [evaluation for evaluation in evaluations if evaluation.of_features]
     for feature in section.features:
         final = [evaluation for evaluation in of_features if evaluation.name in section.final_names]
@@ -120,10 +153,7 @@ def _check(
     notes = []
     for evaluation in evaluations:
         try:
-            if evaluation.needs == (LABEL,):
-                notes += _check_labels(prober, evaluation, key)
-            if note := evaluation.check(_known_to(evaluation, known)):
-                notes.append(note)
+            notes += _check_one(prober, evaluation, known, key)
         except UserError as error:
             message = str(error).removesuffix(".")
             raise UserError(
@@ -133,18 +163,43 @@ def _check(
     return notes
 
 
-def _known(experiment: Experiment, prober: Prober, evaluations: Sequence[Evaluation]) -> Known:
+def _open_and_know(
+    experiment: Experiment,
+    prober: Prober,
+    evaluations: Sequence[Evaluation],
+    key: str,
+    features: Sequence[str],
+) -> Known:
+    """Opens the splits that evaluations need, checks their arrays, and returns what is known."""
+    _opened(prober, key)
+    if any(evaluation.fits for evaluation in evaluations):
+        _opened(prober, "train_split")
+    for evaluation in evaluations:
+        prober.check_needs(evaluation)
+    prober.check_classes(evaluations)
+    return _known(experiment, prober, evaluations, features)
+
+
+def _check_one(prober: Prober, evaluation: Evaluation, known: Known, key: str) -> list[str]:
+    """Checks an evaluation by what is known, and returns notes."""
+    notes = _check_labels(prober, evaluation, key) if evaluation.needs == (LABEL,) else []
+    note = evaluation.check(_known_to(evaluation, known))
+    return [*notes, note] if note else notes
+
+
+def _known(
+    experiment: Experiment,
+    prober: Prober,
+    evaluations: Sequence[Evaluation],
+    features: Sequence[str],
+) -> Known:
     """What is known of the data and of the model's outputs on them.
 
     Raises:
       UserError: the model cannot encode the data.
     """
     weights, spec = experiment.abstract_state.weights, prober.test.spec.evaluated
-    names = {
-        evaluation.feature_of(feature)
-        for evaluation in evaluations
-        for feature in experiment.config.eval.features
-    }
+    names = {evaluation.feature_of(feature) for evaluation in evaluations for feature in features}
     held_out = ()
     try:
         outputs = experiment.output_shapes(spec, names)
@@ -242,7 +297,8 @@ def _check_best_metric(
     for evaluation in evaluations:
         if evaluation.name != name:
             continue
-        known = _known_to(evaluation, _known(experiment, validator, [evaluation]))
+        features = tuple(experiment.config.eval.features)
+        known = _known_to(evaluation, _known(experiment, validator, [evaluation], features))
         measured = [f"eval/{name}/{other}" for other in evaluation.measures(known)]
         if key not in measured:
             raise UserError(

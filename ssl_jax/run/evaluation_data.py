@@ -142,7 +142,7 @@ class EvaluationData:
     @property
     def may_have_labels(self) -> bool:
         """Whether the data set has class labels, as far as that is known before it is opened."""
-        return bool(self._spec.num_classes or self.config.eval.data)
+        return bool(self._spec.num_classes) or self.dataset != self.config.data.name
 
     @property
     def labelled(self) -> bool:

@@ -294,6 +294,9 @@ def test_evaluate_embed_and_the_python_interface_agree(finished, tmp_path):
     done = run(workdir, "--evals=knn,segmentation", module="evaluate", check=False)
     needs = "error: evaluation 'segmentation' needs 'masks', but digits has"
     assert done.returncode == 1 and done.stderr.startswith(needs) and done.stderr.count("\n") == 1
+    few = ("--evals=linear", "--train_split=train[:1]")
+    done = run(workdir, *few, module="evaluate", check=False)
+    assert done.returncode == 1 and "a probe needs two classes" in done.stderr
 
     output = tmp_path / "features.npz"
     # On three devices, over which the run's own batch of 64 would not divide.
