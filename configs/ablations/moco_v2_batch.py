@@ -80,12 +80,8 @@ def get_sweep(variant: str = "digits") -> Sweep:
 
 def _epochs(methods: Mapping[str, tuple[tuple[int, ...], float]]) -> str:
     """The epochs of a length: "200 epochs", or "1000 and 800 epochs" of SimCLR and MoCo v2."""
-    return (
-        " and ".join(
-            f"{epochs:g}" for epochs in dict.fromkeys(epochs for _, epochs in methods.values())
-        )
-        + " epochs"
-    )
+    lengths = dict.fromkeys(f"{epochs:g}" for _, epochs in methods.values())
+    return f"{' and '.join(lengths)} epochs"
 
 
 def _rate(source: str, batch: int) -> dict[str, float]:
