@@ -3,7 +3,7 @@
 Sweeps are in configs/sweeps; those that reproduce a published curve are in configs/ablations. Each
 cell is a normal run in its own folder, DIR/<cell>. If the command is interrupted, the same command
 continues it: finished cells are skipped, interrupted cells resume. If a cell fails, this is
-reported and the other cells run.
+reported and the other cells run. A cell that another sweep of the folder is running is left to it.
 
     --dry_run   lists the cells, their cost in examples, and which are finished; runs nothing
     --cell=3    runs one cell, by number or name, e.g. from a job array of a cluster
@@ -16,9 +16,9 @@ its steps and its scores. Means over seeds are printed. An ablation is drawn bes
 curve in DIR/results.png, and its agreement with the published order is printed. Matrices are tables
 in DIR/results.md, and DIR/significance.csv compares their rows by permutation tests. Desiderata of
 all cells (`eval.properties`) stand side by side in DIR/properties.html. A sweep that selects
-something prints the best cell. Exit codes: 0 all requested cells are finished, 1 a cell failed, 143
-and 130 after SIGTERM and SIGINT (the running cell saves its state). With --cell the exit code is
-that of the cell, 128 + n if signal n killed it.
+something prints the best cell. Exit codes: 0 all requested cells are finished, 1 a cell failed or
+runs elsewhere, 143 and 130 after SIGTERM and SIGINT (the running cell saves its state). With --cell
+the exit code is that of the cell, 128 + n if signal n killed it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from ssl_jax.core import storage
 from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.evals import Metric
+from ssl_jax.run import workdir_lock
 from ssl_jax.sweeps import ablation, grid, results, runner, significance, tables
 from ssl_jax.sweeps.grid import Cell, Curve, Sweep
 
@@ -86,7 +87,8 @@ def main() -> int:
     if options.cell is None:
         collect(sweep, workdir)
     for name in failed:
-        print(f"failed: {name}, see {workdir / name / runner.LOG}")
+        state = "runs elsewhere" if workdir_lock.is_held(workdir / name) else "failed"
+        print(f"{state}: {name}, see {workdir / name / runner.LOG}")
     if options.cell is not None and failed:
         return failed[cells[0].name]
     return 1 if failed else 0

@@ -67,6 +67,18 @@ def acquire(workdir: epath.Path) -> OsLock | Lease:
     return lock or _Follower()
 
 
+def is_held(workdir: epath.Path) -> bool:
+    """Whether another process holds the lock of a workdir; leases are not looked at."""
+    try:
+        with open(workdir / FILENAME, encoding="utf-8") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _acquire(workdir: epath.Path) -> OsLock | Lease:
     workdir.mkdir(parents=True, exist_ok=True)
     if not is_object_store(workdir):

@@ -10,6 +10,8 @@ from typing import Any
 
 from etils import epath
 
+from ssl_jax.core import storage
+from ssl_jax.run import workdir_lock
 from ssl_jax.sweeps.grid import Cell
 from ssl_jax.sweeps.results import results_of
 
@@ -19,15 +21,23 @@ LOG = "log.txt"
 def run(cells: Sequence[Cell], workdir: epath.Path) -> tuple[dict[str, int], int]:
     """Runs the unfinished cells and prints a line about each cell.
 
+    Cells that another sweep of the folder is running are left to it. They count as failed if they
+    are not finished at the end.
+
     Returns:
       (exit codes of failed cells by name, exit code of the sweep if a signal stopped it, else 0).
     """
-    failed = {}
+    failed: dict[str, int] = {}
+    elsewhere: list[Cell] = []
     with _SignalForwarder() as signals:
         for number, cell in enumerate(cells, 1):
             label = f"[{number}/{len(cells)}] {cell.name}"
             if results_of(cell, workdir) is not None:
                 print(f"{label}: finished", flush=True)
+                continue
+            if workdir_lock.is_held(workdir / cell.name):
+                print(f"{label}: runs in another process", flush=True)
+                elsewhere.append(cell)
                 continue
             print(f"{label}: runs", flush=True)
             try:
@@ -41,10 +51,13 @@ def run(cells: Sequence[Cell], workdir: epath.Path) -> tuple[dict[str, int], int
             if stopped in (130, 143):
                 print("stopped; the same command continues", flush=True)
                 return failed, stopped
-            if code:
+            if code and workdir_lock.is_held(workdir / cell.name):  # which began while this did
+                print(f"{label}: runs in another process", flush=True)
+                elsewhere.append(cell)
+            elif code:
                 print(f"{label}: FAILED with exit code {code}", flush=True)
                 failed[cell.name] = code
-    return failed, 0
+    return failed | {cell.name: 1 for cell in elsewhere if results_of(cell, workdir) is None}, 0
 
 
 class _SignalForwarder:
@@ -87,13 +100,16 @@ class _SignalForwarder:
 def _train(cell: Cell, workdir: epath.Path, signals: _SignalForwarder) -> int:
     """Runs the training command in a separate process, so cells cannot affect each other.
 
+    What it prints is added to the log, which keeps all parts of an interrupted cell.
+
     Returns:
       The exit code; 128 + n if signal n killed the process.
     """
     folder = workdir / cell.name
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [sys.executable, "-m", "ssl_jax", "train", *cell.flags, f"--workdir={folder}"]
-    with signals.start(arguments) as process, (folder / LOG).open("wb") as log:
+    mode = "wb" if storage.is_object_store(folder) else "ab"  # objects cannot be appended to
+    with signals.start(arguments) as process, (folder / LOG).open(mode) as log:
         for line in process.stdout:
             log.write(line)
             log.flush()

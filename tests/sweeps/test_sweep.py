@@ -5,7 +5,9 @@ import dataclasses
 import itertools
 import json
 import runpy
+import shutil
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -19,7 +21,8 @@ from ssl_jax.cli import sweep
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import catalog, subsplit
 from ssl_jax.experiment.build import Experiment
-from ssl_jax.sweeps import ablation, grid, results
+from ssl_jax.run import workdir_lock
+from ssl_jax.sweeps import ablation, grid, results, runner
 from ssl_jax.sweeps.ablation import Curve
 from tests import commands
 from tests.commands import ROOT, TINY, environment, wait_for_step
@@ -437,6 +440,42 @@ def test_batches_of_the_paper_warm_up_for_ten_epochs_however_long_they_train():
         assert config.optimizer.base_lr == pytest.approx(
             {"linear": 0.3, "sqrt": 0.075}[cell.labels["scaling"]]
         )
+
+
+_HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a+")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_cell_that_another_sweep_runs_is_left_to_it(tmp_path, capsys):
+    cell = grid.Cell({"seed": 0}, "configs/simclr.py:digits")
+    folder = tmp_path / cell.name
+    folder.mkdir()
+    (folder / runner.LOG).write_text("of the other sweep")
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, folder / "lock.json"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as holder:  # fmt: skip
+        assert holder.stdout.readline() == "held\n"
+        failed, stopped = runner.run([cell], epath.Path(tmp_path))
+        assert (failed, stopped) == ({cell.name: 1}, 0)  # it is not finished
+        assert workdir_lock.is_held(folder)
+        holder.stdin.close()
+    assert "[1/1] seed=0: runs in another process" in capsys.readouterr().out
+    assert (folder / runner.LOG).read_text() == "of the other sweep"
+    assert not workdir_lock.is_held(folder) and not workdir_lock.is_held(tmp_path / "none")
+
+
+def test_the_log_keeps_the_parts_of_an_interrupted_cell(tmp_path, monkeypatch):
+    cell = grid.Cell({"seed": 0}, "configs/simclr.py:digits")
+    monkeypatch.setattr(sys, "executable", shutil.which("echo"))
+    for _ in range(2):
+        assert runner.run([cell], epath.Path(tmp_path)) == ({}, 0)
+    assert (tmp_path / cell.name / runner.LOG).read_text().count("-m ssl_jax train") == 2
 
 
 def test_cells_have_names_of_their_own():
