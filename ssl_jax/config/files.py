@@ -39,14 +39,14 @@ def locate(source: str) -> tuple[str, str]:
       UserError: there is no such file or config.
     """
     path, _, variant = source.partition(":")
-    if os.path.isdir(path) or (os.path.exists(path) and not path.endswith(".py")):
-        raise UserError(f"{path} is no config file; write e.g. --config=simclr:digits")
-    if path.endswith(".py"):
-        if not os.path.exists(path):
-            raise UserError(f"config file {path!r} does not exist")
-        return path, variant
     known = names()
-    if path not in known:
+    if path not in known:  # a folder here, such as that of a run, may have the name of a config
+        if os.path.isdir(path) or (os.path.exists(path) and not path.endswith(".py")):
+            raise UserError(f"{path} is no config file; write e.g. --config=simclr:digits")
+        if path.endswith(".py"):
+            if not os.path.exists(path):
+                raise UserError(f"config file {path!r} does not exist")
+            return path, variant
         raise UserError(
             f"there is no config {path!r}.{nearest(path, known)} `ssl_jax list configs` prints all"
         )

@@ -116,6 +116,15 @@ def test_an_unknown_variant_names_the_nearest():
         config_lib.load(f"{ROOT}/configs/simclr.py:imagnet")
 
 
+def test_a_folder_with_the_name_of_a_config_is_not_in_the_way(tmp_path, monkeypatch):
+    (tmp_path / "simclr").mkdir()  # the workdir of a run
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert config_lib.load("simclr:digits").method.name == "simclr"
+    with pytest.raises(UserError, match="other is no config file"):
+        config_lib.load("other")
+
+
 def test_difference_leaves_out_how_a_run_is_watched():
     old, new = example(), example()
     new.log.every_steps = 3
