@@ -18,6 +18,7 @@ from etils import epath
 
 from ssl_jax import data, parallel
 from ssl_jax.cli import checkpoint_flags
+from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import class_names
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
@@ -43,6 +44,7 @@ def main() -> int:
             raise UserError(f"--{name} is missing")
     output = epath.Path(options.output)
     _check_format(output)
+    storage.check_output(output)  # before anything is computed
     config = trained_run.read_config(options.workdir)
     use_compilation_cache(config.compilation_cache)
     parallel.initialize()
@@ -62,7 +64,6 @@ def main() -> int:
         )
     columns = _columns(features, source, names)
     if jax.process_index() == 0:
-        output.parent.mkdir(parents=True, exist_ok=True)
         (_write_npz if output.suffix == ".npz" else _write_parquet)(output, columns)
         shape = "x".join(map(str, columns[options.features[0]].shape))
         print(f"{shape} features of {prober.dataset}, step {encoder.step}: {output}")
@@ -102,7 +103,7 @@ def _columns(
 def _write_npz(output: epath.Path, columns: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **columns)
-    output.write_bytes(buffer.getvalue())
+    storage.write_whole(output, buffer.getvalue())
 
 
 def _utf8(name: str) -> str:
@@ -123,4 +124,4 @@ def _write_parquet(output: epath.Path, columns: dict[str, np.ndarray]) -> None:
 
     buffer = io.BytesIO()
     pq.write_table(pa.table({name: column(array) for name, array in columns.items()}), buffer)
-    output.write_bytes(buffer.getvalue())
+    storage.write_whole(output, buffer.getvalue())

@@ -11,6 +11,7 @@ from etils import epath
 
 from ssl_jax import data
 from ssl_jax.cli import checkpoint_flags
+from ssl_jax.core import storage
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.items import Images
 from ssl_jax.core.method import Method
@@ -41,6 +42,7 @@ def open_run() -> tuple[TrainedRun, data.Source]:
             raise UserError(f"--{name} is missing")
     if epath.Path(options.output).suffix != ".png":
         raise UserError(f"--output={options.output}: the suffix must be .png")
+    storage.check_output(epath.Path(options.output))
     config = trained_run.read_config(options.workdir)
     use_compilation_cache(config.compilation_cache)
     run = trained_run.load(options.workdir, options.step, weights=options.weights)
@@ -119,6 +121,5 @@ def write(run: TrainedRun, source: data.Source, tables: Sequence[tuple[str, Imag
     """Writes the tables to --output and says so."""
     if jax.process_index() == 0:
         output = epath.Path(flags.FLAGS.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(png(tables))
+        storage.write_whole(output, png(tables))
         print(f"{source.name}, step {run.step}: {output}")

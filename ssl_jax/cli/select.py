@@ -25,6 +25,7 @@ from rich.text import Text
 from ssl_jax import data, evals, parallel
 from ssl_jax.checkpoint import steps
 from ssl_jax.config import apply
+from ssl_jax.core import storage
 from ssl_jax.core.console import make_console
 from ssl_jax.core.errors import UserError, nearest
 from ssl_jax.experiment.build import Experiment, use_compilation_cache
@@ -198,5 +199,5 @@ def _write(ordered: list[Candidate], options: Any, correlations: dict[str, float
         "candidates": [one._asdict() for one in ordered],
     }
     path = epath.Path(options.workdir) / "selection.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    storage.write_whole(path, json.dumps(record, indent=2) + "\n")
     print(f"written to {path}")

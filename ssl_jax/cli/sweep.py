@@ -164,7 +164,7 @@ def collect(sweep: Sweep, workdir: epath.Path) -> list[dict[str, Any]]:
         print(f"desiderata side by side: {workdir / PROPERTIES}", flush=True)
     if any(curve.matrix for curve in sweep.curves):
         text = tables.text(sweep.title, rows, sweep.labels, sweep.curves)
-        (workdir / TABLES).write_text(text)
+        storage.write_whole(workdir / TABLES, text)
         print(f"tables: {workdir / TABLES}", flush=True)
     if sweep.compares is not None:
         tests = significance.compare(sweep, rows, workdir)

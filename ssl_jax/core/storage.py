@@ -113,12 +113,13 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
       content: text is written as UTF-8, names of files that are not UTF-8 with escapes.
 
     Raises:
-      OSError: the old content is still there.
+      OSError: the old content is still there; the error names the file.
     """
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     if is_object_store(path):
         path.write_bytes(data)
         return
+    path = epath.Path(os.path.realpath(path))  # a link stays one
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -126,10 +127,30 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # else a power failure may leave the new name without content
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if error.errno and error.filename is None:
+            error.filename = os.fspath(path)
         raise
+
+
+def check_output(path: epath.Path) -> None:
+    """Makes the folder of a file that a command will write, and checks that the file can be one.
+
+    Raises:
+      UserError: it cannot.
+    """
+    if is_object_store(path):
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={path} cannot be written: {error}") from error
+    if path.is_dir():
+        raise UserError(f"--output={path} is a folder; name a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"--output={path} cannot be written: no permission")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ can also be matrices.
 
 from __future__ import annotations
 
+import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
+from ssl_jax.core import storage
 from ssl_jax.sweeps import ablation
 from ssl_jax.sweeps.ablation import Curve, Point
 
@@ -61,8 +63,9 @@ def save(
     """Draws `figure` and writes it as a PNG with 200 dots per inch."""
     with rc_context(_STYLE):
         drawn = figure(title, setting, rows, labels, curves)
-        with epath.Path(path).open("wb") as file:
-            drawn.savefig(file, format="png", dpi=200, facecolor="white")
+        file = io.BytesIO()
+        drawn.savefig(file, format="png", dpi=200, facecolor="white")
+    storage.write_whole(epath.Path(path), file.getvalue())
 
 
 def figure(

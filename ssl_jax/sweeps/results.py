@@ -123,7 +123,7 @@ def write_csv(path: epath.Path, rows: list[Row]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.getvalue())
+    storage.write_whole(path, text.getvalue())
 
 
 def _means_at_the_end(folder: epath.Path, step: int, names: set[str]) -> dict[str, float]:

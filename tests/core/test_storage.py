@@ -1,5 +1,6 @@
 """Files that appear whole, and copies of folders."""
 
+import errno
 import os
 
 import jax.numpy as jnp
@@ -35,6 +36,31 @@ def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.exists()))
     storage.write_whole(path, "new")
     assert synced == [False]
+
+
+def test_a_link_stays_one_and_an_error_names_the_file(tmp_path, monkeypatch):
+    target, link = tmp_path / "of_today.npz", epath.Path(tmp_path) / "latest.npz"
+    os.symlink(target, link)
+    storage.write_whole(link, "new")
+    assert os.path.islink(link) and target.read_text() == "new"
+
+    def full_disk(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left") as caught:
+        storage.write_whole(link, "newer")
+    assert caught.value.filename == str(target) and target.read_text() == "new"
+
+
+def test_an_output_that_cannot_be_a_file_is_refused(tmp_path):
+    storage.check_output(epath.Path(tmp_path) / "new" / "x.npz")
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"--output={tmp_path} is a folder; name a file"):
+        storage.check_output(epath.Path(tmp_path))
+    with pytest.raises(UserError, match="cannot be written: .*Not a directory|File exists"):
+        storage.check_output(epath.Path(tmp_path) / "file" / "x.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff{}", b"[1]", b"null", b"{" * 20, b"[" * 100_000])

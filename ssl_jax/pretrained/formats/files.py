@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -38,17 +39,27 @@ _STATE_KEYS = (
 
 
 def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], **metadata: str) -> None:
-    """Writes arrays to a safetensors file.
+    """Writes arrays to a safetensors file, atomically.
 
     Args:
       path: the file.
       arrays: name -> array.
       metadata: texts for the metadata of the file.
+
+    Raises:
+      UserError: the file cannot be written, such as on a full disk.
     """
-    save_file(dict(arrays), path, metadata={"format": "pt", **metadata})
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(path, 0o666 & ~mask)  # save_file makes it readable for the owner only
+    unfinished = f"{path}.tmp"
+    try:
+        save_file(dict(arrays), unfinished, metadata={"format": "pt", **metadata})
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(unfinished, 0o666 & ~mask)  # save_file makes it readable for the owner only
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
+        raise UserError(f"{path} cannot be written: {error}") from error
 
 
 def write_pretrained(

@@ -8,16 +8,34 @@ import zipfile
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree_paths import by_path
 from ssl_jax.models.positions import FIXED_POSITIONS, sincos_positions
 from ssl_jax.pretrained import formats
+from ssl_jax.pretrained.formats import files
 from tests.pretrained.formats import torch_files
 from tests.pretrained.formats.nets import perturbed
 
 RESNET = dict(name="resnet18")
 VIT = dict(name="vit_ti16", depth=2, image_size=32)
+
+
+def test_a_full_disk_leaves_the_weights_that_were_there(tmp_path, monkeypatch):
+    path = str(tmp_path / "model.safetensors")
+    formats.write_safetensors(path, {"w": np.ones(2, np.float32)})
+
+    def full_disk(arrays, path, metadata):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(files, "save_file", full_disk)
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be written: .*No space left"):
+        formats.write_safetensors(path, {"w": np.zeros(3, np.float32)})
+    np.testing.assert_array_equal(formats.read(path)["w"], [1, 1])
+    assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("model", [RESNET, dict(name="resnet50"), VIT], ids=lambda m: m["name"])
