@@ -124,14 +124,18 @@ class Sweep:
         if self.parameters:
             return self._filled_in(values)
         for key in values:
-            own = dict.fromkeys(
-                repr(cell.overrides[key]) for cell in self.cells if key in cell.overrides
-            )
-            if len(own) > 1:
-                raise UserError(
-                    f"--set={key}=... is not allowed: the cells of this sweep differ in it "
-                    f"({', '.join(own)})"
+            for own_key in (key, *([_LENGTHS[key]] if key in _LENGTHS else [])):
+                own = dict.fromkeys(
+                    repr(cell.overrides[own_key])
+                    for cell in self.cells
+                    if own_key in cell.overrides
                 )
+                if len(own) > 1:
+                    what = "it" if own_key == key else own_key
+                    raise UserError(
+                        f"--set={key}=... is not allowed: the cells of this sweep differ in {what} "
+                        f"({', '.join(own)})"
+                    )
         for key, purpose in self.needs.items():
             if key not in values:
                 raise UserError(f"this sweep needs --set={key}=..., {purpose}")

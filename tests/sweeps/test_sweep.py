@@ -525,6 +525,12 @@ def test_settings_reach_every_cell_as_text():
     long = grid.Sweep("", (dataclasses.replace(cells[0], overrides={"epochs": 9.0}),))
     config = long.with_overrides({"steps": "3"}).cells[0].load()
     assert (config.steps, config.epochs) == (3, None)
+    lengths = tuple(
+        grid.Cell({"epochs": epochs}, "configs/simclr.py:digits", {"epochs": epochs})
+        for epochs in (5.0, 8.0)
+    )
+    with pytest.raises(UserError, match=r"--set=steps=... .* differ in epochs \(5.0, 8.0\)"):
+        grid.Sweep("", lengths).with_overrides({"steps": "3"})
     for values, message in (
         ({"init_from": "x", "method.temperature": "1"}, r"cells .* differ in it \(0.1, 0.5\)"),
         ({}, "this sweep needs --set=init_from=..., the run to start from"),
