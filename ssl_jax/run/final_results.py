@@ -56,6 +56,23 @@ def not_computed_lines(workdir: epath.Path) -> list[str]:
     return lines
 
 
+def lacking_lines(workdir: epath.Path, evaluations: Sequence[Evaluation]) -> list[str]:
+    """A line that names the evaluations that a finished run has neither computed nor tried.
+
+    Args:
+      workdir: of the run.
+      evaluations: those that its config asks for now, perhaps since it has ended.
+    """
+    record = _record(workdir)
+    rows, failed = record.get("results", {}), record.get("not_computed", {})
+    tried = {key.partition("/")[0] for row in (*rows.values(), *failed.values()) for key in row}
+    lacking = [evaluation.name for evaluation in evaluations if evaluation.name not in tried]
+    if not lacking or {"evaluation", "features"} & tried:
+        return []
+    names = ",".join(lacking)
+    return [f"not in its results: {names}; ssl_jax evaluate --workdir={workdir} --evals={names}"]
+
+
 def evaluated_step(workdir: epath.Path) -> int:
     """The step whose state the results of a finished run are of."""
     record = _record(workdir)

@@ -17,6 +17,7 @@ from ssl_jax.checkpoint import steps
 from ssl_jax.core import storage
 from ssl_jax.core.errors import RunError, UserError
 from ssl_jax.data import class_names
+from ssl_jax.evals.registry import Evaluation
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.flops import model_flops
@@ -183,6 +184,7 @@ class Run:
                     self._write_missing_report(lines)
                 else:
                     lines = final_results.not_computed_lines(self.workdir)
+                    lines += final_results.lacking_lines(self.workdir, self._final_evaluations())
                     finished = f"the run is finished (step {start}): nothing to do"
                     self._print("\n".join([finished, *lines]))
                 return 0
@@ -214,6 +216,12 @@ class Run:
                         last_step=step,
                     )  # fmt: skip
         return 0
+
+    def _final_evaluations(self) -> tuple[Evaluation, ...]:
+        try:
+            return self.prober.evaluations(self.config.eval.final_names, self.experiment.method)
+        except UserError:  # such as a split that is not there any more
+            return ()
 
     def _write_missing_report(self, lines: list[tuple[str, str]]) -> None:
         """Writes the page of the results that are there; a failure is a line of warning."""

@@ -56,6 +56,20 @@ def built(row, **changes):
     return Experiment.build(config, source.spec), source
 
 
+def test_evaluations_that_were_added_to_a_finished_run_are_named(tmp_path):
+    chosen = evals.load_all(("knn", "linear", "collapse"))
+    record = {"step": 2, "results": {"raw pixels": {"knn/top1": 0.5}, "SimCLR": {}}}
+
+    def lines(**more):
+        (tmp_path / "results.json").write_text(json.dumps(record | more))
+        return final_results.lacking_lines(tmp_path, chosen)
+
+    command = f"ssl_jax evaluate --workdir={tmp_path} --evals=linear,collapse"
+    assert lines() == [f"not in its results: linear,collapse; {command}"]
+    assert lines(not_computed={"SimCLR": {"linear": "x", "collapse": "y"}}) == []
+    assert lines(not_computed={"SimCLR": {"evaluation": "no split"}}) == []
+
+
 @pytest.mark.parametrize(
     ("row", "changes", "name"),
     [

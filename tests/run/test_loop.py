@@ -148,3 +148,7 @@ def test_an_evaluation_that_fails_does_not_end_the_run(tmp_path, monkeypatch, ca
     assert begin(tmp_path, **settings).execute() == 0
     said = capsys.readouterr()
     assert "nothing to do\nnot computed: knn of SimCLR (no votes)\n" in said.out
+    assert "not in its results" not in said.out
+    assert begin(tmp_path, **{**settings, "eval__final_names": ("knn", "linear")}).execute() == 0
+    added = f"not in its results: linear; ssl_jax evaluate --workdir={tmp_path} --evals=linear\n"
+    assert added in capsys.readouterr().out
