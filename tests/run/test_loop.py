@@ -1,5 +1,6 @@
 """What a run settles before its first step."""
 
+import functools
 import json
 
 import pytest
@@ -132,6 +133,7 @@ def test_an_evaluation_that_fails_does_not_end_the_run(tmp_path, monkeypatch, ca
         eval__final_checkpoint="best",
     )  # fmt: skip
 
+    @functools.wraps(knn.evaluate)  # its options are read from it
     def failing(*_, **__):
         raise UserError("no votes")
 
