@@ -53,7 +53,7 @@ def test_answers_to_prompts_are_summed_up_by_the_most_demonstrations():
         "GPT": {"prompting/0": 0.13, "prompting/1": 0.4, "prompting/8": 0.874},
     }
     page = report.render(report.ReportInputs(config={}, results=results))
-    assert "Right answers to prompts (demonstrations: 8) of GPT" in page
+    assert "Right answers of GPT to prompts with 8 demonstrations" in page
     assert "87.4%" in page and "74.9 points above" in page
 
 

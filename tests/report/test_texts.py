@@ -71,7 +71,7 @@ def test_a_page_without_text_has_no_such_sections():
 
 def test_a_lower_perplexity_is_better():
     page = report.render(report.ReportInputs(config={}, results=HELD_OUT))
-    assert "Accuracy on hidden parts of held-out examples of BERT: <b>19.3%</b>" in page
+    assert "Accuracy of BERT on hidden parts of held-out examples: <b>19.3%</b>" in page
     only = {name: {"held_out/perplexity": row["held_out/perplexity"]}
             for name, row in HELD_OUT.items()}  # fmt: skip
     page = report.render(report.ReportInputs(config={}, results=only))
