@@ -63,7 +63,7 @@ WRONG = [
     (("stray",), "unexpected argument 'stray'"),
     (
         ("--workdir=x", "--config=configs/simclr.py", "--config.data.name=digit"),
-        "Did you mean 'digits'?",
+        "did you mean 'digits'?",
     ),
     (
         ("--workdir=x", "--config=configs/simclr.py", "--config.batch_size=5000"),
