@@ -106,7 +106,10 @@ class Run:
         return self.prober if split is None else self.prober.scored_on(split)
 
     def _write_or_check_config(self, allow_change: bool) -> None:
-        """Writes config.json, or checks that the existing one is the same config."""
+        """Writes config.json, or checks that the existing one is the same config.
+
+        A run that is further than the config asks for keeps the one of which its checkpoints are.
+        """
         path = self.workdir / "config.json"
         if path.exists():
             saved = config_lib.from_json(storage.read_text(path), str(path))
@@ -126,8 +129,11 @@ class Run:
                     f"{self.workdir} holds a run of another config ({'; '.join(changes)}); choose "
                     "another --workdir, or continue with --allow_config_change"
                 )
+        saved_steps = steps.committed(self.workdir / "checkpoints")
+        further = bool(saved_steps) and saved_steps[-1] > self.length.total_steps
+        keep_file = path.exists() and further and not allow_change
         parallel.barrier("config")
-        if self.primary:
+        if self.primary and not keep_file:
             try:
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 storage.write_whole(path, config_lib.to_json(self.config))

@@ -197,6 +197,9 @@ def test_more_steps_extend_a_finished_run(finished, tmp_path):
     longer = [a.replace("steps=30", "steps=34") if ".steps=" in a else a for a in TINY]
     assert "continuing from step 30 of 34" in run(workdir, *longer).stdout
     assert json.loads((workdir / "results.json").read_text())["step"] == 34
+    config = (workdir / "config.json").read_bytes()
+    assert "nothing to do" in run(workdir, *TINY).stdout  # of 30 steps
+    assert (workdir / "config.json").read_bytes() == config
 
 
 def test_a_workdir_of_another_config_is_refused(finished, tmp_path):
