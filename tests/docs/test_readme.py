@@ -128,11 +128,8 @@ def test_accuracies_beside_lightly_are_level_where_it_is_said():
             difference = statistics.mean(scores[0]) - statistics.mean(scores[1])
             if abs(difference) > spread:
                 apart[method, epochs, column] = round(difference, 1)
-    assert {method for method, *_ in apart} == {"vicreg"}
-    assert apart["vicreg", "2", "knn/top1"] == -1.8 and apart["vicreg", "10", "knn/top1"] == -0.9
-    assert "VICReg is 1.8 points lower by kNN after two epochs, 0.9 after ten" in " ".join(
-        README.split()
-    )
+    assert not apart
+    assert "all ten methods are level within the spread of three seeds" in " ".join(README.split())
 
 
 def documents():
