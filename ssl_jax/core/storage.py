@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import pathlib
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -106,7 +107,8 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
 def write_whole(path: epath.Path, content: str | bytes) -> None:
     """Writes a file atomically.
 
-    A reader never sees half of it, even if this process is killed or the machine loses power.
+    A reader never sees half of it, even if this process is killed or the machine loses power. A
+    link stays one, and a file keeps its permissions.
 
     Args:
       path: the file, whose folder exists; its old content is replaced.
@@ -126,11 +128,13 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # else a power failure may leave the new name without content
+        if path.exists():
+            os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if error.errno and error.filename is None:
+        if error.errno and error.filename in (None, os.fspath(temporary)):
             error.filename = os.fspath(path)
         raise
 
@@ -143,13 +147,14 @@ def check_output(path: epath.Path) -> None:
     """
     if is_object_store(path):
         return
+    file = epath.Path(os.path.realpath(path))  # which `write_whole` replaces by one beside it
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={path} cannot be written: {error}") from error
-    if path.is_dir():
+    if file.is_dir():
         raise UserError(f"--output={path} is a folder; name a file")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK)):
         raise UserError(f"--output={path} cannot be written: no permission")
 
 

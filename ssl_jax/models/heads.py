@@ -73,6 +73,11 @@ class MLP(nn.Module):
                 f"unknown output_norm {self.output_norm!r}; known are {OUTPUT_NORMS}."
                 f"{nearest(self.output_norm, OUTPUT_NORMS)}"
             )
+        if self.kernel_init not in KERNEL_INITS:
+            raise UserError(
+                f"unknown kernel_init {self.kernel_init!r}; known are {tuple(KERNEL_INITS)}."
+                f"{nearest(self.kernel_init, KERNEL_INITS)}"
+            )
         kernel_init = KERNEL_INITS[self.kernel_init]
         dense = functools.partial(nn.Dense, kernel_init=kernel_init, dtype=self.dtype)
         norm = functools.partial(batch_norm, train=train)

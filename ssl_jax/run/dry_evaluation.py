@@ -133,6 +133,7 @@ def check_chosen(
     errors: dict[str, Exception] = {}
     for evaluation in evaluations:
         try:
+            prober.check_classes([evaluation])
             notes += _check_one(prober, evaluation, known, "test_split")
         except UserError as error:
             errors[evaluation.name] = error
@@ -145,6 +146,7 @@ def _check(
     """Checks evaluations on the split that `key` names, and returns notes."""
     section = experiment.config.eval
     known = _open_and_know(experiment, prober, evaluations, key, tuple(section.features))
+    prober.check_classes(evaluations)
     of_features = [evaluation for evaluation in evaluations if evaluation.of_features]
     for feature in section.features:
         final = [evaluation for evaluation in of_features if evaluation.name in section.final_names]
@@ -176,7 +178,6 @@ def _open_and_know(
         _opened(prober, "train_split")
     for evaluation in evaluations:
         prober.check_needs(evaluation)
-    prober.check_classes(evaluations)
     return _known(experiment, prober, evaluations, features)
 
 

@@ -21,6 +21,8 @@ import itertools
 import json
 import os
 import socket
+import struct
+import sys
 import threading
 import time
 import uuid
@@ -38,6 +40,7 @@ HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 60.0
 SETTLE_SECONDS = 2.0  # between writing a lease and reading it back: of two starts the later wins
 _POLL_SECONDS = 1.0
+_FLOCK = "hhqqi4x"  # Linux's struct flock: type, whence, start, length, process
 
 
 class InUseError(UserError):
@@ -68,15 +71,22 @@ def acquire(workdir: epath.Path) -> OsLock | Lease:
 
 
 def is_held(workdir: epath.Path) -> bool:
-    """Whether another process holds the lock of a workdir; leases are not looked at."""
+    """Whether another process holds the lock of a workdir; leases are not looked at.
+
+    The lock is asked for, not taken: else a run that starts meanwhile would be refused. Only Linux
+    can be asked like that; elsewhere the answer is False.
+    """
+    path = os.path.realpath(workdir / FILENAME)
+    # A process that closes the file gives its own lock of it away.
+    if sys.platform != "linux" or path in _of_this_process:
+        return False
     try:
-        with open(workdir / FILENAME, encoding="utf-8") as file:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return True
+        with open(path, encoding="utf-8") as file:
+            question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
     except OSError:
         return False
-    return False
+    return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
 
 
 def _acquire(workdir: epath.Path) -> OsLock | Lease:

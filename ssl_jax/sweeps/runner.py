@@ -51,8 +51,10 @@ def run(cells: Sequence[Cell], workdir: epath.Path) -> tuple[dict[str, int], int
             if stopped in (130, 143):
                 print("stopped; the same command continues", flush=True)
                 return failed, stopped
-            if code and workdir_lock.is_held(workdir / cell.name):  # which began while this did
-                print(f"{label}: runs in another process", flush=True)
+            held = workdir_lock.is_held(workdir / cell.name)
+            # Another process began it while this one did, and may have finished it.
+            if code and (held or results_of(cell, workdir) is not None):
+                print(f"{label}: {'runs' if held else 'was run'} in another process", flush=True)
                 elsewhere.append(cell)
             elif code:
                 print(f"{label}: FAILED with exit code {code}", flush=True)

@@ -53,6 +53,22 @@ def test_a_link_stays_one_and_an_error_names_the_file(tmp_path, monkeypatch):
     assert caught.value.filename == str(target) and target.read_text() == "new"
 
 
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    path = epath.Path(tmp_path) / "features.npz"
+    storage.write_whole(path, "old")
+    os.chmod(path, 0o600)
+    storage.write_whole(path, "new")
+    assert os.stat(path).st_mode & 0o777 == 0o600 and path.read_text() == "new"
+
+
+def test_the_folder_of_what_a_link_points_to_is_made(tmp_path):
+    link = epath.Path(tmp_path) / "latest.npz"
+    os.symlink(tmp_path / "new" / "x.npz", link)
+    storage.check_output(link)
+    storage.write_whole(link, "new")
+    assert (tmp_path / "new" / "x.npz").read_text() == "new"
+
+
 def test_an_output_that_cannot_be_a_file_is_refused(tmp_path):
     storage.check_output(epath.Path(tmp_path) / "new" / "x.npz")
     assert (tmp_path / "new").is_dir()

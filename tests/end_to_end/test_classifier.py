@@ -1,6 +1,7 @@
 """A classifier from a part of the labels, as a user trains, scores, exports and distils it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -64,6 +65,17 @@ def test_evaluate_says_the_same(trained):
     results = json.loads((workdir / "results.json").read_text())["results"]["supervised"]
     np.testing.assert_allclose(values["accuracy/top1"], results["accuracy/top1"], atol=1e-6)
     np.testing.assert_allclose(values["accuracy/top5"], results["accuracy/top5"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_data_of_other_classes_cost_only_what_scores_the_classes(trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    done = run(workdir, "--data=shapes", "--evals=accuracy,knn", module="evaluate", check=False)
+    assert done.returncode == 1 and "evaluation 'accuracy' is for the classes" in done.stderr
+    (record,) = (workdir / "evaluations").glob("*_shapes.json")
+    names = {key.partition("/")[0] for key in json.loads(record.read_text()) if "/" in key}
+    assert names == {"knn"}
 
 
 @pytest.mark.slow

@@ -147,6 +147,8 @@ def test_kernel_init(name, std):
 def test_bad_values_are_named():
     with pytest.raises(UserError, match=r"unknown head 'nonlinaer'.*Did you mean 'nonlinear'"):
         projection_head("nonlinaer")
+    with pytest.raises(UserError, match=r"unknown kernel_init 'torch'.*'pytorch'"):
+        mlp_head(1, None, 8, kernel_init="torch").init(jax.random.key(0), jnp.zeros((1, 4)))
     with pytest.raises(UserError, match="output_dim 0"):
         projection_head(output_dim=0)
 

@@ -470,6 +470,26 @@ def test_a_cell_that_another_sweep_runs_is_left_to_it(tmp_path, capsys):
     assert not workdir_lock.is_held(folder) and not workdir_lock.is_held(tmp_path / "none")
 
 
+def test_to_ask_whether_a_cell_runs_takes_and_frees_no_lock(tmp_path):
+    workdir = epath.Path(tmp_path) / "cell"
+    lock = workdir_lock.acquire(workdir)
+    try:
+        assert not workdir_lock.is_held(workdir)  # by another process
+        command = [sys.executable, "-c", _HOLD.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB"),
+                   workdir / "lock.json"]  # fmt: skip
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+    finally:
+        lock.release()
+
+
+def test_a_cell_that_another_sweep_finished_meanwhile_did_not_fail(tmp_path, monkeypatch, capsys):
+    cell, found = grid.Cell({"seed": 0}, "configs/simclr.py:digits"), iter([None, {}, {}])
+    monkeypatch.setattr(runner, "results_of", lambda *_: next(found))
+    monkeypatch.setattr(runner, "_train", lambda *_: 1)  # refused
+    assert runner.run([cell], epath.Path(tmp_path)) == ({}, 0)
+    assert "was run in another process" in capsys.readouterr().out
+
+
 def test_the_log_keeps_the_parts_of_an_interrupted_cell(tmp_path, monkeypatch):
     cell = grid.Cell({"seed": 0}, "configs/simclr.py:digits")
     monkeypatch.setattr(sys, "executable", shutil.which("echo"))

@@ -49,6 +49,7 @@ def write_safetensors(path: str, arrays: Mapping[str, np.ndarray], **metadata: s
     Raises:
       UserError: the file cannot be written, such as on a full disk.
     """
+    path = os.path.realpath(path)  # a link stays one
     unfinished = f"{path}.tmp"
     try:
         save_file(dict(arrays), unfinished, metadata={"format": "pt", **metadata})
