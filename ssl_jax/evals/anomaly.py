@@ -27,7 +27,11 @@ from ssl_jax.evals.model import Model
 
 NEEDS = ("label",)
 METRICS = {
-    "auroc": Metric("anomaly AUROC", "area under the ROC curve of anomalies"),
+    "auroc": Metric(
+        "anomaly AUROC",
+        "area under the ROC curve of anomalies",
+        sentence="area under the ROC curve of {model} on anomalies",
+    ),
     "fpr95": Metric("anomaly FPR95", "anomalies accepted with 95% of the known", better="lower"),
     "anomalies": Metric("anomalies", unit="", better=None, shown=False),
     "known": Metric("known test examples", unit="", better=None, shown=False),

@@ -21,7 +21,11 @@ from ssl_jax.evals.metric import Metric
 
 NEEDS = ("label",)
 METRICS = {
-    "auc": Metric("AUC", "area under the ROC curve of the grades that are referred"),
+    "auc": Metric(
+        "AUC",
+        "area under the ROC curve of the grades that are referred",
+        sentence="area under the ROC curve of {model} for the grades that are referred",
+    ),
     "from_{grade:d}": Metric("AUC from {grade}", "area under the ROC curve", series="lowest grade"),
 }
 FEATURE = "logits"

@@ -46,7 +46,7 @@ METRICS = {
         "R@{k}",
         "recall among the nearest",
         series="neighbours",
-        sentence="recall of {model} with {number}",
+        sentence="recall of {model} among {number}",
     ),
     "map_r": Metric("MAP@R", "mean average precision at R"),
     "r_precision": Metric("R-precision", "R-precision", shown=False),

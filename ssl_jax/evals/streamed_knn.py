@@ -33,7 +33,11 @@ from ssl_jax.evals.scores import measured_ranks
 
 NEEDS = ("label",)
 METRICS = {
-    "top1": Metric("kNN, streamed", "accuracy of a kNN classifier with a bank on the devices"),
+    "top1": Metric(
+        "kNN, streamed",
+        "accuracy of a kNN classifier with a bank on the devices",
+        sentence="accuracy of {model} with a kNN classifier, its bank on the devices",
+    ),
     "top5": Metric("kNN top-5, streamed", shown=False),
     "k": Metric("neighbours", unit="", better=None, shown=False),
 }

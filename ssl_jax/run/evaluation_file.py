@@ -170,6 +170,15 @@ def _name(key: str) -> str:
     return key.partition("/")[0]
 
 
+def computed(workdir: epath.Path, step: int) -> set[str]:
+    """The evaluations of the checkpoint `step` in the files of a workdir; of damaged files none."""
+    names: set[str] = set()
+    for path in (workdir / FOLDER).glob(f"{step}_*.json"):
+        with contextlib.suppress(UserError):
+            names |= _names(_read(path))
+    return names
+
+
 def _names(figures: Mapping[str, Any]) -> set[str]:
     """The evaluations of figures; other keys have no slash."""
     return {_name(key) for key in figures if "/" in key}

@@ -25,7 +25,15 @@ from ssl_jax.evals.registry import Evaluation
 from ssl_jax.experiment import preflight
 from ssl_jax.experiment.build import Experiment
 from ssl_jax.experiment.train_step import TrainState
-from ssl_jax.run import baselines, failures, metrics, outcomes, report_contents, results_file
+from ssl_jax.run import (
+    baselines,
+    evaluation_file,
+    failures,
+    metrics,
+    outcomes,
+    report_contents,
+    results_file,
+)
 from ssl_jax.run.first_state import first_state
 from ssl_jax.run.probing import Prober
 
@@ -66,6 +74,7 @@ def lacking_lines(workdir: epath.Path, evaluations: Sequence[Evaluation]) -> lis
     record = _record(workdir)
     rows, failed = record.get("results", {}), record.get("not_computed", {})
     tried = {key.partition("/")[0] for row in (*rows.values(), *failed.values()) for key in row}
+    tried |= evaluation_file.computed(workdir, record["step"]) if "step" in record else set()
     lacking = [evaluation.name for evaluation in evaluations if evaluation.name not in tried]
     if not lacking or {"evaluation", "features"} & tried:
         return []

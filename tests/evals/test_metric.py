@@ -57,7 +57,7 @@ def test_a_sentence_on_a_model():
         "knn/top1": "accuracy of BYOL with a kNN classifier",
         "few_shot/1": "accuracy of BYOL with one label a class",
         "few_shot/8": "accuracy of BYOL with 8 labels a class",
-        "retrieval/recall_1": "recall of BYOL with one neighbour",
+        "retrieval/recall_1": "recall of BYOL among one neighbour",
         "prompting/4": "right answers of BYOL to prompts with 4 demonstrations",
         "svm/1": "mean average precision of BYOL with linear SVMs on one positive a label",
     }.items():

@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from etils import epath
 
 from ssl_jax import data, evals, parallel, report
 from ssl_jax.core.errors import RunError, UserError
@@ -62,12 +63,16 @@ def test_evaluations_that_were_added_to_a_finished_run_are_named(tmp_path):
 
     def lines(**more):
         (tmp_path / "results.json").write_text(json.dumps(record | more))
-        return final_results.lacking_lines(tmp_path, chosen)
+        return final_results.lacking_lines(epath.Path(tmp_path), chosen)
 
     command = f"ssl_jax evaluate --workdir={tmp_path} --evals=linear,collapse"
     assert lines() == [f"not in its results: linear,collapse; {command}"]
     assert lines(not_computed={"SimCLR": {"linear": "x", "collapse": "y"}}) == []
     assert lines(not_computed={"SimCLR": {"evaluation": "no split"}}) == []
+    (tmp_path / "evaluations").mkdir()
+    (tmp_path / "evaluations" / "2_digits.json").write_text('{"step": 2, "linear/top1": 0.9}')
+    (tmp_path / "evaluations" / "1_digits.json").write_text('{"step": 1, "collapse/rank": 9}')
+    assert lines() == [f"not in its results: collapse; {command.replace('linear,', '')}"]
 
 
 @pytest.mark.parametrize(
