@@ -75,9 +75,8 @@ class Metric:
 
     def of_model(self, name: str) -> str:
         """The title for a sentence on a model: "accuracy of SimCLR with one label a class"."""
-        sentence = self.sentence or f"{self.title} of {{model}}" + " with {number}" * bool(
-            self.series
-        )
+        usual = "{title} of {model} with {number}" if self.series else "{title} of {model}"
+        sentence = self.sentence or usual.replace("{title}", self.title)
         return sentence.replace("{model}", name).replace("{number}", self._counted)
 
     @property

@@ -51,12 +51,14 @@ def run(cells: Sequence[Cell], workdir: epath.Path) -> tuple[dict[str, int], int
             if stopped in (130, 143):
                 print("stopped; the same command continues", flush=True)
                 return failed, stopped
+            if not code:
+                continue
+            # Another process may have begun it while this one did, and may have finished it.
             held = workdir_lock.is_held(workdir / cell.name)
-            # Another process began it while this one did, and may have finished it.
-            if code and (held or results_of(cell, workdir) is not None):
+            if held or results_of(cell, workdir) is not None:
                 print(f"{label}: {'runs' if held else 'was run'} in another process", flush=True)
                 elsewhere.append(cell)
-            elif code:
+            else:
                 print(f"{label}: FAILED with exit code {code}", flush=True)
                 failed[cell.name] = code
     return failed | {cell.name: 1 for cell in elsewhere if results_of(cell, workdir) is None}, 0
